@@ -1,0 +1,1 @@
+//! Exchanges API keys for Keycloak JWTs inside an API gateway.
