@@ -1,1 +1,6 @@
 //! Exchanges API keys for Keycloak JWTs inside an API gateway.
+
+pub mod api_key;
+pub mod clock;
+pub mod mac;
+pub mod signing_key;

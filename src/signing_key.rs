@@ -1,0 +1,218 @@
+//! The gateway's one secret: an EC key on P-256.
+//!
+//! It signs the assertions (RFC 7523) that Keycloak knows the gateway by, and all
+//! other secrets of the gateway (the keys of its caches) are derived from it, so
+//! that nothing secret is ever drawn from a host's random source, which on Kong is
+//! not cryptographic.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use hkdf::Hkdf;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use p256::SecretKey;
+use p256::elliptic_curve::sec1::ToEncodedPoint;
+use p256::pkcs8::DecodePrivateKey;
+use serde::Serialize;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+/// A private key on P-256, ready to sign.
+#[derive(Clone)]
+pub struct SigningKey {
+    encoding_key: EncodingKey,
+    header: Header,
+    x: String,
+    y: String,
+    secret: Zeroizing<[u8; 32]>,
+}
+
+impl SigningKey {
+    /// Reads a PKCS#8 key in PEM (RFC 7468), or the base64 inside it. Line ends
+    /// may be missing, spaces, or written as `\n`: configuration formats and
+    /// nginx variables do that to them.
+    ///
+    /// # Errors
+    /// [`UnusableSigningKey`], which never holds any of the text.
+    pub fn parse(text: &str) -> Result<Self, UnusableSigningKey> {
+        let body = pem_body(text)?;
+        let encoded: Zeroizing<String> =
+            Zeroizing::new(body.replace("\\n", "").split_ascii_whitespace().collect());
+        let der = Zeroizing::new(
+            STANDARD
+                .decode(encoded.as_bytes())
+                .map_err(|_| UnusableSigningKey::Encoding)?,
+        );
+        let key = SecretKey::from_pkcs8_der(&der).map_err(|_| UnusableSigningKey::NotP256)?;
+        let point = key.public_key().to_encoded_point(false);
+        let (Some(x), Some(y)) = (point.x(), point.y()) else {
+            return Err(UnusableSigningKey::NotP256);
+        };
+        let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
+        let mut header = Header::new(Algorithm::ES256);
+        header.kid = Some(thumbprint(&x, &y));
+        Ok(Self {
+            encoding_key: EncodingKey::from_ec_der(&der),
+            header,
+            x,
+            y,
+            secret: Zeroizing::new(key.to_bytes().into()),
+        })
+    }
+
+    /// The key's name: its thumbprint (RFC 7638).
+    #[must_use]
+    pub fn kid(&self) -> &str {
+        self.header.kid.as_deref().unwrap_or_default()
+    }
+
+    /// The public half as a JWK (RFC 7517), for signatures with ES256.
+    #[must_use]
+    pub fn public_jwk(&self) -> Value {
+        json!({
+            "kty": "EC", "crv": "P-256", "x": self.x, "y": self.y,
+            "use": "sig", "alg": "ES256", "kid": self.kid(),
+        })
+    }
+
+    /// Signs the claims as a JWT with ES256. Deterministic (RFC 6979): no random
+    /// source is used.
+    ///
+    /// # Errors
+    /// [`SigningFailed`]; not seen with a key that was parsed.
+    pub fn sign(&self, claims: &impl Serialize) -> Result<String, SigningFailed> {
+        jsonwebtoken::encode(&self.header, claims, &self.encoding_key).map_err(|_| SigningFailed)
+    }
+
+    /// A secret for one purpose, by HKDF-SHA256 (RFC 5869). Different purposes
+    /// give independent secrets.
+    #[must_use]
+    pub fn derive(&self, purpose: &[&[u8]]) -> [u8; 32] {
+        let mut derived = [0_u8; 32];
+        let hkdf = Hkdf::<Sha256>::new(Some(b"apikey-jwt-exchange v1"), self.secret.as_slice());
+        // Fails for more than 8,160 bytes alone; 32 are asked for.
+        let _ = hkdf.expand_multi_info(purpose, &mut derived);
+        derived
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigningKey")
+            .field("kid", &self.kid())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The base64 between a PEM's markers, or the whole text where there are none.
+fn pem_body(text: &str) -> Result<&str, UnusableSigningKey> {
+    let Some((_, from_label)) = text.split_once("-----BEGIN ") else {
+        return Ok(text);
+    };
+    let (label, rest) = from_label
+        .split_once("-----")
+        .ok_or(UnusableSigningKey::Encoding)?;
+    if label != "PRIVATE KEY" {
+        return Err(UnusableSigningKey::Label);
+    }
+    let (body, _) = rest
+        .split_once("-----END ")
+        .ok_or(UnusableSigningKey::Encoding)?;
+    Ok(body)
+}
+
+/// SHA-256 over the JWK's required members in lexical order (RFC 7638, 3).
+fn thumbprint(x: &str, y: &str) -> String {
+    let members = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
+    URL_SAFE_NO_PAD.encode(Sha256::digest(members))
+}
+
+/// Why a text is no signing key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UnusableSigningKey {
+    /// Another kind of PEM: a public key, a SEC1 key, an encrypted one.
+    #[error(
+        "must be an unencrypted PKCS#8 key (-----BEGIN PRIVATE KEY-----); \
+         convert with: openssl pkcs8 -topk8 -nocrypt"
+    )]
+    Label,
+    /// Not base64, or cut off.
+    #[error("must be a PEM text; this one is cut off or not base64")]
+    Encoding,
+    /// A key of another kind or curve.
+    #[error(
+        "must be an EC key on P-256; make one with: \
+         openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256"
+    )]
+    NotP256,
+}
+
+/// The signature could not be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the assertion could not be signed")]
+pub struct SigningFailed;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Made for this test, used nowhere else.
+    const PEM: &str = "-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgWU0g4/ubk4bOwOrf
+mIvxaJ8m14dlAobObMbav8A49dmhRANCAAQQKmXTCD16jrhT2xV0jlU5vyEv8uIw
+/7gMgF2a3Qoz9Ljo8Z/arqCWWKyHDS72KsBHtYQm5wYi9/D8/WrB5FIH
+-----END PRIVATE KEY-----
+";
+
+    #[test]
+    fn reads_the_forms_that_configurations_make_of_a_pem() {
+        let kid = SigningKey::parse(PEM).unwrap().kid().to_owned();
+        let body: String = PEM.lines().filter(|line| !line.starts_with("--")).collect();
+        for form in [PEM.replace('\n', "\\n"), PEM.replace('\n', " "), body] {
+            assert_eq!(SigningKey::parse(&form).unwrap().kid(), kid);
+        }
+    }
+
+    #[test]
+    fn signs_what_the_public_half_verifies() {
+        let key = SigningKey::parse(PEM).unwrap();
+        let jwt = key
+            .sign(&json!({"sub": "alice", "exp": 4_102_444_800_u64}))
+            .unwrap();
+        let jwk: jsonwebtoken::jwk::Jwk = serde_json::from_value(key.public_jwk()).unwrap();
+        let decoding = jsonwebtoken::DecodingKey::from_jwk(&jwk).unwrap();
+        let validation = jsonwebtoken::Validation::new(Algorithm::ES256);
+        let decoded = jsonwebtoken::decode::<Value>(&jwt, &decoding, &validation).unwrap();
+        assert_eq!(decoded.claims["sub"], "alice");
+        assert_eq!(decoded.header.kid.as_deref(), Some(key.kid()));
+    }
+
+    #[test]
+    fn derived_secrets_differ_by_purpose_and_by_key() {
+        let key = SigningKey::parse(PEM).unwrap();
+        assert_eq!(key.derive(&[b"seal", b"1"]), key.derive(&[b"seal1"]));
+        assert_ne!(key.derive(&[b"seal"]), key.derive(&[b"digest"]));
+        assert_ne!(key.derive(&[b"seal"]), [0; 32]);
+    }
+
+    #[test]
+    fn refuses_other_keys_without_showing_them() {
+        let cases = [
+            (
+                PEM.replace("PRIVATE KEY", "EC PRIVATE KEY"),
+                UnusableSigningKey::Label,
+            ),
+            (PEM[..80].to_owned(), UnusableSigningKey::Encoding),
+            ("not a key!".to_owned(), UnusableSigningKey::Encoding),
+            ("AAAA".to_owned(), UnusableSigningKey::NotP256),
+            (String::new(), UnusableSigningKey::NotP256),
+        ];
+        for (text, reason) in cases {
+            assert_eq!(SigningKey::parse(&text).err(), Some(reason));
+        }
+        let shown = format!("{:?}", SigningKey::parse(PEM).unwrap());
+        assert!(shown.contains("kid") && !shown.contains("secret: ["));
+    }
+}
