@@ -2,5 +2,10 @@
 
 pub mod api_key;
 pub mod clock;
+pub mod config;
+pub mod keycloak;
 pub mod mac;
 pub mod signing_key;
+
+#[cfg(test)]
+mod test_support;

@@ -158,13 +158,7 @@ pub struct SigningFailed;
 mod tests {
     use super::*;
 
-    // Made for this test, used nowhere else.
-    const PEM: &str = "-----BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgWU0g4/ubk4bOwOrf
-mIvxaJ8m14dlAobObMbav8A49dmhRANCAAQQKmXTCD16jrhT2xV0jlU5vyEv8uIw
-/7gMgF2a3Qoz9Ljo8Z/arqCWWKyHDS72KsBHtYQm5wYi9/D8/WrB5FIH
------END PRIVATE KEY-----
-";
+    use crate::test_support::SIGNING_KEY_PEM as PEM;
 
     #[test]
     fn reads_the_forms_that_configurations_make_of_a_pem() {

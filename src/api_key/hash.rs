@@ -120,7 +120,7 @@ impl StoredHash {
                 Verification::Decided(computed.ct_eq(expected).into())
             }
             Self::Bcrypt { cost, salt, digest } => {
-                Verification::Computing(BcryptJob::new(key, *cost, *salt, *digest))
+                Verification::Computing(Box::new(BcryptJob::new(key, *cost, *salt, *digest)))
             }
         }
     }
@@ -155,7 +155,7 @@ pub enum Verification {
     /// Done at once: whether the key is the one that was hashed.
     Decided(bool),
     /// To be run in slices.
-    Computing(BcryptJob),
+    Computing(Box<BcryptJob>),
 }
 
 /// A bcrypt verification under way.

@@ -1,0 +1,498 @@
+//! Keycloak's admin REST interface, as far as the tool needs it.
+//!
+//! Every call has a time limit. An error names the method, the path, the status
+//! and Keycloak's own words, and holds no token and no password.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::time::Duration;
+
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+use ureq::Agent;
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use zeroize::Zeroizing;
+
+/// An answer longer than this is no answer of Keycloak's to us.
+const BODY_BYTES_MAX: u64 = 32 * 1024 * 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// What would end a path segment, or be read as something else in one.
+const SEGMENT: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'/')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'\\')
+    .add(b'`')
+    .add(b'{')
+    .add(b'}');
+
+/// Who signs in to the admin interface, and where.
+pub(crate) struct Credentials {
+    /// The realm that the administrator belongs to.
+    pub(crate) realm: String,
+    /// The client that the administrator signs in by.
+    pub(crate) client_id: String,
+    pub(crate) username: String,
+    pub(crate) password: Zeroizing<String>,
+}
+
+/// A signed-in administrator's view of one realm.
+pub(crate) struct KeycloakAdmin {
+    agent: Agent,
+    base_url: String,
+    realm: String,
+    credentials: Credentials,
+    token: RefCell<Zeroizing<String>>,
+}
+
+impl fmt::Debug for KeycloakAdmin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeycloakAdmin")
+            .field("base_url", &self.base_url)
+            .field("realm", &self.realm)
+            .finish_non_exhaustive()
+    }
+}
+
+impl KeycloakAdmin {
+    /// Signs in. `base_url` has no slash at its end; `ca_pem` holds the
+    /// certificates to trust in place of the usual ones.
+    pub(crate) fn sign_in(
+        base_url: &str,
+        realm: &str,
+        credentials: Credentials,
+        ca_pem: Option<&[u8]>,
+    ) -> Result<Self, AdminError> {
+        let admin = Self {
+            agent: agent(ca_pem)?,
+            base_url: base_url.to_owned(),
+            realm: realm.to_owned(),
+            credentials,
+            token: RefCell::default(),
+        };
+        admin.renew_token()?;
+        Ok(admin)
+    }
+
+    /// The realm that is worked on.
+    pub(crate) fn realm(&self) -> &str {
+        &self.realm
+    }
+
+    /// The realm's public address, as `<base URL>/realms/<realm>`.
+    pub(crate) fn realm_url(&self) -> String {
+        format!("{}/realms/{}", self.base_url, segment(&self.realm))
+    }
+
+    /// Reads what lies at a path below the realm's; `None` when it is not there.
+    pub(crate) fn find(&self, path: &str) -> Result<Option<Value>, AdminError> {
+        match self.get(path) {
+            Err(AdminError::Refused { status: 404, .. }) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Reads what lies at a path below the realm's.
+    pub(crate) fn get(&self, path: &str) -> Result<Value, AdminError> {
+        let path = self.in_realm(path);
+        parse("GET", &path, &self.signed_in("GET", &path, None)?)
+    }
+
+    /// Reads a list of objects.
+    pub(crate) fn list(&self, path: &str) -> Result<Vec<Value>, AdminError> {
+        match self.get(path)? {
+            Value::Array(items) => Ok(items),
+            _ => Err(AdminError::NotUnderstood {
+                method: "GET",
+                path: self.in_realm(path),
+                what: "no list",
+            }),
+        }
+    }
+
+    /// Reads the server's description, which is no realm's.
+    pub(crate) fn server_info(&self) -> Result<Value, AdminError> {
+        let path = "/admin/serverinfo";
+        parse("GET", path, &self.signed_in("GET", path, None)?)
+    }
+
+    pub(crate) fn put(&self, path: &str, body: &Value) -> Result<(), AdminError> {
+        self.signed_in("PUT", &self.in_realm(path), Some(body))
+            .map(drop)
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Result<(), AdminError> {
+        self.signed_in("POST", &self.in_realm(path), Some(body))
+            .map(drop)
+    }
+
+    pub(crate) fn delete(&self, path: &str, body: &Value) -> Result<(), AdminError> {
+        self.signed_in("DELETE", &self.in_realm(path), Some(body))
+            .map(drop)
+    }
+
+    /// Reads a public document of the realm's, such as its OpenID configuration.
+    pub(crate) fn public(&self, path: &str) -> Result<Value, AdminError> {
+        let path = format!("/realms/{}/{path}", segment(&self.realm));
+        let answer = self.call("GET", &path, None, None)?;
+        parse("GET", &path, &answer.accepted("GET", &path)?)
+    }
+
+    /// Asks the realm's token endpoint, as a client and not as the administrator:
+    /// the status and the JSON of its answer, whichever it is.
+    pub(crate) fn token_request(&self, form: &[(&str, &str)]) -> Result<(u16, Value), AdminError> {
+        let path = token_path(&self.realm);
+        let answer = self.call("POST", &path, None, Some(Payload::Form(form)))?;
+        Ok((answer.status, parse("POST", &path, &answer.body)?))
+    }
+
+    fn in_realm(&self, path: &str) -> String {
+        let base = format!("/admin/realms/{}", segment(&self.realm));
+        match path {
+            "" => base,
+            path => format!("{base}/{path}"),
+        }
+    }
+
+    /// Calls as the administrator. A token lives for a minute by default, less
+    /// than a long run: a refused one is renewed, once.
+    fn signed_in(
+        &self,
+        method: &'static str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Zeroizing<String>, AdminError> {
+        let body = body.map(Payload::Json);
+        let first = self.call(method, path, Some(&self.token.borrow().clone()), body)?;
+        if first.status != 401 {
+            return first.accepted(method, path);
+        }
+        self.renew_token()?;
+        self.call(method, path, Some(&self.token.borrow().clone()), body)?
+            .accepted(method, path)
+    }
+
+    fn renew_token(&self) -> Result<(), AdminError> {
+        let path = token_path(&self.credentials.realm);
+        let form = [
+            ("grant_type", "password"),
+            ("client_id", self.credentials.client_id.as_str()),
+            ("username", self.credentials.username.as_str()),
+            ("password", self.credentials.password.as_str()),
+        ];
+        let answer = self.call("POST", &path, None, Some(Payload::Form(&form)))?;
+        if answer.status != 200 {
+            return Err(AdminError::SignIn {
+                username: self.credentials.username.clone(),
+                realm: self.credentials.realm.clone(),
+                status: answer.status,
+                message: answer.message(),
+            });
+        }
+        let document = parse("POST", &path, &answer.body)?;
+        let token = document.get("access_token").and_then(Value::as_str);
+        let token = token.ok_or(AdminError::NotUnderstood {
+            method: "POST",
+            path,
+            what: "no access_token in it",
+        })?;
+        *self.token.borrow_mut() = Zeroizing::new(token.to_owned());
+        Ok(())
+    }
+
+    fn call(
+        &self,
+        method: &'static str,
+        path: &str,
+        token: Option<&str>,
+        payload: Option<Payload<'_>>,
+    ) -> Result<Answer, AdminError> {
+        let url = format!("{}{path}", self.base_url);
+        let unreachable = |source| AdminError::Unreachable {
+            method,
+            url: url.clone(),
+            source: Box::new(source),
+        };
+        let bearer = token.map(|token| Zeroizing::new(format!("Bearer {token}")));
+        let response = match payload {
+            None => {
+                let mut request = self.agent.get(&url);
+                if let Some(bearer) = &bearer {
+                    request = request.header("authorization", bearer.as_str());
+                }
+                request.call()
+            }
+            Some(payload) => {
+                let mut request = match method {
+                    "PUT" => self.agent.put(&url),
+                    // Keycloak takes a list of roles away by DELETE with a body.
+                    "DELETE" => self.agent.delete(&url).force_send_body(),
+                    _ => self.agent.post(&url),
+                };
+                if let Some(bearer) = &bearer {
+                    request = request.header("authorization", bearer.as_str());
+                }
+                let (content_type, body) = payload.encoded();
+                request
+                    .header("content-type", content_type)
+                    .send(body.as_str())
+            }
+        };
+        let mut response = response.map_err(unreachable)?;
+        let status = response.status().as_u16();
+        let body = response
+            .body_mut()
+            .with_config()
+            .limit(BODY_BYTES_MAX)
+            .read_to_string()
+            .map_err(unreachable)?;
+        Ok(Answer {
+            status,
+            body: Zeroizing::new(body),
+        })
+    }
+}
+
+/// A string as one segment of a path.
+pub(crate) fn segment(text: &str) -> String {
+    utf8_percent_encode(text, SEGMENT).to_string()
+}
+
+/// A string as a value in a query.
+pub(crate) fn query(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+fn token_path(realm: &str) -> String {
+    format!("/realms/{}/protocol/openid-connect/token", segment(realm))
+}
+
+fn agent(ca_pem: Option<&[u8]>) -> Result<Agent, AdminError> {
+    let mut tls = TlsConfig::builder();
+    if let Some(pem) = ca_pem {
+        let mut certificates = Vec::new();
+        for item in parse_pem(pem) {
+            if let PemItem::Certificate(certificate) = item.map_err(|_| AdminError::Certificates)? {
+                certificates.push(certificate);
+            }
+        }
+        if certificates.is_empty() {
+            return Err(AdminError::Certificates);
+        }
+        tls = tls.root_certs(RootCerts::from(certificates));
+    }
+    Ok(Agent::config_builder()
+        .user_agent(concat!("apikeys/", env!("CARGO_PKG_VERSION")))
+        .timeout_connect(Some(CONNECT_TIMEOUT))
+        .timeout_global(Some(CALL_TIMEOUT))
+        .http_status_as_error(false)
+        // A redirect would carry the token somewhere else: it is an answer, and
+        // not a good one.
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .tls_config(tls.build())
+        .build()
+        .into())
+}
+
+#[derive(Clone, Copy)]
+enum Payload<'a> {
+    Json(&'a Value),
+    Form(&'a [(&'a str, &'a str)]),
+}
+
+impl Payload<'_> {
+    fn encoded(self) -> (&'static str, Zeroizing<String>) {
+        match self {
+            Self::Json(value) => ("application/json", Zeroizing::new(value.to_string())),
+            Self::Form(pairs) => {
+                let mut form = Zeroizing::new(String::new());
+                for (name, value) in pairs {
+                    if !form.is_empty() {
+                        form.push('&');
+                    }
+                    form.push_str(name);
+                    form.push('=');
+                    form.push_str(&Zeroizing::new(query(value)));
+                }
+                ("application/x-www-form-urlencoded", form)
+            }
+        }
+    }
+}
+
+struct Answer {
+    status: u16,
+    body: Zeroizing<String>,
+}
+
+impl Answer {
+    fn accepted(
+        self,
+        method: &'static str,
+        path: &str,
+    ) -> Result<Zeroizing<String>, AdminError> {
+        if (200..300).contains(&self.status) {
+            return Ok(self.body);
+        }
+        Err(AdminError::Refused {
+            method,
+            path: path.to_owned(),
+            status: self.status,
+            message: self.message(),
+        })
+    }
+
+    fn message(&self) -> String {
+        match self.status {
+            300..400 => "a redirect: is the address the one Keycloak is reached at?".to_owned(),
+            _ => keycloak_words(&self.body),
+        }
+    }
+}
+
+fn parse(method: &'static str, path: &str, body: &str) -> Result<Value, AdminError> {
+    serde_json::from_str(body).map_err(|_| AdminError::NotUnderstood {
+        method,
+        path: path.to_owned(),
+        what: "no JSON; is this Keycloak?",
+    })
+}
+
+/// What Keycloak says in one of its three forms of an error.
+fn keycloak_words(body: &str) -> String {
+    let Ok(document) = serde_json::from_str::<Value>(body) else {
+        return "no explanation in its answer".to_owned();
+    };
+    let text = |name: &str| document.get(name).and_then(Value::as_str);
+    let words = match (text("errorMessage"), text("error"), text("error_description")) {
+        (Some(message), _, _) => match text("field") {
+            Some(field) => format!("{message} ({field})"),
+            None => message.to_owned(),
+        },
+        (None, Some(error), Some(description)) => format!("{error}: {description}"),
+        (None, Some(error), None) => error.to_owned(),
+        _ => return "no explanation in its answer".to_owned(),
+    };
+    words.chars().filter(|c| !c.is_control()).take(300).collect()
+}
+
+/// A call to Keycloak that did not do what it was made for.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdminError {
+    /// No answer: the address, the network, TLS or the time limit.
+    #[error(
+        "{method} {url}: no answer from Keycloak ({source}). Check --keycloak-url, and that \
+         Keycloak runs{}",
+        tls_hint(url)
+    )]
+    Unreachable {
+        method: &'static str,
+        url: String,
+        source: Box<ureq::Error>,
+    },
+    /// Keycloak does not take this user and password.
+    #[error(
+        "cannot sign in to realm {realm:?} as {username:?}: Keycloak answers {status} ({message}). \
+         Check --admin-realm, --admin-user and the password"
+    )]
+    SignIn {
+        username: String,
+        realm: String,
+        status: u16,
+        message: String,
+    },
+    /// Keycloak said no.
+    #[error("{method} {path}: Keycloak answers {status} ({message}){}", role_hint(*status))]
+    Refused {
+        method: &'static str,
+        path: String,
+        status: u16,
+        message: String,
+    },
+    /// Keycloak answered something else than it should.
+    #[error("{method} {path}: the answer cannot be understood: {what}")]
+    NotUnderstood {
+        method: &'static str,
+        path: String,
+        what: &'static str,
+    },
+    /// The file given by `--ca-file` holds no certificates.
+    #[error("--ca-file holds no certificate in PEM (-----BEGIN CERTIFICATE-----)")]
+    Certificates,
+}
+
+fn tls_hint(url: &str) -> &'static str {
+    if url.starts_with("https:") {
+        "; a certificate of your own authority is given by --ca-file"
+    } else {
+        ""
+    }
+}
+
+fn role_hint(status: u16) -> &'static str {
+    if status == 403 {
+        ". The administrator lacks a role for this: see --admin-user"
+    } else {
+        ""
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_keycloaks_own_words_in_each_of_its_forms() {
+        let cases = [
+            (r#"{"errorMessage":"exists"}"#, "exists"),
+            (
+                r#"{"field":"email","errorMessage":"error-invalid-email","params":[]}"#,
+                "error-invalid-email (email)",
+            ),
+            (
+                r#"{"error":"invalid_grant","error_description":"no"}"#,
+                "invalid_grant: no",
+            ),
+            (r#"{"error":"Realm not found."}"#, "Realm not found."),
+            ("<html>", "no explanation in its answer"),
+            ("{}", "no explanation in its answer"),
+            ("{\"error\":\"a\\nb\\u001b[1m\"}", "ab[1m"),
+        ];
+        for (body, words) in cases {
+            assert_eq!(keycloak_words(body), words);
+        }
+    }
+
+    #[test]
+    fn names_and_values_cannot_leave_their_place_in_an_address() {
+        assert_eq!(segment("a/../b?c#d%"), "a%2F..%2Fb%3Fc%23d%25");
+        assert_eq!(query("a&max=1 b+c"), "a%26max%3D1%20b%2Bc");
+    }
+
+    #[test]
+    fn debug_output_and_errors_hold_no_password() {
+        let credentials = Credentials {
+            realm: "master".into(),
+            client_id: "admin-cli".into(),
+            username: "admin".into(),
+            password: Zeroizing::new("hunter2-secret".into()),
+        };
+        // Port 9 of the loopback address: discard, which nothing listens on here.
+        let error =
+            KeycloakAdmin::sign_in("http://127.0.0.1:9", "demo", credentials, None).unwrap_err();
+        assert!(!format!("{error:?} {error}").contains("hunter2-secret"));
+        assert!(format!("{error}").contains("Check --keycloak-url"), "{error}");
+    }
+
+    #[test]
+    fn a_ca_file_without_certificates_is_refused() {
+        assert!(matches!(agent(Some(b"nothing")), Err(AdminError::Certificates)));
+    }
+}

@@ -1,0 +1,44 @@
+//! What the tool writes: results to standard output, everything else to standard
+//! error, secrets nowhere but where they were asked for.
+
+use std::io::{self, Write};
+
+/// Writes a result to standard output, with a line end, and sees it through: a
+/// key that could not be written is lost.
+pub(crate) fn result(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{text}")?;
+    stdout.flush()
+}
+
+/// Writes a line for people to standard error. That it cannot be written is no
+/// reason to stop.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Writes a warning for people to standard error.
+pub(crate) fn warning(text: &str) {
+    note(&format!("WARNING: {text}"));
+}
+
+/// Pairs of a label and a value, the values one below the other.
+pub(crate) fn table(rows: &[(&str, &str)]) -> String {
+    let width = rows.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
+    let lines: Vec<String> = rows
+        .iter()
+        .map(|(label, value)| format!("{label:width$}  {value}"))
+        .collect();
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_stand_one_below_the_other() {
+        let rows = [("key id", "abc"), ("expires at", "never")];
+        assert_eq!(table(&rows), "key id      abc\nexpires at  never");
+    }
+}

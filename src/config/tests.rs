@@ -1,0 +1,238 @@
+use serde_json::json;
+
+use super::*;
+
+fn minimal() -> Value {
+    json!({
+        "keycloak_url": "https://login.example.com/auth",
+        "realm": "demo",
+        "keycloak_upstream": "127.0.0.1:8100",
+        "yield_upstream": "127.0.0.1:8100",
+        "signing_key_property": "ngx.apikey_signing_key",
+    })
+}
+
+fn with(field: &str, value: Value) -> Value {
+    let mut config = minimal();
+    config[field] = value;
+    config
+}
+
+fn read(config: &Value) -> Result<Config, ConfigError> {
+    Config::from_json(config.to_string().as_bytes())
+}
+
+#[test]
+fn the_required_fields_alone_give_the_documented_defaults() {
+    let config = read(&minimal()).unwrap();
+    assert!(config.enabled);
+    assert_eq!(config.bcrypt_cost, 10);
+    assert_eq!(config.hash_algorithm, HashAlgorithm::Bcrypt);
+    assert_eq!(config.key_format.prefix(), "sk_live_");
+    assert_eq!(config.max_keys_per_user, 5);
+    assert_eq!(config.cache_ttl_ms, 300_000);
+    assert_eq!(config.negative_ttl_ms, 30_000);
+    assert_eq!(config.callout_timeout_ms, 2000);
+    assert_eq!(config.client_id, "api-key-gateway");
+    assert_eq!(config.identity_provider, "api-keys");
+    assert_eq!(config.headers, ["authorization", "x-api-key"]);
+    assert_eq!(config.on_missing_key, OnMissingKey::Bearer);
+    assert_eq!(config.fallback_until, None);
+    assert_eq!(config.clock_skew_ms, 30_000);
+    assert_eq!((config.l1_entries, config.l2_slots), (10_000, 4096));
+}
+
+#[test]
+fn the_realm_is_addressed_below_keycloaks_path() {
+    let realm = read(&minimal()).unwrap().realm;
+    assert_eq!(realm.issuer, "https://login.example.com/auth/realms/demo");
+    assert_eq!(realm.authority, "login.example.com");
+    assert_eq!(
+        realm.token_path,
+        "/auth/realms/demo/protocol/openid-connect/token"
+    );
+    assert_eq!(realm.users_path, "/auth/admin/realms/demo/users");
+    let root = with("keycloak_url", json!("http://[::1]:8080"));
+    let realm = read(&root).unwrap().realm;
+    assert_eq!(
+        (realm.authority.as_str(), realm.users_path.as_str()),
+        ("[::1]:8080", "/admin/realms/demo/users")
+    );
+}
+
+#[test]
+fn numbers_that_envoy_wrote_as_doubles_are_whole_numbers() {
+    let text = minimal()
+        .to_string()
+        .replacen('{', "{\"cache_ttl_seconds\": 60.0,", 1);
+    assert_eq!(
+        Config::from_json(text.as_bytes()).unwrap().cache_ttl_ms,
+        60_000
+    );
+}
+
+#[test]
+fn an_upstream_may_ask_for_tls() {
+    let tls = read(&with(
+        "keycloak_upstream",
+        json!("https://login.example.com:443"),
+    ))
+    .unwrap();
+    let expected = Upstream {
+        name: "login.example.com:443".into(),
+        tls: true,
+    };
+    assert_eq!(tls.keycloak_upstream, expected);
+}
+
+#[test]
+fn each_wrong_value_is_refused_by_a_message_that_names_the_field_and_its_bounds() {
+    let cases = [
+        ("mode", json!("manage"), "not in this version"),
+        ("mode", json!("off"), "\"exchange\" or \"manage\""),
+        ("admin_role", json!("x"), "mode \"manage\" alone"),
+        ("audience", json!("x"), "mode \"manage\" alone"),
+        ("enabled", json!("true"), "true or false"),
+        ("storage", json!("kong"), "\"keycloak\""),
+        ("hash_algorithm", json!("md5"), "\"bcrypt\" or \"sha256\""),
+        ("bcrypt_cost", json!(15), "4 to 14"),
+        ("bcrypt_cost", json!(3), "4 to 14"),
+        ("key_prefix", json!("has space"), "1 to 16 letters"),
+        ("max_keys_per_user", json!(0), "1 to 100"),
+        ("cache_ttl_seconds", json!(0), "1 to 86400"),
+        ("cache_ttl_seconds", json!("300"), "1 to 86400"),
+        ("cache_ttl_seconds", json!(1.5), "1 to 86400"),
+        ("cache_ttl_seconds", json!(-1), "1 to 86400"),
+        ("negative_ttl_seconds", json!(3601), "0 to 3600"),
+        ("keycloak_url", json!("login.example.com"), "base URL"),
+        (
+            "keycloak_url",
+            json!("https://login.example.com/"),
+            "base URL",
+        ),
+        (
+            "keycloak_url",
+            json!("https://user@login.example.com"),
+            "base URL",
+        ),
+        (
+            "keycloak_url",
+            json!("https://login.example.com?x"),
+            "base URL",
+        ),
+        ("keycloak_url", Value::Null, "required"),
+        ("realm", json!("a/b"), "letters, digits"),
+        ("realm", json!(""), "not empty"),
+        ("keycloak_upstream", json!(""), "not empty"),
+        ("yield_upstream", json!("two words"), "host:port on Kong"),
+        ("callout_timeout_ms", json!(99), "100 to 30000"),
+        ("signing_key", json!("x"), "contradict"),
+        ("signing_key_property", json!("nodots"), "path with dots"),
+        ("scope", json!("a  b"), "OAuth scopes"),
+        ("headers", json!([]), "1 to 8 header names"),
+        ("headers", json!(["X-API-Key"]), "lower case"),
+        ("headers", json!(["a", "a"]), "each once"),
+        ("headers", json!(["host"]), "cannot carry a key"),
+        (
+            "on_missing_key",
+            json!("allow"),
+            "\"bearer\" or \"pass\" or \"reject\"",
+        ),
+        ("fallback_until", json!("2026-12-31"), "RFC 3339"),
+        ("index_key", json!("c2hvcnQ="), "32 bytes"),
+        ("revocation_poll_seconds", json!(301), "0 to 300"),
+        ("throttle_failures_per_minute", json!(-1), "0 to 100000"),
+        ("clock_skew_seconds", json!(301), "0 to 300"),
+        ("l1_entries", json!(0), "1 to 1000000"),
+        ("l2_slots", json!(6), "multiple of 4"),
+    ];
+    for (field, value, said) in cases {
+        let fault = read(&with(field, value.clone())).unwrap_err();
+        assert_eq!(fault.field, field, "{value}");
+        assert!(fault.to_string().contains(said), "{field} {value}: {fault}");
+    }
+}
+
+#[test]
+fn refuses_unknown_fields_and_what_is_no_object() {
+    let fault = read(&with("cache_ttl", json!(300)))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        fault.contains("cache_ttl") && fault.contains("cache_ttl_seconds"),
+        "{fault}"
+    );
+    for text in ["", "[]", "{", "null", "\"x\"", "\u{feff}{}"] {
+        let fault = Config::from_json(text.as_bytes()).unwrap_err();
+        assert_eq!(fault.field, "configuration", "{text}");
+    }
+}
+
+#[test]
+fn no_message_repeats_a_value() {
+    let secret = "MARKED-SECRET-VALUE";
+    let RawFields(fields) = raw_fields();
+    assert!(fields.len() >= 31);
+    for field in fields {
+        for value in [json!(secret), json!([secret]), json!({ "x": secret })] {
+            if let Err(fault) = read(&with(&field, value)) {
+                assert!(
+                    !format!("{fault} {fault:?}").contains(secret),
+                    "{field}: {fault}"
+                );
+            }
+        }
+    }
+    let broken = format!("{{\"signing_key\": \"{secret}\"");
+    assert!(
+        !Config::from_json(broken.as_bytes())
+            .unwrap_err()
+            .to_string()
+            .contains(secret)
+    );
+}
+
+struct RawFields(Vec<String>);
+
+/// The names of all fields, as the message for an unknown one lists them.
+fn raw_fields() -> RawFields {
+    let fault = read(&with("no_such_field", json!(1)))
+        .unwrap_err()
+        .to_string();
+    let listed = fault.split_once("expected one of").unwrap().1.to_owned();
+    RawFields(
+        listed
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .map(str::to_owned)
+            .collect(),
+    )
+}
+
+#[test]
+fn the_fingerprint_tells_apart_what_gives_different_tokens() {
+    let base = read(&minimal()).unwrap().fingerprint;
+    for (field, value) in [
+        ("realm", json!("other")),
+        ("scope", json!("orders")),
+        ("client_id", json!("other")),
+        ("key_prefix", json!("pk_")),
+        (
+            "index_key",
+            json!("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+        ),
+    ] {
+        assert_ne!(
+            read(&with(field, value)).unwrap().fingerprint,
+            base,
+            "{field}"
+        );
+    }
+    assert_eq!(
+        read(&with("cache_ttl_seconds", json!(9)))
+            .unwrap()
+            .fingerprint,
+        base
+    );
+}

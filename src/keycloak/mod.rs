@@ -1,0 +1,142 @@
+//! Keycloak's requests and answers as plain values: nothing here does I/O.
+//!
+//! Each request is a [`Call`] to be sent by whoever can; each answer is checked
+//! here before anything of it is believed (invariant 11).
+
+pub mod token;
+pub mod users;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// Bytes of an answer that are read; a larger one is refused unread.
+pub const ANSWER_BYTES_MAX: usize = 512 * 1024;
+
+/// Characters of a form or query that need no encoding (RFC 3986, 2.3).
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// A request to Keycloak.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Call {
+    /// `GET` or `POST`.
+    pub method: &'static str,
+    /// Path and query.
+    pub path: String,
+    /// The Bearer token to send, if the endpoint wants one.
+    pub bearer: Option<String>,
+    /// A form (`application/x-www-form-urlencoded`), for `POST`.
+    pub form: Option<String>,
+}
+
+impl std::fmt::Debug for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Neither the token nor the form, which holds assertions; the path has no
+        // more than the public key id.
+        f.debug_struct("Call")
+            .field("method", &self.method)
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which of Keycloak's endpoints a fault concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    /// The token endpoint, asked for the gateway's own token.
+    ServiceToken,
+    /// The admin REST interface, asked for a key's owner.
+    Lookup,
+    /// The token endpoint, asked for the owner's token.
+    Grant,
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::ServiceToken => "service-token",
+            Self::Lookup => "look-up",
+            Self::Grant => "grant",
+        })
+    }
+}
+
+/// Writes name and value pairs as a form.
+fn form(pairs: &[(&str, &str)]) -> String {
+    let mut form = String::with_capacity(2048);
+    for (name, value) in pairs {
+        if !form.is_empty() {
+            form.push('&');
+        }
+        form.push_str(name);
+        form.push('=');
+        form.extend(utf8_percent_encode(value, UNRESERVED));
+    }
+    form
+}
+
+/// Cuts a text from Keycloak to what a log line may hold: printable ASCII, at most
+/// 120 characters. Keycloak's error texts name no secret; what else might answer in
+/// its place could echo one, so a text with anything like a token in it is dropped.
+#[must_use]
+pub fn loggable(text: &str) -> String {
+    let clean: String = text
+        .chars()
+        .map(|c| {
+            if c.is_ascii_graphic() || c == ' ' {
+                c
+            } else {
+                '?'
+            }
+        })
+        .take(120)
+        .collect();
+    let longest_word = clean
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .map(str::len)
+        .max();
+    if longest_word.unwrap_or(0) > 30 {
+        "(withheld)".to_owned()
+    } else {
+        clean
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_encodes_all_that_has_a_meaning_in_one() {
+        assert_eq!(
+            form(&[("a", "x y&z=1+2%"), ("b", "ü.~-_")]),
+            "a=x%20y%26z%3D1%2B2%25&b=%C3%BC.~-_"
+        );
+    }
+
+    #[test]
+    fn a_foreign_text_cannot_forge_a_log_line_or_carry_a_token_into_it() {
+        assert_eq!(
+            loggable("User not found\nadmin=1"),
+            "User not found?admin=1"
+        );
+        assert_eq!(loggable(&"ab ".repeat(100)).len(), 120);
+        assert_eq!(
+            loggable(&format!("bad key {}", "x".repeat(32))),
+            "(withheld)"
+        );
+    }
+
+    #[test]
+    fn debug_output_holds_neither_token_nor_form() {
+        let call = Call {
+            method: "POST",
+            path: "/p".into(),
+            bearer: Some("SECRET1".into()),
+            form: Some("SECRET2".into()),
+        };
+        assert!(!format!("{call:?}").contains("SECRET"));
+    }
+}

@@ -1,0 +1,238 @@
+//! The admin REST interface's search: who owns the key of this id?
+
+use serde::Deserialize;
+
+use super::{Call, UNRESERVED};
+use crate::api_key::record::{Attributes, INDEX_ATTRIBUTE, KeyRecord, RecordError, index_value};
+use crate::config::Config;
+use percent_encoding::utf8_percent_encode;
+
+/// The role of client `realm-management` without which Keycloak answers every
+/// search with 200 and `[]`, or 403.
+pub const LOOKUP_ROLE: &str = "view-users";
+/// Roles that hold [`LOOKUP_ROLE`] within them.
+const LOOKUP_ROLES: [&str; 3] = [LOOKUP_ROLE, "manage-users", "realm-admin"];
+
+/// Whether a service token with these roles can look owners up.
+#[must_use]
+pub fn may_look_up(management_roles: &[String]) -> bool {
+    management_roles
+        .iter()
+        .any(|role| LOOKUP_ROLES.contains(&role.as_str()))
+}
+
+/// The call that finds the owner of a key by the long index attribute. Two
+/// answers are asked for, since more than one is a refusal.
+#[must_use]
+pub fn lookup_call(config: &Config, service_token: &str, id: &str) -> Call {
+    let query = format!("{INDEX_ATTRIBUTE}:{}", index_value(id));
+    Call {
+        method: "GET",
+        path: format!(
+            "{}?briefRepresentation=false&max=2&q={}",
+            config.realm.users_path,
+            utf8_percent_encode(&query, UNRESERVED)
+        ),
+        bearer: Some(service_token.to_owned()),
+        form: None,
+    }
+}
+
+/// An owner with the record of the key that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// Keycloak's id of the user, which its tokens name as `sub`.
+    pub id: String,
+    /// The record.
+    pub record: KeyRecord,
+}
+
+/// What the search gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lookup {
+    /// One enabled owner holds this key.
+    Owner(Box<Owner>),
+    /// Nobody does: Keycloak said so.
+    Unknown,
+    /// Somebody does, and the key is not to be used all the same.
+    Refused(LookupRefusal),
+}
+
+/// Why a key that was found is not used. The client is told none of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LookupRefusal {
+    /// More than one user answers to the id.
+    #[error("more than one user answers to this id")]
+    SeveralOwners,
+    /// The owner is disabled.
+    #[error("owner disabled")]
+    OwnerDisabled,
+    /// The owner's record cannot be used.
+    #[error("{0}")]
+    Record(#[from] RecordError),
+}
+
+/// Why the search gave nothing that can be believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LookupError {
+    /// The service token is not taken (any more).
+    #[error("Keycloak answered 401: the service token is not accepted")]
+    Unauthorized,
+    /// The service account lacks the role.
+    #[error(
+        "Keycloak answered 403: the gateway's service account lacks the role \
+         {LOOKUP_ROLE} of client realm-management; grant it, or run: apikeys setup"
+    )]
+    Forbidden,
+    /// Another status.
+    #[error("Keycloak answered {0}")]
+    Status(u16),
+    /// Not the JSON of a list of users.
+    #[error("an answer that is no list of users")]
+    Malformed,
+}
+
+#[derive(Deserialize)]
+struct User {
+    id: String,
+    enabled: bool,
+    #[serde(default)]
+    attributes: Attributes,
+}
+
+/// Reads an answer to [`lookup_call`].
+///
+/// # Errors
+/// [`LookupError`] when it says nothing about the key.
+pub fn read_lookup_answer(status: u16, body: &[u8], id: &str) -> Result<Lookup, LookupError> {
+    match status {
+        200 => {}
+        401 => return Err(LookupError::Unauthorized),
+        403 => return Err(LookupError::Forbidden),
+        _ => return Err(LookupError::Status(status)),
+    }
+    let users: Vec<User> = serde_json::from_slice(body).map_err(|_| LookupError::Malformed)?;
+    let user = match <[User; 1]>::try_from(users) {
+        Ok([user]) => user,
+        Err(users) if users.is_empty() => return Ok(Lookup::Unknown),
+        Err(_) => return Ok(Lookup::Refused(LookupRefusal::SeveralOwners)),
+    };
+    let in_id = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b':' || b == b'.';
+    if user.id.is_empty() || user.id.len() > 255 || !user.id.bytes().all(in_id) {
+        return Err(LookupError::Malformed);
+    }
+    let record = match KeyRecord::find(&user.attributes, id) {
+        Ok(record) => record,
+        Err(reason) => return Ok(Lookup::Refused(reason.into())),
+    };
+    if !user.enabled {
+        return Ok(Lookup::Refused(LookupRefusal::OwnerDisabled));
+    }
+    Ok(Lookup::Owner(Box::new(Owner {
+        id: user.id,
+        record,
+    })))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::test_support::{config, owner_json};
+
+    const ID: &str = "abc123def456";
+
+    fn read(users: &Value) -> Result<Lookup, LookupError> {
+        read_lookup_answer(200, users.to_string().as_bytes(), ID)
+    }
+
+    #[test]
+    fn asks_by_the_whole_index_value_for_at_most_two() {
+        let call = lookup_call(&config(), "TOKEN", ID);
+        assert_eq!(call.method, "GET");
+        assert!(
+            call.path
+                .starts_with("/admin/realms/demo/users?briefRepresentation=false&max=2&q=")
+        );
+        assert!(
+            call.path
+                .ends_with(&format!("apiKeyIndex%3A{}", index_value(ID)))
+        );
+        assert_eq!(call.bearer.as_deref(), Some("TOKEN"));
+    }
+
+    #[test]
+    fn believes_one_enabled_owner_that_holds_that_very_id() {
+        let Ok(Lookup::Owner(owner)) = read(&json!([owner_json("user-1", ID)])) else {
+            panic!("an owner")
+        };
+        assert_eq!(owner.id, "user-1");
+    }
+
+    #[test]
+    fn an_empty_list_alone_means_unknown() {
+        assert_eq!(read(&json!([])), Ok(Lookup::Unknown));
+        // As from a Keycloak that ignores the query and answers with its first user.
+        let other = json!([owner_json("user-1", "zzz999zzz999")]);
+        assert_eq!(
+            read(&other),
+            Ok(Lookup::Refused(RecordError::Absent.into()))
+        );
+    }
+
+    #[test]
+    fn refuses_two_owners_of_one_id() {
+        let two = json!([
+            owner_json("user-1", ID),
+            owner_json("user-2", "zzz999zzz999")
+        ]);
+        assert_eq!(
+            read(&two),
+            Ok(Lookup::Refused(LookupRefusal::SeveralOwners))
+        );
+    }
+
+    #[test]
+    fn refuses_a_disabled_owner() {
+        let mut owner = owner_json("user-1", ID);
+        owner["enabled"] = json!(false);
+        assert_eq!(
+            read(&json!([owner])),
+            Ok(Lookup::Refused(LookupRefusal::OwnerDisabled))
+        );
+        owner["enabled"] = Value::Null;
+        assert_eq!(read(&json!([owner])), Err(LookupError::Malformed));
+    }
+
+    #[test]
+    fn refuses_answers_that_are_no_list_of_users() {
+        for body in [
+            "",
+            "<html>",
+            "{}",
+            "[{}]",
+            "[1]",
+            "null",
+            "[{\"id\":\"a b\",\"enabled\":true}]",
+        ] {
+            let read = read_lookup_answer(200, body.as_bytes(), ID);
+            assert_eq!(read, Err(LookupError::Malformed), "{body}");
+        }
+        for (status, fault) in [
+            (401, LookupError::Unauthorized),
+            (403, LookupError::Forbidden),
+            (302, LookupError::Status(302)),
+            (500, LookupError::Status(500)),
+        ] {
+            assert_eq!(read_lookup_answer(status, b"[]", ID), Err(fault));
+        }
+    }
+
+    #[test]
+    fn a_token_without_the_role_cannot_look_up() {
+        assert!(may_look_up(&["query-users".into(), "view-users".into()]));
+        assert!(may_look_up(&["realm-admin".into()]));
+        assert!(!may_look_up(&["query-users".into(), "view-events".into()]));
+    }
+}
