@@ -1,6 +1,7 @@
 //! Exchanges API keys for Keycloak JWTs inside an API gateway.
 
 pub mod api_key;
+pub mod cache;
 pub mod clock;
 pub mod config;
 pub mod keycloak;

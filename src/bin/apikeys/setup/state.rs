@@ -1,0 +1,127 @@
+//! What a realm is like now, as far as setup is concerned.
+
+use anyhow::{Context, Result, anyhow};
+use serde_json::Value;
+
+use super::plan::Wanted;
+use super::MANAGEMENT_CLIENT;
+use crate::keycloak_admin::{AdminError, KeycloakAdmin, query, segment};
+
+/// A realm's objects, each as Keycloak gives it, whole.
+#[derive(Debug, Clone)]
+pub(crate) struct State {
+    /// What the server says of itself; none where the administrator may not ask.
+    pub(crate) server: Option<Value>,
+    pub(crate) user_profile: Value,
+    pub(crate) events: Value,
+    pub(crate) identity_providers: Vec<Value>,
+    pub(crate) client: Option<Value>,
+    /// Roles of the management client that the gateway's service account holds.
+    pub(crate) service_roles: Vec<String>,
+    /// Roles of the management client that the client's tokens may carry when its
+    /// scope is not full.
+    pub(crate) mapped_roles: Vec<String>,
+}
+
+impl State {
+    pub(crate) fn read(admin: &KeycloakAdmin, wanted: &Wanted) -> Result<Self> {
+        admin.find("")?.ok_or_else(|| {
+            anyhow!(
+                "there is no realm {:?}: setup prepares a realm, it does not make one",
+                admin.realm()
+            )
+        })?;
+        let client = find_client(admin, &wanted.client_id)?;
+        let (service_roles, mapped_roles) = match &client {
+            None => Default::default(),
+            Some(client) => client_roles(admin, client)?,
+        };
+        Ok(Self {
+            server: server_info(admin)?,
+            user_profile: admin.get("users/profile")?,
+            events: admin.get("events/config")?,
+            identity_providers: admin.list("identity-provider/instances?max=10000")?,
+            client,
+            service_roles,
+            mapped_roles,
+        })
+    }
+
+    pub(crate) fn identity_provider(&self, alias: &str) -> Option<&Value> {
+        self.identity_providers
+            .iter()
+            .find(|provider| text(provider, "alias") == alias)
+    }
+}
+
+/// Finds a client of the realm by its client id.
+pub(crate) fn find_client(
+    admin: &KeycloakAdmin,
+    client_id: &str,
+) -> Result<Option<Value>, AdminError> {
+    let found = admin.list(&format!("clients?clientId={}", query(client_id)))?;
+    Ok(found
+        .into_iter()
+        .find(|client| text(client, "clientId") == client_id))
+}
+
+/// Where the roles of the gateway's service account are read and written.
+pub(crate) struct RolePaths {
+    /// Of the roles themselves.
+    pub(crate) roles: String,
+    /// Of those that the service account holds.
+    pub(crate) held: String,
+    /// Of those that the client's tokens may carry.
+    pub(crate) mapped: String,
+}
+
+impl RolePaths {
+    /// For a client whose service account is on.
+    pub(crate) fn of(admin: &KeycloakAdmin, client: &Value) -> Result<Self> {
+        let management = find_client(admin, MANAGEMENT_CLIENT)?
+            .ok_or_else(|| anyhow!("realm {:?} has no client realm-management", admin.realm()))?;
+        let (client, management) = (id(client)?, id(&management)?);
+        let account = admin.get(&format!("clients/{client}/service-account-user"))?;
+        Ok(Self {
+            roles: format!("clients/{management}/roles"),
+            held: format!("users/{}/role-mappings/clients/{management}", id(&account)?),
+            mapped: format!("clients/{client}/scope-mappings/clients/{management}"),
+        })
+    }
+}
+
+fn client_roles(admin: &KeycloakAdmin, client: &Value) -> Result<(Vec<String>, Vec<String>)> {
+    if client.get("serviceAccountsEnabled") != Some(&Value::Bool(true)) {
+        return Ok(Default::default());
+    }
+    let paths = RolePaths::of(admin, client)?;
+    let names = |path: &str| -> Result<Vec<String>> {
+        let roles = admin.list(path)?;
+        Ok(roles.iter().map(|role| text(role, "name").to_owned()).collect())
+    };
+    Ok((names(&paths.held)?, names(&paths.mapped)?))
+}
+
+/// An administrator of one realm alone may not see the server: that is no fault.
+fn server_info(admin: &KeycloakAdmin) -> Result<Option<Value>, AdminError> {
+    match admin.server_info() {
+        Ok(info) => Ok(Some(info)),
+        Err(AdminError::Refused {
+            status: 401 | 403 | 404,
+            ..
+        }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// An object's id, as a segment of a path.
+pub(crate) fn id(object: &Value) -> Result<String> {
+    let id = object.get("id").and_then(Value::as_str);
+    id.map(segment)
+        .context("Keycloak gave an object without an id")
+}
+
+/// An object's text under this name; empty when there is none.
+pub(crate) fn text<'a>(object: &'a Value, name: &str) -> &'a str {
+    object.get(name).and_then(Value::as_str).unwrap_or_default()
+}
