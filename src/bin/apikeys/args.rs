@@ -53,7 +53,12 @@ pub(crate) struct Connection {
     #[arg(long, value_name = "REALM", default_value = "master", value_parser = admin_realm)]
     pub(crate) admin_realm: String,
     /// The administrator: may manage the realm (setup), or its users (create).
-    #[arg(long, value_name = "USER", env = "KEYCLOAK_ADMIN_USER", default_value = "admin")]
+    #[arg(
+        long,
+        value_name = "USER",
+        env = "KEYCLOAK_ADMIN_USER",
+        default_value = "admin"
+    )]
     pub(crate) admin_user: String,
     /// The client that the administrator signs in by; it must allow direct access grants.
     #[arg(long, value_name = "ID", default_value = "admin-cli")]
@@ -87,12 +92,8 @@ impl Connection {
             username: self.admin_user.clone(),
             password: self.password()?,
         };
-        let admin = KeycloakAdmin::sign_in(
-            &self.keycloak_url,
-            &self.realm,
-            credentials,
-            ca.as_deref(),
-        )?;
+        let admin =
+            KeycloakAdmin::sign_in(&self.keycloak_url, &self.realm, credentials, ca.as_deref())?;
         Ok(admin)
     }
 
@@ -114,7 +115,10 @@ impl Connection {
                 .with_context(|| format!("cannot read {}", path.display()))?,
         };
         let password = text.lines().next().unwrap_or_default();
-        ensure!(!password.is_empty(), "the administrator's password is empty");
+        ensure!(
+            !password.is_empty(),
+            "the administrator's password is empty"
+        );
         Ok(Zeroizing::new(password.to_owned()))
     }
 }
@@ -328,7 +332,13 @@ mod tests {
     use clap::error::ErrorKind;
 
     const CREATE: &[&str] = &[
-        "apikeys", "create", "--keycloak-url", "http://127.0.0.1:1/", "--realm", "demo", "--name",
+        "apikeys",
+        "create",
+        "--keycloak-url",
+        "http://127.0.0.1:1/",
+        "--realm",
+        "demo",
+        "--name",
         "n",
     ];
 
@@ -375,12 +385,18 @@ mod tests {
         ] {
             let error = create(&["--owner", "a", extra[0], extra[1]]).unwrap_err();
             assert!(
-                matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue),
+                matches!(
+                    error.kind(),
+                    ErrorKind::ValueValidation | ErrorKind::InvalidValue
+                ),
                 "{extra:?}: {error}"
             );
         }
         let both = ["--owner", "a", "--expires-days", "3", "--expires-at", "x"];
-        assert_eq!(create(&both).unwrap_err().kind(), ErrorKind::ArgumentConflict);
+        assert_eq!(
+            create(&both).unwrap_err().kind(),
+            ErrorKind::ArgumentConflict
+        );
     }
 
     #[test]
@@ -394,8 +410,14 @@ mod tests {
     #[test]
     fn addresses_that_cannot_be_keycloaks_are_refused() {
         for wrong in [
-            "", "id.example.com", "ftp://x", "https://", "https:///realms", "https://a:b@host",
-            "https://host?x", "https://ho st",
+            "",
+            "id.example.com",
+            "ftp://x",
+            "https://",
+            "https:///realms",
+            "https://a:b@host",
+            "https://host?x",
+            "https://ho st",
         ] {
             assert!(base_url(wrong).is_err(), "{wrong}");
         }
@@ -405,11 +427,18 @@ mod tests {
     #[test]
     fn the_password_is_kept_from_the_open_network() {
         for private in [
-            "https://id.example.com", "http://127.0.0.1:8080", "http://localhost", "http://[::1]:8080/a",
+            "https://id.example.com",
+            "http://127.0.0.1:8080",
+            "http://localhost",
+            "http://[::1]:8080/a",
         ] {
             assert!(is_private(private), "{private}");
         }
-        for open in ["http://id.example.com", "http://10.0.0.1:8080", "http://127.0.0.1.example.com"] {
+        for open in [
+            "http://id.example.com",
+            "http://10.0.0.1:8080",
+            "http://127.0.0.1.example.com",
+        ] {
             assert!(!is_private(open), "{open}");
         }
     }

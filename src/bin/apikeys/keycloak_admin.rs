@@ -333,11 +333,7 @@ struct Answer {
 }
 
 impl Answer {
-    fn accepted(
-        self,
-        method: &'static str,
-        path: &str,
-    ) -> Result<Zeroizing<String>, AdminError> {
+    fn accepted(self, method: &'static str, path: &str) -> Result<Zeroizing<String>, AdminError> {
         if (200..300).contains(&self.status) {
             return Ok(self.body);
         }
@@ -371,7 +367,11 @@ fn keycloak_words(body: &str) -> String {
         return "no explanation in its answer".to_owned();
     };
     let text = |name: &str| document.get(name).and_then(Value::as_str);
-    let words = match (text("errorMessage"), text("error"), text("error_description")) {
+    let words = match (
+        text("errorMessage"),
+        text("error"),
+        text("error_description"),
+    ) {
         (Some(message), _, _) => match text("field") {
             Some(field) => format!("{message} ({field})"),
             None => message.to_owned(),
@@ -380,7 +380,11 @@ fn keycloak_words(body: &str) -> String {
         (None, Some(error), None) => error.to_owned(),
         _ => return "no explanation in its answer".to_owned(),
     };
-    words.chars().filter(|c| !c.is_control()).take(300).collect()
+    words
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(300)
+        .collect()
 }
 
 /// A call to Keycloak that did not do what it was made for.
@@ -488,11 +492,17 @@ mod tests {
         let error =
             KeycloakAdmin::sign_in("http://127.0.0.1:9", "demo", credentials, None).unwrap_err();
         assert!(!format!("{error:?} {error}").contains("hunter2-secret"));
-        assert!(format!("{error}").contains("Check --keycloak-url"), "{error}");
+        assert!(
+            format!("{error}").contains("Check --keycloak-url"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_ca_file_without_certificates_is_refused() {
-        assert!(matches!(agent(Some(b"nothing")), Err(AdminError::Certificates)));
+        assert!(matches!(
+            agent(Some(b"nothing")),
+            Err(AdminError::Certificates)
+        ));
     }
 }

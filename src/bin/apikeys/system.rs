@@ -59,7 +59,9 @@ pub(crate) fn read_private(path: &Path) -> Result<Option<Zeroizing<String>>> {
          longer be secret. If nobody else had access to it: chmod 600 {shown}. Otherwise make a \
          new one"
     );
-    read_text(file).with_context(|| format!("cannot read {shown}")).map(Some)
+    read_text(file)
+        .with_context(|| format!("cannot read {shown}"))
+        .map(Some)
 }
 
 /// Reads a short text whose protection is its owner's matter.
@@ -139,7 +141,10 @@ mod tests {
         for mode in [0o640, 0o604, 0o620] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             let error = read_private(&path).unwrap_err().to_string();
-            assert!(error.contains("chmod 600") && !error.contains("text"), "{error}");
+            assert!(
+                error.contains("chmod 600") && !error.contains("text"),
+                "{error}"
+            );
         }
     }
 }

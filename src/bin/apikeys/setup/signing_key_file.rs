@@ -83,7 +83,10 @@ mod tests {
         let folder = std::env::temp_dir().join(system::random_name().unwrap());
         let path = folder.join("below").join("key.pem");
         let made = SigningKeyFile::open(&path).unwrap();
-        assert!(made.is_new() && !path.exists(), "nothing is written before save");
+        assert!(
+            made.is_new() && !path.exists(),
+            "nothing is written before save"
+        );
         made.save().unwrap();
         let read = SigningKeyFile::open(&path).unwrap();
         assert!(!read.is_new());

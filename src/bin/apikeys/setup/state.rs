@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, anyhow};
 use serde_json::Value;
 
-use super::plan::Wanted;
 use super::MANAGEMENT_CLIENT;
+use super::plan::Wanted;
 use crate::keycloak_admin::{AdminError, KeycloakAdmin, query, segment};
 
 /// A realm's objects, each as Keycloak gives it, whole.
@@ -97,7 +97,10 @@ fn client_roles(admin: &KeycloakAdmin, client: &Value) -> Result<(Vec<String>, V
     let paths = RolePaths::of(admin, client)?;
     let names = |path: &str| -> Result<Vec<String>> {
         let roles = admin.list(path)?;
-        Ok(roles.iter().map(|role| text(role, "name").to_owned()).collect())
+        Ok(roles
+            .iter()
+            .map(|role| text(role, "name").to_owned())
+            .collect())
     };
     Ok((names(&paths.held)?, names(&paths.mapped)?))
 }

@@ -28,11 +28,7 @@ pub(crate) struct Report {
 
 /// Signs in as the gateway, looks at the token, and tries a grant for an owner
 /// that does not exist.
-pub(crate) fn verify(
-    admin: &KeycloakAdmin,
-    wanted: &Wanted,
-    key: &SigningKey,
-) -> Result<Report> {
+pub(crate) fn verify(admin: &KeycloakAdmin, wanted: &Wanted, key: &SigningKey) -> Result<Report> {
     let discovery = admin.public(".well-known/openid-configuration")?;
     let gateway = Gateway {
         admin,
@@ -173,8 +169,16 @@ fn management_roles(claims: &Value) -> Vec<String> {
 
 /// Keycloak's own words of a refusal; never a token.
 fn words(answer: &Value) -> String {
-    let words = format!("{}: {}", text(answer, "error"), text(answer, "error_description"));
-    words.chars().filter(|c| !c.is_control()).take(300).collect()
+    let words = format!(
+        "{}: {}",
+        text(answer, "error"),
+        text(answer, "error_description")
+    );
+    words
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(300)
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,709 @@
+//! What has to change in a realm: a pure comparison of what is with what must be.
+//!
+//! A plan never loosens what an administrator made tighter, never turns on again
+//! what was turned off, and never takes over an object that serves something
+//! else: those are [`Conflicts`], told all at once, and nothing is changed.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+
+use super::state::{State, text};
+use super::{PROVIDER_ID, SERVICE_ROLES};
+use apikey_jwt_exchange::api_key::record::{INDEX_ATTRIBUTE, KEYS_ATTRIBUTE};
+
+/// The first release in which the grant is no preview.
+const VERSION_MIN: (u64, u64) = (26, 6);
+/// Events are kept this long where nothing says how long: every exchange is one,
+/// and without an end the table grows for ever.
+const EVENTS_KEPT_SECONDS: u64 = 30 * 24 * 3600;
+/// The oldest assertion that Keycloak takes; it is made for one request.
+const ASSERTION_AGE_SECONDS: std::ops::RangeInclusive<u64> = 60..=3600;
+/// How far the gateway's clock may be ahead of Keycloak's.
+const SKEW_SECONDS: std::ops::RangeInclusive<u64> = 0..=30;
+const ISSUE_EVENT: &str = "JWT_AUTHORIZATION_GRANT";
+
+/// What setup is asked to bring about.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) client_id: String,
+    pub(crate) identity_provider: String,
+    pub(crate) assertion_issuer: String,
+    /// The public half of the gateway's signing key.
+    pub(crate) signing_jwk: Value,
+    pub(crate) replace_signing_key: bool,
+}
+
+/// The steps from what is to what must be, in the order to take them.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Plan {
+    pub(crate) steps: Vec<Step>,
+    /// What an administrator should know, whether or not anything changes.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// One object that is made or changed.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Step {
+    pub(crate) object: String,
+    pub(crate) action: Action,
+    pub(crate) changes: Vec<Change>,
+}
+
+impl Step {
+    /// What happens to the object, as "made" or "changed".
+    pub(crate) fn verb(&self) -> &'static str {
+        match self.action {
+            Action::CreateProvider(_) | Action::CreateClient(_) => "made",
+            _ => "changed",
+        }
+    }
+}
+
+/// What a step writes. An object is written whole.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Action {
+    WriteUserProfile(Value),
+    WriteEvents(Value),
+    CreateProvider(Value),
+    WriteProvider(Value),
+    CreateClient(Value),
+    WriteClient(Value),
+    /// Gives the service account these roles of the management client.
+    GrantRoles(Vec<String>),
+    /// Takes these away from it.
+    TakeRoles(Vec<String>),
+    /// Lets the client's tokens carry these.
+    MapRoles(Vec<String>),
+}
+
+/// One difference: where, what is, what will be, and why.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Change {
+    pub(crate) field: String,
+    pub(crate) is: String,
+    pub(crate) becomes: String,
+    pub(crate) why: &'static str,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {} -> {} ({})",
+            self.field, self.is, self.becomes, self.why
+        )
+    }
+}
+
+/// Why nothing is changed: each with what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing was changed:\n  {}", .0.join("\n  "))]
+pub(crate) struct Conflicts(pub(crate) Vec<String>);
+
+impl Plan {
+    pub(crate) fn new(state: &State, wanted: &Wanted) -> Result<Self, Conflicts> {
+        let mut plan = Self::default();
+        let mut conflicts = Vec::new();
+        check_server(state, &mut conflicts);
+        plan.user_profile(state, &mut conflicts);
+        plan.events(state);
+        plan.identity_provider(state, wanted, &mut conflicts);
+        plan.client(state, wanted, &mut conflicts);
+        plan.roles(state, wanted);
+        if conflicts.is_empty() {
+            Ok(plan)
+        } else {
+            Err(Conflicts(conflicts))
+        }
+    }
+
+    fn user_profile(&mut self, state: &State, conflicts: &mut Vec<String>) {
+        let declared = state
+            .user_profile
+            .get("attributes")
+            .and_then(Value::as_array);
+        for attribute in declared.into_iter().flatten() {
+            let name = text(attribute, "name");
+            let ours =
+                name == KEYS_ATTRIBUTE || name == INDEX_ATTRIBUTE || name.starts_with("apiKey_");
+            let editors = attribute
+                .pointer("/permissions/edit")
+                .and_then(Value::as_array);
+            if ours && editors.is_some_and(|roles| roles.contains(&json!("user"))) {
+                conflicts.push(format!(
+                    "user profile: users may edit the attribute {name:?}, so each could give \
+                     himself a key; take it out of the user profile"
+                ));
+            }
+        }
+        let policy = text(&state.user_profile, "unmanagedAttributePolicy");
+        if policy == "ENABLED" {
+            self.warnings.push(
+                "user profile: unmanagedAttributePolicy is ENABLED, so users can write any \
+                 attribute of their own, the records of API keys among them. It is set to \
+                 ADMIN_EDIT: an attribute that users must go on writing has to be declared in the \
+                 user profile"
+                    .to_owned(),
+            );
+        }
+        let mut profile = state.user_profile.clone();
+        let changes = amend(
+            &mut profile,
+            &[Setting::new(
+                &["unmanagedAttributePolicy"],
+                json!("ADMIN_EDIT"),
+                "keys are stored in attributes that administrators alone can write",
+            )],
+        );
+        self.step("user profile", Action::WriteUserProfile(profile), changes);
+    }
+
+    fn events(&mut self, state: &State) {
+        let mut events = state.events.clone();
+        let mut settings = vec![
+            Setting::new(
+                &["adminEventsEnabled"],
+                json!(true),
+                "the gateway hears of revocations by them",
+            ),
+            Setting::new(
+                &["eventsEnabled"],
+                json!(true),
+                "they tell which key was used, and when",
+            ),
+        ];
+        let kept = events.get("eventsExpiration").and_then(Value::as_u64);
+        let turned_on = events.get("eventsEnabled") != Some(&json!(true));
+        if turned_on && kept.unwrap_or(0) == 0 {
+            settings.push(Setting::new(
+                &["eventsExpiration"],
+                json!(EVENTS_KEPT_SECONDS),
+                "seconds; each exchange is an event, and without an end they pile up",
+            ));
+        }
+        let types = events.get("enabledEventTypes").and_then(Value::as_array);
+        // An empty list stands for all of them.
+        if let Some(types) = types.filter(|types| !types.is_empty()) {
+            let missing: Vec<Value> = [ISSUE_EVENT.to_owned(), format!("{ISSUE_EVENT}_ERROR")]
+                .into_iter()
+                .map(Value::from)
+                .filter(|name| !types.contains(name))
+                .collect();
+            if !missing.is_empty() {
+                let shown = format!("{} more", missing.len());
+                let all = types.iter().cloned().chain(missing).collect();
+                settings.push(Setting {
+                    is: Some(format!("{} types", types.len())),
+                    becomes: Some(shown),
+                    ..Setting::new(
+                        &["enabledEventTypes"],
+                        Value::Array(all),
+                        "JWT_AUTHORIZATION_GRANT is the event of an exchange",
+                    )
+                });
+            }
+        }
+        if events.get("adminEventsDetailsEnabled") == Some(&json!(true)) {
+            self.warnings.push(
+                "events: admin events keep representations (adminEventsDetailsEnabled), the hashes \
+                 of API keys among them; whoever has view-events can read those"
+                    .to_owned(),
+            );
+        }
+        let changes = amend(&mut events, &settings);
+        self.step("events", Action::WriteEvents(events), changes);
+    }
+
+    fn identity_provider(&mut self, state: &State, wanted: &Wanted, conflicts: &mut Vec<String>) {
+        let alias = &wanted.identity_provider;
+        let object = format!("identity provider {alias:?}");
+        for other in &state.identity_providers {
+            let issuer = other.pointer("/config/issuer").and_then(Value::as_str);
+            if text(other, "alias") != alias && issuer == Some(wanted.assertion_issuer.as_str()) {
+                conflicts.push(format!(
+                    "identity provider {:?} has the issuer {:?} already, and an issuer belongs to \
+                     one provider; choose another --assertion-issuer, or name that one by \
+                     --identity-provider",
+                    text(other, "alias"),
+                    wanted.assertion_issuer
+                ));
+            }
+        }
+        let existing = state.identity_provider(alias);
+        if let Some(provider) = existing {
+            let kind = text(provider, "providerId");
+            if kind != PROVIDER_ID {
+                conflicts.push(format!(
+                    "{object} exists and is of the type {kind:?}; choose another \
+                     --identity-provider"
+                ));
+                return;
+            }
+            if provider.get("enabled") == Some(&json!(false)) {
+                conflicts.push(turned_off(&object));
+            }
+        }
+        let mut provider = existing.cloned().unwrap_or_else(|| {
+            json!({
+                "alias": alias,
+                "displayName": "API keys",
+                "providerId": PROVIDER_ID,
+                "enabled": true,
+            })
+        });
+        let mut settings = provider_settings(&provider, wanted);
+        let trusted = provider.pointer("/config/publicKeySignatureVerifier");
+        let url = provider.pointer("/config/useJwksUrl") == Some(&json!("true"));
+        let trust = if url {
+            Trust::Other("the keys at an address".to_owned())
+        } else {
+            Trust::of(trusted, wanted)
+        };
+        let path = &["config", "publicKeySignatureVerifier"];
+        settings.extend(self.trust_setting(&object, path, trust, wanted, conflicts));
+        if url {
+            settings.push(Setting::new(
+                &["config", "useJwksUrl"],
+                json!("false"),
+                "the key is given here",
+            ));
+        }
+        let changes = amend(&mut provider, &settings);
+        let action = match existing {
+            None => Action::CreateProvider(provider),
+            Some(_) => Action::WriteProvider(provider),
+        };
+        self.step(&object, action, changes);
+    }
+
+    fn client(&mut self, state: &State, wanted: &Wanted, conflicts: &mut Vec<String>) {
+        let object = format!("client {:?}", wanted.client_id);
+        let existing = state.client.as_ref();
+        if let Some(client) = existing {
+            if let Some(use_) = other_use(client) {
+                conflicts.push(format!(
+                    "{object} exists and serves something else ({use_}); choose another --client-id"
+                ));
+                return;
+            }
+            if client.get("enabled") == Some(&json!(false)) {
+                conflicts.push(turned_off(&object));
+            }
+        }
+        let mut client = existing.cloned().unwrap_or_else(|| {
+            json!({
+                "clientId": wanted.client_id,
+                "name": "API key gateway",
+                "description": "Exchanges API keys for tokens of their owners",
+                "protocol": "openid-connect",
+                "enabled": true,
+                // An owner's token carries the owner's own roles, as after a login.
+                // Who wants fewer turns this off and maps some: that is kept.
+                "fullScopeAllowed": true,
+            })
+        });
+        let mut settings = client_settings(&client, wanted);
+        let trust = Trust::of(client.pointer("/attributes/jwks.string"), wanted);
+        let path = &["attributes", "jwks.string"];
+        settings.extend(self.trust_setting(&object, path, trust, wanted, conflicts));
+        let changes = amend(&mut client, &settings);
+        let action = match existing {
+            None => Action::CreateClient(client),
+            Some(_) => Action::WriteClient(client),
+        };
+        self.step(&object, action, changes);
+    }
+
+    fn roles(&mut self, state: &State, wanted: &Wanted) {
+        let object = format!("service account of {:?}", wanted.client_id);
+        let without = |held: &[String]| -> Vec<String> {
+            let missing = SERVICE_ROLES
+                .iter()
+                .filter(|role| !held.iter().any(|h| h == *role));
+            missing.map(|role| (*role).to_owned()).collect()
+        };
+        let missing = without(&state.service_roles);
+        let change = |is: &str, roles: &[String], becomes: &str, why| Change {
+            field: format!("roles {} of realm-management", roles.join(", ")),
+            is: is.to_owned(),
+            becomes: becomes.to_owned(),
+            why,
+        };
+        if !missing.is_empty() {
+            let why = "to find a key's owner, and to hear of revocations";
+            let changes = vec![change("missing", &missing, "held", why)];
+            self.step(&object, Action::GrantRoles(missing), changes);
+        }
+        let extra: Vec<String> = state
+            .service_roles
+            .iter()
+            .filter(|role| !SERVICE_ROLES.contains(&role.as_str()))
+            .cloned()
+            .collect();
+        if !extra.is_empty() {
+            let why = "the gateway reads; it must not be able to do more";
+            let changes = vec![change("held", &extra, "taken away", why)];
+            self.step(&object, Action::TakeRoles(extra), changes);
+        }
+        let narrowed = state
+            .client
+            .as_ref()
+            .is_some_and(|client| client.get("fullScopeAllowed") == Some(&json!(false)));
+        let unmapped = without(&state.mapped_roles);
+        if narrowed && !unmapped.is_empty() {
+            let why = "without full scope, tokens carry mapped roles alone";
+            let changes = vec![change("not in the scope", &unmapped, "mapped", why)];
+            let object = format!("scope of client {:?}", wanted.client_id);
+            self.step(&object, Action::MapRoles(unmapped), changes);
+        }
+    }
+
+    fn step(&mut self, object: &str, action: Action, changes: Vec<Change>) {
+        if !changes.is_empty() {
+            self.steps.push(Step {
+                object: object.to_owned(),
+                action,
+                changes,
+            });
+        }
+    }
+
+    /// The setting that makes an object trust our key, if it does not. That it
+    /// trusts others beside is told; that it trusts others alone is a conflict.
+    fn trust_setting(
+        &mut self,
+        object: &str,
+        path: &'static [&'static str],
+        trust: Trust,
+        wanted: &Wanted,
+        conflicts: &mut Vec<String>,
+    ) -> Option<Setting> {
+        let ours = kid_of(&wanted.signing_jwk);
+        let is = match trust {
+            Trust::Ours { others } => {
+                if !others.is_empty() {
+                    self.warnings.push(format!(
+                        "{object} trusts other signing keys beside that of --signing-key-file: {}",
+                        others.join(", ")
+                    ));
+                }
+                return None;
+            }
+            Trust::Nothing => "not set".to_owned(),
+            Trust::Other(description) => {
+                if !wanted.replace_signing_key {
+                    conflicts.push(format!(
+                        "{object} trusts {description}, not the key of --signing-key-file ({ours}); \
+                         name the file of that key, or give --replace-signing-key: gateways that \
+                         sign with the old key are refused from then on"
+                    ));
+                }
+                description
+            }
+        };
+        Some(Setting {
+            is: Some(is),
+            becomes: Some(format!("key {ours}")),
+            ..Setting::new(
+                path,
+                json!(json!({ "keys": [wanted.signing_jwk] }).to_string()),
+                "the public half of the gateway's signing key",
+            )
+        })
+    }
+}
+
+fn provider_settings(provider: &Value, wanted: &Wanted) -> Vec<Setting> {
+    let mut settings = vec![
+        Setting::new(&["hideOnLogin"], json!(true), "nobody logs in by it"),
+        Setting::new(
+            &["config", "issuer"],
+            json!(wanted.assertion_issuer),
+            "what the gateway's assertions name",
+        ),
+        Setting::new(
+            &["config", "jwtAuthorizationGrantEnabled"],
+            json!("true"),
+            "its assertions are grants (RFC 7523)",
+        ),
+        Setting::new(
+            &["config", "jwtAuthorizationGrantAssertionSignatureAlg"],
+            json!("ES256"),
+            "what the gateway signs with",
+        ),
+        Setting::new(
+            &["config", "jwtAuthorizationGrantAssertionReuseAllowed"],
+            json!("false"),
+            "an assertion is good for one token",
+        ),
+        Setting::new(
+            &["config", "jwtAuthorizationGrantLimitAccessTokenExp"],
+            json!("true"),
+            "a token must not outlive its key",
+        ),
+    ];
+    let bounded = [
+        (
+            "jwtAuthorizationGrantMaxAllowedAssertionExpiration",
+            ASSERTION_AGE_SECONDS,
+            "seconds; the oldest assertion that is taken",
+        ),
+        (
+            "jwtAuthorizationGrantAllowedClockSkew",
+            SKEW_SECONDS,
+            "seconds; clocks of two machines differ",
+        ),
+    ];
+    for (name, bounds, why) in bounded {
+        let is = provider.pointer(&format!("/config/{name}"));
+        let is = is
+            .and_then(Value::as_str)
+            .and_then(|text| text.parse().ok());
+        // A tighter bound than ours is somebody's intention.
+        if !is.is_some_and(|is: u64| bounds.contains(&is)) {
+            let value = json!(bounds.end().to_string());
+            settings.push(Setting {
+                path: vec!["config", name],
+                ..Setting::new(&[], value, why)
+            });
+        }
+    }
+    settings
+}
+
+fn client_settings(client: &Value, wanted: &Wanted) -> Vec<Setting> {
+    let not_used = "the gateway has no use for it";
+    let mut settings = vec![
+        Setting::new(
+            &["clientAuthenticatorType"],
+            json!("client-jwt"),
+            "it signs in with its key: there is no second secret",
+        ),
+        Setting::new(&["publicClient"], json!(false), "it signs in"),
+        Setting::new(
+            &["serviceAccountsEnabled"],
+            json!(true),
+            "it looks owners up in its own name",
+        ),
+        Setting::new(&["standardFlowEnabled"], json!(false), not_used),
+        Setting::new(&["implicitFlowEnabled"], json!(false), not_used),
+        Setting::new(&["directAccessGrantsEnabled"], json!(false), not_used),
+        Setting::new(
+            &["attributes", "use.jwks.string"],
+            json!("true"),
+            "the key is given here",
+        ),
+        Setting::new(
+            &["attributes", "token.endpoint.auth.signing.alg"],
+            json!("ES256"),
+            "what the gateway signs with",
+        ),
+        Setting::new(
+            &["attributes", "oauth2.jwt.authorization.grant.enabled"],
+            json!("true"),
+            "it exchanges assertions for tokens (RFC 7523)",
+        ),
+        Setting::new(
+            &["attributes", "oauth2.jwt.authorization.grant.idp"],
+            json!(wanted.identity_provider),
+            "whose assertions it may exchange",
+        ),
+    ];
+    let off_if_on: [(&[&'static str], &'static str); 3] = [
+        (&["attributes", "use.jwks.url"], "the key is given here"),
+        (
+            &["attributes", "oauth2.device.authorization.grant.enabled"],
+            not_used,
+        ),
+        (&["attributes", "oidc.ciba.grant.enabled"], not_used),
+    ];
+    for (path, why) in off_if_on {
+        if lookup(client, path) == Some(&json!("true")) {
+            settings.push(Setting::new(path, json!("false"), why));
+        }
+    }
+    settings
+}
+
+/// What an existing client serves, when that is not us. Ours is told by its use
+/// of the grant with a key, which no other client of a realm has.
+fn other_use(client: &Value) -> Option<&'static str> {
+    let is = |name: &str| client.get(name) == Some(&json!(true));
+    let attribute = |name: &str| client.pointer(&format!("/attributes/{name}"));
+    match () {
+        () if !matches!(text(client, "protocol"), "openid-connect" | "") => {
+            Some("not OpenID Connect")
+        }
+        () if is("publicClient") => Some("a public client"),
+        () if is("bearerOnly") => Some("a bearer-only client"),
+        () if text(client, "clientAuthenticatorType") != "client-jwt" => {
+            Some("it does not sign in with a signed JWT")
+        }
+        () if attribute("oauth2.jwt.authorization.grant.enabled") != Some(&json!("true")) => {
+            Some("it does not use the JWT authorization grant")
+        }
+        () => None,
+    }
+}
+
+fn turned_off(object: &str) -> String {
+    format!(
+        "{object} is turned off, so no key is exchanged; if that is not on purpose, turn it on in \
+         the admin console, and run setup again"
+    )
+}
+
+fn check_server(state: &State, conflicts: &mut Vec<String>) {
+    let Some(server) = &state.server else {
+        return;
+    };
+    let version = server
+        .pointer("/systemInfo/version")
+        .and_then(Value::as_str);
+    if let Some(version) = version
+        && let Some(numbers) = major_minor(version)
+        && numbers < VERSION_MIN
+    {
+        conflicts.push(format!(
+            "Keycloak is {version}; the JWT authorization grant is supported from {}.{}: upgrade",
+            VERSION_MIN.0, VERSION_MIN.1
+        ));
+        return;
+    }
+    let features = server.get("features").and_then(Value::as_array);
+    let off = |feature: &Value| {
+        text(feature, "name") == "JWT_AUTHORIZATION_GRANT"
+            && feature.get("enabled") == Some(&json!(false))
+    };
+    if features.is_some_and(|features| features.iter().any(off)) {
+        conflicts.push(
+            "Keycloak runs with the feature jwt-authorization-grant turned off: take it out of \
+             --features-disabled and start it again"
+                .to_owned(),
+        );
+    }
+}
+
+fn major_minor(version: &str) -> Option<(u64, u64)> {
+    let mut numbers = version.split('.').map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// Which keys an object trusts.
+#[derive(Debug, PartialEq)]
+enum Trust {
+    Nothing,
+    Ours { others: Vec<String> },
+    Other(String),
+}
+
+impl Trust {
+    fn of(stored: Option<&Value>, wanted: &Wanted) -> Self {
+        let stored = stored.and_then(Value::as_str).unwrap_or_default().trim();
+        if stored.is_empty() {
+            return Self::Nothing;
+        }
+        let jwks: Option<Value> = serde_json::from_str(stored).ok();
+        let keys = jwks.as_ref().and_then(|jwks| jwks.get("keys")?.as_array());
+        let Some(keys) = keys else {
+            return Self::Other("another signing key".to_owned());
+        };
+        let same = |key: &Value| {
+            ["kid", "crv", "x", "y"]
+                .iter()
+                .all(|name| key.get(name) == wanted.signing_jwk.get(name))
+        };
+        let others = keys
+            .iter()
+            .filter(|key| !same(key))
+            .map(kid_of)
+            .collect::<Vec<_>>();
+        match (keys.len() > others.len(), others.is_empty()) {
+            (true, _) => Self::Ours { others },
+            (false, true) => Self::Nothing,
+            (false, false) => Self::Other(format!("key {}", others.join(", "))),
+        }
+    }
+}
+
+fn kid_of(jwk: &Value) -> String {
+    match text(jwk, "kid") {
+        "" => "without a name".to_owned(),
+        kid => kid.to_owned(),
+    }
+}
+
+/// What one field must be.
+#[derive(Debug)]
+struct Setting {
+    path: Vec<&'static str>,
+    value: Value,
+    /// What is told of the value there now and then, where it says little itself.
+    is: Option<String>,
+    becomes: Option<String>,
+    why: &'static str,
+}
+
+impl Setting {
+    fn new(path: &[&'static str], value: Value, why: &'static str) -> Self {
+        Self {
+            path: path.to_vec(),
+            value,
+            is: None,
+            becomes: None,
+            why,
+        }
+    }
+}
+
+/// Changes the fields of an object that are not as they must be, and those alone.
+fn amend(object: &mut Value, settings: &[Setting]) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for setting in settings {
+        let is = lookup(object, &setting.path);
+        if is == Some(&setting.value) {
+            continue;
+        }
+        changes.push(Change {
+            field: setting.path.last().copied().unwrap_or_default().to_owned(),
+            is: setting.is.clone().unwrap_or_else(|| shown(is)),
+            becomes: setting
+                .becomes
+                .clone()
+                .unwrap_or_else(|| shown(Some(&setting.value))),
+            why: setting.why,
+        });
+        set(object, &setting.path, &setting.value);
+    }
+    changes
+}
+
+fn lookup<'a>(object: &'a Value, path: &[&str]) -> Option<&'a Value> {
+    path.iter().try_fold(object, |at, name| at.get(name))
+}
+
+fn set(object: &mut Value, path: &[&str], value: &Value) {
+    if !object.is_object() {
+        *object = json!({});
+    }
+    if let (Some(members), Some((name, rest))) = (object.as_object_mut(), path.split_first()) {
+        let member = members.entry(*name).or_insert(Value::Null);
+        match rest {
+            [] => *member = value.clone(),
+            rest => set(member, rest, value),
+        }
+    }
+}
+
+fn shown(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => "not set".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;
