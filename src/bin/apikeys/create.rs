@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use apikey_jwt_exchange::api_key::format::{ApiKey, KeyFormat};
 use apikey_jwt_exchange::api_key::hash::{hash_bcrypt, hash_sha256};
 use apikey_jwt_exchange::api_key::record::{
@@ -137,6 +137,9 @@ impl NewKey {
 /// anybody could make himself one.
 fn check_realm(admin: &KeycloakAdmin, alias: &str) -> Result<()> {
     let provider = admin.find(&format!("identity-provider/instances/{}", segment(alias)))?;
+    if provider.is_none() && admin.find("")?.is_none() {
+        bail!("there is no realm {:?}: check --realm", admin.realm());
+    }
     let kind = provider
         .as_ref()
         .and_then(|provider| provider.get("providerId"));
@@ -210,8 +213,8 @@ fn allowed_scopes(client: &Value) -> Vec<&str> {
 fn check_owner(owner: &Owner, client_id: &str) -> Result<()> {
     ensure!(
         owner.username != format!("service-account-{}", client_id.to_lowercase()),
-        "{:?} is the gateway's own account: a key of its would give the gateway's view of all \
-         users to who holds it",
+        "{:?} is the gateway's own account: whoever held a key of that account could read all \
+         users",
         owner.username
     );
     if !owner.enabled {

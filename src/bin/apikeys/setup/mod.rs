@@ -12,7 +12,7 @@ mod verify;
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::args::SetupArgs;
 use crate::output;
@@ -56,7 +56,9 @@ pub(crate) fn run(args: &SetupArgs) -> Result<ExitCode> {
     // The key first: a realm that trusts a key nobody has would have to be undone.
     key_file.save()?;
     for step in &plan.steps {
-        apply::apply(&admin, &wanted, &step.action)?;
+        apply::apply(&admin, &wanted, &step.action)
+            .with_context(|| format!("{} could not be {}", step.object, step.verb()))?;
+        output::result(&format!("done: {}", step.object))?;
     }
     let left = Plan::new(&State::read(&admin, &wanted)?, &wanted)?;
     if let Some(step) = left.steps.first() {
@@ -81,7 +83,7 @@ pub(crate) fn run(args: &SetupArgs) -> Result<ExitCode> {
 
 /// Prints the plan: a line for each object, below it a line for each difference.
 fn show(args: &SetupArgs, key_file: &SigningKeyFile, plan: &Plan) -> Result<()> {
-    let will = if args.dry_run { "would be" } else { "is" };
+    let will = if args.dry_run { "would be" } else { "will be" };
     if key_file.is_new() {
         output::result(&format!(
             "signing key {will} made: {}",
@@ -101,8 +103,7 @@ fn show(args: &SetupArgs, key_file: &SigningKeyFile, plan: &Plan) -> Result<()> 
         ))?;
     } else if args.dry_run {
         output::result(&format!(
-            "{} objects of realm {:?} would be changed; this was a dry run, and none was",
-            plan.steps.len(),
+            "changes are pending in realm {:?}; this was a dry run, and none was made",
             args.connection.realm
         ))?;
     }

@@ -206,13 +206,13 @@ impl Plan {
         }
         if events.get("adminEventsDetailsEnabled") == Some(&json!(true)) {
             self.warnings.push(
-                "events: admin events keep representations (adminEventsDetailsEnabled), the hashes \
+                "event settings: admin events keep representations (adminEventsDetailsEnabled), the hashes \
                  of API keys among them; whoever has view-events can read those"
                     .to_owned(),
             );
         }
         let changes = amend(&mut events, &settings);
-        self.step("events", Action::WriteEvents(events), changes);
+        self.step("event settings", Action::WriteEvents(events), changes);
     }
 
     fn identity_provider(&mut self, state: &State, wanted: &Wanted, conflicts: &mut Vec<String>) {

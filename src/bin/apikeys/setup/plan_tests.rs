@@ -98,7 +98,7 @@ fn a_fresh_realm_gets_everything_and_then_nothing_more() {
         objects,
         [
             "user profile",
-            "events",
+            "event settings",
             "identity provider \"api-keys\"",
             "client \"api-key-gateway\"",
             "service account of \"api-key-gateway\"",

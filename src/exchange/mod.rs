@@ -1,0 +1,372 @@
+//! The exchange of one request: an API key goes in, a token of its owner comes out.
+//!
+//! [`Exchange`] is a state machine without I/O. Its caller, a shell around one
+//! host, says what happened ([`Input`]: the request came, a callout answered or
+//! failed) and is told the one thing to do next ([`Output`]: call out, yield, pass,
+//! forward, reject). After a callout or a yield the caller comes back with its
+//! result; after any other output the exchange is over. A request that goes away
+//! is told by [`Exchange::abort`].
+//!
+//! The way of a request that no cache knows:
+//!
+//! ```text
+//! request ─▶ credentials ─▶ caches ─▶ flight ─▶ service token ─▶ look-up
+//!                │             │ hit     │ other leads: wait        │
+//!                ▼             ▼         ▼                          ▼
+//!             reject/pass   forward   caches again     verify: memo, or bcrypt in
+//!                                                      slices behind the gate
+//!                                                                   │
+//!                      forward ◀─ remember ◀─ grant ◀─ sign, sign ◀─┘
+//! ```
+//!
+//! Invariants held here: every input leads to exactly one output; every claim
+//! (flight, service token, gate, pending) is given back when the exchange ends,
+//! however it ends; whatever fails is a rejection.
+
+pub mod credentials;
+pub mod flight;
+pub mod gate;
+pub mod rejection;
+pub mod service_token;
+mod steps;
+mod worker;
+
+use std::sync::Arc;
+
+use crate::api_key::format::ApiKey;
+use crate::api_key::hash::BcryptJob;
+use crate::cache::sealed::KeyDigest;
+use crate::cache::slots::SharedStore;
+use crate::clock::UnixMillis;
+use crate::keycloak::users::Owner;
+use crate::keycloak::{Call, Endpoint};
+
+use credentials::Headers;
+use flight::ExchangeId;
+use gate::{Gate, Ticket};
+use rejection::{Reason, Rejection};
+pub use worker::{PENDING_MAX, Worker};
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// The request's head came: the first input of each exchange.
+    Request {
+        /// Its headers.
+        headers: &'a Headers,
+    },
+    /// The callout or yield was answered.
+    Answer {
+        /// The HTTP status.
+        status: u16,
+        /// The body; none if it is larger than
+        /// [`ANSWER_BYTES_MAX`](crate::keycloak::ANSWER_BYTES_MAX).
+        body: Option<&'a [u8]>,
+    },
+    /// The callout or yield failed; why, as far as the host says.
+    Failed(&'a str),
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub enum Output {
+    /// Send this to Keycloak and come back with its answer.
+    Callout {
+        /// The request.
+        call: Call,
+        /// How long to wait for the answer.
+        timeout_ms: u64,
+    },
+    /// Let others have the worker, then come back.
+    Yield {
+        /// None: come back at once. Else about so many milliseconds later.
+        wait_ms: Option<u64>,
+        /// How long to wait for the answer.
+        timeout_ms: u64,
+    },
+    /// Let the request go on untouched.
+    Pass(Pass),
+    /// Let the request go on with this token.
+    Forward(Forward),
+    /// Answer the client.
+    Reject {
+        /// The answer.
+        rejection: Rejection,
+        /// Why, for the log alone.
+        reason: Reason,
+    },
+}
+
+/// Why a request goes on untouched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// The filter is switched off.
+    Disabled,
+    /// It carries no key, and the policy lets it through.
+    NoKey,
+    /// Its key is unknown to Keycloak, before `fallback_until`.
+    Fallback,
+}
+
+/// How a token was come by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// From worker memory.
+    L1,
+    /// From the host's shared data.
+    L2,
+    /// From Keycloak; the key had been verified before.
+    Refresh,
+    /// From Keycloak, after the key's first verification on this node.
+    FirstUse,
+}
+
+/// A request that goes on with a token.
+#[derive(Clone)]
+pub struct Forward {
+    /// The value for the `Authorization` header.
+    pub authorization: Arc<str>,
+    /// Headers to remove.
+    pub remove: Vec<String>,
+    /// How the token was come by.
+    pub source: Source,
+}
+
+impl std::fmt::Debug for Forward {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Forward")
+            .field("remove", &self.remove)
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What an exchange works with: time and everything that it shares.
+pub struct Env<'a> {
+    /// The instant.
+    pub now: UnixMillis,
+    /// The worker's state for this configuration.
+    pub worker: &'a mut Worker,
+    /// The worker's gate, shared by all its configurations.
+    pub gate: &'a mut Gate,
+    /// The host's shared data.
+    pub store: &'a mut dyn SharedStore,
+    /// Gives bytes that no other request has; they need not be secret.
+    pub nonce: &'a dyn Fn() -> Vec<u8>,
+}
+
+impl std::fmt::Debug for Env<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Env")
+            .field("now", &self.now)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One request's exchange.
+#[derive(Debug, Default)]
+pub struct Exchange {
+    state: State,
+    pending: Option<Pending>,
+    key_id: Option<String>,
+}
+
+/// What the exchange waits for.
+#[derive(Debug, Default)]
+enum State {
+    /// The request.
+    #[default]
+    New,
+    /// A turn, to look whether the leader is done.
+    Following { wait_ms: u64 },
+    /// A turn, to look whether the service token is there.
+    AwaitingToken { wait_ms: u64 },
+    /// The answer with the service token.
+    FetchingToken,
+    /// The answer of the look-up.
+    LookingUp { service_token: Arc<str> },
+    /// A turn, to look whether the gate is free.
+    Queueing { owner: Box<Owner> },
+    /// A turn, to compute the next slice.
+    Verifying {
+        owner: Box<Owner>,
+        job: Box<BcryptJob>,
+    },
+    /// A turn, to sign the grant's assertion.
+    Signing { owner: Box<Owner> },
+    /// A turn, to sign the client's assertion.
+    SigningClient {
+        owner: Box<Owner>,
+        grant_assertion: String,
+    },
+    /// The answer of the grant.
+    Granting { owner: Box<Owner> },
+    /// Nothing: it is over.
+    Over,
+}
+
+/// What an exchange that no cache could answer holds on to.
+#[derive(Debug)]
+struct Pending {
+    id: ExchangeId,
+    key: ApiKey,
+    digest: KeyDigest,
+    remove: Vec<String>,
+    ticket: Ticket,
+    started_at: UnixMillis,
+    deadline_at: UnixMillis,
+    seen_at: UnixMillis,
+    /// The service token was refused once and fetched anew.
+    retried: bool,
+    /// The key was verified in this exchange.
+    first_use: bool,
+    /// The deadline was moved for the queue and the verification already.
+    queued: bool,
+}
+
+/// An exchange's end other than with a token.
+enum End {
+    Refused {
+        rejection: Rejection,
+        reason: Reason,
+        /// To be remembered of the key.
+        remember: Option<crate::cache::Refused>,
+    },
+    Fallback,
+}
+
+impl End {
+    /// The key is no good, and will not be for a while.
+    fn invalid(reason: Reason) -> Self {
+        Self::Refused {
+            rejection: Rejection::InvalidApiKey,
+            reason,
+            remember: Some(crate::cache::Refused::Invalid),
+        }
+    }
+
+    /// Nothing can be said of the key now.
+    fn unavailable(reason: Reason) -> Self {
+        Self::Refused {
+            rejection: Rejection::IdentityProviderUnavailable,
+            reason,
+            remember: None,
+        }
+    }
+
+    /// There is no room for the key now.
+    fn overloaded(reason: Reason) -> Self {
+        Self::Refused {
+            rejection: Rejection::Overloaded,
+            reason,
+            remember: None,
+        }
+    }
+
+    fn callout(endpoint: Endpoint, failure: &str) -> Self {
+        Self::unavailable(Reason::Callout {
+            endpoint,
+            failure: crate::keycloak::loggable(failure),
+        })
+    }
+}
+
+/// A step's outcome: wait for something in a new state, or the end.
+type Step = Result<(State, Output), End>;
+
+impl Exchange {
+    /// An exchange that waits for its request.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The id of the key, for the log; it is public. None where no key was read, and
+    /// for a token from the caches.
+    #[must_use]
+    pub fn key_id(&self) -> Option<&str> {
+        self.key_id.as_deref()
+    }
+
+    /// Whether the exchange holds something that must be given back.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Takes what happened and says what to do next.
+    pub fn handle_input(&mut self, input: &Input<'_>, env: &mut Env<'_>) -> Output {
+        let state = std::mem::replace(&mut self.state, State::Over);
+        let step = match (state, input) {
+            (State::New, Input::Request { headers }) => {
+                return self.start(headers, env);
+            }
+            (state, input) => self.go_on(state, input, env),
+        };
+        self.settle(step, env)
+    }
+
+    /// Gives back what the exchange holds: the request went away. To be called for
+    /// each exchange at its end; does nothing where there is nothing to give back.
+    pub fn abort(&mut self, env: &mut Env<'_>) {
+        self.state = State::Over;
+        if let Some(pending) = self.pending.take() {
+            release(&pending, env);
+        }
+    }
+
+    /// Takes a step's outcome: keeps the new state, or ends the exchange.
+    fn settle(&mut self, step: Step, env: &mut Env<'_>) -> Output {
+        match step {
+            Ok((state, output)) => {
+                if matches!(state, State::Over) {
+                    self.abort(env);
+                }
+                self.state = state;
+                output
+            }
+            Err(end) => self.end(end, env),
+        }
+    }
+
+    fn end(&mut self, end: End, env: &mut Env<'_>) -> Output {
+        let output = match end {
+            End::Fallback => Output::Pass(Pass::Fallback),
+            End::Refused {
+                rejection,
+                reason,
+                remember,
+            } => {
+                if let Some(Pending { digest, id, .. }) = &self.pending {
+                    let (now, worker) = (env.now, &mut *env.worker);
+                    if let Some(refused) = remember {
+                        worker
+                            .cache
+                            .remember_refused(digest, refused, now, env.store);
+                    }
+                    worker
+                        .flights
+                        .fail_if_leading(digest, *id, now, rejection, &reason);
+                }
+                Output::Reject { rejection, reason }
+            }
+        };
+        self.abort(env);
+        output
+    }
+}
+
+impl Env<'_> {
+    /// The id of an assertion that concerns this key.
+    fn jti(&mut self, key_id: &str) -> String {
+        self.worker.jti(key_id, &(self.nonce)(), self.now)
+    }
+}
+
+/// Gives back every claim of an exchange.
+fn release(pending: &Pending, env: &mut Env<'_>) {
+    env.worker.flights.land(&pending.digest, pending.id);
+    env.worker.service_token.give_up(pending.id);
+    env.worker.pending = env.worker.pending.saturating_sub(1);
+    env.gate.leave(pending.ticket);
+}

@@ -1,0 +1,258 @@
+//! What a client is told when a request is refused, and what only the log is told.
+//!
+//! A rejection is a fixed status and code; all reasons for which a key is no good
+//! share one, so that an answer helps nobody to guess. The reason goes to the log.
+
+use serde_json::json;
+
+use crate::api_key::format::MalformedKey;
+use crate::cache::Refused;
+use crate::keycloak::Endpoint;
+use crate::keycloak::token::TokenError;
+use crate::keycloak::users::{LOOKUP_ROLE, LookupError, LookupRefusal};
+
+/// Seconds after which a client may try again when Keycloak could not answer.
+const RETRY_UNAVAILABLE_SECONDS: u32 = 5;
+/// Seconds after which a client may try again when too many keys are new at once.
+const RETRY_OVERLOADED_SECONDS: u32 = 1;
+
+/// An answer to a client: Problem Details (RFC 9457).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rejection {
+    /// There is nothing to exchange.
+    MissingCredentials,
+    /// Malformed, unknown, revoked, expired, wrong secret, owner disabled.
+    InvalidApiKey,
+    /// Two different credentials, or a header twice.
+    AmbiguousCredentials,
+    /// Too many failures from this address.
+    Throttled,
+    /// Keycloak is unreachable, slow or misconfigured.
+    IdentityProviderUnavailable,
+    /// The queue of first-use verifications is full.
+    Overloaded,
+}
+
+impl Rejection {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::MissingCredentials,
+        Self::InvalidApiKey,
+        Self::AmbiguousCredentials,
+        Self::Throttled,
+        Self::IdentityProviderUnavailable,
+        Self::Overloaded,
+    ];
+
+    /// The HTTP status.
+    #[must_use]
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::MissingCredentials | Self::InvalidApiKey => 401,
+            Self::AmbiguousCredentials => 400,
+            Self::Throttled => 429,
+            Self::IdentityProviderUnavailable | Self::Overloaded => 503,
+        }
+    }
+
+    /// The code that programs tell rejections apart by.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::MissingCredentials => "missing_credentials",
+            Self::InvalidApiKey => "invalid_api_key",
+            Self::AmbiguousCredentials => "ambiguous_credentials",
+            Self::Throttled => "throttled",
+            Self::IdentityProviderUnavailable => "identity_provider_unavailable",
+            Self::Overloaded => "overloaded",
+        }
+    }
+
+    const fn title(self) -> &'static str {
+        match self {
+            Self::MissingCredentials => "The request carries no API key and no token",
+            Self::InvalidApiKey => "The API key is not valid",
+            Self::AmbiguousCredentials => "The request carries more than one credential",
+            Self::Throttled => "Too many failed requests from this address",
+            Self::IdentityProviderUnavailable => "The identity provider cannot be asked right now",
+            Self::Overloaded => "Too many new API keys are being verified right now",
+        }
+    }
+
+    /// Seconds for `Retry-After` (RFC 9110, 10.2.3), where trying again can help.
+    #[must_use]
+    pub const fn retry_after_seconds(self) -> Option<u32> {
+        match self {
+            Self::Throttled => Some(60),
+            Self::IdentityProviderUnavailable => Some(RETRY_UNAVAILABLE_SECONDS),
+            Self::Overloaded => Some(RETRY_OVERLOADED_SECONDS),
+            _ => None,
+        }
+    }
+
+    /// The headers of the answer.
+    #[must_use]
+    pub fn headers(self, realm: &str) -> Vec<(&'static str, String)> {
+        let mut headers = vec![
+            ("content-type", "application/problem+json".to_owned()),
+            ("cache-control", "no-store".to_owned()),
+        ];
+        if self.status() == 401 {
+            let challenge = format!("ApiKey realm=\"{realm}\", Bearer realm=\"{realm}\"");
+            headers.push(("www-authenticate", challenge));
+        }
+        if let Some(seconds) = self.retry_after_seconds() {
+            headers.push(("retry-after", seconds.to_string()));
+        }
+        headers
+    }
+
+    /// The body of the answer.
+    #[must_use]
+    pub fn body(self, request_id: &str) -> String {
+        json!({
+            "type": format!("urn:api-key-gateway:problem:{}", self.code()),
+            "title": self.title(),
+            "status": self.status(),
+            "code": self.code(),
+            "request_id": request_id,
+        })
+        .to_string()
+    }
+}
+
+/// Why a request was refused, for the log alone. Holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// No credential at all, or none of a form that counts.
+    #[error("no credentials")]
+    NoCredentials,
+    /// The same header more than once.
+    #[error("header {0} more than once")]
+    HeaderTwice(String),
+    /// Two headers with different credentials.
+    #[error("two different credentials")]
+    TwoCredentials,
+    /// What was presented cannot be a key.
+    #[error("malformed key: {0}")]
+    Malformed(#[from] MalformedKey),
+    /// Refused a short while ago, and remembered.
+    #[error("refused before ({0:?})")]
+    Remembered(Refused),
+    /// Nobody owns the key.
+    #[error("unknown key")]
+    Unknown,
+    /// The key was found and is not to be used.
+    #[error("{0}")]
+    Lookup(#[from] LookupRefusal),
+    /// The key's life is over.
+    #[error("key expired")]
+    Expired,
+    /// The id is known and the secret is another.
+    #[error("wrong secret")]
+    WrongSecret,
+    /// Keycloak gives the owner no token.
+    #[error("{0}")]
+    OwnerRefused(&'static str),
+    /// A callout failed on its way.
+    #[error("Keycloak's {endpoint} callout failed: {failure}")]
+    Callout {
+        /// Which.
+        endpoint: Endpoint,
+        /// What the host says of it.
+        failure: String,
+    },
+    /// The look-up answered something that says nothing about the key.
+    #[error("look-up: {0}")]
+    LookupFault(LookupError),
+    /// The token endpoint gave no token.
+    #[error("{endpoint}: {error}")]
+    TokenFault {
+        /// For the gateway or for an owner.
+        endpoint: Endpoint,
+        /// What it said.
+        error: TokenError,
+    },
+    /// The gateway's token cannot look keys up.
+    #[error(
+        "the gateway's service account lacks the role {LOOKUP_ROLE} of client realm-management; \
+         grant it, or run: apikeys setup"
+    )]
+    MissingRole,
+    /// The token is somebody else's.
+    #[error("the token's subject is not the key's owner: check the owner's identity-provider link")]
+    ForeignSubject,
+    /// The token ends after the key does.
+    #[error(
+        "the token outlives the key: set jwtAuthorizationGrantLimitAccessTokenExp on the \
+         identity provider, or run: apikeys setup"
+    )]
+    TokenOutlivesKey,
+    /// An assertion could not be signed.
+    #[error("an assertion could not be signed")]
+    Signing,
+    /// The request waited as long as it may.
+    #[error("the exchange's deadline has passed")]
+    Deadline,
+    /// Too many verifications wait already.
+    #[error("the queue of first-use verifications is full")]
+    QueueFull,
+    /// Too many requests wait already.
+    #[error("too many requests wait for an exchange")]
+    TooManyPending,
+    /// The address that yields go to does not answer.
+    #[error("yield_upstream does not answer: {0}")]
+    YieldFailed(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_answer_is_the_documented_one() {
+        let documented = [
+            ("missing_credentials", 401, None),
+            ("invalid_api_key", 401, None),
+            ("ambiguous_credentials", 400, None),
+            ("throttled", 429, Some("60")),
+            ("identity_provider_unavailable", 503, Some("5")),
+            ("overloaded", 503, Some("1")),
+        ];
+        for (rejection, (code, status, retry_after)) in Rejection::ALL.into_iter().zip(documented) {
+            let body: serde_json::Value = serde_json::from_str(&rejection.body("r-1")).unwrap();
+            assert_eq!(body["code"], code);
+            assert_eq!(body["status"], status);
+            assert_eq!(body["request_id"], "r-1");
+            assert_eq!(body["type"], format!("urn:api-key-gateway:problem:{code}"));
+            assert!(
+                body["title"]
+                    .as_str()
+                    .is_some_and(|title| !title.is_empty())
+            );
+            assert_eq!(body.as_object().unwrap().len(), 5);
+            let headers = rejection.headers("demo");
+            let header = |name: &str| {
+                headers
+                    .iter()
+                    .find(|(found, _)| *found == name)
+                    .map(|(_, value)| value.as_str())
+            };
+            assert_eq!(header("content-type"), Some("application/problem+json"));
+            assert_eq!(header("retry-after"), retry_after);
+            let challenge =
+                (status == 401).then_some(r#"ApiKey realm="demo", Bearer realm="demo""#);
+            assert_eq!(header("www-authenticate"), challenge);
+        }
+    }
+
+    #[test]
+    fn a_request_id_cannot_break_out_of_the_body() {
+        let body = Rejection::Overloaded.body("\",\"code\":\"x\n");
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(
+            (&body["code"], &body["request_id"]),
+            (&json!("overloaded"), &json!("\",\"code\":\"x\n"))
+        );
+    }
+}

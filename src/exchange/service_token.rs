@@ -1,0 +1,199 @@
+//! The gateway's own token: kept, and renewed before its end, once for all requests
+//! of a worker.
+
+use std::sync::Arc;
+
+use super::flight::ExchangeId;
+use super::rejection::{Reason, Rejection};
+use crate::clock::UnixMillis;
+use crate::keycloak::token::AccessToken;
+
+/// A token is renewed this long before its end, or at half of a shorter life.
+const RENEWAL_MARGIN_MS: u64 = 30_000;
+
+/// What a request that needs the token is to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Use this one.
+    Use(Arc<str>),
+    /// Fetch it: nobody does.
+    Fetch,
+    /// Another request fetches it: wait and look again.
+    Wait,
+    /// Another request failed to fetch it while this one waited.
+    Failed(Rejection, Box<Reason>),
+}
+
+/// The token, or who fetches it.
+#[derive(Default)]
+pub struct ServiceToken {
+    token: Option<(Arc<str>, UnixMillis, UnixMillis)>,
+    fetcher: Option<(ExchangeId, UnixMillis)>,
+    failure: Option<(UnixMillis, Rejection, Reason)>,
+}
+
+impl ServiceToken {
+    /// Asks for the token, for a request that came at `started_at`. Whoever is told
+    /// to fetch has until `lease_until`.
+    pub fn need(
+        &mut self,
+        id: ExchangeId,
+        started_at: UnixMillis,
+        lease_until: UnixMillis,
+        now: UnixMillis,
+    ) -> Need {
+        if let Some((token, from, until)) = &self.token
+            && (*from..*until).contains(&now)
+        {
+            return Need::Use(Arc::clone(token));
+        }
+        if let Some((failed_at, rejection, reason)) = &self.failure
+            && started_at < *failed_at
+            && *failed_at <= now
+        {
+            return Need::Failed(*rejection, Box::new(reason.clone()));
+        }
+        match self.fetcher {
+            Some((other, until)) if other != id && now < until => Need::Wait,
+            _ => {
+                self.fetcher = Some((id, lease_until));
+                Need::Fetch
+            }
+        }
+    }
+
+    /// Keeps a token that was fetched.
+    pub fn fetched(&mut self, token: &AccessToken, now: UnixMillis) -> Arc<str> {
+        let life = token.expires_at.since_ms(now);
+        let until = token.expires_at.minus_ms(RENEWAL_MARGIN_MS.min(life / 2));
+        let jwt: Arc<str> = token.jwt.as_str().into();
+        // A clock that was set back a little is still within the token's life.
+        self.token = Some((Arc::clone(&jwt), now.minus_ms(life), until));
+        self.fetcher = None;
+        self.failure = None;
+        jwt
+    }
+
+    /// Leaves a failure for those that wait now.
+    pub fn failed(
+        &mut self,
+        id: ExchangeId,
+        now: UnixMillis,
+        rejection: Rejection,
+        reason: Reason,
+    ) {
+        self.give_up(id);
+        self.failure = Some((now, rejection, reason));
+    }
+
+    /// Lets another request fetch.
+    pub fn give_up(&mut self, id: ExchangeId) {
+        if self.fetcher.is_some_and(|(fetcher, _)| fetcher == id) {
+            self.fetcher = None;
+        }
+    }
+
+    /// Forgets the token, if it is still this one: Keycloak no longer takes it.
+    pub fn reject(&mut self, refused: &str) {
+        if self
+            .token
+            .as_ref()
+            .is_some_and(|(token, ..)| **token == *refused)
+        {
+            self.token = None;
+        }
+    }
+}
+
+impl std::fmt::Debug for ServiceToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServiceToken")
+            .field("until", &self.token.as_ref().map(|(.., until)| until))
+            .field("fetcher", &self.fetcher)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> UnixMillis {
+        UnixMillis(10_000_000 + ms)
+    }
+
+    fn token(expires_at: UnixMillis) -> AccessToken {
+        AccessToken {
+            jwt: "a.b.c".into(),
+            subject: "gateway".into(),
+            expires_at,
+            management_roles: vec![],
+        }
+    }
+
+    #[test]
+    fn one_fetches_and_the_others_wait_and_then_use_it() {
+        let mut service = ServiceToken::default();
+        assert_eq!(service.need(1, at(0), at(100), at(0)), Need::Fetch);
+        assert_eq!(service.need(2, at(0), at(100), at(1)), Need::Wait);
+        service.fetched(&token(at(300_000)), at(2));
+        assert_eq!(
+            service.need(2, at(0), at(100), at(3)),
+            Need::Use("a.b.c".into())
+        );
+        assert_eq!(
+            service.need(2, at(0), at(100), at(269_999)),
+            Need::Use("a.b.c".into())
+        );
+        assert_eq!(
+            service.need(2, at(0), at(300_000), at(270_000)),
+            Need::Fetch
+        );
+    }
+
+    #[test]
+    fn a_short_token_is_renewed_at_half_its_life() {
+        let mut service = ServiceToken::default();
+        service.fetched(&token(at(20_000)), at(0));
+        assert!(matches!(
+            service.need(1, at(0), at(100), at(9_999)),
+            Need::Use(_)
+        ));
+        assert_eq!(service.need(1, at(0), at(20_000), at(10_000)), Need::Fetch);
+    }
+
+    #[test]
+    fn a_fetcher_that_is_gone_is_succeeded() {
+        let mut service = ServiceToken::default();
+        assert_eq!(service.need(1, at(0), at(100), at(0)), Need::Fetch);
+        assert_eq!(service.need(2, at(0), at(200), at(100)), Need::Fetch);
+        service.give_up(1);
+        assert_eq!(service.need(3, at(0), at(300), at(101)), Need::Wait);
+        service.give_up(2);
+        assert_eq!(service.need(3, at(0), at(300), at(101)), Need::Fetch);
+    }
+
+    #[test]
+    fn a_failure_is_for_those_that_waited() {
+        let mut service = ServiceToken::default();
+        assert_eq!(service.need(1, at(0), at(100), at(0)), Need::Fetch);
+        let (rejection, reason) = (Rejection::IdentityProviderUnavailable, Reason::MissingRole);
+        service.failed(1, at(5), rejection, reason.clone());
+        let waited = service.need(2, at(4), at(100), at(6));
+        assert_eq!(waited, Need::Failed(rejection, Box::new(reason)));
+        assert_eq!(service.need(3, at(6), at(100), at(6)), Need::Fetch);
+    }
+
+    #[test]
+    fn a_refused_token_is_forgotten_unless_it_was_renewed_already() {
+        let mut service = ServiceToken::default();
+        service.fetched(&token(at(300_000)), at(0));
+        service.reject("older.token.x");
+        assert!(matches!(
+            service.need(1, at(0), at(100), at(1)),
+            Need::Use(_)
+        ));
+        service.reject("a.b.c");
+        assert_eq!(service.need(1, at(0), at(100), at(1)), Need::Fetch);
+    }
+}

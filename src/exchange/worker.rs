@@ -1,0 +1,126 @@
+//! What the requests of one worker share, for one configuration.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::flight::{ExchangeId, Flights};
+use super::service_token::ServiceToken;
+use crate::cache::Cache;
+use crate::clock::UnixMillis;
+use crate::config::Config;
+use crate::mac::MacKey;
+use crate::signing_key::SigningKey;
+
+/// Requests of one worker that may be in an exchange at once: each holds memory
+/// and a callout.
+pub const PENDING_MAX: usize = 1024;
+
+/// The state that the exchanges of one worker share.
+#[derive(Debug)]
+pub struct Worker {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The gateway's secret.
+    pub signing_key: Arc<SigningKey>,
+    /// What is known of keys.
+    pub cache: Cache,
+    pub(super) flights: Flights,
+    pub(super) service_token: ServiceToken,
+    pub(super) pending: usize,
+    jti: JtiSource,
+    exchanges: ExchangeId,
+}
+
+impl Worker {
+    /// A worker that knows nothing yet. `seed` is any bytes that no other worker
+    /// has had; they need not be secret.
+    #[must_use]
+    pub fn new(config: Arc<Config>, signing_key: Arc<SigningKey>, seed: &[u8]) -> Self {
+        let cache = Cache::new(&config, &signing_key);
+        let jti = JtiSource::new(&signing_key, seed);
+        Self {
+            config,
+            signing_key,
+            cache,
+            flights: Flights::default(),
+            service_token: ServiceToken::default(),
+            pending: 0,
+            jti,
+            exchanges: 0,
+        }
+    }
+
+    pub(super) fn next_exchange(&mut self) -> ExchangeId {
+        self.exchanges += 1;
+        self.exchanges
+    }
+
+    pub(super) fn jti(&mut self, key_id: &str, request_nonce: &[u8], now: UnixMillis) -> String {
+        self.jti.next(key_id, request_nonce, now)
+    }
+}
+
+/// Makes the ids of assertions, each of which Keycloak takes once.
+///
+/// They must differ, across workers and nodes too; that nobody can guess them is a
+/// by-product. On Kong a host's random source can give two workers the same bytes,
+/// so the worker's seed, the request's own id, the time and a counter all go in.
+#[derive(Debug)]
+struct JtiSource {
+    key: MacKey,
+    seed: Vec<u8>,
+    count: u64,
+}
+
+impl JtiSource {
+    fn new(signing_key: &SigningKey, seed: &[u8]) -> Self {
+        Self {
+            key: MacKey::new(&signing_key.derive(&[b"jti"])),
+            seed: seed.to_vec(),
+            count: 0,
+        }
+    }
+
+    /// `<key id>.<22 characters>`: Keycloak's event log keeps it, and so tells
+    /// which key was used.
+    fn next(&mut self, key_id: &str, request_nonce: &[u8], now: UnixMillis) -> String {
+        self.count += 1;
+        let tag = self.key.tag(&[
+            &(self.seed.len() as u64).to_be_bytes(),
+            &self.seed,
+            &self.count.to_be_bytes(),
+            &now.0.to_be_bytes(),
+            request_nonce,
+        ]);
+        let (half, _) = tag.split_at(16);
+        format!("{key_id}.{}", URL_SAFE_NO_PAD.encode(half))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::test_support::signing_key;
+
+    #[test]
+    fn assertion_ids_begin_with_the_key_and_never_repeat() {
+        let now = UnixMillis(1_700_000_000_000);
+        let mut seen = HashSet::new();
+        for seed in [b"worker-1", b"worker-2"] {
+            let mut source = JtiSource::new(&signing_key(), seed);
+            for _ in 0..1000 {
+                let jti = source.next("abc123def456", b"", now);
+                assert!(jti.starts_with("abc123def456.") && jti.len() == 35, "{jti}");
+                assert!(seen.insert(jti));
+            }
+        }
+        // Two workers with the same seed still differ by their requests' ids.
+        let mut first = JtiSource::new(&signing_key(), b"same");
+        let mut second = JtiSource::new(&signing_key(), b"same");
+        assert_ne!(first.next("a", b"r1", now), second.next("a", b"r2", now));
+    }
+}

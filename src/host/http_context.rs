@@ -1,0 +1,268 @@
+//! The HTTP context: one request, led through its exchange.
+
+use std::rc::Rc;
+
+use proxy_wasm::hostcalls;
+use proxy_wasm::traits::{Context, HttpContext};
+use proxy_wasm::types::{Action, MapType};
+
+use super::callout::{self, Answer};
+use super::root_context::Route;
+use super::shared_store::HostStore;
+use super::{system, with_gate};
+use crate::exchange::rejection::Rejection;
+use crate::exchange::{Env, Exchange, Forward, Input, Output, Pass};
+
+/// The filter of one request.
+pub(super) struct HttpFilter {
+    route: Option<Rc<Route>>,
+    exchange: Exchange,
+    /// The callout that is waited for.
+    callout: Option<u32>,
+    /// The request is held until the exchange ends.
+    paused: bool,
+    request_id: String,
+}
+
+impl HttpFilter {
+    pub(super) fn new(route: Option<Rc<Route>>) -> Self {
+        Self {
+            route,
+            exchange: Exchange::new(),
+            callout: None,
+            paused: false,
+            request_id: String::new(),
+        }
+    }
+
+    /// Hands an input to the exchange and does what it says.
+    fn step(&mut self, input: &Input<'_>) -> Action {
+        let Some(output) = self.ask(input) else {
+            return self.reject(Rejection::IdentityProviderUnavailable);
+        };
+        let failure = match output {
+            Output::Pass(why) => return self.pass(why),
+            Output::Forward(forward) => return self.forward(&forward),
+            Output::Reject { rejection, reason } => {
+                self.log_rejection(rejection, &reason.to_string());
+                return self.reject(rejection);
+            }
+            Output::Callout { call, timeout_ms } => {
+                self.send(|route| callout::send(&route.config, &call, timeout_ms))
+            }
+            Output::Yield {
+                wait_ms,
+                timeout_ms,
+            } => self.send(|route| callout::send_yield(&route.config, wait_ms, timeout_ms)),
+        };
+        match failure {
+            None => {
+                self.paused = true;
+                Action::Pause
+            }
+            // Ends within one more step: a failed callout is never repeated.
+            Some(why) => self.step(&Input::Failed(&why)),
+        }
+    }
+
+    /// Asks the exchange; none when the host lacks what it takes.
+    fn ask(&mut self, input: &Input<'_>) -> Option<Output> {
+        let worker = match self.route.as_ref()?.worker() {
+            Ok(worker) => worker,
+            Err(fault) => {
+                log::error!("request_id={} no exchange: {fault}", self.request_id);
+                return None;
+            }
+        };
+        let Some(now) = system::now() else {
+            log::error!(
+                "request_id={} no exchange: the host gives no time",
+                self.request_id
+            );
+            return None;
+        };
+        let mut worker = worker.try_borrow_mut().ok()?;
+        let exchange = &mut self.exchange;
+        Some(with_gate(|gate| {
+            let mut env = Env {
+                now,
+                worker: &mut worker,
+                gate,
+                store: &mut HostStore,
+                nonce: &system::nonce,
+            };
+            exchange.handle_input(input, &mut env)
+        }))
+    }
+
+    /// Sends a callout; gives why it could not be sent.
+    fn send(&mut self, send: impl FnOnce(&Route) -> Result<u32, String>) -> Option<String> {
+        let route = self.route.clone()?;
+        match send(&route) {
+            Ok(token) => {
+                self.callout = Some(token);
+                None
+            }
+            Err(why) => Some(why),
+        }
+    }
+
+    fn pass(&mut self, why: Pass) -> Action {
+        if why == Pass::Fallback {
+            let key_id = self.exchange.key_id().unwrap_or("-");
+            log::info!(
+                "request_id={} passed: unknown key {key_id}, fallback_until",
+                self.request_id
+            );
+        }
+        self.resume()
+    }
+
+    fn forward(&mut self, forward: &Forward) -> Action {
+        let headers = MapType::HttpRequestHeaders;
+        let mut written =
+            hostcalls::set_map_value(headers, "authorization", Some(&forward.authorization));
+        for name in &forward.remove {
+            written = written.and(hostcalls::set_map_value(headers, name, None));
+        }
+        if written.is_err() {
+            log::error!(
+                "request_id={} no exchange: the host refuses headers",
+                self.request_id
+            );
+            return self.reject(Rejection::IdentityProviderUnavailable);
+        }
+        if let Some(key_id) = self.exchange.key_id() {
+            log::info!(
+                "request_id={} exchanged: key_id={key_id} source={:?}",
+                self.request_id,
+                forward.source
+            );
+        }
+        self.resume()
+    }
+
+    fn resume(&mut self) -> Action {
+        if std::mem::take(&mut self.paused) {
+            // Not sent on: the request ends by the host's own time limit.
+            if hostcalls::resume_http_request().is_err() {
+                log::error!(
+                    "request_id={} the host does not resume the request",
+                    self.request_id
+                );
+            }
+        }
+        Action::Continue
+    }
+
+    fn log_rejection(&self, rejection: Rejection, reason: &str) {
+        let key_id = self.exchange.key_id().unwrap_or("-");
+        let (code, request_id) = (rejection.code(), &self.request_id);
+        let level = if rejection.status() >= 500 {
+            log::Level::Warn
+        } else {
+            log::Level::Info
+        };
+        log::log!(
+            level,
+            "request_id={request_id} rejected: code={code} key_id={key_id} reason={reason}"
+        );
+    }
+
+    fn reject(&mut self, rejection: Rejection) -> Action {
+        let realm = self
+            .route
+            .as_ref()
+            .map_or("", |route| route.config.realm.name.as_str());
+        let headers = rejection.headers(realm);
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        let body = rejection.body(&self.request_id);
+        let status = u32::from(rejection.status());
+        if hostcalls::send_http_response(status, headers, Some(body.as_bytes())).is_err() {
+            log::error!("request_id={} the host takes no answer", self.request_id);
+        }
+        self.paused = false;
+        Action::Pause
+    }
+}
+
+impl Context for HttpFilter {
+    fn on_http_call_response(&mut self, token: u32, headers: usize, body_bytes: usize, _: usize) {
+        if self.callout != Some(token) {
+            return;
+        }
+        self.callout = None;
+        let on_kong = headers == 0 && system::kong_request_id().is_some();
+        match callout::read_answer(headers, body_bytes, on_kong) {
+            Answer::Given { status, body } => {
+                self.step(&Input::Answer {
+                    status,
+                    body: body.as_deref(),
+                });
+            }
+            Answer::Failed(why) => {
+                self.step(&Input::Failed(&why));
+            }
+        }
+    }
+}
+
+impl HttpContext for HttpFilter {
+    fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
+        let Ok(headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
+            return self.reject(Rejection::IdentityProviderUnavailable);
+        };
+        self.request_id = request_id(&headers);
+        self.step(&Input::Request { headers: &headers })
+    }
+}
+
+impl Drop for HttpFilter {
+    /// The request is over, perhaps before its exchange was: gives back what the
+    /// exchange holds.
+    fn drop(&mut self) {
+        if !self.exchange.is_pending() {
+            return;
+        }
+        let Some(worker) = self.route.as_ref().and_then(|route| route.worker().ok()) else {
+            return;
+        };
+        let (Some(now), Ok(mut worker)) = (system::now(), worker.try_borrow_mut()) else {
+            return;
+        };
+        let exchange = &mut self.exchange;
+        with_gate(|gate| {
+            let mut env = Env {
+                now,
+                worker: &mut worker,
+                gate,
+                store: &mut HostStore,
+                nonce: &system::nonce,
+            };
+            exchange.abort(&mut env);
+        });
+    }
+}
+
+/// The request's id: the header that gateways agree on, if it is one, else Kong's
+/// own, else a dash.
+fn request_id(headers: &[(String, Vec<u8>)]) -> String {
+    let is_id = |id: &[u8]| {
+        (1..=128).contains(&id.len())
+            && id
+                .iter()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(b))
+    };
+    let header = headers
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case("x-request-id"));
+    let id = match header {
+        Some((_, id)) if is_id(id) => Some(id.clone()),
+        _ => system::kong_request_id().filter(|id| is_id(id)),
+    };
+    id.and_then(|id| String::from_utf8(id).ok())
+        .unwrap_or_else(|| "-".to_owned())
+}

@@ -1,0 +1,70 @@
+//! The proxy-wasm shell: translates between one host and the core, and decides
+//! nothing.
+//!
+//! All calls to the host are made here, by the SDK's `hostcalls` rather than the
+//! methods of its traits, which unwrap each result: a host's refusal must be a
+//! rejection, not a trap that takes the worker's filter with it. What the hosts do
+//! differently from each other is met in the module that it concerns.
+
+mod callout;
+mod http_context;
+mod root_context;
+mod shared_store;
+mod system;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use log::LevelFilter;
+use proxy_wasm::types::LogLevel;
+
+use crate::config::Config;
+use crate::exchange::Worker;
+use crate::exchange::gate::Gate;
+use crate::signing_key::SigningKey;
+
+/// Registers the filter with the host.
+pub(crate) fn start() {
+    proxy_wasm::set_log_level(LogLevel::Info);
+    log::set_max_level(LevelFilter::Info);
+    proxy_wasm::set_root_context(|_| Box::<root_context::RootFilter>::default());
+}
+
+thread_local! {
+    /// What all filters of this virtual machine share. Kong runs one machine per
+    /// worker for all routes, each with a root context of its own.
+    static MACHINE: RefCell<Machine> = RefCell::new(Machine::default());
+}
+
+#[derive(Default)]
+struct Machine {
+    gate: Gate,
+    /// The workers by configuration text: routes that are configured alike share
+    /// their caches.
+    workers: HashMap<Vec<u8>, Weak<RefCell<Worker>>>,
+}
+
+/// The worker for this configuration text, made if there is none.
+fn worker_for(text: &[u8], config: &Arc<Config>, key: &Arc<SigningKey>) -> Rc<RefCell<Worker>> {
+    MACHINE.with_borrow_mut(|machine| {
+        if let Some(worker) = machine.workers.get(text).and_then(Weak::upgrade) {
+            return worker;
+        }
+        machine
+            .workers
+            .retain(|_, worker| worker.strong_count() > 0);
+        let worker = Worker::new(Arc::clone(config), Arc::clone(key), &system::nonce());
+        let worker = Rc::new(RefCell::new(worker));
+        machine
+            .workers
+            .insert(text.to_vec(), Rc::downgrade(&worker));
+        worker
+    })
+}
+
+/// Lends the machine's gate.
+fn with_gate<T>(use_gate: impl FnOnce(&mut Gate) -> T) -> T {
+    MACHINE.with_borrow_mut(|machine| use_gate(&mut machine.gate))
+}

@@ -1,0 +1,53 @@
+//! Time, unique bytes and properties, as the host gives them.
+
+use std::time::UNIX_EPOCH;
+
+use proxy_wasm::hostcalls;
+
+use crate::clock::UnixMillis;
+
+/// The host's wall clock; none when it gives no time after 1970.
+pub(super) fn now() -> Option<UnixMillis> {
+    let since = hostcalls::get_current_time()
+        .ok()?
+        .duration_since(UNIX_EPOCH)
+        .ok()?;
+    u64::try_from(since.as_millis())
+        .ok()
+        .filter(|&ms| ms > 0)
+        .map(UnixMillis)
+}
+
+/// Bytes that no other request has. Not secret, and no secret may be drawn from
+/// them: on Kong the random source is nginx's own, which is not cryptographic, and
+/// it is its request id that makes them differ between workers.
+pub(super) fn nonce() -> Vec<u8> {
+    let mut bytes = vec![0_u8; 16];
+    // Where it fails the zeros stay; the caller adds time and a counter.
+    let _ = getrandom::getrandom(&mut bytes);
+    bytes.extend(kong_request_id().unwrap_or_default());
+    bytes
+}
+
+/// nginx's id of the request; none on Envoy, and outside of a request.
+pub(super) fn kong_request_id() -> Option<Vec<u8>> {
+    hostcalls::get_property(vec!["ngx", "request_id"])
+        .ok()
+        .flatten()
+        .filter(|id| !id.is_empty())
+}
+
+/// A property of the host as text. A path that begins with `env` names a WASI
+/// environment variable.
+pub(super) fn property(path: &[String]) -> Option<String> {
+    if let [first, name] = path
+        && first == "env"
+    {
+        return std::env::var(name).ok().filter(|value| !value.is_empty());
+    }
+    let path = path.iter().map(String::as_str).collect();
+    let value = hostcalls::get_property(path).ok().flatten()?;
+    String::from_utf8(value)
+        .ok()
+        .filter(|value| !value.is_empty())
+}
