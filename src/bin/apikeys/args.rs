@@ -52,7 +52,8 @@ pub(crate) struct Connection {
     /// The realm that the administrator belongs to.
     #[arg(long, value_name = "REALM", default_value = "master", value_parser = admin_realm)]
     pub(crate) admin_realm: String,
-    /// The administrator: may manage the realm (setup), or its users (create).
+    /// The administrator. setup takes the roles of realm-admin; create takes manage-users,
+    /// view-clients and view-identity-providers (all of client realm-management).
     #[arg(
         long,
         value_name = "USER",

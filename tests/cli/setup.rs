@@ -1,0 +1,282 @@
+//! `apikeys setup`: what it changes, and what it leaves alone.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::{Value, json};
+
+use crate::world::Realm;
+
+const PROVIDER: &str = "identity-provider/instances/api-keys";
+
+#[test]
+fn a_second_run_has_nothing_to_change() {
+    let realm = Realm::new();
+    let first = realm.setup(&[]).succeeded();
+    assert!(
+        first
+            .stdout
+            .contains("client \"api-key-gateway\" will be made"),
+        "{}",
+        first.stdout
+    );
+    assert!(first.stdout.contains("verified: "), "{}", first.stdout);
+    for role in ["view-events", "view-users"] {
+        assert!(first.stdout.contains(role), "{}", first.stdout);
+    }
+    let between = realm.snapshot();
+    let second = realm.setup(&[]).succeeded();
+    assert!(
+        second.stdout.starts_with("nothing to change"),
+        "{}",
+        second.stdout
+    );
+    assert!(second.stdout.contains("verified: "), "{}", second.stdout);
+    assert_eq!(realm.snapshot(), between);
+    assert_eq!(realm.setup(&["--dry-run", "--exit-code"]).status, 0);
+}
+
+#[test]
+fn a_dry_run_shows_the_changes_and_makes_none() {
+    let realm = Realm::new();
+    let before = realm.snapshot();
+    let shown = realm.setup(&["--dry-run"]).succeeded();
+    assert!(
+        shown
+            .stdout
+            .contains("unmanagedAttributePolicy: not set -> ADMIN_EDIT")
+    );
+    assert!(
+        shown.stdout.contains("this was a dry run"),
+        "{}",
+        shown.stdout
+    );
+    assert_eq!(realm.setup(&["--dry-run", "--exit-code"]).status, 3);
+    assert_eq!(realm.snapshot(), before);
+    assert!(!realm.folder.join("key.pem").exists());
+}
+
+#[test]
+fn the_signing_key_is_made_for_its_owner_alone_and_refused_when_others_can_read_it() {
+    let realm = Realm::prepared();
+    let path = realm.folder.join("key.pem");
+    let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    realm.setup(&[]).refused_with("chmod 600");
+}
+
+#[test]
+fn what_setup_has_no_business_with_stays_as_it_was() {
+    let realm = Realm::prepared();
+    let client_path = realm.client_path("api-key-gateway");
+    realm.edit(&client_path, |client| {
+        client["attributes"]["extra"] = json!("kept");
+        client["description"] = json!("ours");
+        client["standardFlowEnabled"] = json!(true);
+        client["redirectUris"] = json!(["https://kept.example/"]);
+    });
+    realm.edit(PROVIDER, |provider| {
+        provider["config"]["extra"] = json!("kept");
+        provider["config"]["jwtAuthorizationGrantMaxAllowedAssertionExpiration"] = json!("300");
+        provider["config"]["jwtAuthorizationGrantLimitAccessTokenExp"] = json!("false");
+    });
+    realm.edit("users/profile", |profile| {
+        profile["unmanagedAttributePolicy"] = json!("ADMIN_VIEW");
+        profile["attributes"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"name": "nickname", "permissions": {"view": ["user"], "edit": ["user"]}}));
+    });
+    realm.edit("events/config", |events| {
+        events["adminEventsEnabled"] = json!(false);
+        events["eventsExpiration"] = json!(77);
+    });
+    let before = realm.snapshot();
+    realm.setup(&[]).succeeded();
+    let after = realm.snapshot();
+    let mut expected = before;
+    expected["client"]["standardFlowEnabled"] = json!(false);
+    expected["providers"][0]["config"]["jwtAuthorizationGrantLimitAccessTokenExp"] = json!("true");
+    expected["profile"]["unmanagedAttributePolicy"] = json!("ADMIN_EDIT");
+    expected["events"]["adminEventsEnabled"] = json!(true);
+    expected["realm"]["adminEventsEnabled"] = json!(true);
+    for part in [
+        "client",
+        "providers",
+        "profile",
+        "events",
+        "realm",
+        "alice",
+        "roles",
+    ] {
+        assert_eq!(after[part], expected[part], "{part}");
+    }
+}
+
+#[test]
+fn a_profile_that_users_can_write_is_closed_and_said_loudly() {
+    let realm = Realm::new();
+    realm.edit("users/profile", |profile| {
+        profile["unmanagedAttributePolicy"] = json!("ENABLED");
+    });
+    let run = realm.setup(&[]).succeeded();
+    assert!(run.stderr.contains("WARNING") && run.stderr.contains("users can write any attribute"));
+    assert!(
+        run.stdout
+            .contains("unmanagedAttributePolicy: ENABLED -> ADMIN_EDIT")
+    );
+    assert_eq!(
+        realm.get("users/profile")["unmanagedAttributePolicy"],
+        "ADMIN_EDIT"
+    );
+}
+
+#[test]
+fn objects_of_another_kind_are_a_conflict_and_nothing_is_changed() {
+    let realm = Realm::new();
+    let foreign = json!({"alias": "api-keys", "providerId": "oidc", "enabled": true, "config": {
+        "clientId": "x", "authorizationUrl": "https://a.example/", "tokenUrl": "https://a.example/"}});
+    realm.admin("POST", "identity-provider/instances", Some(&foreign));
+    let before = realm.snapshot();
+    realm.setup(&[]).refused_with("of the type \"oidc\"");
+    realm
+        .setup(&[
+            "--identity-provider",
+            "other",
+            "--client-id",
+            "billing-service",
+        ])
+        .refused_with("serves something else");
+    assert_eq!(realm.snapshot(), before);
+    assert!(
+        !realm.folder.join("key.pem").exists(),
+        "no key is made for a realm left alone"
+    );
+    realm.setup(&["--identity-provider", "other"]).succeeded();
+}
+
+#[test]
+fn another_signing_key_is_trusted_only_when_asked() {
+    let realm = Realm::prepared();
+    let before = realm.snapshot();
+    fs::rename(realm.folder.join("key.pem"), realm.folder.join("old.pem")).unwrap();
+    realm.setup(&[]).refused_with("--replace-signing-key");
+    assert_eq!(realm.snapshot(), before);
+    realm.setup(&["--replace-signing-key"]).succeeded();
+    realm.service_token();
+    fs::rename(realm.folder.join("old.pem"), realm.folder.join("key.pem")).unwrap();
+    realm.setup(&[]).refused_with("--replace-signing-key");
+}
+
+#[test]
+fn what_was_turned_off_is_not_turned_on_again() {
+    let realm = Realm::prepared();
+    realm.edit(PROVIDER, |provider| provider["enabled"] = json!(false));
+    realm.setup(&[]).refused_with("is turned off");
+    assert_eq!(realm.get(PROVIDER)["enabled"], json!(false));
+}
+
+#[test]
+fn the_service_account_is_left_with_its_two_roles() {
+    let realm = Realm::prepared();
+    let management = realm.client_path("realm-management");
+    let manage_users = realm.get(&format!("{management}/roles/manage-users"));
+    let account = realm.user_path("service-account-api-key-gateway");
+    let held = format!(
+        "{account}/role-mappings/clients/{}",
+        management.trim_start_matches("clients/")
+    );
+    realm.admin("POST", &held, Some(&json!([manage_users])));
+    let run = realm.setup(&[]).succeeded();
+    assert!(
+        run.stdout
+            .contains("roles manage-users of realm-management: held -> taken away")
+    );
+    assert_eq!(
+        realm.snapshot()["roles"],
+        json!(["view-events", "view-users"])
+    );
+}
+
+#[test]
+fn a_narrowed_scope_stays_narrow_and_still_works() {
+    let realm = Realm::prepared();
+    let path = realm.client_path("api-key-gateway");
+    realm.edit(&path, |client| client["fullScopeAllowed"] = json!(false));
+    let run = realm.setup(&[]).succeeded();
+    assert!(
+        run.stdout.contains("not in the scope -> mapped"),
+        "{}",
+        run.stdout
+    );
+    assert_eq!(realm.get(&path)["fullScopeAllowed"], json!(false));
+    assert!(
+        realm
+            .setup(&[])
+            .succeeded()
+            .stdout
+            .starts_with("nothing to change")
+    );
+}
+
+#[test]
+fn a_token_without_its_roles_or_its_name_is_told_with_what_is_missing() {
+    for (scope, words) in [
+        ("roles", "default scope \"roles\""),
+        ("profile", "preferred_username"),
+    ] {
+        let realm = Realm::prepared();
+        let scopes = realm.get("client-scopes");
+        let scope = scopes
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|found| found["name"] == scope);
+        let id = scope.unwrap()["id"].as_str().unwrap();
+        let client = realm.client_path("api-key-gateway");
+        realm.admin(
+            "DELETE",
+            &format!("{client}/default-client-scopes/{id}"),
+            None,
+        );
+        let run = realm.setup(&[]);
+        assert_eq!(run.status, 1);
+        assert!(run.stderr.contains(words), "{}", run.stderr);
+    }
+}
+
+#[test]
+fn a_realm_that_is_not_there_is_not_made() {
+    let mut realm = Realm::new();
+    let name = std::mem::replace(&mut realm.name, "no-such-realm".to_owned());
+    realm.setup(&[]).refused_with("there is no realm");
+    realm
+        .create(&["--owner", "alice"])
+        .refused_with("there is no realm");
+    assert!(!realm.folder.join("key.pem").exists());
+    realm.name = name;
+}
+
+#[test]
+fn tokens_of_an_owner_are_as_after_a_login() {
+    let realm = Realm::prepared();
+    let role = json!({"name": "buyer"});
+    realm.admin("POST", "roles", Some(&role));
+    let role = realm.get("roles/buyer");
+    let alice = realm.user_path("alice");
+    realm.admin(
+        "POST",
+        &format!("{alice}/role-mappings/realm"),
+        Some(&json!([role])),
+    );
+    realm.create(&["--owner", "alice"]).succeeded();
+    let claims = realm.grant(alice.trim_start_matches("users/")).unwrap();
+    assert_eq!(claims["preferred_username"], "alice");
+    let roles = claims["realm_access"]["roles"].as_array().unwrap();
+    assert!(roles.contains(&json!("buyer")), "{claims}");
+    assert_eq!(
+        claims["resource_access"].get("realm-management"),
+        None::<&Value>
+    );
+}
