@@ -181,7 +181,7 @@ class Nginx:
             f"error_log {self.folder}/error.log info;\n"
             # Without one, Debian's nginx as root would run its workers as nobody.
             f"{'user root;' if os.geteuid() == 0 else ''}\n"
-            "events { worker_connections 2048; }\n"
+            "events { worker_connections 512; }\n"
             f"http {{\n{temporary}access_log {self.folder}/access.log;\n"
             f"include {self.folder}/apikeys.conf;\n}}\n"
         )
@@ -276,6 +276,23 @@ class TheFile(unittest.TestCase):
             "server 127.0.0.1:2 max_fails=2 fail_timeout=1s;",
             "listen 127.0.0.1:1;",
         ])
+
+
+class TheSigningKey(unittest.TestCase):
+    def test_arrives_whole_in_the_variable_that_the_filter_reads(self):
+        # As KONG_NGINX_PROXY_INCLUDE puts it into the server of Kong's proxy.
+        key = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg+/=="
+        with tempfile.NamedTemporaryFile("w", suffix=".conf") as directive:
+            directive.write(f"set $apikey_signing_key '{key}';\n")
+            directive.flush()
+
+            def edit(conf):
+                return replaced(conf, "location = /yield {", f"include {directive.name};\n"
+                                "location = /key { return 200 $apikey_signing_key; }\n"
+                                "location = /yield {")
+
+            with Nginx(KEYCLOAK_ADDRESS[1], edit) as nginx:
+                self.assertEqual(request(nginx.port, "/key")[1].decode(), key)
 
 
 class ThePool(unittest.TestCase):

@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# Checks the Kong side without a Docker engine: the scripts, the compose file as
+# docker compose reads it, and the loopback server and the start scripts live, in a
+# real nginx in front of a real Keycloak. Part of `make test`.
+#
+# KEYCLOAK_URL, KEYCLOAK_ADMIN_USER, KEYCLOAK_ADMIN_PASSWORD: a running Keycloak, over
+# http; without them one is started by scripts/keycloak.sh and stopped at the end.
+# APIKEYS: the built apikeys tool; without it cargo builds one.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+step() { printf '\n== %s\n' "$1"; }
+
+fail() {
+    printf 'check.sh: %s\n' "$1" >&2
+    exit 1
+}
+
+apt_updated=''
+
+# apt_install PACKAGE…: with apt-get as root, else the reason to stop.
+apt_install() {
+    if [[ $(id -u) -ne 0 ]] || ! command -v apt-get >/dev/null; then
+        fail "missing: $*. On Debian or Ubuntu: sudo apt-get install $*"
+    fi
+    if [[ -z $apt_updated ]]; then
+        apt-get update -qq
+        apt_updated=yes
+    fi
+    # nginx is wanted as a program, not as a service on port 80.
+    local policy=/usr/sbin/policy-rc.d ours=''
+    if [[ ! -e $policy ]]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod +x "$policy"
+        ours=yes
+    fi
+    local status=0
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null || status=$?
+    [[ -z $ours ]] || rm -f "$policy"
+    [[ $status -eq 0 ]] || fail "apt-get could not install $*; see its message above"
+}
+
+step 'Tools'
+command -v shellcheck >/dev/null || apt_install shellcheck
+command -v openssl >/dev/null || apt_install openssl
+command -v curl >/dev/null || apt_install curl
+PATH=$PATH:/usr/sbin:/sbin # where Debian has nginx, for users too
+lua=/usr/lib/nginx/modules/ngx_http_lua_module.so
+if ! command -v nginx >/dev/null || [[ ! -e $lua ]]; then
+    apt_install nginx-light libnginx-mod-http-lua
+fi
+# The plugin of today if it is there; Debian's older program reads the same file.
+if docker compose version >/dev/null 2>&1; then
+    compose=(docker compose)
+else
+    command -v docker-compose >/dev/null || apt_install docker-compose
+    compose=(docker-compose)
+fi
+nginx -v 2>&1
+"${compose[@]}" version --short
+
+step 'Scripts'
+shellcheck kong/*.sh tests/kong/*.sh
+echo 'shellcheck: nothing to say'
+
+step 'docker-compose.yml'
+# As it is, and with every variable set. -f, so that no override file is merged in.
+env -u API_KEY_PREFIX "${compose[@]}" -f docker-compose.yml config >/dev/null
+configured=$(GATEWAY_PORT=18900 KEYCLOAK_PORT=18901 API_KEY_ENABLED=false API_KEY_PREFIX=acme_ \
+    API_KEY_HASH_ALGORITHM=sha256 API_KEY_MAX_PER_USER=7 API_KEY_EXCHANGE_CACHE_TTL=60 \
+    API_KEY_STORAGE=keycloak KEYCLOAK_ADMIN_PASSWORD=other POSTGRES_PASSWORD=other \
+    "${compose[@]}" -f docker-compose.yml config)
+for expected in 18900 18901 acme_ sha256 'http://localhost:18901' 'KC_BOOTSTRAP_ADMIN_PASSWORD: other'; do
+    [[ $configured == *"$expected"* ]] || fail "docker-compose.yml: $expected does not arrive where it should"
+done
+echo "${compose[*]} accepts it, with and without variables"
+
+step 'Keycloak'
+work=$(mktemp -d)
+started=''
+cleanup() {
+    if [[ -n $started ]]; then
+        RUN_DIR=$work scripts/keycloak.sh stop || true
+    fi
+    rm -rf "$work"
+}
+trap cleanup EXIT
+if [[ -z ${KEYCLOAK_URL:-} ]]; then
+    ports=$(python3 -c '
+import socket
+probes = [socket.socket() for _ in range(2)]
+for probe in probes:
+    probe.bind(("127.0.0.1", 0))
+print(*(probe.getsockname()[1] for probe in probes))')
+    read -r KEYCLOAK_PORT KEYCLOAK_MANAGEMENT_PORT <<<"$ports"
+    export KEYCLOAK_PORT KEYCLOAK_MANAGEMENT_PORT
+    started=yes
+    RUN_DIR=$work scripts/keycloak.sh start
+    RUN_DIR=$work scripts/keycloak.sh wait
+    KEYCLOAK_URL=http://127.0.0.1:$KEYCLOAK_PORT
+    KEYCLOAK_ADMIN_USER='admin'
+    KEYCLOAK_ADMIN_PASSWORD=$(<"$work/keycloak-admin-password")
+fi
+: "${KEYCLOAK_ADMIN_USER:=admin}"
+: "${KEYCLOAK_ADMIN_PASSWORD:?KEYCLOAK_URL is set, so this has to be as well: the administrator\'s password}"
+export KEYCLOAK_URL KEYCLOAK_ADMIN_USER KEYCLOAK_ADMIN_PASSWORD
+echo "$KEYCLOAK_URL"
+
+if [[ -z ${APIKEYS:-} ]]; then
+    step 'The apikeys tool'
+    cargo build --locked --quiet --features cli --bin apikeys
+    APIKEYS=${CARGO_TARGET_DIR:-target}/debug/apikeys
+fi
+[[ -x $APIKEYS ]] || fail "APIKEYS names $APIKEYS, which is no program"
+APIKEYS=$(realpath "$APIKEYS")
+export APIKEYS
+
+step 'The start scripts of docker compose'
+python3 tests/kong/test_start.py
+
+step 'The loopback server'
+python3 tests/kong/test_loopback.py
+
+printf '\nThe Kong side holds.\n'
