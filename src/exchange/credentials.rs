@@ -296,20 +296,20 @@ mod tests {
         };
         let jwt = [("authorization", "Bearer a.b.c")];
         let basic = [("authorization", "Basic eDp5")];
-        let missing = Err(Rejection::MissingCredentials);
+        let missing = || Err(Rejection::MissingCredentials);
         for (policy, pairs, expected) in [
             (OnMissingKey::Bearer, &jwt[..], Ok(Credentials::Pass)),
-            (OnMissingKey::Bearer, &basic, missing.clone()),
-            (OnMissingKey::Bearer, &[], missing.clone()),
+            (OnMissingKey::Bearer, &basic, missing()),
+            (OnMissingKey::Bearer, &[], missing()),
             (
                 OnMissingKey::Bearer,
                 &[("authorization", " "), ("x-api-key", "")],
-                missing.clone(),
+                missing(),
             ),
             (OnMissingKey::Pass, &[], Ok(Credentials::Pass)),
             (OnMissingKey::Pass, &basic, Ok(Credentials::Pass)),
-            (OnMissingKey::Reject, &jwt, missing.clone()),
-            (OnMissingKey::Reject, &[], missing.clone()),
+            (OnMissingKey::Reject, &jwt, missing()),
+            (OnMissingKey::Reject, &[], missing()),
         ] {
             assert_eq!(with_policy(policy, pairs), expected, "{policy:?} {pairs:?}");
         }

@@ -1,0 +1,17 @@
+//! Scripted scenarios of the exchange: the machine, a made-up Keycloak, and a clock
+//! that stands where the test puts it.
+
+#![allow(unreachable_pub, reason = "modules of a test have no other user")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that meets what it does not expect fails"
+)]
+
+mod concurrency;
+mod faults;
+mod keycloak;
+mod refusals;
+mod tokens;
+mod world;

@@ -1,0 +1,157 @@
+//! Keys that are no good: one answer for all of them, remembered for a while.
+
+use apikey_jwt_exchange::cache::Refused;
+use apikey_jwt_exchange::clock::UnixMillis;
+use apikey_jwt_exchange::exchange::Pass;
+use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
+use serde_json::json;
+
+use super::keycloak::{Calls, User, bcrypt_of, sha256_of};
+use super::world::{Ended, START, World, id_of, key};
+
+const FAR: UnixMillis = UnixMillis(START.0 + 90 * 86_400_000);
+
+fn alice() -> User {
+    User::new("alice").with_key(id_of(&key(1)), &bcrypt_of(&key(1)), FAR)
+}
+
+/// A key with the id of `key` and another secret, shaped and summed right.
+fn same_id_other_secret(key: &str) -> String {
+    let digits = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let body = format!("{}_{}", &key[..20], "z".repeat(32));
+    let mut rest = crc32fast::hash(body.as_bytes());
+    let mut sum = [0_u8; 6];
+    for digit in sum.iter_mut().rev() {
+        *digit = digits[(rest % 62) as usize];
+        rest /= 62;
+    }
+    format!("{body}{}", std::str::from_utf8(&sum).unwrap())
+}
+
+#[test]
+fn all_invalid_keys_get_one_answer_and_each_its_reason_in_the_log() {
+    let expired = User::new("carol").with_key(id_of(&key(3)), &bcrypt_of(&key(3)), START);
+    let mut disabled = User::new("dave").with_key(id_of(&key(4)), &bcrypt_of(&key(4)), FAR);
+    disabled.enabled = false;
+    let mut unlinked = User::new("erin").with_key(id_of(&key(5)), &bcrypt_of(&key(5)), FAR);
+    unlinked.linked = false;
+    let too_dear = bcrypt_of(&key(6)).replace("$05$", "$15$");
+    let dear = User::new("frank").with_key(id_of(&key(6)), &too_dear, FAR);
+    let twin = |name| User::new(name).with_key(id_of(&key(7)), &bcrypt_of(&key(7)), FAR);
+    let users = vec![
+        alice(),
+        expired,
+        disabled,
+        unlinked,
+        dear,
+        twin("g1"),
+        twin("g2"),
+    ];
+    let mut world = World::new(users);
+    let wrong_secret = same_id_other_secret(&key(1));
+    for (presented, said) in [
+        (key(2), "unknown key"),
+        (key(3), "key expired"),
+        (key(4), "owner disabled"),
+        (key(5), "owner unlinked or deleted"),
+        (key(6), "bcrypt cost 15 is outside 4 to 14"),
+        (key(7), "more than one user answers to this id"),
+        (wrong_secret, "wrong secret"),
+    ] {
+        let (rejection, reason) = world.key_request(&presented).rejected();
+        assert_eq!(rejection, Rejection::InvalidApiKey, "{said}");
+        assert_eq!(reason.to_string(), said);
+        let calls = world.keycloak.calls;
+        let (rejection, reason) = world.key_request(&presented).rejected();
+        assert_eq!(rejection, Rejection::InvalidApiKey);
+        assert!(matches!(reason, Reason::Remembered(_)), "{reason}");
+        assert_eq!(
+            world.keycloak.calls, calls,
+            "{said}: remembered without a call"
+        );
+    }
+}
+
+#[test]
+fn a_malformed_key_is_refused_without_io() {
+    let mut world = World::new(vec![alice()]);
+    let mut mistyped = key(1);
+    mistyped.pop();
+    mistyped.push(if key(1).ends_with('0') { '1' } else { '0' });
+    for presented in [mistyped.as_str(), "sk_live_", "x"] {
+        let (rejection, _) = world.key_request(presented).rejected();
+        assert_eq!(rejection, Rejection::InvalidApiKey);
+    }
+    assert_eq!(world.keycloak.calls, Calls::default());
+}
+
+#[test]
+fn a_refused_key_is_asked_for_again_after_the_negative_ttl() {
+    let mut world = World::new(vec![]);
+    world.key_request(&key(1)).rejected();
+    world.keycloak.users = vec![alice()];
+    world.key_request(&key(1)).rejected();
+    world.now = world.now.plus_ms(30_000);
+    world.key_request(&key(1)).forwarded();
+}
+
+#[test]
+fn with_a_negative_ttl_of_zero_nothing_is_remembered() {
+    let mut world = World::with(vec![], &json!({ "negative_ttl_seconds": 0 }));
+    world.key_request(&key(1)).rejected();
+    world.keycloak.users = vec![alice()];
+    world.key_request(&key(1)).forwarded();
+}
+
+#[test]
+fn a_revoked_key_is_refused_once_its_entry_has_ended() {
+    let mut world = World::with(vec![alice()], &json!({ "cache_ttl_seconds": 60 }));
+    world.key_request(&key(1)).forwarded();
+    world.keycloak.users = vec![User::new("alice")];
+    world.now = world.now.plus_ms(60_000);
+    let (rejection, reason) = world.key_request(&key(1)).rejected();
+    assert_eq!(
+        (rejection, reason),
+        (Rejection::InvalidApiKey, Reason::Unknown)
+    );
+}
+
+#[test]
+fn an_unknown_key_and_no_other_passes_until_the_fallback_ends() {
+    let until = START.plus_ms(3_600_000);
+    let changes = json!({ "fallback_until": until.to_rfc3339() });
+    let mut disabled = User::new("dave").with_key(id_of(&key(4)), &sha256_of(&key(4)), FAR);
+    disabled.enabled = false;
+    let mut world = World::with(vec![disabled], &changes);
+    for _ in 0..2 {
+        assert!(matches!(
+            world.key_request(&key(1)),
+            Ended::Passed(Pass::Fallback)
+        ));
+        let (rejection, _) = world.key_request(&key(4)).rejected();
+        assert_eq!(rejection, Rejection::InvalidApiKey);
+    }
+    assert_eq!(world.keycloak.calls.lookup, 2);
+    // A look-up that says nothing about the key is no positive answer.
+    let headers = [("authorization", &*format!("ApiKey {}", key(2)))];
+    let unclear = world.request_with(&headers, |_, _| Ok((500, vec![])));
+    assert_eq!(unclear.rejected().0, Rejection::IdentityProviderUnavailable);
+    world.now = until;
+    let (rejection, reason) = world.key_request(&key(1)).rejected();
+    assert_eq!(rejection, Rejection::InvalidApiKey);
+    assert!(matches!(
+        reason,
+        Reason::Unknown | Reason::Remembered(Refused::Unknown)
+    ));
+}
+
+#[test]
+fn without_credentials_the_policy_decides_before_any_io() {
+    let mut world = World::new(vec![]);
+    let (rejection, _) = world.request(&[]).rejected();
+    assert_eq!(rejection, Rejection::MissingCredentials);
+    let both = [("authorization", "Bearer e.x.y"), ("x-api-key", &*key(1))];
+    let (rejection, _) = world.request(&both).rejected();
+    assert_eq!(rejection, Rejection::AmbiguousCredentials);
+    assert_eq!(world.keycloak.calls, Calls::default());
+}

@@ -1,0 +1,250 @@
+//! One worker of a gateway, its host's shared data, Keycloak, and the time.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use apikey_jwt_exchange::api_key::format::KeyFormat;
+use apikey_jwt_exchange::cache::slots::SharedStore;
+use apikey_jwt_exchange::clock::UnixMillis;
+use apikey_jwt_exchange::config::Config;
+use apikey_jwt_exchange::exchange::gate::Gate;
+use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
+use apikey_jwt_exchange::exchange::{Env, Exchange, Forward, Input, Output, Pass, Source, Worker};
+use apikey_jwt_exchange::signing_key::SigningKey;
+use serde_json::{Value, json};
+
+use super::keycloak::{FakeKeycloak, Reply, User, claims};
+
+pub const START: UnixMillis = UnixMillis(1_800_000_000_000);
+
+// Made for tests, used nowhere else.
+const SIGNING_KEY: &str = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg53C48x8+QE4ZxcdCcxlyCnLV+M8sg0pb\
+    H91S4P2ZT2GhRANCAARztE3UlgHHa978qferI/VOamSBp0DyhC9PxPKuIP3RtmK1JtiNd9Q3OD/oPT3DjRszw97Lp6VQXMRn7iqhhhHE";
+
+#[derive(Default)]
+pub struct Shared(pub HashMap<String, Vec<u8>>);
+
+impl SharedStore for Shared {
+    fn get(&mut self, name: &str) -> Option<(Vec<u8>, Option<u32>)> {
+        self.0.get(name).map(|value| (value.clone(), Some(1)))
+    }
+    fn set(&mut self, name: &str, value: &[u8], _: Option<u32>) {
+        self.0.insert(name.to_owned(), value.to_vec());
+    }
+}
+
+pub struct World {
+    pub now: UnixMillis,
+    pub config: Arc<Config>,
+    pub worker: Worker,
+    pub gate: Gate,
+    pub shared: Shared,
+    pub keycloak: FakeKeycloak,
+    pub yields: u32,
+    nonces: Cell<u64>,
+}
+
+/// How a request ended.
+#[derive(Debug)]
+pub enum Ended {
+    Forwarded(Forward),
+    Passed(Pass),
+    Rejected(Rejection, Reason),
+}
+
+impl Ended {
+    #[track_caller]
+    pub fn forwarded(self) -> Forward {
+        match self {
+            Self::Forwarded(forward) => forward,
+            other => panic!("forwarded, not {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub fn rejected(self) -> (Rejection, Reason) {
+        match self {
+            Self::Rejected(rejection, reason) => (rejection, reason),
+            other => panic!("rejected, not {other:?}"),
+        }
+    }
+}
+
+pub fn subject(forward: &Forward) -> String {
+    let jwt = forward.authorization.strip_prefix("Bearer ").unwrap();
+    claims(jwt)["sub"].as_str().unwrap().to_owned()
+}
+
+/// A key that is always the same for the same number.
+pub fn key(number: u8) -> String {
+    let mut next = number.wrapping_mul(67);
+    let format = KeyFormat::new("sk_live_").unwrap();
+    let key = format.generate(|bytes| {
+        for byte in bytes {
+            *byte = next % 248;
+            next = next.wrapping_mul(5).wrapping_add(number);
+            next = next.wrapping_add(13);
+        }
+    });
+    key.expose().to_owned()
+}
+
+pub fn id_of(key: &str) -> &str {
+    &key[8..20]
+}
+
+pub fn config(changes: &Value) -> Arc<Config> {
+    let mut config = json!({
+        "keycloak_url": "https://login.example.com",
+        "realm": "demo",
+        "keycloak_upstream": "keycloak",
+        "yield_upstream": "yield",
+        "signing_key": SIGNING_KEY,
+    });
+    for (field, value) in changes.as_object().into_iter().flatten() {
+        config[field] = value.clone();
+    }
+    Arc::new(Config::from_json(config.to_string().as_bytes()).unwrap())
+}
+
+pub fn headers(pairs: &[(&str, &str)]) -> Vec<(String, Vec<u8>)> {
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()))
+        .collect()
+}
+
+impl World {
+    pub fn new(users: Vec<User>) -> Self {
+        Self::with(users, &Value::Null)
+    }
+
+    /// A world whose filter is configured with these changes.
+    pub fn with(users: Vec<User>, changes: &Value) -> Self {
+        let config = config(changes);
+        Self {
+            now: START,
+            worker: new_worker(&config, b"worker 1"),
+            config,
+            gate: Gate::new(),
+            shared: Shared::default(),
+            keycloak: FakeKeycloak::new(users),
+            yields: 0,
+            nonces: Cell::new(0),
+        }
+    }
+
+    /// Goes on with another worker of the same node: its memory is empty, the
+    /// shared data is not.
+    pub fn next_worker(&mut self) {
+        self.worker = new_worker(&self.config, b"another worker");
+        self.gate = Gate::new();
+    }
+
+    pub fn input(&mut self, exchange: &mut Exchange, input: &Input<'_>) -> Output {
+        let nonce = || {
+            self.nonces.set(self.nonces.get() + 1);
+            self.nonces.get().to_be_bytes().to_vec()
+        };
+        let mut env = Env {
+            now: self.now,
+            worker: &mut self.worker,
+            gate: &mut self.gate,
+            store: &mut self.shared,
+            nonce: &nonce,
+        };
+        exchange.handle_input(input, &mut env)
+    }
+
+    pub fn abort(&mut self, exchange: &mut Exchange) {
+        let mut env = Env {
+            now: self.now,
+            worker: &mut self.worker,
+            gate: &mut self.gate,
+            store: &mut self.shared,
+            nonce: &Vec::new,
+        };
+        exchange.abort(&mut env);
+    }
+
+    /// Sends a request and takes it to its end.
+    pub fn request(&mut self, pairs: &[(&str, &str)]) -> Ended {
+        self.request_with(pairs, |_, reply| Ok(reply))
+    }
+
+    /// The same with a key as `Authorization: ApiKey`.
+    pub fn key_request(&mut self, key: &str) -> Ended {
+        self.request(&[("authorization", &format!("ApiKey {key}"))])
+    }
+
+    /// The same, with Keycloak's answers passed through `tamper`, which is told the
+    /// call's number (from 0) and may fail the callout.
+    pub fn request_with(
+        &mut self,
+        pairs: &[(&str, &str)],
+        mut tamper: impl FnMut(u32, Reply) -> Result<Reply, &'static str>,
+    ) -> Ended {
+        let headers = headers(pairs);
+        let mut exchange = Exchange::new();
+        let mut output = self.input(&mut exchange, &Input::Request { headers: &headers });
+        let mut calls = 0;
+        loop {
+            output = match output {
+                Output::Callout { call, timeout_ms } => {
+                    assert!((1..=2000).contains(&timeout_ms), "{timeout_ms}");
+                    let reply = tamper(calls, self.keycloak.answer(&call, self.now));
+                    calls += 1;
+                    self.now = self.now.plus_ms(5);
+                    match reply {
+                        Ok((status, body)) => {
+                            let body = (body.len() <= 512 * 1024).then_some(body.as_slice());
+                            self.input(&mut exchange, &Input::Answer { status, body })
+                        }
+                        Err(why) => self.input(&mut exchange, &Input::Failed(why)),
+                    }
+                }
+                Output::Yield { wait_ms, .. } => {
+                    self.yields += 1;
+                    self.now = self.now.plus_ms(wait_ms.unwrap_or(1));
+                    self.input(
+                        &mut exchange,
+                        &Input::Answer {
+                            status: 204,
+                            body: Some(b""),
+                        },
+                    )
+                }
+                Output::Forward(forward) => {
+                    return self.ended(&exchange, Ended::Forwarded(forward));
+                }
+                Output::Pass(why) => return self.ended(&exchange, Ended::Passed(why)),
+                Output::Reject { rejection, reason } => {
+                    return self.ended(&exchange, Ended::Rejected(rejection, reason));
+                }
+            };
+        }
+    }
+
+    fn ended(&self, exchange: &Exchange, ended: Ended) -> Ended {
+        assert!(
+            !exchange.is_pending(),
+            "an exchange that is over holds nothing"
+        );
+        ended
+    }
+
+    #[track_caller]
+    pub fn expect_source(&mut self, key: &str, source: Source, owner: &str) {
+        let forward = self.key_request(key).forwarded();
+        assert_eq!(
+            (forward.source, subject(&forward).as_str()),
+            (source, owner)
+        );
+    }
+}
+
+fn new_worker(config: &Arc<Config>, seed: &[u8]) -> Worker {
+    let signing_key = Arc::new(SigningKey::parse(SIGNING_KEY).unwrap());
+    Worker::new(Arc::clone(config), signing_key, seed)
+}
