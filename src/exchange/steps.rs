@@ -48,13 +48,12 @@ impl Exchange {
         let digest = env.worker.cache.digest(&key);
         match env.worker.cache.find(&digest, env.now, env.store) {
             Found::Token(token, level) => Output::Forward(forward(&token, remove, level)),
-            Found::Refused(refused) => match remembered(refused, env) {
-                End::Fallback => Output::Pass(Pass::Fallback),
-                End::Refused {
-                    rejection, reason, ..
-                } => Output::Reject { rejection, reason },
-            },
+            Found::Refused(refused) => {
+                self.key_id = Some(key.id().to_owned());
+                self.end(remembered(refused, env), env)
+            }
             Found::Nothing => {
+                self.key_id = Some(key.id().to_owned());
                 if env.worker.pending >= PENDING_MAX {
                     let reason = Reason::TooManyPending;
                     return Output::Reject {

@@ -61,10 +61,12 @@ fn all_invalid_keys_get_one_answer_and_each_its_reason_in_the_log() {
         let (rejection, reason) = world.key_request(&presented).rejected();
         assert_eq!(rejection, Rejection::InvalidApiKey, "{said}");
         assert_eq!(reason.to_string(), said);
+        assert_eq!(world.ended_key_id.as_deref(), Some(id_of(&presented)));
         let calls = world.keycloak.calls;
         let (rejection, reason) = world.key_request(&presented).rejected();
         assert_eq!(rejection, Rejection::InvalidApiKey);
         assert!(matches!(reason, Reason::Remembered(_)), "{reason}");
+        assert_eq!(world.ended_key_id.as_deref(), Some(id_of(&presented)));
         assert_eq!(
             world.keycloak.calls, calls,
             "{said}: remembered without a call"

@@ -17,6 +17,7 @@ fn alice(number: u8) -> User {
 fn a_first_use_verifies_and_every_later_request_comes_from_the_cache() {
     let mut world = World::new(vec![alice(1)]);
     world.expect_source(&key(1), Source::FirstUse, "alice");
+    assert_eq!(world.ended_key_id.as_deref(), Some(id_of(&key(1))));
     let calls = world.keycloak.calls;
     assert_eq!(
         calls,

@@ -42,6 +42,8 @@ pub struct World {
     pub shared: Shared,
     pub keycloak: FakeKeycloak,
     pub yields: u32,
+    /// The key id that the last request's exchange gave for the log.
+    pub ended_key_id: Option<String>,
     nonces: Cell<u64>,
 }
 
@@ -131,6 +133,7 @@ impl World {
             shared: Shared::default(),
             keycloak: FakeKeycloak::new(users),
             yields: 0,
+            ended_key_id: None,
             nonces: Cell::new(0),
         }
     }
@@ -226,11 +229,12 @@ impl World {
         }
     }
 
-    fn ended(&self, exchange: &Exchange, ended: Ended) -> Ended {
+    fn ended(&mut self, exchange: &Exchange, ended: Ended) -> Ended {
         assert!(
             !exchange.is_pending(),
             "an exchange that is over holds nothing"
         );
+        self.ended_key_id = exchange.key_id().map(str::to_owned);
         ended
     }
 

@@ -135,10 +135,6 @@ Examples:
   The password from a secret store:
     vault read … | apikeys setup … --admin-password-file -")]
 pub(crate) struct SetupArgs {
-    #[command(flatten)]
-    pub(crate) connection: Connection,
-    #[command(flatten)]
-    pub(crate) names: Names,
     /// The gateway's signing key (PEM, PKCS#8, P-256); made, readable by you alone, if it is
     /// not there.
     #[arg(long, value_name = "FILE")]
@@ -157,10 +153,15 @@ pub(crate) struct SetupArgs {
     /// With --dry-run: exit with status 3 when changes are pending.
     #[arg(long, requires = "dry_run")]
     pub(crate) exit_code: bool,
+    #[command(flatten)]
+    pub(crate) names: Names,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
 }
 
 /// The names of the gateway's objects in the realm.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Names in the realm")]
 pub(crate) struct Names {
     /// The gateway's client.
     #[arg(long, value_name = "ID", default_value = defaults::CLIENT_ID, value_parser = object_name)]
@@ -199,10 +200,6 @@ Examples:
     apikeys create … --owner alice --name CI --output json | jq -r .api_key")]
 pub(crate) struct CreateArgs {
     #[command(flatten)]
-    pub(crate) connection: Connection,
-    #[command(flatten)]
-    pub(crate) names: Names,
-    #[command(flatten)]
     pub(crate) owner: OwnerArgs,
     /// What the key is for, for people: 1 to 100 characters.
     #[arg(long, value_name = "TEXT")]
@@ -237,6 +234,10 @@ pub(crate) struct CreateArgs {
     /// Write the key to this new file, readable by you alone, and not to standard output.
     #[arg(long, value_name = "FILE")]
     pub(crate) output_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) names: Names,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
 }
 
 /// Whose key it is.

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod admin_error;
 mod args;
 mod create;
 mod keycloak_admin;

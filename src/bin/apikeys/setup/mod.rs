@@ -4,10 +4,13 @@
 //! ([`verify`]). Only what differs is written, and each object is written as it
 //! was read but for that, so a second run has nothing to do.
 
+mod amend;
 mod apply;
 mod plan;
+mod settings;
 mod signing_key_file;
 mod state;
+mod trust;
 mod verify;
 
 use std::process::ExitCode;

@@ -4,11 +4,12 @@
 //! what was turned off, and never takes over an object that serves something
 //! else: those are [`Conflicts`], told all at once, and nothing is changed.
 
-use std::fmt;
-
 use serde_json::{Value, json};
 
+use super::amend::{Change, Setting, amend};
+use super::settings::{client_settings, provider_settings};
 use super::state::{State, text};
+use super::trust::{Trust, kid_of};
 use super::{PROVIDER_ID, SERVICE_ROLES};
 use apikey_jwt_exchange::api_key::record::{INDEX_ATTRIBUTE, KEYS_ATTRIBUTE};
 
@@ -17,10 +18,6 @@ const VERSION_MIN: (u64, u64) = (26, 6);
 /// Events are kept this long where nothing says how long: every exchange is one,
 /// and without an end the table grows for ever.
 const EVENTS_KEPT_SECONDS: u64 = 30 * 24 * 3600;
-/// The oldest assertion that Keycloak takes; it is made for one request.
-const ASSERTION_AGE_SECONDS: std::ops::RangeInclusive<u64> = 60..=3600;
-/// How far the gateway's clock may be ahead of Keycloak's.
-const SKEW_SECONDS: std::ops::RangeInclusive<u64> = 0..=30;
 const ISSUE_EVENT: &str = "JWT_AUTHORIZATION_GRANT";
 
 /// What setup is asked to bring about.
@@ -75,25 +72,6 @@ pub(crate) enum Action {
     TakeRoles(Vec<String>),
     /// Lets the client's tokens carry these.
     MapRoles(Vec<String>),
-}
-
-/// One difference: where, what is, what will be, and why.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Change {
-    pub(crate) field: String,
-    pub(crate) is: String,
-    pub(crate) becomes: String,
-    pub(crate) why: &'static str,
-}
-
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: {} -> {} ({})",
-            self.field, self.is, self.becomes, self.why
-        )
-    }
 }
 
 /// Why nothing is changed: each with what to do.
@@ -414,118 +392,6 @@ impl Plan {
     }
 }
 
-fn provider_settings(provider: &Value, wanted: &Wanted) -> Vec<Setting> {
-    let mut settings = vec![
-        Setting::new(&["hideOnLogin"], json!(true), "nobody logs in by it"),
-        Setting::new(
-            &["config", "issuer"],
-            json!(wanted.assertion_issuer),
-            "what the gateway's assertions name",
-        ),
-        Setting::new(
-            &["config", "jwtAuthorizationGrantEnabled"],
-            json!("true"),
-            "its assertions are grants (RFC 7523)",
-        ),
-        Setting::new(
-            &["config", "jwtAuthorizationGrantAssertionSignatureAlg"],
-            json!("ES256"),
-            "what the gateway signs with",
-        ),
-        Setting::new(
-            &["config", "jwtAuthorizationGrantAssertionReuseAllowed"],
-            json!("false"),
-            "an assertion is good for one token",
-        ),
-        Setting::new(
-            &["config", "jwtAuthorizationGrantLimitAccessTokenExp"],
-            json!("true"),
-            "a token must not outlive its key",
-        ),
-    ];
-    let bounded = [
-        (
-            "jwtAuthorizationGrantMaxAllowedAssertionExpiration",
-            ASSERTION_AGE_SECONDS,
-            "seconds; the oldest assertion that is taken",
-        ),
-        (
-            "jwtAuthorizationGrantAllowedClockSkew",
-            SKEW_SECONDS,
-            "seconds; clocks of two machines differ",
-        ),
-    ];
-    for (name, bounds, why) in bounded {
-        let is = provider.pointer(&format!("/config/{name}"));
-        let is = is
-            .and_then(Value::as_str)
-            .and_then(|text| text.parse().ok());
-        // A tighter bound than ours is somebody's intention.
-        if !is.is_some_and(|is: u64| bounds.contains(&is)) {
-            let value = json!(bounds.end().to_string());
-            settings.push(Setting {
-                path: vec!["config", name],
-                ..Setting::new(&[], value, why)
-            });
-        }
-    }
-    settings
-}
-
-fn client_settings(client: &Value, wanted: &Wanted) -> Vec<Setting> {
-    let not_used = "the gateway has no use for it";
-    let mut settings = vec![
-        Setting::new(
-            &["clientAuthenticatorType"],
-            json!("client-jwt"),
-            "it signs in with its key: there is no second secret",
-        ),
-        Setting::new(&["publicClient"], json!(false), "it signs in"),
-        Setting::new(
-            &["serviceAccountsEnabled"],
-            json!(true),
-            "it looks owners up in its own name",
-        ),
-        Setting::new(&["standardFlowEnabled"], json!(false), not_used),
-        Setting::new(&["implicitFlowEnabled"], json!(false), not_used),
-        Setting::new(&["directAccessGrantsEnabled"], json!(false), not_used),
-        Setting::new(
-            &["attributes", "use.jwks.string"],
-            json!("true"),
-            "the key is given here",
-        ),
-        Setting::new(
-            &["attributes", "token.endpoint.auth.signing.alg"],
-            json!("ES256"),
-            "what the gateway signs with",
-        ),
-        Setting::new(
-            &["attributes", "oauth2.jwt.authorization.grant.enabled"],
-            json!("true"),
-            "it exchanges assertions for tokens (RFC 7523)",
-        ),
-        Setting::new(
-            &["attributes", "oauth2.jwt.authorization.grant.idp"],
-            json!(wanted.identity_provider),
-            "whose assertions it may exchange",
-        ),
-    ];
-    let off_if_on: [(&[&'static str], &'static str); 3] = [
-        (&["attributes", "use.jwks.url"], "the key is given here"),
-        (
-            &["attributes", "oauth2.device.authorization.grant.enabled"],
-            not_used,
-        ),
-        (&["attributes", "oidc.ciba.grant.enabled"], not_used),
-    ];
-    for (path, why) in off_if_on {
-        if lookup(client, path) == Some(&json!("true")) {
-            settings.push(Setting::new(path, json!("false"), why));
-        }
-    }
-    settings
-}
-
 /// What an existing client serves, when that is not us. Ours is told by its use
 /// of the grant with a key, which no other client of a realm has.
 fn other_use(client: &Value) -> Option<&'static str> {
@@ -588,120 +454,6 @@ fn check_server(state: &State, conflicts: &mut Vec<String>) {
 fn major_minor(version: &str) -> Option<(u64, u64)> {
     let mut numbers = version.split('.').map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-}
-
-/// Which keys an object trusts.
-#[derive(Debug, PartialEq)]
-enum Trust {
-    Nothing,
-    Ours { others: Vec<String> },
-    Other(String),
-}
-
-impl Trust {
-    fn of(stored: Option<&Value>, wanted: &Wanted) -> Self {
-        let stored = stored.and_then(Value::as_str).unwrap_or_default().trim();
-        if stored.is_empty() {
-            return Self::Nothing;
-        }
-        let jwks: Option<Value> = serde_json::from_str(stored).ok();
-        let keys = jwks.as_ref().and_then(|jwks| jwks.get("keys")?.as_array());
-        let Some(keys) = keys else {
-            return Self::Other("another signing key".to_owned());
-        };
-        let same = |key: &Value| {
-            ["kid", "crv", "x", "y"]
-                .iter()
-                .all(|name| key.get(name) == wanted.signing_jwk.get(name))
-        };
-        let others = keys
-            .iter()
-            .filter(|key| !same(key))
-            .map(kid_of)
-            .collect::<Vec<_>>();
-        match (keys.len() > others.len(), others.is_empty()) {
-            (true, _) => Self::Ours { others },
-            (false, true) => Self::Nothing,
-            (false, false) => Self::Other(format!("key {}", others.join(", "))),
-        }
-    }
-}
-
-fn kid_of(jwk: &Value) -> String {
-    match text(jwk, "kid") {
-        "" => "without a name".to_owned(),
-        kid => kid.to_owned(),
-    }
-}
-
-/// What one field must be.
-#[derive(Debug)]
-struct Setting {
-    path: Vec<&'static str>,
-    value: Value,
-    /// What is told of the value there now and then, where it says little itself.
-    is: Option<String>,
-    becomes: Option<String>,
-    why: &'static str,
-}
-
-impl Setting {
-    fn new(path: &[&'static str], value: Value, why: &'static str) -> Self {
-        Self {
-            path: path.to_vec(),
-            value,
-            is: None,
-            becomes: None,
-            why,
-        }
-    }
-}
-
-/// Changes the fields of an object that are not as they must be, and those alone.
-fn amend(object: &mut Value, settings: &[Setting]) -> Vec<Change> {
-    let mut changes = Vec::new();
-    for setting in settings {
-        let is = lookup(object, &setting.path);
-        if is == Some(&setting.value) {
-            continue;
-        }
-        changes.push(Change {
-            field: setting.path.last().copied().unwrap_or_default().to_owned(),
-            is: setting.is.clone().unwrap_or_else(|| shown(is)),
-            becomes: setting
-                .becomes
-                .clone()
-                .unwrap_or_else(|| shown(Some(&setting.value))),
-            why: setting.why,
-        });
-        set(object, &setting.path, &setting.value);
-    }
-    changes
-}
-
-fn lookup<'a>(object: &'a Value, path: &[&str]) -> Option<&'a Value> {
-    path.iter().try_fold(object, |at, name| at.get(name))
-}
-
-fn set(object: &mut Value, path: &[&str], value: &Value) {
-    if !object.is_object() {
-        *object = json!({});
-    }
-    if let (Some(members), Some((name, rest))) = (object.as_object_mut(), path.split_first()) {
-        let member = members.entry(*name).or_insert(Value::Null);
-        match rest {
-            [] => *member = value.clone(),
-            rest => set(member, rest, value),
-        }
-    }
-}
-
-fn shown(value: Option<&Value>) -> String {
-    match value {
-        None | Some(Value::Null) => "not set".to_owned(),
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
-    }
 }
 
 #[cfg(test)]

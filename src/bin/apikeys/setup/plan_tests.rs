@@ -1,5 +1,6 @@
 //! The comparison held against realms of every kind.
 
+use super::super::amend::set;
 use super::*;
 
 const OUR_KID: &str = "our-kid";

@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use super::MANAGEMENT_CLIENT;
 use super::plan::Wanted;
-use crate::keycloak_admin::{AdminError, KeycloakAdmin, query, segment};
+use crate::admin_error::AdminError;
+use crate::keycloak_admin::{KeycloakAdmin, query, segment};
 
 /// A realm's objects, each as Keycloak gives it, whole.
 #[derive(Debug, Clone)]
