@@ -1,0 +1,43 @@
+# Each target's work is in a script of its own name under scripts/; what is here is the list.
+# Variables (RUN_DIR, REALM, GATEWAY_PORT and the other ports, API_KEY_*) go through the environment:
+#   GATEWAY_PORT=8100 make run        or        make run GATEWAY_PORT=8100
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help run stop up down wasm tool test fmt lint bench clean
+
+help: ## Lists these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## Builds and starts all of it here: Keycloak, Envoy with the filter, a service; then prints a curl line
+	@scripts/run.sh
+
+stop: ## Ends what make run started
+	@scripts/stop.sh
+
+up: ## The same with Kong, in containers: needs a Docker engine
+	@scripts/up.sh
+
+down: ## Ends what make up started, and removes its data
+	docker compose down --volumes
+
+wasm: ## Builds the filter: target/wasm/apikey_jwt_exchange.wasm
+	@scripts/build-wasm.sh
+
+tool: ## Builds the command-line tool: target/release/apikeys
+	cargo build --release --locked --features cli --bin apikeys
+
+test: ## Runs every check: format, lints, unit, property and documentation tests, scripts, Kong, end to end
+	@scripts/test.sh
+
+fmt: ## Formats the Rust code
+	cargo fmt
+
+lint: ## The lints alone: Rust (native and Wasm) and the scripts
+	@scripts/lint.sh
+
+bench: ## Measures a running stack's latency and throughput
+	@scripts/bench.sh
+
+clean: ## Removes what was built, and the run folder of a stopped stack
+	@scripts/clean.sh

@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# Builds the filter, apikey_jwt_exchange.wasm. Exists since Rust's Wasm target is not everywhere to
+# be had: where rustup cannot download it (a mirror of Debian and of the crates registry is all that
+# many build machines see), Debian's own Rust does the same. Says which of the two it took.
+#
+# usage: build-wasm.sh
+#   APIKEYS_WASM_TOOLCHAIN   auto (default), rustup: only the installed Rust, debian: only Debian's
+#
+# Prints the path of the wasm on stdout: target/wasm/apikey_jwt_exchange.wasm
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+TARGET=wasm32-wasip1
+NAME=apikey_jwt_exchange.wasm
+TARGET_DIR=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}
+BUILD=(cargo build --release --lib --locked --target "$TARGET" --manifest-path "$PROJECT_ROOT/Cargo.toml")
+
+# has_target: whether the installed Rust holds the target's standard library.
+has_target() {
+  local libraries
+  libraries=$(cd "$PROJECT_ROOT" && rustc --print target-libdir --target "$TARGET" 2>/dev/null) || return 1
+  [ -d "$libraries" ]
+}
+
+# add_target: has rustup fetch it; true if it is there afterwards.
+add_target() {
+  command -v rustup >/dev/null 2>&1 || {
+    note "rustup is not installed, and the installed Rust has no $TARGET"
+    return 1
+  }
+  note "rustup target add $TARGET"
+  (cd "$PROJECT_ROOT" && rustup target add "$TARGET") >&2 || {
+    note "rustup could not add it"
+    return 1
+  }
+  has_target
+}
+
+build_with_installed_rust() {
+  note "with the installed $(cd "$PROJECT_ROOT" && rustc --version)"
+  CARGO_TARGET_DIR=$TARGET_DIR "${BUILD[@]}" >&2
+  place "$TARGET_DIR"
+}
+
+build_with_debian_rust() {
+  local prefix libraries built=$TARGET_DIR/debian-wasm linker
+  prefix=$("$PROJECT_ROOT/scripts/debian-wasm-toolchain.sh")
+  libraries=$prefix/usr/lib/$(uname -m)-linux-gnu
+  linker=$(echo "$prefix"/usr/bin/wasm-ld-*)
+  export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+  export RUSTC=$prefix/usr/bin/rustc
+  # Its standard library for Wasm is built from source, which a release's rustc allows only so.
+  export RUSTC_BOOTSTRAP=1
+  export CARGO_TARGET_WASM32_WASIP1_LINKER=$linker
+  export CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS="-L native=$prefix/usr/lib/wasm32-wasi -C link-self-contained=no"
+  note "with Debian's $("$RUSTC" --version), its standard library built from source"
+  # A folder of its own: two compilers in one would rebuild everything at each change of mind.
+  CARGO_TARGET_DIR=$built "${BUILD[@]}" -Zbuild-std=std,panic_abort >&2
+  place "$built"
+}
+
+# place FOLDER: one path for the wasm, whoever built it; renamed, so that a gateway that starts right
+# now reads a whole file.
+place() {
+  mkdir -p "$TARGET_DIR/wasm"
+  cp "$1/$TARGET/release/$NAME" "$TARGET_DIR/wasm/$NAME.new"
+  mv "$TARGET_DIR/wasm/$NAME.new" "$TARGET_DIR/wasm/$NAME"
+  note "$NAME: $(($(stat -c %s "$TARGET_DIR/wasm/$NAME") / 1024)) KiB"
+  echo "$TARGET_DIR/wasm/$NAME"
+}
+
+need_rust
+step "Building the filter"
+case ${APIKEYS_WASM_TOOLCHAIN:-auto} in
+  auto)
+    if has_target || add_target; then
+      build_with_installed_rust
+    else
+      note "falling back to Debian's Rust"
+      build_with_debian_rust
+    fi
+    ;;
+  rustup)
+    has_target || add_target ||
+      die "the installed Rust has no target $TARGET" "rustup target add $TARGET" \
+        "or let Debian's Rust build it: APIKEYS_WASM_TOOLCHAIN=debian"
+    build_with_installed_rust
+    ;;
+  debian) build_with_debian_rust ;;
+  *) die "APIKEYS_WASM_TOOLCHAIN is '$APIKEYS_WASM_TOOLCHAIN'" "set it to auto, rustup or debian" ;;
+esac

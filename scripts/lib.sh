@@ -1,0 +1,225 @@
+# shellcheck shell=bash
+# What the scripts of this folder share: where things live, how they speak, and how a background
+# process is started, awaited and stopped. Sourced, never run. Linux only: identity of a process is
+# read from /proc, so that a stale pid file never ends somebody else's process.
+
+set -euo pipefail
+
+PROJECT_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck disable=SC2034 # read by the scripts that source this one
+CACHE_DIR=${APIKEYS_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/apikey-jwt-exchange}
+
+: "${RUN_DIR:=$PROJECT_ROOT/.run}"
+case $RUN_DIR in
+  /*) ;;
+  *) RUN_DIR=$PWD/$RUN_DIR ;;
+esac
+export RUN_DIR
+
+: "${GATEWAY_PORT:=8000}" "${SERVICE_PORT:=8001}" "${DEMO_PORT:=8002}" "${YIELD_PORT:=8003}"
+: "${KEYCLOAK_PORT:=8080}" "${KEYCLOAK_MANAGEMENT_PORT:=9000}" "${ENVOY_ADMIN_PORT:=9901}"
+: "${REALM:=demo}"
+export GATEWAY_PORT SERVICE_PORT DEMO_PORT YIELD_PORT KEYCLOAK_PORT KEYCLOAK_MANAGEMENT_PORT
+export ENVOY_ADMIN_PORT REALM
+
+# Two spellings of loopback are two issuers to a JWT validator: every script uses this one.
+KEYCLOAK_URL=http://127.0.0.1:$KEYCLOAK_PORT
+export KEYCLOAK_URL
+
+# ---- messages -----------------------------------------------------------------------------------
+# All go to stderr: stdout is for what another program may want to read.
+
+step() { printf '\n==> %s\n' "$*" >&2; }
+note() { printf '    %s\n' "$*" >&2; }
+warn() { printf '    warning: %s\n' "$*" >&2; }
+die() {
+  printf '\nerror: %s\n' "$1" >&2
+  shift
+  local line
+  for line in "$@"; do printf '       %s\n' "$line" >&2; done
+  exit 1
+}
+
+# now_ms: milliseconds for measuring, without a process for each look.
+now_ms() {
+  local now=${EPOCHREALTIME/[.,]/}
+  printf '%s' "$((now / 1000))"
+}
+
+seconds_since() {
+  local ms=$(($(now_ms) - $1))
+  printf '%d.%d s' $((ms / 1000)) $((ms % 1000 / 100))
+}
+
+# with_progress TEXT LOG COMMAND...: runs a quiet command that takes long, so that the terminal says
+# every ten seconds that it is alive, and shows the end of its log when it fails.
+with_progress() {
+  local text=$1 log=$2 started status=0 pid
+  shift 2
+  started=$(now_ms)
+  note "$text ..."
+  "$@" >"$log" 2>&1 9>&- &
+  pid=$!
+  # An interrupted script must not leave the work running behind it.
+  # shellcheck disable=SC2064
+  trap "kill $pid 2>/dev/null || true; exit 130" INT TERM
+  local beats=0
+  while is_running "$pid"; do
+    sleep 0.5
+    beats=$((beats + 1))
+    if [ $((beats % 20)) -eq 0 ]; then
+      note "... still at it, $(seconds_since "$started"): $(last_words "$log")"
+    fi
+  done
+  wait "$pid" || status=$?
+  trap - INT TERM
+  if [ "$status" -ne 0 ]; then
+    tail -n 25 "$log" >&2
+    printf '\nerror: %s failed (status %s); the whole log: %s\n' "$text" "$status" "$log" >&2
+    return "$status"
+  fi
+  note "done in $(seconds_since "$started")"
+}
+
+# last_words FILE: the last line of a log, short enough for one line of a terminal.
+last_words() {
+  local line
+  line=$(tail -c 400 "$1" 2>/dev/null | tr '\r' '\n' | grep -v '^[[:space:]]*$' | tail -n 1) || line=
+  printf '%.100s' "$line"
+}
+
+# ---- tools --------------------------------------------------------------------------------------
+
+# need TOOL WHAT-TO-INSTALL
+need() {
+  command -v "$1" >/dev/null 2>&1 ||
+    die "the program '$1' is missing" "install it: $2"
+}
+
+need_rust() {
+  need cargo "Rust 1.88 or newer, by rustup or your distribution"
+}
+
+# ---- ports --------------------------------------------------------------------------------------
+
+port_is_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# port_holder PORT: who listens there, as far as this user may see.
+port_holder() {
+  local who=
+  if command -v ss >/dev/null 2>&1; then
+    who=$(ss -ltnpH "sport = :$1" 2>/dev/null |
+      sed -n 's/.*users:(("\([^"]*\)",pid=\([0-9]*\).*/\1, pid \2/p' | head -n 1)
+  elif command -v lsof >/dev/null 2>&1; then
+    who=$(lsof -nP -iTCP:"$1" -sTCP:LISTEN 2>/dev/null | awk 'NR == 2 { print $1 ", pid " $2 }')
+  fi
+  printf '%s' "${who:-a process that this user cannot see}"
+}
+
+# check_ports VARIABLE...: each names a free port, and no two name the same.
+check_ports() {
+  local name port other
+  local -A taken=()
+  for name in "$@"; do
+    port=${!name}
+    if ! [[ $port =~ ^[0-9]{1,5}$ ]] || [ "$port" -lt 1 ] || [ "$port" -gt 65535 ]; then
+      die "$name is '$port', which is no port" "set $name to a number from 1 to 65535"
+    fi
+    other=${taken[$port]:-}
+    if [ -n "$other" ]; then
+      die "$other and $name are both $port" "give one of them another port, e.g. $name=$((port + 100))"
+    fi
+    taken[$port]=$name
+  done
+  for name in "$@"; do
+    port=${!name}
+    if port_is_open "$port"; then
+      die "port $port ($name) is in use by $(port_holder "$port")" \
+        "end that process, or choose another port: $name=<port> make run"
+    fi
+  done
+}
+
+# ---- processes ----------------------------------------------------------------------------------
+
+# is_running PID: alive, and not a zombie that nobody reaps (PID 1 of many containers does not).
+is_running() {
+  local stat
+  { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
+  stat=${stat##*) }
+  [ "${stat%% *}" != Z ]
+}
+
+# birth PID: the start time of a process in clock ticks; with the pid it names one process for good.
+birth() {
+  local stat
+  { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
+  stat=${stat##*) }
+  # shellcheck disable=SC2086 # the fields are wanted apart
+  set -- $stat
+  printf '%s' "${20}"
+}
+
+# daemon_pid NAME: the pid of the process that this run folder started under that name, if it lives.
+daemon_pid() {
+  local pid
+  [ -f "$RUN_DIR/$1.pid" ] && [ -f "$RUN_DIR/$1.birth" ] || return 1
+  pid=$(<"$RUN_DIR/$1.pid")
+  is_running "$pid" && [ "$(birth "$pid")" = "$(<"$RUN_DIR/$1.birth")" ] || return 1
+  printf '%s' "$pid"
+}
+
+# start_daemon NAME LOG COMMAND...: in a session of its own, so that neither the end of this script
+# nor a Ctrl-C in its terminal ends it, and so that its children can be ended with it.
+start_daemon() {
+  local name=$1 log=$2 pid
+  shift 2
+  if pid=$(daemon_pid "$name"); then
+    die "$name is already running, pid $pid" "stop it first: make stop"
+  fi
+  # Descriptor 9 is run.sh's lock: inherited, it would be held for as long as the daemon lives.
+  setsid "$@" >"$log" 2>&1 </dev/null 9>&- &
+  pid=$!
+  disown "$pid"
+  printf '%s\n' "$pid" >"$RUN_DIR/$name.pid"
+  birth "$pid" >"$RUN_DIR/$name.birth" || true
+}
+
+# stop_daemon NAME [SECONDS]: asks, waits, then ends the whole process group.
+stop_daemon() {
+  local name=$1 limit=${2:-10} pid beats=0
+  if pid=$(daemon_pid "$name"); then
+    kill -TERM "$pid" 2>/dev/null || true
+    while is_running "$pid" && [ "$beats" -lt $((limit * 20)) ]; do
+      sleep 0.05
+      beats=$((beats + 1))
+    done
+    if is_running "$pid"; then
+      warn "$name (pid $pid) did not end within $limit s; killing it"
+    fi
+    kill -KILL -- "-$pid" 2>/dev/null || true
+  fi
+  rm -f "$RUN_DIR/$name.pid" "$RUN_DIR/$name.birth"
+}
+
+# wait_for_http NAME LOG SECONDS URL: until the URL answers 200 or 204. Gives up early when the
+# process has ended, since no patience brings it back.
+wait_for_http() {
+  local name=$1 log=$2 limit=$3 url=$4 started beats=0
+  started=$(now_ms)
+  until curl -fs -o /dev/null --max-time 5 "$url" 2>/dev/null; do
+    if ! daemon_pid "$name" >/dev/null; then
+      tail -n 25 "$log" >&2
+      die "$name ended while it started" "its log: $log"
+    fi
+    if [ $(($(now_ms) - started)) -gt $((limit * 1000)) ]; then
+      tail -n 25 "$log" >&2
+      die "$name did not answer at $url within $limit s" "its log: $log"
+    fi
+    sleep 0.1
+    beats=$((beats + 1))
+    if [ $((beats % 50)) -eq 0 ]; then
+      note "... waiting for $name, $(seconds_since "$started") of at most $limit s"
+    fi
+  done
+}

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# All lints, each by the name that test.sh lists it under, so that one can be run alone.
+#
+# usage: lint.sh [clippy-native|clippy-wasm|scripts]...   (default: all three)
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$PROJECT_ROOT"
+
+need_clippy() {
+  need_rust
+  cargo clippy --version >/dev/null 2>&1 || die "cargo has no clippy" "rustup component add clippy"
+}
+
+clippy_native() {
+  need_clippy
+  cargo clippy --locked --all-targets --features cli,e2e -- -D warnings
+}
+
+# What only the filter compiles is linted only here.
+clippy_wasm() {
+  need_clippy
+  "$PROJECT_ROOT/scripts/build-wasm.sh" --has-target ||
+    die "clippy needs the target wasm32-wasip1 in the installed Rust" "rustup target add wasm32-wasip1"
+  cargo clippy --locked --lib --target wasm32-wasip1 -- -D warnings
+}
+
+scripts() {
+  need shellcheck "apt-get install shellcheck"
+  shellcheck --external-sources --source-path=SCRIPTDIR scripts/*.sh .ci/run
+  python3 -m py_compile demo/orders.py
+}
+
+[ $# -gt 0 ] || set -- clippy-native clippy-wasm scripts
+for lint in "$@"; do
+  case $lint in
+    clippy-native) clippy_native ;;
+    clippy-wasm) clippy_wasm ;;
+    scripts) scripts ;;
+    *) die "there is no lint '$lint'" "usage: lint.sh [clippy-native|clippy-wasm|scripts]..." ;;
+  esac
+done

@@ -1,0 +1,249 @@
+#!/usr/bin/env bash
+# `make run`: the whole thing on one machine. Keycloak, the gateway with the filter, and a service
+# behind a validator of JWTs, with owners and keys in place, proven by one request. Ends in a
+# running stack or in none: what it started is stopped when a later step fails.
+#
+# usage: run.sh
+#   RUN_DIR     the run folder, default .run; a second stack takes another, and other ports
+#   REALM, GATEWAY_PORT, KEYCLOAK_PORT, KEYCLOAK_MANAGEMENT_PORT, ENVOY_ADMIN_PORT, SERVICE_PORT,
+#   DEMO_PORT, YIELD_PORT, ENVOY_CONCURRENCY, APIKEYS_CACHE_DIR, APIKEYS_WASM_TOOLCHAIN
+#   API_KEY_ENABLED, API_KEY_STORAGE, API_KEY_HASH_ALGORITHM, API_KEY_PREFIX, API_KEY_MAX_PER_USER,
+#   API_KEY_EXCHANGE_CACHE_TTL   go into the filter's configuration, and into the keys made here
+#
+# Writes demo.env (mode 0600) into the run folder. Each run begins with an empty Keycloak database.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# Keys, passwords and tokens pass through the run folder.
+umask 077
+
+SCRIPTS=$PROJECT_ROOT/scripts
+DEMO_ENV=$RUN_DIR/demo.env
+PARTS=(envoy orders keycloak)
+TARGET_DIR=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}
+
+export API_KEY_ENABLED=${API_KEY_ENABLED:-true}
+export API_KEY_STORAGE=${API_KEY_STORAGE:-keycloak}
+export API_KEY_HASH_ALGORITHM=${API_KEY_HASH_ALGORITHM:-bcrypt}
+export API_KEY_PREFIX=${API_KEY_PREFIX:-sk_live_}
+export API_KEY_MAX_PER_USER=${API_KEY_MAX_PER_USER:-5}
+export API_KEY_EXCHANGE_CACHE_TTL=${API_KEY_EXCHANGE_CACHE_TTL:-300}
+
+main() {
+  mkdir -p "$RUN_DIR"
+  take_lock
+  if already_running; then
+    note "already running (run folder $RUN_DIR); to start anew: make stop run"
+    show_how_to_call
+    return
+  fi
+  trap on_exit EXIT
+  trap 'exit 130' INT TERM
+
+  doing "checking tools, ports and settings"
+  check_settings
+  check_tools
+  stop_leftovers
+  check_ports GATEWAY_PORT SERVICE_PORT DEMO_PORT YIELD_PORT KEYCLOAK_PORT \
+    KEYCLOAK_MANAGEMENT_PORT ENVOY_ADMIN_PORT
+
+  doing "fetching what is missing"
+  "$SCRIPTS/fetch.sh" all >/dev/null
+
+  doing "building"
+  WASM_FILE=$("$SCRIPTS/build-wasm.sh")
+  export WASM_FILE
+  step "Building the apikeys tool"
+  CARGO_TARGET_DIR=$TARGET_DIR cargo build --release --locked --features cli --bin apikeys \
+    --manifest-path "$PROJECT_ROOT/Cargo.toml" >&2
+
+  start_keycloak
+  provision
+  start_service
+  start_gateway
+  prove
+  write_demo_env
+  trap - EXIT
+  step "Running, after $(seconds_since "$BEGAN")"
+  show_how_to_call
+}
+
+# ---- one at a time, and never half ---------------------------------------------------------------
+
+take_lock() {
+  exec 9>"$RUN_DIR/lock"
+  flock -n 9 || die "another run is just starting in $RUN_DIR" "wait for it, or set RUN_DIR to another folder"
+}
+
+already_running() {
+  local part
+  [ -s "$DEMO_ENV" ] || return 1
+  for part in "${PARTS[@]}"; do
+    daemon_pid "$part" >/dev/null || return 1
+  done
+}
+
+stop_leftovers() {
+  local part
+  for part in "${PARTS[@]}"; do
+    if daemon_pid "$part" >/dev/null; then
+      note "an earlier run left its $part behind; stopping it"
+    fi
+    stop_daemon "$part"
+  done
+  # The database goes, or each run would add keys until their owners may have no more.
+  rm -rf "$RUN_DIR/keycloak" "$RUN_DIR/keycloak-admin-password" "$DEMO_ENV"
+}
+
+doing() {
+  DOING=$1
+  LOG_TO_READ=${2:-}
+}
+
+on_exit() {
+  local status=$?
+  [ "$status" -ne 0 ] || status=1
+  trap - EXIT INT TERM
+  printf '\nThe run failed while %s.\n' "$DOING" >&2
+  [ -z "$LOG_TO_READ" ] || printf 'The log to read: %s\n' "$LOG_TO_READ" >&2
+  local part
+  for part in "${PARTS[@]}"; do
+    stop_daemon "$part" || true
+  done
+  rm -f "$DEMO_ENV"
+  printf 'What it had started is stopped.\n' >&2
+  exit "$status"
+}
+
+# ---- before anything is started -----------------------------------------------------------------
+
+check_settings() {
+  local name
+  # These stand in JSON without quotation marks, so what is wrong here would be a riddle there.
+  case $API_KEY_ENABLED in
+    true | false) ;;
+    *) die "API_KEY_ENABLED is '$API_KEY_ENABLED'" "set it to true or false" ;;
+  esac
+  for name in API_KEY_MAX_PER_USER API_KEY_EXCHANGE_CACHE_TTL; do
+    [[ ${!name} =~ ^(0|[1-9][0-9]{0,8})$ ]] || die "$name is '${!name}'" "set it to a whole number"
+  done
+  [[ $REALM =~ ^[A-Za-z0-9_.-]+$ ]] ||
+    die "REALM is '$REALM'" "set it to letters, digits, dots, dashes and underscores"
+}
+
+check_tools() {
+  need_rust
+  need curl "apt-get install curl"
+  need java "Java 17 or newer (apt-get install openjdk-17-jre-headless)"
+  need python3 "apt-get install python3 python3-venv"
+  need flock "apt-get install util-linux"
+  need setsid "apt-get install util-linux"
+}
+
+# ---- the parts ----------------------------------------------------------------------------------
+
+start_keycloak() {
+  doing "starting Keycloak" "$RUN_DIR/keycloak.log"
+  local began
+  began=$(now_ms)
+  step "Starting Keycloak on $KEYCLOAK_URL (10 to 40 s)"
+  "$SCRIPTS/keycloak.sh" start
+  "$SCRIPTS/keycloak.sh" wait
+  note "up after $(seconds_since "$began")"
+}
+
+apikeys() {
+  local command=$1
+  shift
+  "$TARGET_DIR/release/apikeys" "$command" \
+    --keycloak-url "$KEYCLOAK_URL" --realm "$REALM" --admin-user admin "$@"
+}
+
+provision() {
+  doing "preparing the realm" "$RUN_DIR/keycloak.log"
+  step "Preparing realm '$REALM' and making keys"
+  KEYCLOAK_ADMIN_PASSWORD=$(<"$RUN_DIR/keycloak-admin-password")
+  export KEYCLOAK_ADMIN_PASSWORD
+  apikeys setup --signing-key-file "$RUN_DIR/signing-key.pem" >"$RUN_DIR/setup.log" 2>&1 || {
+    cat "$RUN_DIR/setup.log" >&2
+    die "the realm could not be prepared" "Keycloak's log: $RUN_DIR/keycloak.log"
+  }
+  note "apikeys setup: done; what it changed: $RUN_DIR/setup.log"
+
+  doing "making keys" "$RUN_DIR/keycloak.log"
+  EXPIRES_AT=$(($(date +%s) + 2))
+  # Bob's, since alice's own key may be the one that API_KEY_MAX_PER_USER allows her.
+  EXPIRED_API_KEY=$(new_key --owner bob --name "Demo: ends at once" \
+    --expires-at "$(date -u -d "@$EXPIRES_AT" +%Y-%m-%dT%H:%M:%SZ)")
+  API_KEY=$(new_key --owner alice --name "Demo")
+  SERVICE_API_KEY=$(new_key --service-account billing-service --name "Demo: nightly billing")
+  note "keys: alice's, one of the service principal billing-service, and one that has ended"
+}
+
+new_key() {
+  apikeys create --output json --key-prefix "$API_KEY_PREFIX" \
+    --hash-algorithm "$API_KEY_HASH_ALGORITHM" --max-keys-per-user "$API_KEY_MAX_PER_USER" "$@" |
+    python3 -c 'import json, sys; print(json.load(sys.stdin)["api_key"])'
+}
+
+start_service() {
+  doing "starting the demo service" "$RUN_DIR/orders.log"
+  step "Starting the demo service and the gateway"
+  start_daemon orders "$RUN_DIR/orders.log" \
+    python3 "$PROJECT_ROOT/demo/orders.py" --host 127.0.0.1 --port "$DEMO_PORT"
+  wait_for_http orders "$RUN_DIR/orders.log" 30 "http://127.0.0.1:$DEMO_PORT/healthz"
+}
+
+start_gateway() {
+  doing "starting Envoy" "$RUN_DIR/envoy.log"
+  "$SCRIPTS/render.sh" "$PROJECT_ROOT/envoy/envoy.yaml" "$RUN_DIR/envoy.yaml"
+  "$SCRIPTS/envoy.sh" start envoy "$RUN_DIR/envoy.yaml"
+}
+
+# ---- the proof ----------------------------------------------------------------------------------
+
+# prove: one request like a client's. The key goes in by standard input: arguments are public.
+prove() {
+  doing "sending a first request through the gateway" "$RUN_DIR/envoy.log"
+  local status wanted=200
+  if [ "$API_KEY_ENABLED" = false ]; then
+    warn "API_KEY_ENABLED is false: keys pass untouched, and the service refuses them"
+    wanted=401
+  fi
+  status=$(printf 'Authorization: ApiKey %s\n' "$API_KEY" |
+    curl -s -o "$RUN_DIR/first-answer.json" -w '%{http_code}' --max-time 20 -H @- \
+      "http://127.0.0.1:$GATEWAY_PORT/orders") || status=none
+  if [ "$status" != "$wanted" ]; then
+    cat "$RUN_DIR/first-answer.json" >&2 || true
+    die "the first request was answered with status $status, not $wanted" "the gateway's log: $RUN_DIR/envoy.log"
+  fi
+  # The request's headers are in there, and with them a token.
+  rm -f "$RUN_DIR/first-answer.json"
+  note "a first request with alice's key was answered with $status"
+  while [ "$(date +%s)" -le "$EXPIRES_AT" ]; do sleep 0.2; done
+}
+
+write_demo_env() {
+  cat >"$DEMO_ENV.new" <<ENV
+GATEWAY_URL=http://127.0.0.1:$GATEWAY_PORT
+KEYCLOAK_URL=$KEYCLOAK_URL
+REALM=$REALM
+API_KEY=$API_KEY
+SERVICE_API_KEY=$SERVICE_API_KEY
+EXPIRED_API_KEY=$EXPIRED_API_KEY
+ENVOY_ADMIN_URL=http://127.0.0.1:$ENVOY_ADMIN_PORT
+KEYCLOAK_ADMIN_USER=admin
+KEYCLOAK_ADMIN_PASSWORD=$KEYCLOAK_ADMIN_PASSWORD
+ENV
+  mv "$DEMO_ENV.new" "$DEMO_ENV"
+}
+
+# show_how_to_call: the key itself is not printed, since the output of make ends up in logs.
+show_how_to_call() {
+  local file=${DEMO_ENV#"$PWD"/}
+  case $file in /*) ;; *) file=./$file ;; esac
+  # shellcheck disable=SC2016 # for the reader's shell to expand
+  printf '\nTry it:\n\n    . %s && curl -i -H "Authorization: ApiKey $API_KEY" "$GATEWAY_URL/orders"\n\n' "$file"
+  printf 'Also in %s: SERVICE_API_KEY, EXPIRED_API_KEY. Logs: %s. To end it: make stop\n' "$file" "$RUN_DIR"
+}
+
+BEGAN=$(now_ms)
+main
