@@ -1,0 +1,119 @@
+//! What can go wrong in a call to Keycloak, told with what to do.
+//!
+//! No error holds a token, a password or the body of an answer.
+
+use serde_json::Value;
+
+/// A call to Keycloak that did not do what it was made for.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdminError {
+    /// No answer: the address, the network, TLS or the time limit.
+    #[error(
+        "{method} {url}: no answer from Keycloak ({source}). Check --keycloak-url, and that \
+         Keycloak runs{}",
+        tls_hint(url)
+    )]
+    Unreachable {
+        method: &'static str,
+        url: String,
+        source: Box<ureq::Error>,
+    },
+    /// Keycloak does not take this user and password.
+    #[error(
+        "cannot sign in to realm {realm:?} as {username:?}: Keycloak answers {status} ({message}). \
+         Check --admin-realm, --admin-user and the password"
+    )]
+    SignIn {
+        username: String,
+        realm: String,
+        status: u16,
+        message: String,
+    },
+    /// Keycloak said no.
+    #[error("{method} {path}: Keycloak answers {status} ({message}){}", role_hint(*status))]
+    Refused {
+        method: &'static str,
+        path: String,
+        status: u16,
+        message: String,
+    },
+    /// Keycloak answered something else than it should.
+    #[error("{method} {path}: the answer cannot be understood: {what}")]
+    NotUnderstood {
+        method: &'static str,
+        path: String,
+        what: &'static str,
+    },
+    /// The file given by `--ca-file` holds no certificates.
+    #[error("--ca-file holds no certificate in PEM (-----BEGIN CERTIFICATE-----)")]
+    Certificates,
+}
+
+fn tls_hint(url: &str) -> &'static str {
+    if url.starts_with("https:") {
+        "; a certificate of your own authority is given by --ca-file"
+    } else {
+        ""
+    }
+}
+
+fn role_hint(status: u16) -> &'static str {
+    if status == 403 {
+        ". The administrator lacks a role for this: see --admin-user"
+    } else {
+        ""
+    }
+}
+
+/// What Keycloak says in one of its three forms of an error.
+pub(crate) fn keycloak_words(body: &str) -> String {
+    let Ok(document) = serde_json::from_str::<Value>(body) else {
+        return "no explanation in its answer".to_owned();
+    };
+    let text = |name: &str| document.get(name).and_then(Value::as_str);
+    let words = match (
+        text("errorMessage"),
+        text("error"),
+        text("error_description"),
+    ) {
+        (Some(message), _, _) => match text("field") {
+            Some(field) => format!("{message} ({field})"),
+            None => message.to_owned(),
+        },
+        (None, Some(error), Some(description)) => format!("{error}: {description}"),
+        (None, Some(error), None) => error.to_owned(),
+        _ => return "no explanation in its answer".to_owned(),
+    };
+    words
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(300)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_keycloaks_own_words_in_each_of_its_forms() {
+        let cases = [
+            (r#"{"errorMessage":"exists"}"#, "exists"),
+            (
+                r#"{"field":"email","errorMessage":"error-invalid-email","params":[]}"#,
+                "error-invalid-email (email)",
+            ),
+            (
+                r#"{"error":"invalid_grant","error_description":"no"}"#,
+                "invalid_grant: no",
+            ),
+            (r#"{"error":"Realm not found."}"#, "Realm not found."),
+            ("<html>", "no explanation in its answer"),
+            ("{}", "no explanation in its answer"),
+            ("{\"error\":\"a\\nb\\u001b[1m\"}", "ab[1m"),
+        ];
+        for (body, words) in cases {
+            assert_eq!(keycloak_words(body), words);
+        }
+    }
+}

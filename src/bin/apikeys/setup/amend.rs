@@ -1,0 +1,94 @@
+//! Single fields of an object: what each must be, and what differs.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+
+/// What one field must be.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    pub(crate) path: Vec<&'static str>,
+    pub(crate) value: Value,
+    /// What is told of the value there now and then, where it says little itself.
+    pub(crate) is: Option<String>,
+    pub(crate) becomes: Option<String>,
+    pub(crate) why: &'static str,
+}
+
+impl Setting {
+    pub(crate) fn new(path: &[&'static str], value: Value, why: &'static str) -> Self {
+        Self {
+            path: path.to_vec(),
+            value,
+            is: None,
+            becomes: None,
+            why,
+        }
+    }
+}
+
+/// Changes the fields of an object that are not as they must be, and those alone.
+pub(crate) fn amend(object: &mut Value, settings: &[Setting]) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for setting in settings {
+        let is = lookup(object, &setting.path);
+        if is == Some(&setting.value) {
+            continue;
+        }
+        changes.push(Change {
+            field: setting.path.last().copied().unwrap_or_default().to_owned(),
+            is: setting.is.clone().unwrap_or_else(|| shown(is)),
+            becomes: setting
+                .becomes
+                .clone()
+                .unwrap_or_else(|| shown(Some(&setting.value))),
+            why: setting.why,
+        });
+        set(object, &setting.path, &setting.value);
+    }
+    changes
+}
+
+pub(crate) fn lookup<'a>(object: &'a Value, path: &[&str]) -> Option<&'a Value> {
+    path.iter().try_fold(object, |at, name| at.get(name))
+}
+
+pub(crate) fn set(object: &mut Value, path: &[&str], value: &Value) {
+    if !object.is_object() {
+        *object = json!({});
+    }
+    if let (Some(members), Some((name, rest))) = (object.as_object_mut(), path.split_first()) {
+        let member = members.entry(*name).or_insert(Value::Null);
+        match rest {
+            [] => *member = value.clone(),
+            rest => set(member, rest, value),
+        }
+    }
+}
+
+fn shown(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => "not set".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// One difference: where, what is, what will be, and why.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Change {
+    pub(crate) field: String,
+    pub(crate) is: String,
+    pub(crate) becomes: String,
+    pub(crate) why: &'static str,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {} -> {} ({})",
+            self.field, self.is, self.becomes, self.why
+        )
+    }
+}

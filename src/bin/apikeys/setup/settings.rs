@@ -1,0 +1,123 @@
+//! What the gateway's identity provider and client must be like, field by field.
+
+use serde_json::{Value, json};
+
+use super::amend::{Setting, lookup};
+use super::plan::Wanted;
+
+/// The oldest assertion that Keycloak takes; it is made for one request.
+const ASSERTION_AGE_SECONDS: std::ops::RangeInclusive<u64> = 60..=3600;
+/// How far the gateway's clock may be ahead of Keycloak's.
+const SKEW_SECONDS: std::ops::RangeInclusive<u64> = 0..=30;
+
+pub(crate) fn provider_settings(provider: &Value, wanted: &Wanted) -> Vec<Setting> {
+    let mut settings = vec![
+        Setting::new(&["hideOnLogin"], json!(true), "nobody logs in by it"),
+        Setting::new(
+            &["config", "issuer"],
+            json!(wanted.assertion_issuer),
+            "what the gateway's assertions name",
+        ),
+        Setting::new(
+            &["config", "jwtAuthorizationGrantEnabled"],
+            json!("true"),
+            "its assertions are grants (RFC 7523)",
+        ),
+        Setting::new(
+            &["config", "jwtAuthorizationGrantAssertionSignatureAlg"],
+            json!("ES256"),
+            "what the gateway signs with",
+        ),
+        Setting::new(
+            &["config", "jwtAuthorizationGrantAssertionReuseAllowed"],
+            json!("false"),
+            "an assertion is good for one token",
+        ),
+        Setting::new(
+            &["config", "jwtAuthorizationGrantLimitAccessTokenExp"],
+            json!("true"),
+            "a token must not outlive its key",
+        ),
+    ];
+    let bounded = [
+        (
+            "jwtAuthorizationGrantMaxAllowedAssertionExpiration",
+            ASSERTION_AGE_SECONDS,
+            "seconds; the oldest assertion that is taken",
+        ),
+        (
+            "jwtAuthorizationGrantAllowedClockSkew",
+            SKEW_SECONDS,
+            "seconds; clocks of two machines differ",
+        ),
+    ];
+    for (name, bounds, why) in bounded {
+        let is = provider.pointer(&format!("/config/{name}"));
+        let is = is
+            .and_then(Value::as_str)
+            .and_then(|text| text.parse().ok());
+        // A tighter bound than ours is somebody's intention.
+        if !is.is_some_and(|is: u64| bounds.contains(&is)) {
+            let value = json!(bounds.end().to_string());
+            settings.push(Setting {
+                path: vec!["config", name],
+                ..Setting::new(&[], value, why)
+            });
+        }
+    }
+    settings
+}
+
+pub(crate) fn client_settings(client: &Value, wanted: &Wanted) -> Vec<Setting> {
+    let not_used = "the gateway has no use for it";
+    let mut settings = vec![
+        Setting::new(
+            &["clientAuthenticatorType"],
+            json!("client-jwt"),
+            "it signs in with its key: there is no second secret",
+        ),
+        Setting::new(&["publicClient"], json!(false), "it signs in"),
+        Setting::new(
+            &["serviceAccountsEnabled"],
+            json!(true),
+            "it looks owners up in its own name",
+        ),
+        Setting::new(&["standardFlowEnabled"], json!(false), not_used),
+        Setting::new(&["implicitFlowEnabled"], json!(false), not_used),
+        Setting::new(&["directAccessGrantsEnabled"], json!(false), not_used),
+        Setting::new(
+            &["attributes", "use.jwks.string"],
+            json!("true"),
+            "the key is given here",
+        ),
+        Setting::new(
+            &["attributes", "token.endpoint.auth.signing.alg"],
+            json!("ES256"),
+            "what the gateway signs with",
+        ),
+        Setting::new(
+            &["attributes", "oauth2.jwt.authorization.grant.enabled"],
+            json!("true"),
+            "it exchanges assertions for tokens (RFC 7523)",
+        ),
+        Setting::new(
+            &["attributes", "oauth2.jwt.authorization.grant.idp"],
+            json!(wanted.identity_provider),
+            "whose assertions it may exchange",
+        ),
+    ];
+    let off_if_on: [(&[&'static str], &'static str); 3] = [
+        (&["attributes", "use.jwks.url"], "the key is given here"),
+        (
+            &["attributes", "oauth2.device.authorization.grant.enabled"],
+            not_used,
+        ),
+        (&["attributes", "oidc.ciba.grant.enabled"], not_used),
+    ];
+    for (path, why) in off_if_on {
+        if lookup(client, path) == Some(&json!("true")) {
+            settings.push(Setting::new(path, json!("false"), why));
+        }
+    }
+    settings
+}

@@ -1,0 +1,50 @@
+//! Whose signatures an object of the realm trusts.
+
+use serde_json::Value;
+
+use super::plan::Wanted;
+use super::state::text;
+
+/// Which keys an object trusts.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Trust {
+    Nothing,
+    Ours { others: Vec<String> },
+    Other(String),
+}
+
+impl Trust {
+    pub(crate) fn of(stored: Option<&Value>, wanted: &Wanted) -> Self {
+        let stored = stored.and_then(Value::as_str).unwrap_or_default().trim();
+        if stored.is_empty() {
+            return Self::Nothing;
+        }
+        let jwks: Option<Value> = serde_json::from_str(stored).ok();
+        let keys = jwks.as_ref().and_then(|jwks| jwks.get("keys")?.as_array());
+        let Some(keys) = keys else {
+            return Self::Other("another signing key".to_owned());
+        };
+        let same = |key: &Value| {
+            ["kid", "crv", "x", "y"]
+                .iter()
+                .all(|name| key.get(name) == wanted.signing_jwk.get(name))
+        };
+        let others = keys
+            .iter()
+            .filter(|key| !same(key))
+            .map(kid_of)
+            .collect::<Vec<_>>();
+        match (keys.len() > others.len(), others.is_empty()) {
+            (true, _) => Self::Ours { others },
+            (false, true) => Self::Nothing,
+            (false, false) => Self::Other(format!("key {}", others.join(", "))),
+        }
+    }
+}
+
+pub(crate) fn kid_of(jwk: &Value) -> String {
+    match text(jwk, "kid") {
+        "" => "without a name".to_owned(),
+        kid => kid.to_owned(),
+    }
+}
