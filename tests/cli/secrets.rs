@@ -165,5 +165,5 @@ fn answers_that_are_not_keycloaks_are_told_plainly() {
     assert!(against(cut).contains("no answer from Keycloak"));
     let empty = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
     assert!(against(empty).contains("no access_token"));
-    assert!(against("").contains("Check --keycloak-url"));
+    assert!(against("").contains("check --keycloak-url"));
 }

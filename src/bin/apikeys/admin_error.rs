@@ -9,8 +9,7 @@ use serde_json::Value;
 pub(crate) enum AdminError {
     /// No answer: the address, the network, TLS or the time limit.
     #[error(
-        "{method} {url}: no answer from Keycloak ({source}). Check --keycloak-url, and that \
-         Keycloak runs{}",
+        "{method} {url}: no answer from Keycloak; check --keycloak-url, and that Keycloak runs{}",
         tls_hint(url)
     )]
     Unreachable {
@@ -51,7 +50,7 @@ pub(crate) enum AdminError {
 
 fn tls_hint(url: &str) -> &'static str {
     if url.starts_with("https:") {
-        "; a certificate of your own authority is given by --ca-file"
+        " (certificates of your own authority are given by --ca-file)"
     } else {
         ""
     }

@@ -386,7 +386,7 @@ mod tests {
             KeycloakAdmin::sign_in("http://127.0.0.1:9", "demo", credentials, None).unwrap_err();
         assert!(!format!("{error:?} {error}").contains("hunter2-secret"));
         assert!(
-            format!("{error}").contains("Check --keycloak-url"),
+            format!("{error}").contains("check --keycloak-url"),
             "{error}"
         );
     }
