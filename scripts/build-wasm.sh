@@ -3,7 +3,8 @@
 # be had: where rustup cannot download it (a mirror of Debian and of the crates registry is all that
 # many build machines see), Debian's own Rust does the same. Says which of the two it took.
 #
-# usage: build-wasm.sh
+# usage: build-wasm.sh [--has-target]
+#   --has-target   builds nothing; succeeds if the installed Rust has the target or rustup adds it
 #   APIKEYS_WASM_TOOLCHAIN   auto (default), rustup: only the installed Rust, debian: only Debian's
 #
 # Prints the path of the wasm on stdout: target/wasm/apikey_jwt_exchange.wasm
@@ -69,6 +70,10 @@ place() {
 }
 
 need_rust
+if [ "${1:-}" = --has-target ]; then
+  has_target || add_target
+  exit
+fi
 step "Building the filter"
 case ${APIKEYS_WASM_TOOLCHAIN:-auto} in
   auto)

@@ -45,7 +45,7 @@ fetch() {
 
 if [ ! -x "$PREFIX/usr/bin/rustc" ]; then
   mkdir -p "$CACHE_DIR"
-  work=$(mktemp -d "$CACHE_DIR/fetching.XXXXXX")
+  work=$(mktemp -d "$CACHE_DIR/unpacking.XXXXXX")
   trap 'rm -rf "$work"' EXIT
   step "Fetching Debian's Rust for the Wasm target (once)"
   (fetch "$work")

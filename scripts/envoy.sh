@@ -41,7 +41,7 @@ wait_for_admin_address() {
   local name=$1 log=$2 admin=$3 beats=0
   until [ -s "$admin" ]; do
     if ! daemon_pid "$name" >/dev/null; then
-      grep -E '\[(error|critical)\]' "$log" >&2 || tail -n 25 "$log" >&2
+      log_end "$log"
       die "Envoy ($name) ended while it started" "its log: $log"
     fi
     beats=$((beats + 1))

@@ -38,6 +38,8 @@ in_cache() {
     note "another run is filling the cache; waiting for it"
     flock 8
   fi
+  # Left by a run that was killed outright; nobody else is at work here, the lock is ours.
+  rm -rf "$CACHE_DIR"/fetching.*
   WORK=$(mktemp -d "$CACHE_DIR/fetching.XXXXXX")
   # shellcheck disable=SC2064
   trap "rm -rf '$WORK'" EXIT

@@ -88,6 +88,12 @@ last_words() {
   printf '%.100s' "$line"
 }
 
+# log_end FILE: what a log says of a failure: its errors if it marks them, else its end.
+log_end() {
+  grep -E '\[(error|critical)\]| (ERROR|FATAL) ' "$1" 2>/dev/null | tail -n 8 | cut -c 1-600 >&2 ||
+    tail -n 25 "$1" >&2 || true
+}
+
 # ---- tools --------------------------------------------------------------------------------------
 
 # need TOOL WHAT-TO-INSTALL
@@ -209,11 +215,11 @@ wait_for_http() {
   started=$(now_ms)
   until curl -fs -o /dev/null --max-time 5 "$url" 2>/dev/null; do
     if ! daemon_pid "$name" >/dev/null; then
-      tail -n 25 "$log" >&2
+      log_end "$log"
       die "$name ended while it started" "its log: $log"
     fi
     if [ $(($(now_ms) - started)) -gt $((limit * 1000)) ]; then
-      tail -n 25 "$log" >&2
+      log_end "$log"
       die "$name did not answer at $url within $limit s" "its log: $log"
     fi
     sleep 0.1

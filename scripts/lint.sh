@@ -26,7 +26,8 @@ clippy_wasm() {
 scripts() {
   need shellcheck "apt-get install shellcheck"
   shellcheck --external-sources --source-path=SCRIPTDIR scripts/*.sh .ci/run
-  python3 -m py_compile demo/orders.py
+  need python3 "apt-get install python3"
+  python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read(), sys.argv[1])' demo/orders.py
 }
 
 [ $# -gt 0 ] || set -- clippy-native clippy-wasm scripts

@@ -35,16 +35,14 @@ main() {
     show_how_to_call
     return
   fi
-  trap on_exit EXIT
-  trap 'exit 130' INT TERM
-
-  doing "checking tools, ports and settings"
   check_settings
   check_tools
   stop_leftovers
   check_ports GATEWAY_PORT SERVICE_PORT DEMO_PORT YIELD_PORT KEYCLOAK_PORT \
     KEYCLOAK_MANAGEMENT_PORT ENVOY_ADMIN_PORT
 
+  trap on_exit EXIT
+  trap 'exit 130' INT TERM
   doing "fetching what is missing"
   "$SCRIPTS/fetch.sh" all >/dev/null
 

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# `make test`: every check there is, in the order in which a mistake is cheapest to find. A failed
+# step does not hide the ones after it: all run, and the end lists them with their times.
+#
+# usage: test.sh [STEP]...   (default: all; e.g. test.sh format unit)
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$PROJECT_ROOT"
+
+ALL=(tools format clippy-native clippy-wasm scripts unit kong build end-to-end cli)
+SUMMARY=()
+FAILED=0
+
+# The servers that a suite starts belong to a run folder of the tests, on ports of their own: a
+# stack that a developer has running stays as it is.
+run_step() {
+  case $1 in
+    tools) scripts/ensure-tools.sh ;;
+    format) cargo fmt --check ;;
+    clippy-native | clippy-wasm | scripts) scripts/lint.sh "$1" ;;
+    # Unit, property, documentation and layering tests.
+    unit) cargo test --locked --features cli ;;
+    kong) tests/kong/check.sh ;;
+    build) scripts/fetch.sh all && scripts/build-wasm.sh && cargo build --release --locked --features cli --bin apikeys ;;
+    end-to-end) cargo test --locked --features cli,e2e --test e2e ;;
+    cli) scripts/test-cli.sh ;;
+    *) die "there is no step '$1'" "the steps are: ${ALL[*]}" ;;
+  esac
+}
+
+[ $# -gt 0 ] || set -- "${ALL[@]}"
+began=$(now_ms)
+for name in "$@"; do
+  step "$name"
+  step_began=$(now_ms)
+  if (run_step "$name"); then
+    outcome=passed
+  else
+    outcome=FAILED
+    FAILED=$((FAILED + 1))
+  fi
+  note "$name: $outcome in $(seconds_since "$step_began")"
+  SUMMARY+=("$(printf '%-14s %-7s %10s' "$name" "$outcome" "$(seconds_since "$step_began")")")
+done
+
+step "Summary, $(seconds_since "$began")"
+for line in "${SUMMARY[@]}"; do note "$line"; done
+[ "$FAILED" -eq 0 ] || die "$FAILED of $# steps failed: they are named above"
