@@ -1,0 +1,840 @@
+//! Holds what is promised in several places to one wording.
+//!
+//! The README's tables, the JSON Schema that Kong reads, the examples and the code all
+//! tell of the same fields, bounds, answers and log lines. A table that drifts from the
+//! code is worse than none, so each is read here and compared with the code itself.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test says what went wrong by failing"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use apikey_jwt_exchange::api_key::format::{KeyFormat, MalformedKey};
+use apikey_jwt_exchange::api_key::hash::UnusableHash;
+use apikey_jwt_exchange::api_key::record::RecordError;
+use apikey_jwt_exchange::cache::Refused;
+use apikey_jwt_exchange::config::Config;
+use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
+use apikey_jwt_exchange::keycloak::Endpoint;
+use apikey_jwt_exchange::keycloak::token::TokenError;
+use apikey_jwt_exchange::keycloak::users::{LookupError, LookupRefusal};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use jsonschema::{Draft, Validator};
+use p256::pkcs8::EncodePrivateKey;
+use serde_json::{Map, Value, json};
+
+/// The seed's variables and the fields that they set.
+const SEED: [(&str, &str); 6] = [
+    ("API_KEY_ENABLED", "enabled"),
+    ("API_KEY_STORAGE", "storage"),
+    ("API_KEY_HASH_ALGORITHM", "hash_algorithm"),
+    ("API_KEY_PREFIX", "key_prefix"),
+    ("API_KEY_MAX_PER_USER", "max_keys_per_user"),
+    ("API_KEY_EXCHANGE_CACHE_TTL", "cache_ttl_seconds"),
+];
+
+/// Fields that are read and bounded, and steer nothing in this version.
+const WITHOUT_EFFECT: [&str; 4] = [
+    "mode",
+    "storage",
+    "revocation_poll_seconds",
+    "throttle_failures_per_minute",
+];
+
+/// Fields of a mode that this version refuses.
+const MANAGE_ALONE: [&str; 2] = ["admin_role", "audience"];
+
+// --- the configuration: README, schema and code ------------------------------
+
+#[test]
+fn the_same_fields_are_in_the_readme_the_schema_and_the_code() {
+    let documented: Vec<String> = fields().into_iter().map(|field| field.name).collect();
+    let in_code = known_fields();
+    assert_eq!(
+        documented, in_code,
+        "the README's table against the struct, in its order"
+    );
+    let in_schema: BTreeSet<String> = properties().keys().cloned().collect();
+    assert_eq!(documented.into_iter().collect::<BTreeSet<_>>(), in_schema);
+}
+
+#[test]
+fn each_row_of_the_readme_says_what_the_schema_says() {
+    let properties = properties();
+    let required = texts(&schema()["required"]);
+    let one_of: Vec<String> = schema()["oneOf"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|choice| texts(&choice["required"]))
+        .collect();
+    for field in fields() {
+        let property = &properties[&field.name];
+        let default = match &property["default"] {
+            _ if required.contains(&field.name) => "required".to_owned(),
+            _ if one_of.contains(&field.name) => "one of the two".to_owned(),
+            Value::Null => "none".to_owned(),
+            Value::String(text) => format!("`{text}`"),
+            other => format!("`{other}`"),
+        };
+        assert_eq!(field.default, default, "{}: default", field.name);
+        let kind = match property["type"].as_str().unwrap() {
+            "string" => "text",
+            "array" => "list",
+            other => other,
+        };
+        assert_eq!(field.kind, kind, "{}: type", field.name);
+        match bounds(property) {
+            Some(bounds) => assert_eq!(field.bounds, bounds, "{}: bounds", field.name),
+            // Told in words; that they are told is all that can be held.
+            None => assert!(!field.bounds.is_empty(), "{}: bounds", field.name),
+        }
+        assert!(!field.meaning.is_empty(), "{}: meaning", field.name);
+    }
+}
+
+#[test]
+fn a_default_of_the_schema_is_the_codes_own() {
+    let base = meaning(&minimal());
+    for (name, property) in properties() {
+        let default = &property["default"];
+        if default.is_null() || MANAGE_ALONE.contains(&name.as_str()) {
+            continue;
+        }
+        assert_eq!(
+            meaning(&with(&name, default.clone())),
+            base,
+            "{name}: {default} in the schema is not what the code takes without it"
+        );
+        // And the comparison sees another value, where the field has an effect at all.
+        if !WITHOUT_EFFECT.contains(&name.as_str()) {
+            let other = another_value(&property);
+            assert_ne!(
+                meaning(&with(&name, other.clone())),
+                base,
+                "{name}: {other}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_required_is_required_by_both() {
+    for name in texts(&schema()["required"]) {
+        let mut config = minimal();
+        config.as_object_mut().unwrap().remove(&name);
+        assert!(!validator().is_valid(&config), "{name}");
+        assert_eq!(read(&config).unwrap_err().field, name);
+    }
+    let mut neither = minimal();
+    neither
+        .as_object_mut()
+        .unwrap()
+        .remove("signing_key_property");
+    let mut both = minimal();
+    both["signing_key"] = json!(signing_key());
+    for config in [neither, both] {
+        assert!(!validator().is_valid(&config));
+        assert_eq!(read(&config).unwrap_err().field, "signing_key");
+    }
+}
+
+#[test]
+fn every_number_is_bounded_alike() {
+    let mut numbers = 0;
+    for (name, property) in properties() {
+        if property["type"] != "integer" {
+            continue;
+        }
+        numbers += 1;
+        let step = property["multipleOf"].as_i64().unwrap_or(1);
+        let least = property["minimum"].as_i64().unwrap();
+        let most = property["maximum"].as_i64().unwrap();
+        for (value, allowed) in [
+            (least, true),
+            (most, true),
+            (least - step, false),
+            (most + step, false),
+        ] {
+            both_say(&with(&name, json!(value)), &name, allowed);
+        }
+        if step > 1 {
+            both_say(&with(&name, json!(least + 1)), &name, false);
+        }
+    }
+    assert_eq!(numbers, 10, "all numeric fields, and no other");
+}
+
+#[test]
+fn every_choice_is_allowed_alike() {
+    for (name, property) in properties() {
+        for choice in property["enum"].as_array().into_iter().flatten() {
+            // The schema knows the mode already; the code says that it is to come.
+            if *choice != "manage" {
+                both_say(&with(&name, choice.clone()), &name, true);
+            }
+        }
+        if property["enum"].is_array() {
+            both_say(&with(&name, json!("no such choice")), &name, false);
+        }
+    }
+    assert!(read(&with("mode", json!("manage"))).is_err());
+}
+
+#[test]
+fn every_text_is_no_empty_one_and_has_an_end() {
+    for (name, property) in properties() {
+        if property["type"] != "string" || MANAGE_ALONE.contains(&name.as_str()) {
+            continue;
+        }
+        let mut config = with(&name, json!(""));
+        if name == "signing_key" {
+            config
+                .as_object_mut()
+                .unwrap()
+                .remove("signing_key_property");
+        }
+        both_say(&config, &name, false);
+        config[&name] = json!("x".repeat(20_000));
+        both_say(&config, &name, false);
+    }
+}
+
+#[test]
+fn the_seeds_variables_set_the_fields_that_the_readme_names() {
+    let documented: BTreeMap<String, String> = fields()
+        .into_iter()
+        .filter(|field| !field.variable.is_empty())
+        .map(|field| (field.variable.trim_matches('`').to_owned(), field.name))
+        .collect();
+    let seed = SEED.map(|(variable, field)| (variable.to_owned(), field.to_owned()));
+    assert_eq!(documented, seed.into());
+
+    let kong = file("kong/kong.yml");
+    let envoy = file("envoy/envoy.yaml");
+    for (variable, field) in SEED {
+        let taken = kong.lines().filter(|line| {
+            line.trim_start().starts_with(&format!("{field}:"))
+                && line.split("# takes ").nth(1).is_some_and(|names| {
+                    names
+                        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                        .next()
+                        == Some(variable)
+                })
+        });
+        assert_eq!(
+            taken.count(),
+            2,
+            "{variable} in both forms of kong/kong.yml"
+        );
+        assert!(
+            envoy.lines().any(|line| {
+                line.contains(&format!("\"{field}\":"))
+                    && line.contains(&format!("${{{variable}}}"))
+            }),
+            "{variable} in envoy/envoy.yaml"
+        );
+    }
+}
+
+// --- the examples ------------------------------------------------------------
+
+#[test]
+fn every_example_of_a_configuration_is_one() {
+    let readme = file("README.md");
+    let mut sources: Vec<(String, String)> = blocks(&readme, "yaml")
+        .into_iter()
+        .map(|block| ("README.md".to_owned(), block))
+        .collect();
+    for path in ["kong/kong.yml", "envoy/envoy.yaml"] {
+        sources.push((path.to_owned(), substituted(&file(path))));
+    }
+    let mut found = Vec::new();
+    for (source, text) in &sources {
+        let document: Value =
+            serde_norway::from_str(text).unwrap_or_else(|fault| panic!("{source}: {fault}"));
+        for (form, config) in filter_configs(&document) {
+            if let Err(fault) = read(&config) {
+                panic!("{source}, {form}: {fault}");
+            }
+            if form != "envoy" {
+                assert!(validator().is_valid(&config), "{source}, {form}");
+            }
+            found.push((source.as_str(), form));
+        }
+    }
+    let expected = [
+        ("README.md", "filter_chains"),
+        ("README.md", "plugins"),
+        ("README.md", "envoy"),
+        ("kong/kong.yml", "filter_chains"),
+        ("kong/kong.yml", "plugins"),
+        ("envoy/envoy.yaml", "envoy"),
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_key_in_the_place_of_a_property_is_read_as_well() {
+    let mut config = minimal();
+    config
+        .as_object_mut()
+        .unwrap()
+        .remove("signing_key_property");
+    config["signing_key"] = json!(signing_key());
+    both_say(&config, "signing_key", true);
+}
+
+#[test]
+fn every_option_of_a_documented_command_exists() {
+    let declared = file("src/bin/apikeys/args.rs");
+    let mut seen = BTreeSet::new();
+    for path in ["README.md", "CONTRIBUTING.md"] {
+        let text = file(path);
+        for line in text.lines().filter(|line| line.contains("apikeys ")) {
+            for option in line.split_whitespace().flat_map(|word| word.split('`')) {
+                if let Some(name) = option.strip_prefix("--") {
+                    let name = name.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+                    seen.insert(name.to_owned());
+                }
+            }
+        }
+    }
+    assert!(seen.contains("signing-key-file") && seen.contains("owner"));
+    for name in seen.iter().filter(|name| *name != "help") {
+        let member = format!("{}:", name.replace('-', "_"));
+        assert!(
+            declared.contains(&member),
+            "--{name} is documented, and apikeys has no such option"
+        );
+    }
+}
+
+// --- answers -----------------------------------------------------------------
+
+#[test]
+fn the_readmes_answers_are_the_codes() {
+    let documented: Vec<(String, String, String)> = table(&file("README.md"), "| Code | Status |")
+        .into_iter()
+        .map(|row| (row[0].clone(), row[1].clone(), row[2].clone()))
+        .collect();
+    let in_code: Vec<_> = Rejection::ALL
+        .iter()
+        .map(|rejection| {
+            let retry_after = rejection.retry_after_seconds();
+            (
+                format!("`{}`", rejection.code()),
+                rejection.status().to_string(),
+                retry_after.map_or("–".to_owned(), |seconds| seconds.to_string()),
+            )
+        })
+        .collect();
+    assert_eq!(documented, in_code);
+}
+
+#[test]
+fn the_readmes_example_of_an_answer_is_one() {
+    let readme = file("README.md");
+    let examples = blocks(&readme, "json");
+    assert_eq!(examples.len(), 1, "blocks of JSON");
+    let example: Value = serde_json::from_str(&examples[0]).unwrap();
+    let request_id = example["request_id"].as_str().unwrap();
+    let answer = Rejection::InvalidApiKey.body(request_id);
+    assert_eq!(example, serde_json::from_str::<Value>(&answer).unwrap());
+    let challenge = Rejection::InvalidApiKey
+        .headers("<realm>")
+        .into_iter()
+        .find(|(name, _)| *name == "www-authenticate")
+        .unwrap()
+        .1;
+    assert!(readme.contains(&format!("WWW-Authenticate: {challenge}")));
+}
+
+#[test]
+fn every_reason_of_the_log_is_in_the_readme_and_no_other() {
+    let rows = table(&file("README.md"), "| `reason=` |");
+    let patterns: Vec<String> = rows
+        .iter()
+        .map(|row| row[0].trim_matches('`').to_owned())
+        .collect();
+    for row in &rows {
+        let code = row[1].trim_matches('`');
+        let known = Rejection::ALL.iter().any(|known| known.code() == code);
+        assert!(known || code == "either 503", "{code}");
+        assert!(!row[2].is_empty());
+    }
+    let mut used = BTreeSet::new();
+    for reason in reasons() {
+        let text = reason.to_string();
+        let Some(pattern) = patterns.iter().find(|pattern| matches(pattern, &text)) else {
+            panic!("the README does not say what to do about: {text}");
+        };
+        used.insert(pattern.clone());
+    }
+    for pattern in patterns {
+        assert!(used.contains(&pattern), "no reason is told as: {pattern}");
+    }
+}
+
+// --- keys --------------------------------------------------------------------
+
+#[test]
+fn the_readmes_pattern_for_scanners_finds_keys_and_nothing_else() {
+    let readme = file("README.md");
+    let pattern = blocks(&readme, "text")
+        .into_iter()
+        .find(|block| block.starts_with("sk_live_["))
+        .expect("a pattern in the README");
+    let whole = jsonschema::options()
+        .with_draft(Draft::Draft4)
+        .build(&json!({ "pattern": format!("^{}$", pattern.trim()) }))
+        .unwrap();
+    let format = KeyFormat::new("sk_live_").unwrap();
+    let mut state = 1_u8;
+    for _ in 0..200 {
+        let key = format.generate(|bytes| {
+            for byte in bytes {
+                state = state.wrapping_mul(141).wrapping_add(43);
+                *byte = state;
+            }
+        });
+        assert!(whole.is_valid(&json!(key.expose())));
+        let cut = &key.expose()[..key.expose().len() - 1];
+        assert!(!whole.is_valid(&json!(cut)));
+    }
+    for other in [
+        "sk_live_",
+        "sk_test_abc123def456_x",
+        "eyJhbGciOiJFUzI1NiJ9.e30.x",
+    ] {
+        assert!(!whole.is_valid(&json!(other)), "{other}");
+    }
+}
+
+// --- what is read ------------------------------------------------------------
+
+fn file(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|fault| panic!("{}: {fault}", path.display()))
+}
+
+fn schema() -> Value {
+    let meta: Value = serde_json::from_str(&file("kong/apikey_jwt_exchange.meta.json")).unwrap();
+    meta["config_schema"].clone()
+}
+
+fn properties() -> Map<String, Value> {
+    schema()["properties"].as_object().unwrap().clone()
+}
+
+fn validator() -> Validator {
+    jsonschema::options()
+        .with_draft(Draft::Draft4)
+        .should_validate_formats(true)
+        .build(&schema())
+        .unwrap()
+}
+
+fn texts(list: &Value) -> Vec<String> {
+    let list = list.as_array().unwrap();
+    list.iter()
+        .map(|text| text.as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// One row of the README's table of fields.
+struct Field {
+    name: String,
+    kind: String,
+    default: String,
+    bounds: String,
+    meaning: String,
+    variable: String,
+}
+
+fn fields() -> Vec<Field> {
+    table(&file("README.md"), "| Field | Type |")
+        .into_iter()
+        .map(|row| {
+            let [name, kind, default, bounds, meaning, variable] =
+                row.try_into().expect("six columns");
+            Field {
+                name: name.trim_matches('`').to_owned(),
+                kind,
+                default,
+                bounds,
+                meaning,
+                variable,
+            }
+        })
+        .collect()
+}
+
+/// The rows of the one table whose first line begins like this.
+fn table(text: &str, head: &str) -> Vec<Vec<String>> {
+    let mut lines = text.lines().skip_while(|line| !line.starts_with(head));
+    assert!(lines.next().is_some(), "no table that begins {head}");
+    assert!(lines.next().is_some_and(|line| line.starts_with("|--")));
+    lines
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| {
+            let inner = line.trim().trim_start_matches('|');
+            let inner = inner.strip_suffix('|').expect("a row ends in |");
+            inner
+                .split('|')
+                .map(|cell| cell.trim().to_owned())
+                .collect()
+        })
+        .collect()
+}
+
+/// The fenced blocks of one language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if let Some(of) = line.strip_prefix("```") {
+            let block: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+            if of == language {
+                found.push(block.join("\n"));
+            }
+        }
+    }
+    found
+}
+
+/// What the README must say of a property's bounds, where that is not a matter of words.
+fn bounds(property: &Value) -> Option<String> {
+    if let Some(choices) = property["enum"].as_array() {
+        let choices: Vec<String> = choices
+            .iter()
+            .map(|choice| format!("`{}`", choice.as_str().unwrap()))
+            .collect();
+        return Some(choices.join(", "));
+    }
+    match property["type"].as_str().unwrap() {
+        "boolean" => Some("`true`, `false`".to_owned()),
+        "integer" => {
+            let mut text = format!("{} to {}", property["minimum"], property["maximum"]);
+            if let Some(step) = property["multipleOf"].as_u64() {
+                text.push_str(&format!(", a multiple of {step}"));
+            }
+            Some(text)
+        }
+        "array" => Some(format!(
+            "{} to {} names in lower case",
+            property["minItems"], property["maxItems"]
+        )),
+        _ if property["pattern"].is_null() && property["not"].is_null() => Some(format!(
+            "{} to {} characters",
+            property["minLength"], property["maxLength"]
+        )),
+        _ => None,
+    }
+}
+
+// --- what is said of a configuration -----------------------------------------
+
+fn minimal() -> Value {
+    json!({
+        "keycloak_url": "https://login.example.com",
+        "realm": "demo",
+        "keycloak_upstream": "127.0.0.1:8110",
+        "yield_upstream": "127.0.0.1:8110",
+        "signing_key_property": "ngx.apikey_signing_key",
+    })
+}
+
+fn with(field: &str, value: Value) -> Value {
+    let mut config = minimal();
+    config[field] = value;
+    config
+}
+
+/// A key made here, of no use anywhere: its number is 7 32 times over.
+fn signing_key() -> String {
+    let key = p256::SecretKey::from_slice(&[7; 32]).unwrap();
+    STANDARD.encode(key.to_pkcs8_der().unwrap().as_bytes())
+}
+
+fn read(config: &Value) -> Result<Config, apikey_jwt_exchange::config::ConfigError> {
+    Config::from_json(config.to_string().as_bytes())
+}
+
+/// All that a configuration decides, as a text to compare.
+fn meaning(config: &Value) -> String {
+    format!("{:?}", read(config).unwrap())
+}
+
+/// The names of all fields, as the message for an unknown one lists them.
+fn known_fields() -> Vec<String> {
+    let fault = read(&with("no_such_field", json!(1)))
+        .unwrap_err()
+        .to_string();
+    let (_, listed) = fault.split_once("expected one of").unwrap();
+    listed
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
+}
+
+/// A valid value that is not the default.
+fn another_value(property: &Value) -> Value {
+    if let Some(choices) = property["enum"].as_array() {
+        let other = choices
+            .iter()
+            .find(|choice| **choice != property["default"]);
+        return other.cloned().expect("a second choice");
+    }
+    match property["type"].as_str().unwrap() {
+        "boolean" => json!(!property["default"].as_bool().unwrap()),
+        "integer" => property["minimum"].clone(),
+        "array" => json!(["x-other"]),
+        _ => json!("other"),
+    }
+}
+
+/// Schema and code allow, or refuse, a configuration because of this field.
+fn both_say(config: &Value, field: &str, allowed: bool) {
+    let shown = &config[field];
+    assert_eq!(
+        validator().is_valid(config),
+        allowed,
+        "schema: {field} {shown}"
+    );
+    match read(config) {
+        Ok(_) => assert!(allowed, "the code takes {field} {shown}"),
+        Err(fault) => {
+            assert!(!allowed, "the code refuses {field} {shown}: {fault}");
+            assert_eq!(fault.field, field);
+        }
+    }
+}
+
+/// The configurations of this filter in a document, with the form they stand in.
+fn filter_configs(document: &Value) -> Vec<(&'static str, Value)> {
+    fn walk(value: &Value, form: &'static str, found: &mut Vec<(&'static str, Value)>) {
+        match value {
+            Value::Array(items) => items.iter().for_each(|item| walk(item, form, found)),
+            Value::Object(members) => {
+                if members.get("name") == Some(&json!("apikey_jwt_exchange")) {
+                    if let Some(text) = value.pointer("/config/configuration/value") {
+                        let text = text.as_str().expect("JSON in a text");
+                        found.push(("envoy", serde_json::from_str(text).unwrap()));
+                    } else if let Some(text) = value.pointer("/configuration/value") {
+                        let text = text.as_str().expect("JSON in a text");
+                        found.push(("envoy", serde_json::from_str(text).unwrap()));
+                    } else if !form.is_empty() {
+                        found.push((form, members["config"].clone()));
+                    }
+                }
+                for (name, value) in members {
+                    let form = match name.as_str() {
+                        "filter_chains" if members.contains_key("paths") => "filter_chains",
+                        "plugins" => "plugins",
+                        _ => form,
+                    };
+                    walk(value, form, found);
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    walk(document, "", &mut found);
+    found
+}
+
+/// A template with a fitting value in the place of each variable.
+fn substituted(template: &str) -> String {
+    let mut text = template.to_owned();
+    while let Some(at) = text.find("${") {
+        let end = at + text[at..].find('}').expect("a variable ends in }");
+        let value = match &text[at + 2..end] {
+            "KEYCLOAK_URL" => "http://127.0.0.1:8080",
+            "REALM" => "demo",
+            "API_KEY_ENABLED" => "true",
+            "API_KEY_STORAGE" => "keycloak",
+            "API_KEY_HASH_ALGORITHM" => "bcrypt",
+            "API_KEY_PREFIX" => "sk_live_",
+            "API_KEY_MAX_PER_USER" => "5",
+            "API_KEY_EXCHANGE_CACHE_TTL" => "300",
+            name if name.ends_with("_PORT") => "8000",
+            "RUN_DIR" | "WASM_FILE" => "some/path",
+            name => panic!("a variable that this test has no value for: {name}"),
+        };
+        text.replace_range(at..=end, value);
+    }
+    text
+}
+
+// --- reasons -----------------------------------------------------------------
+
+/// Whether the text is the pattern with something in the place of each `…`.
+fn matches(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('…');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else {
+        return false;
+    };
+    let mut open = false;
+    for part in parts {
+        open = part.is_empty();
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    open || rest.is_empty()
+}
+
+/// Every reason, with every cause within it.
+fn reasons() -> Vec<Reason> {
+    let mut reasons = vec![
+        Reason::NoCredentials,
+        Reason::HeaderTwice("authorization".to_owned()),
+        Reason::TwoCredentials,
+        Reason::Remembered(Refused::Unknown),
+        Reason::Remembered(Refused::Invalid),
+        Reason::Unknown,
+        Reason::Lookup(LookupRefusal::SeveralOwners),
+        Reason::Lookup(LookupRefusal::OwnerDisabled),
+        Reason::Expired,
+        Reason::WrongSecret,
+        Reason::OwnerRefused("owner disabled"),
+        Reason::OwnerRefused("owner has a required action"),
+        Reason::OwnerRefused("owner unlinked or deleted"),
+        Reason::MissingRole,
+        Reason::ForeignSubject,
+        Reason::TokenOutlivesKey,
+        Reason::Signing,
+        Reason::Deadline,
+        Reason::QueueFull,
+        Reason::TooManyPending,
+        Reason::YieldFailed("no answer".to_owned()),
+    ];
+    for malformed in [
+        MalformedKey::Length,
+        MalformedKey::Character,
+        MalformedKey::Shape,
+        MalformedKey::Checksum,
+    ] {
+        reasons.push(malformed.into());
+    }
+    for record in [
+        RecordError::Absent,
+        RecordError::Twice,
+        RecordError::NotIndexed,
+        RecordError::Several,
+        RecordError::NoExpiry,
+        RecordError::Date,
+        RecordError::Scopes,
+        RecordError::Hash(UnusableHash::Scheme),
+        RecordError::Hash(UnusableHash::Malformed),
+        RecordError::Hash(UnusableHash::Cost(31)),
+    ] {
+        reasons.push(Reason::Lookup(record.into()));
+    }
+    for fault in [
+        LookupError::Unauthorized,
+        LookupError::Forbidden,
+        LookupError::Status(500),
+        LookupError::Malformed,
+    ] {
+        reasons.push(Reason::LookupFault(fault));
+    }
+    for endpoint in [Endpoint::ServiceToken, Endpoint::Lookup, Endpoint::Grant] {
+        reasons.push(Reason::Callout {
+            endpoint,
+            failure: "no answer".to_owned(),
+        });
+    }
+    for endpoint in [Endpoint::ServiceToken, Endpoint::Grant] {
+        for error in [
+            TokenError::OwnerRefused("owner disabled"),
+            TokenError::Refused {
+                status: 400,
+                error: "invalid_grant".to_owned(),
+                description: "Invalid signature".to_owned(),
+            },
+            TokenError::Unusable {
+                status: 302,
+                what: "neither a token nor an OAuth error",
+            },
+            TokenError::Issuer,
+        ] {
+            reasons.push(Reason::TokenFault { endpoint, error });
+        }
+    }
+    reasons.iter().for_each(is_listed_above);
+    reasons
+}
+
+/// Does not compile when a reason is added, so that it is added above as well.
+fn is_listed_above(reason: &Reason) {
+    match reason {
+        Reason::NoCredentials
+        | Reason::HeaderTwice(_)
+        | Reason::TwoCredentials
+        | Reason::Remembered(Refused::Unknown | Refused::Invalid)
+        | Reason::Unknown
+        | Reason::Expired
+        | Reason::WrongSecret
+        | Reason::OwnerRefused(_)
+        | Reason::Callout { .. }
+        | Reason::MissingRole
+        | Reason::ForeignSubject
+        | Reason::TokenOutlivesKey
+        | Reason::Signing
+        | Reason::Deadline
+        | Reason::QueueFull
+        | Reason::TooManyPending
+        | Reason::YieldFailed(_)
+        | Reason::Malformed(
+            MalformedKey::Length
+            | MalformedKey::Character
+            | MalformedKey::Shape
+            | MalformedKey::Checksum,
+        )
+        | Reason::Lookup(
+            LookupRefusal::SeveralOwners
+            | LookupRefusal::OwnerDisabled
+            | LookupRefusal::Record(
+                RecordError::Absent
+                | RecordError::Twice
+                | RecordError::NotIndexed
+                | RecordError::Several
+                | RecordError::NoExpiry
+                | RecordError::Date
+                | RecordError::Scopes
+                | RecordError::Hash(
+                    UnusableHash::Scheme | UnusableHash::Malformed | UnusableHash::Cost(_),
+                ),
+            ),
+        )
+        | Reason::LookupFault(
+            LookupError::Unauthorized
+            | LookupError::Forbidden
+            | LookupError::Status(_)
+            | LookupError::Malformed,
+        )
+        | Reason::TokenFault {
+            error:
+                TokenError::OwnerRefused(_)
+                | TokenError::Refused { .. }
+                | TokenError::Unusable { .. }
+                | TokenError::Issuer,
+            ..
+        } => {}
+    }
+}
