@@ -11,14 +11,12 @@ want() {
   command -v "$1" >/dev/null 2>&1 || packages+=("$2")
 }
 
-# Debian puts what an administrator runs, nginx among it, where other users do not look.
-PATH=$PATH:/usr/sbin:/sbin
+# What the Kong checks alone need (nginx with Lua, docker-compose), tests/kong/check.sh sees to.
 want cc gcc
 want curl curl
 want flock util-linux
 want java openjdk-17-jre-headless
 want mvn maven
-want nginx nginx-light
 want python3 python3
 want shellcheck shellcheck
 want ss iproute2

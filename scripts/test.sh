@@ -6,12 +6,14 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 
-ALL=(tools format clippy-native clippy-wasm scripts unit kong build end-to-end cli)
+ALL=(tools format clippy-native clippy-wasm scripts unit build kong cli end-to-end)
 SUMMARY=()
 FAILED=0
 
-# The servers that a suite starts belong to a run folder of the tests, on ports of their own: a
-# stack that a developer has running stays as it is.
+TARGET_DIR=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}
+
+# The servers that a suite starts have a run folder and ports of their own: a stack that a developer
+# has running stays as it is.
 run_step() {
   case $1 in
     tools) scripts/ensure-tools.sh ;;
@@ -19,10 +21,12 @@ run_step() {
     clippy-native | clippy-wasm | scripts) scripts/lint.sh "$1" ;;
     # Unit, property, documentation and layering tests.
     unit) cargo test --locked --features cli ;;
-    kong) tests/kong/check.sh ;;
-    build) scripts/fetch.sh all && scripts/build-wasm.sh && cargo build --release --locked --features cli --bin apikeys ;;
+    # What the suites below run, fetched and built where its time can be seen.
+    build) scripts/fetch.sh all && scripts/build-wasm.sh &&
+      cargo build --release --locked --features cli --bin apikeys ;;
+    kong) APIKEYS=$TARGET_DIR/release/apikeys tests/kong/check.sh ;;
+    cli) scripts/with-keycloak.sh cargo test --locked --features cli,e2e --test cli ;;
     end-to-end) cargo test --locked --features cli,e2e --test e2e ;;
-    cli) scripts/test-cli.sh ;;
     *) die "there is no step '$1'" "the steps are: ${ALL[*]}" ;;
   esac
 }
