@@ -1,0 +1,527 @@
+//! Holds the rules of the house that no compiler and no lint knows.
+//!
+//! The layering above all: the core is pure, or it could not be simulated, nor moved to
+//! another host. A rule that nobody checks is forgotten by the third change.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test says what went wrong by failing"
+)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Lines that a source file may have.
+const LINES_MAX: usize = 500;
+
+/// Longer ones, each with the lines that it may have and why it is not cut.
+const LONGER: [(&str, usize, &str); 2] = [
+    (
+        "src/config/mod.rs",
+        600,
+        "one reader for each field, in the order of the contract",
+    ),
+    (
+        "src/exchange/steps.rs",
+        600,
+        "the steps of an exchange, read from top to bottom",
+    ),
+];
+
+/// What nothing but a shell may name, and why.
+const IMPURE: [(&str, &str); 16] = [
+    ("proxy_wasm", "the SDK belongs to src/host"),
+    ("crate::host", "the core knows no shell"),
+    ("super::host", "the core knows no shell"),
+    ("std::time", "time is an argument"),
+    ("SystemTime", "time is an argument"),
+    ("Instant", "time is an argument"),
+    ("now_utc", "time is an argument"),
+    ("std::env", "what an environment holds is an argument"),
+    ("std::fs", "the core does no I/O"),
+    ("std::io", "the core does no I/O"),
+    ("std::net", "the core does no I/O"),
+    ("std::process", "the core does no I/O"),
+    ("std::thread", "a machine is led by its caller"),
+    ("getrandom", "randomness is an argument"),
+    ("log::", "what is to be logged is an output"),
+    ("print", "what is to be told is an output"),
+];
+
+/// The one place where core and shell meet.
+const ENTRY: (&str, &str) = (
+    "src/lib.rs",
+    "proxy_wasm::main! {{ crate::host::start(); }}",
+);
+
+#[test]
+fn the_core_names_no_host_and_does_no_io() {
+    let mut seen = 0;
+    for path in tracked() {
+        if !is_rust(&path) || !path.starts_with("src/") || is_shell(&path) {
+            continue;
+        }
+        seen += 1;
+        let text = read(&path);
+        for (number, line) in text.lines().enumerate() {
+            if path == ENTRY.0 && line.trim() == ENTRY.1 {
+                continue;
+            }
+            if let Some((name, why)) = IMPURE.iter().find(|(name, _)| names(code_of(line), name)) {
+                panic!("{path}:{}: {name}: {why}\n    {line}", number + 1);
+            }
+        }
+    }
+    assert!(seen >= 20, "only {seen} files of the core were found");
+}
+
+#[test]
+fn the_host_is_built_for_wasm_alone() {
+    let lib = read("src/lib.rs");
+    let lines: Vec<&str> = lib.lines().collect();
+    for module in ["mod host;", "mod entry {"] {
+        let at = lines.iter().position(|line| *line == module).unwrap();
+        assert_eq!(
+            lines[at - 1],
+            "#[cfg(target_arch = \"wasm32\")]",
+            "{module}"
+        );
+    }
+}
+
+#[test]
+fn every_module_begins_with_what_it_is() {
+    for path in tracked() {
+        if !is_rust(&path) || is_cut_off_tests(&path) {
+            continue;
+        }
+        let text = read(&path);
+        let first = text.lines().next().unwrap_or_default();
+        assert!(
+            first.starts_with("//! ") && first.len() > 10,
+            "{path}: begin with //! and one line that says what the module is"
+        );
+    }
+}
+
+#[test]
+fn no_source_file_is_too_long() {
+    for path in tracked() {
+        if !is_rust(&path) || !path.starts_with("src/") {
+            continue;
+        }
+        let lines = read(&path).lines().count();
+        let listed = LONGER.iter().find(|(longer, ..)| *longer == path);
+        let max = listed.map_or(LINES_MAX, |(_, max, _)| *max);
+        assert!(
+            lines <= max,
+            "{path} has {lines} lines, and may have {max}: cut it by concern"
+        );
+    }
+}
+
+#[test]
+fn no_test_is_skipped_and_no_exception_lacks_its_reason() {
+    let ignore = concat!("#[", "ignore");
+    let allow = concat!("[", "allow(");
+    for path in tracked() {
+        if !is_rust(&path) {
+            continue;
+        }
+        let text = read(&path);
+        assert!(
+            !text.contains(ignore),
+            "{path}: a test is skipped in silence"
+        );
+        for (at, _) in text.match_indices(allow) {
+            let end = text[at..].find(")]").expect("an attribute ends");
+            assert!(
+                text[at..at + end].contains("reason = "),
+                "{path}: an exception to a lint without its reason: {}",
+                &text[at..at + end]
+            );
+        }
+    }
+}
+
+#[test]
+fn nothing_names_this_machine_or_a_package_registry() {
+    // In parts, so that this file does not name them either.
+    let machine = [
+        concat!("/wo", "rk/"),
+        concat!("/ro", "ot/"),
+        concat!("/ho", "me/"),
+        concat!("/Us", "ers/"),
+    ];
+    let registries = [
+        concat!("crates", ".io"),
+        concat!("pypi", ".org"),
+        concat!("pythonhosted", ".org"),
+        concat!("maven", ".org"),
+        concat!("maven.apache", ".org"),
+        concat!("npmjs", ".org"),
+        concat!("deb.debian", ".org"),
+        concat!("docker", ".io"),
+        concat!("ghcr", ".io"),
+        concat!("quay", ".io"),
+    ];
+    for path in tracked() {
+        let Some(text) = read_text(&path) else {
+            continue;
+        };
+        for (number, line) in text.lines().enumerate() {
+            let at = format!("{path}:{}", number + 1);
+            for name in machine {
+                assert!(
+                    !line.contains(name),
+                    "{at}: a path of one machine\n    {line}"
+                );
+            }
+            if path == "Cargo.lock" {
+                continue;
+            }
+            for name in registries {
+                // The one image that is published nowhere else under its maker's name.
+                let keycloak = format!("{}/keycloak/keycloak:", concat!("quay", ".io"));
+                if line.contains(&keycloak) {
+                    continue;
+                }
+                assert!(
+                    !line.contains(name),
+                    "{at}: which registry is asked is the matter of whoever builds\n    {line}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_dependency_comes_from_the_public_index() {
+    let index = format!(
+        "source = \"registry+https://github.com/rust-lang/{}-index\"",
+        concat!("crates", ".io")
+    );
+    let lock = read("Cargo.lock");
+    let sources = lock.lines().filter(|line| line.starts_with("source = "));
+    let mut count = 0;
+    for source in sources {
+        assert_eq!(source, index);
+        count += 1;
+    }
+    assert!(count > 20);
+}
+
+#[test]
+fn every_make_target_that_is_documented_exists() {
+    let targets: BTreeSet<String> = targets().into_iter().map(|(name, _)| name).collect();
+    let mut documented = BTreeSet::new();
+    for path in documents() {
+        for code in code_spans(&read(&path)) {
+            let words: Vec<&str> = code.split_whitespace().collect();
+            for pair in words.windows(2) {
+                let is_target = !pair[1].is_empty() && pair[1].bytes().all(is_target_byte);
+                if pair[0] == "make" && is_target {
+                    assert!(
+                        targets.contains(pair[1]),
+                        "{path}: `make {}` is no target of the Makefile",
+                        pair[1]
+                    );
+                    documented.insert(pair[1].to_owned());
+                }
+            }
+        }
+    }
+    for name in ["run", "stop", "up", "test"] {
+        assert!(documented.contains(name), "`make {name}` is not documented");
+    }
+}
+
+#[test]
+fn every_make_target_says_what_it_does_and_is_phony() {
+    let makefile = read("Makefile");
+    let phony = makefile
+        .lines()
+        .find_map(|line| line.strip_prefix(".PHONY:"))
+        .expect("a line .PHONY");
+    let phony: Vec<&str> = phony.split_whitespace().collect();
+    for (name, about) in targets() {
+        assert!(about.len() > 10, "Makefile: {name} lacks its ## line");
+        assert!(
+            phony.contains(&name.as_str()),
+            "Makefile: {name} is not in .PHONY"
+        );
+    }
+}
+
+#[test]
+fn every_script_runs_and_stops_at_the_first_error() {
+    let mut seen = 0;
+    for path in tracked() {
+        let text = match read_text(&path) {
+            Some(text) if path.ends_with(".sh") || text.starts_with("#!/usr/bin/env bash") => text,
+            _ => continue,
+        };
+        seen += 1;
+        let mode = fs::metadata(root().join(&path))
+            .unwrap()
+            .permissions()
+            .mode();
+        // Sourced by others, and so never run.
+        if text.starts_with("# shellcheck shell=bash") {
+            assert_eq!(
+                mode & 0o111,
+                0,
+                "{path} is sourced, and need not be executable"
+            );
+        } else {
+            assert_ne!(mode & 0o111, 0, "{path}: chmod +x");
+            assert!(
+                text.starts_with("#!/usr/bin/env bash"),
+                "{path}: #!/usr/bin/env bash"
+            );
+        }
+        let strict = text.contains("set -euo pipefail") || text.contains("/lib.sh\"");
+        assert!(
+            strict,
+            "{path}: set -euo pipefail, or source lib.sh, which does"
+        );
+    }
+    assert!(seen >= 8, "only {seen} scripts were found");
+}
+
+#[test]
+fn every_link_between_documents_leads_somewhere() {
+    for path in documents() {
+        let text = read(&path);
+        let folder = Path::new(&path).parent().unwrap();
+        for link in links(&text) {
+            if link.contains("://") || link.starts_with("mailto:") {
+                continue;
+            }
+            let (target, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let target = match target {
+                "" => path.clone(),
+                target => folder.join(target).to_string_lossy().into_owned(),
+            };
+            assert!(
+                root().join(&target).exists(),
+                "{path}: no file for ({link})"
+            );
+            if !anchor.is_empty() {
+                let anchors: Vec<String> = headings(&read(&target));
+                assert!(
+                    anchors.iter().any(|known| known == anchor),
+                    "{path}: no heading for ({link}) among {anchors:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_file_that_a_document_names_exists() {
+    // A path in code marks, with a folder of ours before it.
+    let folders = [
+        "src/", "tests/", "kong/", "envoy/", "scripts/", "demo/", "docs/",
+    ];
+    for path in documents() {
+        for span in inline_code(&read(&path)) {
+            let is_path = folders.iter().any(|folder| span.starts_with(folder))
+                && !span.contains(['*', ' ', '{', '<']);
+            if is_path {
+                let file = span.split("::").next().unwrap();
+                assert!(root().join(file).exists(), "{path}: there is no {span}");
+            }
+        }
+    }
+}
+
+// --- what is read ------------------------------------------------------------
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|fault| panic!("{path}: {fault}"))
+}
+
+/// None for a file that is no text.
+fn read_text(path: &str) -> Option<String> {
+    String::from_utf8(fs::read(root().join(path)).unwrap()).ok()
+}
+
+/// The project's files: those that git knows, or all that are there where this is no
+/// checkout (an unpacked archive, the build of an image).
+fn tracked() -> Vec<String> {
+    let listed = Command::new("git")
+        .args(["ls-files", "-z"])
+        .current_dir(root())
+        .output();
+    let mut paths: Vec<String> = match listed {
+        Ok(output) if output.status.success() && !output.stdout.is_empty() => {
+            let text = String::from_utf8(output.stdout).unwrap();
+            text.split_terminator('\0').map(str::to_owned).collect()
+        }
+        _ => walked(),
+    };
+    paths.retain(|path| root().join(path).is_file());
+    paths.sort();
+    assert!(paths.iter().any(|path| path == "src/lib.rs"));
+    paths
+}
+
+fn walked() -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![root()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let relative = path.strip_prefix(root()).unwrap();
+            let relative = relative.to_string_lossy().into_owned();
+            if [".git", ".run", "target", "dist"].contains(&relative.as_str()) {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else if !relative.ends_with(".wasm") {
+                found.push(relative);
+            }
+        }
+    }
+    found
+}
+
+fn documents() -> Vec<String> {
+    let mut paths = tracked();
+    paths.retain(|path| path.ends_with(".md"));
+    assert!(paths.iter().any(|path| path == "README.md"));
+    paths
+}
+
+fn is_rust(path: &str) -> bool {
+    path.ends_with(".rs")
+}
+
+fn is_shell(path: &str) -> bool {
+    path.starts_with("src/host/") || path.starts_with("src/bin/")
+}
+
+/// A module's own tests in a file of their own: the module says what they are of.
+fn is_cut_off_tests(path: &str) -> bool {
+    path.starts_with("src/") && (path.ends_with("/tests.rs") || path.ends_with("_tests.rs"))
+}
+
+/// A line without its comment. A `//` in a text cuts it short too, which hides no name
+/// that matters: a call never stands behind one.
+fn code_of(line: &str) -> &str {
+    line.split("//").next().unwrap_or_default()
+}
+
+/// Whether a line names this, as a whole word where it is one.
+fn names(code: &str, name: &str) -> bool {
+    let in_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    code.match_indices(name).any(|(at, _)| {
+        let before = code[..at].chars().next_back();
+        let after = code[at + name.len()..].chars().next();
+        let printed = name == "print";
+        !before.is_some_and(|c| in_word(c) && !(printed && c == 'e'))
+            && match name {
+                // println!, eprint! and the like.
+                "print" => code[at..].starts_with("println!") || code[at..].starts_with("print!"),
+                _ => name.ends_with(':') || !after.is_some_and(in_word),
+            }
+    })
+}
+
+/// The targets of the Makefile with what stands behind their `##`.
+fn targets() -> Vec<(String, String)> {
+    let found: Vec<(String, String)> = read("Makefile")
+        .lines()
+        .filter_map(|line| {
+            let (name, rest) = line.split_once(':')?;
+            let is_target = !name.is_empty() && name.bytes().all(is_target_byte);
+            (is_target && !rest.starts_with('=')).then(|| {
+                let about = rest.split_once("##").map_or("", |(_, about)| about.trim());
+                (name.to_owned(), about.to_owned())
+            })
+        })
+        .collect();
+    assert!(found.len() >= 5, "the Makefile's targets were not found");
+    found
+}
+
+fn is_target_byte(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte == b'-'
+}
+
+/// Each line of a fenced block and each piece of inline code.
+fn code_spans(text: &str) -> Vec<String> {
+    let mut spans = inline_code(text);
+    let mut fenced = false;
+    for line in text.lines() {
+        if line.starts_with("```") {
+            fenced = !fenced;
+        } else if fenced {
+            spans.push(line.to_owned());
+        }
+    }
+    spans
+}
+
+fn inline_code(text: &str) -> Vec<String> {
+    let mut spans = Vec::new();
+    let mut fenced = false;
+    for line in text.lines() {
+        if line.starts_with("```") {
+            fenced = !fenced;
+        } else if !fenced {
+            spans.extend(line.split('`').skip(1).step_by(2).map(str::to_owned));
+        }
+    }
+    spans
+}
+
+/// The targets of `[text](target)`, outside of code.
+fn links(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut fenced = false;
+    for line in text.lines() {
+        if line.starts_with("```") {
+            fenced = !fenced;
+        }
+        if fenced {
+            continue;
+        }
+        for part in line.split("](").skip(1) {
+            found.push(part.split(')').next().unwrap_or_default().to_owned());
+        }
+    }
+    found
+}
+
+/// The anchors that headings get.
+fn headings(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut fenced = false;
+    for line in text.lines() {
+        if line.starts_with("```") {
+            fenced = !fenced;
+        }
+        if fenced || !line.starts_with('#') {
+            continue;
+        }
+        let title = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = title
+            .chars()
+            .filter(|c| c.is_alphanumeric() || *c == ' ' || *c == '-' || *c == '_');
+        found.push(kept.map(|c| if c == ' ' { '-' } else { c }).collect());
+    }
+    found
+}
