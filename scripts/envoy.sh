@@ -31,7 +31,7 @@ start() {
   rm -f "$admin"
   start_daemon "$name" "$log" "$envoy" \
     --config-path "$config" --concurrency "${ENVOY_CONCURRENCY:-2}" --disable-hot-restart \
-    --admin-address-path "$admin" --log-level "${ENVOY_LOG_LEVEL:-info}"
+    --admin-address-path "$admin" --file-flush-interval-msec 500 --log-level "${ENVOY_LOG_LEVEL:-info}"
   wait_for_admin_address "$name" "$log" "$admin"
   wait_for_http "$name" "$log" 60 "http://$(<"$admin")/ready"
 }
