@@ -325,6 +325,39 @@ fn every_link_between_documents_leads_somewhere() {
 }
 
 #[test]
+fn every_test_that_an_invariant_names_exists() {
+    let mut sources = String::new();
+    for path in tracked() {
+        if is_rust(&path) {
+            sources.push_str(&read(&path));
+        }
+    }
+    let architecture = read("ARCHITECTURE.md");
+    let rows: Vec<&str> = architecture
+        .lines()
+        .skip_while(|line| !line.starts_with("| # | Invariant |"))
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .collect();
+    assert_eq!(rows.len(), 12, "the invariants of the design");
+    for row in rows {
+        let tests = row.split('|').nth(4).unwrap();
+        let named = inline_code(tests);
+        assert!(!named.is_empty(), "an invariant without a test: {row}");
+        for name in named {
+            // A file or a command instead of a test.
+            if name.contains(['/', ' ']) {
+                continue;
+            }
+            assert!(
+                sources.contains(&format!("fn {name}(")),
+                "ARCHITECTURE.md: there is no test {name}"
+            );
+        }
+    }
+}
+
+#[test]
 fn every_file_that_a_document_names_exists() {
     // A path in code marks, with a folder of ours before it.
     let folders = [
