@@ -1,0 +1,217 @@
+//! What a client may send: each is refused cleanly, and the log says why without
+//! repeating it.
+
+use crate::client::Request;
+use crate::owner::Key;
+use crate::secrets;
+use crate::world::{Case, World};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("bad_input::a_header_of_0_bytes", empty_header),
+        Case::new("bad_input::a_header_of_1_byte", one_byte),
+        Case::new("bad_input::a_header_of_64_kib", |world| {
+            long_header(world, 64 * 1024)
+        }),
+        Case::new("bad_input::a_header_of_1_mib", |world| {
+            long_header(world, 1024 * 1024)
+        }),
+        Case::new("bad_input::bytes_that_are_not_utf8", not_utf8),
+        Case::new("bad_input::control_bytes", control_bytes),
+        Case::new("bad_input::a_key_with_spaces", spaces),
+        Case::new("bad_input::a_key_with_commas", commas),
+        Case::new("bad_input::two_schemes", two_schemes),
+        Case::new("bad_input::an_empty_key", empty_key),
+        Case::new("bad_input::a_key_of_73_bytes", too_long),
+        Case::new("bad_input::a_key_that_is_cut", cut),
+        Case::new("bad_input::a_key_with_something_after_it", extended),
+        Case::new(
+            "bad_input::a_key_that_would_break_out_of_a_query",
+            injection,
+        ),
+        Case::new("bad_input::many_headers", many_headers),
+    ]
+}
+
+/// Refused as no key, with this reason in the log.
+#[track_caller]
+fn malformed(world: &World, request: &Request, reason: &str) {
+    let request_id = world.gateway.send(request).invalid_api_key();
+    world.expect_logged(&request_id, reason);
+}
+
+/// Refused by the filter as no key, or by the gateway before the filter saw it.
+#[track_caller]
+fn refused(world: &World, request: &Request) {
+    let answer = world.gateway.send(request);
+    answer.refused_cleanly();
+    if let Some(request_id) = answer.json()["request_id"].as_str() {
+        world.expect_logged(request_id, "rejected: code=");
+    }
+    // The gateway is none the worse for it.
+    world.gateway.orders(&world.api_key).orders();
+}
+
+fn empty_header(world: &World) {
+    for name in ["Authorization", "X-API-Key"] {
+        let answer = world.gateway.send(&Request::orders().header(name, ""));
+        answer.problem(401, "missing_credentials");
+    }
+}
+
+fn one_byte(world: &World) {
+    malformed(
+        world,
+        &Request::orders().header("X-API-Key", "x"),
+        "malformed key",
+    );
+    let answer = world
+        .gateway
+        .send(&Request::orders().header("Authorization", "x"));
+    answer.problem(401, "missing_credentials");
+}
+
+fn long_header(world: &World, length: usize) {
+    let long = "a".repeat(length);
+    refused(world, &Request::orders().header("X-API-Key", &long));
+    refused(world, &Request::orders().api_key(&long));
+    refused(world, &Request::orders().header("Authorization", &long));
+    refused(world, &Request::orders().bearer(&format!("sk_live_{long}")));
+}
+
+fn not_utf8(world: &World) {
+    for bytes in [
+        &b"\xff\xfe\xfd"[..],
+        b"\xc3\x28",
+        b"sk_live_\xf0\x9f\x94\x91",
+    ] {
+        refused(world, &Request::orders().header("X-API-Key", bytes));
+        let value = [b"ApiKey ", bytes].concat();
+        refused(world, &Request::orders().header("Authorization", value));
+    }
+    // In a header that is none of the filter's they pass, or the gateway refuses them.
+    let request = Request::orders()
+        .api_key(&world.api_key)
+        .header("X-Other", b"\xff\xfe");
+    let answer = world.gateway.send(&request);
+    assert!(matches!(answer.status, 200 | 400), "{}", answer.describe());
+}
+
+fn control_bytes(world: &World) {
+    for byte in [0_u8, 1, 0x0b, 0x7f] {
+        refused(
+            world,
+            &Request::orders().header("X-API-Key", [b'a', byte, b'b']),
+        );
+    }
+}
+
+fn spaces(world: &World) {
+    let key = Key::random().text;
+    for text in [
+        format!("{} {}", &key[..20], &key[20..]),
+        format!("{key} x"),
+        "a b c".into(),
+    ] {
+        malformed(world, &Request::orders().api_key(&text), "malformed key");
+        malformed(
+            world,
+            &Request::orders().header("X-API-Key", &text),
+            "malformed key",
+        );
+    }
+}
+
+fn commas(world: &World) {
+    let key = Key::random().text;
+    for text in [
+        format!("{key},"),
+        format!(",{key}"),
+        format!("{key},{key}"),
+        ",".to_owned(),
+    ] {
+        for request in [
+            Request::orders().header("X-API-Key", &text),
+            Request::orders().api_key(&text),
+        ] {
+            refused(world, &request);
+        }
+    }
+}
+
+fn two_schemes(world: &World) {
+    let key = &world.api_key;
+    for value in [
+        format!("ApiKey Bearer {key}"),
+        format!("Bearer ApiKey {key}"),
+        format!("ApiKey ApiKey {key}"),
+    ] {
+        let answer = world
+            .gateway
+            .send(&Request::orders().header("Authorization", &value));
+        assert_eq!(answer.status, 401, "{}", answer.describe());
+    }
+}
+
+fn empty_key(world: &World) {
+    for value in ["ApiKey", "ApiKey ", "apikey\t"] {
+        malformed(
+            world,
+            &Request::orders().header("Authorization", value),
+            "malformed key",
+        );
+    }
+    let answer = world
+        .gateway
+        .send(&Request::orders().header("Authorization", "Bearer"));
+    assert_eq!(answer.status, 401, "{}", answer.describe());
+}
+
+fn too_long(world: &World) {
+    let long = format!("sk_live_{}", "a".repeat(65));
+    assert_eq!(long.len(), 73);
+    malformed(world, &Request::orders().api_key(&long), "wrong length");
+    malformed(
+        world,
+        &Request::orders().header("X-API-Key", &long),
+        "wrong length",
+    );
+    malformed(world, &Request::orders().bearer(&long), "wrong length");
+}
+
+fn cut(world: &World) {
+    let key = &world.api_key;
+    for length in [key.len() - 1, key.len() / 2, 21, 8] {
+        secrets::register(&key[..length]);
+        malformed(
+            world,
+            &Request::orders().api_key(&key[..length]),
+            "not the shape of a key",
+        );
+    }
+}
+
+fn extended(world: &World) {
+    let text = format!("{}x", world.api_key);
+    malformed(
+        world,
+        &Request::orders().api_key(&text),
+        "not the shape of a key",
+    );
+    let tail = format!("{};{}", world.api_key, "a=b");
+    malformed(world, &Request::orders().api_key(&tail), "malformed key");
+}
+
+fn injection(world: &World) {
+    for id in ["a&max=1&q=*", "../../users", "%00%0d%0aX:y", "*", "'or''='"] {
+        let text = format!("sk_live_{id}_{}", "a".repeat(38));
+        malformed(world, &Request::orders().api_key(&text), "malformed key");
+    }
+}
+
+fn many_headers(world: &World) {
+    let request = (0..95).fold(Request::orders().api_key("x"), |request, number| {
+        request.header(&format!("X-Header-{number}"), "x".repeat(100))
+    });
+    refused(world, &request);
+}

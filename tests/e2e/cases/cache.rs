@@ -1,0 +1,160 @@
+//! What is remembered of a key, and for how long.
+
+use std::time::Duration;
+
+use crate::client::Request;
+use crate::faults::Counts;
+use crate::gateway::Spec;
+use crate::owner::{Key, Record};
+use crate::wait::{self, now_ms, now_seconds};
+use crate::world::{Case, Need, World};
+
+pub(crate) fn cases() -> Vec<Case> {
+    [
+        Case::new("cache::a_known_key_costs_no_call", no_call),
+        Case::new("cache::an_unknown_key_is_asked_for_once", unknown_once),
+        Case::new("cache::a_worker_learns_from_another", shared),
+        Case::new("cache::a_refresh_verifies_nothing_again", refresh),
+        Case::new("cache::a_revoked_key_is_refused_after_the_ttl", revoked),
+        Case::new("cache::a_disabled_owner_is_refused_after_the_ttl", disabled),
+        Case::new(
+            "cache::a_changed_hash_is_verified_anew_after_the_ttl",
+            changed_hash,
+        ),
+        Case::new("cache::a_cached_key_is_refused_from_its_end_on", expires),
+    ]
+    .into_iter()
+    .map(|case| case.needs(Need::OwnGateway))
+    .collect()
+}
+
+/// The calls of one exchange by a gateway that has asked nothing before.
+const ONE_EXCHANGE: Counts = Counts {
+    service_token: 1,
+    look_up: 1,
+    grant: 1,
+    other: 0,
+};
+
+fn no_call(world: &World) {
+    let proxy = world.proxy();
+    let gateway = world.start_gateway(&Spec::default().through(&proxy));
+    let (owner, key) = world.owner();
+    let first = gateway.target.orders(&key.text).orders();
+    for request in [
+        Request::orders().api_key(&key.text),
+        Request::orders().bearer(&key.text),
+        Request::orders().header("X-API-Key", &key.text),
+    ] {
+        let again = gateway.target.send(&request).orders();
+        assert_eq!(again.subject, owner.id);
+        assert!(again.token == first.token, "another token");
+    }
+    assert_eq!(proxy.counts(), ONE_EXCHANGE);
+}
+
+fn unknown_once(world: &World) {
+    let proxy = world.proxy();
+    let gateway = world.start_gateway(&Spec::default().through(&proxy));
+    let key = Key::random();
+    for _ in 0..5 {
+        gateway.target.orders(&key.text).invalid_api_key();
+    }
+    let once = Counts {
+        grant: 0,
+        ..ONE_EXCHANGE
+    };
+    assert_eq!(proxy.counts(), once);
+}
+
+fn shared(world: &World) {
+    let proxy = world.proxy();
+    let gateway = world.start_gateway(&Spec::default().workers(2).through(&proxy));
+    let (owner, key) = world.owner();
+    gateway.target.orders(&key.text).orders();
+    wait::until("both workers had requests", Duration::from_secs(30), || {
+        let orders = gateway.target.orders(&key.text).orders();
+        assert_eq!(orders.subject, owner.id);
+        let by_worker = gateway.connections_by_worker();
+        let both = by_worker.len() == 2 && by_worker.iter().all(|count| *count >= 3);
+        both.then_some(()).ok_or(format!("{by_worker:?} {}", gateway.admin("/stats?filter=downstream_cx_total")))
+    });
+    assert_eq!(proxy.counts(), ONE_EXCHANGE);
+}
+
+fn refresh(world: &World) {
+    let proxy = world.proxy();
+    let spec = Spec::default()
+        .field("cache_ttl_seconds", 1)
+        .through(&proxy);
+    let gateway = world.start_gateway(&spec);
+    let key = Key::random();
+    world.owner_of(&[Record::bcrypt(&key, "2b", 10)]);
+    wait::until("the token is fetched anew", Duration::from_secs(15), || {
+        gateway.target.orders(&key.text).orders();
+        let counts = proxy.counts();
+        (counts.grant >= 2)
+            .then_some(())
+            .ok_or(format!("{counts:?}"))
+    });
+    let id = format!("key_id={}", key.id);
+    gateway.log.expect(&[&id, "source=Refresh"]);
+    assert_eq!(gateway.log.lines(&[&id, "source=FirstUse"]).len(), 1);
+    assert_eq!(proxy.counts().service_token, 1, "{:?}", proxy.counts());
+}
+
+/// Refused, by a gateway that remembers tokens for a second.
+fn refused_after_the_ttl(world: &World, key: &Key, change: impl FnOnce()) {
+    let gateway = world.start_gateway(&Spec::default().field("cache_ttl_seconds", 1));
+    gateway.target.orders(&key.text).orders();
+    change();
+    wait::until("the key is refused", Duration::from_secs(10), || {
+        let answer = gateway.target.orders(&key.text);
+        match answer.status {
+            401 => Ok(answer.invalid_api_key()),
+            _ => Err(answer.describe()),
+        }
+    });
+}
+
+fn revoked(world: &World) {
+    let (owner, key) = world.owner();
+    refused_after_the_ttl(world, &key, || owner.set_records(&[]));
+}
+
+fn disabled(world: &World) {
+    let (owner, key) = world.owner();
+    refused_after_the_ttl(world, &key, || owner.disable());
+}
+
+fn changed_hash(world: &World) {
+    let (owner, key) = world.owner();
+    let other = Record::sha256(&Key::with_id(&key.id));
+    refused_after_the_ttl(world, &key, || owner.set_records(&[other]));
+}
+
+fn expires(world: &World) {
+    let proxy = world.proxy();
+    // The skew is what a token is dropped earlier by: more than this key lives.
+    let spec = Spec::default()
+        .field("clock_skew_seconds", 0)
+        .through(&proxy);
+    let gateway = world.start_gateway(&spec);
+    let key = Key::random();
+    let ends_at = now_seconds() + 5;
+    world.owner_of(&[Record::sha256(&key).expiring_at(ends_at)]);
+    gateway.target.orders(&key.text).orders();
+    gateway.target.orders(&key.text).orders();
+    assert_eq!(proxy.counts(), ONE_EXCHANGE, "it was not cached");
+    wait::until("the key is refused", Duration::from_secs(15), || {
+        let sent_at = now_ms();
+        let answer = gateway.target.orders(&key.text);
+        if answer.status == 401 {
+            return Ok(answer.invalid_api_key());
+        }
+        answer.orders();
+        assert!(sent_at <= ends_at * 1000, "accepted after its end");
+        Err(answer.describe())
+    });
+    assert!(now_ms() >= ends_at * 1000, "refused before its end");
+}

@@ -1,0 +1,250 @@
+//! Gateways that are configured in other ways than the stack's.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::client::{Request, Response};
+use crate::gateway::{Gateway, Spec};
+use crate::owner::{Key, rfc3339};
+use crate::wait::{self, now_seconds};
+use crate::world::{Case, Need, World};
+
+pub(crate) fn cases() -> Vec<Case> {
+    [
+        Case::new("configuration::on_missing_key_pass", pass),
+        Case::new("configuration::on_missing_key_reject", reject),
+        Case::new(
+            "configuration::disabled_it_lets_everything_pass",
+            switched_off,
+        ),
+        Case::new(
+            "configuration::until_the_fallback_ends_an_unknown_key_passes",
+            fallback,
+        ),
+        Case::new("configuration::other_headers_may_carry_the_key", headers),
+        Case::new("configuration::another_prefix", prefix),
+        Case::new(
+            "configuration::a_missing_role_is_named_and_503",
+            missing_role,
+        ),
+        Case::new("configuration::another_signing_key_is_503", foreign_key),
+        Case::new(
+            "configuration::a_yield_that_does_not_answer_is_503",
+            no_yield,
+        ),
+        Case::new(
+            "configuration::a_wrong_field_is_named_and_nothing_starts",
+            wrong_field,
+        ),
+    ]
+    .into_iter()
+    .map(|case| case.needs(Need::OwnGateway))
+    .collect()
+}
+
+/// The headers that a service without a validator saw.
+#[track_caller]
+fn echoed(answer: &Response) -> Value {
+    assert_eq!(answer.status, 200, "{}", answer.describe());
+    answer.json()["headers"].clone()
+}
+
+fn pass(world: &World) {
+    let spec = Spec::default().field("on_missing_key", "pass");
+    let gateway = world.start_gateway(&spec.to_service(world.echo()));
+    let nothing = echoed(&gateway.target.send(&Request::orders()));
+    assert!(nothing["authorization"].is_null(), "{nothing}");
+    for value in ["Bearer a.b.c", "Basic eDp5"] {
+        let request = Request::orders().header("Authorization", value);
+        assert_eq!(
+            echoed(&gateway.target.send(&request))["authorization"],
+            value
+        );
+    }
+    // A key is a key all the same.
+    let (_, key) = world.owner();
+    let seen = echoed(&gateway.target.orders(&key.text));
+    let authorization = seen["authorization"].as_str().unwrap();
+    assert!(authorization.starts_with("Bearer eyJ"), "no token");
+    gateway.target.orders(&Key::random().text).invalid_api_key();
+}
+
+fn reject(world: &World) {
+    let spec = Spec::default().field("on_missing_key", "reject");
+    let gateway = world.start_gateway(&spec);
+    let token = world.keycloak.password_token("demo-cli", "bob", "bob");
+    for request in [Request::orders(), Request::orders().bearer(&token)] {
+        let answer = gateway.target.send(&request);
+        answer.problem(401, "missing_credentials");
+    }
+    gateway.target.orders(&world.api_key).orders();
+}
+
+fn switched_off(world: &World) {
+    let spec = Spec::default().field("enabled", false);
+    let gateway = world.start_gateway(&spec.to_service(world.echo()));
+    let key = Key::random();
+    let seen = echoed(&gateway.target.orders(&key.text));
+    assert_eq!(seen["authorization"], format!("ApiKey {}", key.text));
+}
+
+fn fallback(world: &World) {
+    let until = now_seconds() + 6;
+    let spec = Spec::default()
+        .field("fallback_until", rfc3339(until))
+        .to_service(world.echo());
+    let gateway = world.start_gateway(&spec);
+    let (_, known) = world.owner();
+    let unknown = Key::random();
+    let ask = |key: &str| {
+        let request = Request::orders().header("X-API-Key", key);
+        gateway.target.send(&request)
+    };
+    let seen = echoed(&ask(&unknown.text));
+    assert_eq!(seen["x-api-key"], unknown.text);
+    assert!(seen["authorization"].is_null(), "{seen}");
+    gateway.log.expect(&["fallback_until", &unknown.id]);
+    // Only an unknown key passes.
+    ask(&Key::with_id(&known.id).text).invalid_api_key();
+    assert!(echoed(&ask(&known.text))["x-api-key"].is_null());
+    assert!(now_seconds() < until, "too slow to show anything");
+
+    wait::until(
+        "the unknown key is refused",
+        Duration::from_secs(15),
+        || {
+            let answer = ask(&unknown.text);
+            match answer.status {
+                401 => Ok(answer.invalid_api_key()),
+                _ => Err(answer.describe()),
+            }
+        },
+    );
+    assert!(now_seconds() >= until, "refused before the fallback's end");
+    ask(&Key::random().text).invalid_api_key();
+}
+
+fn headers(world: &World) {
+    let spec = Spec::default().field("headers", json!(["x-partner-key"]));
+    let gateway = world.start_gateway(&spec);
+    let request = Request::orders().header("X-Partner-Key", &world.api_key);
+    let orders = gateway.target.send(&request).orders();
+    assert_eq!(orders.username, "alice");
+    assert!(!orders.headers.contains_key("x-partner-key"), "it is left");
+    let request = Request::orders().header("X-API-Key", &world.api_key);
+    let answer = gateway.target.send(&request);
+    answer.problem(401, "missing_credentials");
+}
+
+fn prefix(world: &World) {
+    let gateway = world.start_gateway(&Spec::default().field("key_prefix", "acme_"));
+    let request_id = gateway.target.orders(&world.api_key).invalid_api_key();
+    gateway.log.expect(&[&request_id, "not the shape of a key"]);
+}
+
+/// Gives the gateway's service account its role back, whatever happens.
+struct RoleTaken<'a> {
+    world: &'a World,
+    path: String,
+    role: Value,
+}
+
+impl<'a> RoleTaken<'a> {
+    fn take(world: &'a World) -> Self {
+        let admin = &world.keycloak;
+        let account = admin.service_account_id("api-key-gateway");
+        let management = admin.client_id("realm-management");
+        let role = admin.get(&format!("clients/{management}/roles/view-users"));
+        let path = format!("users/{account}/role-mappings/clients/{management}");
+        let role = json!([role]);
+        admin.must("DELETE", &path, Some(&role));
+        Self { world, path, role }
+    }
+}
+
+impl Drop for RoleTaken<'_> {
+    fn drop(&mut self) {
+        self.world
+            .keycloak
+            .call("POST", &self.path, Some(&self.role));
+    }
+}
+
+fn missing_role(world: &World) {
+    let (owner, key) = world.owner();
+    let gateway = world.start_gateway(&Spec::default());
+    let taken = RoleTaken::take(world);
+    let request_id = gateway.target.orders(&key.text).unavailable();
+    gateway.log.expect(&[&request_id, "view-users"]);
+    // An unknown key cannot be told from a known one now.
+    gateway.target.orders(&Key::random().text).unavailable();
+    drop(taken);
+    let orders = gateway.target.orders(&key.text).orders();
+    assert_eq!(orders.subject, owner.id);
+}
+
+fn foreign_key(world: &World) {
+    // A key pair that Keycloak has never seen: made for this test, used nowhere.
+    let pem = std::process::Command::new("openssl")
+        .args([
+            "genpkey",
+            "-algorithm",
+            "EC",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+        ])
+        .output()
+        .expect("openssl (apt-get install openssl)");
+    let pem = String::from_utf8(pem.stdout).unwrap();
+    register_key_body(&pem);
+    let spec = Spec::default()
+        .field("signing_key_property", Value::Null)
+        .field("signing_key", pem);
+    let gateway = world.start_gateway(&spec);
+    let request_id = gateway.target.orders(&world.api_key).unavailable();
+    gateway.log.expect(&[&request_id, "invalid_client"]);
+}
+
+/// The base64 lines of a private key are the secret in it.
+pub(super) fn register_key_body(pem: &str) {
+    let lines: Vec<&str> = pem
+        .lines()
+        .filter(|line| !line.starts_with("-----"))
+        .collect();
+    lines.iter().for_each(|line| crate::secrets::register(line));
+    crate::secrets::register(&lines.concat());
+}
+
+fn no_yield(world: &World) {
+    let gateway = world.start_gateway(&Spec::default().field("yield_upstream", "nowhere"));
+    let (_, key) = world.owner();
+    let answer = gateway.target.orders(&key.text);
+    let request_id = answer.problem(503, "overloaded");
+    gateway.log.expect(&[&request_id, "yield_upstream"]);
+}
+
+fn wrong_field(world: &World) {
+    for (field, value) in [
+        ("cache_ttl", json!(300)),
+        ("cache_ttl_seconds", json!("300")),
+        ("on_missing_key", json!("ignore")),
+        (
+            "signing_key",
+            json!("sk_live_0123456789ab_this-stands-in-the-wrong-place"),
+        ),
+    ] {
+        let spec = Spec::default().field(field, value);
+        let said = match Gateway::try_start(world.stack(), &spec) {
+            Err(said) => said,
+            Ok(gateway) => {
+                // Where the host starts in spite of it, it must refuse every request.
+                let answer = gateway.target.orders(&world.api_key);
+                panic!("{field}: it started, and answers {}", answer.describe());
+            }
+        };
+        assert!(said.contains("configuration refused"), "{field}: {said}");
+        assert!(said.contains(field), "{field}: {said}");
+        assert!(!said.contains("wrong-place"), "it repeats a value: {said}");
+    }
+}

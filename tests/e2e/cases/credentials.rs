@@ -1,0 +1,172 @@
+//! Requests whose credentials are missing, doubled, forged or spoofed.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::json;
+
+use crate::client::Request;
+use crate::owner::Key;
+use crate::wait::now_seconds;
+use crate::world::{Case, World};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("credentials::nothing_at_all_is_401", nothing),
+        Case::new("credentials::another_scheme_is_401", other_scheme),
+        Case::new("credentials::two_keys_are_400", two_keys),
+        Case::new("credentials::a_key_and_a_token_are_400", key_and_token),
+        Case::new("credentials::a_header_twice_is_400", header_twice),
+        Case::new("credentials::a_list_in_one_header_is_400", list),
+        Case::new(
+            "credentials::a_forged_token_with_a_key_is_400",
+            forged_and_key,
+        ),
+        Case::new(
+            "credentials::a_forged_token_is_refused_by_the_service",
+            forged,
+        ),
+        Case::new(
+            "credentials::headers_that_claim_an_identity_are_not_believed",
+            spoofed,
+        ),
+        Case::new(
+            "credentials::each_answer_has_a_request_id_of_its_own",
+            request_ids,
+        ),
+    ]
+}
+
+fn nothing(world: &World) {
+    let request_id = world
+        .gateway
+        .send(&Request::orders())
+        .problem(401, "missing_credentials");
+    world.expect_logged(&request_id, "reason=no credentials");
+    let empty = Request::orders()
+        .header("X-API-Key", "")
+        .header("Authorization", " ");
+    let empty = world.gateway.send(&empty);
+    empty.problem(401, "missing_credentials");
+}
+
+fn other_scheme(world: &World) {
+    let request = Request::orders().header("Authorization", "Basic YWxpY2U6YWxpY2U=");
+    let answer = world.gateway.send(&request);
+    answer.problem(401, "missing_credentials");
+}
+
+#[track_caller]
+fn ambiguous(world: &World, request: &Request, reason: &str) {
+    let answer = world.gateway.send(request);
+    let request_id = answer.problem(400, "ambiguous_credentials");
+    world.expect_logged(&request_id, reason);
+}
+
+fn two_keys(world: &World) {
+    let request = Request::orders()
+        .api_key(&world.api_key)
+        .header("X-API-Key", Key::random().text);
+    ambiguous(world, &request, "two different credentials");
+}
+
+fn key_and_token(world: &World) {
+    let token = world.keycloak.password_token("demo-cli", "bob", "bob");
+    let request = Request::orders()
+        .bearer(&token)
+        .header("X-API-Key", &world.api_key);
+    ambiguous(world, &request, "two different credentials");
+}
+
+fn header_twice(world: &World) {
+    let key = &world.api_key;
+    for request in [
+        Request::orders().api_key(key).api_key(key),
+        Request::orders().api_key(key).bearer("a.b.c"),
+        Request::orders()
+            .header("X-API-Key", key)
+            .header("x-api-key", key),
+        Request::orders()
+            .header("X-API-Key", key)
+            .header("X-API-Key", "other"),
+    ] {
+        ambiguous(world, &request, "more than once");
+    }
+}
+
+fn list(world: &World) {
+    let key = &world.api_key;
+    for request in [
+        Request::orders().header("X-API-Key", format!("{key}, {key}")),
+        Request::orders().header("Authorization", format!("ApiKey {key}, Bearer a.b.c")),
+        Request::orders().header("Authorization", format!("Basic eDp5, ApiKey {key}")),
+    ] {
+        ambiguous(world, &request, "more than once");
+    }
+}
+
+/// A token with the right claims for alice that nobody signed.
+fn forged_token(world: &World, algorithm: &str) -> String {
+    let users = world.keycloak.get("users?exact=true&username=alice");
+    let claims = json!({
+        "iss": world.keycloak.issuer(), "sub": users[0]["id"], "preferred_username": "alice",
+        "exp": now_seconds() + 300, "iat": now_seconds(), "typ": "Bearer",
+    });
+    let header = json!({"alg": algorithm, "typ": "JWT"});
+    let encode = |part: &serde_json::Value| URL_SAFE_NO_PAD.encode(part.to_string());
+    let signature = if algorithm == "none" {
+        ""
+    } else {
+        "c2lnbmF0dXJl"
+    };
+    format!("{}.{}.{signature}", encode(&header), encode(&claims))
+}
+
+fn forged_and_key(world: &World) {
+    let request = Request::orders()
+        .bearer(&forged_token(world, "none"))
+        .header("X-API-Key", &world.api_key);
+    ambiguous(world, &request, "two different credentials");
+}
+
+fn forged(world: &World) {
+    for algorithm in ["none", "RS256", "ES256"] {
+        let request = Request::orders().bearer(&forged_token(world, algorithm));
+        let answer = world.gateway.send(&request);
+        assert_eq!(answer.status, 401, "{algorithm}: {}", answer.describe());
+        // The validator's refusal, not the gateway's, which lets tokens pass.
+        assert!(answer.json()["code"].is_null(), "{}", answer.describe());
+    }
+}
+
+fn spoofed(world: &World) {
+    let claims = URL_SAFE_NO_PAD.encode(r#"{"sub":"admin","preferred_username":"admin"}"#);
+    let spoof = |request: Request| {
+        request
+            .header("X-Jwt-Payload", &claims)
+            .header("X-Userinfo", &claims)
+            .header("X-Consumer-Username", "admin")
+            .header("X-Credential-Identifier", "admin")
+            .header("X-Authenticated-Userid", "admin")
+            .header("X-Forwarded-User", "admin")
+            .header("X-Envoy-Fault-Delay-Request", "1")
+    };
+    let orders = world
+        .gateway
+        .send(&spoof(Request::orders().api_key(&world.api_key)))
+        .orders();
+    assert_eq!(orders.username, "alice");
+    let without = world.gateway.send(&spoof(Request::orders()));
+    without.problem(401, "missing_credentials");
+}
+
+fn request_ids(world: &World) {
+    let id = |request: &Request| {
+        let answer = world.gateway.send(request);
+        answer.problem(401, "missing_credentials")
+    };
+    let request = Request::orders();
+    assert_ne!(id(&request), id(&request));
+    let forged = request.header("X-Request-Id", "x\",\"code\":\"fine");
+    let answer = world.gateway.send(&forged);
+    answer.problem(401, "missing_credentials");
+}

@@ -1,0 +1,140 @@
+//! The main job: a key goes in, and the service sees a token of the key's owner.
+
+use crate::client::Request;
+use crate::wait::now_seconds;
+use crate::world::{Case, World};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("exchange::a_users_key_becomes_a_token_of_that_user", alice),
+        Case::new(
+            "exchange::a_service_principals_key_becomes_its_token",
+            service,
+        ),
+        Case::new("exchange::accepts_authorization_apikey", |world| {
+            accepts(world, "Authorization", "ApiKey ");
+        }),
+        Case::new("exchange::accepts_authorization_bearer", |world| {
+            accepts(world, "Authorization", "Bearer ");
+        }),
+        Case::new("exchange::accepts_x_api_key", |world| {
+            accepts(world, "X-API-Key", "");
+        }),
+        Case::new("exchange::accepts_schemes_and_names_in_any_case", any_case),
+        Case::new("exchange::accepts_a_new_key_at_once", new_key),
+        Case::new(
+            "exchange::the_key_reaches_the_service_in_no_header",
+            no_header,
+        ),
+        Case::new("exchange::a_bearer_jwt_passes_untouched", bearer_jwt),
+        Case::new(
+            "exchange::requests_on_one_connection_do_not_mix",
+            keep_alive,
+        ),
+    ]
+}
+
+fn alice(world: &World) {
+    let orders = world.gateway.orders(&world.api_key).orders();
+    assert_eq!(orders.username, "alice");
+    let users = world.keycloak.get("users?exact=true&username=alice");
+    assert_eq!(orders.subject, users[0]["id"]);
+    let claims = &orders.claims;
+    assert_eq!(claims["sub"], users[0]["id"]);
+    assert_eq!(claims["iss"], world.keycloak.issuer());
+    assert_eq!(claims["azp"], "api-key-gateway");
+    assert!(claims["exp"].as_u64().unwrap() > now_seconds(), "{claims}");
+}
+
+fn service(world: &World) {
+    let orders = world.gateway.orders(&world.service_api_key).orders();
+    assert_eq!(orders.username, "service-account-billing-service");
+    let account = world.keycloak.service_account_id("billing-service");
+    assert_eq!(orders.subject, account);
+}
+
+fn accepts(world: &World, header: &str, scheme: &str) {
+    let value = format!("{scheme}{}", world.api_key);
+    let request = Request::orders().header(header, value);
+    assert_eq!(world.gateway.send(&request).orders().username, "alice");
+}
+
+fn any_case(world: &World) {
+    for (header, scheme) in [
+        ("authorization", "aPiKeY "),
+        ("AUTHORIZATION", "APIKEY "),
+        ("aUtHoRiZaTiOn", "bearer "),
+        ("Authorization", "BEARER "),
+        ("x-api-key", ""),
+        ("X-Api-Key", ""),
+    ] {
+        accepts(world, header, scheme);
+    }
+}
+
+fn new_key(world: &World) {
+    let (owner, key) = world.owner();
+    let orders = world.gateway.orders(&key.text).orders();
+    assert_eq!(orders.subject, owner.id);
+    assert_eq!(orders.username, owner.username);
+}
+
+fn no_header(world: &World) {
+    let key = &world.api_key;
+    let secret = key.rsplit('_').next().unwrap();
+    for request in [
+        Request::orders().api_key(key),
+        Request::orders().header("X-API-Key", key),
+        // The same key twice is one credential.
+        Request::orders().bearer(key).header("X-API-Key", key),
+        Request::orders()
+            .header("X-API-Key", key)
+            .header("Cookie", format!("theme=dark; key={key}"))
+            .header("X-Copy", key),
+        Request::orders()
+            .api_key(key)
+            .header("X-Original-Authorization", format!("ApiKey {key}")),
+    ] {
+        let orders = world
+            .gateway
+            .send(&request.header("X-Kept", "yes"))
+            .orders();
+        assert_eq!(orders.username, "alice");
+        assert_eq!(orders.headers["x-kept"], "yes");
+        let names: Vec<_> = orders
+            .headers
+            .iter()
+            .filter(|(_, value)| value.to_string().contains(secret))
+            .map(|(name, _)| name)
+            .collect();
+        assert!(names.is_empty(), "the service saw the key in {names:?}");
+        assert!(
+            !orders.headers.contains_key("x-api-key"),
+            "x-api-key is left"
+        );
+    }
+}
+
+fn bearer_jwt(world: &World) {
+    let token = world.keycloak.password_token("demo-cli", "bob", "bob");
+    let orders = world
+        .gateway
+        .send(&Request::orders().bearer(&token))
+        .orders();
+    assert_eq!(orders.username, "bob");
+    assert!(orders.token == token, "the service saw another token");
+    assert_eq!(orders.claims["azp"], "demo-cli");
+}
+
+fn keep_alive(world: &World) {
+    let (owner, key) = world.owner();
+    let mut connection = world.gateway.connect();
+    for _ in 0..3 {
+        let request = Request::orders().api_key(&world.api_key);
+        assert_eq!(connection.send(&request).orders().username, "alice");
+        let request = Request::orders().api_key(&key.text);
+        assert_eq!(connection.send(&request).orders().subject, owner.id);
+        let nothing = connection.send(&Request::orders());
+        nothing.problem(401, "missing_credentials");
+    }
+}

@@ -1,0 +1,402 @@
+//! Keycloak, or what answers in its place, misbehaves: 503, nothing remembered, and
+//! all is well with the next request once it behaves again.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+
+use crate::faults::{Endpoint, Fault};
+use crate::gateway::Spec;
+use crate::owner::{Key, Owner, Record, attributes};
+use crate::wait::now_seconds;
+use crate::world::{Case, Faulty, Need, World};
+
+const HTML: &str = "<!DOCTYPE html><html><body>Bad gateway</body></html>";
+const FLOOD_BYTES: u64 = 200_000_000;
+
+pub(crate) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (endpoint, name) in [
+        (Endpoint::ServiceToken, "service_token"),
+        (Endpoint::LookUp, "look_up"),
+        (Endpoint::Grant, "grant"),
+    ] {
+        for (what, fault) in faults_of_any_answer() {
+            cases.push(Case::new(format!("faults::{name}_{what}"), move |world| {
+                let disturbed = Disturbed::new(world);
+                disturbed.meets(endpoint, &fault);
+            }));
+        }
+    }
+    for what in BAD_TOKENS {
+        cases.push(Case::new(format!("faults::grant_{what}"), move |world| {
+            let disturbed = Disturbed::new(world);
+            let token = bad_token(world, &disturbed.owner.id, what);
+            disturbed.meets(Endpoint::Grant, &Fault::json(token));
+        }));
+    }
+    cases.extend([
+        Case::new(
+            "faults::service_token_already_expired",
+            expired_service_token,
+        ),
+        Case::new("faults::look_up_wrong_owner_in_the_answer", foreign_record),
+        Case::new("faults::look_up_401_once_is_tried_again", unauthorized_once),
+        Case::new(
+            "faults::look_up_401_always_is_given_up",
+            unauthorized_always,
+        ),
+        Case::new("faults::look_up_403_names_the_role", forbidden),
+        Case::new("faults::redirects_are_not_followed", redirect),
+        Case::new("faults::an_answer_of_200_mb_is_not_read", flood),
+        Case::new("faults::a_slow_keycloak_is_given_up_in_time", slow),
+        Case::new(
+            "faults::nothing_listens_at_keycloaks_address",
+            nothing_listens,
+        ),
+        Case::new(
+            "faults::a_clients_token_is_not_split_into_headers",
+            no_injection,
+        ),
+    ]);
+    let needs = |case: Case| case.needs(Need::OwnGateway);
+    cases.into_iter().map(needs).collect()
+}
+
+/// Answers that are no good from any of Keycloak's endpoints.
+fn faults_of_any_answer() -> Vec<(&'static str, Fault)> {
+    let html = &["content-type: text/html"][..];
+    let redirect = &["location: http://127.0.0.1:9/elsewhere"][..];
+    let json = &["content-type: application/json"][..];
+    vec![
+        ("answers_html", Fault::answer("200 OK", html, HTML)),
+        (
+            "answers_truncated_json",
+            Fault::json(r#"[{"id":"1","access_token":"eyJ"#),
+        ),
+        ("answers_nothing", Fault::json("")),
+        (
+            "answers_a_wrong_type",
+            Fault::json(r#"{"access_token":7,"expires_in":"x","id":[]}"#),
+        ),
+        (
+            "answers_a_list_of_wrong_types",
+            Fault::json("[1,null,{\"id\":{}}]"),
+        ),
+        (
+            "answers_bytes_that_are_no_text",
+            Fault::json(b"\xff\xfe\x00\x01"),
+        ),
+        (
+            "answers_deeply_nested_json",
+            Fault::json("[".repeat(100_000)),
+        ),
+        ("answers_204", Fault::answer("204 No Content", &[], "")),
+        ("answers_302", Fault::answer("302 Found", redirect, "")),
+        (
+            "answers_404",
+            Fault::answer("404 Not Found", json, r#"{"error":"Realm does not exist"}"#),
+        ),
+        (
+            "answers_429",
+            Fault::answer("429 Too Many Requests", &["retry-after: 1"], ""),
+        ),
+        (
+            "answers_500",
+            Fault::answer(
+                "500 Internal Server Error",
+                json,
+                r#"{"error":"unknown_error"}"#,
+            ),
+        ),
+        (
+            "answers_503_html",
+            Fault::answer("503 Service Unavailable", html, HTML),
+        ),
+        (
+            "answers_more_than_is_read",
+            Fault::json(format!("[{}]", " ".repeat(700_000))),
+        ),
+        (
+            "answers_no_http",
+            Fault::Answer(b"\x16\x03\x01\x02\x00 this is not HTTP\r\n\r\n".to_vec()),
+        ),
+        (
+            "breaks_off_in_the_body",
+            Fault::Answer(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n[{\"id\"".to_vec()),
+        ),
+        ("resets_the_connection", Fault::Close),
+    ]
+}
+
+/// A gateway, a cold key, and faults between them and Keycloak.
+struct Disturbed {
+    faulty: &'static Faulty,
+    owner: Owner<'static>,
+    key: Key,
+}
+
+impl Disturbed {
+    fn new(world: &'static World) -> Self {
+        let (owner, key) = world.owner();
+        let faulty = world.faulty();
+        Self { faulty, owner, key }
+    }
+
+    /// Shows what a fault leads to, and that it leaves nothing behind.
+    #[track_caller]
+    fn meets(&self, endpoint: Endpoint, fault: &Fault) {
+        let proxy = &self.faulty.proxy;
+        if endpoint == Endpoint::ServiceToken {
+            // Else there may be one from an earlier trial, good for minutes.
+            let no_token = Fault::answer("401 Unauthorized", &[], "");
+            proxy.set_times(Endpoint::LookUp, no_token, 1);
+        }
+        proxy.set(endpoint, fault.clone());
+        for _ in 0..2 {
+            let answer = self.faulty.gateway.target.orders(&self.key.text);
+            let request_id = answer.unavailable();
+            let log = &self.faulty.gateway.log;
+            log.expect(&[&request_id, "code=identity_provider_unavailable", "reason="]);
+            assert!(answer.took < Duration::from_secs(8), "{:?}", answer.took);
+        }
+        self.works_again();
+    }
+
+    #[track_caller]
+    fn works_again(&self) {
+        self.faulty.proxy.lift();
+        let orders = self.faulty.gateway.target.orders(&self.key.text).orders();
+        assert_eq!(orders.subject, self.owner.id);
+        let sent: Vec<_> = orders
+            .headers
+            .keys()
+            .filter(|name| *name == "x-injected")
+            .collect();
+        assert!(sent.is_empty());
+    }
+}
+
+const BAD_TOKENS: [&str; 12] = [
+    "of_another_subject",
+    "without_a_subject",
+    "of_a_foreign_issuer",
+    "already_expired",
+    "that_outlives_the_key",
+    "with_a_line_break",
+    "with_a_comma",
+    "with_a_nul",
+    "that_is_no_jwt",
+    "that_is_empty",
+    "of_another_type",
+    "without_expires_in",
+];
+
+/// A token answer with one thing wrong about it; its signature is nobody's.
+fn bad_token(world: &World, owner_id: &str, what: &str) -> String {
+    let now = now_seconds();
+    let mut claims = json!({"iss": world.keycloak.issuer(), "sub": owner_id, "exp": now + 300});
+    let mut lasts = 300;
+    match what {
+        "of_another_subject" => claims["sub"] = json!("00000000-0000-0000-0000-000000000000"),
+        "without_a_subject" => claims["sub"] = Value::Null,
+        "of_a_foreign_issuer" => claims["iss"] = json!("https://elsewhere.example/realms/demo"),
+        "already_expired" => claims["exp"] = json!(now - 10),
+        "that_outlives_the_key" => {
+            lasts = 172_800;
+            claims["exp"] = json!(now + lasts);
+        }
+        _ => {}
+    }
+    let jwt = unsigned_jwt(&claims);
+    let token = match what {
+        "with_a_line_break" => format!("{jwt}\r\nX-Injected: yes"),
+        "with_a_comma" => format!("{jwt},{jwt}"),
+        "with_a_nul" => format!("{jwt}\0"),
+        "that_is_no_jwt" => "opaque".to_owned(),
+        "that_is_empty" => String::new(),
+        _ => jwt,
+    };
+    let mut answer = json!({"access_token": token, "expires_in": lasts, "token_type": "Bearer"});
+    match what {
+        "of_another_type" => answer["token_type"] = json!("DPoP"),
+        "without_expires_in" => answer["expires_in"] = Value::Null,
+        _ => {}
+    }
+    answer.to_string()
+}
+
+fn unsigned_jwt(claims: &Value) -> String {
+    let encode = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
+    format!(
+        "{}.{}.c2ln",
+        encode(&json!({"alg": "RS256"})),
+        encode(claims)
+    )
+}
+
+fn expired_service_token(world: &'static World) {
+    let claims = json!({
+        "iss": world.keycloak.issuer(), "sub": "service", "exp": now_seconds() - 10,
+        "resource_access": {"realm-management": {"roles": ["view-users"]}},
+    });
+    let answer = json!({
+        "access_token": unsigned_jwt(&claims), "expires_in": 300, "token_type": "Bearer",
+    });
+    Disturbed::new(world).meets(Endpoint::ServiceToken, &Fault::json(answer.to_string()));
+}
+
+/// The search answers with somebody who does not hold this key.
+fn foreign_record(world: &'static World) {
+    let disturbed = Disturbed::new(world);
+    let other = Record::sha256(&Key::random());
+    let user =
+        json!([{"id": disturbed.owner.id, "enabled": true, "attributes": attributes(&[other])}]);
+    let proxy = &disturbed.faulty.proxy;
+    proxy.set(Endpoint::LookUp, Fault::json(user.to_string()));
+    let answer = disturbed.faulty.gateway.target.orders(&disturbed.key.text);
+    let request_id = answer.invalid_api_key();
+    let log = &disturbed.faulty.gateway.log;
+    log.expect(&[&request_id, "the owner holds no key of this id"]);
+    disturbed.works_again();
+}
+
+fn unauthorized_once(world: &'static World) {
+    let disturbed = Disturbed::new(world);
+    let proxy = &disturbed.faulty.proxy;
+    let before = proxy.counts();
+    proxy.set_times(
+        Endpoint::LookUp,
+        Fault::answer("401 Unauthorized", &[], ""),
+        1,
+    );
+    let orders = disturbed
+        .faulty
+        .gateway
+        .target
+        .orders(&disturbed.key.text)
+        .orders();
+    assert_eq!(orders.subject, disturbed.owner.id);
+    let after = proxy.counts();
+    assert_eq!(after.look_up - before.look_up, 2, "{before:?} {after:?}");
+    assert!(
+        after.service_token > before.service_token,
+        "{before:?} {after:?}"
+    );
+}
+
+fn unauthorized_always(world: &'static World) {
+    let disturbed = Disturbed::new(world);
+    let proxy = &disturbed.faulty.proxy;
+    proxy.set(Endpoint::LookUp, Fault::answer("401 Unauthorized", &[], ""));
+    let before = proxy.counts().look_up;
+    disturbed
+        .faulty
+        .gateway
+        .target
+        .orders(&disturbed.key.text)
+        .unavailable();
+    assert_eq!(proxy.counts().look_up - before, 2, "it goes on asking");
+    disturbed.works_again();
+}
+
+fn forbidden(world: &'static World) {
+    let disturbed = Disturbed::new(world);
+    let fault = Fault::answer("403 Forbidden", &[], r#"{"error":"HTTP 403 Forbidden"}"#);
+    disturbed.faulty.proxy.set(Endpoint::LookUp, fault);
+    let answer = disturbed.faulty.gateway.target.orders(&disturbed.key.text);
+    let request_id = answer.unavailable();
+    disturbed
+        .faulty
+        .gateway
+        .log
+        .expect(&[&request_id, "view-users"]);
+    disturbed.works_again();
+}
+
+fn redirect(world: &'static World) {
+    let disturbed = Disturbed::new(world);
+    let proxy = &disturbed.faulty.proxy;
+    let elsewhere = world.proxy();
+    let location = format!("location: http://{}/elsewhere", elsewhere.address);
+    let fault = Fault::answer("302 Found", &[&location], "");
+    proxy.set(Endpoint::LookUp, fault);
+    let before = proxy.counts();
+    disturbed
+        .faulty
+        .gateway
+        .target
+        .orders(&disturbed.key.text)
+        .unavailable();
+    let after = proxy.counts();
+    assert_eq!(
+        (after.look_up - before.look_up, after.other),
+        (1, before.other)
+    );
+    assert_eq!(elsewhere.counts().other, 0, "it was followed");
+    disturbed.works_again();
+}
+
+fn flood(world: &'static World) {
+    for endpoint in [Endpoint::ServiceToken, Endpoint::LookUp, Endpoint::Grant] {
+        let disturbed = Disturbed::new(world);
+        let (gateway, proxy) = (&disturbed.faulty.gateway, &disturbed.faulty.proxy);
+        let (memory_before, flooded_before) = (gateway.memory_peak(), proxy.flooded());
+        disturbed.meets(endpoint, &Fault::Flood(FLOOD_BYTES));
+        let grown = gateway.memory_peak() - memory_before;
+        assert!(
+            grown < 50_000_000,
+            "{endpoint:?}: {grown} bytes more at the peak"
+        );
+        let taken = proxy.flooded() - flooded_before;
+        assert!(
+            taken < FLOOD_BYTES / 4,
+            "{endpoint:?}: {taken} bytes were taken"
+        );
+    }
+}
+
+fn slow(world: &'static World) {
+    for endpoint in [Endpoint::ServiceToken, Endpoint::LookUp, Endpoint::Grant] {
+        Disturbed::new(world).meets(endpoint, &Fault::Silence);
+    }
+}
+
+fn nothing_listens(world: &World) {
+    let proxy = world.proxy();
+    let spec = Spec::default().through(&proxy);
+    drop(proxy);
+    let gateway = world.start_gateway(&spec);
+    let answer = gateway.target.orders(&world.api_key);
+    let request_id = answer.unavailable();
+    gateway
+        .log
+        .expect(&[&request_id, "service-token callout failed"]);
+}
+
+/// A line break in a token answer must not become a header for the service.
+fn no_injection(world: &'static World) {
+    let disturbed = Disturbed::new(world);
+    let proxy = &disturbed.faulty.proxy;
+    let head = format!(
+        "X-Injected: yes\r\n{}",
+        bad_token(world, &disturbed.owner.id, "with_a_line_break")
+    );
+    for token in [
+        bad_token(world, &disturbed.owner.id, "with_a_line_break"),
+        head,
+    ] {
+        proxy.lift();
+        proxy.set(Endpoint::Grant, Fault::json(token));
+        let answer = disturbed.faulty.gateway.target.orders(&disturbed.key.text);
+        answer.unavailable();
+        assert!(
+            answer.header("x-injected").is_none(),
+            "{}",
+            answer.describe()
+        );
+    }
+    disturbed.works_again();
+}

@@ -1,0 +1,37 @@
+//! The cases, by theme, in the order in which they are run.
+
+mod bad_input;
+mod cache;
+mod configuration;
+mod credentials;
+mod exchange;
+mod faults;
+mod first_run;
+mod load;
+mod outage;
+mod records;
+mod refusals;
+mod secrecy;
+
+use crate::world::Case;
+
+/// All of them. Those that stop Keycloak come late, the search of the logs last.
+pub(crate) fn all() -> Vec<Case> {
+    [
+        first_run::cases(),
+        exchange::cases(),
+        credentials::cases(),
+        refusals::cases(),
+        records::cases(),
+        bad_input::cases(),
+        cache::cases(),
+        configuration::cases(),
+        faults::cases(),
+        load::cases(),
+        outage::cases(),
+        secrecy::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

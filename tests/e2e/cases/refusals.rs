@@ -1,0 +1,207 @@
+//! Keys that are no good: one answer for all of them, and the reason in the log.
+
+use serde_json::{Value, json};
+
+use crate::client::{Request, Response};
+use crate::owner::{Key, Owner, Record, attributes};
+use crate::wait::now_seconds;
+use crate::world::{Case, World};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("refusals::a_wrong_secret", wrong_secret),
+        Case::new(
+            "refusals::a_wrong_secret_of_a_bcrypt_record",
+            wrong_secret_bcrypt,
+        ),
+        Case::new("refusals::a_wrong_checksum", wrong_checksum),
+        Case::new("refusals::an_unknown_id", unknown_id),
+        Case::new("refusals::an_expired_key", expired),
+        Case::new("refusals::a_disabled_owner", disabled),
+        Case::new("refusals::an_unlinked_owner", unlinked),
+        Case::new("refusals::a_deleted_owner", deleted),
+        Case::new("refusals::two_owners_of_one_index_value", two_owners),
+        Case::new("refusals::a_record_in_upper_case", stored_upper_case),
+        Case::new("refusals::a_key_whose_id_is_in_upper_case", sent_upper_case),
+        Case::new("refusals::an_index_without_a_record", no_record),
+        Case::new("refusals::a_record_listed_twice", listed_twice),
+        Case::new("refusals::a_record_without_an_end", no_end),
+        Case::new("refusals::a_record_whose_end_is_no_date", no_date),
+        Case::new("refusals::a_hash_of_an_unknown_scheme", unknown_scheme),
+        Case::new(
+            "refusals::a_bcrypt_cost_of_15_which_is_not_computed",
+            cost_15,
+        ),
+        Case::new("refusals::a_refused_key_is_refused_again", again),
+    ]
+}
+
+/// All that a client can see of an answer, but what differs from request to request.
+fn seen_by_client(answer: &Response) -> (u16, Vec<(String, String)>, Value) {
+    let mut headers = answer.headers.clone();
+    let varies = |name: &str| {
+        [
+            "date",
+            "content-length",
+            "x-request-id",
+            "x-kong-request-id",
+        ]
+        .contains(&name)
+            || name.contains("latency")
+            || name.contains("upstream-service-time")
+    };
+    headers.retain(|(name, _)| !varies(name));
+    headers.sort();
+    let mut body = answer.json();
+    body["request_id"] = json!("-");
+    (answer.status, headers, body)
+}
+
+/// Refused with the one answer; the log alone knows why.
+#[track_caller]
+fn refused(world: &World, key: &str, reason: &str) {
+    let answer = world.gateway.orders(key);
+    let request_id = answer.invalid_api_key();
+    let reference = world.gateway.send(&Request::orders().api_key("sk_live_"));
+    assert_eq!(seen_by_client(&answer), seen_by_client(&reference));
+    world.expect_logged(&request_id, reason);
+}
+
+fn wrong_secret(world: &World) {
+    let (_, key) = world.owner();
+    refused(world, &Key::with_id(&key.id).text, "wrong secret");
+    // The right one is none the worse for it.
+    world.gateway.orders(&key.text).orders();
+}
+
+fn wrong_secret_bcrypt(world: &World) {
+    let key = Key::random();
+    world.owner_of(&[Record::bcrypt(&key, "2b", 10)]);
+    refused(world, &Key::with_id(&key.id).text, "wrong secret");
+    world.gateway.orders(&key.text).orders();
+}
+
+fn wrong_checksum(world: &World) {
+    let (_, key) = world.owner();
+    refused(world, &key.mistyped(), "wrong checksum");
+}
+
+fn unknown_id(world: &World) {
+    refused(world, &Key::random().text, "unknown key");
+}
+
+fn expired(world: &World) {
+    refused(world, &world.expired_api_key, "expired");
+    let key = Key::random();
+    world.owner_of(&[Record::sha256(&key).expiring_at(now_seconds() - 1)]);
+    refused(world, &key.text, "expired");
+}
+
+fn disabled(world: &World) {
+    let (owner, key) = world.owner();
+    owner.disable();
+    refused(world, &key.text, "disabled");
+}
+
+fn unlinked(world: &World) {
+    let (owner, key) = world.owner();
+    owner.unlink();
+    refused(world, &key.text, "owner unlinked");
+}
+
+fn deleted(world: &World) {
+    let (owner, key) = world.owner();
+    owner.delete();
+    refused(world, &key.text, "unknown key");
+}
+
+fn two_owners(world: &World) {
+    let key = Key::random();
+    world.owner_of(&[Record::sha256(&key)]);
+    world.owner_of(&[Record::sha256(&Key::with_id(&key.id))]);
+    refused(world, &key.text, "more than one user");
+}
+
+fn stored_upper_case(world: &World) {
+    let key = Key::random();
+    let mut record = Record::sha256(&key);
+    // Keycloak's search ignores case, and finds it.
+    record.id = key.id.to_uppercase();
+    world.owner_of(&[record]);
+    refused(world, &key.text, "the owner holds no key of this id");
+}
+
+fn sent_upper_case(world: &World) {
+    let key = Key::random();
+    world.owner_of(&[Record::sha256(&key)]);
+    let upper = Key::with_id(&key.id.to_uppercase());
+    refused(world, &upper.text, "not the shape of a key");
+}
+
+/// An owner whose attributes were changed after the key was made.
+fn with_attributes(world: &World, change: impl FnOnce(&Key, &mut Value)) -> (Owner<'_>, Key) {
+    let key = Key::random();
+    let record = Record::sha256(&key);
+    let owner = world.owner_of(std::slice::from_ref(&record));
+    let mut changed = attributes(&[record]);
+    change(&key, &mut changed);
+    owner.set_attributes(&changed);
+    (owner, key)
+}
+
+fn no_record(world: &World) {
+    let (_, key) = with_attributes(world, |_, attributes| attributes["apiKeys"] = json!([]));
+    refused(world, &key.text, "the owner holds no key of this id");
+}
+
+fn listed_twice(world: &World) {
+    let (_, key) = with_attributes(world, |key, attributes| {
+        let other = Record::sha256(&Key::with_id(&key.id));
+        let values = attributes["apiKeys"].as_array_mut().unwrap();
+        values.push(json!(format!("key:{}:{}", key.id, other.hash)));
+    });
+    refused(world, &key.text, "two keys of this id");
+}
+
+fn no_end(world: &World) {
+    let (_, key) = with_attributes(world, |key, attributes| {
+        let name = format!("apiKey_{}_expiresAt", key.id);
+        attributes.as_object_mut().unwrap().remove(&name);
+    });
+    refused(world, &key.text, "no expiresAt");
+}
+
+fn no_date(world: &World) {
+    let (_, key) = with_attributes(world, |key, attributes| {
+        attributes[format!("apiKey_{}_expiresAt", key.id)] = json!(["next year"]);
+    });
+    refused(world, &key.text, "not RFC 3339");
+}
+
+fn unknown_scheme(world: &World) {
+    let key = Key::random();
+    let mut record = Record::sha256(&key);
+    record.hash = "$argon2id$v=19$m=65536,t=3,p=4$c2FsdHNhbHQ$aGFzaA".to_owned();
+    world.owner_of(&[record]);
+    refused(world, &key.text, "hash");
+}
+
+fn cost_15(world: &World) {
+    let key = Key::random();
+    let mut record = Record::bcrypt(&key, "2b", 4);
+    record.hash = record.hash.replacen("$04$", "$15$", 1);
+    world.owner_of(&[record]);
+    refused(world, &key.text, "cost");
+}
+
+fn again(world: &World) {
+    let (owner, key) = world.owner();
+    owner.disable();
+    for _ in 0..3 {
+        world.gateway.orders(&key.text).invalid_api_key();
+    }
+    let unknown = Key::random();
+    for _ in 0..3 {
+        world.gateway.orders(&unknown.text).invalid_api_key();
+    }
+}

@@ -1,0 +1,283 @@
+//! A client that sends exactly the bytes it is told to, and gives up in time.
+//!
+//! An HTTP library would refuse or repair what these tests send: headers twice,
+//! bytes that are no text, headers of 64 KiB.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::secrets;
+
+/// The longest that any answer may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where a gateway listens.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    host: String,
+    port: u16,
+    path: String,
+}
+
+impl Target {
+    /// Reads `http://host[:port][/path]`.
+    pub(crate) fn parse(url: &str) -> Self {
+        let rest = url
+            .strip_prefix("http://")
+            .unwrap_or_else(|| panic!("{url} does not begin with http://"));
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (host, port) = authority.rsplit_once(':').unwrap_or((authority, "80"));
+        Self {
+            host: host.to_owned(),
+            port: port.parse().expect("a port in the URL"),
+            path: path.trim_end_matches('/').to_owned(),
+        }
+    }
+
+    /// The target at a port of this machine.
+    pub(crate) fn local(port: u16) -> Self {
+        Self::parse(&format!("http://127.0.0.1:{port}"))
+    }
+
+    /// Opens a connection.
+    pub(crate) fn connect(&self) -> Connection {
+        let address = (self.host.as_str(), self.port)
+            .to_socket_addrs()
+            .expect("an address of the gateway")
+            .next()
+            .expect("an address of the gateway");
+        let stream = TcpStream::connect_timeout(&address, PATIENCE)
+            .unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Connection {
+            stream,
+            target: self.clone(),
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Sends one request on a connection of its own.
+    pub(crate) fn send(&self, request: &Request) -> Response {
+        self.connect().send(request)
+    }
+
+    /// `GET /orders` with this key in `Authorization: ApiKey`.
+    pub(crate) fn orders(&self, key: &str) -> Response {
+        self.send(&Request::orders().api_key(key))
+    }
+}
+
+/// A request: its head, as the bytes to send.
+#[derive(Clone)]
+pub(crate) struct Request {
+    path: String,
+    headers: Vec<(String, Vec<u8>)>,
+}
+
+impl Request {
+    /// `GET /orders` with no credential.
+    pub(crate) fn orders() -> Self {
+        Self {
+            path: "/orders".to_owned(),
+            headers: Vec::new(),
+        }
+    }
+
+    /// `GET` of the target's own path.
+    pub(crate) fn root() -> Self {
+        Self {
+            path: String::new(),
+            headers: vec![("Connection".to_owned(), b"close".to_vec())],
+        }
+    }
+
+    /// The same with one more header.
+    pub(crate) fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        self.headers
+            .push((name.to_owned(), value.as_ref().to_vec()));
+        self
+    }
+
+    /// The same with `Authorization: ApiKey <key>`.
+    pub(crate) fn api_key(self, key: &str) -> Self {
+        self.header("Authorization", format!("ApiKey {key}"))
+    }
+
+    /// The same with `Authorization: Bearer <token>`.
+    pub(crate) fn bearer(self, token: &str) -> Self {
+        self.header("Authorization", format!("Bearer {token}"))
+    }
+}
+
+/// A connection, good for several requests.
+pub(crate) struct Connection {
+    stream: TcpStream,
+    target: Target,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    /// Sends a request and reads its answer.
+    pub(crate) fn send(&mut self, request: &Request) -> Response {
+        let started = Instant::now();
+        // A gateway may answer, and close, before it has read all of a long head.
+        let _ = self.stream.write_all(&self.head_of(request));
+        let mut response = self.read_response();
+        response.took = started.elapsed();
+        response
+    }
+
+    /// Sends a request and goes away.
+    pub(crate) fn send_only(mut self, request: &Request) {
+        let _ = self.stream.write_all(&self.head_of(request));
+    }
+
+    fn head_of(&self, request: &Request) -> Vec<u8> {
+        let mut head = format!(
+            "GET {}{} HTTP/1.1\r\nHost: {}:{}\r\n",
+            self.target.path, request.path, self.target.host, self.target.port
+        )
+        .into_bytes();
+        for (name, value) in &request.headers {
+            head.extend_from_slice(name.as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value);
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(b"\r\n");
+        head
+    }
+
+    fn read_response(&mut self) -> Response {
+        let head_end = loop {
+            if let Some(at) = find(&self.buffer, b"\r\n\r\n") {
+                break at + 4;
+            }
+            assert!(self.fill(), "the connection ended before an answer came");
+        };
+        let head: Vec<u8> = self.buffer.drain(..head_end).collect();
+        let head = String::from_utf8_lossy(&head).into_owned();
+        let mut lines = head.split("\r\n");
+        let status = lines
+            .next()
+            .and_then(|line| line.split(' ').nth(1))
+            .and_then(|status| status.parse().ok())
+            .unwrap_or_else(|| panic!("an answer without a status: {head}"));
+        let headers: Vec<(String, String)> = lines
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
+        let mut response = Response {
+            status,
+            headers,
+            body: Vec::new(),
+            took: Duration::ZERO,
+        };
+        response.body = self.read_body(&response);
+        response
+    }
+
+    fn read_body(&mut self, head: &Response) -> Vec<u8> {
+        let chunked = head
+            .header("transfer-encoding")
+            .is_some_and(|encoding| encoding.eq_ignore_ascii_case("chunked"));
+        if chunked {
+            let mut body = Vec::new();
+            loop {
+                let line = self.take_line();
+                let size = usize::from_str_radix(line.trim(), 16).expect("the size of a chunk");
+                body.extend(self.take(size));
+                self.take_line();
+                if size == 0 {
+                    return body;
+                }
+            }
+        }
+        match head.header("content-length") {
+            Some(length) => self.take(length.parse().expect("a content-length")),
+            None if head.status == 204 => Vec::new(),
+            None => {
+                while self.fill() {}
+                std::mem::take(&mut self.buffer)
+            }
+        }
+    }
+
+    fn take(&mut self, length: usize) -> Vec<u8> {
+        while self.buffer.len() < length {
+            assert!(self.fill(), "the connection ended within a body");
+        }
+        self.buffer.drain(..length).collect()
+    }
+
+    fn take_line(&mut self) -> String {
+        loop {
+            if let Some(at) = find(&self.buffer, b"\r\n") {
+                let line: Vec<u8> = self.buffer.drain(..at + 2).collect();
+                return String::from_utf8_lossy(&line[..at]).into_owned();
+            }
+            assert!(self.fill(), "the connection ended within a body");
+        }
+    }
+
+    /// Reads some more; false at the end.
+    fn fill(&mut self) -> bool {
+        let mut part = [0_u8; 16 * 1024];
+        match self.stream.read(&mut part) {
+            Ok(0) => false,
+            Ok(length) => {
+                self.buffer.extend_from_slice(&part[..length]);
+                true
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                panic!("no answer within {PATIENCE:?}")
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+pub(crate) fn find(text: &[u8], part: &[u8]) -> Option<usize> {
+    text.windows(part.len()).position(|window| window == part)
+}
+
+/// An answer.
+#[derive(Clone)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) took: Duration,
+}
+
+impl Response {
+    /// The first header of this name.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(found, _)| found == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// The body as JSON; null where it is none.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+
+    /// What may be printed of it.
+    pub(crate) fn describe(&self) -> String {
+        let body: String = String::from_utf8_lossy(&self.body)
+            .chars()
+            .take(600)
+            .collect();
+        secrets::redact(&format!(
+            "status {} after {:?}, headers {:?}, body {body}",
+            self.status, self.took, self.headers
+        ))
+    }
+}

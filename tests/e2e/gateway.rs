@@ -1,0 +1,210 @@
+//! A gateway of a trial's own: the stack's Envoy configuration with some of the
+//! filter's fields changed, on its own ports, sharing Keycloak and the service with
+//! the stack's gateway.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::client::{Request, Target};
+use crate::faults::Proxy;
+use crate::log::Log;
+use crate::secrets::redact;
+use crate::stack::{Stack, free_ports};
+
+static STARTED: AtomicUsize = AtomicUsize::new(0);
+
+/// What is different about a gateway.
+#[derive(Default)]
+pub(crate) struct Spec {
+    fields: Vec<(String, Value)>,
+    keycloak: Option<SocketAddr>,
+    service: Option<SocketAddr>,
+    workers: Option<usize>,
+}
+
+impl Spec {
+    /// A field of the filter's configuration.
+    pub(crate) fn field(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.fields.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Its callouts to Keycloak go through this proxy.
+    pub(crate) fn through(mut self, proxy: &Proxy) -> Self {
+        self.keycloak = Some(proxy.address);
+        self
+    }
+
+    /// Requests go on to this service instead of the stack's.
+    pub(crate) fn to_service(mut self, address: SocketAddr) -> Self {
+        self.service = Some(address);
+        self
+    }
+
+    /// Worker threads; one unless told otherwise.
+    pub(crate) fn workers(mut self, workers: usize) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+}
+
+/// A running gateway; stopped when it is dropped.
+pub(crate) struct Gateway<'a> {
+    pub(crate) target: Target,
+    pub(crate) log: Log,
+    stack: &'a Stack,
+    name: String,
+    port: u16,
+}
+
+impl<'a> Gateway<'a> {
+    /// Starts one; fails with the end of its log if it does not come up.
+    #[track_caller]
+    pub(crate) fn start(stack: &'a Stack, spec: &Spec) -> Self {
+        Self::try_start(stack, spec).unwrap_or_else(|log| panic!("no gateway: {log}"))
+    }
+
+    /// Starts one, or gives what it and its script said.
+    pub(crate) fn try_start(stack: &'a Stack, spec: &Spec) -> Result<Self, String> {
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let name = format!("e2e-{}-{number}", std::process::id());
+        let ports = free_ports(2);
+        let config = stack.run_dir.join(format!("{name}.json"));
+        let edited = edited(&stack.run_dir.join("envoy.yaml"), spec, ports[0], ports[1]);
+        fs::write(&config, edited.to_string()).expect("a configuration");
+        let started = stack
+            .script("envoy.sh", &["start", &name, config.to_str().unwrap()])
+            .env("ENVOY_CONCURRENCY", spec.workers.unwrap_or(1).to_string())
+            .output()
+            .expect("scripts/envoy.sh");
+        let gateway = Self {
+            target: Target::local(ports[0]),
+            log: Log::File(stack.run_dir.join(format!("{name}.log"))),
+            stack,
+            name,
+            port: ports[0],
+        };
+        if started.status.success() {
+            return Ok(gateway);
+        }
+        let said = String::from_utf8_lossy(&started.stderr).into_owned();
+        Err(redact(&format!("{said}\n{}", gateway.log.text())))
+    }
+
+    /// What a GET of Envoy's admin interface answers.
+    pub(crate) fn admin(&self, path: &str) -> String {
+        let address = fs::read_to_string(self.file("admin")).expect("the admin address");
+        let target = Target::parse(&format!("http://{address}{path}"));
+        let answer = target.send(&Request::root());
+        String::from_utf8_lossy(&answer.body).into_owned()
+    }
+
+    /// Connections that each worker has taken so far.
+    pub(crate) fn connections_by_worker(&self) -> Vec<u64> {
+        let stats = self.admin("/stats?filter=downstream_cx_total");
+        let prefix = format!("listener.127.0.0.1_{}.worker_", self.port);
+        stats
+            .lines()
+            .filter(|line| line.starts_with(&prefix))
+            .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
+            .collect()
+    }
+
+    /// The most memory that its process ever held, in bytes.
+    pub(crate) fn memory_peak(&self) -> u64 {
+        let pid = fs::read_to_string(self.file("pid")).expect("its pid");
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", pid.trim())).expect("its status");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = peak.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kilobytes.expect("VmHWM") * 1024
+    }
+
+    fn file(&self, kind: &str) -> PathBuf {
+        self.stack.run_dir.join(format!("{}.{kind}", self.name))
+    }
+}
+
+impl Drop for Gateway<'_> {
+    fn drop(&mut self) {
+        let stopped = self
+            .stack
+            .script("envoy.sh", &["stop", &self.name])
+            .output();
+        if !stopped.is_ok_and(|output| output.status.success()) {
+            eprintln!("could not stop the gateway {}", self.name);
+        }
+    }
+}
+
+/// The rendered configuration, edited.
+fn edited(rendered: &Path, spec: &Spec, port: u16, yield_port: u16) -> Value {
+    let text = fs::read_to_string(rendered).expect("the stack's configuration");
+    let mut config: Value = serde_norway::from_str(&text).expect("YAML");
+    config["admin"]["address"] = socket_address(([127, 0, 0, 1], 0).into());
+    let resources = &mut config["static_resources"];
+    let listeners = resources["listeners"].as_array_mut().expect("listeners");
+    // The validator and the application are the stack's.
+    listeners.retain(|listener| listener["name"] != "service");
+    for listener in listeners {
+        let port = if listener["name"] == "yield" {
+            yield_port
+        } else {
+            port
+        };
+        listener["address"] = socket_address(([127, 0, 0, 1], port).into());
+        if listener["name"] == "gateway" {
+            edit_filter(listener, spec);
+        }
+    }
+    for cluster in resources["clusters"].as_array_mut().expect("clusters") {
+        let address = match cluster["name"].as_str() {
+            Some("yield") => Some(([127, 0, 0, 1], yield_port).into()),
+            Some("keycloak") => spec.keycloak,
+            Some("orders") => spec.service,
+            _ => None,
+        };
+        if let Some(address) = address {
+            *member(
+                cluster,
+                "/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address",
+            ) = socket_address(address);
+        }
+    }
+    config
+}
+
+fn edit_filter(listener: &mut Value, spec: &Spec) {
+    let filters = member(
+        listener,
+        "/filter_chains/0/filters/0/typed_config/http_filters",
+    );
+    let filter = filters
+        .as_array_mut()
+        .and_then(|filters| {
+            filters
+                .iter_mut()
+                .find(|f| f["name"] == "apikey_jwt_exchange")
+        })
+        .expect("the filter");
+    let text = member(filter, "/typed_config/config/configuration/value");
+    let mut fields: Value = serde_json::from_str(text.as_str().expect("a text")).expect("JSON");
+    for (name, value) in &spec.fields {
+        fields[name] = value.clone();
+    }
+    *text = json!(fields.to_string());
+}
+
+fn member<'a>(value: &'a mut Value, path: &str) -> &'a mut Value {
+    value
+        .pointer_mut(path)
+        .unwrap_or_else(|| panic!("Envoy's configuration has no {path}"))
+}
+
+fn socket_address(address: SocketAddr) -> Value {
+    json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
+}

@@ -1,0 +1,57 @@
+//! A gateway's log: a file, or a command that prints it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::secrets::redact;
+use crate::wait;
+
+/// Where a log is read.
+#[derive(Clone, Debug)]
+pub(crate) enum Log {
+    /// From a file.
+    File(PathBuf),
+    /// From what a shell command prints.
+    Command(String),
+}
+
+impl Log {
+    /// All of it, as far as it is written.
+    pub(crate) fn text(&self) -> String {
+        let bytes = match self {
+            Self::File(path) => fs::read(path).unwrap_or_default(),
+            Self::Command(command) => {
+                let output = Command::new("bash").args(["-c", command]).output();
+                let output = output.expect("the command that prints the log");
+                [output.stdout, output.stderr].concat()
+            }
+        };
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The lines that hold all these words.
+    pub(crate) fn lines(&self, words: &[&str]) -> Vec<String> {
+        self.text()
+            .lines()
+            .filter(|line| words.iter().all(|word| line.contains(word)))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Waits for a line that holds all these words.
+    #[track_caller]
+    pub(crate) fn expect(&self, words: &[&str]) -> String {
+        wait::until(
+            &format!("a log line with {words:?}"),
+            Duration::from_secs(10),
+            || {
+                self.lines(words).into_iter().next().ok_or_else(|| {
+                    let about_it = self.lines(&words[..1]);
+                    redact(&format!("{about_it:?}"))
+                })
+            },
+        )
+    }
+}

@@ -1,0 +1,117 @@
+//! The end-to-end suite: a real gateway, a real Keycloak, real requests.
+//!
+//! ```text
+//! cargo test --features e2e --test e2e                  all of it, on a stack of its own
+//! cargo test --features e2e --test e2e -- refusals::    one theme; --list names all trials
+//! ```
+//!
+//! It starts what `make run` starts (`scripts/run.sh`: Keycloak, Envoy with the
+//! filter, the demo service behind a validator of JWTs) in a run folder of its own and
+//! on free ports, and stops it at its end, however that comes. The folder is kept when
+//! a trial fails.
+//!
+//! **Against a gateway given by URL** (Kong in docker compose, say) it starts nothing.
+//! Set in the environment, as `.run/demo.env` has them: `GATEWAY_URL`, `KEYCLOAK_URL`,
+//! `REALM`, `API_KEY`, `SERVICE_API_KEY`, `EXPIRED_API_KEY`, `KEYCLOAK_ADMIN_USER`,
+//! `KEYCLOAK_ADMIN_PASSWORD`. And, for more trials:
+//!
+//! | variable | a shell command that |
+//! |---|---|
+//! | `E2E_GATEWAY_LOGS` | prints the gateway's log: `docker compose logs kong` |
+//! | `E2E_KEYCLOAK_STOP` | stops Keycloak: `docker compose stop keycloak` |
+//! | `E2E_KEYCLOAK_START` | starts it and waits: `docker compose up --wait keycloak` |
+//!
+//! Trials that need what is not there, a second gateway above all, are named with the
+//! reason before the run and counted as ignored. The suite makes users of its own in
+//! the realm and deletes them.
+//!
+//! `E2E_RUN_DIR` names the run folder of a `make run` that is up, to use it instead of
+//! a stack of its own: quick, while one trial is worked on.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test may read the clock, and fails by panicking, in its helpers as well"
+)]
+
+mod cases;
+mod client;
+mod echo;
+mod expect;
+mod faults;
+mod gateway;
+mod keycloak;
+mod log;
+mod owner;
+mod secrets;
+mod stack;
+mod wait;
+mod world;
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use world::{Case, Need, World};
+
+thread_local! {
+    /// What the last panic of this thread said, and where.
+    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // One at a time: they share Keycloak, and some stop it.
+    arguments.test_threads = Some(1);
+    if arguments.list {
+        let trials = cases::all().into_iter();
+        let trials = trials.map(|case| Trial::test(case.name, || Ok(())));
+        return libtest_mimic::run(&arguments, trials.collect()).exit_code();
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        let said = secrets::redact(&panic.to_string());
+        PANIC.with_borrow_mut(|last| *last = said);
+    }));
+    let world = match catch_unwind(World::new) {
+        // For as long as there are trials; stopped by hand.
+        Ok(world) => Box::leak(Box::new(world)),
+        Err(_) => {
+            eprintln!("There is nothing to test: {}", last_panic());
+            return ExitCode::FAILURE;
+        }
+    };
+    let trials = cases::all().into_iter().map(|case| trial(case, world));
+    let trials: Vec<Trial> = trials.collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    world.end(conclusion.has_failed());
+    conclusion.exit_code()
+}
+
+/// Makes a trial of a case; one that cannot be run here is named with the reason.
+fn trial(case: Case, world: &'static World) -> Trial {
+    let lacking = case.needs.iter().find_map(|need| world.lacks(*need));
+    if let Some(reason) = lacking {
+        println!("not applicable: {}: {reason}", case.name);
+    }
+    let name = case.name.clone();
+    Trial::test(name, move || run(&case, world)).with_ignored_flag(lacking.is_some())
+}
+
+fn run(case: &Case, world: &'static World) -> Result<(), Failed> {
+    let run = AssertUnwindSafe(|| {
+        if !case.needs.contains(&Need::StoppedKeycloak) {
+            world.start_keycloak();
+        }
+        (case.run)(world);
+    });
+    catch_unwind(run).map_err(|_| Failed::from(last_panic()))
+}
+
+fn last_panic() -> String {
+    PANIC.take()
+}

@@ -1,0 +1,277 @@
+//! What a trial works with: the gateway under test, its Keycloak, and whatever else
+//! is there to be had.
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::client::Target;
+use crate::echo;
+use crate::expect::REALM;
+use crate::faults::Proxy;
+use crate::gateway::{Gateway, Spec};
+use crate::keycloak::Admin;
+use crate::log::Log;
+use crate::owner::{Key, Owner, Record};
+use crate::secrets;
+use crate::stack::Stack;
+use crate::wait;
+
+/// One behaviour to be shown.
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) needs: Vec<Need>,
+    pub(crate) run: Box<dyn Fn(&'static World) + Send>,
+}
+
+impl Case {
+    pub(crate) fn new(
+        name: impl Into<String>,
+        run: impl Fn(&'static World) + Send + 'static,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            needs: Vec::new(),
+            run: Box::new(run),
+        }
+    }
+
+    pub(crate) fn needs(mut self, need: Need) -> Self {
+        self.needs.push(need);
+        self
+    }
+}
+
+/// What not every gateway that is given by URL can offer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// A second gateway with a configuration of the trial's own.
+    OwnGateway,
+    /// The gateway's log.
+    Log,
+    /// Keycloak, stopped: such trials are kept together, and it is started again for
+    /// the next other one.
+    StoppedKeycloak,
+    /// The output of `make run`.
+    FirstRun,
+}
+
+/// A gateway whose way to Keycloak can be disturbed.
+pub(crate) struct Faulty {
+    pub(crate) gateway: Gateway<'static>,
+    pub(crate) proxy: Proxy,
+}
+
+/// The world.
+pub(crate) struct World {
+    pub(crate) gateway: Target,
+    pub(crate) log: Option<Log>,
+    pub(crate) keycloak: Admin,
+    pub(crate) api_key: String,
+    pub(crate) service_api_key: String,
+    pub(crate) expired_api_key: String,
+    pub(crate) stack: Option<Stack>,
+    keycloak_commands: Option<(String, String)>,
+    keycloak_is_stopped: AtomicBool,
+    faulty: OnceLock<Faulty>,
+    echo: OnceLock<SocketAddr>,
+}
+
+impl World {
+    /// Takes what is given by the environment, else starts a stack.
+    pub(crate) fn new() -> Self {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let (stack, demo) = if let Some(run_dir) = variable("E2E_RUN_DIR") {
+            let stack = Stack::adopt(&run_dir);
+            let demo = stack.demo_env();
+            (Some(stack), Some(demo))
+        } else if variable("GATEWAY_URL").is_some() {
+            (None, None)
+        } else {
+            let stack = Stack::start();
+            let demo = stack.demo_env();
+            (Some(stack), Some(demo))
+        };
+        let get = |name: &str| {
+            let value = match &demo {
+                Some(demo) => demo.get(name).cloned(),
+                None => variable(name),
+            };
+            value
+                .unwrap_or_else(|| panic!("{name} is not set: the suite needs it with GATEWAY_URL"))
+        };
+        let realm = get("REALM");
+        REALM.set(realm.clone()).expect("one world");
+        let keycloak = Admin::new(
+            &get("KEYCLOAK_URL"),
+            &realm,
+            &get("KEYCLOAK_ADMIN_USER"),
+            &get("KEYCLOAK_ADMIN_PASSWORD"),
+        );
+        let log = match &stack {
+            Some(stack) => Some(Log::File(stack.run_dir.join("envoy.log"))),
+            None => variable("E2E_GATEWAY_LOGS").map(Log::Command),
+        };
+        let keycloak_commands = match (&stack, variable("E2E_RUN_DIR")) {
+            (Some(_), None) => Some((
+                "scripts/keycloak.sh stop".to_owned(),
+                "scripts/keycloak.sh start && scripts/keycloak.sh wait".to_owned(),
+            )),
+            _ => variable("E2E_KEYCLOAK_STOP").zip(variable("E2E_KEYCLOAK_START")),
+        };
+        let world = Self {
+            gateway: Target::parse(&get("GATEWAY_URL")),
+            log,
+            keycloak,
+            api_key: get("API_KEY"),
+            service_api_key: get("SERVICE_API_KEY"),
+            expired_api_key: get("EXPIRED_API_KEY"),
+            stack,
+            keycloak_commands,
+            keycloak_is_stopped: AtomicBool::new(false),
+            faulty: OnceLock::new(),
+            echo: OnceLock::new(),
+        };
+        for key in [
+            &world.api_key,
+            &world.service_api_key,
+            &world.expired_api_key,
+        ] {
+            secrets::register(key);
+        }
+        world
+    }
+
+    /// Ends the world: what the suite made in a realm that is not its own goes, and so
+    /// does the stack.
+    pub(crate) fn end(&self, keep_folder: bool) {
+        match &self.stack {
+            Some(stack) => stack.stop(keep_folder),
+            None => self.keycloak.delete_created_users(),
+        }
+    }
+
+    /// Why a case cannot be run here.
+    pub(crate) fn lacks(&self, need: Need) -> Option<&'static str> {
+        let (there, reason) = match need {
+            Need::OwnGateway => (
+                self.stack.is_some(),
+                "needs a gateway with another configuration, which only the suite's own stack has",
+            ),
+            Need::Log => (
+                self.log.is_some(),
+                "needs the gateway's log: set E2E_GATEWAY_LOGS to a command that prints it",
+            ),
+            Need::StoppedKeycloak => (
+                self.keycloak_commands.is_some(),
+                "stops Keycloak: set E2E_KEYCLOAK_STOP and E2E_KEYCLOAK_START to commands that \
+                 stop it, and start and await it",
+            ),
+            Need::FirstRun => (
+                self.stack
+                    .as_ref()
+                    .is_some_and(|stack| !stack.printed.is_empty()),
+                "reads what make run prints, and this stack was running before",
+            ),
+        };
+        (!there).then_some(reason)
+    }
+
+    /// The stack; only for cases that need an own gateway.
+    pub(crate) fn stack(&self) -> &Stack {
+        self.stack.as_ref().expect("a stack")
+    }
+
+    /// The gateway's log; only for cases that need it.
+    pub(crate) fn log(&self) -> &Log {
+        self.log.as_ref().expect("the log")
+    }
+
+    /// Waits for the log line of a refusal, where the log can be read.
+    #[track_caller]
+    pub(crate) fn expect_logged(&self, request_id: &str, reason: &str) {
+        if let Some(log) = &self.log {
+            log.expect(&[request_id, reason]);
+        }
+    }
+
+    /// Starts a gateway with a configuration of its own.
+    #[track_caller]
+    pub(crate) fn start_gateway(&self, spec: &Spec) -> Gateway<'_> {
+        Gateway::start(self.stack(), spec)
+    }
+
+    /// A proxy before Keycloak.
+    pub(crate) fn proxy(&self) -> Proxy {
+        Proxy::start(self.keycloak.url())
+    }
+
+    /// The gateway that the trials of faults share, undisturbed. It remembers no
+    /// refusals, and waits for an answer of Keycloak's no longer than a second.
+    pub(crate) fn faulty(&'static self) -> &'static Faulty {
+        let faulty = self.faulty.get_or_init(|| {
+            let proxy = self.proxy();
+            let spec = Spec::default()
+                .field("callout_timeout_ms", 1000)
+                .field("negative_ttl_seconds", 0)
+                .through(&proxy);
+            let gateway = self.start_gateway(&spec);
+            Faulty { gateway, proxy }
+        });
+        faulty.proxy.lift();
+        faulty
+    }
+
+    /// A service that echoes the headers of its requests.
+    pub(crate) fn echo(&self) -> SocketAddr {
+        *self.echo.get_or_init(echo::start)
+    }
+
+    /// An owner with one new key, quickly verified.
+    #[track_caller]
+    pub(crate) fn owner(&self) -> (Owner<'_>, Key) {
+        Owner::with_new_key(&self.keycloak)
+    }
+
+    /// An owner of these keys.
+    #[track_caller]
+    pub(crate) fn owner_of(&self, records: &[Record]) -> Owner<'_> {
+        Owner::with(&self.keycloak, records)
+    }
+
+    /// Stops Keycloak, if it runs.
+    pub(crate) fn stop_keycloak(&self) {
+        let (stop, _) = self.keycloak_commands.as_ref().expect("commands");
+        if !self.keycloak_is_stopped.swap(true, Ordering::Relaxed) {
+            self.shell(stop);
+        }
+    }
+
+    /// Starts Keycloak and waits for it, if a trial has stopped it.
+    pub(crate) fn start_keycloak(&self) {
+        if self.keycloak_is_stopped.swap(false, Ordering::Relaxed) {
+            let (_, start) = self.keycloak_commands.as_ref().expect("commands");
+            self.shell(start);
+            wait::until("Keycloak is back", Duration::from_secs(180), || {
+                self.keycloak.is_up()
+            });
+        }
+    }
+
+    fn shell(&self, line: &str) {
+        let mut command = Command::new("bash");
+        command.args(["-c", line]);
+        if let Some(stack) = &self.stack {
+            stack.tell(&mut command);
+        }
+        let output = command.output().expect("bash");
+        assert!(
+            output.status.success(),
+            "{line}: {}: {}",
+            output.status,
+            secrets::redact(&String::from_utf8_lossy(&output.stderr))
+        );
+    }
+}
