@@ -36,7 +36,7 @@ fmt: ## Formats the Rust code
 lint: ## The lints alone: Rust (native and Wasm) and the scripts
 	@scripts/lint.sh
 
-bench: ## Measures a running stack's latency and throughput
+bench: ## Measures warm, refreshed and first-used keys on a stack of its own (about four minutes)
 	@scripts/bench.sh
 
 clean: ## Removes what was built, and the run folder of a stopped stack
