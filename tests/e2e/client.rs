@@ -28,7 +28,7 @@ impl Target {
         let rest = url
             .strip_prefix("http://")
             .unwrap_or_else(|| panic!("{url} does not begin with http://"));
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let (host, port) = authority.rsplit_once(':').unwrap_or((authority, "80"));
         Self {
             host: host.to_owned(),

@@ -40,7 +40,7 @@ impl Spec {
     }
 
     /// Requests go on to this service instead of the stack's.
-    pub(crate) fn to_service(mut self, address: SocketAddr) -> Self {
+    pub(crate) fn serving(mut self, address: SocketAddr) -> Self {
         self.service = Some(address);
         self
     }

@@ -52,7 +52,7 @@ fn echoed(answer: &Response) -> Value {
 
 fn pass(world: &World) {
     let spec = Spec::default().field("on_missing_key", "pass");
-    let gateway = world.start_gateway(&spec.to_service(world.echo()));
+    let gateway = world.start_gateway(&spec.serving(world.echo()));
     let nothing = echoed(&gateway.target.send(&Request::orders()));
     assert!(nothing["authorization"].is_null(), "{nothing}");
     for value in ["Bearer a.b.c", "Basic eDp5"] {
@@ -83,7 +83,7 @@ fn reject(world: &World) {
 
 fn switched_off(world: &World) {
     let spec = Spec::default().field("enabled", false);
-    let gateway = world.start_gateway(&spec.to_service(world.echo()));
+    let gateway = world.start_gateway(&spec.serving(world.echo()));
     let key = Key::random();
     let seen = echoed(&gateway.target.orders(&key.text));
     assert_eq!(seen["authorization"], format!("ApiKey {}", key.text));
@@ -93,7 +93,7 @@ fn fallback(world: &World) {
     let until = now_seconds() + 6;
     let spec = Spec::default()
         .field("fallback_until", rfc3339(until))
-        .to_service(world.echo());
+        .serving(world.echo());
     let gateway = world.start_gateway(&spec);
     let (_, known) = world.owner();
     let unknown = Key::random();

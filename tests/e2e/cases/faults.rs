@@ -371,9 +371,7 @@ fn nothing_listens(world: &World) {
     let gateway = world.start_gateway(&spec);
     let answer = gateway.target.orders(&world.api_key);
     let request_id = answer.unavailable();
-    gateway
-        .log
-        .expect(&[&request_id, "service-token callout failed"]);
+    gateway.log.expect(&[&request_id, "reason=service-token"]);
 }
 
 /// A line break in a token answer must not become a header for the service.

@@ -111,7 +111,7 @@ fn twenty_cold(world: &World) {
         assert_eq!(answer.orders().subject, warm_owner.id);
     }
     let slowest = cold.iter().map(|answer| answer.took).max().unwrap();
-    println!("    warm alone: {}", percentiles(&idle));
+    println!("\n    warm alone: {}", percentiles(&idle));
     println!(
         "    warm beside 20 cold keys: {}; slowest cold: {slowest:?}",
         percentiles(&busy)

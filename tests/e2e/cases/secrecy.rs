@@ -54,7 +54,7 @@ fn logs(world: &World) {
     assert!(leaks.is_empty(), "{leaks:?}");
     let bytes: usize = logs.iter().map(|(_, text)| text.len()).sum();
     println!(
-        "    {} secrets looked for in {} logs, {bytes} bytes",
+        "\n    {} secrets looked for in {} logs, {bytes} bytes",
         secrets::count(),
         logs.len()
     );
