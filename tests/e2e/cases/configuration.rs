@@ -28,6 +28,10 @@ pub(crate) fn cases() -> Vec<Case> {
             "configuration::a_missing_role_is_named_and_503",
             missing_role,
         ),
+        Case::new(
+            "configuration::a_role_that_finds_nothing_is_503",
+            role_that_finds_nothing,
+        ),
         Case::new("configuration::another_signing_key_is_503", foreign_key),
         Case::new(
             "configuration::a_yield_that_does_not_answer_is_503",
@@ -143,41 +147,57 @@ fn prefix(world: &World) {
     gateway.log.expect(&[&request_id, "not the shape of a key"]);
 }
 
-/// Gives the gateway's service account its role back, whatever happens.
+/// The gateway's service account without view-users; gives it back, whatever happens.
 struct RoleTaken<'a> {
     world: &'a World,
     path: String,
-    role: Value,
+    taken: Value,
+    given: Value,
 }
 
 impl<'a> RoleTaken<'a> {
-    fn take(world: &'a World) -> Self {
+    /// Takes the role, and gives others in its place.
+    fn take(world: &'a World, instead: &[&str]) -> Self {
         let admin = &world.keycloak;
         let account = admin.service_account_id("api-key-gateway");
         let management = admin.client_id("realm-management");
-        let role = admin.get(&format!("clients/{management}/roles/view-users"));
-        let path = format!("users/{account}/role-mappings/clients/{management}");
-        let role = json!([role]);
-        admin.must("DELETE", &path, Some(&role));
-        Self { world, path, role }
+        let role = |name: &str| admin.get(&format!("clients/{management}/roles/{name}"));
+        let this = Self {
+            world,
+            path: format!("users/{account}/role-mappings/clients/{management}"),
+            taken: json!([role("view-users")]),
+            given: instead.iter().map(|name| role(name)).collect(),
+        };
+        admin.must("DELETE", &this.path, Some(&this.taken));
+        admin.must("POST", &this.path, Some(&this.given));
+        this
     }
 }
 
 impl Drop for RoleTaken<'_> {
     fn drop(&mut self) {
-        self.world
-            .keycloak
-            .call("POST", &self.path, Some(&self.role));
+        let admin = &self.world.keycloak;
+        admin.call("DELETE", &self.path, Some(&self.given));
+        admin.call("POST", &self.path, Some(&self.taken));
     }
 }
 
 fn missing_role(world: &World) {
+    without_role(world, &[]);
+}
+
+/// With query-users alone Keycloak answers every search with 200 and an empty list:
+/// each key would look like an unknown one.
+fn role_that_finds_nothing(world: &World) {
+    without_role(world, &["query-users"]);
+}
+
+fn without_role(world: &World, instead: &[&str]) {
     let (owner, key) = world.owner();
     let gateway = world.start_gateway(&Spec::default());
-    let taken = RoleTaken::take(world);
+    let taken = RoleTaken::take(world, instead);
     let request_id = gateway.target.orders(&key.text).unavailable();
     gateway.log.expect(&[&request_id, "view-users"]);
-    // An unknown key cannot be told from a known one now.
     gateway.target.orders(&Key::random().text).unavailable();
     drop(taken);
     let orders = gateway.target.orders(&key.text).orders();
