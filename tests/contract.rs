@@ -600,6 +600,7 @@ fn another_value(property: &Value) -> Value {
         "boolean" => json!(!property["default"].as_bool().unwrap()),
         "integer" => property["minimum"].clone(),
         "array" => json!(["x-other"]),
+        _ if property["default"].to_string().contains("://") => json!("https://other.invalid"),
         _ => json!("other"),
     }
 }
@@ -704,6 +705,8 @@ fn reasons() -> Vec<Reason> {
         Reason::NoCredentials,
         Reason::HeaderTwice("authorization".to_owned()),
         Reason::TwoCredentials,
+        Reason::TooManyHeaders,
+        Reason::KeyElsewhere("cookie".to_owned()),
         Reason::Remembered(Refused::Unknown),
         Reason::Remembered(Refused::Invalid),
         Reason::Unknown,
@@ -786,6 +789,8 @@ fn is_listed_above(reason: &Reason) {
         Reason::NoCredentials
         | Reason::HeaderTwice(_)
         | Reason::TwoCredentials
+        | Reason::TooManyHeaders
+        | Reason::KeyElsewhere(_)
         | Reason::Remembered(Refused::Unknown | Refused::Invalid)
         | Reason::Unknown
         | Reason::Expired

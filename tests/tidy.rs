@@ -21,18 +21,7 @@ use std::process::Command;
 const LINES_MAX: usize = 500;
 
 /// Longer ones, each with the lines that it may have and why it is not cut.
-const LONGER: [(&str, usize, &str); 2] = [
-    (
-        "src/config/mod.rs",
-        600,
-        "one reader for each field, in the order of the contract",
-    ),
-    (
-        "src/exchange/steps.rs",
-        600,
-        "the steps of an exchange, read from top to bottom",
-    ),
-];
+const LONGER: [(&str, usize, &str); 0] = [];
 
 /// What nothing but a shell may name, and why.
 const IMPURE: [(&str, &str); 16] = [

@@ -104,6 +104,12 @@ impl KeyFormat {
         &self.prefix
     }
 
+    /// The length of a key made here, in bytes.
+    #[must_use]
+    pub fn key_bytes(&self) -> usize {
+        self.prefix.len() + ID_LENGTH + 1 + SECRET_LENGTH + CHECKSUM_LENGTH
+    }
+
     /// Whether the text begins like a key made here. Tells a key from a JWT in an
     /// `Authorization: Bearer` header.
     #[must_use]

@@ -157,22 +157,25 @@ impl Cache {
         Found::Nothing
     }
 
-    /// Remembers a token until `ends_at`, or for the TTL if that is sooner.
+    /// Remembers a token until `ends_at`, or for the TTL if that is sooner. The TTL
+    /// runs from `asked_at`, when Keycloak was asked for the owner: what was revoked
+    /// since is used no longer than the TTL.
     pub fn remember_token(
         &mut self,
         digest: &KeyDigest,
         token: CachedToken,
         ends_at: UnixMillis,
+        asked_at: UnixMillis,
         now: UnixMillis,
         store: &mut dyn SharedStore,
     ) {
-        let ends_at = ends_at.min(now.plus_ms(self.ttl_ms));
+        let ends_at = ends_at.min(asked_at.plus_ms(self.ttl_ms));
         if ends_at <= now {
             return;
         }
         let payload = write_token(&token);
         let sealed = Entry {
-            cached_at: now,
+            cached_at: asked_at,
             ends_at,
             payload: payload.as_slice(),
         };
@@ -180,7 +183,7 @@ impl Cache {
             .store(store, &self.sealer, digest, &sealed, now);
         self.refused.pop(digest);
         let entry = Entry {
-            cached_at: now,
+            cached_at: asked_at,
             ends_at,
             payload: token,
         };
@@ -359,7 +362,7 @@ mod tests {
     #[test]
     fn a_token_is_found_in_the_worker_and_by_another_worker_of_the_node() {
         let (mut one, mut other, mut shared) = (cache(), cache(), Shared::default());
-        one.remember_token(&DIGEST, token(), NOW.plus_ms(60_000), NOW, &mut shared);
+        one.remember_token(&DIGEST, token(), NOW.plus_ms(60_000), NOW, NOW, &mut shared);
         assert_eq!(level(&one.find(&DIGEST, NOW, &mut shared)), Some(Level::L1));
         assert_eq!(
             level(&other.find(&DIGEST, NOW, &mut shared)),
@@ -375,7 +378,7 @@ mod tests {
     #[test]
     fn no_token_is_used_past_its_end_the_ttl_or_before_it_was_stored() {
         let (mut one, mut shared) = (cache(), Shared::default());
-        one.remember_token(&DIGEST, token(), NOW.plus_ms(60_000), NOW, &mut shared);
+        one.remember_token(&DIGEST, token(), NOW.plus_ms(60_000), NOW, NOW, &mut shared);
         for (at, expected) in [
             (NOW.plus_ms(59_999), Some(Level::L1)),
             (NOW.plus_ms(60_000), None),
@@ -390,17 +393,24 @@ mod tests {
             let in_shared = level(&cache().find(&DIGEST, at, &mut shared)).is_some();
             assert_eq!(in_shared, expected.is_some(), "{at:?}");
         }
-        one.remember_token(&DIGEST, token(), NOW.plus_ms(900_000), NOW, &mut shared);
+        one.remember_token(
+            &DIGEST,
+            token(),
+            NOW.plus_ms(900_000),
+            NOW,
+            NOW,
+            &mut shared,
+        );
         assert!(level(&one.find(&DIGEST, NOW.plus_ms(299_999), &mut shared)).is_some());
         assert!(level(&one.find(&DIGEST, NOW.plus_ms(300_000), &mut shared)).is_none());
-        one.remember_token(&[5; 32], token(), NOW, NOW, &mut shared);
+        one.remember_token(&[5; 32], token(), NOW, NOW, NOW, &mut shared);
         assert!(level(&one.find(&[5; 32], NOW, &mut shared)).is_none());
     }
 
     #[test]
     fn what_another_configuration_stored_is_a_miss() {
         let (mut one, mut shared) = (cache(), Shared::default());
-        one.remember_token(&DIGEST, token(), NOW.plus_ms(60_000), NOW, &mut shared);
+        one.remember_token(&DIGEST, token(), NOW.plus_ms(60_000), NOW, NOW, &mut shared);
         let mut other = config();
         other.fingerprint = [9; 32];
         let mut other = Cache::new(&other, &signing_key());
@@ -410,7 +420,7 @@ mod tests {
     #[test]
     fn refusals_are_remembered_apart_and_end_a_token() {
         let (mut one, mut shared) = (cache(), Shared::default());
-        one.remember_token(&DIGEST, token(), NOW.plus_ms(60_000), NOW, &mut shared);
+        one.remember_token(&DIGEST, token(), NOW.plus_ms(60_000), NOW, NOW, &mut shared);
         for at in 0..20_000_u32 {
             let mut digest = [0; 32];
             digest[..4].copy_from_slice(&at.to_be_bytes());

@@ -66,14 +66,15 @@ impl Slots {
         if sealed.len() > ENTRY_BYTES_MAX {
             return;
         }
-        let mut best: Option<(UnixMillis, String, Option<u32>)> = None;
+        let mut best: Option<(Rank, String, Option<u32>)> = None;
         for name in self.names(digest) {
             let (rank, version) = match store.get(&name) {
-                None => (UnixMillis(1), None),
+                None => (Rank::Empty, None),
                 Some((value, version)) => match sealer.open_any(self.kind, &value) {
-                    Some((found, _)) if found == digest => (UnixMillis(0), version),
-                    Some((_, other)) if other.ends_at > now => (other.ends_at, version),
-                    _ => (UnixMillis(1), version),
+                    Some((found, _)) if found == digest => (Rank::SameKey, version),
+                    Some((_, other)) if other.ends_at > now => (Rank::Live(other.ends_at), version),
+                    Some(_) => (Rank::Over, version),
+                    None => (Rank::Foreign, version),
                 },
             };
             if best.as_ref().is_none_or(|(lowest, ..)| rank < *lowest) {
@@ -96,6 +97,20 @@ impl Slots {
             .into_iter()
             .flat_map(move |first| (first..first + WAYS).map(move |at| name(kind, at)))
     }
+}
+
+/// Which slot of a set is written over first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// It holds this key's older entry.
+    SameKey,
+    Empty,
+    /// Its entry has ended.
+    Over,
+    /// Another configuration's entry, or another filter's.
+    Foreign,
+    /// The one that ends soonest first.
+    Live(UnixMillis),
 }
 
 /// The name of a slot: its region and four hexadecimal digits, which differ within
@@ -191,6 +206,19 @@ pub(crate) mod tests {
                 .find(&mut shared, &sealer, &[1; 32], |_| Some(()))
                 .is_some()
         );
+    }
+
+    #[test]
+    fn another_configurations_entry_stays_while_a_slot_is_free() {
+        let slots = Slots::new(Kind::Token, 4);
+        let (ours, theirs) = (Sealer::new(&[1; 32]), Sealer::new(&[2; 32]));
+        let mut shared = Shared::default();
+        slots.store(&mut shared, &theirs, &[9; 32], &entry(50), UnixMillis(10));
+        for key in 1..=3 {
+            slots.store(&mut shared, &ours, &[key; 32], &entry(50), UnixMillis(10));
+        }
+        let found = slots.find(&mut shared, &theirs, &[9; 32], |_| Some(()));
+        assert!(found.is_some());
     }
 
     #[test]

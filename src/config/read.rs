@@ -19,16 +19,42 @@ pub(super) fn error<T>(field: &str, problem: impl Into<String>) -> Result<T, Con
     })
 }
 
-/// A text of 1 to 16384 characters, if the field is there.
+/// The longest text of most fields.
+const TEXT_MAX: usize = 255;
+/// The fields that may be longer.
+const LONGER_TEXTS: [(&str, usize); 5] = [
+    ("keycloak_url", 2048),
+    ("keycloak_upstream", 263),
+    ("scope", 1024),
+    ("signing_key", 16_384),
+    ("yield_upstream", 263),
+];
+
+/// A text that is not empty and not too long, if the field is there.
 pub(super) fn text(value: Option<&Value>, field: &str) -> Result<Option<String>, ConfigError> {
+    let longer = LONGER_TEXTS.iter().find(|(name, _)| *name == field);
+    let max = longer.map_or(TEXT_MAX, |(_, max)| *max);
     match value {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) if (1..=16_384).contains(&text.len()) => Ok(Some(text.clone())),
+        Some(Value::String(text)) if (1..=max).contains(&text.len()) => Ok(Some(text.clone())),
         Some(_) => error(
             field,
-            "must be a text, not empty, of at most 16384 characters",
+            format!("must be a text, not empty, of at most {max} characters"),
         ),
     }
+}
+
+/// A text of printable characters, with a default.
+pub(super) fn name_or(
+    value: Option<&Value>,
+    field: &str,
+    default: &str,
+) -> Result<String, ConfigError> {
+    let name = text_or(value, field, default)?;
+    if name.chars().any(char::is_control) {
+        return error(field, "must have printable characters alone");
+    }
+    Ok(name)
 }
 
 pub(super) fn text_or(

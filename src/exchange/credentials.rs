@@ -38,34 +38,28 @@ enum Credential<'a> {
     Other(&'a [u8]),
 }
 
+/// The most headers that are looked at. Kong shows a filter no more than 100, the
+/// pseudo-headers among them, and does not say when it hides some.
+const HEADERS_MAX: usize = 99;
+
+/// A rejection, and why, for the log.
+type Refusal = (Rejection, Reason);
+
 /// Finds the one credential of a request.
 ///
 /// # Errors
 /// The rejection and its reason.
-pub fn extract(config: &Config, headers: &Headers) -> Result<Credentials, (Rejection, Reason)> {
+pub fn extract(config: &Config, headers: &Headers) -> Result<Credentials, Refusal> {
+    if headers.len() > HEADERS_MAX {
+        return Err((Rejection::AmbiguousCredentials, Reason::TooManyHeaders));
+    }
     let mut found: Option<Credential<'_>> = None;
-    for name in &config.headers {
-        let mut values = headers
-            .iter()
-            .filter(|(header, _)| header.eq_ignore_ascii_case(name))
-            .map(|(_, v)| v);
-        let Some(value) = values.next() else { continue };
-        if values.next().is_some() {
-            return Err((
-                Rejection::AmbiguousCredentials,
-                Reason::HeaderTwice(name.clone()),
-            ));
-        }
-        let value = value.trim_ascii();
-        if value.is_empty() {
+    // A Bearer token counts as one wherever keys are looked for.
+    let also = (!config.headers.iter().any(|name| name == AUTHORIZATION)).then_some(AUTHORIZATION);
+    for name in config.headers.iter().map(String::as_str).chain(also) {
+        let Some(value) = only_value(config, headers, name)? else {
             continue;
-        }
-        if is_joined(config, name, value) {
-            return Err((
-                Rejection::AmbiguousCredentials,
-                Reason::HeaderTwice(name.clone()),
-            ));
-        }
+        };
         let credential = read(config, name, value);
         match &found {
             Some(first) if *first != credential => {
@@ -80,7 +74,7 @@ pub fn extract(config: &Config, headers: &Headers) -> Result<Credentials, (Rejec
                 .key_format
                 .parse(presented)
                 .map_err(|reason| (Rejection::InvalidApiKey, reason.into()))?;
-            let remove = headers_to_remove(config, headers, key.expose().as_bytes());
+            let remove = headers_to_remove(config, headers, key.expose().as_bytes())?;
             Ok(Credentials::Key { key, remove })
         }
         without_key => {
@@ -89,31 +83,94 @@ pub fn extract(config: &Config, headers: &Headers) -> Result<Credentials, (Rejec
                 OnMissingKey::Bearer => matches!(without_key, Some(Credential::Bearer(_))),
                 OnMissingKey::Reject => false,
             };
-            if passes {
-                Ok(Credentials::Pass)
-            } else {
-                Err((Rejection::MissingCredentials, Reason::NoCredentials))
+            if !passes {
+                return Err((Rejection::MissingCredentials, Reason::NoCredentials));
+            }
+            match headers
+                .iter()
+                .find(|(name, value)| hides_key(config, name, value))
+            {
+                Some((name, _)) => {
+                    Err((Rejection::InvalidApiKey, Reason::KeyElsewhere(name.clone())))
+                }
+                None => Ok(Credentials::Pass),
             }
         }
     }
 }
 
+const AUTHORIZATION: &str = "authorization";
+
+/// The value of a header that may come once; none if it is absent or empty.
+fn only_value<'a>(
+    config: &Config,
+    headers: &'a Headers,
+    name: &str,
+) -> Result<Option<&'a [u8]>, Refusal> {
+    let mut values = headers
+        .iter()
+        .filter(|(header, _)| header.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.trim_ascii());
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() || is_joined(config, name, value) {
+        let reason = Reason::HeaderTwice(name.to_owned());
+        return Err((Rejection::AmbiguousCredentials, reason));
+    }
+    Ok(Some(value).filter(|value| !value.is_empty()))
+}
+
 /// Reads a header's value, which is not empty and has no space at its ends.
 fn read<'a>(config: &Config, name: &str, value: &'a [u8]) -> Credential<'a> {
-    if name != "authorization" {
+    if name != AUTHORIZATION {
         return Credential::Key(value);
     }
+    let takes_keys = config.headers.iter().any(|header| header == AUTHORIZATION);
     match scheme_of(value) {
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(b"apikey") => Credential::Key(rest),
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(b"apikey") && takes_keys => {
+            Credential::Key(rest)
+        }
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case(b"bearer") => {
-            if config.key_format.has_prefix(rest) {
+            if config.key_format.has_prefix(rest) && takes_keys {
                 Credential::Key(rest)
-            } else {
+            } else if is_bearer_token(config, rest) {
                 Credential::Bearer(rest)
+            } else {
+                Credential::Other(value)
             }
         }
         _ => Credential::Other(value),
     }
+}
+
+/// Whether this can be a Bearer token and no key: of the characters that RFC 6750,
+/// 2.1, allows, and where imported keys are, of a JWT's two dots, since any other
+/// string may be such a key.
+fn is_bearer_token(config: &Config, text: &[u8]) -> bool {
+    let unpadded = text.trim_ascii_end();
+    let end = unpadded
+        .iter()
+        .rposition(|&b| b != b'=')
+        .map_or(0, |last| last + 1);
+    let (token, _) = unpadded.split_at_checked(end).unwrap_or_default();
+    let allowed = |b: &u8| b.is_ascii_alphanumeric() || b"-._~+/".contains(b);
+    let dots = token.iter().filter(|&&b| b == b'.').count();
+    let may_be_imported = dots != 2 && config.key_format.parse(text).is_ok();
+    !token.is_empty() && token.iter().all(allowed) && !may_be_imported
+}
+
+/// Whether a header holds a key of ours, in whatever form: it would pass on to the
+/// service (invariant 6). Found by prefix and checksum.
+fn hides_key(config: &Config, name: &str, value: &[u8]) -> bool {
+    let (prefix, length) = (
+        config.key_format.prefix().as_bytes(),
+        config.key_format.key_bytes(),
+    );
+    !name.starts_with(':')
+        && value
+            .windows(length)
+            .any(|window| window.starts_with(prefix) && config.key_format.parse(window).is_ok())
 }
 
 /// Scheme and the rest, of `scheme SP rest`; a scheme alone has an empty rest.
@@ -133,7 +190,7 @@ fn is_joined(config: &Config, name: &str, value: &[u8]) -> bool {
     if !value.contains(&b',') {
         return false;
     }
-    name != "authorization"
+    name != AUTHORIZATION
         || value.split(|&byte| byte == b',').any(|element| {
             let element = element.trim_ascii();
             !matches!(read(config, name, element), Credential::Other(_))
@@ -142,21 +199,36 @@ fn is_joined(config: &Config, name: &str, value: &[u8]) -> bool {
 
 /// The headers that hold the key anywhere in their value: those it was taken from,
 /// and any other that would carry it on to the service (invariant 6).
-fn headers_to_remove(config: &Config, headers: &Headers, key: &[u8]) -> Vec<String> {
+///
+/// # Errors
+/// One of them came twice: Kong removes some headers once alone.
+fn headers_to_remove(
+    config: &Config,
+    headers: &Headers,
+    key: &[u8],
+) -> Result<Vec<String>, Refusal> {
     let holds_key = |value: &[u8]| value.windows(key.len()).any(|window| window == key);
     let mut remove: Vec<String> = Vec::new();
     for (name, value) in headers {
-        let replaced = name.eq_ignore_ascii_case("authorization");
+        let replaced = name.eq_ignore_ascii_case(AUTHORIZATION);
         let pseudo = name.starts_with(':');
         let ours = config
             .headers
             .iter()
             .any(|header| name.eq_ignore_ascii_case(header));
-        if !replaced && !pseudo && (ours || holds_key(value)) && !remove.contains(name) {
-            remove.push(name.clone());
+        if replaced || pseudo || !(ours || holds_key(value)) {
+            continue;
         }
+        let same = headers
+            .iter()
+            .filter(|(other, _)| other.eq_ignore_ascii_case(name));
+        if same.count() > 1 {
+            let reason = Reason::HeaderTwice(name.clone());
+            return Err((Rejection::AmbiguousCredentials, reason));
+        }
+        remove.push(name.clone());
     }
-    remove
+    Ok(remove)
 }
 
 #[cfg(test)]
@@ -318,5 +390,102 @@ mod tests {
             with_policy(OnMissingKey::Pass, &digest),
             Ok(Credentials::Pass)
         );
+    }
+
+    fn with(policy: OnMissingKey, names: &[&str], pairs: &[(&str, &str)]) -> Option<Rejection> {
+        let mut config = config();
+        config.on_missing_key = policy;
+        config.headers = names.iter().map(|&name| name.to_owned()).collect();
+        extract(&config, &headers(pairs))
+            .err()
+            .map(|(rejection, _)| rejection)
+    }
+
+    const BOTH: [&str; 2] = ["authorization", "x-api-key"];
+
+    #[test]
+    fn no_key_passes_in_the_guise_of_something_else() {
+        let key = key();
+        for form in [
+            "Bearer Bearer KEY",
+            "Bearer ApiKey KEY",
+            "Bearer \"KEY\"",
+            "Bearer =KEY",
+            "Bearer token=KEY",
+            "Bearer eyJ KEY",
+            "Bearer eyJ.KEY",
+            "KEY",
+            "Token KEY",
+        ] {
+            let value = form.replace("KEY", &key);
+            for policy in [OnMissingKey::Bearer, OnMissingKey::Pass] {
+                let refused = with(policy, &BOTH, &[("authorization", &value)]);
+                assert!(refused.is_some(), "{policy:?} {form}");
+            }
+            let beside = [
+                ("authorization", "Bearer a.b.c"),
+                ("x-other", value.as_str()),
+            ];
+            let refused = with(OnMissingKey::Bearer, &BOTH, &beside);
+            assert_eq!(refused, Some(Rejection::InvalidApiKey), "{form}");
+        }
+        for value in [format!("ApiKey {key}"), format!("Bearer {key}")] {
+            let refused = with(
+                OnMissingKey::Pass,
+                &["x-api-key"],
+                &[("authorization", &value)],
+            );
+            assert_eq!(refused, Some(Rejection::InvalidApiKey));
+        }
+    }
+
+    #[test]
+    fn a_bearer_token_counts_even_where_authorization_carries_no_keys() {
+        let jwt = ("authorization", "Bearer a.b.c");
+        assert_eq!(with(OnMissingKey::Bearer, &["x-api-key"], &[jwt]), None);
+        let both = with(
+            OnMissingKey::Bearer,
+            &["x-api-key"],
+            &[jwt, ("x-api-key", &key())],
+        );
+        assert_eq!(both, Some(Rejection::AmbiguousCredentials));
+    }
+
+    #[test]
+    fn where_keys_are_imported_a_bearer_token_must_look_like_a_jwt() {
+        let mut importing = config();
+        importing.key_format = importing.key_format.with_index_key(&[1; 32]);
+        let bearer = |token: &str| {
+            let headers = headers(&[("authorization", &format!("Bearer {token}"))]);
+            extract(&importing, &headers).map_err(|(rejection, _)| rejection)
+        };
+        assert_eq!(
+            bearer("legacy-key-0123456789"),
+            Err(Rejection::MissingCredentials)
+        );
+        assert_eq!(bearer("eyJhbGciOi.eyJpc3Mi.c2ln"), Ok(Credentials::Pass));
+        assert_eq!(bearer("short"), Ok(Credentials::Pass));
+    }
+
+    #[test]
+    fn more_headers_than_a_host_shows_are_refused() {
+        let many = |count: usize| {
+            let mut headers = headers(&[("x-api-key", &key())]);
+            headers.extend((1..count).map(|at| (format!("x-{at}"), vec![])));
+            extract(&config(), &headers).map_err(|(rejection, _)| rejection)
+        };
+        assert!(many(99).is_ok());
+        assert_eq!(many(100), Err(Rejection::AmbiguousCredentials));
+    }
+
+    #[test]
+    fn a_header_that_holds_the_key_twice_over_is_refused() {
+        let key = key();
+        let twice = [
+            ("x-api-key", key.as_str()),
+            ("referer", &key),
+            ("Referer", "other"),
+        ];
+        assert_eq!(rejected(&twice), Rejection::AmbiguousCredentials);
     }
 }

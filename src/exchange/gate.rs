@@ -10,6 +10,12 @@ use crate::clock::UnixMillis;
 
 /// Requests that may wait behind the one that computes.
 pub const QUEUE_MAX: usize = 64;
+/// bcrypt rounds that may wait in all: some 7 s of an idle worker.
+pub const ROUNDS_MAX: u64 = 64 * 1024;
+/// Places that requests with one key id may hold. An id is public: without this,
+/// wrong secrets for a single one could fill the queue. Those over it wait without
+/// a place, so that the right key among them is not locked out.
+const PLACES_PER_ID: usize = 2;
 /// After this long without a sign of life a ticket is void.
 const LEASE_MS: u64 = 5000;
 /// A step of the clock backwards that is still taken for a correction.
@@ -38,6 +44,7 @@ pub enum Turn {
 #[derive(Debug)]
 struct Place {
     ticket: Ticket,
+    key_id: String,
     rounds: u32,
     seen_at: UnixMillis,
 }
@@ -63,7 +70,7 @@ impl Gate {
     }
 
     /// Shows a ticket: takes a place at the first time, and says whose turn it is.
-    pub fn show(&mut self, ticket: Ticket, rounds: u32, now: UnixMillis) -> Turn {
+    pub fn show(&mut self, ticket: Ticket, key_id: &str, rounds: u32, now: UnixMillis) -> Turn {
         self.places.retain(|place| {
             place.ticket == ticket
                 || (now.since_ms(place.seen_at) <= LEASE_MS
@@ -71,22 +78,30 @@ impl Gate {
         });
         let at = self.places.iter().position(|place| place.ticket == ticket);
         let position = at.unwrap_or(self.places.len());
-        if at.is_none() {
-            if self.places.len() > QUEUE_MAX {
-                return Turn::Full;
-            }
-            self.places.push_back(Place {
-                ticket,
-                rounds,
-                seen_at: now,
-            });
-        }
-        let rounds_before = self
+        let rounds_before: u64 = self
             .places
             .iter()
             .take(position)
             .map(|place| u64::from(place.rounds))
             .sum();
+        if at.is_none() {
+            if self.places.len() > QUEUE_MAX || rounds_before > ROUNDS_MAX {
+                return Turn::Full;
+            }
+            let same_id = self.places.iter().filter(|place| place.key_id == key_id);
+            if same_id.count() >= PLACES_PER_ID {
+                return Turn::Wait {
+                    position,
+                    rounds_before,
+                };
+            }
+            self.places.push_back(Place {
+                ticket,
+                key_id: key_id.to_owned(),
+                rounds,
+                seen_at: now,
+            });
+        }
         if let Some(place) = self.places.get_mut(position) {
             place.seen_at = now;
         }
@@ -116,33 +131,33 @@ mod tests {
     fn first_come_first_served_and_one_at_a_time() {
         let mut gate = Gate::new();
         let [a, b, c] = [gate.ticket(), gate.ticket(), gate.ticket()];
-        assert_eq!(gate.show(a, 1024, NOW), Turn::Go);
+        assert_eq!(gate.show(a, &format!("{:?}", a), 1024, NOW), Turn::Go);
         assert_eq!(
-            gate.show(b, 4096, NOW),
+            gate.show(b, &format!("{:?}", b), 4096, NOW),
             Turn::Wait {
                 position: 1,
                 rounds_before: 1024
             }
         );
         assert_eq!(
-            gate.show(c, 16, NOW),
+            gate.show(c, &format!("{:?}", c), 16, NOW),
             Turn::Wait {
                 position: 2,
                 rounds_before: 5120
             }
         );
-        assert_eq!(gate.show(a, 1024, NOW), Turn::Go);
+        assert_eq!(gate.show(a, &format!("{:?}", a), 1024, NOW), Turn::Go);
         gate.leave(a);
         assert_eq!(
-            gate.show(c, 16, NOW),
+            gate.show(c, &format!("{:?}", c), 16, NOW),
             Turn::Wait {
                 position: 1,
                 rounds_before: 4096
             }
         );
-        assert_eq!(gate.show(b, 4096, NOW), Turn::Go);
+        assert_eq!(gate.show(b, &format!("{:?}", b), 4096, NOW), Turn::Go);
         gate.leave(b);
-        assert_eq!(gate.show(c, 16, NOW), Turn::Go);
+        assert_eq!(gate.show(c, &format!("{:?}", c), 16, NOW), Turn::Go);
     }
 
     #[test]
@@ -150,10 +165,13 @@ mod tests {
         let mut gate = Gate::new();
         for _ in 0..=QUEUE_MAX {
             let ticket = gate.ticket();
-            assert_ne!(gate.show(ticket, 16, NOW), Turn::Full);
+            assert_ne!(
+                gate.show(ticket, &format!("{:?}", ticket), 16, NOW),
+                Turn::Full
+            );
         }
         let late = gate.ticket();
-        assert_eq!(gate.show(late, 16, NOW), Turn::Full);
+        assert_eq!(gate.show(late, &format!("{:?}", late), 16, NOW), Turn::Full);
         assert_eq!(gate.places.len(), QUEUE_MAX + 1);
     }
 
@@ -161,11 +179,70 @@ mod tests {
     fn a_ticket_that_nobody_shows_any_more_holds_nobody_up() {
         let mut gate = Gate::new();
         let [gone, waiting] = [gate.ticket(), gate.ticket()];
-        assert_eq!(gate.show(gone, 16, NOW), Turn::Go);
-        assert_ne!(gate.show(waiting, 16, NOW.plus_ms(LEASE_MS)), Turn::Go);
-        assert_eq!(gate.show(waiting, 16, NOW.plus_ms(LEASE_MS + 1)), Turn::Go);
+        assert_eq!(gate.show(gone, &format!("{:?}", gone), 16, NOW), Turn::Go);
+        assert_ne!(
+            gate.show(
+                waiting,
+                &format!("{:?}", waiting),
+                16,
+                NOW.plus_ms(LEASE_MS)
+            ),
+            Turn::Go
+        );
+        assert_eq!(
+            gate.show(
+                waiting,
+                &format!("{:?}", waiting),
+                16,
+                NOW.plus_ms(LEASE_MS + 1)
+            ),
+            Turn::Go
+        );
         // Its own clock step backwards must not make a dead ticket live for ever.
         let next = gate.ticket();
-        assert_eq!(gate.show(next, 16, NOW.minus_ms(60_000)), Turn::Go);
+        assert_eq!(
+            gate.show(next, &format!("{:?}", next), 16, NOW.minus_ms(60_000)),
+            Turn::Go
+        );
+    }
+
+    #[test]
+    fn one_key_id_cannot_fill_the_queue_and_nobody_of_it_is_refused() {
+        let mut gate = Gate::new();
+        let tickets: Vec<Ticket> = (0..100).map(|_| gate.ticket()).collect();
+        for ticket in &tickets {
+            assert_ne!(gate.show(*ticket, "alice", 1024, NOW), Turn::Full);
+        }
+        assert_eq!(gate.places.len(), 2);
+        let bob = gate.ticket();
+        let turn = gate.show(bob, "bob", 1024, NOW);
+        assert_eq!(
+            turn,
+            Turn::Wait {
+                position: 2,
+                rounds_before: 2048
+            }
+        );
+        gate.leave(tickets[0]);
+        assert_eq!(
+            gate.show(tickets[50], "alice", 1024, NOW),
+            Turn::Wait {
+                position: 2,
+                rounds_before: 2048
+            }
+        );
+        assert_eq!(gate.places.len(), 3);
+    }
+
+    #[test]
+    fn the_rounds_that_wait_are_bounded_as_well() {
+        let mut gate = Gate::new();
+        let turns: Vec<Turn> = (0..8)
+            .map(|at| {
+                let ticket = gate.ticket();
+                gate.show(ticket, &at.to_string(), 1 << 14, NOW)
+            })
+            .collect();
+        assert_eq!(turns.iter().filter(|turn| **turn == Turn::Full).count(), 3);
     }
 }

@@ -26,9 +26,11 @@
 pub mod credentials;
 pub mod flight;
 pub mod gate;
+mod granting;
 pub mod rejection;
 pub mod service_token;
 mod steps;
+mod verification;
 mod worker;
 
 use std::sync::Arc;
@@ -216,12 +218,17 @@ struct Pending {
     started_at: UnixMillis,
     deadline_at: UnixMillis,
     seen_at: UnixMillis,
+    /// When the owner was last asked for: what is remembered ends the TTL after it,
+    /// so that a revocation is never older than that.
+    asked_at: UnixMillis,
     /// The service token was refused once and fetched anew.
     retried: bool,
     /// The key was verified in this exchange.
     first_use: bool,
     /// The deadline was moved for the queue and the verification already.
     queued: bool,
+    /// The deadline was moved to a leader's already.
+    followed: bool,
 }
 
 /// An exchange's end other than with a token.

@@ -133,6 +133,12 @@ pub enum Reason {
     /// Two headers with different credentials.
     #[error("two different credentials")]
     TwoCredentials,
+    /// More headers than a host shows.
+    #[error("more headers than can be looked through")]
+    TooManyHeaders,
+    /// A key in a header that is not read for one.
+    #[error("header {0} holds a key and is not read for one: see headers")]
+    KeyElsewhere(String),
     /// What was presented cannot be a key.
     #[error("malformed key: {0}")]
     Malformed(#[from] MalformedKey),

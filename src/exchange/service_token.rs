@@ -127,6 +127,7 @@ mod tests {
             jwt: "a.b.c".into(),
             subject: "gateway".into(),
             expires_at,
+            exp: expires_at,
             management_roles: vec![],
         }
     }

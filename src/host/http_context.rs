@@ -97,7 +97,9 @@ impl HttpFilter {
 
     /// Sends a callout; gives why it could not be sent.
     fn send(&mut self, send: impl FnOnce(&Route) -> Result<u32, String>) -> Option<String> {
-        let route = self.route.clone()?;
+        let Some(route) = self.route.clone() else {
+            return Some("no configuration".to_owned());
+        };
         match send(&route) {
             Ok(token) => {
                 self.callout = Some(token);
@@ -215,7 +217,12 @@ impl HttpContext for HttpFilter {
         let Ok(headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
             return self.reject(Rejection::IdentityProviderUnavailable);
         };
-        self.request_id = request_id(&headers);
+        let config = self.route.as_ref().map(|route| &route.config);
+        if config.is_some_and(|config| !config.enabled) {
+            return Action::Continue;
+        }
+        let prefix = config.map_or("", |config| config.key_format.prefix());
+        self.request_id = request_id(&headers, prefix);
         self.step(&Input::Request { headers: &headers })
     }
 }
@@ -230,9 +237,11 @@ impl Drop for HttpFilter {
         let Some(worker) = self.route.as_ref().and_then(|route| route.worker().ok()) else {
             return;
         };
-        let (Some(now), Ok(mut worker)) = (system::now(), worker.try_borrow_mut()) else {
+        let Ok(mut worker) = worker.try_borrow_mut() else {
             return;
         };
+        // Nothing is decided by it any more.
+        let now = system::now().unwrap_or_default();
         let exchange = &mut self.exchange;
         with_gate(|gate| {
             let mut env = Env {
@@ -248,13 +257,19 @@ impl Drop for HttpFilter {
 }
 
 /// The request's id: the header that gateways agree on, if it is one, else Kong's
-/// own, else a dash.
-fn request_id(headers: &[(String, Vec<u8>)]) -> String {
+/// own, else a dash. On Kong the header is the client's: a key in it would go into
+/// the log, so nothing that holds the prefix of one is an id.
+fn request_id(headers: &[(String, Vec<u8>)], key_prefix: &str) -> String {
+    let holds_prefix = |id: &[u8]| {
+        id.windows(key_prefix.len().max(1))
+            .any(|part| part == key_prefix.as_bytes())
+    };
     let is_id = |id: &[u8]| {
         (1..=128).contains(&id.len())
             && id
                 .iter()
                 .all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(b))
+            && !holds_prefix(id)
     };
     let header = headers
         .iter()

@@ -2,9 +2,11 @@
 //! nothing.
 //!
 //! All calls to the host are made here, by the SDK's `hostcalls` rather than the
-//! methods of its traits, which unwrap each result: a host's refusal must be a
-//! rejection, not a trap that takes the worker's filter with it. What the hosts do
-//! differently from each other is met in the module that it concerns.
+//! methods of its traits, which unwrap each result: where the SDK gives a host's
+//! refusal back, it is a rejection. It panics on statuses that it does not expect,
+//! and so each call is made only where both hosts answer it with one that it does;
+//! ARCHITECTURE.md lists what is left. What the hosts do differently from each
+//! other is met in the module that it concerns.
 
 mod callout;
 mod http_context;

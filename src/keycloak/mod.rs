@@ -8,8 +8,9 @@ pub mod users;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// Bytes of an answer that are read; a larger one is refused unread.
-pub const ANSWER_BYTES_MAX: usize = 512 * 1024;
+/// Bytes of an answer that are read; a larger one is refused unread, since reading
+/// it would hold the worker. An owner with a hundred keys takes about half of it.
+pub const ANSWER_BYTES_MAX: usize = 128 * 1024;
 
 /// Characters of a form or query that need no encoding (RFC 3986, 2.3).
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
@@ -82,8 +83,14 @@ fn form(pairs: &[(&str, &str)]) -> String {
 /// its place could echo one, so a text with anything like a token in it is dropped.
 #[must_use]
 pub fn loggable(text: &str) -> String {
-    let clean: String = text
-        .chars()
+    let longest_word = text
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .map(str::len)
+        .max();
+    if longest_word.unwrap_or(0) > 30 {
+        return "(withheld)".to_owned();
+    }
+    text.chars()
         .map(|c| {
             if c.is_ascii_graphic() || c == ' ' {
                 c
@@ -92,16 +99,7 @@ pub fn loggable(text: &str) -> String {
             }
         })
         .take(120)
-        .collect();
-    let longest_word = clean
-        .split(|c: char| !c.is_ascii_alphanumeric())
-        .map(str::len)
-        .max();
-    if longest_word.unwrap_or(0) > 30 {
-        "(withheld)".to_owned()
-    } else {
-        clean
-    }
+        .collect()
 }
 
 #[cfg(test)]

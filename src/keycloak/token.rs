@@ -132,6 +132,8 @@ pub struct AccessToken {
     /// Its end by our clock: the earlier of `exp` and now plus `expires_in`, so
     /// that a gateway whose clock is behind does not overrate it.
     pub expires_at: UnixMillis,
+    /// Its `exp`, by Keycloak's clock: when those that verify it stop taking it.
+    pub exp: UnixMillis,
     /// The roles of client `realm-management` that it carries.
     pub management_roles: Vec<String>,
 }
@@ -242,7 +244,8 @@ pub fn read_token_answer(
         return Err(TokenError::Issuer);
     }
     let by_duration = now.plus_ms(answer.expires_in.saturating_mul(1000));
-    let expires_at = UnixMillis::from_seconds(claims.exp).min(by_duration);
+    let exp = UnixMillis::from_seconds(claims.exp);
+    let expires_at = exp.min(by_duration);
     if expires_at <= now {
         return Err(unusable(
             "the token has expired already; compare the clocks",
@@ -261,6 +264,7 @@ pub fn read_token_answer(
         jwt: answer.access_token,
         subject: claims.sub,
         expires_at,
+        exp,
         management_roles,
     })
 }

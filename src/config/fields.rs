@@ -1,0 +1,297 @@
+//! The fields as they are written, and those whose reading takes more than a type
+//! and bounds.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::read::{ConfigError, error, one_of, required, small, text, text_or};
+use super::{Realm, SigningKeySource, Upstream, defaults};
+use crate::api_key::format::KeyFormat;
+use crate::api_key::record::is_scope;
+use crate::clock::UnixMillis;
+use crate::signing_key::SigningKey;
+
+/// The fields as they are written. Each is read by [`Config::from_json`], so that
+/// the message for a wrong type can name the field without showing the value.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawConfig {
+    pub(super) mode: Option<Value>,
+    pub(super) enabled: Option<Value>,
+    pub(super) storage: Option<Value>,
+    pub(super) hash_algorithm: Option<Value>,
+    pub(super) bcrypt_cost: Option<Value>,
+    pub(super) key_prefix: Option<Value>,
+    pub(super) max_keys_per_user: Option<Value>,
+    pub(super) cache_ttl_seconds: Option<Value>,
+    pub(super) negative_ttl_seconds: Option<Value>,
+    pub(super) keycloak_url: Option<Value>,
+    pub(super) realm: Option<Value>,
+    pub(super) keycloak_upstream: Option<Value>,
+    pub(super) yield_upstream: Option<Value>,
+    pub(super) callout_timeout_ms: Option<Value>,
+    pub(super) client_id: Option<Value>,
+    pub(super) signing_key: Option<Value>,
+    pub(super) signing_key_property: Option<Value>,
+    pub(super) assertion_issuer: Option<Value>,
+    pub(super) identity_provider: Option<Value>,
+    pub(super) scope: Option<Value>,
+    pub(super) headers: Option<Value>,
+    pub(super) on_missing_key: Option<Value>,
+    pub(super) fallback_until: Option<Value>,
+    pub(super) index_key: Option<Value>,
+    pub(super) revocation_poll_seconds: Option<Value>,
+    pub(super) throttle_failures_per_minute: Option<Value>,
+    pub(super) clock_skew_seconds: Option<Value>,
+    pub(super) l1_entries: Option<Value>,
+    pub(super) l2_slots: Option<Value>,
+    pub(super) admin_role: Option<Value>,
+    pub(super) audience: Option<Value>,
+}
+
+pub(super) fn parse_object(text: &[u8]) -> Result<RawConfig, ConfigError> {
+    let value: Value = match serde_json::from_slice(text) {
+        Ok(value) => value,
+        Err(fault) => {
+            let (line, column) = (fault.line(), fault.column());
+            return error(
+                "configuration",
+                format!("is not JSON (line {line}, column {column}); write one flat object"),
+            );
+        }
+    };
+    if !value.is_object() {
+        return error("configuration", "must be one flat JSON object");
+    }
+    RawConfig::deserialize(value).or_else(|fault| {
+        // All fields are of any type, so only an unknown name can end here.
+        error("configuration", fault.to_string())
+    })
+}
+
+pub(super) fn exchange_mode_only(raw: &RawConfig) -> Result<(), ConfigError> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Mode {
+        Exchange,
+        Manage,
+    }
+    let modes = [("exchange", Mode::Exchange), ("manage", Mode::Manage)];
+    if one_of(raw.mode.as_ref(), "mode", &modes)? == Mode::Manage {
+        return error(
+            "mode",
+            "\"manage\" is not in this version; write \"exchange\"",
+        );
+    }
+    for (field, value) in [("admin_role", &raw.admin_role), ("audience", &raw.audience)] {
+        if value.is_some() {
+            return error(field, "belongs to mode \"manage\" alone; remove it");
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn key_format(raw: &RawConfig) -> Result<KeyFormat, ConfigError> {
+    let prefix = text_or(raw.key_prefix.as_ref(), "key_prefix", defaults::KEY_PREFIX)?;
+    // What every JWT begins with: base64url of `{"`.
+    if "eyJ".starts_with(&prefix) || prefix.starts_with("eyJ") {
+        return error(
+            "key_prefix",
+            "must not be what JWTs begin with: each would be taken for a key",
+        );
+    }
+    let format = KeyFormat::new(&prefix).or_else(|fault| error("key_prefix", fault.to_string()))?;
+    let Some(index_key) = text(raw.index_key.as_ref(), "index_key")? else {
+        return Ok(format);
+    };
+    let bytes = STANDARD
+        .decode(index_key)
+        .ok()
+        .and_then(|bytes| bytes.try_into().ok());
+    let Some(bytes) = bytes else {
+        return error(
+            "index_key",
+            "must be base64 of exactly 32 bytes; make one with: openssl rand -base64 32",
+        );
+    };
+    Ok(format.with_index_key(&bytes))
+}
+
+pub(super) fn realm(raw: &RawConfig) -> Result<Realm, ConfigError> {
+    const URL: &str = "must be Keycloak's public base URL, as https://login.example.com, without \
+                       a query, a fragment, a user name or a slash at the end";
+    let url = required(raw.keycloak_url.as_ref(), "keycloak_url")?;
+    let Some(rest) = url
+        .strip_prefix("https://")
+        .or_else(|| url.strip_prefix("http://"))
+    else {
+        return error("keycloak_url", URL);
+    };
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:[]/%".contains(&byte);
+    let (authority, path) = match rest.find('/') {
+        Some(at) => rest.split_at(at),
+        None => (rest, ""),
+    };
+    if authority.is_empty() || url.ends_with('/') || !rest.bytes().all(allowed) {
+        return error("keycloak_url", URL);
+    }
+    let name = required(raw.realm.as_ref(), "realm")?;
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~ ".contains(&byte);
+    let dots = name == "." || name == "..";
+    if dots || !name.bytes().all(allowed) || name.trim() != name {
+        return error(
+            "realm",
+            "must be 1 to 255 letters, digits, '-', '.', '_', '~' or spaces, not dots alone",
+        );
+    }
+    let in_path = name.replace(' ', "%20");
+    Ok(Realm {
+        issuer: format!("{url}/realms/{in_path}"),
+        authority: authority.to_owned(),
+        token_path: format!("{path}/realms/{in_path}/protocol/openid-connect/token"),
+        users_path: format!("{path}/admin/realms/{in_path}/users"),
+        name,
+    })
+}
+
+pub(super) fn signing_key(raw: &RawConfig) -> Result<SigningKeySource, ConfigError> {
+    let inline = text(raw.signing_key.as_ref(), "signing_key")?;
+    let property = text(raw.signing_key_property.as_ref(), "signing_key_property")?;
+    match (inline, property) {
+        (Some(_), Some(_)) => error(
+            "signing_key",
+            "and signing_key_property contradict each other; keep one of the two",
+        ),
+        (None, None) => error(
+            "signing_key",
+            "is missing; write the PEM of the gateway's key, or name the host property that \
+             holds it in signing_key_property",
+        ),
+        (Some(pem), None) => SigningKey::parse(&pem)
+            .map(|key| SigningKeySource::Inline(Box::new(key)))
+            .or_else(|fault| error("signing_key", fault.to_string())),
+        (None, Some(path)) => {
+            let path: Vec<String> = path.split('.').map(str::to_owned).collect();
+            let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+            let is_name = |part: &String| !part.is_empty() && part.bytes().all(allowed);
+            if path.len() < 2 || !path.iter().all(is_name) {
+                return error(
+                    "signing_key_property",
+                    "must be a path with dots, as ngx.apikey_signing_key on Kong or \
+                     env.APIKEY_SIGNING_KEY for a WASI environment variable",
+                );
+            }
+            Ok(SigningKeySource::Property(path))
+        }
+    }
+}
+
+pub(super) fn assertion_issuer(raw: &RawConfig) -> Result<String, ConfigError> {
+    let issuer = text_or(
+        raw.assertion_issuer.as_ref(),
+        "assertion_issuer",
+        defaults::ASSERTION_ISSUER,
+    )?;
+    let is_url = issuer.starts_with("https://") || issuer.starts_with("http://");
+    if !is_url || !issuer.bytes().all(|b| b.is_ascii_graphic()) {
+        return error(
+            "assertion_issuer",
+            "must be an https URL: Keycloak takes no other issuer",
+        );
+    }
+    Ok(issuer)
+}
+
+pub(super) fn scope(raw: &RawConfig) -> Result<Option<String>, ConfigError> {
+    let scope = text(raw.scope.as_ref(), "scope")?;
+    match scope {
+        Some(scope) if !is_scope(&scope) => error(
+            "scope",
+            "must be OAuth scopes with single spaces between, as \"orders profile\"",
+        ),
+        scope => Ok(scope),
+    }
+}
+
+pub(super) fn headers(raw: &RawConfig) -> Result<Vec<String>, ConfigError> {
+    const NAMES: &str = "must be a list of 1 to 8 header names in lower case, each once, as \
+                         [\"authorization\", \"x-api-key\"]";
+    let Some(value) = &raw.headers else {
+        return Ok(vec!["authorization".to_owned(), "x-api-key".to_owned()]);
+    };
+    let listed = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    let allowed =
+        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"!#$%&'*+.^_|~-".contains(&b);
+    let mut names: Vec<String> = Vec::with_capacity(listed.len());
+    for name in listed {
+        let name = name.as_str().unwrap_or_default();
+        let valid = (1..=64).contains(&name.len()) && name.bytes().all(allowed);
+        if !valid || names.iter().any(|known| known == name) {
+            return error("headers", NAMES);
+        }
+        names.push(name.to_owned());
+    }
+    if names.is_empty() || names.len() > 8 {
+        return error("headers", NAMES);
+    }
+    if let Some(name) = names
+        .iter()
+        .find(|name| NOT_CREDENTIALS.contains(&name.as_str()))
+    {
+        return error(
+            "headers",
+            format!("{name} cannot carry a key; choose another name"),
+        );
+    }
+    Ok(names)
+}
+
+/// Headers that routing and framing need, which no key may take away.
+const NOT_CREDENTIALS: [&str; 6] = [
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "te",
+    "upgrade",
+];
+
+pub(super) fn fallback_until(raw: &RawConfig) -> Result<Option<UnixMillis>, ConfigError> {
+    text(raw.fallback_until.as_ref(), "fallback_until")?
+        .map(|at| UnixMillis::parse_rfc3339(&at))
+        .transpose()
+        .or_else(|_| {
+            error(
+                "fallback_until",
+                "must be an RFC 3339 instant, as 2026-12-31T00:00:00Z",
+            )
+        })
+}
+
+pub(super) fn l2_slots(raw: &RawConfig) -> Result<u32, ConfigError> {
+    let slots = small(raw.l2_slots.as_ref(), "l2_slots", 0..=65_536, 4096)?;
+    if !slots.is_multiple_of(4) {
+        return error("l2_slots", "must be a multiple of 4, from 0 (off) to 65536");
+    }
+    Ok(slots)
+}
+
+pub(super) fn upstream(value: Option<&Value>, field: &str) -> Result<Upstream, ConfigError> {
+    let written = required(value, field)?;
+    let (name, tls) = match written.strip_prefix("https://") {
+        Some(name) => (name, true),
+        None => (written.strip_prefix("http://").unwrap_or(&written), false),
+    };
+    let allowed = |b: u8| b.is_ascii_graphic() && b != b'/';
+    if name.is_empty() || name.len() > 255 || !name.bytes().all(allowed) {
+        return error(
+            field,
+            "must be host:port on Kong (https://host:port for TLS) or a cluster's name on Envoy",
+        );
+    }
+    Ok(Upstream {
+        name: name.to_owned(),
+        tls,
+    })
+}

@@ -1,0 +1,110 @@
+//! The steps that get the owner's token: two signatures, the grant, its checks.
+
+use std::sync::Arc;
+
+use super::rejection::Reason;
+use super::steps::answer;
+use super::{End, Env, Forward, Input, Output, Pending, Source, State, Step};
+use crate::cache::CachedToken;
+use crate::keycloak::Endpoint;
+use crate::keycloak::token::{self, TokenError};
+use crate::keycloak::users::Owner;
+
+/// A token's life is at least this, where the key's end allows it.
+const TOKEN_LIFE_MS_MIN: u64 = 60_000;
+
+impl Pending {
+    /// Signs the owner's assertion. It ends with the key, and Keycloak's token ends
+    /// with it.
+    pub(super) fn sign_grant(&mut self, owner: Box<Owner>, env: &mut Env<'_>) -> Step {
+        let config = Arc::clone(&env.worker.config);
+        let life = (config.cache_ttl_ms + 2 * config.clock_skew_ms).max(TOKEN_LIFE_MS_MIN);
+        let expires_at = owner.record.ends_at.min(env.now.plus_ms(life));
+        if expires_at.as_seconds() <= env.now.as_seconds() {
+            return Err(End::invalid(Reason::Expired));
+        }
+        let jti = env.jti(self.key.id());
+        let key = &env.worker.signing_key;
+        let grant_assertion =
+            token::grant_assertion(&config, key, &owner.id, &jti, env.now, expires_at)
+                .map_err(|_| End::unavailable(Reason::Signing))?;
+        // A signature takes about as long as a slice: the second has its own turn.
+        self.turn(
+            State::SigningClient {
+                owner,
+                grant_assertion,
+            },
+            env,
+        )
+    }
+
+    pub(super) fn sign_client(
+        &mut self,
+        owner: Box<Owner>,
+        grant_assertion: &str,
+        env: &mut Env<'_>,
+    ) -> Step {
+        let config = Arc::clone(&env.worker.config);
+        let jti = env.jti(self.key.id());
+        let client_assertion =
+            token::client_assertion(&config, &env.worker.signing_key, &jti, env.now)
+                .map_err(|_| End::unavailable(Reason::Signing))?;
+        let scope = owner.record.scopes.as_deref().or(config.scope.as_deref());
+        let call = token::grant_call(&config, grant_assertion, &client_assertion, scope);
+        self.call(State::Granting { owner }, call, env)
+    }
+
+    pub(super) fn granted(&mut self, owner: &Owner, input: &Input<'_>, env: &mut Env<'_>) -> Step {
+        let endpoint = Endpoint::Grant;
+        let (status, body) = answer(endpoint, input)?;
+        let config = Arc::clone(&env.worker.config);
+        let token = match token::read_token_answer(&config, status, body, env.now) {
+            Ok(token) => token,
+            Err(TokenError::OwnerRefused(why)) => {
+                return Err(End::invalid(Reason::OwnerRefused(why)));
+            }
+            Err(error) => return Err(End::unavailable(Reason::TokenFault { endpoint, error })),
+        };
+        if token.subject != owner.id {
+            return Err(End::unavailable(Reason::ForeignSubject));
+        }
+        let key_ends_at = owner.record.ends_at;
+        if key_ends_at <= env.now {
+            return Err(End::invalid(Reason::Expired));
+        }
+        if token.exp > key_ends_at.plus_ms(1000) {
+            return Err(End::unavailable(Reason::TokenOutlivesKey));
+        }
+        let cached = CachedToken {
+            authorization: format!("Bearer {}", token.jwt).into(),
+            owner_id: owner.id.as_str().into(),
+        };
+        // A token shorter than the skew is used for half of its life: not to keep it
+        // at all would send each request to Keycloak.
+        let margin = config
+            .clock_skew_ms
+            .min(token.expires_at.since_ms(env.now) / 2);
+        let ends_at = token.expires_at.minus_ms(margin).min(key_ends_at);
+        let cache = &mut env.worker.cache;
+        cache.remember_token(
+            &self.digest,
+            cached.clone(),
+            ends_at,
+            self.asked_at,
+            env.now,
+            env.store,
+        );
+        let source = if self.first_use {
+            Source::FirstUse
+        } else {
+            Source::Refresh
+        };
+        let remove = std::mem::take(&mut self.remove);
+        let forward = Forward {
+            authorization: cached.authorization,
+            remove,
+            source,
+        };
+        Ok((State::Over, Output::Forward(forward)))
+    }
+}
