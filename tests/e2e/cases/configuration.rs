@@ -72,6 +72,17 @@ fn pass(world: &World) {
     let authorization = seen["authorization"].as_str().unwrap();
     assert!(authorization.starts_with("Bearer eyJ"), "no token");
     gateway.target.orders(&Key::random().text).invalid_api_key();
+    // And it goes nowhere in the guise of something else.
+    for value in [
+        key.text.clone(),
+        format!("Token {}", key.text),
+        format!("Bearer x{}", key.text),
+    ] {
+        for name in ["Authorization", "X-Other"] {
+            let answer = gateway.target.send(&Request::orders().header(name, &value));
+            assert_eq!(answer.status, 401, "{name}: {}", answer.describe());
+        }
+    }
 }
 
 fn reject(world: &World) {

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::client::Request;
 use crate::owner::Key;
 use crate::wait::now_seconds;
-use crate::world::{Case, World};
+use crate::world::{Case, Need, World};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -29,6 +29,20 @@ pub(crate) fn cases() -> Vec<Case> {
             "credentials::headers_that_claim_an_identity_are_not_believed",
             spoofed,
         ),
+        Case::new(
+            "credentials::a_key_in_the_guise_of_a_token_goes_nowhere",
+            disguised,
+        ),
+        Case::new(
+            "credentials::a_key_beside_a_token_in_any_header_is_refused",
+            beside_token,
+        ),
+        Case::new("credentials::a_key_in_the_query_is_none", in_query),
+        Case::new(
+            "credentials::what_a_client_says_of_its_address_is_dropped",
+            address,
+        )
+        .needs(Need::OwnGateway),
         Case::new(
             "credentials::each_answer_has_a_request_id_of_its_own",
             request_ids,
@@ -173,4 +187,67 @@ fn request_ids(world: &World) {
     let forged = request.header("X-Request-Id", "x\",\"code\":\"fine");
     let answer = world.gateway.send(&forged);
     answer.problem(401, "missing_credentials");
+}
+
+/// Each would reach the service with the key in it, if it were taken for a token.
+fn disguised(world: &World) {
+    let key = &world.api_key;
+    for value in [
+        format!("Bearer Bearer {key}"),
+        format!("Bearer ApiKey {key}"),
+        format!("Bearer \"{key}\""),
+        format!("Bearer ={key}"),
+        format!("Bearer token={key}"),
+        format!("Bearer eyJ.{key}"),
+        format!("Token {key}"),
+        key.clone(),
+    ] {
+        let request = Request::orders().header("Authorization", &value);
+        let answer = world.gateway.send(&request);
+        let code = answer.json()["code"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        assert!(
+            matches!(code.as_str(), "missing_credentials" | "invalid_api_key"),
+            "{}",
+            answer.describe()
+        );
+        answer.problem(401, &code);
+    }
+}
+
+fn beside_token(world: &World) {
+    let token = world.keycloak.password_token("demo-cli", "bob", "bob");
+    let key = &world.api_key;
+    for (name, value) in [
+        ("X-Other", key.clone()),
+        ("Cookie", format!("key={key}")),
+        ("X-Original-Authorization", format!("ApiKey {key}")),
+    ] {
+        let request = Request::orders().bearer(&token).header(name, value);
+        let request_id = world.gateway.send(&request).invalid_api_key();
+        world.expect_logged(&request_id, "code=invalid_api_key");
+    }
+}
+
+/// A query ends up in logs and histories; the last trial looks for it in ours.
+fn in_query(world: &World) {
+    let path = format!("/orders?api_key={}&apikey={}", world.api_key, world.api_key);
+    let answer = world.gateway.send(&Request::orders().at(&path));
+    answer.problem(401, "missing_credentials");
+}
+
+fn address(world: &World) {
+    let request = Request::orders()
+        .api_key(&world.api_key)
+        .header("X-Forwarded-For", "203.0.113.7")
+        .header("X-Real-IP", "203.0.113.7")
+        .header("Forwarded", "for=203.0.113.7");
+    let headers = world.gateway.send(&request).orders().headers;
+    let claims: Vec<_> = headers
+        .iter()
+        .filter(|(_, value)| value.to_string().contains("203.0.113.7"))
+        .collect();
+    assert!(claims.is_empty(), "{claims:?}");
 }

@@ -19,6 +19,10 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         Case::new("load::twenty_cold_keys_do_not_stop_a_warm_one", twenty_cold),
         Case::new(
+            "load::wrong_secrets_of_one_id_do_not_keep_others_out",
+            crowd_at_one_id,
+        ),
+        Case::new(
             "load::clients_that_go_away_leave_nothing_behind",
             gone_clients,
         ),
@@ -83,6 +87,29 @@ fn fifty_wrong(world: &World) {
     }
     let counts = proxy.counts();
     assert_eq!((counts.look_up, counts.grant), (1, 0), "{counts:?}");
+}
+
+/// An id is public: whoever knows one can send secrets for it, each of which takes a
+/// bcrypt to refuse.
+fn crowd_at_one_id(world: &World) {
+    let gateway = world.start_gateway(&Spec::default());
+    let (known, other) = (Key::random(), Key::random());
+    world.owner_of(&[Record::bcrypt(&known, "2b", 10)]);
+    let owner = world.owner_of(&[Record::bcrypt(&other, "2b", 10)]);
+    let mut requests: Vec<Request> = (0..80)
+        .map(|_| Request::orders().api_key(&Key::with_id(&known.id).text))
+        .collect();
+    requests.push(Request::orders().api_key(&other.text));
+    let mut answers = at_once(&gateway.target, requests);
+    let others = answers.pop().expect("the other's answer");
+    assert_eq!(others.orders().subject, owner.id);
+    for answer in answers {
+        match answer.status {
+            503 => answer.problem(503, "overloaded"),
+            _ => answer.invalid_api_key(),
+        };
+    }
+    gateway.target.orders(&known.text).orders();
 }
 
 fn twenty_cold(world: &World) {
