@@ -12,6 +12,8 @@ export RUN_DIR=${BENCH_RUN_DIR:-target/bench}
 export GATEWAY_PORT=$((BENCH_PORT)) SERVICE_PORT=$((BENCH_PORT + 1)) DEMO_PORT=$((BENCH_PORT + 2))
 export YIELD_PORT=$((BENCH_PORT + 3)) KEYCLOAK_PORT=$((BENCH_PORT + 4))
 export KEYCLOAK_MANAGEMENT_PORT=$((BENCH_PORT + 5)) ENVOY_ADMIN_PORT=$((BENCH_PORT + 6))
+# The quick compiler that the demo's Keycloak starts with is not what it runs with in earnest.
+export JAVA_OPTS_APPEND=${JAVA_OPTS_APPEND:--Dnone=}
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 trap '"$PROJECT_ROOT/scripts/stop.sh"' EXIT

@@ -243,6 +243,7 @@ fn address(world: &World) {
         .api_key(&world.api_key)
         .header("X-Forwarded-For", "203.0.113.7")
         .header("X-Real-IP", "203.0.113.7")
+        .header("X-Envoy-External-Address", "203.0.113.7")
         .header("Forwarded", "for=203.0.113.7");
     let headers = world.gateway.send(&request).orders().headers;
     let claims: Vec<_> = headers
