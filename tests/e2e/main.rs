@@ -52,6 +52,7 @@ mod wait;
 mod world;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
@@ -85,21 +86,39 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let trials = cases::all().into_iter().map(|case| trial(case, world));
-    let trials: Vec<Trial> = trials.collect();
+    let cases = cases::all();
+    tell_what_is_not_applicable(&cases, world);
+    let trials = cases.into_iter().map(|case| trial(case, world)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     world.end(conclusion.has_failed());
     conclusion.exit_code()
 }
 
-/// Makes a trial of a case; one that cannot be run here is named with the reason.
-fn trial(case: Case, world: &'static World) -> Trial {
-    let lacking = case.needs.iter().find_map(|need| world.lacks(*need));
-    if let Some(reason) = lacking {
-        println!("not applicable: {}: {reason}", case.name);
+/// Why a case cannot be run here.
+fn lacking(case: &Case, world: &World) -> Option<&'static str> {
+    case.needs.iter().find_map(|need| world.lacks(*need))
+}
+
+/// Names the cases that cannot be run here, by the reason: nothing is left out silently.
+fn tell_what_is_not_applicable(cases: &[Case], world: &World) {
+    let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for case in cases {
+        if let Some(reason) = lacking(case, world) {
+            by_reason.entry(reason).or_default().push(&case.name);
+        }
     }
+    for (reason, names) in by_reason {
+        println!("\nNot applicable, {}: {reason}", names.len());
+        for name in names {
+            println!("    {name}");
+        }
+    }
+}
+
+fn trial(case: Case, world: &'static World) -> Trial {
+    let ignored = lacking(&case, world).is_some();
     let name = case.name.clone();
-    Trial::test(name, move || run(&case, world)).with_ignored_flag(lacking.is_some())
+    Trial::test(name, move || run(&case, world)).with_ignored_flag(ignored)
 }
 
 fn run(case: &Case, world: &'static World) -> Result<(), Failed> {
