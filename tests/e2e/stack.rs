@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -126,12 +125,9 @@ impl Stack {
             return;
         };
         drop(keeper.stdin.take());
-        let mut said = String::new();
-        if let Some(mut stderr) = keeper.stderr.take() {
-            let _ = stderr.read_to_string(&mut said);
-        }
         let status = keeper.wait().expect("the keeper's status");
         if !status.success() {
+            let said = fs::read_to_string(self.run_dir.join("stop.out")).unwrap_or_default();
             eprintln!("scripts/stop.sh failed: {}", secrets::redact(&said));
         } else if keep_folder {
             eprintln!("Logs and configurations: {}", self.run_dir.display());
@@ -142,9 +138,10 @@ impl Stack {
 
     fn start_keeper(&self) -> Child {
         let mut keeper = Command::new("bash");
+        // Into a file: a pipe to the suite would end the script once the suite is gone.
         keeper.args([
             "-c",
-            "trap '' INT TERM HUP; cat >/dev/null; exec scripts/stop.sh",
+            r#"trap '' INT TERM HUP; cat >/dev/null; exec scripts/stop.sh >"$RUN_DIR/stop.out" 2>&1"#,
         ]);
         self.tell(&mut keeper);
         // In a group of its own a Ctrl-C in the terminal does not reach it.
@@ -152,7 +149,7 @@ impl Stack {
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .expect("bash")
     }
@@ -179,13 +176,18 @@ pub(crate) fn free_ports(count: usize) -> Vec<u16> {
     held.iter().map(port).collect()
 }
 
-/// Removes the folders of runs whose process is gone.
+/// Removes the folders of runs whose process is gone, with what they left running.
 fn remove_old_runs(folder: &Path) {
     for run in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = run.file_name();
         let pid = name.to_str().and_then(|name| name.strip_prefix("run-"));
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            let _ = fs::remove_dir_all(run.path());
+            let stop = Command::new(format!("{PROJECT}/scripts/stop.sh"))
+                .env("RUN_DIR", run.path())
+                .output();
+            if stop.is_ok_and(|stop| stop.status.success()) {
+                let _ = fs::remove_dir_all(run.path());
+            }
         }
     }
 }
