@@ -72,34 +72,43 @@ impl Target {
     }
 }
 
-/// A request: its head, as the bytes to send.
+/// A request, as the bytes to send.
 #[derive(Clone)]
 pub(crate) struct Request {
+    method: &'static str,
     path: String,
     headers: Vec<(String, Vec<u8>)>,
+    body: Vec<u8>,
 }
 
 impl Request {
     /// `GET /orders` with no credential.
     pub(crate) fn orders() -> Self {
         Self {
+            method: "GET",
             path: "/orders".to_owned(),
             headers: Vec::new(),
+            body: Vec::new(),
         }
     }
 
     /// `GET` of the target's own path.
     pub(crate) fn root() -> Self {
-        Self {
-            path: String::new(),
-            headers: vec![("Connection".to_owned(), b"close".to_vec())],
-        }
+        Self::orders().at("").header("Connection", "close")
     }
 
     /// The same at another path.
     pub(crate) fn at(mut self, path: &str) -> Self {
         self.path = path.to_owned();
         self
+    }
+
+    /// The same as a POST with this body.
+    pub(crate) fn post(mut self, body: Vec<u8>) -> Self {
+        self.method = "POST";
+        self.body = body;
+        let length = self.body.len().to_string();
+        self.header("Content-Length", length)
     }
 
     /// The same with one more header.
@@ -132,7 +141,7 @@ impl Connection {
     pub(crate) fn send(&mut self, request: &Request) -> Response {
         let started = Instant::now();
         // A gateway may answer, and close, before it has read all of a long head.
-        let _ = self.stream.write_all(&self.head_of(request));
+        let _ = self.stream.write_all(&self.bytes_of(request));
         let mut response = self.read_response();
         response.took = started.elapsed();
         response
@@ -140,13 +149,13 @@ impl Connection {
 
     /// Sends a request and goes away.
     pub(crate) fn send_only(mut self, request: &Request) {
-        let _ = self.stream.write_all(&self.head_of(request));
+        let _ = self.stream.write_all(&self.bytes_of(request));
     }
 
-    fn head_of(&self, request: &Request) -> Vec<u8> {
+    fn bytes_of(&self, request: &Request) -> Vec<u8> {
         let mut head = format!(
-            "GET {}{} HTTP/1.1\r\nHost: {}:{}\r\n",
-            self.target.path, request.path, self.target.host, self.target.port
+            "{} {}{} HTTP/1.1\r\nHost: {}:{}\r\n",
+            request.method, self.target.path, request.path, self.target.host, self.target.port
         )
         .into_bytes();
         for (name, value) in &request.headers {
@@ -156,6 +165,7 @@ impl Connection {
             head.extend_from_slice(b"\r\n");
         }
         head.extend_from_slice(b"\r\n");
+        head.extend_from_slice(&request.body);
         head
     }
 

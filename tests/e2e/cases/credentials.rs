@@ -244,7 +244,8 @@ fn address(world: &World) {
         .header("X-Forwarded-For", "203.0.113.7")
         .header("X-Real-IP", "203.0.113.7")
         .header("X-Envoy-External-Address", "203.0.113.7")
-        .header("Forwarded", "for=203.0.113.7");
+        .header("Forwarded", "for=203.0.113.7")
+        .header("X-Envoy-External-Address", "203.0.113.7");
     let headers = world.gateway.send(&request).orders().headers;
     let claims: Vec<_> = headers
         .iter()

@@ -1,7 +1,10 @@
 //! The main job: a key goes in, and the service sees a token of the key's owner.
 
+use std::time::Duration;
+
 use crate::client::Request;
-use crate::wait::now_seconds;
+use crate::owner::{Key, Record};
+use crate::wait::{self, now_seconds};
 use crate::world::{Case, World};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -26,6 +29,8 @@ pub(crate) fn cases() -> Vec<Case> {
             "exchange::the_key_reaches_the_service_in_no_header",
             no_header,
         ),
+        Case::new("exchange::a_request_with_a_body_is_held_whole", with_body),
+        Case::new("exchange::keycloaks_event_log_names_the_key", event_log),
         Case::new("exchange::a_bearer_jwt_passes_untouched", bearer_jwt),
         Case::new(
             "exchange::requests_on_one_connection_do_not_mix",
@@ -137,4 +142,29 @@ fn keep_alive(world: &World) {
         let nothing = connection.send(&Request::orders());
         nothing.problem(401, "missing_credentials");
     }
+}
+
+/// The body comes while the key is verified, and is more than a gateway buffers.
+fn with_body(world: &World) {
+    for bytes in [0, 1, 60_000, 3_000_000] {
+        let key = Key::random();
+        let owner = world.owner_of(&[Record::bcrypt(&key, "2b", 10)]);
+        let request = Request::orders().api_key(&key.text).post(vec![b'x'; bytes]);
+        let orders = world.gateway.send(&request).orders();
+        assert_eq!(orders.subject, owner.id);
+        assert_eq!(orders.headers["content-length"], bytes.to_string());
+    }
+}
+
+/// Which key was used, and when, without a write of ours.
+fn event_log(world: &World) {
+    let (owner, key) = world.owner();
+    world.gateway.orders(&key.text).orders();
+    let query = format!("events?type=JWT_AUTHORIZATION_GRANT&user={}", owner.id);
+    wait::until("an event", Duration::from_secs(10), || {
+        let events = world.keycloak.get(&query);
+        let id = events[0]["details"]["client_assertion_id"].as_str();
+        let named = id.is_some_and(|id| id.starts_with(&format!("{}.", key.id)));
+        named.then_some(()).ok_or_else(|| events.to_string())
+    });
 }

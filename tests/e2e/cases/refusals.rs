@@ -18,6 +18,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("refusals::an_unknown_id", unknown_id),
         Case::new("refusals::an_expired_key", expired),
         Case::new("refusals::a_disabled_owner", disabled),
+        Case::new("refusals::an_owner_who_must_act_first", required_action),
         Case::new("refusals::an_unlinked_owner", unlinked),
         Case::new("refusals::a_deleted_owner", deleted),
         Case::new("refusals::two_owners_of_one_index_value", two_owners),
@@ -101,6 +102,14 @@ fn disabled(world: &World) {
     let (owner, key) = world.owner();
     owner.disable();
     refused(world, &key.text, "disabled");
+}
+
+fn required_action(world: &World) {
+    let (owner, key) = world.owner();
+    world.keycloak.edit_user(&owner.id, |user| {
+        user["requiredActions"] = json!(["UPDATE_PASSWORD"]);
+    });
+    refused(world, &key.text, "required action");
 }
 
 fn unlinked(world: &World) {
