@@ -14,43 +14,27 @@ use crate::keycloak::users::Owner;
 const TOKEN_LIFE_MS_MIN: u64 = 60_000;
 
 impl Pending {
-    /// Signs the owner's assertion. It ends with the key, and Keycloak's token ends
-    /// with it.
-    pub(super) fn sign_grant(&mut self, owner: Box<Owner>, env: &mut Env<'_>) -> Step {
+    /// Signs both assertions, the owner's and the client's, and asks for the token.
+    /// The owner's ends with the key at the latest, and Keycloak's token ends with it.
+    pub(super) fn sign(&mut self, owner: Box<Owner>, env: &mut Env<'_>) -> Step {
         let config = Arc::clone(&env.worker.config);
+        let key = Arc::clone(&env.worker.signing_key);
         let life = (config.cache_ttl_ms + 2 * config.clock_skew_ms).max(TOKEN_LIFE_MS_MIN);
         let expires_at = owner.record.ends_at.min(env.now.plus_ms(life));
         if expires_at.as_seconds() <= env.now.as_seconds() {
             return Err(End::invalid(Reason::Expired));
         }
         let jti = env.jti(self.key.id());
-        let key = &env.worker.signing_key;
         let grant_assertion =
-            token::grant_assertion(&config, key, &owner.id, &jti, env.now, expires_at)
-                .map_err(|_| End::unavailable(Reason::Signing))?;
-        // A signature takes about as long as a slice: the second has its own turn.
-        self.turn(
-            State::SigningClient {
-                owner,
-                grant_assertion,
-            },
-            env,
-        )
-    }
-
-    pub(super) fn sign_client(
-        &mut self,
-        owner: Box<Owner>,
-        grant_assertion: &str,
-        env: &mut Env<'_>,
-    ) -> Step {
-        let config = Arc::clone(&env.worker.config);
+            token::grant_assertion(&config, &key, &owner.id, &jti, env.now, expires_at);
         let jti = env.jti(self.key.id());
-        let client_assertion =
-            token::client_assertion(&config, &env.worker.signing_key, &jti, env.now)
-                .map_err(|_| End::unavailable(Reason::Signing))?;
+        let client_assertion = token::client_assertion(&config, &key, &jti, env.now);
+        let (Ok(grant_assertion), Ok(client_assertion)) = (grant_assertion, client_assertion)
+        else {
+            return Err(End::unavailable(Reason::Signing));
+        };
         let scope = owner.record.scopes.as_deref().or(config.scope.as_deref());
-        let call = token::grant_call(&config, grant_assertion, &client_assertion, scope);
+        let call = token::grant_call(&config, &grant_assertion, &client_assertion, scope);
         self.call(State::Granting { owner }, call, env)
     }
 

@@ -16,7 +16,7 @@
 //!             reject/pass   forward   caches again     verify: memo, or bcrypt in
 //!                                                      slices behind the gate
 //!                                                                   │
-//!                      forward ◀─ remember ◀─ grant ◀─ sign, sign ◀─┘
+//!                      forward ◀─ remember ◀─ grant ◀─── sign ◀─────┘
 //! ```
 //!
 //! Invariants held here: every input leads to exactly one output; every claim
@@ -194,13 +194,8 @@ enum State {
         owner: Box<Owner>,
         job: Box<BcryptJob>,
     },
-    /// A turn, to sign the grant's assertion.
+    /// A turn after the verification, to sign the assertions.
     Signing { owner: Box<Owner> },
-    /// A turn, to sign the client's assertion.
-    SigningClient {
-        owner: Box<Owner>,
-        grant_assertion: String,
-    },
     /// The answer of the grant.
     Granting { owner: Box<Owner> },
     /// Nothing: it is over.

@@ -101,14 +101,7 @@ impl Exchange {
                     let state = State::Verifying { owner, job };
                     pending.verify_slice(state, env)
                 }
-                (State::Signing { owner }, _) => pending.sign_grant(owner, env),
-                (
-                    State::SigningClient {
-                        owner,
-                        grant_assertion,
-                    },
-                    _,
-                ) => pending.sign_client(owner, &grant_assertion, env),
+                (State::Signing { owner }, _) => pending.sign(owner, env),
             }
         })
     }

@@ -23,7 +23,7 @@ impl Pending {
             .cache
             .is_verified(&self.digest, &record.hash_text, env.store)
         {
-            return self.sign_grant(owner, env);
+            return self.sign(owner, env);
         }
         if record.hash.rounds() == 0 {
             let key = self.key.expose().as_bytes();
@@ -47,7 +47,7 @@ impl Pending {
                     .is_verified(&self.digest, hash_text, env.store)
                 {
                     env.gate.leave(self.ticket);
-                    return self.sign_grant(owner, env);
+                    return self.sign(owner, env);
                 }
                 self.allow_for(u64::from(rounds), env);
                 match owner.record.hash.verify(self.key.expose().as_bytes()) {

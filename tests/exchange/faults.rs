@@ -201,8 +201,15 @@ fn an_exchange_ends_at_its_deadline_however_keycloak_dawdles() {
     let reason = loop {
         match output {
             Output::Callout { call, timeout_ms } => {
-                // Each answer comes just in time.
-                let (status, body) = world.keycloak.answer(&call, world.now);
+                // Each answer comes just in time, and the first look-up is refused, so
+                // that there are more calls than the deadline has room for.
+                let (status, body) = match (world.keycloak.calls.lookup, call.method) {
+                    (0, "GET") => {
+                        world.keycloak.calls.lookup = 1;
+                        (401, vec![])
+                    }
+                    _ => world.keycloak.answer(&call, world.now),
+                };
                 world.now = world.now.plus_ms(timeout_ms - 1);
                 output = world.input(
                     &mut exchange,
