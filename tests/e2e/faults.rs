@@ -39,7 +39,7 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// An answer with this status line, these header lines and this body.
-    pub(crate) fn answer(status: &str, headers: &[&str], body: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn answer<B: AsRef<[u8]>>(status: &str, headers: &[&str], body: B) -> Self {
         let body = body.as_ref();
         let mut text = format!("HTTP/1.1 {status}\r\n");
         for header in headers {

@@ -13,7 +13,14 @@
 //! **Against a gateway given by URL** (Kong in docker compose, say) it starts nothing.
 //! Set in the environment, as `.run/demo.env` has them: `GATEWAY_URL`, `KEYCLOAK_URL`,
 //! `REALM`, `API_KEY`, `SERVICE_API_KEY`, `EXPIRED_API_KEY`, `KEYCLOAK_ADMIN_USER`,
-//! `KEYCLOAK_ADMIN_PASSWORD`. And, for more trials:
+//! `KEYCLOAK_ADMIN_PASSWORD`:
+//!
+//! ```text
+//! make up
+//! (set -a; . .run/demo.env; cargo test --features e2e --test e2e)
+//! ```
+//!
+//! And, for more trials:
 //!
 //! | variable | a shell command that |
 //! |---|---|

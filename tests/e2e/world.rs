@@ -82,18 +82,14 @@ pub(crate) struct World {
 impl World {
     /// Takes what is given by the environment, else starts a stack.
     pub(crate) fn new() -> Self {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let (stack, demo) = if let Some(run_dir) = variable("E2E_RUN_DIR") {
-            let stack = Stack::adopt(&run_dir);
-            let demo = stack.demo_env();
-            (Some(stack), Some(demo))
+        let stack = if let Some(run_dir) = variable("E2E_RUN_DIR") {
+            Some(Stack::adopt(&run_dir))
         } else if variable("GATEWAY_URL").is_some() {
-            (None, None)
+            None
         } else {
-            let stack = Stack::start();
-            let demo = stack.demo_env();
-            (Some(stack), Some(demo))
+            Some(Stack::start())
         };
+        let demo = stack.as_ref().map(Stack::demo_env);
         let get = |name: &str| {
             let value = match &demo {
                 Some(demo) => demo.get(name).cloned(),
@@ -102,46 +98,33 @@ impl World {
             value
                 .unwrap_or_else(|| panic!("{name} is not set: the suite needs it with GATEWAY_URL"))
         };
-        let realm = get("REALM");
-        REALM.set(realm.clone()).expect("one world");
-        let keycloak = Admin::new(
-            &get("KEYCLOAK_URL"),
-            &realm,
-            &get("KEYCLOAK_ADMIN_USER"),
-            &get("KEYCLOAK_ADMIN_PASSWORD"),
-        );
-        let log = match &stack {
-            Some(stack) => Some(Log::File(stack.run_dir.join("envoy.log"))),
-            None => variable("E2E_GATEWAY_LOGS").map(Log::Command),
+        let key = |name: &str| {
+            let key = get(name);
+            secrets::register(&key);
+            key
         };
-        let keycloak_commands = match (&stack, variable("E2E_RUN_DIR")) {
-            (Some(_), None) => Some((
-                "scripts/keycloak.sh stop".to_owned(),
-                "scripts/keycloak.sh start && scripts/keycloak.sh wait".to_owned(),
-            )),
-            _ => variable("E2E_KEYCLOAK_STOP").zip(variable("E2E_KEYCLOAK_START")),
-        };
-        let world = Self {
+        REALM.set(get("REALM")).expect("one world");
+        Self {
             gateway: Target::parse(&get("GATEWAY_URL")),
-            log,
-            keycloak,
-            api_key: get("API_KEY"),
-            service_api_key: get("SERVICE_API_KEY"),
-            expired_api_key: get("EXPIRED_API_KEY"),
-            stack,
-            keycloak_commands,
+            log: match &stack {
+                Some(stack) => Some(Log::File(stack.run_dir.join("envoy.log"))),
+                None => variable("E2E_GATEWAY_LOGS").map(Log::Command),
+            },
+            keycloak: Admin::new(
+                &get("KEYCLOAK_URL"),
+                &get("REALM"),
+                &get("KEYCLOAK_ADMIN_USER"),
+                &get("KEYCLOAK_ADMIN_PASSWORD"),
+            ),
+            api_key: key("API_KEY"),
+            service_api_key: key("SERVICE_API_KEY"),
+            expired_api_key: key("EXPIRED_API_KEY"),
+            keycloak_commands: keycloak_commands(stack.as_ref()),
             keycloak_is_stopped: AtomicBool::new(false),
             faulty: OnceLock::new(),
             echo: OnceLock::new(),
-        };
-        for key in [
-            &world.api_key,
-            &world.service_api_key,
-            &world.expired_api_key,
-        ] {
-            secrets::register(key);
+            stack,
         }
-        world
     }
 
     /// Ends the world: what the suite made in a realm that is not its own goes, and so
@@ -209,12 +192,12 @@ impl World {
     }
 
     /// The gateway that the trials of faults share, undisturbed. It remembers no
-    /// refusals, and waits for an answer of Keycloak's no longer than a second.
+    /// refusals, and waits for an answer of Keycloak's no longer than 1.5 s.
     pub(crate) fn faulty(&'static self) -> &'static Faulty {
         let faulty = self.faulty.get_or_init(|| {
             let proxy = self.proxy();
             let spec = Spec::default()
-                .field("callout_timeout_ms", 1000)
+                .field("callout_timeout_ms", 1500)
                 .field("negative_ttl_seconds", 0)
                 .through(&proxy);
             let gateway = self.start_gateway(&spec);
@@ -274,4 +257,17 @@ impl World {
             secrets::redact(&String::from_utf8_lossy(&output.stderr))
         );
     }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The commands that stop Keycloak, and that start and await it.
+fn keycloak_commands(stack: Option<&Stack>) -> Option<(String, String)> {
+    if stack.is_some() && variable("E2E_RUN_DIR").is_none() {
+        let start = "scripts/keycloak.sh start && scripts/keycloak.sh wait";
+        return Some(("scripts/keycloak.sh stop".to_owned(), start.to_owned()));
+    }
+    variable("E2E_KEYCLOAK_STOP").zip(variable("E2E_KEYCLOAK_START"))
 }

@@ -141,12 +141,12 @@ fn expires(world: &World) {
         .through(&proxy);
     let gateway = world.start_gateway(&spec);
     let key = Key::random();
-    let ends_at = now_seconds() + 5;
+    let ends_at = now_seconds() + 8;
     world.owner_of(&[Record::sha256(&key).expiring_at(ends_at)]);
     gateway.target.orders(&key.text).orders();
     gateway.target.orders(&key.text).orders();
     assert_eq!(proxy.counts(), ONE_EXCHANGE, "it was not cached");
-    wait::until("the key is refused", Duration::from_secs(15), || {
+    wait::until("the key is refused", Duration::from_secs(20), || {
         let sent_at = now_ms();
         let answer = gateway.target.orders(&key.text);
         if answer.status == 401 {

@@ -105,7 +105,7 @@ fn switched_off(world: &World) {
 }
 
 fn fallback(world: &World) {
-    let until = now_seconds() + 6;
+    let until = now_seconds() + 10;
     let spec = Spec::default()
         .field("fallback_until", rfc3339(until))
         .serving(world.echo());

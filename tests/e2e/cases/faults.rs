@@ -67,20 +67,49 @@ pub(crate) fn cases() -> Vec<Case> {
 
 /// Answers that are no good from any of Keycloak's endpoints.
 fn faults_of_any_answer() -> Vec<(&'static str, Fault)> {
+    [bad_statuses(), bad_bodies(), bad_connections()].concat()
+}
+
+fn bad_statuses() -> Vec<(&'static str, Fault)> {
     let html = &["content-type: text/html"][..];
-    let redirect = &["location: http://127.0.0.1:9/elsewhere"][..];
+    let elsewhere = &["location: http://127.0.0.1:9/elsewhere"][..];
     let json = &["content-type: application/json"][..];
+    let no_realm = r#"{"error":"Realm does not exist"}"#;
+    let unknown = r#"{"error":"unknown_error"}"#;
+    let answer = Fault::answer::<&[u8]>;
     vec![
-        ("answers_html", Fault::answer("200 OK", html, HTML)),
+        ("answers_204", answer("204 No Content", &[], b"")),
+        ("answers_302", answer("302 Found", elsewhere, b"")),
+        (
+            "answers_404",
+            answer("404 Not Found", json, no_realm.as_bytes()),
+        ),
+        (
+            "answers_429",
+            answer("429 Too Many Requests", &["retry-after: 1"], b""),
+        ),
+        (
+            "answers_500",
+            answer("500 Internal Server Error", json, unknown.as_bytes()),
+        ),
+        (
+            "answers_503_html",
+            answer("503 Service Unavailable", html, HTML.as_bytes()),
+        ),
+    ]
+}
+
+fn bad_bodies() -> Vec<(&'static str, Fault)> {
+    let html = Fault::answer("200 OK", &["content-type: text/html"], HTML);
+    let wrong_type = r#"{"access_token":7,"expires_in":"x","id":[]}"#;
+    vec![
+        ("answers_html", html),
         (
             "answers_truncated_json",
             Fault::json(r#"[{"id":"1","access_token":"eyJ"#),
         ),
         ("answers_nothing", Fault::json("")),
-        (
-            "answers_a_wrong_type",
-            Fault::json(r#"{"access_token":7,"expires_in":"x","id":[]}"#),
-        ),
+        ("answers_a_wrong_type", Fault::json(wrong_type)),
         (
             "answers_a_list_of_wrong_types",
             Fault::json("[1,null,{\"id\":{}}]"),
@@ -93,40 +122,19 @@ fn faults_of_any_answer() -> Vec<(&'static str, Fault)> {
             "answers_deeply_nested_json",
             Fault::json("[".repeat(100_000)),
         ),
-        ("answers_204", Fault::answer("204 No Content", &[], "")),
-        ("answers_302", Fault::answer("302 Found", redirect, "")),
-        (
-            "answers_404",
-            Fault::answer("404 Not Found", json, r#"{"error":"Realm does not exist"}"#),
-        ),
-        (
-            "answers_429",
-            Fault::answer("429 Too Many Requests", &["retry-after: 1"], ""),
-        ),
-        (
-            "answers_500",
-            Fault::answer(
-                "500 Internal Server Error",
-                json,
-                r#"{"error":"unknown_error"}"#,
-            ),
-        ),
-        (
-            "answers_503_html",
-            Fault::answer("503 Service Unavailable", html, HTML),
-        ),
         (
             "answers_more_than_is_read",
             Fault::json(format!("[{}]", " ".repeat(700_000))),
         ),
-        (
-            "answers_no_http",
-            Fault::Answer(b"\x16\x03\x01\x02\x00 this is not HTTP\r\n\r\n".to_vec()),
-        ),
-        (
-            "breaks_off_in_the_body",
-            Fault::Answer(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n[{\"id\"".to_vec()),
-        ),
+    ]
+}
+
+fn bad_connections() -> Vec<(&'static str, Fault)> {
+    let no_http = b"\x16\x03\x01\x02\x00 this is not HTTP\r\n\r\n";
+    let cut_off = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n[{\"id\"";
+    vec![
+        ("answers_no_http", Fault::Answer(no_http.to_vec())),
+        ("breaks_off_in_the_body", Fault::Answer(cut_off.to_vec())),
         ("resets_the_connection", Fault::Close),
     ]
 }

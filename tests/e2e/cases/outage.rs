@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::client::Request;
 use crate::owner::Key;
+use crate::wait;
 use crate::world::{Case, Need, World};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -86,6 +87,13 @@ fn malformed(world: &World, outage: &Outage) {
 fn recovery(world: &World, outage: &Outage) {
     world.gateway.orders(&outage.cold.text).unavailable();
     world.start_keycloak();
-    let orders = world.gateway.orders(&outage.cold.text).orders();
-    assert_eq!(orders.subject, outage.cold_owner);
+    // A Keycloak that has just started may answer later than a callout waits.
+    wait::until("the key works", Duration::from_secs(60), || {
+        let answer = world.gateway.orders(&outage.cold.text);
+        if answer.status == 503 {
+            return Err(answer.describe());
+        }
+        assert_eq!(answer.orders().subject, outage.cold_owner);
+        Ok(())
+    });
 }
