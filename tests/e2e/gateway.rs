@@ -124,13 +124,8 @@ impl<'a> Gateway<'a> {
         kilobytes.expect("VmHWM") * 1024
     }
 
-    fn file(&self, kind: &str) -> PathBuf {
-        self.stack.run_dir.join(format!("{}.{kind}", self.name))
-    }
-}
-
-impl Drop for Gateway<'_> {
-    fn drop(&mut self) {
+    /// Stops it; once is enough.
+    pub(crate) fn stop(&self) {
         let stopped = self
             .stack
             .script("envoy.sh", &["stop", &self.name])
@@ -138,6 +133,16 @@ impl Drop for Gateway<'_> {
         if !stopped.is_ok_and(|output| output.status.success()) {
             eprintln!("could not stop the gateway {}", self.name);
         }
+    }
+
+    fn file(&self, kind: &str) -> PathBuf {
+        self.stack.run_dir.join(format!("{}.{kind}", self.name))
+    }
+}
+
+impl Drop for Gateway<'_> {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

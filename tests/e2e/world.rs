@@ -130,6 +130,9 @@ impl World {
     /// Ends the world: what the suite made in a realm that is not its own goes, and so
     /// does the stack.
     pub(crate) fn end(&self, keep_folder: bool) {
+        if let Some(faulty) = self.faulty.get() {
+            faulty.gateway.stop();
+        }
         match &self.stack {
             Some(stack) => stack.stop(keep_folder),
             None => self.keycloak.delete_created_users(),
