@@ -8,10 +8,9 @@ use proxy_wasm::types::{Action, MapType};
 
 use super::callout::{self, Answer};
 use super::root_context::Route;
-use super::shared_store::HostStore;
-use super::{system, with_gate};
+use super::{system, with_env};
 use crate::exchange::rejection::Rejection;
-use crate::exchange::{Env, Exchange, Forward, Input, Output, Pass};
+use crate::exchange::{Exchange, Forward, Input, Output, Pass};
 
 /// The filter of one request.
 pub(super) struct HttpFilter {
@@ -83,15 +82,8 @@ impl HttpFilter {
         };
         let mut worker = worker.try_borrow_mut().ok()?;
         let exchange = &mut self.exchange;
-        Some(with_gate(|gate| {
-            let mut env = Env {
-                now,
-                worker: &mut worker,
-                gate,
-                store: &mut HostStore,
-                nonce: &system::nonce,
-            };
-            exchange.handle_input(input, &mut env)
+        Some(with_env(now, &mut worker, |env| {
+            exchange.handle_input(input, env)
         }))
     }
 
@@ -243,16 +235,7 @@ impl Drop for HttpFilter {
         // Nothing is decided by it any more.
         let now = system::now().unwrap_or_default();
         let exchange = &mut self.exchange;
-        with_gate(|gate| {
-            let mut env = Env {
-                now,
-                worker: &mut worker,
-                gate,
-                store: &mut HostStore,
-                nonce: &system::nonce,
-            };
-            exchange.abort(&mut env);
-        });
+        with_env(now, &mut worker, |env| exchange.abort(env));
     }
 }
 

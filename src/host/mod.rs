@@ -22,9 +22,11 @@ use std::sync::Arc;
 use log::LevelFilter;
 use proxy_wasm::types::LogLevel;
 
+use self::shared_store::HostStore;
+use crate::clock::UnixMillis;
 use crate::config::Config;
-use crate::exchange::Worker;
 use crate::exchange::gate::Gate;
+use crate::exchange::{Env, Worker};
 use crate::signing_key::SigningKey;
 
 /// Registers the filter with the host.
@@ -66,7 +68,15 @@ fn worker_for(text: &[u8], config: &Arc<Config>, key: &Arc<SigningKey>) -> Rc<Re
     })
 }
 
-/// Lends the machine's gate.
-fn with_gate<T>(use_gate: impl FnOnce(&mut Gate) -> T) -> T {
-    MACHINE.with_borrow_mut(|machine| use_gate(&mut machine.gate))
+/// Lends an exchange what it works with: the worker, the machine's gate, the host.
+fn with_env<T>(now: UnixMillis, worker: &mut Worker, act: impl FnOnce(&mut Env<'_>) -> T) -> T {
+    MACHINE.with_borrow_mut(|machine| {
+        act(&mut Env {
+            now,
+            worker,
+            gate: &mut machine.gate,
+            store: &mut HostStore,
+            nonce: &system::nonce,
+        })
+    })
 }
