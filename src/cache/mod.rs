@@ -448,4 +448,47 @@ mod tests {
         assert!(!cache().is_verified(&DIGEST, "$2b$b", &mut shared));
         assert!(!cache().is_verified(&[4; 32], "$2b$a", &mut shared));
     }
+
+    #[test]
+    fn a_verification_of_one_key_is_none_of_another() {
+        let (mut one, mut shared) = (cache(), Shared::default());
+        let proof = one.proof(&DIGEST, "$2b$a");
+        let moved = Entry {
+            cached_at: NOW,
+            ends_at: NOW.plus_ms(1),
+            payload: &proof[..],
+        };
+        let (slots, sealer) = (one.shared_verified.clone(), one.sealer.clone());
+        slots.store(&mut shared, &sealer, &[4; 32], &moved, NOW);
+        assert!(!one.is_verified(&[4; 32], "$2b$a", &mut shared));
+    }
+
+    #[test]
+    fn the_readers_ttl_counts_whatever_the_writers_was() {
+        let (mut one, mut shared) = (cache(), Shared::default());
+        one.remember_token(
+            &DIGEST,
+            token(),
+            NOW.plus_ms(300_000),
+            NOW,
+            NOW,
+            &mut shared,
+        );
+        let mut config = config();
+        config.cache_ttl_ms = 10_000;
+        for (ms, level_then) in [(11_000, None), (9_000, Some(Level::L2))] {
+            let mut reader = Cache::new(&config, &signing_key());
+            let found = reader.find(&DIGEST, NOW.plus_ms(ms), &mut shared);
+            assert_eq!(level(&found), level_then, "{ms}");
+        }
+    }
+
+    #[test]
+    fn a_token_ends_the_refusal_before_it() {
+        let (mut one, none) = (cache(), Shared::default);
+        one.remember_refused(&DIGEST, Refused::Invalid, NOW, &mut none());
+        one.remember_token(&DIGEST, token(), NOW.plus_ms(9), NOW, NOW, &mut none());
+        let later = one.find(&DIGEST, NOW.plus_ms(9), &mut none());
+        assert!(matches!(later, Found::Nothing), "{later:?}");
+    }
 }

@@ -228,4 +228,16 @@ pub(crate) mod tests {
         slots.store(&mut shared, &sealer, &[1; 32], &entry(50), UnixMillis(10));
         assert!(shared.0.is_empty());
     }
+
+    #[test]
+    fn an_entry_that_no_reader_would_open_is_not_written() {
+        let (slots, sealer) = (Slots::new(Kind::Token, 4), Sealer::new(&[1; 32]));
+        let (mut shared, long) = (Shared::default(), [b'x'; 33 * 1024]);
+        let long = Entry {
+            payload: &long[..],
+            ..entry(50)
+        };
+        slots.store(&mut shared, &sealer, &[1; 32], &long, UnixMillis(10));
+        assert!(shared.0.is_empty());
+    }
 }

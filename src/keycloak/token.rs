@@ -419,4 +419,22 @@ mod tests {
         });
         assert_eq!(payload, expected);
     }
+
+    #[test]
+    fn a_line_break_after_a_valid_token_is_no_token() {
+        let split = format!("{}\r\nx: y", jwt(&claims()));
+        let body = json!({ "access_token": split, "expires_in": 300, "token_type": "Bearer" });
+        let fault = read(200, body.to_string().as_bytes()).unwrap_err();
+        assert!(matches!(fault, TokenError::Unusable { .. }), "{fault}");
+    }
+
+    #[test]
+    fn an_owner_is_refused_with_400_alone() {
+        let body = json!({ "error": "invalid_grant", "error_description": "User not found" });
+        let fault = read(401, body.to_string().as_bytes()).unwrap_err();
+        assert!(
+            matches!(fault, TokenError::Refused { status: 401, .. }),
+            "{fault}"
+        );
+    }
 }

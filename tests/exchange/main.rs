@@ -9,9 +9,12 @@
     reason = "a test that meets what it does not expect fails"
 )]
 
+mod client;
 mod concurrency;
 mod faults;
 mod keycloak;
+mod memory;
 mod refusals;
 mod tokens;
+mod waits;
 mod world;
