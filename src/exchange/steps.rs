@@ -19,6 +19,8 @@ use crate::keycloak::{Call, Endpoint};
 const WAIT_MS_MIN: u64 = 5;
 /// The longest wait for another request's result.
 const WAIT_MS_MAX: u64 = 40;
+/// The longest that a leader takes beside its callouts: a full queue of bcrypt.
+const LEADER_MS_MAX: u64 = 60_000;
 /// A wait's callout may take this much longer than the wait: the address answers
 /// in its own time.
 const WAIT_GRACE_MS: u64 = 3000;
@@ -141,9 +143,13 @@ impl Pending {
         match claimed {
             Claim::Lead => self.need_service_token(WAIT_MS_MIN, env),
             Claim::Follow { until } => {
-                // Once: a row of leaders that hang up must not hold a follower.
-                if !std::mem::replace(&mut self.followed, true) {
-                    self.deadline_at = self.deadline_at.max(until);
+                // Once: a row of leaders that hang up must not hold a follower. And not
+                // to an instant that only a clock step can have made so far.
+                let callouts = 2 * env.worker.config.callout_timeout_ms;
+                let near = env.now.plus_ms(LEADER_MS_MAX + callouts);
+                let later = until > self.deadline_at && until <= near;
+                if later && !std::mem::replace(&mut self.followed, true) {
+                    self.deadline_at = until;
                 }
                 self.wait(State::Following { wait_ms }, wait_ms, env)
             }

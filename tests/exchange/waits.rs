@@ -329,3 +329,24 @@ fn wrong_secrets_for_one_id_keep_nobody_elses_first_use_out() {
         );
     }
 }
+
+#[test]
+fn a_follower_from_the_start_waits_as_long_as_its_leader_verifies() {
+    let changes = json!({ "callout_timeout_ms": 100 });
+    let mut world = World::with(vec![costly("alice", 1, 10)], &changes);
+    let mut leader = Client::send(&mut world, 1);
+    let mut follower = Client::send(&mut world, 1);
+    leader.answer_until(&mut world, is_yield);
+    while !leader.is_over() {
+        world.now = world.now.plus_ms(3);
+        leader.answer(&mut world);
+        if !follower.is_over() {
+            follower.answer(&mut world);
+        }
+    }
+    if !follower.is_over() {
+        follower.answer(&mut world);
+    }
+    leader.forwarded();
+    follower.forwarded();
+}
