@@ -333,7 +333,14 @@ impl Exchange {
 
     fn end(&mut self, end: End, env: &mut Env<'_>) -> Output {
         let output = match end {
-            End::Fallback => Output::Pass(Pass::Fallback),
+            End::Fallback => {
+                if let Some(Pending { digest, id, .. }) = &self.pending {
+                    let (rejection, reason) = (Rejection::InvalidApiKey, Reason::Unknown);
+                    let flights = &mut env.worker.flights;
+                    flights.fail_if_leading(digest, *id, env.now, rejection, &reason);
+                }
+                Output::Pass(Pass::Fallback)
+            }
             End::Refused {
                 rejection,
                 reason,

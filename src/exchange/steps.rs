@@ -153,6 +153,7 @@ impl Pending {
                 }
                 self.wait(State::Following { wait_ms }, wait_ms, env)
             }
+            Claim::Failed(_, reason) if *reason == Reason::Unknown => Err(unknown(*reason, env)),
             Claim::Failed(rejection, reason) => Err(End::Refused {
                 rejection,
                 reason: *reason,

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
-use apikey_jwt_exchange::exchange::{Exchange, Input, Output, PENDING_MAX, Source};
+use apikey_jwt_exchange::exchange::{Exchange, Input, Output, PENDING_MAX, Pass, Source};
 use serde_json::{Value, json};
 
 use super::keycloak::{Calls, User, bcrypt_of};
@@ -162,6 +162,17 @@ fn fifty_requests_with_one_bad_key_ask_keycloak_once() {
         assert!(ended.len() == 50 && ended.iter().all(|(_, output)| refused(output)));
         assert_eq!(world.keycloak.calls.lookup, 1);
     }
+}
+
+#[test]
+fn fifty_requests_with_an_unknown_key_fall_back_after_one_look_up() {
+    let until = START.plus_ms(3_600_000).to_rfc3339();
+    let changes = json!({ "fallback_until": until, "negative_ttl_seconds": 0 });
+    let mut world = World::with(vec![], &changes);
+    let ended = Crowd::start(&mut world, std::iter::repeat_n(1, 50)).finish(&mut world);
+    let passed = |output: &Output| matches!(output, Output::Pass(Pass::Fallback));
+    assert!(ended.len() == 50 && ended.iter().all(|(_, output)| passed(output)));
+    assert_eq!(world.keycloak.calls.lookup, 1);
 }
 
 #[test]
