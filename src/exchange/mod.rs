@@ -247,22 +247,23 @@ impl End {
         }
     }
 
-    /// Nothing can be said of the key now.
-    fn unavailable(reason: Reason) -> Self {
+    /// The request is refused, and nothing is remembered of the key.
+    fn refused(rejection: Rejection, reason: Reason) -> Self {
         Self::Refused {
-            rejection: Rejection::IdentityProviderUnavailable,
+            rejection,
             reason,
             remember: None,
         }
     }
 
+    /// Nothing can be said of the key now.
+    fn unavailable(reason: Reason) -> Self {
+        Self::refused(Rejection::IdentityProviderUnavailable, reason)
+    }
+
     /// There is no room for the key now.
     fn overloaded(reason: Reason) -> Self {
-        Self::Refused {
-            rejection: Rejection::Overloaded,
-            reason,
-            remember: None,
-        }
+        Self::refused(Rejection::Overloaded, reason)
     }
 
     fn callout(endpoint: Endpoint, failure: &str) -> Self {

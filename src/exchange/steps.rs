@@ -24,6 +24,7 @@ const LEADER_MS_MAX: u64 = 60_000;
 /// A wait's callout may take this much longer than the wait: the address answers
 /// in its own time.
 const WAIT_GRACE_MS: u64 = 3000;
+
 impl Exchange {
     /// The request's head came.
     pub(super) fn start(&mut self, headers: &Headers, env: &mut Env<'_>) -> Output {
@@ -99,10 +100,7 @@ impl Exchange {
                     pending.need_service_token(longer(wait_ms, env), env)
                 }
                 (State::Queueing { owner }, _) => pending.queue(owner, env),
-                (State::Verifying { owner, job }, _) => {
-                    let state = State::Verifying { owner, job };
-                    pending.verify_slice(state, env)
-                }
+                (State::Verifying { owner, job }, _) => pending.verify_slice(owner, job, env),
                 (State::Signing { owner }, _) => pending.sign(owner, env),
             }
         })
@@ -154,11 +152,7 @@ impl Pending {
                 self.wait(State::Following { wait_ms }, wait_ms, env)
             }
             Claim::Failed(_, reason) if *reason == Reason::Unknown => Err(unknown(*reason, env)),
-            Claim::Failed(rejection, reason) => Err(End::Refused {
-                rejection,
-                reason: *reason,
-                remember: None,
-            }),
+            Claim::Failed(rejection, reason) => Err(End::refused(rejection, *reason)),
         }
     }
 
@@ -181,11 +175,7 @@ impl Pending {
         match service.need(self.id, self.started_at, lease_until, env.now) {
             Need::Use(service_token) => self.look_up(service_token, env),
             Need::Wait => self.wait(State::AwaitingToken { wait_ms }, wait_ms, env),
-            Need::Failed(rejection, reason) => Err(End::Refused {
-                rejection,
-                reason: *reason,
-                remember: None,
-            }),
+            Need::Failed(rejection, reason) => Err(End::refused(rejection, *reason)),
             Need::Fetch => {
                 let jti = env.jti("service");
                 let assertion =
@@ -345,11 +335,7 @@ fn remembered(refused: Refused, env: &Env<'_>) -> End {
     let reason = Reason::Remembered(refused);
     match refused {
         Refused::Unknown => unknown(reason, env),
-        Refused::Invalid => End::Refused {
-            rejection: Rejection::InvalidApiKey,
-            reason,
-            remember: None,
-        },
+        Refused::Invalid => End::refused(Rejection::InvalidApiKey, reason),
     }
 }
 
@@ -358,10 +344,6 @@ fn remembered(refused: Refused, env: &Env<'_>) -> End {
 fn unknown(reason: Reason, env: &Env<'_>) -> End {
     match env.worker.config.fallback_until {
         Some(until) if env.now < until => End::Fallback,
-        _ => End::Refused {
-            rejection: Rejection::InvalidApiKey,
-            reason,
-            remember: None,
-        },
+        _ => End::refused(Rejection::InvalidApiKey, reason),
     }
 }

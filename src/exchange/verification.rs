@@ -3,7 +3,7 @@
 use super::gate::Turn;
 use super::rejection::Reason;
 use super::{End, Env, Pending, State, Step};
-use crate::api_key::hash::{ROUNDS_PER_SLICE, Verification};
+use crate::api_key::hash::{BcryptJob, ROUNDS_PER_SLICE, Verification};
 use crate::keycloak::users::Owner;
 
 /// The wait of whoever is next at the gate.
@@ -12,6 +12,7 @@ const NEXT_MS: u64 = 5;
 const PLACE_MS: u64 = 15;
 /// The longest wait in the queue.
 const QUEUE_MS_MAX: u64 = 100;
+
 impl Pending {
     pub(super) fn check_record(&mut self, owner: Box<Owner>, env: &mut Env<'_>) -> Step {
         let record = &owner.record;
@@ -39,22 +40,17 @@ impl Pending {
         match env.gate.show(self.ticket, self.key.id(), rounds, env.now) {
             Turn::Full => Err(End::overloaded(Reason::QueueFull)),
             Turn::Go => {
-                // Another worker of the node may have been faster.
+                // While this one waited, another worker of the node may have been faster.
                 let hash_text = &owner.record.hash_text;
-                if env
-                    .worker
-                    .cache
-                    .is_verified(&self.digest, hash_text, env.store)
-                {
+                let cache = &mut env.worker.cache;
+                if self.queued && cache.is_verified(&self.digest, hash_text, env.store) {
                     env.gate.leave(self.ticket);
                     return self.sign(owner, env);
                 }
                 self.allow_for(u64::from(rounds), env);
                 match owner.record.hash.verify(self.key.expose().as_bytes()) {
                     Verification::Decided(same) => self.verified(owner, same, env),
-                    Verification::Computing(job) => {
-                        self.verify_slice(State::Verifying { owner, job }, env)
-                    }
+                    Verification::Computing(job) => self.verify_slice(owner, job, env),
                 }
             }
             Turn::Wait {
@@ -86,10 +82,12 @@ impl Pending {
             .extend(&self.digest, self.id, self.deadline_at);
     }
 
-    pub(super) fn verify_slice(&mut self, state: State, env: &mut Env<'_>) -> Step {
-        let State::Verifying { owner, mut job } = state else {
-            return Err(End::unavailable(Reason::Deadline));
-        };
+    pub(super) fn verify_slice(
+        &mut self,
+        owner: Box<Owner>,
+        mut job: Box<BcryptJob>,
+        env: &mut Env<'_>,
+    ) -> Step {
         let rounds = owner.record.hash.rounds();
         if env.gate.show(self.ticket, self.key.id(), rounds, env.now) != Turn::Go {
             return self.wait(State::Verifying { owner, job }, NEXT_MS, env);

@@ -7,25 +7,12 @@ use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
 use serde_json::json;
 
 use super::keycloak::{Calls, User, bcrypt_of, sha256_of};
-use super::world::{Ended, START, World, id_of, key};
+use super::world::{Ended, START, World, id_of, key, other_secret};
 
 const FAR: UnixMillis = UnixMillis(START.0 + 90 * 86_400_000);
 
 fn alice() -> User {
     User::new("alice").with_key(id_of(&key(1)), &bcrypt_of(&key(1)), FAR)
-}
-
-/// A key with the id of `key` and another secret, shaped and summed right.
-fn same_id_other_secret(key: &str) -> String {
-    let digits = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    let body = format!("{}_{}", &key[..20], "z".repeat(32));
-    let mut rest = crc32fast::hash(body.as_bytes());
-    let mut sum = [0_u8; 6];
-    for digit in sum.iter_mut().rev() {
-        *digit = digits[(rest % 62) as usize];
-        rest /= 62;
-    }
-    format!("{body}{}", std::str::from_utf8(&sum).unwrap())
 }
 
 #[test]
@@ -48,7 +35,7 @@ fn all_invalid_keys_get_one_answer_and_each_its_reason_in_the_log() {
         twin("g2"),
     ];
     let mut world = World::new(users);
-    let wrong_secret = same_id_other_secret(&key(1));
+    let wrong_secret = other_secret(&key(1), 0);
     for (presented, said) in [
         (key(2), "unknown key"),
         (key(3), "key expired"),

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::client::{Client, FAR, owner, plain_owner};
 use super::keycloak::User;
-use super::world::{START, World, id_of, key, subject};
+use super::world::{START, World, id_of, key, other_secret, subject};
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -19,19 +19,6 @@ fn is_yield(client: &Client) -> bool {
 fn costly(name: &str, number: u8, cost: u32) -> User {
     let hash = hash_bcrypt(key(number).as_bytes(), cost, [9; 16]).unwrap();
     User::new(name).with_key(id_of(&key(number)), &hash, FAR)
-}
-
-/// A key with the id of `key` and another secret, shaped and summed right.
-fn other_secret(key: &str, number: u32) -> String {
-    let digits = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    let body = format!("{}_{}{number:08}", &key[..20], "z".repeat(24));
-    let mut rest = crc32fast::hash(body.as_bytes());
-    let mut sum = [0_u8; 6];
-    for digit in sum.iter_mut().rev() {
-        *digit = digits[(rest % 62) as usize];
-        rest /= 62;
-    }
-    format!("{body}{}", std::str::from_utf8(&sum).unwrap())
 }
 
 #[test]

@@ -96,6 +96,19 @@ pub fn id_of(key: &str) -> &str {
     &key[8..20]
 }
 
+/// A key with the id of `key` and another secret, shaped and summed right.
+pub fn other_secret(key: &str, number: u32) -> String {
+    let digits = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let body = format!("{}_{}{number:08}", &key[..20], "z".repeat(24));
+    let mut rest = crc32fast::hash(body.as_bytes());
+    let mut sum = [0_u8; 6];
+    for digit in sum.iter_mut().rev() {
+        *digit = digits[(rest % 62) as usize];
+        rest /= 62;
+    }
+    format!("{body}{}", std::str::from_utf8(&sum).unwrap())
+}
+
 pub fn config(changes: &Value) -> Arc<Config> {
     let mut config = json!({
         "keycloak_url": "https://login.example.com",

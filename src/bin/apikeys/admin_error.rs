@@ -83,11 +83,12 @@ pub(crate) fn keycloak_words(body: &str) -> String {
         (None, Some(error), None) => error.to_owned(),
         _ => return "no explanation in its answer".to_owned(),
     };
-    words
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(300)
-        .collect()
+    one_line(&words)
+}
+
+/// A foreign text as one line of a message: no control characters, not too long.
+pub(crate) fn one_line(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
 #[cfg(test)]

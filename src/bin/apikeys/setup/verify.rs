@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::plan::Wanted;
 use super::state::text;
 use super::{MANAGEMENT_CLIENT, SERVICE_ROLES};
+use crate::admin_error::one_line;
 use crate::keycloak_admin::KeycloakAdmin;
 use crate::system;
 
@@ -174,11 +175,7 @@ fn words(answer: &Value) -> String {
         text(answer, "error"),
         text(answer, "error_description")
     );
-    words
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(300)
-        .collect()
+    one_line(&words)
 }
 
 #[cfg(test)]
