@@ -6,6 +6,7 @@
 
 use crate::api_key::format::ApiKey;
 use crate::config::{Config, OnMissingKey};
+use crate::sabotage::{Sabotage, is};
 
 use super::rejection::{Reason, Rejection};
 
@@ -226,7 +227,9 @@ fn headers_to_remove(
             let reason = Reason::HeaderTwice(name.clone());
             return Err((Rejection::AmbiguousCredentials, reason));
         }
-        remove.push(name.clone());
+        if !is(Sabotage::KeyStays) {
+            remove.push(name.clone());
+        }
     }
     Ok(remove)
 }

@@ -14,7 +14,7 @@ use crate::cache::sealed::KeyDigest;
 use crate::clock::UnixMillis;
 
 /// Failures that are kept for followers.
-const FAILURES_MAX: usize = 1024;
+pub const FAILURES_MAX: usize = 1024;
 
 /// Names one exchange within its worker.
 pub type ExchangeId = u64;
@@ -87,6 +87,12 @@ impl Flights {
                 Claim::Lead
             }
         }
+    }
+
+    /// How many keys are under way, and how many failures are kept.
+    #[must_use]
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.under_way.len(), self.failures.len())
     }
 
     /// Moves the instant by which the leader is done.

@@ -115,6 +115,13 @@ impl Gate {
         }
     }
 
+    /// How many places are taken, that of the one who computes included; at most
+    /// one more than [`QUEUE_MAX`].
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.places.len()
+    }
+
     /// Gives a ticket back.
     pub fn leave(&mut self, ticket: Ticket) {
         self.places.retain(|place| place.ticket != ticket);

@@ -11,6 +11,7 @@ use crate::cache::Cache;
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::mac::MacKey;
+use crate::sabotage::{Sabotage, is};
 use crate::signing_key::SigningKey;
 
 /// Requests of one worker that may be in an exchange at once: each holds memory
@@ -33,6 +34,23 @@ pub struct Worker {
     exchanges: ExchangeId,
 }
 
+/// How much a worker holds: each number has a bound (invariant 9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Tokens in its memory; at most `l1_entries`.
+    pub tokens: usize,
+    /// Verifications in its memory; at most `l1_entries`.
+    pub verified: usize,
+    /// Refusals in its memory; at most `l1_entries`.
+    pub refused: usize,
+    /// Keys that a request exchanges now; at most [`PENDING_MAX`].
+    pub flights: usize,
+    /// Failures kept for those that follow.
+    pub failures: usize,
+    /// Requests in an exchange; at most [`PENDING_MAX`].
+    pub pending: usize,
+}
+
 impl Worker {
     /// A worker that knows nothing yet. `seed` is any bytes that no other worker
     /// has had; they need not be secret.
@@ -49,6 +67,21 @@ impl Worker {
             pending: 0,
             jti,
             exchanges: 0,
+        }
+    }
+
+    /// How much it holds right now.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        let [tokens, verified, refused] = self.cache.sizes();
+        let (flights, failures) = self.flights.sizes();
+        Sizes {
+            tokens,
+            verified,
+            refused,
+            flights,
+            failures,
+            pending: self.pending,
         }
     }
 
@@ -87,6 +120,10 @@ impl JtiSource {
     /// which key was used.
     fn next(&mut self, key_id: &str, request_nonce: &[u8], now: UnixMillis) -> String {
         self.count += 1;
+        if is(Sabotage::HostRandomTrusted) {
+            let random = request_nonce.get(..16).unwrap_or(request_nonce);
+            return format!("{key_id}.{}", URL_SAFE_NO_PAD.encode(random));
+        }
         let tag = self.key.tag(&[
             &(self.seed.len() as u64).to_be_bytes(),
             &self.seed,

@@ -12,6 +12,7 @@
 mod client;
 mod concurrency;
 mod faults;
+#[path = "../model/keycloak.rs"]
 mod keycloak;
 mod memory;
 mod refusals;
