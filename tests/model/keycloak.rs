@@ -4,6 +4,11 @@
 //! assertions that are taken once, roles, admin events. It verifies no signature;
 //! the end-to-end suite has the real one do that. Its clock is the caller's.
 
+#![allow(
+    dead_code,
+    reason = "each suite that takes this module uses a part of it"
+)]
+
 use std::collections::{BTreeMap, HashSet};
 
 use apikey_jwt_exchange::api_key::hash::{hash_bcrypt, hash_sha256};
@@ -67,7 +72,6 @@ impl User {
     }
 
     /// Takes a key away, with all that is stored of it.
-    #[allow(dead_code, reason = "not every suite revokes a key by itself")]
     pub fn remove_key(&mut self, id: &str) {
         let mark = format!("key:{id}:");
         for values in self.attributes.values_mut() {
@@ -117,7 +121,6 @@ pub struct AdminEvent {
 
 /// What becomes of the admin event of an edit.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-#[allow(dead_code, reason = "the simulation alone makes all of them")]
 pub enum EventFate {
     #[default]
     Shown,
@@ -132,6 +135,9 @@ pub struct FakeKeycloak {
     pub users: Vec<User>,
     pub management_roles: Vec<&'static str>,
     pub token_life_seconds: u64,
+    /// A token ends with the assertion that it was given for at the latest: the
+    /// provider's `jwtAuthorizationGrantLimitAccessTokenExp`.
+    pub limits_tokens: bool,
     /// Service tokens that are no longer taken.
     pub revoked_tokens: HashSet<String>,
     pub calls: Calls,
@@ -163,6 +169,7 @@ impl FakeKeycloak {
             users,
             management_roles: vec!["view-users", "query-users"],
             token_life_seconds: 300,
+            limits_tokens: true,
             ..Self::default()
         }
     }
@@ -202,7 +209,6 @@ impl FakeKeycloak {
     }
 
     /// Does something to a user, as an administrator would; an event tells of it.
-    #[allow(dead_code, reason = "other suites set users up once")]
     pub fn edit(
         &mut self,
         id: &str,
@@ -218,20 +224,17 @@ impl FakeKeycloak {
         true
     }
 
-    #[allow(dead_code, reason = "other suites set users up once")]
     pub fn delete(&mut self, id: &str, now: UnixMillis, fate: EventFate) -> Option<User> {
         let at = self.users.iter().position(|user| user.id == id)?;
         self.tell(id, Operation::Delete, now, fate);
         Some(self.users.remove(at))
     }
 
-    #[allow(dead_code, reason = "other suites set users up once")]
     pub fn create(&mut self, user: User, now: UnixMillis, fate: EventFate) {
         self.tell(&user.id, Operation::Create, now, fate);
         self.users.push(user);
     }
 
-    #[allow(dead_code, reason = "other suites set users up once")]
     fn tell(&mut self, id: &str, operation: Operation, now: UnixMillis, fate: EventFate) {
         let (copies, late) = match fate {
             EventFate::Shown => (1, 0),
@@ -247,6 +250,11 @@ impl FakeKeycloak {
                 resource_path: format!("users/{id}"),
             });
         }
+    }
+
+    /// Takes none of the service tokens any more that it gave so far.
+    pub fn revoke_tokens(&mut self) {
+        self.service_tokens.clear();
     }
 
     /// Takes each assertion once and checks its times as Keycloak does.
@@ -284,7 +292,8 @@ impl FakeKeycloak {
             Some(user) if user.linked && !user.enabled => refused("User is not enabled"),
             Some(user) if user.linked => {
                 let left = assertion["exp"].as_u64().unwrap() - now.as_seconds();
-                let life = left.min(self.token_life_seconds);
+                let most = if self.limits_tokens { left } else { u64::MAX };
+                let life = most.min(self.token_life_seconds);
                 let jwt = self.token(subject, life, &Value::Null, now);
                 (200, token_answer(&jwt, life))
             }
@@ -324,7 +333,10 @@ impl FakeKeycloak {
             .iter()
             .filter(|user| {
                 let index = user.attributes.get("apiKeyIndex").into_iter().flatten();
-                may_view && index.into_iter().any(|value| value.eq_ignore_ascii_case(query))
+                may_view
+                    && index
+                        .into_iter()
+                        .any(|value| value.eq_ignore_ascii_case(query))
             })
             .take(2)
             .map(User::representation)

@@ -1,0 +1,54 @@
+//! Invariant 7: every request gets an answer, within its deadline.
+//!
+//! The deadline is twice the time-out of a callout; for who queues for a
+//! verification, or follows one who does, what the queue takes on top.
+
+use super::{Checker, Ended, Seen, Word, holds};
+use crate::truth::Truth;
+
+/// What a worker's own doing, and the rounding to milliseconds, may add.
+const SLACK_MS: u64 = 50;
+/// What a full queue of the costs of these runs takes, at 0.4 ms a round.
+const QUEUE_MS: u64 = 65 * 32 * 2 / 5;
+
+pub struct Answered;
+
+/// The longest that a request may take.
+pub fn longest_ms(ended: &Ended<'_>) -> u64 {
+    let callout = ended.config.callout_timeout_ms;
+    let queue = QUEUE_MS + callout;
+    match (ended.turns > 0, ended.waited) {
+        (false, false) => 2 * callout + SLACK_MS,
+        // Its own place in the queue.
+        (true, false) => 2 * callout + queue + SLACK_MS,
+        // And that of a leader before.
+        (_, true) => 2 * callout + 2 * queue + SLACK_MS,
+    }
+}
+
+impl Checker for Answered {
+    fn invariant(&self) -> u8 {
+        7
+    }
+
+    fn see(&mut self, seen: &Seen<'_>, _: &Truth) -> Word {
+        match seen {
+            Seen::Ended(ended) => {
+                let (took, longest) = (ended.now - ended.sent_at, longest_ms(ended));
+                holds(took <= longest, || {
+                    format!("answered after {took} ms, and {longest} is the longest")
+                })
+            }
+            Seen::Closed { unanswered, .. } => holds(*unanswered == 0, || {
+                format!("{unanswered} requests without an answer")
+            }),
+            Seen::Idle { worker, places } => {
+                let held = worker.flights + worker.pending + places;
+                holds(held == 0, || {
+                    format!("nobody waits, and {worker:?}, {places} places are held")
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}

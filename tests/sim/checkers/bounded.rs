@@ -1,0 +1,42 @@
+//! Invariant 9: memory is bounded: caches, queues, pending requests, shared names.
+
+use apikey_jwt_exchange::exchange::PENDING_MAX;
+use apikey_jwt_exchange::exchange::flight::FAILURES_MAX;
+use apikey_jwt_exchange::exchange::gate::QUEUE_MAX;
+
+use super::{Checker, Seen, Word, holds};
+use crate::truth::Truth;
+
+pub struct Bounded;
+
+impl Checker for Bounded {
+    fn invariant(&self) -> u8 {
+        9
+    }
+
+    fn see(&mut self, seen: &Seen<'_>, _: &Truth) -> Word {
+        match seen {
+            Seen::Sizes {
+                worker,
+                places,
+                config,
+            } => {
+                let entries = worker.tokens.max(worker.verified).max(worker.refused);
+                let fits = entries <= config.l1_entries
+                    && worker.pending <= PENDING_MAX
+                    && worker.flights <= worker.pending
+                    && worker.failures <= FAILURES_MAX
+                    && *places <= QUEUE_MAX + 1;
+                holds(fits, || {
+                    format!("a worker holds {worker:?} and {places} places")
+                })
+            }
+            Seen::Shared {
+                entries, slots_max, ..
+            } => holds(entries <= slots_max, || {
+                format!("{entries} names in shared data, and {slots_max} is the most")
+            }),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Holds a run against the invariants of ARCHITECTURE.md, one in a file.
+//!
+//! A checker sees what leaves a gateway and what is true, and nothing of what the
+//! gateway believes. It is told of each step; the first violation ends the run.
+
+mod answered;
+mod belief;
+mod bounded;
+mod closed;
+mod expiry;
+mod owner;
+pub mod panics;
+mod revocation;
+mod secrecy;
+mod serves;
+mod slices;
+mod unique;
+mod upstream;
+
+use apikey_jwt_exchange::config::Config;
+use apikey_jwt_exchange::exchange::{Output, Sizes};
+
+use super::node::ClockSteps;
+use super::request::{End, Request};
+use super::truth::Truth;
+
+/// What a checker is told.
+pub enum Seen<'a> {
+    /// An exchange said what to do next.
+    Step {
+        output: &'a Output,
+        /// It was just given an answer that nobody may believe: what is wrong with it.
+        poison: Option<&'static str>,
+    },
+    /// A request was answered, or went on to the service.
+    Ended(&'a Ended<'a>),
+    /// Something was said where others read it: in a log, to a client.
+    Said(&'a str),
+    /// How much a worker holds.
+    Sizes {
+        worker: Sizes,
+        places: usize,
+        config: &'a Config,
+    },
+    /// The shared data of a node holds this.
+    Shared {
+        entries: usize,
+        slots_max: usize,
+        name: &'a str,
+        value: &'a [u8],
+    },
+    /// A worker to which no request is left.
+    Idle { worker: Sizes, places: usize },
+    /// Nothing is left to happen.
+    Closed { unanswered: usize, reuses: u32 },
+}
+
+/// The end of a request.
+pub struct Ended<'a> {
+    pub request: &'a Request,
+    pub end: &'a End,
+    pub config: &'a Config,
+    /// The realm of its route.
+    pub realm: usize,
+    /// The right time.
+    pub now: u64,
+    /// The time by the node's clock.
+    pub node_now: u64,
+    /// When it was sent.
+    pub sent_at: u64,
+    /// How often the node's clock was set.
+    pub clock: &'a ClockSteps,
+    /// Turns that it took at once.
+    pub turns: u32,
+    /// Whether it waited for others.
+    pub waited: bool,
+    /// The rounds of bcrypt of the record that it was last shown.
+    pub rounds: u32,
+    /// No fault is or was possible that could have kept it from its token.
+    pub calm_since: Option<u64>,
+}
+
+/// Something that must not be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// The number of the invariant; 0 for what all of it is for.
+    pub invariant: u8,
+    pub what: String,
+}
+
+/// A checker's word: nothing, or what is wrong.
+pub type Word = Result<(), String>;
+
+/// Holds a run against one invariant.
+pub trait Checker {
+    /// The number of the invariant.
+    fn invariant(&self) -> u8;
+
+    /// # Errors
+    /// What is wrong.
+    fn see(&mut self, seen: &Seen<'_>, truth: &Truth) -> Word;
+}
+
+/// All checkers of a run.
+pub fn all() -> Vec<Box<dyn Checker>> {
+    vec![
+        Box::new(serves::Serves),
+        Box::new(owner::Owner),
+        Box::new(expiry::Expiry),
+        Box::new(revocation::Revocation),
+        Box::new(closed::Closed),
+        Box::new(secrecy::Secrecy),
+        Box::new(upstream::Upstream),
+        Box::new(answered::Answered),
+        Box::new(slices::Slices::default()),
+        Box::new(bounded::Bounded),
+        Box::new(belief::Belief),
+        Box::new(unique::Unique),
+    ]
+}
+
+/// Says what is wrong unless it holds.
+fn holds(condition: bool, what: impl FnOnce() -> String) -> Word {
+    if condition { Ok(()) } else { Err(what()) }
+}

@@ -1,0 +1,143 @@
+//! A gateway's node: its clock, its shared data, its workers.
+
+use std::sync::Arc;
+
+use apikey_jwt_exchange::clock::UnixMillis;
+use apikey_jwt_exchange::config::Config;
+use apikey_jwt_exchange::exchange::gate::Gate;
+use apikey_jwt_exchange::exchange::{Env, Exchange, Worker};
+use apikey_jwt_exchange::signing_key::SigningKey;
+
+use super::dice::Dice;
+use super::faults::Faults;
+use super::store::{Access, Host, SharedData};
+
+/// How a node's clock was set.
+#[derive(Default)]
+pub struct ClockSteps(Vec<(u64, i64)>);
+
+impl ClockSteps {
+    /// Milliseconds that it was set back since then, in all.
+    pub fn backwards_since(&self, at: u64) -> u64 {
+        let since = self.0.iter().filter(|(when, _)| *when >= at);
+        since.map(|(_, step)| step.min(&0).unsigned_abs()).sum()
+    }
+}
+
+/// One worker: for each route what the filter holds, made at its first request, and
+/// the gate that they share.
+pub struct NodeWorker {
+    pub routes: Vec<Option<Worker>>,
+    pub gate: Gate,
+}
+
+impl NodeWorker {
+    fn new(routes: usize) -> Self {
+        Self {
+            routes: (0..routes).map(|_| None).collect(),
+            gate: Gate::new(),
+        }
+    }
+}
+
+pub struct Node {
+    pub host: Host,
+    pub data: SharedData,
+    pub workers: Vec<NodeWorker>,
+    /// How far its clock is off, in milliseconds.
+    offset: i64,
+    pub clock: ClockSteps,
+    room: usize,
+}
+
+/// What a step is taken with, beside its node.
+pub struct With<'a> {
+    pub now: u64,
+    pub config: &'a Arc<Config>,
+    pub signing_key: &'a Arc<SigningKey>,
+    pub dice: &'a mut Dice,
+    pub faults: &'a Faults,
+    /// The host's id of the request.
+    pub request_id: u64,
+}
+
+impl Node {
+    pub fn new(host: Host, workers: usize, routes: usize, room: usize, offset: i64) -> Self {
+        Self {
+            host,
+            data: SharedData::new(host, room),
+            workers: (0..workers).map(|_| NodeWorker::new(routes)).collect(),
+            offset,
+            clock: ClockSteps::default(),
+            room,
+        }
+    }
+
+    /// The time by this node's clock.
+    pub fn now(&self, now: u64) -> u64 {
+        now.saturating_add_signed(self.offset)
+    }
+
+    pub fn set_clock(&mut self, now: u64, step: i64) {
+        self.offset += step;
+        self.clock.0.push((now, step));
+    }
+
+    /// Sets the clock right.
+    pub fn mend_clock(&mut self, now: u64) {
+        self.set_clock(now, -self.offset);
+    }
+
+    /// A worker dies; another takes its place.
+    pub fn crash(&mut self, worker: usize) {
+        let routes = self.workers[worker].routes.len();
+        self.workers[worker] = NodeWorker::new(routes);
+    }
+
+    /// All is gone.
+    pub fn restart(&mut self) {
+        for worker in 0..self.workers.len() {
+            self.crash(worker);
+        }
+        self.data = SharedData::new(self.host, self.room);
+    }
+
+    /// Lets an exchange take a step on a worker of this node.
+    pub fn act<T>(
+        &mut self,
+        (worker, route): (usize, usize),
+        with: &mut With<'_>,
+        exchange: &mut Exchange,
+        act: impl FnOnce(&mut Exchange, &mut Env<'_>) -> T,
+    ) -> T {
+        let now = UnixMillis(self.now(with.now));
+        // Kong's source of randomness may give the same for ever; its id of the
+        // request does not. Envoy's is random, and there is no such id.
+        let nonce = match self.host {
+            Host::Kong => [&[7; 16][..], format!("{:032x}", with.request_id).as_bytes()].concat(),
+            Host::Envoy => with.dice.bytes::<16>().to_vec(),
+        };
+        let nonce = || nonce.clone();
+        let NodeWorker { routes, gate } = &mut self.workers[worker];
+        let state = routes[route].get_or_insert_with(|| {
+            Worker::new(
+                Arc::clone(with.config),
+                Arc::clone(with.signing_key),
+                &nonce(),
+            )
+        });
+        let mut store = Access {
+            data: &mut self.data,
+            dice: with.dice,
+            faults: with.faults,
+        };
+        let mut env = Env {
+            now,
+            worker: state,
+            gate,
+            store: &mut store,
+            nonce: &nonce,
+        };
+        act(exchange, &mut env)
+    }
+}

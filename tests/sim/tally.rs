@@ -1,0 +1,45 @@
+//! What runs reached, so that a simulation that reaches nothing is seen.
+
+use std::collections::BTreeMap;
+
+use super::request::End;
+
+#[derive(Default, Clone)]
+pub struct Tally {
+    /// By how they ended.
+    pub ends: BTreeMap<String, u64>,
+    /// Keycloak's answers, by kind.
+    pub calls: BTreeMap<&'static str, u64>,
+    pub poisoned: u32,
+    pub hung_up: u32,
+}
+
+impl Tally {
+    pub fn ended(&mut self, end: &End) {
+        let how = match end {
+            End::Forwarded { source, .. } => format!("forwarded {source:?}"),
+            End::Passed { why, .. } => format!("passed {why:?}"),
+            End::Rejected { rejection, .. } => format!("rejected {}", rejection.code()),
+        };
+        *self.ends.entry(how).or_default() += 1;
+    }
+
+    pub fn called(&mut self, kind: &'static str) {
+        *self.calls.entry(kind).or_default() += 1;
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        for (how, count) in &other.ends {
+            *self.ends.entry(how.clone()).or_default() += count;
+        }
+        for (kind, count) in &other.calls {
+            *self.calls.entry(kind).or_default() += count;
+        }
+        self.poisoned += other.poisoned;
+        self.hung_up += other.hung_up;
+    }
+
+    pub fn requests(&self) -> u64 {
+        self.ends.values().sum()
+    }
+}

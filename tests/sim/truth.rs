@@ -1,0 +1,119 @@
+//! What is true in a run, whatever a gateway may believe: who held which key when,
+//! and which token is whose.
+
+use std::collections::BTreeMap;
+
+use apikey_jwt_exchange::api_key::record::{Field, index_value};
+use apikey_jwt_exchange::clock::UnixMillis;
+
+use super::keycloak::{FakeKeycloak, User};
+use super::keys::{self, Key};
+
+/// A time in which a key was good for an owner.
+#[derive(Debug, Clone)]
+pub struct Hold {
+    pub owner: String,
+    pub from: u64,
+    /// None while it lasts.
+    pub until: Option<u64>,
+}
+
+/// A token that Keycloak gave to an owner.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    pub realm: usize,
+    pub subject: String,
+    /// Its end, in milliseconds by Keycloak's clock, which is right.
+    pub exp: u64,
+    /// Seconds of its life.
+    pub life: u64,
+}
+
+#[derive(Default)]
+pub struct Truth {
+    /// By realm and by the text of the key.
+    holds: BTreeMap<(usize, String), Vec<Hold>>,
+    pub tokens: BTreeMap<String, Issued>,
+    /// The `expiresAt` that a record had first; it is never changed in a run.
+    pub ends: BTreeMap<(usize, String), u64>,
+}
+
+impl Truth {
+    /// Looks at a realm anew: to be called whenever something changed in it.
+    pub fn look(&mut self, realm: usize, keycloak: &FakeKeycloak, now: u64) {
+        for key in keys::ALL.iter() {
+            let owner = owner_of(key, keycloak, now);
+            let holds = self.holds.entry((realm, key.text.clone())).or_default();
+            if let Some(last) = holds.last_mut()
+                && last.until.is_none()
+            {
+                if owner.as_deref() == Some(&last.owner) {
+                    continue;
+                }
+                last.until = Some(now);
+            }
+            if let Some(owner) = owner {
+                let until = None;
+                holds.push(Hold {
+                    owner,
+                    from: now,
+                    until,
+                });
+            }
+        }
+    }
+
+    fn holds(&self, realm: usize, key: &str) -> &[Hold] {
+        let holds = self.holds.get(&(realm, key.to_owned()));
+        holds.map_or(&[], Vec::as_slice)
+    }
+
+    /// When the key was good for this owner last: now, if it is; none if never.
+    pub fn last_good(&self, realm: usize, key: &str, owner: &str, now: u64) -> Option<u64> {
+        let holds = self.holds(realm, key).iter().rev();
+        let mut of_owner = holds.filter(|hold| hold.owner == owner);
+        of_owner.next().map(|hold| hold.until.unwrap_or(now))
+    }
+
+    /// Whether it was ever good for this owner.
+    pub fn was_ever(&self, realm: usize, key: &str, owner: &str) -> bool {
+        self.holds(realm, key)
+            .iter()
+            .any(|hold| hold.owner == owner)
+    }
+
+    /// Since when the key has been good for one owner, without a break.
+    pub fn good_since(&self, realm: usize, key: &str) -> Option<&Hold> {
+        let last = self.holds(realm, key).last();
+        last.filter(|hold| hold.until.is_none())
+    }
+}
+
+/// Whom a key stands for right now: its one owner, if all is well with both.
+fn owner_of(key: &Key, keycloak: &FakeKeycloak, now: u64) -> Option<String> {
+    let index = index_value(&key.id);
+    let values = |user: &User, name: &str| user.attributes.get(name).cloned().unwrap_or_default();
+    let mut found = keycloak.users.iter().filter(|user| {
+        let indexed = values(user, "apiKeyIndex");
+        indexed
+            .iter()
+            .any(|value| value.eq_ignore_ascii_case(&index))
+    });
+    let (user, None) = (found.next()?, found.next()) else {
+        return None;
+    };
+    let mark = format!("key:{}:", key.id);
+    let records = values(user, "apiKeys");
+    let mut hashes = records.iter().filter_map(|value| value.strip_prefix(&mark));
+    let (hash, None) = (hashes.next()?, hashes.next()) else {
+        return None;
+    };
+    let grace = values(user, &Field::GraceUntil.attribute(&key.id));
+    let in_grace = grace
+        .iter()
+        .all(|until| UnixMillis::parse_rfc3339(until).is_ok_and(|until| now < until.0));
+    let has_end = values(user, &Field::ExpiresAt.attribute(&key.id)).len() == 1;
+    let is_its_own = key.hashes.iter().any(|own| own == hash);
+    let good = is_its_own && has_end && in_grace && user.enabled && user.linked;
+    good.then(|| user.id.clone())
+}
