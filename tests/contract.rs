@@ -709,6 +709,7 @@ fn reasons() -> Vec<Reason> {
         Reason::KeyElsewhere("cookie".to_owned()),
         Reason::Remembered(Refused::Unknown),
         Reason::Remembered(Refused::Invalid),
+        Reason::Remembered(Refused::Unseen),
         Reason::Unknown,
         Reason::Lookup(LookupRefusal::SeveralOwners),
         Reason::Lookup(LookupRefusal::OwnerDisabled),
@@ -791,7 +792,7 @@ fn is_listed_above(reason: &Reason) {
         | Reason::TwoCredentials
         | Reason::TooManyHeaders
         | Reason::KeyElsewhere(_)
-        | Reason::Remembered(Refused::Unknown | Refused::Invalid)
+        | Reason::Remembered(Refused::Unknown | Refused::Invalid | Refused::Unseen)
         | Reason::Unknown
         | Reason::Expired
         | Reason::WrongSecret

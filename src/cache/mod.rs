@@ -45,10 +45,25 @@ impl std::fmt::Debug for CachedToken {
 /// Why a key was refused, as far as it matters for the next request with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// Keycloak answered that nobody owns it.
+    /// Keycloak answered that nobody owns it, and the gateway could have seen an
+    /// owner.
     Unknown,
+    /// Keycloak answered that nobody owns it. Whether the gateway had the role to see
+    /// an owner was not asked: a refusal rests on it, a fallback must not.
+    Unseen,
     /// It was found and is not to be used.
     Invalid,
+}
+
+impl Refused {
+    /// For the log, to which both ways of being unknown are one.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Unknown | Self::Unseen => "Unknown",
+            Self::Invalid => "Invalid",
+        }
+    }
 }
 
 /// Where an entry was found.
@@ -322,6 +337,7 @@ fn refused_byte(refused: Refused) -> u8 {
     match refused {
         Refused::Unknown => 1,
         Refused::Invalid => 2,
+        Refused::Unseen => 3,
     }
 }
 
@@ -329,6 +345,7 @@ fn read_refused(entry: &Entry<&[u8]>) -> Option<Entry<Refused>> {
     let payload = match entry.payload {
         [1] => Refused::Unknown,
         [2] => Refused::Invalid,
+        [3] => Refused::Unseen,
         _ => return None,
     };
     Some(Entry {

@@ -225,6 +225,8 @@ struct Pending {
     queued: bool,
     /// The deadline was moved to a leader's already.
     followed: bool,
+    /// Nobody was seen to own the key; whether the gateway could see is to be asked.
+    unseen: bool,
 }
 
 /// An exchange's end other than with a token.

@@ -143,7 +143,7 @@ pub enum Reason {
     #[error("malformed key: {0}")]
     Malformed(#[from] MalformedKey),
     /// Refused a short while ago, and remembered.
-    #[error("refused before ({0:?})")]
+    #[error("refused before ({})", .0.word())]
     Remembered(Refused),
     /// Nobody owns the key.
     #[error("unknown key")]

@@ -46,11 +46,11 @@ impl Exchange {
         };
         match env.worker.cache.find(&digest, env.now, env.store) {
             Found::Token(token, level) => Output::Forward(forward(&token, remove, level)),
-            Found::Refused(refused) => {
+            Found::Refused(refused) if counts(refused, env) => {
                 self.key_id = Some(key_id);
                 self.end(remembered(refused, env), env)
             }
-            Found::Nothing => {
+            Found::Refused(_) | Found::Nothing => {
                 self.key_id = Some(key_id);
                 if env.worker.pending >= PENDING_MAX {
                     let reason = Reason::TooManyPending;
@@ -74,6 +74,7 @@ impl Exchange {
                     first_use: false,
                     queued: false,
                     followed: false,
+                    unseen: false,
                 });
                 let step = self.with_pending(env, |pending, env| pending.claim(WAIT_MS_MIN, env));
                 self.settle(step, env)
@@ -169,8 +170,8 @@ impl Pending {
                 let forward = forward(&token, std::mem::take(&mut self.remove), level);
                 Ok((State::Over, Output::Forward(forward)))
             }
-            Found::Refused(refused) => Err(remembered(refused, env)),
-            Found::Nothing => self.claim(longer(waited_ms, env), env),
+            Found::Refused(refused) if counts(refused, env) => Err(remembered(refused, env)),
+            Found::Refused(_) | Found::Nothing => self.claim(longer(waited_ms, env), env),
         }
     }
 
@@ -179,7 +180,7 @@ impl Pending {
         let lease_until = env.now.plus_ms(config.callout_timeout_ms + 1000);
         let service = &mut env.worker.service_token;
         match service.need(self.id, self.started_at, lease_until, env.now) {
-            Need::Use(service_token) => self.look_up(service_token, env),
+            Need::Use(service_token) => self.go_to_keycloak(service_token, env),
             Need::Wait => self.wait(State::AwaitingToken { wait_ms }, wait_ms, env),
             Need::Failed(rejection, reason) => Err(End::refused(rejection, *reason)),
             Need::Fetch => {
@@ -209,7 +210,7 @@ impl Pending {
         match fetched {
             Ok(token) => {
                 let service_token = env.worker.service_token.fetched(&token, env.now);
-                self.look_up(service_token, env)
+                self.go_to_keycloak(service_token, env)
             }
             Err(end) => {
                 if let End::Refused {
@@ -224,6 +225,16 @@ impl Pending {
         }
     }
 
+    /// There is a service token whose roles were looked at: asks for the owner, or
+    /// believes that there is none.
+    fn go_to_keycloak(&mut self, service_token: Arc<str>, env: &mut Env<'_>) -> Step {
+        if self.unseen {
+            Err(self.unknown(Refused::Unknown, env))
+        } else {
+            self.look_up(service_token, env)
+        }
+    }
+
     fn look_up(&mut self, service_token: Arc<str>, env: &mut Env<'_>) -> Step {
         self.asked_at = env.now;
         let call = users::lookup_call(&env.worker.config, &service_token, self.key.id());
@@ -234,15 +245,15 @@ impl Pending {
         let (status, body) = answer(Endpoint::Lookup, input)?;
         match users::read_lookup_answer(status, body, self.key.id()) {
             Ok(Lookup::Owner(owner)) => self.check_record(owner, env),
-            Ok(Lookup::Unknown) => {
-                env.worker.cache.remember_refused(
-                    &self.digest,
-                    Refused::Unknown,
-                    env.now,
-                    env.store,
-                );
-                Err(unknown(Reason::Unknown, env))
+            Ok(Lookup::Unknown) if falls_back(env) => {
+                // A role that was taken since the token was fetched makes every key
+                // look unknown. The key is about to reach the service: look again at
+                // the roles, which only a new token shows.
+                self.unseen = true;
+                env.worker.service_token.reject(service_token);
+                self.need_service_token(WAIT_MS_MIN, env)
             }
+            Ok(Lookup::Unknown) => Err(self.unknown(Refused::Unseen, env)),
             Ok(Lookup::Refused(refusal)) => Err(End::invalid(refusal.into())),
             Err(LookupError::Unauthorized) if !self.retried => {
                 self.retried = true;
@@ -256,6 +267,13 @@ impl Pending {
                 Err(End::unavailable(Reason::LookupFault(fault)))
             }
         }
+    }
+
+    /// Remembers that nobody owns the key.
+    fn unknown(&self, refused: Refused, env: &mut Env<'_>) -> End {
+        let cache = &mut env.worker.cache;
+        cache.remember_refused(&self.digest, refused, env.now, env.store);
+        unknown(Reason::Unknown, env)
     }
 
     /// Sends a call to Keycloak.
@@ -342,15 +360,27 @@ fn remembered(refused: Refused, env: &Env<'_>) -> End {
     let reason = Reason::Remembered(refused);
     match refused {
         Refused::Unknown => unknown(reason, env),
-        Refused::Invalid => End::refused(Rejection::InvalidApiKey, reason),
+        Refused::Unseen | Refused::Invalid => End::refused(Rejection::InvalidApiKey, reason),
     }
 }
 
 /// The end for a key that Keycloak does not know: the one kind that may pass, while
 /// a migration lasts.
 fn unknown(reason: Reason, env: &Env<'_>) -> End {
-    match env.worker.config.fallback_until {
-        Some(until) if env.now < until => End::Fallback,
-        _ => End::refused(Rejection::InvalidApiKey, reason),
+    if falls_back(env) {
+        End::Fallback
+    } else {
+        End::refused(Rejection::InvalidApiKey, reason)
     }
+}
+
+/// Whether an unknown key passes now.
+fn falls_back(env: &Env<'_>) -> bool {
+    let until = env.worker.config.fallback_until;
+    until.is_some_and(|until| env.now < until)
+}
+
+/// Whether this is all that there is to know of a key.
+fn counts(refused: Refused, env: &Env<'_>) -> bool {
+    refused != Refused::Unseen || !falls_back(env)
 }

@@ -4,7 +4,7 @@ use apikey_jwt_exchange::cache::Refused;
 use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::exchange::Pass;
 use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::keycloak::{Calls, User, bcrypt_of, sha256_of};
 use super::world::{Ended, START, World, id_of, key, other_secret};
@@ -132,6 +132,43 @@ fn an_unknown_key_and_no_other_passes_until_the_fallback_ends() {
         reason,
         Reason::Unknown | Reason::Remembered(Refused::Unknown)
     ));
+}
+
+/// Found by the simulation: Keycloak minds the roles of the moment, so a role that is
+/// taken makes every key look unknown to a token from before.
+#[test]
+fn a_known_key_does_not_fall_back_when_the_gateway_has_lost_its_role() {
+    let until = START.plus_ms(3_600_000);
+    let changes = json!({ "fallback_until": until.to_rfc3339() });
+    let mut world = World::with(vec![alice()], &changes);
+    let fell_back = |ended: &Ended| matches!(ended, Ended::Passed(Pass::Fallback));
+    assert!(fell_back(&world.key_request(&key(2))));
+    world.keycloak.management_roles = vec!["query-users"];
+    let (rejection, reason) = world.key_request(&key(1)).rejected();
+    assert_eq!(rejection, Rejection::IdentityProviderUnavailable);
+    assert_eq!(reason, Reason::MissingRole);
+    world.keycloak.management_roles = vec!["view-users"];
+    world.key_request(&key(1)).forwarded();
+    assert!(fell_back(&world.key_request(&key(3))));
+}
+
+#[test]
+fn a_key_that_was_unknown_without_a_look_at_the_roles_is_asked_for_before_it_falls_back() {
+    let mut world = World::new(vec![]);
+    world.key_request(&key(1)).rejected();
+    let until = START.plus_ms(3_600_000);
+    world.reconfigure(&json!({ "fallback_until": until.to_rfc3339() }));
+    assert!(matches!(
+        world.key_request(&key(1)),
+        Ended::Passed(Pass::Fallback)
+    ));
+    assert_eq!(world.keycloak.calls.lookup, 2);
+    // Seen to be unknown it is remembered as such, for a route without fallback too.
+    world.key_request(&key(1));
+    world.reconfigure(&Value::Null);
+    let (_, reason) = world.key_request(&key(1)).rejected();
+    assert_eq!(reason, Reason::Remembered(Refused::Unknown));
+    assert_eq!(world.keycloak.calls.lookup, 2);
 }
 
 #[test]

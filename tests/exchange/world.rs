@@ -151,6 +151,13 @@ impl World {
         }
     }
 
+    /// Goes on with another route of the same node: its memory is its own, the shared
+    /// data is not.
+    pub fn reconfigure(&mut self, changes: &Value) {
+        self.config = config(changes);
+        self.worker = new_worker(&self.config, b"worker 1");
+    }
+
     /// Goes on with another worker of the same node: its memory is empty, the
     /// shared data is not.
     pub fn next_worker(&mut self) {
