@@ -4,7 +4,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run stop up down wasm tool test fmt lint bench clean
+.PHONY: help run stop up down wasm tool test sim fmt lint bench clean
 
 help: ## Lists these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ tool: ## Builds the command-line tool: target/release/apikeys
 
 test: ## Runs every check: format, lints, unit, property and documentation tests, scripts, Kong, end to end
 	@scripts/test.sh
+
+sim: ## Simulates more runs than make test does: make sim SEEDS=20000 FROM=2000
+	@scripts/sim.sh range
 
 fmt: ## Formats the Rust code
 	cargo fmt

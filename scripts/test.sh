@@ -6,7 +6,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 
-ALL=(tools format clippy-native clippy-wasm scripts unit build kong cli end-to-end)
+ALL=(tools format clippy-native clippy-wasm scripts unit simulation build kong cli end-to-end)
 SUMMARY=()
 FAILED=0
 
@@ -19,8 +19,9 @@ run_step() {
     tools) scripts/ensure-tools.sh ;;
     format) cargo fmt --check ;;
     clippy-native | clippy-wasm | scripts) scripts/lint.sh "$1" ;;
-    # Unit, property, documentation and layering tests.
-    unit) cargo test --locked --features cli ;;
+    # Unit, property, documentation and layering tests; the range of seeds has a step of its own.
+    unit) cargo test --locked --features cli -- --skip no_seed_of_the_range ;;
+    simulation) scripts/sim.sh range && scripts/sim.sh proofs ;;
     # What the suites below run, fetched and built where its time can be seen.
     build) scripts/fetch.sh all && scripts/build-wasm.sh &&
       cargo build --release --locked --features cli --bin apikeys ;;

@@ -273,13 +273,19 @@ impl FakeKeycloak {
     }
 
     fn service_token(&mut self, now: UnixMillis) -> Reply {
+        let jwt = self.give_service_token(now);
+        (200, token_answer(&jwt, self.token_life_seconds))
+    }
+
+    /// A token of the gateway's account, as it is given without a question.
+    pub fn give_service_token(&mut self, now: UnixMillis) -> String {
         let roles = self.management_roles.clone();
         let extra = json!({ "realm-management": { "roles": roles } });
         let life = self.token_life_seconds;
         let jwt = self.token(SERVICE_ACCOUNT, life, &extra, now);
         self.service_tokens
             .insert(jwt.clone(), now.as_seconds() + life);
-        (200, token_answer(&jwt, life))
+        jwt
     }
 
     fn grant(&mut self, assertion: &Value, now: UnixMillis) -> Reply {

@@ -18,6 +18,7 @@
 mod callout;
 mod checkers;
 mod dice;
+mod events;
 mod faults;
 #[path = "../model/keycloak.rs"]
 mod keycloak;
@@ -52,7 +53,7 @@ pub const URL: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~');
 
 /// The seeds of `make test`.
-const SEEDS: u64 = 2_500;
+const SEEDS: u64 = 2_000;
 
 /// Runs one seed to its end.
 fn run(seed: u64, faults: &str) -> Run {

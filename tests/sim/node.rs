@@ -19,8 +19,14 @@ pub struct ClockSteps(Vec<(u64, i64)>);
 impl ClockSteps {
     /// Milliseconds that it was set back since then, in all.
     pub fn backwards_since(&self, at: u64) -> u64 {
+        self.backwards_capped(at, u64::MAX)
+    }
+
+    /// The same, with no step counted for more than `cap`.
+    pub fn backwards_capped(&self, at: u64, cap: u64) -> u64 {
         let since = self.0.iter().filter(|(when, _)| *when >= at);
-        since.map(|(_, step)| step.min(&0).unsigned_abs()).sum()
+        let back = since.map(|(_, step)| step.min(&0).unsigned_abs());
+        back.map(|step| step.min(cap)).sum()
     }
 }
 

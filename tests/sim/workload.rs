@@ -12,19 +12,33 @@ use super::request::{Credential, Form, Request};
 use super::setup::{give, owners};
 use super::world::World;
 
+#[derive(Clone, Copy)]
+enum Crowd {
+    OneKey,
+    ManySecrets,
+}
+
 /// The requests of one moment: some, most with the same key, at any node and worker.
 pub fn burst(world: &mut World) -> Vec<Request> {
     let dice = &mut world.dice;
     // Few keys are used much and most seldom.
     let key = dice.below(KEYS).min(dice.below(KEYS));
-    let size = dice.pick(&[1, 1, 1, 2, 5]);
+    // Seldom a crowd: with one key, or with one id and as many secrets.
+    let crowd = dice
+        .chance(0.01)
+        .then(|| dice.pick(&[Crowd::OneKey, Crowd::ManySecrets]));
+    let size = crowd.map_or(dice.pick(&[1, 1, 1, 2, 5]), |_| 80);
     (0..size)
-        .map(|_| {
+        .map(|at| {
             let dice = &mut world.dice;
             let node = dice.below(world.nodes.len());
             let worker = dice.below(world.nodes[node].workers.len());
             let route = dice.below(world.routes.len());
-            let credential = credential(dice, key);
+            let credential = match crowd {
+                None => credential(dice, key),
+                Some(Crowd::OneKey) => Credential::Key(key),
+                Some(Crowd::ManySecrets) => Credential::WrongSecret(key, at),
+            };
             let form = dice.pick(&Form::ALL);
             let after = dice.pick(&[1, 10, 100, 1000]);
             let hangs_up = world.faults.hits(Fault::HangUp, dice);

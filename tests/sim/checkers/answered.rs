@@ -11,19 +11,30 @@ const SLACK_MS: u64 = 50;
 /// What a full queue of the costs of these runs takes, at 0.4 ms a round.
 const QUEUE_MS: u64 = 65 * 32 * 2 / 5;
 
+/// The time-out of a wait for others, beside the wait itself.
+const WAIT_MS: u64 = 3_200;
+
 pub struct Answered;
 
 /// The longest that a request may take.
 pub fn longest_ms(ended: &Ended<'_>) -> u64 {
     let callout = ended.config.callout_timeout_ms;
     let queue = QUEUE_MS + callout;
-    match (ended.turns > 0, ended.waited) {
-        (false, false) => 2 * callout + SLACK_MS,
+    // A step backwards hides what passed since the last answer, a time-out at most.
+    let timeout = if ended.waited {
+        WAIT_MS.max(callout)
+    } else {
+        callout
+    };
+    let hidden = ended.clock.backwards_capped(ended.sent_at, timeout);
+    let queues = match (ended.turns > 0, ended.waited) {
+        (false, false) => 0,
         // Its own place in the queue.
-        (true, false) => 2 * callout + queue + SLACK_MS,
+        (true, false) => queue,
         // And that of a leader before.
-        (_, true) => 2 * callout + 2 * queue + SLACK_MS,
-    }
+        (_, true) => 2 * queue,
+    };
+    2 * callout + queues + hidden + SLACK_MS
 }
 
 impl Checker for Answered {
