@@ -23,10 +23,12 @@ mod faults;
 #[path = "../model/keycloak.rs"]
 mod keycloak;
 mod keys;
+mod network;
 mod node;
 #[cfg(feature = "sabotage")]
 mod proofs;
 mod request;
+mod requests;
 mod setup;
 mod store;
 mod sweep;

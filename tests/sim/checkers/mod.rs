@@ -101,22 +101,43 @@ pub trait Checker {
     fn see(&mut self, seen: &Seen<'_>, truth: &Truth) -> Word;
 }
 
-/// All checkers of a run.
-pub fn all() -> Vec<Box<dyn Checker>> {
-    vec![
-        Box::new(serves::Serves),
-        Box::new(owner::Owner),
-        Box::new(expiry::Expiry),
-        Box::new(revocation::Revocation),
-        Box::new(closed::Closed),
-        Box::new(secrecy::Secrecy),
-        Box::new(upstream::Upstream),
-        Box::new(answered::Answered),
-        Box::new(slices::Slices::default()),
-        Box::new(bounded::Bounded),
-        Box::new(belief::Belief),
-        Box::new(unique::Unique),
-    ]
+/// All checkers of a run, and the first violation that one of them saw.
+pub struct Jury {
+    checkers: Vec<Box<dyn Checker>>,
+    pub violation: Option<Violation>,
+}
+
+impl Jury {
+    pub fn new() -> Self {
+        let checkers: Vec<Box<dyn Checker>> = vec![
+            Box::new(serves::Serves),
+            Box::new(owner::Owner),
+            Box::new(expiry::Expiry),
+            Box::new(revocation::Revocation),
+            Box::new(closed::Closed),
+            Box::new(secrecy::Secrecy),
+            Box::new(upstream::Upstream),
+            Box::new(answered::Answered),
+            Box::new(slices::Slices),
+            Box::new(bounded::Bounded),
+            Box::new(belief::Belief),
+            Box::new(unique::Unique),
+        ];
+        Self {
+            checkers,
+            violation: None,
+        }
+    }
+
+    /// Shows something to all of them.
+    pub fn see(&mut self, seen: &Seen<'_>, truth: &Truth) {
+        for checker in &mut self.checkers {
+            if let Err(what) = checker.see(seen, truth) {
+                let invariant = checker.invariant();
+                self.violation.get_or_insert(Violation { invariant, what });
+            }
+        }
+    }
 }
 
 /// Says what is wrong unless it holds.

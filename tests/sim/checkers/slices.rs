@@ -10,7 +10,6 @@ use super::{Checker, Seen, Word, holds};
 use crate::request::End;
 use crate::truth::Truth;
 
-#[derive(Default)]
 pub struct Slices;
 
 impl Checker for Slices {
