@@ -225,8 +225,9 @@ struct Pending {
     queued: bool,
     /// The deadline was moved to a leader's already.
     followed: bool,
-    /// Nobody was seen to own the key; whether the gateway could see is to be asked.
-    unseen: bool,
+    /// When nobody was seen to own the key: whether the gateway could see is to be
+    /// asked.
+    unseen_at: Option<UnixMillis>,
 }
 
 /// An exchange's end other than with a token.

@@ -27,9 +27,26 @@ pub enum Need {
 /// The token, or who fetches it.
 #[derive(Default)]
 pub struct ServiceToken {
-    token: Option<(Arc<str>, UnixMillis, UnixMillis)>,
-    fetcher: Option<(ExchangeId, UnixMillis)>,
+    token: Option<Kept>,
+    fetcher: Option<Fetcher>,
     failure: Option<(UnixMillis, Rejection, Reason)>,
+}
+
+/// A token, and when it is used.
+struct Kept {
+    jwt: Arc<str>,
+    /// When Keycloak was asked for it: it shows the roles of then.
+    asked_at: UnixMillis,
+    from: UnixMillis,
+    until: UnixMillis,
+}
+
+/// Who fetches a token.
+#[derive(Debug, Clone, Copy)]
+struct Fetcher {
+    id: ExchangeId,
+    asked_at: UnixMillis,
+    lease_until: UnixMillis,
 }
 
 impl ServiceToken {
@@ -42,10 +59,24 @@ impl ServiceToken {
         lease_until: UnixMillis,
         now: UnixMillis,
     ) -> Need {
-        if let Some((token, from, until)) = &self.token
-            && (*from..*until).contains(&now)
+        self.need_since(UnixMillis(0), id, started_at, lease_until, now)
+    }
+
+    /// The same, for a request that wants one that was asked for at `since` or later,
+    /// for the roles that it shows. Others go on with the older one meanwhile.
+    pub fn need_since(
+        &mut self,
+        since: UnixMillis,
+        id: ExchangeId,
+        started_at: UnixMillis,
+        lease_until: UnixMillis,
+        now: UnixMillis,
+    ) -> Need {
+        if let Some(token) = &self.token
+            && (token.from..token.until).contains(&now)
+            && token.asked_at >= since
         {
-            return Need::Use(Arc::clone(token));
+            return Need::Use(Arc::clone(&token.jwt));
         }
         if let Some((failed_at, rejection, reason)) = &self.failure
             && started_at < *failed_at
@@ -54,22 +85,33 @@ impl ServiceToken {
             return Need::Failed(*rejection, Box::new(reason.clone()));
         }
         match self.fetcher {
-            Some((other, until)) if other != id && now < until => Need::Wait,
+            Some(other) if other.id != id && now < other.lease_until => Need::Wait,
             _ => {
-                self.fetcher = Some((id, lease_until));
+                self.fetcher = Some(Fetcher {
+                    id,
+                    asked_at: now,
+                    lease_until,
+                });
                 Need::Fetch
             }
         }
     }
 
     /// Keeps a token that was fetched.
-    pub fn fetched(&mut self, token: &AccessToken, now: UnixMillis) -> Arc<str> {
+    pub fn fetched(&mut self, id: ExchangeId, token: &AccessToken, now: UnixMillis) -> Arc<str> {
         let life = token.expires_at.since_ms(now);
         let until = token.expires_at.minus_ms(RENEWAL_MARGIN_MS.min(life / 2));
         let jwt: Arc<str> = token.jwt.as_str().into();
-        // A clock that was set back a little is still within the token's life.
-        self.token = Some((Arc::clone(&jwt), now.minus_ms(life), until));
-        self.fetcher = None;
+        // Of one whose fetcher was succeeded it is not known when it was asked for.
+        let fetcher = self.fetcher.filter(|fetcher| fetcher.id == id);
+        self.token = Some(Kept {
+            jwt: Arc::clone(&jwt),
+            asked_at: fetcher.map_or_else(UnixMillis::default, |fetcher| fetcher.asked_at),
+            // A clock that was set back a little is still within the token's life.
+            from: now.minus_ms(life),
+            until,
+        });
+        self.give_up(id);
         self.failure = None;
         jwt
     }
@@ -88,7 +130,7 @@ impl ServiceToken {
 
     /// Lets another request fetch.
     pub fn give_up(&mut self, id: ExchangeId) {
-        if self.fetcher.is_some_and(|(fetcher, _)| fetcher == id) {
+        if self.fetcher.is_some_and(|fetcher| fetcher.id == id) {
             self.fetcher = None;
         }
     }
@@ -98,7 +140,7 @@ impl ServiceToken {
         if self
             .token
             .as_ref()
-            .is_some_and(|(token, ..)| **token == *refused)
+            .is_some_and(|token| *token.jwt == *refused)
         {
             self.token = None;
         }
@@ -108,7 +150,7 @@ impl ServiceToken {
 impl std::fmt::Debug for ServiceToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ServiceToken")
-            .field("until", &self.token.as_ref().map(|(.., until)| until))
+            .field("until", &self.token.as_ref().map(|token| token.until))
             .field("fetcher", &self.fetcher)
             .finish_non_exhaustive()
     }
@@ -137,7 +179,7 @@ mod tests {
         let mut service = ServiceToken::default();
         assert_eq!(service.need(1, at(0), at(100), at(0)), Need::Fetch);
         assert_eq!(service.need(2, at(0), at(100), at(1)), Need::Wait);
-        service.fetched(&token(at(300_000)), at(2));
+        service.fetched(1, &token(at(300_000)), at(2));
         assert_eq!(
             service.need(2, at(0), at(100), at(3)),
             Need::Use("a.b.c".into())
@@ -155,7 +197,7 @@ mod tests {
     #[test]
     fn a_short_token_is_renewed_at_half_its_life() {
         let mut service = ServiceToken::default();
-        service.fetched(&token(at(20_000)), at(0));
+        service.fetched(1, &token(at(20_000)), at(0));
         assert!(matches!(
             service.need(1, at(0), at(100), at(9_999)),
             Need::Use(_)
@@ -186,9 +228,31 @@ mod tests {
     }
 
     #[test]
+    fn who_wants_a_newer_one_fetches_it_while_the_others_use_the_older() {
+        let mut service = ServiceToken::default();
+        let since = |service: &mut ServiceToken, id, since| {
+            service.need_since(at(since), id, at(0), at(900), at(20))
+        };
+        assert_eq!(service.need(1, at(0), at(100), at(5)), Need::Fetch);
+        service.fetched(1, &token(at(300_000)), at(9));
+        assert!(matches!(since(&mut service, 2, 5), Need::Use(_)));
+        assert_eq!(since(&mut service, 2, 6), Need::Fetch);
+        assert_eq!(since(&mut service, 3, 6), Need::Wait);
+        assert!(matches!(
+            service.need(4, at(0), at(900), at(20)),
+            Need::Use(_)
+        ));
+        // Of one that came too late nobody knows when it was asked for.
+        service.fetched(9, &token(at(300_000)), at(21));
+        assert_eq!(since(&mut service, 2, 6), Need::Fetch);
+        service.fetched(2, &token(at(300_000)), at(22));
+        assert!(matches!(since(&mut service, 3, 20), Need::Use(_)));
+    }
+
+    #[test]
     fn a_refused_token_is_forgotten_unless_it_was_renewed_already() {
         let mut service = ServiceToken::default();
-        service.fetched(&token(at(300_000)), at(0));
+        service.fetched(1, &token(at(300_000)), at(0));
         service.reject("older.token.x");
         assert!(matches!(
             service.need(1, at(0), at(100), at(1)),

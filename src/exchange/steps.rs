@@ -74,7 +74,7 @@ impl Exchange {
                     first_use: false,
                     queued: false,
                     followed: false,
-                    unseen: false,
+                    unseen_at: None,
                 });
                 let step = self.with_pending(env, |pending, env| pending.claim(WAIT_MS_MIN, env));
                 self.settle(step, env)
@@ -179,7 +179,8 @@ impl Pending {
         let config = Arc::clone(&env.worker.config);
         let lease_until = env.now.plus_ms(config.callout_timeout_ms + 1000);
         let service = &mut env.worker.service_token;
-        match service.need(self.id, self.started_at, lease_until, env.now) {
+        let since = self.unseen_at.unwrap_or_default();
+        match service.need_since(since, self.id, self.started_at, lease_until, env.now) {
             Need::Use(service_token) => self.go_to_keycloak(service_token, env),
             Need::Wait => self.wait(State::AwaitingToken { wait_ms }, wait_ms, env),
             Need::Failed(rejection, reason) => Err(End::refused(rejection, *reason)),
@@ -209,7 +210,8 @@ impl Pending {
         });
         match fetched {
             Ok(token) => {
-                let service_token = env.worker.service_token.fetched(&token, env.now);
+                let service = &mut env.worker.service_token;
+                let service_token = service.fetched(self.id, &token, env.now);
                 self.go_to_keycloak(service_token, env)
             }
             Err(end) => {
@@ -228,7 +230,7 @@ impl Pending {
     /// There is a service token whose roles were looked at: asks for the owner, or
     /// believes that there is none.
     fn go_to_keycloak(&mut self, service_token: Arc<str>, env: &mut Env<'_>) -> Step {
-        if self.unseen {
+        if self.unseen_at.is_some() {
             Err(self.unknown(Refused::Unknown, env))
         } else {
             self.look_up(service_token, env)
@@ -249,8 +251,7 @@ impl Pending {
                 // A role that was taken since the token was fetched makes every key
                 // look unknown. The key is about to reach the service: look again at
                 // the roles, which only a new token shows.
-                self.unseen = true;
-                env.worker.service_token.reject(service_token);
+                self.unseen_at = Some(env.now);
                 self.need_service_token(WAIT_MS_MIN, env)
             }
             Ok(Lookup::Unknown) => Err(self.unknown(Refused::Unseen, env)),

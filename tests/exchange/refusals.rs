@@ -2,12 +2,13 @@
 
 use apikey_jwt_exchange::cache::Refused;
 use apikey_jwt_exchange::clock::UnixMillis;
-use apikey_jwt_exchange::exchange::Pass;
 use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
+use apikey_jwt_exchange::exchange::{Output, Pass};
 use serde_json::{Value, json};
 
+use super::client::{Client, plain_owner};
 use super::keycloak::{Calls, User, bcrypt_of, sha256_of};
-use super::world::{Ended, START, World, id_of, key, other_secret};
+use super::world::{Ended, START, World, id_of, key, other_secret, subject};
 
 const FAR: UnixMillis = UnixMillis(START.0 + 90 * 86_400_000);
 
@@ -132,6 +133,25 @@ fn an_unknown_key_and_no_other_passes_until_the_fallback_ends() {
         reason,
         Reason::Unknown | Reason::Remembered(Refused::Unknown)
     ));
+}
+
+#[test]
+fn an_unknown_key_that_falls_back_takes_nobody_the_service_token() {
+    let until = START.plus_ms(3_600_000);
+    let changes = json!({ "fallback_until": until.to_rfc3339() });
+    let mut world = World::with(vec![alice(), plain_owner("bob", 5)], &changes);
+    world.key_request(&key(1)).forwarded();
+    let before = world.keycloak.calls.service_token;
+    let mut unknown = Client::send(&mut world, 2);
+    unknown.answer_until(&mut world, |client| !client.is_looking_up());
+    // It fetches a token of its own now; who is known goes on with the kept one.
+    let mut known = Client::send(&mut world, 5);
+    assert!(known.is_looking_up());
+    unknown.answer_until(&mut world, Client::is_over);
+    known.answer_until(&mut world, Client::is_over);
+    assert!(matches!(unknown.output, Output::Pass(Pass::Fallback)));
+    assert_eq!(subject(known.forwarded()), "bob");
+    assert_eq!(world.keycloak.calls.service_token, before + 1);
 }
 
 /// Found by the simulation: Keycloak minds the roles of the moment, so a role that is
