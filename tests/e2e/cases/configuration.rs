@@ -22,6 +22,10 @@ pub(crate) fn cases() -> Vec<Case> {
             "configuration::until_the_fallback_ends_an_unknown_key_passes",
             fallback,
         ),
+        Case::new(
+            "configuration::a_known_key_does_not_fall_back_once_the_role_is_lost",
+            fallback_without_role,
+        ),
         Case::new("configuration::other_headers_may_carry_the_key", headers),
         Case::new("configuration::another_prefix", prefix),
         Case::new(
@@ -138,6 +142,28 @@ fn fallback(world: &World) {
     );
     assert!(now_seconds() >= until, "refused before the fallback's end");
     ask(&Key::random().text).invalid_api_key();
+}
+
+/// With a token from before as well: Keycloak minds the roles of the moment.
+fn fallback_without_role(world: &World) {
+    let spec = Spec::default()
+        .field("fallback_until", rfc3339(now_seconds() + 600))
+        .serving(world.echo());
+    let gateway = world.start_gateway(&spec);
+    let (first, second) = (world.owner(), world.owner());
+    let ask = |key: &str| {
+        let request = Request::orders().header("X-API-Key", key);
+        gateway.target.send(&request)
+    };
+    echoed(&ask(&first.1.text));
+    let taken = RoleTaken::take(world, &["query-users"]);
+    let request_id = ask(&second.1.text).unavailable();
+    gateway.log.expect(&[&request_id, "view-users"]);
+    ask(&Key::random().text).unavailable();
+    drop(taken);
+    assert!(echoed(&ask(&second.1.text))["x-api-key"].is_null());
+    let unknown = Key::random();
+    assert_eq!(echoed(&ask(&unknown.text))["x-api-key"], unknown.text);
 }
 
 fn headers(world: &World) {
