@@ -48,8 +48,8 @@ pub enum Refused {
     /// Keycloak answered that nobody owns it, and the gateway could have seen an
     /// owner.
     Unknown,
-    /// Keycloak answered that nobody owns it. Whether the gateway had the role to see
-    /// an owner was not asked: a refusal rests on it, a fallback must not.
+    /// Keycloak answered that nobody owns it. That the gateway had the role to see an
+    /// owner was known of a while before: a refusal rests on it, a fallback must not.
     Unseen,
     /// It was found and is not to be used.
     Invalid,

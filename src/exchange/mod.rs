@@ -225,9 +225,10 @@ struct Pending {
     queued: bool,
     /// The deadline was moved to a leader's already.
     followed: bool,
-    /// When nobody was seen to own the key: whether the gateway could see is to be
-    /// asked.
-    unseen_at: Option<UnixMillis>,
+    /// Nobody was seen to own the key. Whether the gateway could see is to be told by a
+    /// service token that was asked for at this instant or later; then the key is
+    /// remembered as this.
+    unseen: Option<(UnixMillis, crate::cache::Refused)>,
 }
 
 /// An exchange's end other than with a token.

@@ -22,6 +22,9 @@ const WAIT_MS_MIN: u64 = 5;
 const WAIT_MS_MAX: u64 = 40;
 /// The longest that a leader takes beside its callouts: a full queue of bcrypt.
 const LEADER_MS_MAX: u64 = 60_000;
+/// The roles of the gateway's account are taken for what they were so long ago, where
+/// an unknown key is refused all the same.
+const ROLES_SEEN_MS: u64 = 30_000;
 /// A wait's callout may take this much longer than the wait: the address answers
 /// in its own time.
 const WAIT_GRACE_MS: u64 = 3000;
@@ -74,7 +77,7 @@ impl Exchange {
                     first_use: false,
                     queued: false,
                     followed: false,
-                    unseen_at: None,
+                    unseen: None,
                 });
                 let step = self.with_pending(env, |pending, env| pending.claim(WAIT_MS_MIN, env));
                 self.settle(step, env)
@@ -179,7 +182,9 @@ impl Pending {
         let config = Arc::clone(&env.worker.config);
         let lease_until = env.now.plus_ms(config.callout_timeout_ms + 1000);
         let service = &mut env.worker.service_token;
-        let since = self.unseen_at.unwrap_or_default();
+        let since = self
+            .unseen
+            .map_or_else(UnixMillis::default, |(since, _)| since);
         match service.need_since(since, self.id, self.started_at, lease_until, env.now) {
             Need::Use(service_token) => self.go_to_keycloak(service_token, env),
             Need::Wait => self.wait(State::AwaitingToken { wait_ms }, wait_ms, env),
@@ -230,10 +235,9 @@ impl Pending {
     /// There is a service token whose roles were looked at: asks for the owner, or
     /// believes that there is none.
     fn go_to_keycloak(&mut self, service_token: Arc<str>, env: &mut Env<'_>) -> Step {
-        if self.unseen_at.is_some() {
-            Err(self.unknown(Refused::Unknown, env))
-        } else {
-            self.look_up(service_token, env)
+        match self.unseen {
+            Some((_, refused)) => Err(self.unknown(refused, env)),
+            None => self.look_up(service_token, env),
         }
     }
 
@@ -247,14 +251,18 @@ impl Pending {
         let (status, body) = answer(Endpoint::Lookup, input)?;
         match users::read_lookup_answer(status, body, self.key.id()) {
             Ok(Lookup::Owner(owner)) => self.check_record(owner, env),
-            Ok(Lookup::Unknown) if falls_back(env) => {
+            Ok(Lookup::Unknown) => {
                 // A role that was taken since the token was fetched makes every key
-                // look unknown. The key is about to reach the service: look again at
-                // the roles, which only a new token shows.
-                self.unseen_at = Some(env.now);
+                // look unknown, and only a new token shows it. A key that is about to
+                // reach the service is worth one; a flood of unknown keys is not.
+                let (age_ms, refused) = if falls_back(env) {
+                    (0, Refused::Unknown)
+                } else {
+                    (ROLES_SEEN_MS, Refused::Unseen)
+                };
+                self.unseen = Some((env.now.minus_ms(age_ms), refused));
                 self.need_service_token(WAIT_MS_MIN, env)
             }
-            Ok(Lookup::Unknown) => Err(self.unknown(Refused::Unseen, env)),
             Ok(Lookup::Refused(refusal)) => Err(End::invalid(refusal.into())),
             Err(LookupError::Unauthorized) if !self.retried => {
                 self.retried = true;

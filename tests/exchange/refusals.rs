@@ -173,6 +173,37 @@ fn a_known_key_does_not_fall_back_when_the_gateway_has_lost_its_role() {
 }
 
 #[test]
+fn a_lost_role_is_told_of_within_half_a_minute_and_is_no_unknown_key() {
+    let mut world = World::new(vec![alice(), plain_owner("bob", 5)]);
+    world.key_request(&key(1)).forwarded();
+    world.keycloak.management_roles = vec!["query-users"];
+    let (rejection, reason) = world.key_request(&key(5)).rejected();
+    assert_eq!(
+        (rejection, reason),
+        (Rejection::InvalidApiKey, Reason::Unknown)
+    );
+    world.now = world.now.plus_ms(31_000);
+    for _ in 0..2 {
+        let (rejection, reason) = world.key_request(&key(5)).rejected();
+        assert_eq!(rejection, Rejection::IdentityProviderUnavailable);
+        assert_eq!(reason, Reason::MissingRole);
+    }
+    world.keycloak.management_roles = vec!["view-users"];
+    world.key_request(&key(5)).forwarded();
+}
+
+#[test]
+fn a_flood_of_unknown_keys_fetches_few_service_tokens() {
+    let mut world = World::new(vec![]);
+    for number in 1..=100 {
+        world.key_request(&key(number)).rejected();
+        world.now = world.now.plus_ms(600);
+    }
+    assert_eq!(world.keycloak.calls.lookup, 100);
+    assert_eq!(world.keycloak.calls.service_token, 2);
+}
+
+#[test]
 fn a_key_that_was_unknown_without_a_look_at_the_roles_is_asked_for_before_it_falls_back() {
     let mut world = World::new(vec![]);
     world.key_request(&key(1)).rejected();
