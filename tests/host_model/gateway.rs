@@ -297,6 +297,15 @@ impl Gateway {
         self.finish(index)
     }
 
+    /// Sends a key to a worker that is full; nothing else goes on.
+    pub fn ask_full(&mut self, key: &str) {
+        let index = self.send_key(key);
+        let outcome = self.requests[index].outcome.clone();
+        outcome
+            .expect("an answer at once")
+            .expect_refusal(503, "overloaded");
+    }
+
     /// Answers callouts until there is none.
     pub fn run(&mut self) {
         for _ in 0..1_000_000 {

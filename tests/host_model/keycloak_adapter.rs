@@ -12,7 +12,6 @@ use super::host::Answer;
 use super::node::Sent;
 
 #[path = "../model/keycloak.rs"]
-#[allow(dead_code, reason = "the model knows more than this suite asks for")]
 mod keycloak;
 
 pub use keycloak::{FakeKeycloak, User, bcrypt_of, claims, sha256_of};

@@ -15,7 +15,6 @@ const NODE_BYTES: usize = 104;
 /// What a fault makes of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteFate {
-    Write,
     CasMismatch,
     /// Kong: the zone can hold no such value.
     NoMemory,
@@ -23,7 +22,7 @@ pub enum WriteFate {
 
 /// What a read gives: of the value that is there, and the one that was there before.
 pub type ReadFault = Box<dyn FnMut(&[u8], &[u8], &[u8]) -> Option<Vec<u8>>>;
-pub type WriteFault = Box<dyn FnMut(&[u8]) -> WriteFate>;
+pub type WriteFault = Box<dyn FnMut(&[u8]) -> Option<WriteFate>>;
 
 #[derive(Clone, Default)]
 struct Entry {
@@ -97,12 +96,12 @@ impl SharedData {
         self.needs_a_zone()?;
         self.note(key);
         self.values.extend(value.map(<[u8]>::to_vec));
-        match self.write_fault.as_mut().map(|fault| fault(key)) {
+        match self.write_fault.as_mut().and_then(|fault| fault(key)) {
             Some(WriteFate::CasMismatch) => return refuse(Status::CasMismatch),
             Some(WriteFate::NoMemory) => {
                 return trap("failed setting value to shm (could not write to slab)");
             }
-            Some(WriteFate::Write) | None => {}
+            None => {}
         }
         self.uses += 1;
         match self.kind {

@@ -28,8 +28,15 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
 #[derive(Default)]
 pub struct Sweeper {
     names: Vec<String>,
-    /// The forms by their first bytes: the secret, and what the form is called.
-    forms: HashMap<[u8; HEAD], Vec<(usize, &'static str, Vec<u8>)>>,
+    /// The forms by their first bytes.
+    forms: HashMap<[u8; HEAD], Vec<Form>>,
+}
+
+/// A form of the secret with this index, and what it is called.
+struct Form {
+    secret: usize,
+    name: &'static str,
+    bytes: Vec<u8>,
 }
 
 /// Where a secret was found.
@@ -47,14 +54,15 @@ impl Sweeper {
             secret.len() >= LENGTH_MIN,
             "{name} is too short to look for"
         );
-        let index = self.names.len();
+        let secret_index = self.names.len();
         self.names.push(name.to_owned());
-        for (form, bytes) in forms(secret) {
+        for (name, bytes) in forms(secret) {
             let head = bytes[..HEAD].try_into().unwrap();
-            self.forms
-                .entry(head)
-                .or_default()
-                .push((index, form, bytes));
+            self.forms.entry(head).or_default().push(Form {
+                secret: secret_index,
+                name,
+                bytes,
+            });
         }
     }
 
@@ -64,11 +72,11 @@ impl Sweeper {
         for at in 0..text.len().saturating_sub(HEAD - 1) {
             let rest = &text[at..];
             let head: [u8; HEAD] = rest[..HEAD].try_into().unwrap();
-            for (index, form, bytes) in self.forms.get(&head).into_iter().flatten() {
-                if rest.starts_with(bytes) {
+            for form in self.forms.get(&head).into_iter().flatten() {
+                if rest.starts_with(&form.bytes) {
                     findings.push(Finding {
-                        secret: self.names[*index].clone(),
-                        form,
+                        secret: self.names[form.secret].clone(),
+                        form: form.name,
                         place: place.to_owned(),
                     });
                 }

@@ -1,5 +1,15 @@
 //! Scenarios, by what they are about.
 
+mod clocks;
+mod configuration;
+mod entropy;
+mod envoy_traps;
 mod exchange;
 mod expect;
+mod interleaving;
 mod kong_traps;
+mod memory;
+mod outages;
+mod refusals;
+mod shared_cache;
+mod wasm;
