@@ -297,6 +297,7 @@ impl Host {
         if self.on_kong() && path == b"ngx\0request_id" {
             return trap("cannot set property: the variable is not changeable");
         }
+        self.node.borrow_mut().properties_set += 1;
         Ok(())
     }
 

@@ -85,6 +85,7 @@ pub struct Node {
     pub logs: Vec<String>,
     pub metrics: Vec<Metric>,
     pub properties_asked: Vec<Vec<u8>>,
+    pub properties_set: u32,
     pub sent: Vec<Sent>,
     next_id: u32,
 }
@@ -108,6 +109,7 @@ impl Node {
             logs: Vec::new(),
             metrics: Vec::new(),
             properties_asked: Vec::new(),
+            properties_set: 0,
             sent: Vec::new(),
             next_id: 0,
         }

@@ -14,7 +14,7 @@ use crate::flights::{Asked, Fate};
 use crate::gateway::{Gateway, configuration};
 use crate::host::{Answer, ContextState, Host, LocalResponse, Step};
 use crate::keys::{key, owner, plain_owner};
-use crate::node::{Node, Profile, Random, Sent};
+use crate::node::{Node, Profile, Sent};
 use crate::shared_data::{Kind, SharedData, collide};
 
 /// A host without a wasm: a root context 1, a request 2.
@@ -309,9 +309,12 @@ fn trap_9_a_local_response_cancels_the_naive_callout_that_was_to_clean_up() {
 }
 
 #[test]
-fn trap_9_setting_an_immutable_variable_traps() {
+fn trap_9_setting_an_immutable_variable_traps_and_ours_sets_none() {
     let mut host = naive_host(Profile::Kong);
     assert!(traps(&host.set_property(b"ngx\0request_id", b"mine")));
+    let mut gateway = Gateway::new(Profile::Kong, vec![plain_owner("alice", &key(1))]);
+    gateway.ask(&key(1));
+    assert_eq!(gateway.node.borrow().properties_set, 0);
 }
 
 #[test]
@@ -339,9 +342,12 @@ fn a_small_zone_gives_up_a_naive_entry_that_was_thought_safe() {
 }
 
 #[test]
-fn a_constant_random_source_is_a_source() {
-    let mut random = Random::Constant(7);
-    let mut bytes = [0; 4];
-    assert!(random.fill(&mut bytes));
-    assert_eq!(bytes, [7; 4]);
+fn trap_10_metrics_count_across_the_workers_of_a_node() {
+    let mut host = naive_host(Profile::Kong);
+    let id = host.define_metric(0, b"requests").unwrap();
+    assert_eq!(host.define_metric(0, b"requests").unwrap(), id);
+    host.change_metric(id, |value| value + 2).unwrap();
+    assert_eq!(host.change_metric(id, |value| value), Ok(2));
+    let unknown = host.change_metric(id + 1, |value| value);
+    assert_eq!(unknown, Err(Refusal::Status(Status::NotFound)));
 }

@@ -1,5 +1,6 @@
 //! Scenarios, by what they are about.
 
+mod checks;
 mod clocks;
 mod configuration;
 mod entropy;
