@@ -1,5 +1,6 @@
 //! The ways of a request that ends with a token, in both hosts.
 
+use apikey_jwt_exchange::api_key::hash::hash_bcrypt;
 use serde_json::json;
 
 use crate::abi::value_of;
@@ -64,6 +65,38 @@ fn a_refresh_asks_keycloak_and_runs_no_bcrypt() {
         );
         assert_eq!(gateway.count(Asked::Grant), 3);
         assert!(gateway.logged("source=Refresh"));
+    }
+}
+
+#[test]
+fn a_token_is_renewed_before_its_end_whatever_the_ttl() {
+    for profile in BOTH {
+        let mut gateway = Gateway::new(profile, vec![plain_owner("alice", &key(1))]);
+        gateway.add_worker();
+        gateway
+            .keycloaks
+            .borrow_mut()
+            .realm("demo")
+            .token_life_seconds = 100;
+        // From one's own memory and from shared data, to the second.
+        for second in 0..130 {
+            let worker = second % 2;
+            assert_eq!(gateway.ask_worker(worker, &key(1)).subject(), "alice");
+            gateway.pass(1_000);
+        }
+        assert!(gateway.count(Asked::Grant) >= 2);
+    }
+}
+
+#[test]
+fn a_dear_hash_is_verified_in_slices_that_are_no_longer() {
+    for profile in BOTH {
+        // What one callback may take is bounded: see vm.rs.
+        let hash = hash_bcrypt(key(1).as_bytes(), 7, [9; 16]).unwrap();
+        let alice = User::new("alice").with_key(id_of(&key(1)), &hash, FAR);
+        let mut gateway = Gateway::new(profile, vec![alice]);
+        assert_eq!(gateway.ask(&key(1)).subject(), "alice");
+        assert!(gateway.count(Asked::Yield) >= 10);
     }
 }
 

@@ -1,9 +1,12 @@
 //! Keycloak, or the way to it, failing in every way, at each step of an exchange.
 
+use serde_json::{Value, json};
+
 use crate::flights::{Asked, Fate};
 use crate::gateway::{Gateway, Outcome};
-use crate::keys::{key, owner, plain_owner};
-use crate::node::{BOTH, Profile};
+use crate::keycloak_adapter::{claims, jwt};
+use crate::keys::{ending, key, owner, plain_owner};
+use crate::node::{BOTH, Profile, START};
 
 const CALLS: [Asked; 3] = [Asked::ServiceToken, Asked::Lookup, Asked::Grant];
 
@@ -55,6 +58,45 @@ fn whatever_keycloak_answers_wrong_is_a_503_and_the_next_request_is_served() {
                     "{asked:?} {fate:?}"
                 );
             }
+        }
+    }
+}
+
+/// What becomes of an answer's body.
+type Change = fn(&[u8]) -> Vec<u8>;
+
+/// A grant's answer with another claim in its token.
+fn with_claim(body: &[u8], name: &str, value: Value) -> Vec<u8> {
+    let mut body: Value = serde_json::from_slice(body).unwrap();
+    let mut changed = claims(body["access_token"].as_str().unwrap());
+    changed[name] = value;
+    body["access_token"] = jwt(&changed).into();
+    body.to_string().into_bytes()
+}
+
+#[test]
+fn a_token_that_is_not_what_was_asked_for_is_never_forwarded() {
+    let tokens: [Change; 7] = [
+        |body| with_claim(body, "sub", json!("mallory")),
+        |body| with_claim(body, "sub", Value::Null),
+        |body| with_claim(body, "iss", json!("https://login.example.com/realms/other")),
+        |body| with_claim(body, "exp", json!(START.as_seconds() - 1)),
+        |body| with_claim(body, "exp", json!("soon")),
+        // Longer than the key.
+        |body| with_claim(body, "exp", json!(START.as_seconds() + 130)),
+        |body| with_claim(body, "exp", json!(u64::MAX)),
+    ];
+    for profile in BOTH {
+        for token in tokens {
+            let ends_at = START.plus_ms(120_000);
+            let users = vec![ending("alice", &key(1), ends_at)];
+            let mut gateway = Gateway::new(profile, users);
+            gateway.fate = Box::new(move |asked, count| match (asked, count) {
+                (Asked::Grant, 0) => Fate::Changed(token),
+                _ => Fate::Answered,
+            });
+            gateway.ask(&key(1)).expect_unavailable();
+            assert_eq!(gateway.ask(&key(1)).subject(), "alice", "none was kept");
         }
     }
 }
