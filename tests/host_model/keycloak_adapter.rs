@@ -1,14 +1,21 @@
 //! The made-up Keycloak of `tests/model/` behind callouts: the one file that knows it.
 //!
-//! Reads a callout as a request to one realm, answers it, and remembers every token and
-//! assertion that went by, since each is a secret that may stand nowhere else.
+//! Reads a callout as a request to one realm, answers it, verifies the signature of each
+//! assertion, and remembers every one and every token that went by, since each is a secret
+//! that may stand nowhere else.
 
 use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::keycloak::Call;
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use p256::ecdsa::signature::Verifier;
+use p256::ecdsa::{Signature, VerifyingKey};
+use p256::pkcs8::DecodePrivateKey;
 use serde_json::Value;
 
 use super::abi::{Pairs, pairs, value_of};
 use super::host::Answer;
+use super::keys::SIGNING_KEY;
 use super::node::Sent;
 
 #[path = "../model/keycloak.rs"]
@@ -89,6 +96,7 @@ impl Keycloaks {
         let form = keycloak::form(call);
         for name in ["client_assertion", "assertion"] {
             if let Some(assertion) = form.get(name) {
+                assert_signed(assertion);
                 let jti = claims(assertion)["jti"].as_str().unwrap().to_owned();
                 self.traffic.jtis.push(jti);
                 self.traffic.assertions.push(assertion.clone());
@@ -106,6 +114,18 @@ impl Keycloaks {
             tokens.push(token.to_owned());
         }
     }
+}
+
+/// The gateway's key signed it: the model of Keycloak does not look.
+fn assert_signed(assertion: &str) {
+    let der = STANDARD.decode(SIGNING_KEY).unwrap();
+    let key = p256::SecretKey::from_pkcs8_der(&der).unwrap();
+    let key = VerifyingKey::from(key.public_key());
+    let (signed, signature) = assertion.rsplit_once('.').unwrap();
+    let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    let signature = Signature::from_slice(&signature).unwrap();
+    key.verify(signed.as_bytes(), &signature)
+        .expect("an assertion is signed by the gateway's key");
 }
 
 pub fn response(status: u16, body: &[u8]) -> Answer {
