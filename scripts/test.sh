@@ -6,7 +6,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 
-ALL=(tools format clippy-native clippy-wasm scripts unit simulation build kong cli end-to-end)
+ALL=(tools format clippy-native clippy-wasm scripts unit simulation build host-model kong cli end-to-end)
 SUMMARY=()
 FAILED=0
 
@@ -25,6 +25,8 @@ run_step() {
     # What the suites below run, fetched and built where its time can be seen.
     build) scripts/fetch.sh all && scripts/build-wasm.sh &&
       cargo build --release --locked --features cli --bin apikeys ;;
+    # The filter of the step before, under a model of both hosts.
+    host-model) cargo test --locked --features host-model --test host_model ;;
     kong) APIKEYS=$TARGET_DIR/release/apikeys tests/kong/check.sh ;;
     cli) scripts/with-keycloak.sh cargo test --locked --features cli,e2e --test cli ;;
     end-to-end) cargo test --locked --features cli,e2e --test e2e ;;

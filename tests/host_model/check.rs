@@ -1,0 +1,228 @@
+//! What must hold of every scenario, judged when its gateway is dropped.
+//!
+//! The numbers are those of the invariants in ARCHITECTURE.md. What each looks at is what
+//! went over the border of the filter, and the truth that the scenario was made from; none
+//! asks the filter.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::abi::{Pairs, value_of};
+use super::gateway::{Gateway, Outcome, Request};
+use super::keycloak_adapter::claims;
+use super::keys::{INDEX_KEY, SCALAR, SIGNING_KEY, id_of};
+use super::sweep::{Finding, Sweeper};
+
+/// Of more requests than this, some keys are looked for: all would take minutes, and say
+/// no more.
+const SWEPT_MAX: usize = 1000;
+
+/// What every key of the scenarios begins with.
+const PREFIX: &[u8] = b"sk_live_";
+
+pub fn judge(gateway: &mut Gateway) {
+    let requests = std::mem::take(&mut gateway.requests);
+    for (index, request) in requests.iter().enumerate() {
+        let Some(outcome) = &request.outcome else {
+            panic!("7: request {index} was never answered");
+        };
+        assert_eq!(request.ends, 1, "7: request {index} ended so many times");
+        assert!(
+            request.in_flight_max <= 1,
+            "request {index} had {} callouts at once",
+            request.in_flight_max
+        );
+        match outcome {
+            Outcome::Forwarded(headers) => judge_forwarded(gateway, request, headers),
+            Outcome::Answered(answer) => judge_answered(answer.status),
+            Outcome::Crashed(why) => {
+                assert!(gateway.allowed.traps, "10: request {index} trapped: {why}");
+            }
+            Outcome::HungUp => {}
+        }
+    }
+    judge_machines(gateway);
+    sweep(gateway, &requests);
+}
+
+/// 1, 2, 6.
+fn judge_forwarded(gateway: &Gateway, request: &Request, headers: &Pairs) {
+    let holds_key = |value: &[u8]| value.windows(PREFIX.len()).any(|part| part == PREFIX);
+    let leaks = headers.iter().any(|(_, value)| holds_key(value));
+    assert!(
+        !leaks || gateway.allowed.keys_upstream,
+        "6: a key was forwarded"
+    );
+    let keys = keys_of(&request.sent);
+    if headers == &request.sent {
+        // Untouched: it had no key, or the scenario allows that it passes.
+        assert!(
+            keys.is_empty() || gateway.allowed.keys_upstream,
+            "4: a request with a key passed untouched"
+        );
+        return;
+    }
+    assert_eq!(keys.len(), 1, "1: which key was exchanged?");
+    let bearer = value_of(headers, "authorization").expect("a token");
+    let bearer = std::str::from_utf8(bearer).unwrap();
+    let claims = claims(bearer.strip_prefix("Bearer ").unwrap());
+    let owner = gateway.truth.owner(request.route, id_of(&keys[0]));
+    let (owner, key_ends_at) = owner.expect("1: a key that nobody owns was exchanged");
+    assert_eq!(claims["sub"], **owner, "1: the token of another owner");
+    let issuer = gateway.truth.issuer(request.route);
+    assert_eq!(claims["iss"], *issuer, "1: the token of another realm");
+    let now = request.ended_at.unwrap();
+    let exp = claims["exp"].as_u64().unwrap();
+    assert!(exp > now.as_seconds(), "2: the token had ended");
+    assert!(*key_ends_at > now, "2: the key had ended");
+}
+
+/// The filter's own answers are refusals.
+fn judge_answered(status: u32) {
+    assert!([400, 401, 429, 503].contains(&status), "a status {status}");
+}
+
+/// 10, and 8: a callback that takes too long is a trap.
+fn judge_machines(gateway: &mut Gateway) {
+    let traps = gateway.allowed.traps;
+    for vm in gateway.vms() {
+        assert!(traps || vm.trapped.is_none(), "10: {:?}", vm.trapped);
+    }
+}
+
+/// 5.
+fn sweep(gateway: &Gateway, requests: &[Request]) {
+    let sealed = secrets_at_rest(gateway, requests);
+    let keycloaks = gateway.keycloaks.borrow();
+    let traffic = &keycloaks.traffic;
+    let mut all = secrets_at_rest(gateway, requests);
+    let (mut upstream, mut in_forms) = (Sweeper::default(), Sweeper::default());
+    for token in &traffic.owner_tokens {
+        add_jwt(&mut all, "an owner's token", token);
+        in_forms.add("an owner's token", token.as_bytes());
+    }
+    for token in &traffic.service_tokens {
+        add_jwt(&mut all, "the service token", token);
+        upstream.add("the service token", token.as_bytes());
+        in_forms.add("the service token", token.as_bytes());
+    }
+    for assertion in &traffic.assertions {
+        add_jwt(&mut all, "an assertion", assertion);
+        add_jwt(&mut upstream, "an assertion", assertion);
+    }
+    let mut found = Vec::new();
+    let mut look = |sweeper: &Sweeper, place: &str, text: &[u8]| {
+        found.extend(sweeper.sweep(place, text));
+    };
+    let node = gateway.node.borrow();
+    for line in &node.logs {
+        look(&all, "a log line or panic", line.as_bytes());
+    }
+    for metric in &node.metrics {
+        look(&all, "a metric's name", metric.name.as_bytes());
+    }
+    for path in &node.properties_asked {
+        look(&all, "a property's name", path);
+    }
+    for name in &node.shared.names {
+        look(&all, "a name in shared data", name);
+    }
+    for value in &node.shared.values {
+        look(&sealed, "a value in shared data", value);
+        look(&upstream, "a value in shared data", value);
+    }
+    for sent in &node.sent {
+        look(&all, "an upstream", sent.upstream.as_bytes());
+        for (name, value) in &sent.headers {
+            if name != b"authorization" {
+                look(&all, "a callout's header", value);
+            }
+            look(&sealed, "a callout's header", value);
+        }
+        look(&sealed, "a callout's body", &sent.body);
+        look(&in_forms, "a callout's body", &sent.body);
+    }
+    for request in requests {
+        match &request.outcome {
+            Some(Outcome::Answered(answer)) => {
+                look(&all, "an answer's body", &answer.body);
+                for (name, value) in &answer.headers {
+                    look(
+                        &all,
+                        "an answer's header",
+                        &[name.as_slice(), value].concat(),
+                    );
+                }
+            }
+            Some(Outcome::Forwarded(headers)) if !gateway.allowed.keys_upstream => {
+                for (_, value) in headers {
+                    look(&sealed, "a header to the service", value);
+                    look(&upstream, "a header to the service", value);
+                }
+            }
+            _ => {}
+        }
+    }
+    report(&found);
+}
+
+fn report(found: &[Finding]) {
+    assert!(found.is_empty(), "5: {:?}", &found[..found.len().min(10)]);
+}
+
+/// Secrets that may be nowhere but where they came from.
+fn secrets_at_rest(gateway: &Gateway, requests: &[Request]) -> Sweeper {
+    let mut sweeper = Sweeper::default();
+    let mut known = std::collections::BTreeSet::new();
+    let one_in = requests.len().div_ceil(SWEPT_MAX) | 1;
+    for request in requests.iter().step_by(one_in) {
+        for key in keys_of(&request.sent) {
+            if key.len() == 59 && known.insert(key.clone()) {
+                sweeper.add("an API key", key.as_bytes());
+                sweeper.add("the secret of an API key", &key.as_bytes()[21..]);
+            }
+        }
+    }
+    for hash in &gateway.truth.hashes {
+        sweeper.add("a stored hash", hash.as_bytes());
+        let digest = hash.rsplit('$').next().unwrap();
+        sweeper.add(
+            "the end of a stored hash",
+            &digest.as_bytes()[digest.len() - 31..],
+        );
+    }
+    let der = STANDARD.decode(SIGNING_KEY).unwrap();
+    sweeper.add("the signing key's PEM", SIGNING_KEY.as_bytes());
+    sweeper.add(
+        "a line of the signing key's PEM",
+        &SIGNING_KEY.as_bytes()[..64],
+    );
+    sweeper.add("the signing key's scalar", &der[SCALAR]);
+    sweeper.add("the index key", &STANDARD.decode(INDEX_KEY).unwrap());
+    sweeper
+}
+
+fn add_jwt(sweeper: &mut Sweeper, name: &str, jwt: &str) {
+    sweeper.add(name, jwt.as_bytes());
+    let signature = jwt.rsplit('.').next().unwrap();
+    sweeper.add(&format!("the signature of {name}"), signature.as_bytes());
+}
+
+/// The keys that a client sent, each once.
+fn keys_of(sent: &Pairs) -> Vec<String> {
+    let mut keys: Vec<String> = sent
+        .iter()
+        .flat_map(|(_, value)| {
+            let text = String::from_utf8_lossy(value).into_owned();
+            text.match_indices("sk_live_")
+                .map(|(at, _)| {
+                    let key = text[at..].split([' ', ',', ';']).next().unwrap();
+                    key.to_owned()
+                })
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    keys.sort();
+    keys.dedup();
+    keys
+}

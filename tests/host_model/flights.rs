@@ -1,0 +1,153 @@
+//! Callouts on their way, and what becomes of each.
+//!
+//! Times are those of a clock of its own: the wall clock that the filter sees may be
+//! stepped, and answers come no sooner for that.
+
+use apikey_jwt_exchange::clock::UnixMillis;
+
+use super::abi::{pairs, value_of};
+use super::host::{Answer, Callout};
+pub use super::keycloak_adapter::Asked;
+use super::keycloak_adapter::{Keycloaks, asked, response};
+use super::node::{Profile, Sent};
+
+/// How long Keycloak takes.
+const KEYCLOAK_MS: u64 = 5;
+/// How long a turn at once takes.
+const TURN_MS: u64 = 1;
+/// How long nginx's queue takes for one that waits.
+const KONG_WAIT_MS: u64 = 5;
+
+/// What becomes of a callout.
+#[derive(Clone, Debug)]
+pub enum Fate {
+    /// It is answered as it should be.
+    Answered,
+    /// The same, so many milliseconds later.
+    Late(u64),
+    /// It is answered with this, whatever it asked.
+    Status(u16, Vec<u8>),
+    /// It is answered as it should be, but for what this makes of the body.
+    Changed(fn(&[u8]) -> Vec<u8>),
+    /// The answer has headers, and no status among them.
+    NoStatus,
+    /// The connection is refused, or breaks off.
+    Reset,
+    TimesOut,
+}
+
+/// Decides by what is asked, and how often that was asked before.
+pub type FateOf = Box<dyn FnMut(Asked, u32) -> Fate>;
+
+/// A callout on its way.
+#[derive(Clone)]
+pub struct Flight {
+    pub token: u32,
+    pub sent: Sent,
+    pub due_ms: u64,
+    request: usize,
+    fate: Fate,
+}
+
+#[derive(Default)]
+pub struct Flights {
+    pub time_ms: u64,
+    under_way: Vec<Flight>,
+    seen: std::collections::HashSet<u32>,
+    counts: Vec<Asked>,
+}
+
+impl Flights {
+    /// Takes the callouts that are new.
+    pub fn take_off(&mut self, callouts: Vec<(usize, Callout)>, on: Profile, fate_of: &mut FateOf) {
+        for (request, Callout { token, sent, .. }) in callouts {
+            if !self.seen.insert(token) {
+                continue;
+            }
+            let asked = asked(&sent);
+            let fate = fate_of(asked, u32::try_from(self.count(asked)).unwrap());
+            self.counts.push(asked);
+            let takes_ms = match (&fate, asked) {
+                (Fate::TimesOut, _) => u64::MAX,
+                (Fate::Late(ms), _) => *ms,
+                (_, Asked::Yield) => TURN_MS,
+                (_, Asked::Wait) if on == Profile::Kong => KONG_WAIT_MS,
+                (_, Asked::Wait) => delay_ms(&sent),
+                _ => KEYCLOAK_MS,
+            };
+            let timeout_ms = u64::from(sent.timeout_ms);
+            let fate = match takes_ms > timeout_ms {
+                true => Fate::TimesOut,
+                false => fate,
+            };
+            self.under_way.push(Flight {
+                token,
+                due_ms: self.time_ms + takes_ms.min(timeout_ms),
+                sent,
+                request,
+                fate,
+            });
+        }
+    }
+
+    /// The one that lands next, of which request it is, and its fate.
+    pub fn next(&mut self) -> Option<(usize, Flight, Fate)> {
+        let (at, _) = self
+            .under_way
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, flight)| (flight.due_ms, flight.token))?;
+        let flight = self.under_way.remove(at);
+        self.seen.remove(&flight.token);
+        Some((flight.request, flight.clone(), flight.fate))
+    }
+
+    pub fn count(&self, asked: Asked) -> usize {
+        self.counts.iter().filter(|known| **known == asked).count()
+    }
+
+    /// How many callouts there were.
+    pub fn total(&self) -> usize {
+        self.counts.len()
+    }
+
+    /// What a request waits for.
+    pub fn waits_for(&self, request: usize) -> Option<Asked> {
+        let mut flights = self.under_way.iter();
+        let flight = flights.find(|flight| flight.request == request)?;
+        Some(asked(&flight.sent))
+    }
+}
+
+impl Fate {
+    pub fn answer(&self, sent: &Sent, now: UnixMillis, keycloaks: &mut Keycloaks) -> Answer {
+        match self {
+            Self::Reset => Answer::Failed("connection reset"),
+            Self::TimesOut => Answer::Failed("timeout"),
+            Self::Status(status, body) => response(*status, body),
+            Self::NoStatus => Answer::Response {
+                headers: pairs(&[("server", "nonsense")]),
+                body: b"hello".to_vec(),
+            },
+            Self::Answered | Self::Late(_) | Self::Changed(_) => {
+                let answer = match asked(sent) {
+                    Asked::Yield | Asked::Wait => response(204, b""),
+                    _ => keycloaks.answer(sent, now),
+                };
+                match (answer, self) {
+                    (Answer::Response { headers, body }, Self::Changed(change)) => {
+                        let body = change(&body);
+                        Answer::Response { headers, body }
+                    }
+                    (answer, _) => answer,
+                }
+            }
+        }
+    }
+}
+
+fn delay_ms(sent: &Sent) -> u64 {
+    let delay = value_of(&sent.headers, "x-envoy-fault-delay-request");
+    let delay = delay.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+    delay.expect("a wait says how long")
+}

@@ -1,0 +1,444 @@
+//! A gateway: the workers of a node with the filter in each, clients, a Keycloak, and the
+//! time, which stands still but for what this loop waits for.
+//!
+//! Kong has one machine per worker with a root context for each route; Envoy has a machine
+//! for each route and worker. Callouts wait in a queue until [`Gateway::run`] answers them,
+//! each as its fate says. When a gateway is dropped, [`super::check`] judges all that
+//! happened in it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use apikey_jwt_exchange::clock::UnixMillis;
+use serde_json::{Value, json};
+
+use super::abi::{Action, Pairs, pairs};
+use super::check;
+use super::flights::{Asked, Fate, FateOf, Flights};
+use super::host::{ContextState, LocalResponse};
+use super::keycloak_adapter::{FakeKeycloak, Keycloaks, User};
+use super::keys::SIGNING_KEY;
+use super::node::{Node, Profile, Random, SharedNode};
+use super::truth::Truth;
+use super::vm::{Trapped, Vm};
+
+/// How a request ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// It went on to the service, with these headers.
+    Forwarded(Pairs),
+    /// The filter answered.
+    Answered(LocalResponse),
+    /// The filter trapped: the host answers with an error of its own.
+    Crashed(String),
+    /// The client went away.
+    HungUp,
+}
+
+pub struct Request {
+    pub worker: usize,
+    pub route: usize,
+    pub context: u32,
+    pub sent: Pairs,
+    pub outcome: Option<Outcome>,
+    /// When it ended.
+    pub ended_at: Option<UnixMillis>,
+    /// How often it was let go on, and how often it was answered.
+    pub ends: u32,
+    pub in_flight_max: usize,
+}
+
+/// What a scenario lets happen that is otherwise a fault of the filter.
+#[derive(Clone, Copy, Default)]
+pub struct Allowed {
+    pub traps: bool,
+    pub keys_upstream: bool,
+}
+
+struct Route {
+    configuration: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Worker {
+    vms: Vec<Vm>,
+    /// For each route: its machine, its root context, whether it was accepted.
+    roots: Vec<(usize, u32, bool)>,
+}
+
+pub struct Gateway {
+    pub node: SharedNode,
+    pub keycloaks: Rc<RefCell<Keycloaks>>,
+    pub requests: Vec<Request>,
+    pub allowed: Allowed,
+    pub truth: Truth,
+    /// Decides what becomes of each callout.
+    pub fate: FateOf,
+    pub flights: Flights,
+    profile: Profile,
+    routes: Vec<Route>,
+    workers: Vec<Worker>,
+}
+
+/// A configuration for the realm `demo`, with changes.
+pub fn configuration(profile: Profile, changes: &Value) -> Value {
+    let (keycloak, turn, key) = match profile {
+        Profile::Kong => ("127.0.0.1:9080", "127.0.0.1:9081", "ngx.apikey_signing_key"),
+        Profile::Envoy => ("keycloak", "yield", "env.APIKEY_SIGNING_KEY"),
+    };
+    let mut configuration = json!({
+        "keycloak_url": "https://login.example.com",
+        "realm": "demo",
+        "keycloak_upstream": keycloak,
+        "yield_upstream": turn,
+        "signing_key_property": key,
+    });
+    for (field, value) in changes.as_object().into_iter().flatten() {
+        configuration[field] = value.clone();
+    }
+    if changes.get("signing_key").is_some() {
+        let fields = configuration.as_object_mut().unwrap();
+        fields.remove("signing_key_property");
+    }
+    configuration
+}
+
+pub fn pem() -> String {
+    format!("-----BEGIN PRIVATE KEY-----\\n{SIGNING_KEY}\\n-----END PRIVATE KEY-----")
+}
+
+impl Gateway {
+    /// One worker, one route, the realm `demo` with these users.
+    pub fn new(profile: Profile, users: Vec<User>) -> Self {
+        Self::with(profile, users, &Value::Null)
+    }
+
+    pub fn with(profile: Profile, users: Vec<User>, changes: &Value) -> Self {
+        let mut gateway = Self::empty(profile);
+        gateway.add_realm("demo", users);
+        gateway.add_worker();
+        gateway.add_route(&configuration(profile, changes));
+        gateway
+    }
+
+    /// No worker, no route, no realm.
+    pub fn empty(profile: Profile) -> Self {
+        let mut node = Node::new(profile);
+        for name in ["apikey_signing_key", "APIKEY_SIGNING_KEY"] {
+            node.variables.push((name.to_owned(), pem()));
+        }
+        Self {
+            node: Rc::new(RefCell::new(node)),
+            keycloaks: Rc::default(),
+            requests: Vec::new(),
+            allowed: Allowed::default(),
+            truth: Truth::default(),
+            fate: Box::new(|_, _| Fate::Answered),
+            flights: Flights::default(),
+            profile,
+            routes: Vec::new(),
+            workers: Vec::new(),
+        }
+    }
+
+    pub fn add_realm(&mut self, name: &str, users: Vec<User>) {
+        self.truth.learn(name, &users);
+        let realm = FakeKeycloak::of_realm(name, users);
+        self.keycloaks.borrow_mut().realms.push(realm);
+    }
+
+    /// Adds a worker; it knows all routes.
+    pub fn add_worker(&mut self) -> usize {
+        self.workers.push(Worker::default());
+        let worker = self.workers.len() - 1;
+        for route in 0..self.routes.len() {
+            self.configure(worker, route);
+        }
+        worker
+    }
+
+    /// Adds a route; gives its number.
+    pub fn add_route(&mut self, configuration: &Value) -> usize {
+        self.truth.add_route(configuration);
+        let configuration = configuration.to_string().into_bytes();
+        self.routes.push(Route { configuration });
+        let route = self.routes.len() - 1;
+        for worker in 0..self.workers.len() {
+            self.configure(worker, route);
+        }
+        route
+    }
+
+    fn configure(&mut self, worker: usize, route: usize) {
+        let number = self.workers.iter().map(|worker| worker.vms.len()).sum();
+        let random = self.random_of(number);
+        let worker = &mut self.workers[worker];
+        if worker.vms.is_empty() || self.profile == Profile::Envoy {
+            worker.vms.push(Vm::start(Rc::clone(&self.node), random));
+        }
+        let vm = worker.vms.len() - 1;
+        let configured = worker.vms[vm].configure(&self.routes[route].configuration);
+        let (root, accepted) = configured.unwrap_or((0, false));
+        worker.roots.push((vm, root, accepted));
+    }
+
+    /// On Kong all workers may begin alike; on Envoy no two machines do.
+    fn random_of(&self, number: usize) -> Random {
+        match self.node.borrow().random.clone() {
+            Random::Seeded(seed) if self.profile == Profile::Envoy => {
+                Random::Seeded(seed + 1000 * number as u64)
+            }
+            random => random,
+        }
+    }
+
+    /// Ends a worker's machines and starts them anew, their memory empty.
+    pub fn restart(&mut self, worker: usize) {
+        self.workers[worker] = Worker::default();
+        for route in 0..self.routes.len() {
+            self.configure(worker, route);
+        }
+    }
+
+    pub fn accepts(&self, route: usize) -> bool {
+        self.workers.iter().all(|worker| worker.roots[route].2)
+    }
+
+    pub fn vm(&mut self, worker: usize, route: usize) -> &mut Vm {
+        let worker = &mut self.workers[worker];
+        &mut worker.vms[worker.roots[route].0]
+    }
+
+    pub fn vms(&mut self) -> impl Iterator<Item = &mut Vm> {
+        self.workers.iter_mut().flat_map(|worker| &mut worker.vms)
+    }
+
+    pub fn now(&self) -> UnixMillis {
+        self.node.borrow().clock.unwrap_or_default()
+    }
+
+    /// Time goes by; no callout is answered.
+    pub fn pass(&mut self, ms: u64) {
+        self.flights.time_ms += ms;
+        let mut node = self.node.borrow_mut();
+        node.clock = node.clock.map(|now| now.plus_ms(ms));
+    }
+
+    // --- requests ------------------------------------------------------------------
+
+    /// Sends a request to a worker and route, and takes it to its first pause.
+    pub fn send(&mut self, worker: usize, route: usize, headers: &Pairs) -> usize {
+        if self.vm(worker, route).trapped.is_some() {
+            self.restart(worker);
+        }
+        let mut sent = pairs(&[
+            (":method", "GET"),
+            (":path", "/orders"),
+            (":authority", "api.example.com"),
+            (":scheme", "http"),
+        ]);
+        sent.extend(headers.iter().cloned());
+        let request_id = format!("{:032x}", self.node.borrow_mut().next_id());
+        let state = ContextState {
+            request_id: request_id.into_bytes(),
+            request_headers: sent.clone(),
+            ..ContextState::default()
+        };
+        let index = self.requests.len();
+        self.requests.push(Request {
+            worker,
+            route,
+            context: 0,
+            sent,
+            outcome: None,
+            ended_at: None,
+            ends: 0,
+            in_flight_max: 0,
+        });
+        let (_, root, accepted) = self.workers[worker].roots[route];
+        if !accepted {
+            // Kong answers 500 and Envoy's listener does not come up.
+            self.requests[index].ends = 1;
+            self.ended(index, Outcome::Crashed("not configured".into()));
+            return index;
+        }
+        let vm = self.vm(worker, route);
+        let began = vm.new_request(root, state).and_then(|context| {
+            let action = vm.request_headers(context)?;
+            Ok((context, action))
+        });
+        match began {
+            Ok((context, action)) => {
+                self.requests[index].context = context;
+                self.settle(index, action);
+            }
+            Err(trapped) => self.crashed(index, &trapped),
+        }
+        index
+    }
+
+    /// The same on the first worker and route, with a key.
+    pub fn send_key(&mut self, key: &str) -> usize {
+        self.send(0, 0, &pairs(&[("x-api-key", key)]))
+    }
+
+    /// Sends a key to a worker and takes the request to its end.
+    pub fn ask_worker(&mut self, worker: usize, key: &str) -> Outcome {
+        let index = self.send(worker, 0, &pairs(&[("x-api-key", key)]));
+        self.finish(index)
+    }
+
+    pub fn ask(&mut self, key: &str) -> Outcome {
+        self.ask_worker(0, key)
+    }
+
+    pub fn ask_with(&mut self, headers: &[(&str, &str)]) -> Outcome {
+        let index = self.send(0, 0, &pairs(headers));
+        self.finish(index)
+    }
+
+    /// Sends a key to a worker that is full; nothing else goes on.
+    pub fn ask_full(&mut self, key: &str) {
+        let index = self.send_key(key);
+        let outcome = self.requests[index].outcome.clone();
+        outcome
+            .expect("an answer at once")
+            .expect_refusal(503, "overloaded");
+    }
+
+    /// Answers callouts until there is none.
+    pub fn run(&mut self) {
+        for _ in 0..1_000_000 {
+            if !self.step() {
+                return;
+            }
+        }
+        panic!("the gateway does not come to rest");
+    }
+
+    pub fn finish(&mut self, request: usize) -> Outcome {
+        self.run();
+        let outcome = self.requests[request].outcome.clone();
+        outcome.expect("an answer to the request")
+    }
+
+    /// Answers the callout whose answer comes next; false if there is none.
+    pub fn step(&mut self) -> bool {
+        let Some((index, callout, fate)) = self.flights.next() else {
+            return false;
+        };
+        let late_ms = callout.due_ms.saturating_sub(self.flights.time_ms);
+        self.pass(late_ms);
+        let now = self.now();
+        let answer = fate.answer(&callout.sent, now, &mut self.keycloaks.borrow_mut());
+        let Request {
+            worker,
+            route,
+            context,
+            ..
+        } = self.requests[index];
+        let vm = self.vm(worker, route);
+        // Cancelled, by a local response or since the request is over.
+        if vm.host().in_flight.remove(&callout.token).is_none() {
+            return true;
+        }
+        match vm.call_response(context, callout.token, answer) {
+            Ok(()) => self.settle(index, Action::Pause),
+            Err(trapped) => self.crashed(index, &trapped),
+        }
+        true
+    }
+
+    /// The client goes away.
+    pub fn hang_up(&mut self, request: usize) {
+        assert!(self.requests[request].outcome.is_none(), "it is over");
+        self.requests[request].ends += 1;
+        self.end(request, Outcome::HungUp);
+    }
+
+    /// Sees what a callback led to.
+    fn settle(&mut self, index: usize, action: Action) {
+        let Request {
+            worker,
+            route,
+            context,
+            ..
+        } = self.requests[index];
+        let host = self.vm(worker, route).host();
+        let callouts = host.in_flight.values();
+        let callouts = callouts.filter(|callout| callout.context == context);
+        let callouts = callouts.map(|callout| (index, callout.clone())).collect();
+        let state = &host.contexts[&context];
+        let (headers, resumed) = (state.request_headers.clone(), state.resumed);
+        let (answers, in_flight_max) = (state.local_responses.clone(), state.in_flight_max);
+        let goes_on = u32::from(action == Action::Continue);
+        let request = &mut self.requests[index];
+        request.in_flight_max = in_flight_max;
+        request.ends = goes_on + resumed + u32::try_from(answers.len()).unwrap();
+        self.flights
+            .take_off(callouts, self.profile, &mut self.fate);
+        match answers.into_iter().next() {
+            Some(answer) => self.end(index, Outcome::Answered(answer)),
+            None if goes_on + resumed > 0 => self.end(index, Outcome::Forwarded(headers)),
+            None => {}
+        }
+    }
+
+    fn end(&mut self, index: usize, outcome: Outcome) {
+        let Request {
+            worker,
+            route,
+            context,
+            ..
+        } = self.requests[index];
+        self.ended(index, outcome);
+        let vm = self.vm(worker, route);
+        let ended = vm.end_request(context);
+        vm.host().contexts.remove(&context);
+        if let Err(trapped) = ended {
+            self.crashed(index, &trapped);
+        }
+    }
+
+    fn ended(&mut self, index: usize, outcome: Outcome) {
+        let now = self.now();
+        let request = &mut self.requests[index];
+        request.outcome = Some(outcome);
+        request.ended_at = Some(now);
+    }
+
+    /// A trap ends the machine, and all requests in it with an error.
+    fn crashed(&mut self, index: usize, trapped: &Trapped) {
+        let (worker, route) = (self.requests[index].worker, self.requests[index].route);
+        let vm = self.workers[worker].roots[route].0;
+        for other in 0..self.requests.len() {
+            let request = &self.requests[other];
+            let shares = request.worker == worker
+                && self.workers[worker].roots[request.route].0 == vm
+                && request.outcome.is_none();
+            if other == index || shares {
+                self.requests[other].ends = 1;
+                self.ended(other, Outcome::Crashed(trapped.0.clone()));
+            }
+        }
+    }
+
+    // --- what a test looks at ---------------------------------------------------------
+
+    pub fn count(&self, asked: Asked) -> usize {
+        self.flights.count(asked)
+    }
+
+    pub fn logged(&self, text: &str) -> bool {
+        let node = self.node.borrow();
+        node.logs.iter().any(|line| line.contains(text))
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            check::judge(self);
+        }
+    }
+}

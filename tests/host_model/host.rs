@@ -1,0 +1,391 @@
+//! The host of one virtual machine: every proxy-wasm function as a method.
+//!
+//! The linker of [`super::imports`] calls them for the wasm; naive filters, written as
+//! plain functions, call them as they are. What Kong and Envoy do differently is decided
+//! here, by the node's profile, each where it is met.
+
+use std::collections::BTreeMap;
+
+use super::abi::{self, HostResult, Pairs, Status, refuse, trap, value_of};
+use super::node::{Metric, Profile, Random, Sent, SharedNode};
+
+/// Which callback of the filter runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    VmStart,
+    Configure,
+    RequestHeaders,
+    ResponseHeaders,
+    Tick,
+    CallResponse,
+    /// Done, log, delete, and what comes before the first callback.
+    Other,
+}
+
+/// An answer of the filter itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalResponse {
+    pub status: u32,
+    pub headers: Pairs,
+    pub body: Vec<u8>,
+}
+
+/// A context of the filter: a root, or a request.
+#[derive(Default)]
+pub struct ContextState {
+    pub root: u32,
+    pub request_id: Vec<u8>,
+    pub request_headers: Pairs,
+    pub resumed: u32,
+    pub local_responses: Vec<LocalResponse>,
+    pub in_flight_max: usize,
+}
+
+/// A callout that waits for its answer.
+#[derive(Clone, Debug)]
+pub struct Callout {
+    pub token: u32,
+    pub context: u32,
+    pub sent: Sent,
+}
+
+/// How a callout ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Response { headers: Pairs, body: Vec<u8> },
+    Failed(&'static str),
+}
+
+pub struct Host {
+    pub node: SharedNode,
+    pub profile: Profile,
+    pub context: u32,
+    pub step: Step,
+    pub contexts: BTreeMap<u32, ContextState>,
+    pub configurations: BTreeMap<u32, Vec<u8>>,
+    pub in_flight: BTreeMap<u32, Callout>,
+    pub answer: Option<Answer>,
+    pub tick_period_ms: Option<u32>,
+    pub random: Random,
+}
+
+/// Headers that Kong shows a filter.
+const KONG_HEADERS_MAX: usize = 100;
+
+impl Host {
+    pub fn new(node: SharedNode, random: Random) -> Self {
+        let profile = node.borrow().profile;
+        Self {
+            node,
+            profile,
+            context: 0,
+            step: Step::Other,
+            contexts: BTreeMap::new(),
+            configurations: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            answer: None,
+            tick_period_ms: None,
+            random,
+        }
+    }
+
+    fn on_kong(&self) -> bool {
+        self.profile == Profile::Kong
+    }
+
+    // --- log, time, random bytes, variables --------------------------------------
+
+    pub fn log(&mut self, level: i32, message: &[u8]) {
+        let text = String::from_utf8_lossy(message);
+        self.node.borrow_mut().log(format!("[{level}] {text}"));
+    }
+
+    pub fn current_time_ns(&self) -> HostResult<u64> {
+        match self.node.borrow().clock {
+            Some(now) => Ok(now.0 * 1_000_000),
+            None => refuse(Status::InternalFailure),
+        }
+    }
+
+    pub fn random_get(&mut self, bytes: &mut [u8]) -> bool {
+        self.random.fill(bytes)
+    }
+
+    /// WASI's variables: on Kong those of nginx's process, which hold no secret here.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        if self.on_kong() {
+            return Vec::new();
+        }
+        self.node.borrow().variables.clone()
+    }
+
+    pub fn set_tick_period(&mut self, period_ms: u32) -> HostResult<()> {
+        if self.on_kong() && self.tick_period_ms.is_some() {
+            return trap("tick_period already set");
+        }
+        self.tick_period_ms = Some(period_ms);
+        Ok(())
+    }
+
+    // --- contexts ----------------------------------------------------------------
+
+    pub fn set_effective_context(&mut self, context: u32) -> HostResult<()> {
+        // Kong says Ok and does nothing.
+        if !self.on_kong() {
+            if !self.contexts.contains_key(&context) {
+                return refuse(Status::BadArgument);
+            }
+            self.context = context;
+        }
+        Ok(())
+    }
+
+    pub fn continue_stream(&mut self, stream: i32) -> HostResult<()> {
+        if stream != abi::REQUEST_STREAM {
+            return refuse(Status::Unimplemented);
+        }
+        let context = self.contexts.get_mut(&self.context);
+        let Some(context) = context else {
+            return refuse(Status::BadArgument);
+        };
+        context.resumed += 1;
+        Ok(())
+    }
+
+    pub fn send_local_response(&mut self, response: LocalResponse) -> HostResult<()> {
+        let (on_kong, id) = (self.on_kong(), self.context);
+        let Some(context) = self.contexts.get_mut(&id) else {
+            return refuse(Status::BadArgument);
+        };
+        if on_kong && !context.local_responses.is_empty() {
+            return trap("local response already stashed");
+        }
+        context.local_responses.push(response);
+        if on_kong {
+            self.in_flight.retain(|_, callout| callout.context != id);
+        }
+        Ok(())
+    }
+
+    /// Whether headers are said to be all there is of a request.
+    pub fn end_of_stream(&self, has_body: bool) -> bool {
+        !self.on_kong() && !has_body
+    }
+
+    // --- maps and buffers ----------------------------------------------------------
+
+    /// The pairs of a map, as far as the host shows them.
+    pub fn header_pairs(&self, map: i32) -> HostResult<Pairs> {
+        let mut pairs = match (map, &self.answer) {
+            (abi::REQUEST_HEADERS, _) => self.request_headers()?.clone(),
+            (abi::CALL_RESPONSE_HEADERS, Some(Answer::Response { headers, .. })) => headers.clone(),
+            _ => return refuse(Status::BadArgument),
+        };
+        if self.on_kong() {
+            // The rest is not shown, and nothing says so.
+            pairs.truncate(KONG_HEADERS_MAX);
+        }
+        Ok(pairs)
+    }
+
+    pub fn header_value(&self, map: i32, name: &[u8]) -> HostResult<Vec<u8>> {
+        if map == abi::CALL_RESPONSE_HEADERS
+            && let Some(Answer::Failed(why)) = self.answer
+        {
+            // Envoy has no map then, and to ask for one is an error.
+            return match (self.profile, name) {
+                (Profile::Kong, b":dispatch_status") => Ok(why.as_bytes().to_vec()),
+                (Profile::Kong, _) => refuse(Status::NotFound),
+                (Profile::Envoy, _) => refuse(Status::BadArgument),
+            };
+        }
+        let name = String::from_utf8_lossy(name).into_owned();
+        let pairs = match (map, &self.answer) {
+            (abi::REQUEST_HEADERS, _) => self.request_headers()?,
+            (abi::CALL_RESPONSE_HEADERS, Some(Answer::Response { headers, .. })) => headers,
+            _ => return refuse(Status::BadArgument),
+        };
+        match value_of(pairs, &name) {
+            Some(value) => Ok(value.to_vec()),
+            None => refuse(Status::NotFound),
+        }
+    }
+
+    fn request_headers(&self) -> HostResult<&Pairs> {
+        match self.contexts.get(&self.context) {
+            Some(context) if context.root != 0 => Ok(&context.request_headers),
+            _ => refuse(Status::BadArgument),
+        }
+    }
+
+    /// Removes a request header, and sets it anew where there is a value.
+    pub fn replace_header(
+        &mut self,
+        map: i32,
+        name: &[u8],
+        value: Option<&[u8]>,
+    ) -> HostResult<()> {
+        self.request_headers()?;
+        let context = self.contexts.get_mut(&self.context);
+        let Some(context) = context.filter(|_| map == abi::REQUEST_HEADERS) else {
+            return refuse(Status::BadArgument);
+        };
+        let headers = &mut context.request_headers;
+        headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
+        headers.extend(value.map(|value| (name.to_vec(), value.to_vec())));
+        Ok(())
+    }
+
+    pub fn add_header(&mut self, map: i32, name: &[u8], value: &[u8]) -> HostResult<()> {
+        let before = self.header_value(map, name);
+        self.replace_header(map, name, Some(value))?;
+        if let (Ok(before), Some(context)) = (before, self.contexts.get_mut(&self.context)) {
+            context.request_headers.push((name.to_vec(), before));
+        }
+        Ok(())
+    }
+
+    pub fn buffer(&self, buffer: i32, start: usize, length: usize) -> HostResult<Vec<u8>> {
+        let bytes: &[u8] = match (buffer, &self.answer) {
+            (abi::PLUGIN_CONFIGURATION, _) => {
+                let of = self
+                    .contexts
+                    .get(&self.context)
+                    .map_or(0, |known| known.root);
+                let root = if of == 0 { self.context } else { of };
+                self.configurations.get(&root).map_or(&[], Vec::as_slice)
+            }
+            (abi::VM_CONFIGURATION, _) => &[],
+            (abi::CALL_RESPONSE_BODY, Some(Answer::Response { body, .. })) => body,
+            _ => return refuse(Status::BadArgument),
+        };
+        let end = start.saturating_add(length).min(bytes.len());
+        match bytes.get(start..end) {
+            Some([]) | None if self.on_kong() => refuse(Status::NotFound),
+            Some(bytes) => Ok(bytes.to_vec()),
+            None => refuse(Status::BadArgument),
+        }
+    }
+
+    // --- properties ----------------------------------------------------------------
+
+    pub fn property(&self, path: &[u8]) -> HostResult<Vec<u8>> {
+        let mut node = self.node.borrow_mut();
+        node.properties_asked.push(path.to_vec());
+        let parts: Vec<&[u8]> = path.split(|byte| *byte == 0).collect();
+        let context = self.contexts.get(&self.context);
+        let request = context.filter(|context| context.root != 0);
+        match (self.profile, parts.as_slice(), request) {
+            (Profile::Kong, [b"ngx", b"request_id"], Some(request)) => {
+                Ok(request.request_id.clone())
+            }
+            // nginx's variables: within a request alone.
+            (Profile::Kong, [b"ngx", name], Some(_)) => {
+                let known = node.variables.iter().find(|(n, _)| n.as_bytes() == *name);
+                known.map_or_else(
+                    || refuse(Status::NotFound),
+                    |(_, value)| Ok(value.clone().into_bytes()),
+                )
+            }
+            (_, [b"source", b"address"], Some(_)) => Ok(b"192.0.2.1:1234".to_vec()),
+            (Profile::Envoy, [b"request", b"id"], Some(request)) => Ok(request.request_id.clone()),
+            _ => refuse(Status::NotFound),
+        }
+    }
+
+    pub fn set_property(&mut self, path: &[u8], _: &[u8]) -> HostResult<()> {
+        if self.on_kong() && path == b"ngx\0request_id" {
+            return trap("cannot set property: the variable is not changeable");
+        }
+        self.node.borrow_mut().properties_set += 1;
+        Ok(())
+    }
+
+    // --- shared data ---------------------------------------------------------------
+
+    pub fn get_shared_data(&mut self, key: &[u8]) -> HostResult<(Vec<u8>, u32)> {
+        self.node.borrow_mut().shared.get(key)
+    }
+
+    pub fn set_shared_data(
+        &mut self,
+        key: &[u8],
+        value: Option<&[u8]>,
+        cas: u32,
+    ) -> HostResult<()> {
+        self.node.borrow_mut().shared.set(key, value, cas)
+    }
+
+    // --- callouts --------------------------------------------------------------------
+
+    pub fn http_call(&mut self, sent: Sent) -> HostResult<u32> {
+        let mut node = self.node.borrow_mut();
+        let context = self.context;
+        let parallel = 1 + self
+            .in_flight
+            .values()
+            .filter(|c| c.context == context)
+            .count();
+        if self.on_kong() {
+            if !matches!(
+                self.step,
+                Step::RequestHeaders | Step::Tick | Step::CallResponse
+            ) {
+                return trap("can only send HTTP dispatch during a request, a tick or an answer");
+            }
+            if parallel > 1 {
+                return trap("parallel callouts of one context");
+            }
+        }
+        let complete = [":method", ":path", ":authority"]
+            .iter()
+            .all(|name| value_of(&sent.headers, name).is_some());
+        let known = self.on_kong() || node.clusters.contains(&sent.upstream);
+        if !complete || !known {
+            return refuse(Status::BadArgument);
+        }
+        if node.refuses_callouts > 0 {
+            node.refuses_callouts -= 1;
+            return refuse(Status::InternalFailure);
+        }
+        node.sent.push(sent.clone());
+        let token = node.next_id();
+        if let Some(state) = self.contexts.get_mut(&context) {
+            state.in_flight_max = state.in_flight_max.max(parallel);
+        }
+        let callout = Callout {
+            token,
+            context,
+            sent,
+        };
+        self.in_flight.insert(token, callout);
+        Ok(token)
+    }
+
+    // --- metrics ---------------------------------------------------------------------
+
+    pub fn define_metric(&mut self, kind: i32, name: &[u8]) -> HostResult<u32> {
+        let name = String::from_utf8_lossy(name).into_owned();
+        let metrics = &mut self.node.borrow_mut().metrics;
+        let known = metrics.iter().position(|metric| metric.name == name);
+        let index = known.unwrap_or_else(|| {
+            metrics.push(Metric {
+                kind,
+                name,
+                value: 0,
+            });
+            metrics.len() - 1
+        });
+        Ok(u32::try_from(index).unwrap())
+    }
+
+    pub fn change_metric(&mut self, id: u32, change: impl FnOnce(i64) -> i64) -> HostResult<i64> {
+        match self.node.borrow_mut().metrics.get_mut(id as usize) {
+            Some(metric) => {
+                metric.value = change(metric.value);
+                Ok(metric.value)
+            }
+            None => refuse(Status::NotFound),
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Scenarios, by what they are about.
+
+mod checks;
+mod clocks;
+mod configuration;
+mod entropy;
+mod envoy_traps;
+mod exchange;
+mod expect;
+mod interleaving;
+mod kong_traps;
+mod memory;
+mod outages;
+mod refusals;
+mod shared_cache;
+mod wasm;

@@ -1,0 +1,230 @@
+//! One virtual machine: the shipped wasm in Wasmtime, between a [`Host`] and whoever
+//! calls its callbacks.
+//!
+//! The wasm is compiled once for all tests. Each callback gets so much fuel: one that
+//! takes more holds the worker too long (invariant 8), measured in instructions, so the
+//! same on every machine. A trap ends the machine, with the filter's own words.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use wasmtime::{Config, Engine, Instance, Linker, Module, Store, Val};
+
+use super::abi::Action;
+use super::host::{Answer, ContextState, Host, Step};
+use super::imports;
+use super::node::{Random, SharedNode};
+
+/// Instructions that one callback may take (measured: a slice of 14 rounds of bcrypt takes
+/// 11 million, the turn with both signatures 26).
+const FUEL_PER_CALLBACK: u64 = 30_000_000;
+
+/// The same for those that read the signing key, once for each root context (33 million, and
+/// one signature more).
+const FUEL_TO_BEGIN: u64 = 60_000_000;
+
+/// The machine is over: what the filter or the host said.
+#[derive(Clone, Debug)]
+pub struct Trapped(pub String);
+
+type Outcome<T> = Result<T, Trapped>;
+
+pub struct Vm {
+    store: Store<Host>,
+    instance: Instance,
+    /// The root contexts that had a request.
+    begun: HashSet<u32>,
+    pub trapped: Option<Trapped>,
+}
+
+/// The wasm that is tested, and where it is from.
+pub fn wasm() -> &'static (Engine, Module) {
+    static WASM: OnceLock<(Engine, Module)> = OnceLock::new();
+    WASM.get_or_init(|| {
+        let path = wasm_path();
+        let bytes = std::fs::read(&path).unwrap_or_else(|fault| {
+            panic!(
+                "{}: {fault}\nthe host model runs the built filter: scripts/build-wasm.sh \
+                 makes it, or APIKEYS_WASM names another",
+                path.display()
+            )
+        });
+        let mut config = Config::new();
+        config.consume_fuel(true);
+        let engine = Engine::new(&config).unwrap();
+        let module = Module::new(&engine, bytes).unwrap();
+        (engine, module)
+    })
+}
+
+fn wasm_path() -> PathBuf {
+    if let Some(path) = std::env::var_os("APIKEYS_WASM") {
+        return path.into();
+    }
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    root.join(target).join("wasm/apikey_jwt_exchange.wasm")
+}
+
+impl Vm {
+    /// A machine whose filter is initialised.
+    pub fn start(node: SharedNode, random: Random) -> Self {
+        let (engine, module) = wasm();
+        let mut linker = Linker::new(engine);
+        imports::link(&mut linker).unwrap();
+        // What no host can be asked for here: gRPC, queues, foreign functions.
+        linker.define_unknown_imports_as_traps(module).unwrap();
+        let mut store = Store::new(engine, Host::new(node, random));
+        store.set_fuel(FUEL_PER_CALLBACK).unwrap();
+        let instance = linker.instantiate(&mut store, module).unwrap();
+        let mut vm = Self {
+            store,
+            instance,
+            begun: HashSet::new(),
+            trapped: None,
+        };
+        vm.call(0, Step::Other, "_initialize", &[]).unwrap();
+        vm
+    }
+
+    pub fn host(&mut self) -> &mut Host {
+        self.store.data_mut()
+    }
+
+    /// Bytes of linear memory, which never shrinks.
+    pub fn memory_bytes(&mut self) -> usize {
+        let memory = self.instance.get_memory(&mut self.store, "memory");
+        memory.unwrap().data_size(&self.store)
+    }
+
+    /// Makes a root context; false where the filter refuses its configuration.
+    pub fn configure(&mut self, configuration: &[u8]) -> Outcome<(u32, bool)> {
+        let root = self.new_context(0);
+        let size = number(configuration.len());
+        self.host()
+            .configurations
+            .insert(root, configuration.to_vec());
+        self.call(root, Step::Other, "proxy_on_context_create", &[id(root), 0])?;
+        let started = self.call(root, Step::VmStart, "proxy_on_vm_start", &[id(root), 0])?;
+        let configured = self.call(
+            root,
+            Step::Configure,
+            "proxy_on_configure",
+            &[id(root), size],
+        )?;
+        Ok((root, started != 0 && configured != 0))
+    }
+
+    pub fn new_request(&mut self, root: u32, state: ContextState) -> Outcome<u32> {
+        let context = self.new_context(root);
+        self.host()
+            .contexts
+            .insert(context, ContextState { root, ..state });
+        let arguments = [id(context), id(root)];
+        self.call(context, Step::Other, "proxy_on_context_create", &arguments)?;
+        Ok(context)
+    }
+
+    pub fn request_headers(&mut self, context: u32) -> Outcome<Action> {
+        let count = self.host().contexts[&context].request_headers.len();
+        let ends = i32::from(self.host().end_of_stream(false));
+        let arguments = [id(context), number(count), ends];
+        let action = self.call(
+            context,
+            Step::RequestHeaders,
+            "proxy_on_request_headers",
+            &arguments,
+        )?;
+        Ok(if action == 0 {
+            Action::Continue
+        } else {
+            Action::Pause
+        })
+    }
+
+    pub fn call_response(&mut self, context: u32, token: u32, answer: Answer) -> Outcome<()> {
+        let (headers, body) = match &answer {
+            Answer::Response { headers, body } => (headers.len(), body.len()),
+            Answer::Failed(_) => (0, 0),
+        };
+        let root = self.host().contexts[&context].root;
+        self.host().answer = Some(answer);
+        let arguments = [id(root), id(token), number(headers), number(body), 0];
+        let outcome = self.call(
+            context,
+            Step::CallResponse,
+            "proxy_on_http_call_response",
+            &arguments,
+        );
+        self.host().answer = None;
+        outcome.map(|_| ())
+    }
+
+    /// The request is over: done, log, delete. Its callouts are over as well.
+    pub fn end_request(&mut self, context: u32) -> Outcome<()> {
+        let in_flight = &mut self.host().in_flight;
+        in_flight.retain(|_, callout| callout.context != context);
+        for callback in ["proxy_on_done", "proxy_on_log", "proxy_on_delete"] {
+            self.call(context, Step::Other, callback, &[id(context)])?;
+        }
+        Ok(())
+    }
+
+    fn new_context(&mut self, root: u32) -> u32 {
+        let context = self.host().node.borrow_mut().next_id();
+        let state = ContextState {
+            root,
+            ..ContextState::default()
+        };
+        self.host().contexts.insert(context, state);
+        context
+    }
+
+    /// Calls a callback; what gives nothing gives 0.
+    fn call(&mut self, context: u32, step: Step, name: &str, arguments: &[i32]) -> Outcome<i32> {
+        if let Some(trapped) = &self.trapped {
+            return Err(trapped.clone());
+        }
+        self.host().context = context;
+        self.host().step = step;
+        let root = self
+            .host()
+            .contexts
+            .get(&context)
+            .map_or(0, |known| known.root);
+        let first = step == Step::RequestHeaders && self.begun.insert(root);
+        let begins = first || step == Step::Configure;
+        let fuel = if begins {
+            FUEL_TO_BEGIN
+        } else {
+            FUEL_PER_CALLBACK
+        };
+        self.store.set_fuel(fuel).unwrap();
+        let function = self.instance.get_func(&mut self.store, name);
+        let function = function.unwrap_or_else(|| panic!("the filter has no {name}"));
+        let arguments: Vec<Val> = arguments.iter().copied().map(Val::I32).collect();
+        let mut results = vec![Val::I32(0); function.ty(&self.store).results().len()];
+        let called = function.call(&mut self.store, &arguments, &mut results);
+        if let Err(fault) = called {
+            let said = self.host().node.borrow().logs.last().cloned();
+            let said = said.unwrap_or_default();
+            let trapped = Trapped(format!("{name}: {} (last log: {said})", fault.root_cause()));
+            self.host()
+                .node
+                .borrow_mut()
+                .log(format!("[trap] {}", trapped.0));
+            self.trapped = Some(trapped.clone());
+            return Err(trapped);
+        }
+        Ok(results.first().and_then(Val::i32).unwrap_or(0))
+    }
+}
+
+fn id(context: u32) -> i32 {
+    context.cast_signed()
+}
+
+fn number(count: usize) -> i32 {
+    i32::try_from(count).unwrap()
+}
