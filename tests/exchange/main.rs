@@ -11,6 +11,7 @@
 
 mod client;
 mod concurrency;
+mod credentials;
 mod faults;
 mod keycloak;
 mod memory;

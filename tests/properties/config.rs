@@ -92,7 +92,11 @@ fn assert_no_message_repeats_a_value(value: &Value) {
     let Some(fields) = value.as_object() else {
         return;
     };
-    for name in fields.keys().filter(|name| !name.contains(MARK)) {
+    // A field's name is shown where it is unknown, and a fuzzer learns the mark.
+    if fields.keys().any(|name| name.contains(MARK)) {
+        return;
+    }
+    for name in fields.keys() {
         let mut marked = value.clone();
         mark(&mut marked[name]);
         if let Err(fault) = Config::from_json(marked.to_string().as_bytes()) {

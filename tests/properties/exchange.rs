@@ -27,7 +27,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::outgoing::SIGNING_KEY;
-use super::{contains, oracle, users};
+use super::{contains, oracle, strict_json, users};
 
 const START: UnixMillis = UnixMillis(1_800_000_000_000);
 const STEPS_MAX: usize = 300;
@@ -339,7 +339,7 @@ impl World {
         status: u16,
         body: &[u8],
     ) {
-        let answer: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+        let answer: Value = strict_json(body).unwrap_or(Value::Null);
         let known = &KEYS[request.key];
         if is_lookup {
             let id = &known.key[8..20];
@@ -362,7 +362,7 @@ impl World {
                 .nth(1)
                 .and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
             let claims: Value = payload
-                .and_then(|text| serde_json::from_slice(&text).ok())
+                .and_then(|text| strict_json(&text))
                 .unwrap_or_default();
             let ours = claims["iss"] == ISSUER && claims["sub"] == owner.as_str();
             if let (true, Some(exp)) = (ours, claims["exp"].as_u64()) {

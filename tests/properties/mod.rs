@@ -61,6 +61,12 @@ pub fn filled(data: &[u8], marks: &[(&str, &[u8])]) -> Vec<u8> {
     filled
 }
 
+/// The JSON as a strict reader sees it: `serde_json` does not look at the encoding of texts
+/// that it skips, so those are made whole before.
+pub fn strict_json(body: &[u8]) -> Option<serde_json::Value> {
+    serde_json::from_str(&String::from_utf8_lossy(body)).ok()
+}
+
 pub fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }

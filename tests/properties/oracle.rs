@@ -154,7 +154,8 @@ pub fn instant(text: &str) -> Option<u64> {
     let number = |from: usize, to: usize| -> Option<i64> { digits(bytes.get(from..to)?) };
     let marks = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')];
     let marked = marks.iter().all(|(at, mark)| bytes.get(*at) == Some(mark));
-    if !marked || !matches!(bytes.get(10)?, b'T' | b't' | b' ') {
+    // RFC 3339, 5.6, lets applications choose another separator than T.
+    if !marked || bytes.get(10)?.is_ascii_digit() {
         return None;
     }
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);

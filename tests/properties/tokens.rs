@@ -14,7 +14,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::outgoing::assert_loggable;
-use super::{filled, first_line};
+use super::{filled, first_line, strict_json};
 
 pub const NOW: UnixMillis = UnixMillis(1_800_000_000_500);
 
@@ -40,7 +40,7 @@ pub fn holds(data: &[u8]) {
     );
     let body = filled(body, &[("{jwt}", jwt.as_bytes())]);
     let read = read_token_answer(&CONFIG, status, &body, NOW);
-    let value: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    let value = strict_json(&body).unwrap_or(Value::Null);
     match read {
         Ok(token) => {
             assert_eq!(status, 200);
@@ -65,7 +65,7 @@ fn claims_of(jwt: &str) -> Option<Value> {
     let [_, payload, _] = parts.as_slice() else {
         return None;
     };
-    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
+    strict_json(&URL_SAFE_NO_PAD.decode(payload).ok()?)
 }
 
 fn assert_believable(token: &AccessToken, answer: &Value) {

@@ -8,7 +8,7 @@ use apikey_jwt_exchange::api_key::record::index_value;
 use apikey_jwt_exchange::keycloak::users::{Lookup, LookupError, read_lookup_answer};
 use serde_json::Value;
 
-use super::{filled, first_line, oracle};
+use super::{filled, first_line, oracle, strict_json};
 
 const ID: &str = "abc123def456";
 
@@ -20,7 +20,7 @@ pub fn holds(data: &[u8]) {
     let status = status.unwrap_or(200);
     let body = filled(body, &[("{index}", index_value(ID).as_bytes())]);
     let read = read_lookup_answer(status, &body, ID);
-    let value: Option<Value> = serde_json::from_slice(&body).ok();
+    let value = strict_json(&body);
     if status != 200 {
         assert!(read.is_err(), "{status} says nothing of a key");
         let expected = match status {
