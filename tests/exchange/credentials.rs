@@ -1,9 +1,11 @@
 //! Which requests pass without a key, to the last character.
 
 use apikey_jwt_exchange::exchange::Pass;
-use apikey_jwt_exchange::exchange::rejection::Rejection;
+use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
 use serde_json::{Value, json};
 
+use super::client::plain_owner;
+use super::keycloak::Calls;
 use super::world::{Ended, World, key};
 
 /// Whether a request with these headers passes; it is refused if not.
@@ -52,4 +54,22 @@ fn what_only_begins_like_a_key_or_could_only_be_imported_passes_beside_a_token()
             assert_eq!(passes(changes, &pairs), expected, "{changes}");
         }
     }
+}
+
+#[test]
+fn another_key_in_a_header_that_goes_on_is_refused() {
+    let mut world = World::new(vec![plain_owner("alice", 1), plain_owner("bob", 2)]);
+    let (ours, other) = (key(1), key(2));
+    let cookie = format!("token={other}; path=/");
+    let pairs = [("x-api-key", ours.as_str()), ("cookie", &cookie)];
+    let (rejection, reason) = world.request(&pairs).rejected();
+    assert_eq!(
+        (rejection, reason),
+        (Rejection::AmbiguousCredentials, Reason::TwoCredentials)
+    );
+    assert_eq!(world.keycloak.calls, Calls::default());
+    // Beside a copy of the first it goes with it.
+    let both = format!("{ours} {other}");
+    let pairs = [("x-api-key", ours.as_str()), ("cookie", &both)];
+    assert_eq!(world.request(&pairs).forwarded().remove.len(), 2);
 }

@@ -163,6 +163,10 @@ fn assert_all_is_removed(case: &Case, headers: &Headers, key: &[u8], remove: &[S
             continue;
         }
         assert!(!contains(value, key), "{name} still holds the key");
+        let other = value
+            .windows(59)
+            .find(|window| own_key(window, PREFIX).is_some());
+        assert!(other.is_none(), "{name} holds another key");
         let ours = case
             .config
             .headers
