@@ -1,13 +1,23 @@
 //! Properties of every reader of outside bytes: none panics, what it accepts is in
 //! bounds, and what was written reads back.
+//!
+//! Those of `properties` are run here over the seeds in `fuzz/seeds`, over random bytes
+//! and over seeds that were tampered with, in bounded time; `make fuzz` goes on from there.
+//! `PROPTEST_CASES` gives the number of cases.
 
+#![allow(unreachable_pub, reason = "modules of a test have no other user")]
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     reason = "a test that meets what it does not expect fails"
 )]
 
+mod properties;
+
+use std::fs;
+use std::path::Path;
 use std::sync::LazyLock;
 
 use apikey_jwt_exchange::api_key::format::{KEY_BYTES_MAX, KeyFormat, is_id};
@@ -225,4 +235,124 @@ proptest! {
             prop_assert_eq!(decided, bcrypt::verify(presented, &stored).unwrap());
         }
     }
+}
+
+/// What the seeds of a property hold, in the order of their names.
+fn seeds(name: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/seeds")
+        .join(name);
+    let listed =
+        fs::read_dir(&folder).unwrap_or_else(|fault| panic!("{}: {fault}", folder.display()));
+    let mut seeds: Vec<_> = listed
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.display().to_string(), fs::read(&path).unwrap()))
+        .collect();
+    seeds.sort();
+    assert!(seeds.len() >= 3, "{name}: {} seeds", seeds.len());
+    seeds
+}
+
+#[test]
+fn every_seed_holds() {
+    for (name, property) in properties::ALL {
+        for (path, seed) in seeds(name) {
+            eprintln!("{path}");
+            property(&seed);
+        }
+    }
+}
+
+#[test]
+fn every_property_has_its_fuzz_target() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    let listed = fs::read_to_string(manifest.join("Cargo.toml")).unwrap();
+    for (name, _) in properties::ALL {
+        assert!(
+            listed.contains(&format!("name = \"{name}\"")),
+            "fuzz/Cargo.toml lacks {name}"
+        );
+        let target = fs::read_to_string(manifest.join(format!("fuzz_targets/{name}.rs"))).unwrap();
+        assert!(
+            target.contains(&format!("properties::{name}::holds(data)")),
+            "{name}"
+        );
+    }
+    assert_eq!(listed.matches("[[bin]]").count(), properties::ALL.len());
+}
+
+/// One thing that is done to a seed.
+#[derive(Debug, Clone)]
+enum Change {
+    Flip(usize, u8),
+    Insert(usize, Vec<u8>),
+    Cut(usize, usize),
+    Repeat(usize, usize),
+}
+
+fn any_change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        (any::<usize>(), 0_u8..8).prop_map(|(at, bit)| Change::Flip(at, 1 << bit)),
+        (any::<usize>(), vec(any::<u8>(), 1..8)).prop_map(|(at, bytes)| Change::Insert(at, bytes)),
+        (any::<usize>(), 1_usize..20).prop_map(|(at, length)| Change::Cut(at, length)),
+        (any::<usize>(), 1_usize..20).prop_map(|(at, length)| Change::Repeat(at, length)),
+    ]
+}
+
+fn changed(mut bytes: Vec<u8>, changes: &[Change]) -> Vec<u8> {
+    for change in changes {
+        let length = bytes.len();
+        let part =
+            |at: usize, long: usize| (at % (length + 1), (at % (length + 1) + long).min(length));
+        match change {
+            Change::Flip(at, bit) if length > 0 => bytes[at % length] ^= bit,
+            Change::Flip(..) => {}
+            Change::Insert(at, new) => {
+                let (at, _) = part(*at, 0);
+                bytes.splice(at..at, new.iter().copied());
+            }
+            Change::Cut(at, long) => {
+                let (from, to) = part(*at, *long);
+                bytes.drain(from..to);
+            }
+            Change::Repeat(at, long) => {
+                let (from, to) = part(*at, *long);
+                let again = bytes[from..to].to_vec();
+                bytes.splice(to..to, again);
+            }
+        }
+    }
+    bytes
+}
+
+/// Random bytes, and a seed that was tampered with.
+fn any_input(name: &str) -> impl Strategy<Value = Vec<u8>> {
+    let seeds: Vec<Vec<u8>> = seeds(name).into_iter().map(|(_, seed)| seed).collect();
+    let tampered = (prop::sample::select(seeds), vec(any_change(), 1..6));
+    prop_oneof![
+        1 => vec(any::<u8>(), 0..400),
+        3 => tampered.prop_map(|(seed, changes)| changed(seed, &changes)),
+    ]
+}
+
+macro_rules! properties_hold {
+    ($($test:ident: $module:ident,)*) => { proptest! { $(
+        #[test]
+        fn $test(input in any_input(stringify!($module))) {
+            properties::$module::holds(&input);
+        }
+    )* } };
+}
+
+properties_hold! {
+    caches_above_a_store_that_lies_give_what_was_remembered_for_that_very_key: cache,
+    a_configuration_is_in_bounds_or_refused_without_its_values: config,
+    an_exchange_led_through_anything_ends_and_forwards_its_owners_token_alone: exchange,
+    a_key_comes_from_one_header_and_is_in_none_after: headers,
+    a_key_is_read_where_a_strict_reader_reads_it: key_format,
+    what_goes_out_reads_back_and_shows_no_secret: outgoing,
+    a_record_is_found_where_a_strict_reader_finds_it: record,
+    an_entry_opens_as_it_was_sealed_and_with_any_bit_flipped_not_at_all: sealed,
+    a_token_is_believed_where_a_strict_reader_believes_it: tokens,
+    an_owner_is_believed_where_a_strict_reader_believes_it: users,
 }

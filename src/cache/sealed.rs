@@ -176,6 +176,22 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_as_long_as_may_be_opens_and_a_longer_one_does_not() {
+        let sealer = Sealer::new(&[1; 32]);
+        for (more, opens) in [(0, true), (1, false), (2, false)] {
+            let payload = vec![b'x'; 32_768 - 2 - 32 - 16 - MAC_LENGTH + more];
+            let entry = Entry {
+                cached_at: UnixMillis(5),
+                ends_at: UnixMillis(9),
+                payload: payload.as_slice(),
+            };
+            let sealed = sealer.seal(Kind::Token, &DIGEST, &entry);
+            let opened = sealer.open(Kind::Token, &DIGEST, &sealed);
+            assert_eq!(opened.is_some(), opens, "{}", sealed.len());
+        }
+    }
+
+    #[test]
     fn another_key_kind_or_gateway_is_a_miss() {
         let (sealer, sealed) = sealed();
         assert!(sealer.open(Kind::Token, &[8; 32], &sealed).is_none());

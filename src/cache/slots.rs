@@ -222,6 +222,61 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn an_entry_that_is_over_is_given_up_before_somebody_elses() {
+        let slots = Slots::new(Kind::Token, 4);
+        let (ours, theirs) = (Sealer::new(&[1; 32]), Sealer::new(&[2; 32]));
+        let mut shared = Shared::default();
+        for key in 1..=3 {
+            slots.store(&mut shared, &theirs, &[key; 32], &entry(50), UnixMillis(0));
+        }
+        slots.store(&mut shared, &ours, &[4; 32], &entry(10), UnixMillis(0));
+        slots.store(&mut shared, &ours, &[5; 32], &entry(50), UnixMillis(10));
+        let mut stays = |sealer, key| {
+            let found = slots.find(&mut shared, sealer, &[key; 32], |_| Some(()));
+            found.is_some()
+        };
+        assert!((1..=3).all(|key| stays(&theirs, key)));
+        assert!(!stays(&ours, 4) && stays(&ours, 5));
+    }
+
+    #[test]
+    fn each_set_has_four_slots_of_its_own() {
+        let (slots, sealer) = (Slots::new(Kind::Token, 12), Sealer::new(&[1; 32]));
+        let mut shared = Shared::default();
+        let mut digests = Vec::new();
+        for (set, key) in (0..3).flat_map(|set| (0..4).map(move |key| (set, key))) {
+            let mut digest = [key; 32];
+            digest[..4].copy_from_slice(&[0, 0, 0, set]);
+            slots.store(&mut shared, &sealer, &digest, &entry(50), UnixMillis(10));
+            digests.push(digest);
+        }
+        for digest in &digests {
+            let found = slots.find(&mut shared, &sealer, digest, |_| Some(()));
+            assert!(found.is_some(), "{digest:?}");
+        }
+        let mut names: Vec<&str> = shared.0.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(
+            (names[0], names[11], names.len()),
+            ("ak:0000", "ak:000b", 12)
+        );
+    }
+
+    #[test]
+    fn an_entry_as_long_as_may_be_is_written() {
+        let (slots, sealer) = (Slots::new(Kind::Token, 4), Sealer::new(&[1; 32]));
+        let around = sealer.seal(Kind::Token, &[1; 32], &entry(50)).len() - 1;
+        let payload = vec![b'x'; ENTRY_BYTES_MAX - around];
+        let longest = Entry {
+            payload: payload.as_slice(),
+            ..entry(50)
+        };
+        let mut shared = Shared::default();
+        slots.store(&mut shared, &sealer, &[1; 32], &longest, UnixMillis(10));
+        assert_eq!(shared.0.len(), 1);
+    }
+
+    #[test]
     fn a_region_without_slots_holds_nothing() {
         let (slots, sealer) = (Slots::new(Kind::Token, 0), Sealer::new(&[1; 32]));
         let mut shared = Shared::default();

@@ -148,7 +148,7 @@ fn the_readers_ttl_counts_whatever_the_writers_was() {
     );
     let mut config = config();
     config.cache_ttl_ms = 10_000;
-    for (ms, level_then) in [(11_000, None), (9_000, Some(Level::L2))] {
+    for (ms, level_then) in [(10_000, None), (9_999, Some(Level::L2))] {
         let mut reader = Cache::new(&config, &signing_key());
         let found = reader.find(&DIGEST, NOW.plus_ms(ms), &mut shared);
         assert_eq!(level(&found), level_then, "{ms}");

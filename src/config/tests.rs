@@ -250,3 +250,110 @@ fn the_fingerprint_tells_apart_what_gives_different_tokens() {
         base
     );
 }
+
+#[test]
+fn each_number_is_taken_up_to_its_bounds_and_no_further() {
+    for (field, least, most) in [
+        ("bcrypt_cost", 4_u64, 14),
+        ("max_keys_per_user", 1, 100),
+        ("cache_ttl_seconds", 1, 86_400),
+        ("negative_ttl_seconds", 0, 3600),
+        ("callout_timeout_ms", 100, 30_000),
+        ("revocation_poll_seconds", 0, 300),
+        ("throttle_failures_per_minute", 0, 100_000),
+        ("clock_skew_seconds", 0, 300),
+        ("l1_entries", 1, 1_000_000),
+        ("l2_slots", 0, 65_536),
+    ] {
+        let accepts = |value: Value| read(&with(field, value)).is_ok();
+        assert!(
+            accepts(json!(least)) && accepts(json!(most)),
+            "{field} at its bounds"
+        );
+        assert!(!accepts(json!(most + 4)), "{field} above");
+        assert!(least == 0 || !accepts(json!(least - 1)), "{field} below");
+        assert!(!accepts(json!(-1)) && !accepts(json!(1e15)), "{field}");
+    }
+    let seconds = read(&with("negative_ttl_seconds", json!(7))).unwrap();
+    assert_eq!(seconds.negative_ttl_ms, 7000);
+    let seconds = read(&with("clock_skew_seconds", json!(7))).unwrap();
+    assert_eq!(seconds.clock_skew_ms, 7000);
+}
+
+#[test]
+fn each_text_is_taken_up_to_its_length_and_no_longer() {
+    for (field, start, most) in [
+        ("realm", "r", 255),
+        ("client_id", "c", 255),
+        ("identity_provider", "i", 255),
+        ("assertion_issuer", "https://i", 255),
+        ("keycloak_url", "https://k", 2048),
+        ("keycloak_upstream", "k", 255),
+        ("keycloak_upstream", "https://k", 263),
+        ("yield_upstream", "http://y", 262),
+        ("scope", "s", 1024),
+        ("key_prefix", "p", 16),
+        ("signing_key_property", "env.", 255),
+    ] {
+        let accepts = |length: usize| {
+            let text = format!("{start:x<length$}");
+            assert_eq!(text.len(), length);
+            read(&with(field, json!(text))).is_ok()
+        };
+        assert!(accepts(most) && !accepts(most + 1), "{field} {start}");
+    }
+    let named = |count: usize, length: usize| {
+        let names: Vec<String> = (0..count).map(|at| format!("{at:a<length$}")).collect();
+        read(&with("headers", json!(names))).is_ok()
+    };
+    assert!(named(8, 64) && !named(9, 64) && !named(8, 65) && named(1, 1));
+}
+
+#[test]
+fn what_a_field_may_be_is_taken_and_what_it_may_not_be_is_not() {
+    for (field, value, accepted) in [
+        ("mode", json!("exchange"), true),
+        ("mode", Value::Null, true),
+        ("storage", json!("keycloak"), true),
+        ("enabled", json!(false), true),
+        ("hash_algorithm", json!("sha256"), true),
+        ("key_prefix", json!("e"), false),
+        ("key_prefix", json!("eyJ"), false),
+        ("key_prefix", json!("eyK"), true),
+        ("key_prefix", json!("ey_"), true),
+        ("realm", json!("a realm-1.x_y~z"), true),
+        ("realm", json!("."), false),
+        ("realm", json!(" a"), false),
+        ("realm", json!("a "), false),
+        ("realm", json!("..."), true),
+        ("keycloak_url", json!("https://"), false),
+        ("keycloak_url", json!("https:///a"), false),
+        ("keycloak_url", json!("https://a/b"), true),
+        ("keycloak_url", json!("https://a b"), false),
+        ("keycloak_url", json!("ftp://a"), false),
+        ("assertion_issuer", json!("http://a"), true),
+        ("assertion_issuer", json!("https://a b"), false),
+        ("assertion_issuer", json!("gw"), false),
+        ("signing_key_property", json!("a.b-c_d.E9"), true),
+        ("signing_key_property", json!("a."), false),
+        ("signing_key_property", json!(".a"), false),
+        ("scope", json!("a b"), true),
+        ("headers", json!(["x-1!#$%&'*+.^_|~"]), true),
+        ("headers", json!([""]), false),
+        ("headers", json!(["a:b"]), false),
+        ("headers", json!("x"), false),
+        ("headers", json!([1]), false),
+        ("headers", json!(["te"]), false),
+        ("keycloak_upstream", json!("https://"), false),
+        ("keycloak_upstream", json!("a/b"), false),
+        ("l2_slots", json!(4), true),
+        ("l2_slots", json!(2), false),
+        ("cache_ttl_seconds", json!(1.0), true),
+        ("cache_ttl_seconds", json!(60.25), false),
+        ("index_key", json!("c2hvcnQ="), false),
+        ("fallback_until", json!("2026-12-31T00:00:00Z"), true),
+    ] {
+        let read = read(&with(field, value.clone()));
+        assert_eq!(read.is_ok(), accepted, "{field} {value}: {read:?}");
+    }
+}

@@ -202,7 +202,8 @@ fn is_joined(config: &Config, name: &str, value: &[u8]) -> bool {
 /// and any other that would carry it on to the service (invariant 6).
 ///
 /// # Errors
-/// One of them came twice: Kong removes some headers once alone.
+/// One of them came twice: Kong removes some headers once alone. Or another header
+/// holds another key.
 fn headers_to_remove(
     config: &Config,
     headers: &Headers,
@@ -217,7 +218,13 @@ fn headers_to_remove(
             .headers
             .iter()
             .any(|header| name.eq_ignore_ascii_case(header));
-        if replaced || pseudo || !(ours || holds_key(value)) {
+        if replaced || pseudo {
+            continue;
+        }
+        if !(ours || holds_key(value)) {
+            if hides_key(config, name, value) {
+                return Err((Rejection::AmbiguousCredentials, Reason::TwoCredentials));
+            }
             continue;
         }
         let same = headers

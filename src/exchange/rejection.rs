@@ -225,6 +225,9 @@ mod tests {
             ("identity_provider_unavailable", 503, Some("5")),
             ("overloaded", 503, Some("1")),
         ];
+        let titles: std::collections::HashSet<&str> =
+            Rejection::ALL.into_iter().map(Rejection::title).collect();
+        assert_eq!(titles.len(), Rejection::ALL.len(), "each says its own");
         for (rejection, (code, status, retry_after)) in Rejection::ALL.into_iter().zip(documented) {
             let body: serde_json::Value = serde_json::from_str(&rejection.body("r-1")).unwrap();
             assert_eq!(body["code"], code);

@@ -224,7 +224,7 @@ mod tests {
         service.failed(1, at(5), rejection, reason.clone());
         let waited = service.need(2, at(4), at(100), at(6));
         assert_eq!(waited, Need::Failed(rejection, Box::new(reason)));
-        assert_eq!(service.need(3, at(6), at(100), at(6)), Need::Fetch);
+        assert_eq!(service.need(3, at(5), at(100), at(6)), Need::Fetch);
     }
 
     #[test]

@@ -121,9 +121,38 @@ mod tests {
             "User not found?admin=1"
         );
         assert_eq!(loggable(&"ab ".repeat(100)).len(), 120);
+        let word = |length| loggable(&format!("bad key {}", "x".repeat(length)));
+        assert_eq!(word(30), format!("bad key {}", "x".repeat(30)));
+        assert_eq!(word(31), "(withheld)");
+    }
+
+    #[test]
+    fn the_log_tells_the_endpoints_apart() {
+        let endpoints = [Endpoint::ServiceToken, Endpoint::Lookup, Endpoint::Grant];
         assert_eq!(
-            loggable(&format!("bad key {}", "x".repeat(32))),
-            "(withheld)"
+            endpoints.map(|endpoint| endpoint.to_string()),
+            ["service-token", "look-up", "grant"]
+        );
+    }
+
+    #[test]
+    fn an_answer_with_a_hundred_keys_is_read() {
+        use crate::api_key::record::{Field, index_value, key_value};
+        let id = |at: usize| format!("{at:012}");
+        let hash = format!("$2b$10${}", ".".repeat(53));
+        let mut attributes = serde_json::json!({
+            "apiKeys": (0..100).map(|at| key_value(&id(at), &hash)).collect::<Vec<_>>(),
+            "apiKeyIndex": (0..100).map(|at| index_value(&id(at))).collect::<Vec<_>>(),
+        });
+        for at in 0..100 {
+            for field in [Field::Name, Field::Created, Field::ExpiresAt] {
+                attributes[field.attribute(&id(at))] = vec!["2026-01-28T00:00:00Z"].into();
+            }
+        }
+        let length = attributes.to_string().len();
+        assert!(
+            (ANSWER_BYTES_MAX / 4..ANSWER_BYTES_MAX).contains(&length),
+            "{length}"
         );
     }
 

@@ -237,6 +237,14 @@ mod tests {
     }
 
     #[test]
+    fn an_id_of_a_user_is_as_long_as_keycloaks_column_at_most() {
+        for (length, believed) in [(0, false), (1, true), (255, true), (256, false)] {
+            let read = read(&json!([owner_json(&"a".repeat(length), ID)]));
+            assert_eq!(matches!(read, Ok(Lookup::Owner(_))), believed, "{length}");
+        }
+    }
+
+    #[test]
     fn a_token_without_the_role_cannot_look_up() {
         assert!(may_look_up(&["query-users".into(), "view-users".into()]));
         assert!(may_look_up(&["realm-admin".into()]));

@@ -11,6 +11,7 @@
 
 mod client;
 mod concurrency;
+mod credentials;
 mod faults;
 #[path = "../model/keycloak.rs"]
 mod keycloak;

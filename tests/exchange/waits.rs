@@ -337,3 +337,40 @@ fn a_follower_from_the_start_waits_as_long_as_its_leader_verifies() {
     leader.forwarded();
     follower.forwarded();
 }
+
+#[test]
+fn a_wait_may_take_three_seconds_more_than_was_asked_for() {
+    let mut world = World::new(vec![plain_owner("alice", 1)]);
+    let _leader = Client::send(&mut world, 1);
+    let follower = Client::send(&mut world, 1);
+    assert_eq!((follower.wait_ms(), follower.timeout_ms()), (Some(5), 3005));
+}
+
+#[test]
+fn who_fetches_the_service_token_has_a_callouts_time_and_a_second() {
+    for (ms, fetches) in [(2999, false), (3000, true)] {
+        let mut world = World::new(vec![plain_owner("alice", 1), plain_owner("bob", 2)]);
+        let _silent = Client::send(&mut world, 1);
+        let mut waiting = Client::send(&mut world, 2);
+        assert!(is_yield(&waiting));
+        world.now = START.plus_ms(ms);
+        waiting.answer(&mut world);
+        let called = matches!(waiting.output, Output::Callout { .. });
+        assert_eq!(called, fetches, "{ms}: {:?}", waiting.output);
+    }
+}
+
+#[test]
+fn a_leaders_deadline_that_only_a_clock_step_can_have_made_so_far_is_not_taken_over() {
+    for (back_ms, waits_on) in [(64_000, true), (64_001, false)] {
+        let mut world = World::new(vec![plain_owner("alice", 1)]);
+        let _silent = Client::send(&mut world, 1);
+        let now = START.minus_ms(back_ms);
+        world.now = now;
+        let mut follower = Client::send(&mut world, 1);
+        // Its own deadline.
+        world.now = now.plus_ms(4000);
+        follower.answer(&mut world);
+        assert_eq!(is_yield(&follower), waits_on, "{:?}", follower.output);
+    }
+}

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# `make mutants`: breaks the pure core in each way that cargo-mutants knows, one at a time, and asks
+# whether a test notices. A test that passes whatever the code does holds nothing. What is mutated
+# and what is left out, with the reasons, is in .cargo/mutants.toml.
+#
+# Variables: FILES="src/cache/*.rs src/mac.rs"    these files alone
+#            SHARD=0/4                            a part of them
+#            MUTANTS_DIR=target/mutants           where the results go
+# Takes some six seconds for each of about seven hundred mutants.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$PROJECT_ROOT"
+
+SHARE_MIN=90
+: "${MUTANTS_DIR:=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}/mutants}"
+# Enough for the properties to notice what they are there to notice.
+: "${PROPTEST_CASES:=32}"
+export PROPTEST_CASES
+
+need_rust
+need python3 "apt-get install python3"
+cargo_mutants=$(scripts/cargo-tool.sh cargo-mutants)
+arguments=(--output "$MUTANTS_DIR")
+read -r -a files <<<"${FILES:-}"
+for file in "${files[@]}"; do arguments+=(--file "$file"); done
+if [ -n "${SHARD:-}" ]; then arguments+=(--shard "$SHARD"); fi
+
+mkdir -p "$MUTANTS_DIR"
+status=0
+"$cargo_mutants" mutants "${arguments[@]}" || status=$?
+# 2: some were missed, 3: some timed out. The share decides about those.
+case $status in
+  0 | 2 | 3) ;;
+  *) die "cargo-mutants failed (status $status)" "its results: $MUTANTS_DIR/mutants.out" ;;
+esac
+
+step "Summary"
+python3 - "$MUTANTS_DIR/mutants.out/outcomes.json" "$SHARE_MIN" <<'PYTHON'
+import collections, json, sys
+
+outcomes = json.load(open(sys.argv[1]))["outcomes"]
+files = collections.defaultdict(collections.Counter)
+for outcome in outcomes:
+    scenario = outcome["scenario"]
+    if scenario != "Baseline":
+        files[scenario["Mutant"]["file"]][outcome["summary"]] += 1
+
+def line(name, count):
+    # One that does not compile says nothing; one that loops was noticed.
+    caught = count["CaughtMutant"] + count["Timeout"]
+    viable = caught + count["MissedMutant"]
+    share = 100 * caught / viable if viable else 100
+    print(f"    {name:34} {viable:4} viable {caught:4} caught ({count['Timeout']} by looping) "
+          f"{count['MissedMutant']:3} missed {count['Unviable']:4} unviable {share:6.1f} %")
+    return share
+
+for name in sorted(files):
+    line(name, files[name])
+share = line("in all", sum(files.values(), collections.Counter()))
+if share < float(sys.argv[2]):
+    sys.exit(f"error: {share:.1f} % of the mutants were caught, and {sys.argv[2]} % must be: "
+             f"see missed.txt beside {sys.argv[1]}")
+PYTHON
