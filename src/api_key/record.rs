@@ -77,7 +77,7 @@ pub fn key_value(id: &str, hash: &str) -> String {
 }
 
 /// A key's record, read and in bounds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct KeyRecord {
     /// The hash, to verify against.
     pub hash: StoredHash,
@@ -87,6 +87,17 @@ pub struct KeyRecord {
     pub ends_at: UnixMillis,
     /// The scopes of its tokens; none means the configured ones.
     pub scopes: Option<String>,
+}
+
+impl std::fmt::Debug for KeyRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Without the text of the hash.
+        f.debug_struct("KeyRecord")
+            .field("hash", &self.hash)
+            .field("ends_at", &self.ends_at)
+            .field("scopes", &self.scopes)
+            .finish_non_exhaustive()
+    }
 }
 
 impl KeyRecord {

@@ -51,7 +51,6 @@ use rejection::{Reason, Rejection};
 pub use worker::{PENDING_MAX, Sizes, Worker};
 
 /// What happened.
-#[derive(Debug)]
 pub enum Input<'a> {
     /// The request's head came: the first input of each exchange.
     Request {
@@ -68,6 +67,17 @@ pub enum Input<'a> {
     },
     /// The callout or yield failed; why, as far as the host says.
     Failed(&'a str),
+}
+
+impl std::fmt::Debug for Input<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Headers hold keys, and bodies tokens.
+        match self {
+            Self::Request { headers } => write!(f, "Request({} headers)", headers.len()),
+            Self::Answer { status, .. } => write!(f, "Answer({status})"),
+            Self::Failed(_) => f.write_str("Failed"),
+        }
+    }
 }
 
 /// What to do next.
@@ -175,7 +185,7 @@ pub struct Exchange {
 }
 
 /// What the exchange waits for.
-#[derive(Debug, Default)]
+#[derive(Default)]
 enum State {
     /// The request.
     #[default]
@@ -201,6 +211,24 @@ enum State {
     Granting { owner: Box<Owner> },
     /// Nothing: it is over.
     Over,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Its name alone: some hold the gateway's token.
+        f.write_str(match self {
+            Self::New => "New",
+            Self::Following { .. } => "Following",
+            Self::AwaitingToken { .. } => "AwaitingToken",
+            Self::FetchingToken => "FetchingToken",
+            Self::LookingUp { .. } => "LookingUp",
+            Self::Queueing { .. } => "Queueing",
+            Self::Verifying { .. } => "Verifying",
+            Self::Signing { .. } => "Signing",
+            Self::Granting { .. } => "Granting",
+            Self::Over => "Over",
+        })
+    }
 }
 
 /// What an exchange that no cache could answer holds on to.

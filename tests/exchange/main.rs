@@ -17,6 +17,8 @@ mod faults;
 mod keycloak;
 mod memory;
 mod refusals;
+#[path = "../model/sweep.rs"]
+mod sweep;
 mod tokens;
 mod waits;
 mod world;

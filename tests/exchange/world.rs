@@ -1,20 +1,22 @@
 //! One worker of a gateway, its host's shared data, Keycloak, and the time.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use apikey_jwt_exchange::api_key::format::KeyFormat;
 use apikey_jwt_exchange::cache::slots::SharedStore;
 use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::config::Config;
+use apikey_jwt_exchange::exchange::credentials::Headers;
 use apikey_jwt_exchange::exchange::gate::Gate;
 use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
 use apikey_jwt_exchange::exchange::{Env, Exchange, Forward, Input, Output, Pass, Source, Worker};
 use apikey_jwt_exchange::signing_key::SigningKey;
 use serde_json::{Value, json};
 
-use super::keycloak::{FakeKeycloak, Reply, User, claims};
+use super::keycloak::{FakeKeycloak, Reply, SIGNATURE, User, claims};
+use super::sweep::Sweeper;
 
 pub const START: UnixMillis = UnixMillis(1_800_000_000_000);
 
@@ -45,6 +47,43 @@ pub struct World {
     /// The key id that the last request's exchange gave for the log.
     pub ended_key_id: Option<String>,
     nonces: Cell<u64>,
+    secrets: Secrets,
+}
+
+/// The secrets of a scenario: none of them is ever said.
+#[derive(Default)]
+struct Secrets {
+    known: BTreeSet<String>,
+    /// Keys, hashes and the signing key: they may stand nowhere at all.
+    nowhere: Sweeper,
+    /// Tokens: they may stand in an entry and in the header that is replaced.
+    tokens: Sweeper,
+}
+
+impl Secrets {
+    fn learn(&mut self, secret: &str) {
+        if self.known.insert(secret.to_owned()) {
+            self.nowhere
+                .add("a key, a hash or the signing key", secret.as_bytes());
+        }
+    }
+
+    /// Learns what a request presents.
+    fn learn_keys(&mut self, headers: &Headers) {
+        for (_, value) in headers {
+            let text = String::from_utf8_lossy(value);
+            let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            words
+                .filter(|word| word.starts_with("sk_live_") && word.len() > 24)
+                .for_each(|word| self.learn(word));
+        }
+    }
+
+    fn expect_unsaid(&self, place: &str, text: &str) {
+        let mut found = self.nowhere.sweep(place, text.as_bytes());
+        found.extend(self.tokens.sweep(place, text.as_bytes()));
+        assert!(found.is_empty(), "{found:?}");
+    }
 }
 
 /// How a request ended.
@@ -138,7 +177,14 @@ impl World {
     /// A world whose filter is configured with these changes.
     pub fn with(users: Vec<User>, changes: &Value) -> Self {
         let config = config(changes);
+        let mut secrets = Secrets::default();
+        secrets.learn(&SIGNING_KEY[48..]);
+        secrets.tokens.add("a token", SIGNATURE.as_bytes());
+        for value in users.iter().flat_map(|user| &user.attributes["apiKeys"]) {
+            secrets.learn(value.splitn(3, ':').last().unwrap());
+        }
         Self {
+            secrets,
             now: START,
             worker: new_worker(&config, b"worker 1"),
             config,
@@ -177,7 +223,33 @@ impl World {
             store: &mut self.shared,
             nonce: &nonce,
         };
-        exchange.handle_input(input, &mut env)
+        let output = exchange.handle_input(input, &mut env);
+        if let Input::Request { headers } = input {
+            self.secrets.learn_keys(headers);
+        }
+        self.expect_secrecy(exchange, &output);
+        output
+    }
+
+    /// Nothing that is said or stored holds a secret (invariant 5).
+    fn expect_secrecy(&self, exchange: &Exchange, output: &Output) {
+        let secrets = &self.secrets;
+        secrets.expect_unsaid("an output", &format!("{output:?} {exchange:?}"));
+        secrets.expect_unsaid("an id", exchange.key_id().unwrap_or_default());
+        match output {
+            Output::Reject { rejection, reason } => {
+                let said = format!("{reason} {}", rejection.body("id"));
+                secrets.expect_unsaid("a rejection", &said);
+            }
+            Output::Callout { call, .. } => secrets.expect_unsaid("a path", &call.path),
+            _ => {}
+        }
+        if !matches!(output, Output::Callout { .. } | Output::Yield { .. }) {
+            for (name, value) in &self.shared.0 {
+                secrets.expect_unsaid("the name of an entry", name);
+                assert_eq!(secrets.nowhere.sweep("an entry", value), []);
+            }
+        }
     }
 
     pub fn abort(&mut self, exchange: &mut Exchange) {

@@ -26,6 +26,7 @@ mod keycloak_adapter;
 mod keys;
 mod node;
 mod shared_data;
+#[path = "../model/sweep.rs"]
 mod sweep;
 mod truth;
 mod vm;

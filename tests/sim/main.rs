@@ -31,6 +31,7 @@ mod request;
 mod requests;
 mod setup;
 mod store;
+#[path = "../model/sweep.rs"]
 mod sweep;
 mod tally;
 mod trace;
@@ -43,16 +44,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use checkers::Violation;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use tally::Tally;
 use world::{Run, World};
-
-/// Characters that a URL leaves as they are (RFC 3986, 2.3).
-pub const URL: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
 
 /// The seeds of `make test`.
 const SEEDS: u64 = 2_000;

@@ -8,17 +8,29 @@ use std::sync::LazyLock;
 use aho_corasick::AhoCorasick;
 
 use super::{Checker, Seen, Word, holds};
-use crate::sweep::{self, forms};
+use crate::keycloak::SIGNATURE;
+use crate::keys::MARK;
+use crate::setup::SIGNING_KEY;
+use crate::sweep::forms;
 use crate::truth::Truth;
 
-/// Keys, hashes and signing keys: they may stand nowhere at all.
-static NOWHERE: LazyLock<AhoCorasick> = LazyLock::new(|| finder(&sweep::NOWHERE));
+/// A part of the signing key's text.
+const KEY_BODY: &str = SIGNING_KEY.split_at(48).1;
+/// What the head of each assertion of ours becomes.
+const ASSERTION: &str = "eyJ0eXAiOiJKV1QiLCJhbGciOiJFUzI1NiI";
+
+/// Keys, hashes and the signing key: they may stand nowhere at all.
+static NOWHERE: LazyLock<AhoCorasick> =
+    LazyLock::new(|| finder(&[MARK, KEY_BODY, "$2b$04$", "$2b$05$", "$sha256$"]));
 /// Tokens and assertions: with those they may stand in no text that anybody reads.
-static UNSAID: LazyLock<AhoCorasick> = LazyLock::new(|| finder(&sweep::UNSAID));
+static UNSAID: LazyLock<AhoCorasick> = LazyLock::new(|| finder(&[SIGNATURE, ASSERTION]));
 
 fn finder(marks: &[&str]) -> AhoCorasick {
-    let all: Vec<Vec<u8>> = marks.iter().flat_map(|mark| forms(mark)).collect();
-    AhoCorasick::new(&all).unwrap()
+    let forms = marks.iter().flat_map(|mark| forms(mark.as_bytes()));
+    // What is found by chance would say nothing.
+    let forms = forms.filter(|(_, form)| form.len() >= 7);
+    let forms: Vec<Vec<u8>> = forms.map(|(_, form)| form).collect();
+    AhoCorasick::new(&forms).unwrap()
 }
 
 pub struct Secrecy;

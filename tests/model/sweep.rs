@@ -5,6 +5,11 @@
 //! bytes alone or all, in both cases). Pure: secrets and texts go in, findings come
 //! out, which name a secret and never show it.
 
+#![allow(
+    dead_code,
+    reason = "each suite that takes this module uses a part of it"
+)]
+
 use std::collections::HashMap;
 use std::fmt::Write;
 
@@ -105,7 +110,8 @@ fn first_two(bytes: &[u8]) -> usize {
     usize::from(bytes[0]) << 8 | usize::from(bytes[1])
 }
 
-fn forms(secret: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+/// Every form in which a secret can stand in a text, each with its name.
+pub fn forms(secret: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let mut hex = String::new();
     let mut all = String::new();
     for byte in secret {

@@ -1,0 +1,257 @@
+//! Which credential is found in which headers.
+
+use super::*;
+use crate::test_support::config;
+
+const KEY: &str = "sk_live_abc123def456_0123456789abcdefghijABCDEFGHIJ012twXKk";
+
+fn key() -> String {
+    // The checksum of the constant is made here, so that it is right.
+    let mut next = 0_u8;
+    let key = config().key_format.generate(|bytes| {
+        for byte in bytes {
+            *byte = next;
+            next = next.wrapping_add(1);
+        }
+    });
+    key.expose().to_owned()
+}
+
+fn headers(pairs: &[(&str, &str)]) -> Vec<(String, Vec<u8>)> {
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()))
+        .collect()
+}
+
+fn extracted(pairs: &[(&str, &str)]) -> Result<Credentials, (Rejection, Reason)> {
+    extract(&config(), &headers(pairs))
+}
+
+fn rejected(pairs: &[(&str, &str)]) -> Rejection {
+    extracted(pairs).expect_err("a rejection").0
+}
+
+#[test]
+fn takes_a_key_in_each_of_its_forms() {
+    let key = key();
+    for (name, value, removed) in [
+        ("authorization", format!("ApiKey {key}"), vec![]),
+        ("authorization", format!("APIKEY   {key} "), vec![]),
+        ("authorization", format!("bEARER {key}"), vec![]),
+        ("Authorization", format!("apikey\t{key}"), vec![]),
+        ("x-api-key", key.clone(), vec!["x-api-key".to_owned()]),
+        (
+            "X-API-Key",
+            format!(" {key} "),
+            vec!["X-API-Key".to_owned()],
+        ),
+    ] {
+        let Ok(Credentials::Key { key: found, remove }) = extracted(&[(name, &value)]) else {
+            panic!("{name}: {value}")
+        };
+        assert_eq!(found.expose(), key);
+        assert_eq!(remove, removed);
+    }
+}
+
+#[test]
+fn the_same_key_in_two_headers_is_one_credential() {
+    let key = key();
+    let bearer = format!("Bearer {key}");
+    let both = extracted(&[("authorization", &bearer), ("x-api-key", &key)]);
+    assert!(matches!(both, Ok(Credentials::Key { remove, .. }) if remove == ["x-api-key"]));
+}
+
+#[test]
+fn a_header_that_holds_the_key_as_well_is_removed() {
+    let key = key();
+    let copy = format!("token={key}; path=/");
+    let found = extracted(&[("x-api-key", &key), ("cookie", &copy), (":path", &copy)]);
+    let Ok(Credentials::Key { remove, .. }) = found else {
+        panic!("a key")
+    };
+    assert_eq!(remove, ["x-api-key", "cookie"]);
+}
+
+#[test]
+fn two_credentials_are_refused() {
+    let key = key();
+    let apikey = format!("ApiKey {key}");
+    let joined = format!("ApiKey {key},ApiKey {key}");
+    let hidden = format!("Basic eDp5, Bearer {key}");
+    for pairs in [
+        &[
+            ("authorization", "Bearer a.b.c"),
+            ("x-api-key", key.as_str()),
+        ][..],
+        &[("authorization", "Basic eDp5"), ("x-api-key", &key)],
+        &[("authorization", &apikey), ("x-api-key", "another")],
+        &[("authorization", &apikey), ("authorization", &apikey)],
+        &[("x-api-key", &key), ("X-Api-Key", &key)],
+        &[("authorization", &joined)],
+        &[("authorization", &hidden)],
+        &[("authorization", "Bearer a.b.c, Bearer d.e.f")],
+        &[("x-api-key", "one,two")],
+    ] {
+        assert_eq!(
+            rejected(pairs),
+            Rejection::AmbiguousCredentials,
+            "{pairs:?}"
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_a_key_is_an_invalid_key() {
+    let mut mistyped = key();
+    mistyped.replace_range(30..31, if &mistyped[30..31] == "x" { "y" } else { "x" });
+    let mistyped = format!("Bearer {mistyped}");
+    let long = "a".repeat(73);
+    for pairs in [
+        &[("authorization", "ApiKey")][..],
+        &[("authorization", "ApiKey  ")],
+        &[("authorization", "ApiKey two words")],
+        &[("authorization", "ApiKey ApiKey x")],
+        &[("authorization", &mistyped)],
+        &[("authorization", "Bearer sk_live_")],
+        &[("x-api-key", KEY)],
+        &[("x-api-key", &long)],
+    ] {
+        assert_eq!(rejected(pairs), Rejection::InvalidApiKey, "{pairs:?}");
+    }
+    let not_utf8 = vec![("x-api-key".to_owned(), b"\xff\xfe\xfd".to_vec())];
+    let (rejection, reason) = extract(&config(), &not_utf8).unwrap_err();
+    assert_eq!(rejection, Rejection::InvalidApiKey);
+    assert!(matches!(reason, Reason::Malformed(_)));
+}
+
+#[test]
+fn without_a_key_the_policy_decides() {
+    let with_policy = |policy, pairs: &[(&str, &str)]| {
+        let mut config = config();
+        config.on_missing_key = policy;
+        extract(&config, &headers(pairs)).map_err(|(rejection, _)| rejection)
+    };
+    let jwt = [("authorization", "Bearer a.b.c")];
+    let basic = [("authorization", "Basic eDp5")];
+    let missing = || Err(Rejection::MissingCredentials);
+    for (policy, pairs, expected) in [
+        (OnMissingKey::Bearer, &jwt[..], Ok(Credentials::Pass)),
+        (OnMissingKey::Bearer, &basic, missing()),
+        (OnMissingKey::Bearer, &[], missing()),
+        (
+            OnMissingKey::Bearer,
+            &[("authorization", " "), ("x-api-key", "")],
+            missing(),
+        ),
+        (OnMissingKey::Pass, &[], Ok(Credentials::Pass)),
+        (OnMissingKey::Pass, &basic, Ok(Credentials::Pass)),
+        (OnMissingKey::Reject, &jwt, missing()),
+        (OnMissingKey::Reject, &[], missing()),
+    ] {
+        assert_eq!(with_policy(policy, pairs), expected, "{policy:?} {pairs:?}");
+    }
+    let digest = [("authorization", "Digest username=\"a\", realm=\"b\"")];
+    assert_eq!(
+        with_policy(OnMissingKey::Pass, &digest),
+        Ok(Credentials::Pass)
+    );
+}
+
+fn with(policy: OnMissingKey, names: &[&str], pairs: &[(&str, &str)]) -> Option<Rejection> {
+    let mut config = config();
+    config.on_missing_key = policy;
+    config.headers = names.iter().map(|&name| name.to_owned()).collect();
+    extract(&config, &headers(pairs))
+        .err()
+        .map(|(rejection, _)| rejection)
+}
+
+const BOTH: [&str; 2] = ["authorization", "x-api-key"];
+
+#[test]
+fn no_key_passes_in_the_guise_of_something_else() {
+    let key = key();
+    for form in [
+        "Bearer Bearer KEY",
+        "Bearer ApiKey KEY",
+        "Bearer \"KEY\"",
+        "Bearer =KEY",
+        "Bearer token=KEY",
+        "Bearer eyJ KEY",
+        "Bearer eyJ.KEY",
+        "KEY",
+        "Token KEY",
+    ] {
+        let value = form.replace("KEY", &key);
+        for policy in [OnMissingKey::Bearer, OnMissingKey::Pass] {
+            let refused = with(policy, &BOTH, &[("authorization", &value)]);
+            assert!(refused.is_some(), "{policy:?} {form}");
+        }
+        let beside = [
+            ("authorization", "Bearer a.b.c"),
+            ("x-other", value.as_str()),
+        ];
+        let refused = with(OnMissingKey::Bearer, &BOTH, &beside);
+        assert_eq!(refused, Some(Rejection::InvalidApiKey), "{form}");
+    }
+    for value in [format!("ApiKey {key}"), format!("Bearer {key}")] {
+        let refused = with(
+            OnMissingKey::Pass,
+            &["x-api-key"],
+            &[("authorization", &value)],
+        );
+        assert_eq!(refused, Some(Rejection::InvalidApiKey));
+    }
+}
+
+#[test]
+fn a_bearer_token_counts_even_where_authorization_carries_no_keys() {
+    let jwt = ("authorization", "Bearer a.b.c");
+    assert_eq!(with(OnMissingKey::Bearer, &["x-api-key"], &[jwt]), None);
+    let both = with(
+        OnMissingKey::Bearer,
+        &["x-api-key"],
+        &[jwt, ("x-api-key", &key())],
+    );
+    assert_eq!(both, Some(Rejection::AmbiguousCredentials));
+}
+
+#[test]
+fn where_keys_are_imported_a_bearer_token_must_look_like_a_jwt() {
+    let mut importing = config();
+    importing.key_format = importing.key_format.with_index_key(&[1; 32]);
+    let bearer = |token: &str| {
+        let headers = headers(&[("authorization", &format!("Bearer {token}"))]);
+        extract(&importing, &headers).map_err(|(rejection, _)| rejection)
+    };
+    assert_eq!(
+        bearer("legacy-key-0123456789"),
+        Err(Rejection::MissingCredentials)
+    );
+    assert_eq!(bearer("eyJhbGciOi.eyJpc3Mi.c2ln"), Ok(Credentials::Pass));
+    assert_eq!(bearer("short"), Ok(Credentials::Pass));
+}
+
+#[test]
+fn more_headers_than_a_host_shows_are_refused() {
+    let many = |count: usize| {
+        let mut headers = headers(&[("x-api-key", &key())]);
+        headers.extend((1..count).map(|at| (format!("x-{at}"), vec![])));
+        extract(&config(), &headers).map_err(|(rejection, _)| rejection)
+    };
+    assert!(many(99).is_ok());
+    assert_eq!(many(100), Err(Rejection::AmbiguousCredentials));
+}
+
+#[test]
+fn a_header_that_holds_the_key_twice_over_is_refused() {
+    let key = key();
+    let twice = [
+        ("x-api-key", key.as_str()),
+        ("referer", &key),
+        ("Referer", "other"),
+    ];
+    assert_eq!(rejected(&twice), Rejection::AmbiguousCredentials);
+}
