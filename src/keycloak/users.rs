@@ -245,6 +245,21 @@ mod tests {
     }
 
     #[test]
+    fn believes_the_ids_of_users_from_elsewhere_and_none_that_would_break_a_line() {
+        for (id, believed) in [
+            ("f:8f2a-1b:alice", true),
+            ("alice.b", true),
+            ("a:b", true),
+            ("a_b", false),
+            ("a/b", false),
+            ("a\nb", false),
+        ] {
+            let read = read(&json!([owner_json(id, ID)]));
+            assert_eq!(matches!(read, Ok(Lookup::Owner(_))), believed, "{id}");
+        }
+    }
+
+    #[test]
     fn a_token_without_the_role_cannot_look_up() {
         assert!(may_look_up(&["query-users".into(), "view-users".into()]));
         assert!(may_look_up(&["realm-admin".into()]));

@@ -32,6 +32,8 @@ use super::{contains, oracle, strict_json, users};
 const START: UnixMillis = UnixMillis(1_800_000_000_000);
 const STEPS_MAX: usize = 300;
 const REQUESTS_MAX: usize = 6;
+/// A step of the clock is up to 255 of these.
+const UNITS_MS: [u64; 4] = [1, 100, 1000, 100_000];
 /// More turns than any request may take.
 const TURNS_MAX: u32 = 20_000;
 const ISSUER: &str = "https://login.example.com/realms/demo";
@@ -57,7 +59,7 @@ static KEYS: LazyLock<[Known; 3]> = LazyLock::new(|| {
     };
     [
         known(one, "alice", bcrypt, FAR_SECONDS),
-        known(two, "bob", sha256, START.0 / 1000 + 100),
+        known(two, "bob", sha256, START.0 / 1000 + 100_000),
         known(three, "", String::new(), 0),
     ]
 });
@@ -134,11 +136,11 @@ pub fn holds(data: &[u8]) {
             0 | 1 if requests.len() < REQUESTS_MAX => {
                 requests.push(world.send(usize::from(which) % 3, usize::from(which) / 3 % 2));
             }
-            8 => world.pass_time(u64::from(which) * [1, 100, 1000][usize::from(what) / 12 % 3]),
+            8 => world.pass_time(u64::from(which) * UNITS_MS[usize::from(what) / 12 % 4]),
             9 => {
                 world.now = world
                     .now
-                    .minus_ms(u64::from(which) * [1, 100, 1000][usize::from(what) / 12 % 3])
+                    .minus_ms(u64::from(which) * UNITS_MS[usize::from(what) / 12 % 4])
             }
             10 => world.tamper_with_the_store(which, bytes.or_zero()),
             action if !requests.is_empty() => {
@@ -405,7 +407,7 @@ impl World {
             3 => self.token("alice", now + 300),
             4 => self.token("bob", now + 60),
             5 => self.token("alice", now),
-            6 => self.token("bob", START.as_seconds() + 102),
+            6 => self.token("bob", KEYS[1].ends_at + 2),
             _ => br#"{"error":"invalid_grant","error_description":"User not found"}"#.to_vec(),
         }
     }
