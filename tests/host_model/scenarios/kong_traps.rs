@@ -1,7 +1,19 @@
 //! Kong's traps: each leads a naive filter astray in this model, and not ours.
 //!
-//! A naive filter is a function that calls the host as a first draft would. The number is
-//! that of the trap in the list of what Kong does otherwise.
+//! A naive filter is a function that calls the host as a first draft would. The traps, by
+//! the numbers that the tests' names have:
+//!
+//! 1. Shared data is found by the CRC-32 of its key alone.
+//! 2. A value is copied after the lock is released: a read can be torn.
+//! 3. To set without a CAS means "only if absent".
+//! 4. `random_get` is no cryptographic source, and may repeat.
+//! 5. `set_effective_context` does nothing: no request can resume another.
+//! 6. The tick period can be set once; no callout at start, nor two at once of a context.
+//! 7. A failed callout is an answer without headers; a pseudo-header says why.
+//! 8. One instance serves all routes: worker memory is shared by all configurations.
+//! 9. `end_of_stream` is never true in the headers; a local response cancels a pending
+//!    callout; to set an immutable variable traps.
+//! 10. Metrics work, across the workers of a node.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
