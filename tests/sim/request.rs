@@ -22,6 +22,8 @@ pub enum Credential {
     Bearer,
     /// Two keys at once.
     Two(usize, usize),
+    /// One where a key belongs, and another in a cookie.
+    AndAnother(usize, usize),
     /// Nothing.
     Nothing,
     /// Nothing where a key belongs, and a key in a cookie.
@@ -89,6 +91,10 @@ impl Request {
             Credential::Two(one, other) => {
                 add("authorization", format!("ApiKey {}", keys::ALL[one].text));
                 add("x-api-key", keys::ALL[other].text.clone());
+            }
+            Credential::AndAnother(one, other) => {
+                add("x-api-key", keys::ALL[one].text.clone());
+                add("cookie", format!("key={}", keys::ALL[other].text));
             }
             Credential::InCookieAlone(number) => {
                 add("cookie", format!("key={}", keys::ALL[number].text));

@@ -57,7 +57,7 @@ pub fn burst(world: &mut World) -> Vec<Request> {
 
 fn credential(dice: &mut Dice, key: usize) -> Credential {
     let (other, secret) = (dice.below(KEYS), dice.range(1, 3));
-    match dice.below(20) {
+    match dice.below(21) {
         0..13 => Credential::Key(key),
         13 => Credential::WrongSecret(key, secret),
         14 => Credential::Unknown(secret),
@@ -65,6 +65,7 @@ fn credential(dice: &mut Dice, key: usize) -> Credential {
         16 => Credential::Bearer,
         17 if other != key => Credential::Two(key, other),
         18 => Credential::InCookieAlone(key),
+        19 if other != key => Credential::AndAnother(key, other),
         _ => Credential::Nothing,
     }
 }
