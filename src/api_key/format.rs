@@ -380,6 +380,7 @@ mod tests {
             importing.parse(b"fifteen-chars-x"),
             Err(MalformedKey::Length)
         );
+        assert!(importing.parse(b"sixteen-chars-xx").is_ok());
         assert!(importing.parse(&[b'a'; 72]).is_ok());
         let mut mistyped = format().generate(counting()).expose().as_bytes().to_vec();
         *mistyped.last_mut().unwrap() ^= 1;
