@@ -388,6 +388,22 @@ mod tests {
     }
 
     #[test]
+    fn an_id_has_one_of_two_lengths_and_no_capitals() {
+        for id in ["abc123def456", "abc123def456abc123def456"] {
+            assert!(is_id(id), "{id}");
+        }
+        for text in [
+            "",
+            "abc123def45",
+            "ABC123def456",
+            "abc123def45_",
+            "abc123def4567",
+        ] {
+            assert!(!is_id(text), "{text}");
+        }
+    }
+
+    #[test]
     fn every_character_is_equally_likely() {
         // All 256 byte values once: the 4 that 252 = 7 x 36 leaves over are skipped.
         let mut next = 0_u8;
