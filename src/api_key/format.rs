@@ -404,6 +404,24 @@ mod tests {
     }
 
     #[test]
+    fn a_derived_id_is_the_documented_one() {
+        // Computed apart: the HMAC as a number in base36, 50 digits, its first 24.
+        let importing = format().with_index_key(&[7; 32]);
+        let key = importing.parse(b"legacy-0123456789").unwrap();
+        assert_eq!(key.id(), "08a8fqnvnprs5dw9wbjqa3x3");
+    }
+
+    #[test]
+    fn as_many_characters_are_drawn_as_asked_for_however_many_bytes_are_unfair() {
+        let mut fill = |bytes: &mut [u8]| {
+            // The least byte that would favour some, and the last fair one.
+            bytes.fill(252);
+            bytes[..5].fill(251);
+        };
+        assert_eq!(draw(BASE36, 12, &mut fill), "z".repeat(12));
+    }
+
+    #[test]
     fn every_character_is_equally_likely() {
         // All 256 byte values once: the 4 that 252 = 7 x 36 leaves over are skipped.
         let mut next = 0_u8;
