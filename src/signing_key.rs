@@ -186,6 +186,13 @@ mod tests {
     }
 
     #[test]
+    fn a_keys_name_is_its_thumbprint() {
+        // RFC 7638, computed apart.
+        let key = SigningKey::parse(PEM).unwrap();
+        assert_eq!(key.kid(), "DXEzWNr5ha2zYK7t77nmBuQlUb-RwFQeY4qtrhHvzlw");
+    }
+
+    #[test]
     fn signs_what_the_public_half_verifies() {
         let key = SigningKey::parse(PEM).unwrap();
         let jwt = key
