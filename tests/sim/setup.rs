@@ -113,7 +113,7 @@ fn realm(dice: &mut Dice, at: usize, length_ms: u64) -> Realm {
     for (number, &end) in ends.iter().enumerate() {
         if dice.chance(0.8) {
             let owner = dice.below(users.len());
-            let hash = dice.below(keys::ALL[number].hashes.len());
+            let hash = dice.pick(&keys::HASHES);
             give(&mut users[owner], number, hash, end);
         }
     }

@@ -98,7 +98,7 @@ fn edit(world: &mut World) {
     let fate = event_fate(world);
     let (dice, now) = (&mut world.dice, UnixMillis(world.now));
     let realm = &mut world.realms[at];
-    let (number, action, hash) = (dice.below(KEYS), dice.below(9), dice.below(4));
+    let (number, action, hash) = (dice.below(KEYS), dice.below(9), dice.pick(&keys::HASHES));
     let grace = dice.pick(&[0, 2_000, 30_000]);
     let (names, key) = (owners(at), &keys::ALL[number]);
     let end = realm.ends[number];
