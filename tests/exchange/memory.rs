@@ -175,6 +175,33 @@ fn a_service_token_that_may_not_look_up_is_forgotten() {
 }
 
 #[test]
+fn a_worker_says_how_much_it_holds() {
+    let mut world = World::new(vec![owner("alice", 1)]);
+    let sizes = |world: &World| {
+        let sizes = world.worker.sizes();
+        let kept = [sizes.tokens, sizes.verified, sizes.refused];
+        (kept, sizes.pending, sizes.flights, sizes.failures)
+    };
+    assert_eq!(sizes(&world), ([0, 0, 0], 0, 0, 0));
+    let mut client = Client::send(&mut world, 1);
+    let mut follower = Client::send(&mut world, 1);
+    assert_eq!(sizes(&world), ([0, 0, 0], 2, 1, 0));
+    assert_eq!(world.gate.places(), 0);
+    client.answer_until(&mut world, |client| {
+        matches!(client.output, Output::Yield { .. })
+    });
+    assert_eq!(world.gate.places(), 1);
+    client.answer_until(&mut world, Client::is_over);
+    follower.answer_until(&mut world, Client::is_over);
+    assert_eq!(sizes(&world), ([1, 1, 0], 0, 0, 0));
+    for number in [2, 3] {
+        world.key_request(&key(number)).rejected();
+    }
+    assert_eq!(sizes(&world), ([1, 1, 2], 0, 0, 2));
+    assert_eq!(world.gate.places(), 0);
+}
+
+#[test]
 fn an_unknown_key_is_refused_from_the_very_instant_at_which_the_fallback_ends() {
     let until = START.plus_ms(3_600_000);
     for (now, passes) in [(until.minus_ms(1), true), (until, false)] {

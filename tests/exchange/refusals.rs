@@ -154,6 +154,19 @@ fn an_unknown_key_that_falls_back_takes_nobody_the_service_token() {
     assert_eq!(world.keycloak.calls.service_token, before + 1);
 }
 
+#[test]
+fn the_log_tells_what_a_refusal_was_remembered_as() {
+    let mut world = World::new(vec![alice()]);
+    for (presented, said) in [
+        (key(2), "refused before (Unknown)"),
+        (other_secret(&key(1), 0), "refused before (Invalid)"),
+    ] {
+        world.key_request(&presented).rejected();
+        let (_, reason) = world.key_request(&presented).rejected();
+        assert_eq!(reason.to_string(), said);
+    }
+}
+
 /// Found by the simulation: Keycloak minds the roles of the moment, so a role that is
 /// taken makes every key look unknown to a token from before.
 #[test]
