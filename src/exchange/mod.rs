@@ -253,10 +253,17 @@ struct Pending {
     queued: bool,
     /// The deadline was moved to a leader's already.
     followed: bool,
-    /// Nobody was seen to own the key. Whether the gateway could see is to be told by a
-    /// service token that was asked for at this instant or later; then the key is
-    /// remembered as this.
-    unseen: Option<(UnixMillis, crate::cache::Refused)>,
+    /// Nobody was seen to own the key.
+    unseen: Option<Unseen>,
+}
+
+/// Nobody was seen to own a key: whether the gateway could see is to be shown.
+#[derive(Debug, Clone, Copy)]
+struct Unseen {
+    /// By a service token that was asked for at this instant or later.
+    since: UnixMillis,
+    /// The key is to fall back: Keycloak is asked once more, with that token.
+    falls_back: bool,
 }
 
 /// An exchange's end other than with a token.

@@ -75,6 +75,8 @@ impl ServiceToken {
         if let Some(token) = &self.token
             && (token.from..token.until).contains(&now)
             && token.asked_at >= since
+            // Of a time that is yet to come, after a step backwards, nothing is newer.
+            && (token.asked_at <= now || since == UnixMillis::default())
         {
             return Need::Use(Arc::clone(&token.jwt));
         }

@@ -8,6 +8,7 @@ use super::rejection::{Reason, Rejection};
 use super::service_token::Need;
 use super::{
     End, Env, Exchange, Forward, Input, Output, PENDING_MAX, Pass, Pending, Source, State, Step,
+    Unseen,
 };
 use crate::cache::{CachedToken, Found, Level, Refused};
 use crate::clock::UnixMillis;
@@ -136,6 +137,9 @@ impl Pending {
         let back = self.seen_at.since_ms(now);
         self.deadline_at = self.deadline_at.minus_ms(back);
         self.started_at = self.started_at.minus_ms(back);
+        if let Some(unseen) = &mut self.unseen {
+            unseen.since = unseen.since.minus_ms(back);
+        }
         self.seen_at = now;
     }
 
@@ -182,9 +186,7 @@ impl Pending {
         let config = Arc::clone(&env.worker.config);
         let lease_until = env.now.plus_ms(config.callout_timeout_ms + 1000);
         let service = &mut env.worker.service_token;
-        let since = self
-            .unseen
-            .map_or_else(UnixMillis::default, |(since, _)| since);
+        let since = self.unseen.map(|unseen| unseen.since).unwrap_or_default();
         match service.need_since(since, self.id, self.started_at, lease_until, env.now) {
             Need::Use(service_token) => self.go_to_keycloak(service_token, env),
             Need::Wait => self.wait(State::AwaitingToken { wait_ms }, wait_ms, env),
@@ -236,8 +238,9 @@ impl Pending {
     /// believes that there is none.
     fn go_to_keycloak(&mut self, service_token: Arc<str>, env: &mut Env<'_>) -> Step {
         match self.unseen {
-            Some((_, refused)) => Err(self.unknown(refused, env)),
-            None => self.look_up(service_token, env),
+            Some(unseen) if !unseen.falls_back => Err(self.unknown(Refused::Unseen, env)),
+            // A role may have come back since: asked with this token, which shows it.
+            _ => self.look_up(service_token, env),
         }
     }
 
@@ -251,16 +254,19 @@ impl Pending {
         let (status, body) = answer(Endpoint::Lookup, input)?;
         match users::read_lookup_answer(status, body, self.key.id()) {
             Ok(Lookup::Owner(owner)) => self.check_record(owner, env),
+            Ok(Lookup::Unknown) if self.unseen.is_some_and(|unseen| unseen.falls_back) => {
+                Err(self.unknown(Refused::Unknown, env))
+            }
             Ok(Lookup::Unknown) => {
                 // A role that was taken since the token was fetched makes every key
                 // look unknown, and only a new token shows it. A key that is about to
                 // reach the service is worth one; a flood of unknown keys is not.
-                let (age_ms, refused) = if falls_back(env) {
-                    (0, Refused::Unknown)
-                } else {
-                    (ROLES_SEEN_MS, Refused::Unseen)
-                };
-                self.unseen = Some((env.now.minus_ms(age_ms), refused));
+                let falls_back = falls_back(env);
+                let age_ms = if falls_back { 0 } else { ROLES_SEEN_MS };
+                self.unseen = Some(Unseen {
+                    since: env.now.minus_ms(age_ms),
+                    falls_back,
+                });
                 self.need_service_token(WAIT_MS_MIN, env)
             }
             Ok(Lookup::Refused(refusal)) => Err(End::invalid(refusal.into())),
@@ -282,7 +288,11 @@ impl Pending {
     fn unknown(&self, refused: Refused, env: &mut Env<'_>) -> End {
         let cache = &mut env.worker.cache;
         cache.remember_refused(&self.digest, refused, env.now, env.store);
-        unknown(Reason::Unknown, env)
+        if refused == Refused::Unseen {
+            End::refused(Rejection::InvalidApiKey, Reason::Unknown)
+        } else {
+            unknown(Reason::Unknown, env)
+        }
     }
 
     /// Sends a call to Keycloak.

@@ -57,7 +57,7 @@ fn another_worker_lets_an_unknown_key_fall_back_and_no_refused_one() {
         assert!(matches!(unknown, Ended::Passed(_)), "{unknown:?}");
         world.next_worker();
     }
-    assert_eq!(world.keycloak.calls.lookup, 2);
+    assert_eq!(world.keycloak.calls.lookup, 3);
 }
 
 #[test]

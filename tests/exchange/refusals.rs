@@ -121,7 +121,8 @@ fn an_unknown_key_and_no_other_passes_until_the_fallback_ends() {
         let (rejection, _) = world.key_request(&key(4)).rejected();
         assert_eq!(rejection, Rejection::InvalidApiKey);
     }
-    assert_eq!(world.keycloak.calls.lookup, 2);
+    // Before a key falls back Keycloak is asked for it a second time.
+    assert_eq!(world.keycloak.calls.lookup, 3);
     // A look-up that says nothing about the key is no positive answer.
     let headers = [("authorization", &*format!("ApiKey {}", key(2)))];
     let unclear = world.request_with(&headers, |_, _| Ok((500, vec![])));
@@ -185,6 +186,36 @@ fn a_known_key_does_not_fall_back_when_the_gateway_has_lost_its_role() {
     assert!(fell_back(&world.key_request(&key(3))));
 }
 
+/// Found in a review.
+#[test]
+fn a_known_key_does_not_fall_back_when_the_role_comes_back_meanwhile() {
+    let until = START.plus_ms(3_600_000);
+    let changes = json!({ "fallback_until": until.to_rfc3339() });
+    let mut world = World::with(vec![alice()], &changes);
+    world.key_request(&key(2));
+    world.keycloak.management_roles = vec!["query-users"];
+    world.now = world.now.plus_ms(1000);
+    let mut known = Client::send(&mut world, 1);
+    known.answer_until(&mut world, |client| !client.is_looking_up());
+    world.keycloak.management_roles = vec!["view-users"];
+    known.answer_until(&mut world, Client::is_over);
+    assert_eq!(subject(known.forwarded()), "alice");
+}
+
+/// Found in a review.
+#[test]
+fn a_clock_set_back_makes_no_older_service_token_a_newer_one() {
+    let until = START.plus_ms(3_600_000);
+    let changes = json!({ "fallback_until": until.to_rfc3339() });
+    let mut world = World::with(vec![alice()], &changes);
+    world.key_request(&key(2));
+    world.now = world.now.minus_ms(60_000);
+    world.keycloak.management_roles = vec!["query-users"];
+    world.now = world.now.plus_ms(50_000);
+    let (_, reason) = world.key_request(&key(1)).rejected();
+    assert_eq!(reason, Reason::MissingRole);
+}
+
 #[test]
 fn a_lost_role_is_told_of_within_half_a_minute_and_is_no_unknown_key() {
     let mut world = World::new(vec![alice(), plain_owner("bob", 5)]);
@@ -226,13 +257,13 @@ fn a_key_that_was_unknown_without_a_look_at_the_roles_is_asked_for_before_it_fal
         world.key_request(&key(1)),
         Ended::Passed(Pass::Fallback)
     ));
-    assert_eq!(world.keycloak.calls.lookup, 2);
+    assert_eq!(world.keycloak.calls.lookup, 3);
     // Seen to be unknown it is remembered as such, for a route without fallback too.
     world.key_request(&key(1));
     world.reconfigure(&Value::Null);
     let (_, reason) = world.key_request(&key(1)).rejected();
     assert_eq!(reason, Reason::Remembered(Refused::Unknown));
-    assert_eq!(world.keycloak.calls.lookup, 2);
+    assert_eq!(world.keycloak.calls.lookup, 3);
 }
 
 #[test]

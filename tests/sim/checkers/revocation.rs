@@ -1,15 +1,11 @@
 //! Invariant 3: what was revoked is exchanged no longer than the stated bound.
 //!
 //! The bound is the TTL, from the look-up on, and the longest that an exchange takes
-//! after its look-up. A clock that is set back holds an entry for as much longer, for
-//! another TTL at most: one that it makes younger than nothing is dropped.
+//! after its look-up. A clock that is set back holds an entry for as much longer.
 
 use super::answered::longest_ms;
 use super::{Checker, Seen, Word, holds};
 use crate::truth::Truth;
-
-/// A step backwards that an entry outlives though it was stored after it.
-const CORRECTION_MS: u64 = 1000;
 
 pub struct Revocation;
 
@@ -31,8 +27,7 @@ impl Checker for Revocation {
             return Ok(());
         };
         let ttl = ended.config.cache_ttl_ms;
-        let since = last.saturating_sub(ttl);
-        let set_back = ended.clock.backwards_capped(since, ttl + CORRECTION_MS);
+        let set_back = ended.clock.backwards_since(last.saturating_sub(ttl));
         let took = ended.now - ended.sent_at;
         let bound = ttl.max(took.min(longest_ms(ended))) + set_back;
         holds(ended.now <= last + bound, || {
