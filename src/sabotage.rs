@@ -12,6 +12,8 @@ compile_error!("the feature sabotage breaks the filter on purpose: it is for nat
 /// What is broken, by the invariant of ARCHITECTURE.md that it breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sabotage {
+    /// None in particular, and what all of it is for: every key is refused.
+    RefusesAll,
     /// 1: an entry of shared data is believed without its seal and whoever it is of.
     SealUnchecked,
     /// 2: a token is used past its end.
@@ -24,6 +26,10 @@ pub enum Sabotage {
     FailsOpen,
     /// 5: the key itself goes where its id belongs.
     KeyForId,
+    /// 5: a token goes where the key's id belongs.
+    TokenForId,
+    /// 6: whatever is refused falls back.
+    RefusedFallsBack,
     /// 6: a header that holds the key stays.
     KeyStays,
     /// 7: an exchange goes on after its deadline.
@@ -46,13 +52,16 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
+        Self::RefusesAll,
         Self::SealUnchecked,
         Self::EndIgnored,
         Self::KeyEndIgnored,
         Self::TtlSlides,
         Self::FailsOpen,
         Self::KeyForId,
+        Self::TokenForId,
+        Self::RefusedFallsBack,
         Self::KeyStays,
         Self::DeadlineIgnored,
         Self::ClaimsKept,

@@ -362,6 +362,9 @@ impl Exchange {
     fn settle(&mut self, step: Step, env: &mut Env<'_>) -> Output {
         match step {
             Ok((state, output)) => {
+                if let (Output::Forward(forward), true) = (&output, is(Sabotage::TokenForId)) {
+                    self.key_id = Some(forward.authorization.to_string());
+                }
                 if matches!(state, State::Over) {
                     self.abort(env);
                 }
@@ -398,7 +401,11 @@ impl Exchange {
                         .flights
                         .fail_if_leading(digest, *id, now, rejection, &reason);
                 }
-                if is(Sabotage::FailsOpen) && rejection == Rejection::IdentityProviderUnavailable {
+                if is(Sabotage::RefusedFallsBack) && steps::falls_back(env) {
+                    Output::Pass(Pass::Fallback)
+                } else if is(Sabotage::FailsOpen)
+                    && rejection == Rejection::IdentityProviderUnavailable
+                {
                     Output::Pass(Pass::NoKey)
                 } else {
                     Output::Reject { rejection, reason }

@@ -42,6 +42,12 @@ impl Exchange {
             Ok(Credentials::Pass) => return Output::Pass(Pass::NoKey),
             Err((rejection, reason)) => return Output::Reject { rejection, reason },
         };
+        if is(Sabotage::RefusesAll) {
+            return Output::Reject {
+                rejection: Rejection::Overloaded,
+                reason: Reason::QueueFull,
+            };
+        }
         let digest = env.worker.cache.digest(&key);
         let key_id = if is(Sabotage::KeyForId) {
             key.expose().to_owned()
@@ -394,7 +400,7 @@ fn unknown(reason: Reason, env: &Env<'_>) -> End {
 }
 
 /// Whether an unknown key passes now.
-fn falls_back(env: &Env<'_>) -> bool {
+pub(super) fn falls_back(env: &Env<'_>) -> bool {
     let until = env.worker.config.fallback_until;
     until.is_some_and(|until| env.now < until)
 }

@@ -53,8 +53,9 @@ const SEEDS: u64 = 2_000;
 /// Runs one seed to its end.
 fn run(seed: u64, faults: &str) -> Run {
     let world = World::new(seed, faults);
+    let trace = world.trace.clone();
     catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|panic| Run {
-        trace: String::new(),
+        trace: trace.text(),
         violation: Some(checkers::panics::violation(&*panic)),
         tally: Tally::default(),
     })

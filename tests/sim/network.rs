@@ -1,5 +1,6 @@
 //! What is between a gateway and Keycloak, and the address that yields go to.
 
+use apikey_jwt_exchange::api_key::record::index_value;
 use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::keycloak::Call;
 
@@ -9,6 +10,9 @@ use super::keycloak::{Reply, claims};
 use super::request::Request;
 use super::truth::Issued;
 use super::world::{Event, Fed, World};
+
+/// A role that is lost between two calls of one exchange shows in neither.
+const UNNOTICED_MS: u64 = 1000;
 
 impl World {
     pub(super) fn dispatch(&mut self, id: u64, step: u32, call: Call, timeout_ms: u64) {
@@ -81,6 +85,11 @@ impl World {
         let with = (&self.faults, &mut self.dice);
         let keycloak = &self.realms[at].keycloak;
         let delivered = deliver(asks, reply.clone(), other, keycloak, with);
+        if let Asks::Lookup(key_id) = asks
+            && delivered.body.as_deref() == Some(b"[]")
+        {
+            self.note_nobody(at, key_id);
+        }
         self.tally.poisoned += u32::from(delivered.poison.is_some());
         self.last.insert((at, asks.kind()), (asks.clone(), reply));
         self.note(format_args!(
@@ -93,6 +102,24 @@ impl World {
         if !self.faults.hits(Fault::AnswerLost, &mut self.dice) {
             let fed = Fed::Answer(delivered);
             self.push(back, Event::Answer { id, step, fed });
+        }
+    }
+
+    /// Keycloak says that nobody owns a key. It knows, unless somebody does and the
+    /// gateway's account lacks the role to see it; a role that was lost a moment before
+    /// nobody can have noticed.
+    fn note_nobody(&mut self, at: usize, key_id: &str) {
+        let realm = &self.realms[at];
+        let has_role = realm.keycloak.management_roles.contains(&"view-users");
+        let unnoticed = self.now.saturating_sub(realm.role_lost_at) <= UNNOTICED_MS;
+        let index = index_value(key_id);
+        let mut indexed = realm.keycloak.users.iter().flat_map(|user| {
+            let values = user.attributes.get("apiKeyIndex");
+            values.into_iter().flatten()
+        });
+        if (has_role || unnoticed) && !indexed.any(|value| *value == index) {
+            let key = (at, key_id.to_owned());
+            self.truth.nobody.insert(key, self.now);
         }
     }
 

@@ -31,6 +31,8 @@ pub struct Realm {
     pub keycloak: FakeKeycloak,
     pub down_until: u64,
     pub role_back_at: u64,
+    /// When the gateway's account lost its role last.
+    pub role_lost_at: u64,
     /// When each key ends that is ever held in it.
     pub ends: Vec<u64>,
 }
@@ -124,6 +126,7 @@ fn realm(dice: &mut Dice, at: usize, length_ms: u64) -> Realm {
         keycloak,
         down_until: 0,
         role_back_at: u64::MAX,
+        role_lost_at: 0,
         ends,
     }
 }

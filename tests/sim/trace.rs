@@ -1,20 +1,21 @@
 //! What happened in a run, a line each: the same for the same seed, byte for byte.
 
 use std::fmt::Write;
+use std::sync::{Arc, Mutex};
 
-/// A run's trace. Holds no secret: keys go by their number.
-#[derive(Default)]
-pub struct Trace {
-    text: String,
-}
+/// A run's trace. Holds no secret: keys go by their number. Who keeps a copy has it after
+/// a panic as well.
+#[derive(Default, Clone)]
+pub struct Trace(Arc<Mutex<String>>);
 
 impl Trace {
     /// Notes what happened at this time, in milliseconds since the run began.
     pub fn note(&mut self, at: u64, what: std::fmt::Arguments<'_>) {
-        let _ = writeln!(self.text, "{at:>7} {what}");
+        let mut text = self.0.lock().unwrap();
+        let _ = writeln!(text, "{at:>7} {what}");
     }
 
-    pub fn text(&self) -> &str {
-        &self.text
+    pub fn text(&self) -> String {
+        self.0.lock().unwrap().clone()
     }
 }

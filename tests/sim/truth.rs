@@ -34,6 +34,8 @@ pub struct Truth {
     /// By realm and by the text of the key.
     holds: BTreeMap<(usize, String), Vec<Hold>>,
     pub tokens: BTreeMap<String, Issued>,
+    /// When Keycloak last said, and could know, that nobody owns the key of this id.
+    pub nobody: BTreeMap<(usize, String), u64>,
     /// The `expiresAt` that a record had first; it is never changed in a run.
     pub ends: BTreeMap<(usize, String), u64>,
 }

@@ -206,6 +206,9 @@ fn strike(world: &mut World, fault: Fault) {
         Fault::TokensRevoked => world.realms[realm].keycloak.revoke_tokens(),
         Fault::RoleLost => {
             let realm = &mut world.realms[realm];
+            if realm.role_back_at == u64::MAX {
+                realm.role_lost_at = now;
+            }
             realm
                 .keycloak
                 .management_roles

@@ -24,7 +24,10 @@ use super::workload;
 
 /// More events than any run has: beyond it something goes on for ever.
 const EVENTS_MAX: u64 = 400_000;
-/// How long after the last fault all must be well again.
+/// How long after the last fault all must be well again: no refusal is remembered any
+/// more.
+const SETTLED_MS: u64 = 45_000;
+/// By then no token, no entry and no service token from before is left.
 const HEALED_MS: u64 = 400_000;
 
 /// Something that is to happen.
@@ -51,6 +54,7 @@ pub(super) enum Event {
     /// A good key, which now must get its token.
     Probe {
         node: usize,
+        worker: usize,
         route: usize,
         key: usize,
     },
@@ -84,7 +88,7 @@ pub struct World {
     pub realms: Vec<Realm>,
     pub tally: Tally,
     pub(super) truth: Truth,
-    pub(super) trace: Trace,
+    pub trace: Trace,
     pub(super) jury: Jury,
     queue: BTreeMap<(u64, u64), Event>,
     queued: u64,
@@ -164,7 +168,7 @@ impl World {
             self.close();
         }
         Run {
-            trace: self.trace.text().to_owned(),
+            trace: self.trace.text(),
             violation: self.jury.violation,
             tally: self.tally,
         }
@@ -188,11 +192,16 @@ impl World {
             Event::HangUp { id } => self.hang_up(id),
             Event::Look { realm } => self.look(realm),
             Event::Heal => self.heal(),
-            Event::Probe { node, route, key } => {
+            Event::Probe {
+                node,
+                worker,
+                route,
+                key,
+            } => {
                 let request = Request {
                     id: self.next_request(),
                     node,
-                    worker: 0,
+                    worker,
                     route,
                     credential: Credential::Key(key),
                     form: Form::ApiKey,
@@ -248,12 +257,23 @@ impl World {
         for node in &mut self.nodes {
             node.mend_clock(self.now);
         }
-        let mut at = self.now + HEALED_MS;
-        for key in 0..super::keys::KEYS {
-            at += 3_000;
-            let node = self.dice.below(self.nodes.len());
-            let route = self.dice.below(self.routes.len());
-            self.push(at, Event::Probe { node, route, key });
+        // Soon, when much is remembered still, and once all of it is over.
+        for (from, every) in [(SETTLED_MS, 500), (HEALED_MS, 3_000)] {
+            for key in 0..super::keys::KEYS {
+                let at = self.now + from + every * key as u64;
+                let node = self.dice.below(self.nodes.len());
+                let worker = self.dice.below(self.nodes[node].workers.len());
+                let route = self.dice.below(self.routes.len());
+                self.push(
+                    at,
+                    Event::Probe {
+                        node,
+                        worker,
+                        route,
+                        key,
+                    },
+                );
+            }
         }
     }
 

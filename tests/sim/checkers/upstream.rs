@@ -3,14 +3,11 @@
 
 use apikey_jwt_exchange::exchange::Pass;
 
+use super::answered::longest_ms;
 use super::{Checker, Seen, Word, holds};
 use crate::keys::MARK;
 use crate::request::End;
 use crate::truth::Truth;
-
-/// How long after it became good a key may still be taken for an unknown one, beside
-/// what a refusal is remembered for: an exchange that was under way.
-const UNDER_WAY_MS: u64 = 60_000;
 
 pub struct Upstream;
 
@@ -44,12 +41,16 @@ impl Checker for Upstream {
             || format!("a key goes to the service in the header {name}"),
         )?;
         let key = ended.request.key().unwrap_or_default();
-        let known_since = truth.good_since(ended.realm, &key).map(|hold| hold.from);
-        let set_back = ended.clock.backwards_since(0);
-        let late = ended.config.negative_ttl_ms + UNDER_WAY_MS + set_back;
+        let id = key.get(8..20).unwrap_or_default().to_owned();
+        let said_at = truth.nobody.get(&(ended.realm, id)).copied();
+        let remembered = ended.config.negative_ttl_ms + 2 * longest_ms(ended);
+        let late = remembered + ended.clock.backwards_since(0);
         holds(
-            known_since.is_none_or(|from| ended.now < from + late),
-            || "a key that Keycloak has known for long goes to the service as unknown".to_owned(),
+            said_at.is_some_and(|said_at| ended.now <= said_at + late),
+            || {
+                "a key goes to the service as unknown, and Keycloak did not say that it is"
+                    .to_owned()
+            },
         )
     }
 }
