@@ -156,6 +156,27 @@ fn an_unknown_key_that_falls_back_takes_nobody_the_service_token() {
 }
 
 #[test]
+fn who_follows_goes_by_what_another_worker_learned_if_that_is_all_there_is_to_know() {
+    let until = START.plus_ms(3_600_000).to_rfc3339();
+    for (changes, refused, over) in [
+        (Value::Null, Refused::Invalid, true),
+        (Value::Null, Refused::Unseen, true),
+        (json!({ "fallback_until": until }), Refused::Unseen, false),
+    ] {
+        let mut world = World::with(vec![alice()], &changes);
+        let leader = Client::send(&mut world, 1);
+        let mut follower = Client::send(&mut world, 1);
+        let parsed = world.config.key_format.parse(key(1).as_bytes()).unwrap();
+        let cache = &mut world.worker.cache;
+        let digest = cache.digest(&parsed);
+        cache.remember_refused(&digest, refused, world.now, &mut world.shared);
+        follower.answer(&mut world);
+        assert_eq!(follower.is_over(), over, "{refused:?} {changes}");
+        assert!(!leader.is_over());
+    }
+}
+
+#[test]
 fn the_log_tells_what_a_refusal_was_remembered_as() {
     let mut world = World::new(vec![alice()]);
     for (presented, said) in [

@@ -3,6 +3,8 @@
 //! A run draws which of them it has and how often they come: a run with a few
 //! faults reaches further than one in which everything fails.
 
+use std::cell::Cell;
+
 use super::dice::Dice;
 
 /// A fault. What its probability is counted by is said with each group.
@@ -139,18 +141,26 @@ impl Fault {
     }
 }
 
-/// The probability of each fault.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Faults([f64; Fault::ALL.len()]);
+/// The probability of each fault, and how often it struck.
+#[derive(Debug, Clone)]
+pub struct Faults {
+    probabilities: [f64; Fault::ALL.len()],
+    struck: [Cell<u64>; Fault::ALL.len()],
+}
 
 impl Faults {
-    pub const NONE: Self = Self([0.0; Fault::ALL.len()]);
+    pub fn none() -> Self {
+        Self {
+            probabilities: [0.0; Fault::ALL.len()],
+            struck: std::array::from_fn(|_| Cell::new(0)),
+        }
+    }
 
     /// None at all in every tenth run; else some of them, seldom or often.
     pub fn drawn(dice: &mut Dice) -> Self {
-        let mut faults = Self::NONE;
+        let mut faults = Self::none();
         let calm = dice.chance(0.1);
-        for probability in &mut faults.0 {
+        for probability in &mut faults.probabilities {
             let (on, how_often) = (dice.chance(0.25), dice.pick(&[0.02, 0.1, 0.3]));
             if on && !calm {
                 *probability = how_often;
@@ -173,7 +183,7 @@ impl Faults {
                 let names = Fault::ALL.map(Fault::name).join(" ");
                 format!("SIM_FAULTS: there is no fault '{name}'; there are: {names}")
             })?;
-            self.0[fault as usize] = value
+            self.probabilities[fault as usize] = value
                 .parse()
                 .ok()
                 .filter(|probability| (0.0..=1.0).contains(probability))
@@ -183,15 +193,26 @@ impl Faults {
     }
 
     pub fn of(&self, fault: Fault) -> f64 {
-        self.0[fault as usize]
+        self.probabilities[fault as usize]
     }
 
     pub fn hits(&self, fault: Fault, dice: &mut Dice) -> bool {
-        dice.chance(self.of(fault))
+        let hits = dice.chance(self.of(fault));
+        let struck = &self.struck[fault as usize];
+        struck.set(struck.get() + u64::from(hits));
+        hits
+    }
+
+    /// How often each fault struck so far.
+    pub fn struck(&self) -> impl Iterator<Item = (Fault, u64)> {
+        let counts = self.struck.iter().map(Cell::get);
+        Fault::ALL.into_iter().zip(counts)
     }
 
     pub fn is_calm(&self) -> bool {
-        *self == Self::NONE
+        self.probabilities
+            .iter()
+            .all(|probability| *probability == 0.0)
     }
 }
 
@@ -201,12 +222,12 @@ fn each_fault_has_a_place_of_its_own_and_a_name_that_finds_it() {
         assert_eq!(fault as usize, at, "{fault:?}");
         assert_eq!(Fault::by_name(&fault.name()), Some(fault));
     }
-    let some = Faults::NONE.with("torn_read=0.5,outage=1").unwrap();
+    let some = Faults::none().with("torn_read=0.5,outage=1").unwrap();
     assert_eq!(
         (some.of(Fault::TornRead), some.of(Fault::Outage)),
         (0.5, 1.0)
     );
     for wrong in ["torn_read", "torn_read=2", "torn=0.1"] {
-        assert!(Faults::NONE.with(wrong).is_err(), "{wrong}");
+        assert!(Faults::none().with(wrong).is_err(), "{wrong}");
     }
 }

@@ -44,6 +44,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use checkers::Violation;
+use faults::Fault;
 use tally::Tally;
 use world::{Run, World};
 
@@ -160,6 +161,10 @@ fn reaches_everything(tally: &Tally) {
         assert!(count >= 100, "only {count} requests ended as {how}");
     }
     assert!(tally.poisoned >= 500 && tally.hung_up >= 100);
+    for fault in Fault::ALL {
+        let count = tally.faults[&fault.name()];
+        assert!(count >= 100, "{fault:?} struck {count} times");
+    }
 }
 
 #[test]

@@ -66,6 +66,7 @@ impl World {
             poison,
         };
         self.jury.see(&seen, &self.truth);
+        self.show_written(flight.request.node);
         let said = format!("{output:?}");
         self.say(&said);
         self.obey(id, flight, output);
@@ -185,6 +186,23 @@ impl World {
                 let seen = Seen::Idle { worker, places };
                 self.jury.see(&seen, &self.truth);
             }
+        }
+    }
+
+    /// Shows what a step wrote into shared data.
+    fn show_written(&mut self, node: usize) {
+        let slots = self.routes.iter().map(|route| route.config.l2_slots).max();
+        let slots_max = 3 * slots.unwrap_or(0) as usize;
+        let data = &mut self.nodes[node].data;
+        let (written, entries) = (data.take_written(), data.len());
+        for (name, value) in &written {
+            let seen = Seen::Shared {
+                entries,
+                slots_max,
+                name,
+                value,
+            };
+            self.jury.see(&seen, &self.truth);
         }
     }
 

@@ -34,6 +34,8 @@ pub struct SharedData {
     room: usize,
     versions: u32,
     uses: u64,
+    /// What was written since it was last asked for.
+    written: Vec<(String, Vec<u8>)>,
 }
 
 impl SharedData {
@@ -44,6 +46,7 @@ impl SharedData {
             room,
             versions: 0,
             uses: 0,
+            written: Vec::new(),
         }
     }
 
@@ -100,14 +103,14 @@ impl SharedData {
         self.put(&names[at], value);
     }
 
-    pub fn len(&self) -> usize {
-        self.slots.len()
+    /// Takes the names and values that were written since the last time, for who looks
+    /// for what must not be in them: many are written over or evicted again.
+    pub fn take_written(&mut self) -> Vec<(String, Vec<u8>)> {
+        std::mem::take(&mut self.written)
     }
 
-    /// Names and values, for who looks for what must not be in them.
-    pub fn texts(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        let slots = self.slots.values();
-        slots.map(|slot| (slot.name.as_str(), slot.value.as_slice()))
+    pub fn len(&self) -> usize {
+        self.slots.len()
     }
 }
 
@@ -159,6 +162,7 @@ impl SharedStore for Access<'_> {
             (_, None) => false,
         };
         if fits {
+            self.data.written.push((name.to_owned(), value.to_vec()));
             self.data.put(name, value.to_vec());
         }
     }
@@ -172,7 +176,7 @@ fn kong_takes_no_write_without_a_cas_over_an_entry_and_envoy_does() {
         let mut access = Access {
             data: &mut data,
             dice: &mut dice,
-            faults: &Faults::NONE,
+            faults: &Faults::none(),
         };
         access.set("a", b"first", None);
         access.set("a", b"second", None);
@@ -192,7 +196,7 @@ fn kong_finds_by_crc_32_and_evicts_what_was_not_used_for_longest() {
     let mut access = Access {
         data: &mut data,
         dice: &mut dice,
-        faults: &Faults::NONE,
+        faults: &Faults::none(),
     };
     // Two texts with one CRC-32.
     access.set("plumless", b"theirs", None);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::faults::Faults;
 use super::request::End;
 
 #[derive(Default, Clone)]
@@ -12,6 +13,8 @@ pub struct Tally {
     pub calls: BTreeMap<&'static str, u64>,
     pub poisoned: u32,
     pub hung_up: u32,
+    /// How often each fault struck.
+    pub faults: BTreeMap<String, u64>,
 }
 
 impl Tally {
@@ -28,12 +31,21 @@ impl Tally {
         *self.calls.entry(kind).or_default() += 1;
     }
 
+    pub fn struck(&mut self, faults: &Faults) {
+        for (fault, count) in faults.struck() {
+            *self.faults.entry(fault.name()).or_default() += count;
+        }
+    }
+
     pub fn add(&mut self, other: &Self) {
         for (how, count) in &other.ends {
             *self.ends.entry(how.clone()).or_default() += count;
         }
         for (kind, count) in &other.calls {
             *self.calls.entry(kind).or_default() += count;
+        }
+        for (fault, count) in &other.faults {
+            *self.faults.entry(fault.clone()).or_default() += count;
         }
         self.poisoned += other.poisoned;
         self.hung_up += other.hung_up;

@@ -248,7 +248,8 @@ impl World {
     /// Ends all faults; after a while every good key must get its token at once.
     fn heal(&mut self) {
         self.note(format_args!("from here on all is well"));
-        self.faults = Faults::NONE;
+        self.tally.struck(&self.faults);
+        self.faults = Faults::none();
         self.calm_since = Some(self.calm_since.unwrap_or(self.now));
         for realm in &mut self.realms {
             realm.down_until = 0;
@@ -284,23 +285,5 @@ impl World {
             reuses,
         };
         self.jury.see(&seen, &self.truth);
-        let slots = self
-            .routes
-            .iter()
-            .map(|route| route.config.l2_slots)
-            .max()
-            .unwrap_or(0);
-        for node in &self.nodes {
-            for (name, value) in node.data.texts() {
-                let (entries, slots_max) = (node.data.len(), 3 * slots as usize);
-                let seen = Seen::Shared {
-                    entries,
-                    slots_max,
-                    name,
-                    value,
-                };
-                self.jury.see(&seen, &self.truth);
-            }
-        }
     }
 }

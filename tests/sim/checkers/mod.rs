@@ -1,7 +1,7 @@
 //! Holds a run against the invariants of ARCHITECTURE.md, one in a file.
 //!
-//! A checker sees what leaves a gateway and what is true, and nothing of what the
-//! gateway believes. It is told of each step; the first violation ends the run.
+//! A checker sees what a gateway says and lets out, and what is true, and nothing of
+//! what its caches hold but how much. It is told of each step; the first violation ends the run.
 
 mod answered;
 mod belief;
