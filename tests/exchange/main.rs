@@ -9,6 +9,8 @@
     reason = "a test that meets what it does not expect fails"
 )]
 
+#[path = "../model/checksum.rs"]
+mod checksum;
 mod client;
 mod concurrency;
 mod credentials;

@@ -15,6 +15,7 @@ use apikey_jwt_exchange::exchange::{Env, Exchange, Forward, Input, Output, Pass,
 use apikey_jwt_exchange::signing_key::SigningKey;
 use serde_json::{Value, json};
 
+use super::checksum::summed;
 use super::keycloak::{FakeKeycloak, Reply, SIGNATURE, User, claims};
 use super::sweep::Sweeper;
 
@@ -137,15 +138,7 @@ pub fn id_of(key: &str) -> &str {
 
 /// A key with the id of `key` and another secret, shaped and summed right.
 pub fn other_secret(key: &str, number: u32) -> String {
-    let digits = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    let body = format!("{}_{}{number:08}", &key[..20], "z".repeat(24));
-    let mut rest = crc32fast::hash(body.as_bytes());
-    let mut sum = [0_u8; 6];
-    for digit in sum.iter_mut().rev() {
-        *digit = digits[(rest % 62) as usize];
-        rest /= 62;
-    }
-    format!("{body}{}", std::str::from_utf8(&sum).unwrap())
+    summed(&format!("{}_{}{number:08}", &key[..20], "z".repeat(24)))
 }
 
 pub fn config(changes: &Value) -> Arc<Config> {

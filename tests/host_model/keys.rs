@@ -3,6 +3,7 @@
 use apikey_jwt_exchange::api_key::format::KeyFormat;
 use apikey_jwt_exchange::clock::UnixMillis;
 
+use super::checksum::summed;
 use super::keycloak_adapter::{User, bcrypt_of, sha256_of};
 use super::node::START;
 
@@ -40,15 +41,7 @@ pub fn id_of(key: &str) -> &str {
 
 /// A key with the id of `key` and the secret of another, summed right.
 pub fn other_secret(key: &str, number: u64) -> String {
-    let digits = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    let body = format!("{}_{}{number:016}", &key[..20], "z".repeat(16));
-    let mut rest = crc32fast::hash(body.as_bytes());
-    let mut sum = [0_u8; 6];
-    for digit in sum.iter_mut().rev() {
-        *digit = digits[(rest % 62) as usize];
-        rest /= 62;
-    }
-    format!("{body}{}", std::str::from_utf8(&sum).unwrap())
+    summed(&format!("{}_{}{number:016}", &key[..20], "z".repeat(16)))
 }
 
 /// The owner of a key under bcrypt.

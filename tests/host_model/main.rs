@@ -18,6 +18,8 @@
 
 mod abi;
 mod check;
+#[path = "../model/checksum.rs"]
+mod checksum;
 mod flights;
 mod gateway;
 mod host;

@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use apikey_jwt_exchange::api_key::hash::{hash_bcrypt, hash_sha256};
 
+use super::checksum::summed;
 use super::keycloak::SALT;
 
 /// How many keys there are.
@@ -55,18 +56,6 @@ pub fn with_secret(number: usize, other: u64) -> String {
 /// A well-formed key that nobody has.
 pub fn unknown(number: u64) -> String {
     summed(&format!("sk_live_nobody{number:06}_{MARK}00000"))
-}
-
-/// The text with its checksum: CRC-32 in base62, six digits.
-fn summed(body: &str) -> String {
-    let digits = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    let mut rest = crc32fast::hash(body.as_bytes());
-    let mut sum = [b'0'; 6];
-    for digit in sum.iter_mut().rev() {
-        *digit = digits[(rest % 62) as usize];
-        rest /= 62;
-    }
-    format!("{body}{}", std::str::from_utf8(&sum).unwrap())
 }
 
 #[test]

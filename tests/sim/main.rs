@@ -17,6 +17,8 @@
 
 mod callout;
 mod checkers;
+#[path = "../model/checksum.rs"]
+mod checksum;
 mod dice;
 mod events;
 mod faults;
