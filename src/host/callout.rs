@@ -27,18 +27,17 @@ pub(super) fn send(config: &Config, call: &Call, timeout_ms: u64) -> Result<u32,
     );
     if call.form.is_some() {
         headers.push(("content-type", "application/x-www-form-urlencoded"));
+    } else if call.json.is_some() {
+        headers.push(("content-type", "application/json"));
     }
+    let body = call.form.as_deref().or(call.json.as_deref());
     let target = Target {
         upstream: &config.keycloak_upstream,
         authority: &config.realm.authority,
         method: call.method,
         path: &call.path,
     };
-    target.dispatch(
-        &headers,
-        call.form.as_deref().map(str::as_bytes),
-        timeout_ms,
-    )
+    target.dispatch(&headers, body.map(str::as_bytes), timeout_ms)
 }
 
 /// Sends a yield: at once, or after about so many milliseconds.

@@ -3,6 +3,7 @@
 //! Each request is a [`Call`] to be sent by whoever can; each answer is checked
 //! here before anything of it is believed (invariant 11).
 
+pub mod owner;
 pub mod token;
 pub mod users;
 
@@ -22,7 +23,7 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
 /// A request to Keycloak.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Call {
-    /// `GET` or `POST`.
+    /// `GET`, `POST`, `PUT` or `DELETE`.
     pub method: &'static str,
     /// Path and query.
     pub path: String,
@@ -30,12 +31,43 @@ pub struct Call {
     pub bearer: Option<String>,
     /// A form (`application/x-www-form-urlencoded`), for `POST`.
     pub form: Option<String>,
+    /// A JSON text, for `POST` and `PUT`.
+    pub json: Option<String>,
+}
+
+impl Call {
+    /// A `GET` of this path with this Bearer token.
+    #[must_use]
+    pub fn get(path: String, bearer: &str) -> Self {
+        Self {
+            method: "GET",
+            path,
+            bearer: Some(bearer.to_owned()),
+            form: None,
+            json: None,
+        }
+    }
+
+    /// Sends a JSON text with this Bearer token.
+    #[must_use]
+    pub fn with_json(
+        method: &'static str,
+        path: String,
+        body: &serde_json::Value,
+        bearer: &str,
+    ) -> Self {
+        Self {
+            method,
+            json: Some(body.to_string()),
+            ..Self::get(path, bearer)
+        }
+    }
 }
 
 impl std::fmt::Debug for Call {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Neither the token nor the form, which holds assertions; the path has no
-        // more than the public key id.
+        // Neither the token nor the form, which holds assertions, nor the JSON, which
+        // holds hashes; the path has no more than public ids.
         f.debug_struct("Call")
             .field("method", &self.method)
             .field("path", &self.path)
@@ -163,6 +195,7 @@ mod tests {
             path: "/p".into(),
             bearer: Some("SECRET1".into()),
             form: Some("SECRET2".into()),
+            json: Some("SECRET3".into()),
         };
         assert!(!format!("{call:?}").contains("SECRET"));
     }

@@ -119,6 +119,7 @@ fn token_call(config: &Config, pairs: &[(&str, &str)]) -> Call {
         path: config.realm.token_path.clone(),
         bearer: None,
         form: Some(form(pairs)),
+        json: None,
     }
 }
 

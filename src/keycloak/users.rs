@@ -27,16 +27,12 @@ pub fn may_look_up(management_roles: &[String]) -> bool {
 #[must_use]
 pub fn lookup_call(config: &Config, service_token: &str, id: &str) -> Call {
     let query = format!("{INDEX_ATTRIBUTE}:{}", index_value(id));
-    Call {
-        method: "GET",
-        path: format!(
-            "{}?briefRepresentation=false&max=2&q={}",
-            config.realm.users_path,
-            utf8_percent_encode(&query, UNRESERVED)
-        ),
-        bearer: Some(service_token.to_owned()),
-        form: None,
-    }
+    let path = format!(
+        "{}?briefRepresentation=false&max=2&q={}",
+        config.realm.users_path,
+        utf8_percent_encode(&query, UNRESERVED)
+    );
+    Call::get(path, service_token)
 }
 
 /// An owner with the record of the key that was asked for.

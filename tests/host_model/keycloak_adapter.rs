@@ -83,6 +83,7 @@ impl Keycloaks {
             path,
             bearer,
             form: (!is_get).then(|| String::from_utf8(sent.body.clone()).unwrap()),
+            json: None,
         };
         if !is_get {
             self.note_assertions(&call);

@@ -1,0 +1,427 @@
+//! One change of one owner's keys, under the owner's lock in Keycloak.
+//!
+//! Keycloak has no version of a user to compare: of six concurrent
+//! read-change-writes all six are answered 204 and one survives. What it has is a
+//! link to an identity provider, whose making is an atomic test-and-set. So a link
+//! to the disabled provider [`LOCK_PROVIDER`] is the lock of its user, and each of
+//! our writers, whichever gateway or tool it runs in, takes it first:
+//!
+//! ```text
+//! lock ─▶ read links ─▶ read user ─▶ edit ─▶ link? ─▶ write ─▶ read again ─▶ unlink? ─▶ unlock
+//!  │ 409     │ not ours    ▲                                    │ not as written
+//!  ▼         ▼             └────────────────────────────────────┘
+//! look whose it is: wait, or, when its holder is long gone, break it
+//! ```
+//!
+//! A lease without a fence rests on time: a holder begins no write later than
+//! [`HOLD_MS`] after it took the lock, and others break a lock no sooner than
+//! [`STALE_MS`]. In between lie the longest time that a write may be on its way and
+//! what two clocks may differ by. Who breaks a lock holds [`BREAK_PROVIDER`]
+//! meanwhile and looks again, so that two cannot break one lock, and the second of
+//! them the lock of whoever came next. A write of whose fate nothing is known keeps
+//! the lock until it is stale.
+//!
+//! [`OwnerChange`] is a state machine without I/O, like the exchange: the filter
+//! drives it by callouts, the command-line tool by a plain HTTP client.
+
+mod lock;
+mod steps;
+
+use super::owner_keys::{Edit, EditRefused, Edited, KeySummary};
+use crate::clock::UnixMillis;
+use crate::keycloak::owner::{self, Link, OwnerFault, User};
+use crate::keycloak::{Call, loggable};
+
+/// The alias of the identity provider whose link on a user is the user's lock. It is
+/// disabled, and nobody logs in by it.
+pub const LOCK_PROVIDER: &str = "api-keys-lock";
+/// The alias of the one whose link is held while a stale lock is broken.
+pub const BREAK_PROVIDER: &str = "api-keys-lock-break";
+/// A holder begins no write later than this after it took the lock.
+pub const HOLD_MS: u64 = 10_000;
+/// A lock is taken for left behind when it is this old.
+pub const STALE_MS: u64 = 45_000;
+/// Writes that are not found as they were written are repeated this often.
+const WRITES_MAX: u32 = 3;
+/// The shortest and longest wait for a lock that somebody holds.
+const WAIT_MS: std::ops::Range<u64> = 20..100;
+
+/// Where the owner is and what the change is allowed.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// The path of the realm's users, as in [`Realm`](crate::config::Realm).
+    pub users_path: String,
+    /// The provider that owners of keys are linked to.
+    pub identity_provider: String,
+    /// Keycloak's id of the owner.
+    pub owner_id: String,
+    /// What is to change.
+    pub edit: Edit,
+    /// Names of accounts that may hold no key: the gateway's own.
+    pub gateway_accounts: Vec<String>,
+    /// Whether a disabled owner may be given a key.
+    pub disabled_owners: bool,
+    /// Whether an owner that holds keys and has lost its link gets it again.
+    pub relink: bool,
+    /// Names this change among all: at least 16 lower-case letters and digits.
+    pub holder: String,
+    /// How long to wait for the lock.
+    pub wait_ms_max: u64,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum ChangeInput<'a> {
+    /// Nothing yet: the first input.
+    Begin,
+    /// The call was answered.
+    Answer {
+        /// The HTTP status.
+        status: u16,
+        /// The body; none if it is too large.
+        body: Option<&'a [u8]>,
+    },
+    /// The call failed, or its answer was lost; why, as far as that is known.
+    Failed(&'a str),
+    /// The wait is over.
+    Waited,
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub enum ChangeOutput {
+    /// Send this and come back with its answer.
+    Call(Call),
+    /// Come back after so many milliseconds.
+    Wait(u64),
+    /// It is over.
+    Done(Box<Result<Changed, ChangeError>>),
+}
+
+/// A change that was made, or was not needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// What it came to.
+    pub edited: Edited,
+    /// The owner's name.
+    pub username: String,
+    /// The owner's keys as they are now, the newest first.
+    pub keys: Vec<KeySummary>,
+    /// Whether Keycloak gives the owner tokens: enabled, and nothing left to do.
+    pub warnings: Vec<String>,
+}
+
+/// Why a change was not made. Unless it says otherwise, nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// The change itself.
+    #[error(transparent)]
+    Refused(#[from] EditRefused),
+    /// There is no such user.
+    #[error("the realm has no such user")]
+    NoSuchOwner,
+    /// The token is not taken (any more).
+    #[error("Keycloak answered 401: the token is not accepted")]
+    Unauthorized,
+    /// The account may not.
+    #[error(
+        "Keycloak answered 403: the account lacks the role manage-users of client \
+         realm-management; grant it, or run: apikeys setup"
+    )]
+    Forbidden,
+    /// The lock's provider is not there, so that nobody could see a lock.
+    #[error("the realm has no identity provider {LOCK_PROVIDER}: run apikeys setup")]
+    NoLockProvider,
+    /// The owner is linked under an id that is not its own.
+    #[error(
+        "the owner is linked to {0:?} under another id than its own: delete that link (admin \
+         console, user, Identity provider links) and find out who made it"
+    )]
+    ForeignLink(String),
+    /// Another user is linked under the owner's id.
+    #[error(
+        "another user is linked to {0:?} under the owner's id: keys of the one could become \
+         tokens of the other. Delete that link and find out who made it"
+    )]
+    IdLinkedElsewhere(String),
+    /// Others held the lock for as long as was waited.
+    #[error("the owner's keys are being changed by others; try again")]
+    Busy,
+    /// Keycloak did not do what it was asked.
+    #[error("{step}: {failure}")]
+    Keycloak {
+        /// In which step.
+        step: &'static str,
+        /// What it answered.
+        failure: String,
+    },
+    /// The answer to the write was lost: it may take effect still.
+    #[error(
+        "the answer to the write was lost ({0}), and it was not seen to take effect: look at the \
+         owner's keys before you try again"
+    )]
+    Unknown(String),
+    /// What was written is not what is there.
+    #[error(
+        "the owner was written, and is not as it was written: another program changes it at the \
+         same time, or the realm's user profile drops what is written (run apikeys setup)"
+    )]
+    NotAsWritten,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    New,
+    /// The answer of the lock's making.
+    Locking,
+    /// After a lost answer or a refusal: whose lock is it?
+    Inspecting,
+    /// The answer of the breaking lock's making.
+    TakingBreak,
+    /// The links again, under the breaking lock.
+    InspectingAgain,
+    /// The answer of a stale lock's end.
+    Breaking,
+    /// The answer of the breaking lock's end.
+    EndingBreak,
+    /// A wait before the lock is tried again.
+    Waiting,
+    /// The links, with the lock held.
+    ReadingLinks,
+    ReadingUser,
+    /// Who else is linked under the owner's id?
+    ReadingHolders(Box<Written>),
+    Linking(Box<Written>),
+    Writing(Box<Written>),
+    ReadingAgain(Box<Written>),
+    Unlinking(Box<Changed>),
+    Unlocking(Box<Result<Changed, ChangeError>>),
+    Over,
+}
+
+/// Whether the owner is linked to the gateway's identity provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Linked {
+    No,
+    Yes,
+    /// Under an id that is not its own.
+    Foreign,
+}
+
+/// A user as it was, and as it is to be.
+#[derive(Debug, Clone)]
+struct Written {
+    before: User,
+    after: User,
+    edited: Edited,
+    /// Why nothing is known of the write.
+    lost: Option<String>,
+}
+
+/// One change, from the lock to its release.
+#[derive(Debug)]
+pub struct OwnerChange {
+    change: Change,
+    state: State,
+    began_at: UnixMillis,
+    /// When the lock was taken, or asked for.
+    locked_at: UnixMillis,
+    /// The lock is to be given back.
+    held: bool,
+    linked: Linked,
+    writes: u32,
+    waits: u64,
+}
+
+type Step = Result<(State, ChangeOutput), ChangeError>;
+
+impl OwnerChange {
+    /// A change that waits for [`ChangeInput::Begin`].
+    #[must_use]
+    pub fn new(change: Change, now: UnixMillis) -> Self {
+        Self {
+            change,
+            state: State::New,
+            began_at: now,
+            locked_at: now,
+            held: false,
+            linked: Linked::No,
+            writes: 0,
+            waits: 0,
+        }
+    }
+
+    /// The owner.
+    #[must_use]
+    pub fn owner_id(&self) -> &str {
+        &self.change.owner_id
+    }
+
+    /// Takes what happened and says what to do next. `bearer` is the token that the
+    /// calls are made with.
+    pub fn handle_input(
+        &mut self,
+        input: &ChangeInput<'_>,
+        bearer: &str,
+        now: UnixMillis,
+    ) -> ChangeOutput {
+        let state = std::mem::replace(&mut self.state, State::Over);
+        let step = self.step(state, input, bearer, now).or_else(|error| {
+            // A write of unknown fate keeps the lock, so that nobody reads in between.
+            if self.held && !matches!(error, ChangeError::Unknown(_)) {
+                Ok(self.unlock(Err(error), bearer, now))
+            } else {
+                Err(error)
+            }
+        });
+        match step {
+            Ok((state, output)) => {
+                self.state = state;
+                output
+            }
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    fn step(
+        &mut self,
+        state: State,
+        input: &ChangeInput<'_>,
+        bearer: &str,
+        now: UnixMillis,
+    ) -> Step {
+        match state {
+            State::New | State::Waiting => Ok(self.lock(bearer, now)),
+            State::Locking => self.locked(input, bearer),
+            State::Inspecting => self.inspected(input, bearer, now),
+            State::TakingBreak => self.break_taken(input, bearer, now),
+            State::InspectingAgain => self.inspected_again(input, bearer, now),
+            State::Breaking => Ok(self.end_break(bearer)),
+            State::EndingBreak => self.wait(now),
+            State::ReadingLinks => self.links_read(input, bearer, now),
+            State::ReadingUser => self.user_read(input, bearer, now),
+            State::ReadingHolders(written) => self.holders_read(written, input, bearer),
+            State::Linking(written) => self.link_made(written, input, bearer, now),
+            State::Writing(written) => self.written(written, input, bearer),
+            State::ReadingAgain(written) => self.read_again(*written, input, bearer, now),
+            State::Unlinking(changed) => Ok(self.unlock(Ok(*changed), bearer, now)),
+            State::Unlocking(result) => Ok((State::Over, done(*result))),
+            State::Over => Err(ChangeError::Keycloak {
+                step: "after the end",
+                failure: "an input that belongs to nothing".to_owned(),
+            }),
+        }
+    }
+
+    fn read_links(&self, state: State, bearer: &str) -> (State, ChangeOutput) {
+        let call = owner::links_call(&self.change.users_path, &self.change.owner_id, bearer);
+        (state, ChangeOutput::Call(call))
+    }
+
+    fn read_user(&self, state: State, bearer: &str) -> (State, ChangeOutput) {
+        let call = owner::read_call(&self.change.users_path, &self.change.owner_id, bearer);
+        (state, ChangeOutput::Call(call))
+    }
+
+    fn user(&self, input: &ChangeInput<'_>) -> Result<User, ChangeError> {
+        let step = "the owner's reading";
+        let (status, body) = answer(step, input)?;
+        User::read(status, body, &self.change.owner_id).map_err(|fault| fault_in(step, fault))
+    }
+
+    fn link(&self, provider: &str, bearer: &str, now: UnixMillis) -> Call {
+        let link = Link {
+            provider: provider.to_owned(),
+            id: self.change.holder.clone(),
+            name: format!("{}@{}", self.change.holder, now.0),
+        };
+        owner::link_call(
+            &self.change.users_path,
+            &self.change.owner_id,
+            &link,
+            bearer,
+        )
+    }
+
+    fn unlink(&self, provider: &str, bearer: &str) -> Call {
+        owner::unlink_call(
+            &self.change.users_path,
+            &self.change.owner_id,
+            provider,
+            bearer,
+        )
+    }
+
+    fn is_ours(&self, link: &Link) -> bool {
+        link.id.eq_ignore_ascii_case(&self.change.holder)
+    }
+}
+
+fn done(result: Result<Changed, ChangeError>) -> ChangeOutput {
+    ChangeOutput::Done(Box::new(result))
+}
+
+fn status(input: &ChangeInput<'_>) -> Result<u16, &'static str> {
+    match input {
+        ChangeInput::Answer { status, .. } => Ok(*status),
+        _ => Err("no answer"),
+    }
+}
+
+fn answer<'a>(step: &'static str, input: &ChangeInput<'a>) -> Result<(u16, &'a [u8]), ChangeError> {
+    match input {
+        ChangeInput::Answer {
+            status,
+            body: Some(body),
+        } => Ok((*status, body)),
+        ChangeInput::Answer { body: None, .. } => Err(lost(step, "the answer is too large")),
+        ChangeInput::Failed(why) => Err(lost(step, why)),
+        _ => Err(lost(step, "no answer")),
+    }
+}
+
+fn lost(step: &'static str, why: &str) -> ChangeError {
+    ChangeError::Keycloak {
+        step,
+        failure: loggable(why),
+    }
+}
+
+fn fault_in(step: &'static str, fault: OwnerFault) -> ChangeError {
+    match fault {
+        OwnerFault::Absent => ChangeError::NoSuchOwner,
+        OwnerFault::Unauthorized => ChangeError::Unauthorized,
+        OwnerFault::Forbidden => ChangeError::Forbidden,
+        fault => ChangeError::Keycloak {
+            step,
+            failure: fault.to_string(),
+        },
+    }
+}
+
+fn read_links(input: &ChangeInput<'_>) -> Result<Vec<Link>, ChangeError> {
+    let step = "the reading of the owner's links";
+    let (status, body) = answer(step, input)?;
+    owner::read_links(status, body).map_err(|fault| fault_in(step, fault))
+}
+
+fn find<'a>(links: &'a [Link], provider: &str) -> Option<&'a Link> {
+    links.iter().find(|link| link.provider == provider)
+}
+
+/// Whether a lock was left behind.
+fn is_stale(lock: &Link, now: UnixMillis) -> bool {
+    now.since_ms(taken_at(lock)) >= STALE_MS
+}
+
+/// When a lock was taken. One that does not say it is none of ours, and would stay
+/// for ever if it were not as old as can be.
+fn taken_at(lock: &Link) -> UnixMillis {
+    lock.name
+        .rsplit_once('@')
+        .and_then(|(_, at)| at.parse().ok())
+        .map_or(UnixMillis(0), UnixMillis)
+}
+
+#[cfg(test)]
+mod tests;

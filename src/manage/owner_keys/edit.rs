@@ -1,0 +1,363 @@
+//! The changes that an owner's keys can undergo.
+
+use super::{KeyState, find, key_ids, list};
+use crate::api_key::format::is_id;
+use crate::api_key::record::{
+    Attributes, Field, INDEX_ATTRIBUTE, KEYS_ATTRIBUTE, RecordError, index_value, key_value,
+};
+use crate::clock::UnixMillis;
+
+/// Records that one owner can hold at most for each key that counts: a key in its
+/// grace is one beside its replacement.
+const RECORDS_PER_KEY: usize = 2;
+
+/// A key that is to be stored.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NewKey {
+    /// Its id.
+    pub id: String,
+    /// Its hash, as it is stored.
+    pub hash_text: String,
+    /// Its name for people.
+    pub name: String,
+    /// When it is made.
+    pub created: UnixMillis,
+    /// Its end.
+    pub expires_at: UnixMillis,
+    /// Its scopes; none means the gateway's own.
+    pub scopes: Option<String>,
+}
+
+impl std::fmt::Debug for NewKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewKey")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The key that replaces another: name and scopes are the other's.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Replacement {
+    /// Its id.
+    pub id: String,
+    /// Its hash, as it is stored.
+    pub hash_text: String,
+    /// When it is made.
+    pub created: UnixMillis,
+    /// Its end; none means the other's.
+    pub expires_at: Option<UnixMillis>,
+}
+
+impl std::fmt::Debug for Replacement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replacement")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A change of an owner's keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Edit {
+    /// Adds a key, if fewer than `keys_max` count.
+    Create {
+        /// The key.
+        key: NewKey,
+        /// Keys that the owner may hold.
+        keys_max: usize,
+    },
+    /// Adds a key that may be there already, from an earlier run of the same import.
+    Import {
+        /// The key.
+        key: NewKey,
+        /// Keys that the owner may hold.
+        keys_max: usize,
+    },
+    /// Replaces a key by a new one; the old one works until its grace ends.
+    Rotate {
+        /// The key to replace.
+        id: String,
+        /// The new one.
+        replacement: Replacement,
+        /// Milliseconds that the old key goes on for; 0 ends it at once.
+        grace_ms: u64,
+        /// Keys that the owner may hold.
+        keys_max: usize,
+    },
+    /// Takes a key away; one that is not there is none to take.
+    Revoke {
+        /// The key.
+        id: String,
+    },
+    /// Makes the index name exactly the keys that are there.
+    Reindex,
+}
+
+impl Edit {
+    /// Whether the owner has to be able to use keys for it.
+    #[must_use]
+    pub const fn gives_a_key(&self) -> bool {
+        !matches!(self, Self::Revoke { .. } | Self::Reindex)
+    }
+
+    /// Whether the owner has to be linked to the gateway's identity provider for it.
+    #[must_use]
+    pub const fn needs_the_link(&self) -> bool {
+        !matches!(self, Self::Revoke { .. })
+    }
+
+    /// Changes an owner's attributes.
+    ///
+    /// # Errors
+    /// [`EditRefused`]; the attributes are to be thrown away then.
+    pub fn apply(
+        &self,
+        attributes: &mut Attributes,
+        now: UnixMillis,
+    ) -> Result<Edited, EditRefused> {
+        match self {
+            Self::Create { key, keys_max } => {
+                sweep(attributes, now);
+                check_room(attributes, *keys_max, 0)?;
+                check_free(attributes, &key.id)?;
+                add(attributes, key);
+                Ok(Edited::of(&key.id))
+            }
+            Self::Import { key, .. } if key_ids(attributes).any(|id| id == key.id) => {
+                Ok(Edited::default())
+            }
+            Self::Import { key, keys_max } => {
+                check_room(attributes, *keys_max, 0)?;
+                check_free(attributes, &key.id)?;
+                add(attributes, key);
+                Ok(Edited::of(&key.id))
+            }
+            Self::Rotate {
+                id,
+                replacement,
+                grace_ms,
+                keys_max,
+            } => rotate(attributes, id, replacement, *grace_ms, *keys_max, now),
+            Self::Revoke { id } => {
+                let held = key_ids(attributes).any(|held| held == id);
+                remove(attributes, id);
+                Ok(Edited {
+                    ended: held.then(|| id.clone()),
+                    ..Edited::default()
+                })
+            }
+            Self::Reindex => {
+                let mut ids: Vec<&str> = key_ids(attributes).filter(|id| is_id(id)).collect();
+                ids.sort_unstable();
+                ids.dedup();
+                let index: Vec<String> = ids.into_iter().map(index_value).collect();
+                put(attributes, INDEX_ATTRIBUTE, index);
+                Ok(Edited::default())
+            }
+        }
+    }
+}
+
+/// What a change came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Edited {
+    /// The key that was added.
+    pub added: Option<String>,
+    /// The key that works no more.
+    pub ended: Option<String>,
+}
+
+impl Edited {
+    fn of(added: &str) -> Self {
+        Self {
+            added: Some(added.to_owned()),
+            ended: None,
+        }
+    }
+}
+
+/// Why a change is not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EditRefused {
+    /// The owner holds as many keys as it may.
+    #[error(
+        "the owner holds {held} keys, expired ones included, and may hold {max}: take one away, \
+         or raise max_keys_per_user"
+    )]
+    TooMany {
+        /// Keys that count.
+        held: usize,
+        /// Keys that it may hold.
+        max: usize,
+    },
+    /// There is no such key.
+    #[error("the owner holds no such key")]
+    NoSuchKey,
+    /// The key has a replacement already.
+    #[error("the key is rotating already: rotate the key that replaces it")]
+    AlreadyRotating,
+    /// The key's end has come.
+    #[error("the key has expired: make a new one")]
+    Expired,
+    /// The key's record cannot be used.
+    #[error("the key's record cannot be used ({0}): make a new key, and revoke this one")]
+    Unusable(RecordError),
+    /// The new end has come already.
+    #[error("the new key would have ended already")]
+    EndsBeforeItBegins,
+    /// The id is that of a key that is there.
+    #[error("the id is taken")]
+    IdTaken,
+    /// The owner is disabled.
+    #[error("the owner is disabled")]
+    OwnerDisabled,
+    /// The owner holds keys, and the link that makes them work is gone.
+    #[error(
+        "the owner holds keys and is linked to the gateway no more: an administrator has ended \
+         them all; revoke them, or have the owner linked again (apikeys reindex)"
+    )]
+    Unlinked,
+    /// The owner is an account of the gateway's own.
+    #[error("an account of the gateway's own may hold no key")]
+    GatewayAccount,
+}
+
+fn rotate(
+    attributes: &mut Attributes,
+    id: &str,
+    replacement: &Replacement,
+    grace_ms: u64,
+    keys_max: usize,
+    now: UnixMillis,
+) -> Result<Edited, EditRefused> {
+    let old = find(attributes, id, now).ok_or(EditRefused::NoSuchKey)?;
+    match old.state {
+        KeyState::Active => {}
+        KeyState::Rotating => return Err(EditRefused::AlreadyRotating),
+        KeyState::Expired if old.replaced_by.is_some() => {
+            return Err(EditRefused::AlreadyRotating);
+        }
+        KeyState::Expired => return Err(EditRefused::Expired),
+        KeyState::Unusable(error) => return Err(EditRefused::Unusable(error)),
+    }
+    // An active key has an end: KeyRecord gives no other.
+    let old_end = old.expires_at.ok_or(EditRefused::Expired)?;
+    let key = NewKey {
+        id: replacement.id.clone(),
+        hash_text: replacement.hash_text.clone(),
+        name: old.name,
+        created: replacement.created,
+        expires_at: replacement.expires_at.unwrap_or(old_end),
+        scopes: old.scopes,
+    };
+    if key.expires_at <= now {
+        return Err(EditRefused::EndsBeforeItBegins);
+    }
+    sweep(attributes, now);
+    check_room(attributes, keys_max, 1)?;
+    check_free(attributes, &key.id)?;
+    let mut edited = Edited::of(&key.id);
+    if grace_ms == 0 {
+        remove(attributes, id);
+        edited.ended = Some(id.to_owned());
+    } else {
+        // Stored in whole seconds: up, so that a grace of a second is one.
+        let grace_until = now.plus_ms(grace_ms.saturating_add(999)).min(old_end);
+        put_one(attributes, Field::GraceUntil, id, &grace_until.to_rfc3339());
+        put_one(attributes, Field::ReplacedBy, id, &key.id);
+    }
+    add(attributes, &key);
+    Ok(edited)
+}
+
+/// Takes away what rotations have left behind: replaced keys whose grace is over.
+fn sweep(attributes: &mut Attributes, now: UnixMillis) {
+    let over: Vec<String> = list(attributes, now)
+        .into_iter()
+        .filter(|key| key.replaced_by.is_some() && key.state == KeyState::Expired)
+        .map(|key| key.id)
+        .collect();
+    for id in over {
+        remove(attributes, &id);
+    }
+}
+
+/// Every record counts, expired or not: each is one more to look through, and one
+/// that an expired key's holder may ask to have prolonged. A key that has a
+/// replacement does not, since that one does; all the same there is an end to them.
+fn check_room(attributes: &Attributes, max: usize, replaced: usize) -> Result<(), EditRefused> {
+    let records = attributes.get(KEYS_ATTRIBUTE).map_or(0, Vec::len);
+    let rotating = key_ids(attributes)
+        .filter(|id| attributes.contains_key(&Field::ReplacedBy.attribute(id)))
+        .count();
+    let held = records.saturating_sub(rotating);
+    if held.saturating_sub(replaced) >= max || records >= max.saturating_mul(RECORDS_PER_KEY) {
+        return Err(EditRefused::TooMany { held, max });
+    }
+    Ok(())
+}
+
+fn check_free(attributes: &Attributes, id: &str) -> Result<(), EditRefused> {
+    let described = Field::ALL.into_iter().map(|field| field.attribute(id));
+    let taken = key_ids(attributes).any(|held| held == id)
+        || described
+            .into_iter()
+            .any(|name| attributes.contains_key(&name));
+    if taken {
+        Err(EditRefused::IdTaken)
+    } else {
+        Ok(())
+    }
+}
+
+fn add(attributes: &mut Attributes, key: &NewKey) {
+    let id = &key.id;
+    let mut push = |name: &str, value: String| {
+        attributes.entry(name.to_owned()).or_default().push(value);
+    };
+    push(KEYS_ATTRIBUTE, key_value(id, &key.hash_text));
+    push(INDEX_ATTRIBUTE, index_value(id));
+    put_one(attributes, Field::Name, id, &key.name);
+    put_one(attributes, Field::Created, id, &key.created.to_rfc3339());
+    put_one(
+        attributes,
+        Field::ExpiresAt,
+        id,
+        &key.expires_at.to_rfc3339(),
+    );
+    if let Some(scopes) = &key.scopes {
+        put_one(attributes, Field::Scopes, id, scopes);
+    }
+}
+
+fn remove(attributes: &mut Attributes, id: &str) {
+    let prefix = key_value(id, "");
+    keep(attributes, KEYS_ATTRIBUTE, |value| {
+        !value.starts_with(&prefix)
+    });
+    let index = index_value(id);
+    keep(attributes, INDEX_ATTRIBUTE, |value| value != index);
+    for field in Field::ALL {
+        attributes.remove(&field.attribute(id));
+    }
+}
+
+fn keep(attributes: &mut Attributes, name: &str, wanted: impl Fn(&str) -> bool) {
+    let values = attributes.remove(name).unwrap_or_default();
+    let values = values.into_iter().filter(|value| wanted(value)).collect();
+    put(attributes, name, values);
+}
+
+/// Sets an attribute; one without a value is taken away, since Keycloak keeps none.
+fn put(attributes: &mut Attributes, name: &str, values: Vec<String>) {
+    if values.is_empty() {
+        attributes.remove(name);
+    } else {
+        attributes.insert(name.to_owned(), values);
+    }
+}
+
+fn put_one(attributes: &mut Attributes, field: Field, id: &str, value: &str) {
+    put(attributes, &field.attribute(id), vec![value.to_owned()]);
+}

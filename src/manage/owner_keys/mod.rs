@@ -1,0 +1,151 @@
+//! The keys of one owner as Keycloak stores them: listed, and changed.
+//!
+//! An [`Edit`] is applied to the attributes that were just read under the owner's
+//! lock, so whatever it decides (is there room, is the key there, is it rotating)
+//! it decides on what will be written over. No other key's attributes are touched.
+
+mod edit;
+
+use crate::api_key::record::{
+    Attributes, Field, INDEX_ATTRIBUTE, KEYS_ATTRIBUTE, KeyRecord, RecordError,
+};
+use crate::clock::UnixMillis;
+
+pub use edit::{Edit, EditRefused, Edited, NewKey, Replacement};
+
+/// What is to become of a key, now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyState {
+    /// It works.
+    Active,
+    /// Its end has come.
+    Expired,
+    /// It works until its grace ends; another key replaces it.
+    Rotating,
+    /// Its record cannot be used: each request with it is refused.
+    Unusable(RecordError),
+}
+
+impl KeyState {
+    /// The state as clients see it: `active`, `expired`, `rotating` or `unusable`.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Expired => "expired",
+            Self::Rotating => "rotating",
+            Self::Unusable(_) => "unusable",
+        }
+    }
+}
+
+/// What may be told of a key: everything but its hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeySummary {
+    /// The public id.
+    pub id: String,
+    /// Its name for people; empty where none is stored.
+    pub name: String,
+    /// When it was made, if that is stored and can be read.
+    pub created: Option<UnixMillis>,
+    /// Its own end, without regard to a rotation.
+    pub expires_at: Option<UnixMillis>,
+    /// Its scopes; none means the gateway's own.
+    pub scopes: Option<String>,
+    /// The end of its grace, once it is rotated.
+    pub grace_until: Option<UnixMillis>,
+    /// The id of the key that replaces it, once it is rotated.
+    pub replaced_by: Option<String>,
+    /// Whether it works.
+    pub state: KeyState,
+}
+
+impl KeySummary {
+    /// When it ends: the earlier of its own end and its grace's.
+    #[must_use]
+    pub fn ends_at(&self) -> Option<UnixMillis> {
+        match (self.expires_at, self.grace_until) {
+            (Some(end), Some(grace)) => Some(end.min(grace)),
+            (end, grace) => end.or(grace),
+        }
+    }
+}
+
+/// The ids of an owner's keys, in the order in which they are stored. A value that
+/// is no `key:<id>:<hash>` has none.
+pub fn key_ids(attributes: &Attributes) -> impl Iterator<Item = &str> {
+    let values = attributes.get(KEYS_ATTRIBUTE).into_iter().flatten();
+    values.filter_map(|value| Some(value.strip_prefix("key:")?.split_once(':')?.0))
+}
+
+/// An owner's keys, the newest first; those whose making is unknown last.
+#[must_use]
+pub fn list(attributes: &Attributes, now: UnixMillis) -> Vec<KeySummary> {
+    let mut keys: Vec<KeySummary> = Vec::new();
+    for id in key_ids(attributes) {
+        if !keys.iter().any(|key| key.id == id) {
+            keys.push(summary(attributes, id, now));
+        }
+    }
+    keys.sort_by(|a, b| (b.created, &a.id).cmp(&(a.created, &b.id)));
+    keys
+}
+
+/// One of an owner's keys, if it is there.
+#[must_use]
+pub fn find(attributes: &Attributes, id: &str, now: UnixMillis) -> Option<KeySummary> {
+    let held = key_ids(attributes).any(|held| held == id);
+    held.then(|| summary(attributes, id, now))
+}
+
+fn summary(attributes: &Attributes, id: &str, now: UnixMillis) -> KeySummary {
+    let text = |field: Field| match attributes.get(&field.attribute(id)).map(Vec::as_slice) {
+        Some([value]) => Some(value.as_str()),
+        _ => None,
+    };
+    let instant = |field| text(field).and_then(|at| UnixMillis::parse_rfc3339(at).ok());
+    let replaced_by = text(Field::ReplacedBy).map(str::to_owned);
+    let grace_until = instant(Field::GraceUntil);
+    let state = match KeyRecord::find(attributes, id) {
+        Err(error) => KeyState::Unusable(error),
+        Ok(record) if record.ends_at <= now => KeyState::Expired,
+        Ok(_) if replaced_by.is_some() || grace_until.is_some() => KeyState::Rotating,
+        Ok(_) => KeyState::Active,
+    };
+    KeySummary {
+        id: id.to_owned(),
+        name: text(Field::Name).unwrap_or_default().to_owned(),
+        created: instant(Field::Created),
+        expires_at: instant(Field::ExpiresAt),
+        scopes: text(Field::Scopes).map(str::to_owned),
+        grace_until,
+        replaced_by,
+        state,
+    }
+}
+
+/// Whether two owners' attributes say the same of keys, whatever else they say and
+/// in whatever order.
+#[must_use]
+pub fn same_keys(a: &Attributes, b: &Attributes) -> bool {
+    let of_keys = |attributes: &Attributes| -> Vec<(String, Vec<String>)> {
+        attributes
+            .iter()
+            .filter(|(name, values)| is_ours(name) && !values.is_empty())
+            .map(|(name, values)| {
+                let mut values = values.clone();
+                values.sort_unstable();
+                (name.clone(), values)
+            })
+            .collect()
+    };
+    of_keys(a) == of_keys(b)
+}
+
+/// Whether an attribute is one that keys are stored in.
+fn is_ours(name: &str) -> bool {
+    name == KEYS_ATTRIBUTE || name == INDEX_ATTRIBUTE || name.starts_with("apiKey_")
+}
+
+#[cfg(test)]
+mod tests;
