@@ -15,6 +15,7 @@ fn ask(keycloak: &mut FakeKeycloak, path: &str, token: &str, now: UnixMillis) ->
         path: format!("/admin/realms/demo/{path}"),
         bearer: Some(token.to_owned()),
         form: None,
+        json: None,
     };
     let (status, body) = keycloak.answer(&call, now);
     (status, serde_json::from_slice(&body).unwrap())
