@@ -24,7 +24,7 @@ use jsonschema::{Draft, Validator};
 use serde_json::{Map, Value, json};
 
 /// The fields of the contract, in the order of the README's table.
-const FIELDS: [&str; 31] = [
+const FIELDS: [&str; 35] = [
     "mode",
     "enabled",
     "storage",
@@ -54,8 +54,22 @@ const FIELDS: [&str; 31] = [
     "clock_skew_seconds",
     "l1_entries",
     "l2_slots",
+    "management_client_id",
+    "management_signing_key",
+    "management_signing_key_property",
     "admin_role",
     "audience",
+    "cors_origins",
+];
+
+/// The fields that mode manage has beside the others.
+const MANAGE_FIELDS: [&str; 6] = [
+    "management_client_id",
+    "management_signing_key",
+    "management_signing_key_property",
+    "admin_role",
+    "audience",
+    "cors_origins",
 ];
 
 /// What Draft 4 validates with; anything else would be ignored in silence.
@@ -161,8 +175,8 @@ fn gives_every_field_a_type_and_a_description() {
 fn accepts_its_own_defaults() {
     let mut config = minimal();
     for (field, schema) in properties() {
-        // These two belong to the other mode, which has a case of its own.
-        if field == "admin_role" || field == "audience" {
+        // These belong to the other mode, which has a case of its own.
+        if MANAGE_FIELDS.contains(&field.as_str()) {
             continue;
         }
         if let Some(default) = schema.get("default") {
@@ -174,7 +188,7 @@ fn accepts_its_own_defaults() {
 
 #[test]
 fn quotes_no_secret_in_a_refusal() {
-    for secret in ["signing_key", "index_key"] {
+    for secret in ["signing_key", "management_signing_key", "index_key"] {
         for keyword in ["pattern", "enum", "format"] {
             assert!(
                 properties()[secret].get(keyword).is_none(),
@@ -252,7 +266,7 @@ fn refuses_a_text_where_a_number_or_a_truth_value_belongs() {
 #[test]
 fn refuses_an_empty_text() {
     for (field, schema) in properties() {
-        if schema["type"] == "string" && field != "audience" && field != "admin_role" {
+        if schema["type"] == "string" && !MANAGE_FIELDS.contains(&field.as_str()) {
             refuses(&field, json!(""));
         }
     }
@@ -308,19 +322,60 @@ fn refuses_a_signing_key_that_is_too_short_to_be_one() {
     both_refuse(&config, "signing_key");
 }
 
+fn managing() -> Value {
+    let mut config = minimal();
+    config["mode"] = json!("manage");
+    config["audience"] = json!("account");
+    config
+}
+
 #[test]
 fn accepts_manage_fields_with_mode_manage_alone() {
-    for field in ["admin_role", "audience"] {
+    for (field, value) in [
+        ("management_client_id", json!("key-manager")),
+        ("management_signing_key_property", json!("env.MANAGER_KEY")),
+        ("admin_role", json!("key-admins")),
+        ("audience", json!("keys")),
+        ("cors_origins", json!(["https://console.example.com"])),
+    ] {
         let mut config = minimal();
-        config[field] = json!("key-admins");
+        config[field] = value.clone();
         both_refuse(&config, "");
         config["mode"] = json!("exchange");
         both_refuse(&config, "mode");
-        config["mode"] = json!("manage");
-        assert!(
-            validator().is_valid(&config),
-            "{field} refused with mode manage"
-        );
+        let mut config = managing();
+        config[field] = value;
+        accepts(&config);
+    }
+}
+
+#[test]
+fn refuses_mode_manage_without_an_audience() {
+    let mut config = managing();
+    accepts(&config);
+    config.as_object_mut().unwrap().remove("audience");
+    both_refuse(&config, "");
+}
+
+#[test]
+fn refuses_both_keys_of_the_management_client_at_once() {
+    let mut config = managing();
+    config["management_signing_key_property"] = json!("env.MANAGER_KEY");
+    config["management_signing_key"] = json!("A".repeat(184));
+    both_refuse(&config, "");
+}
+
+#[test]
+fn refuses_origins_that_no_browser_sends() {
+    for origins in [
+        json!(["*"]),
+        json!(["https://a/"]),
+        json!([]),
+        json!(["https://A"]),
+    ] {
+        let mut config = managing();
+        config["cors_origins"] = origins;
+        both_refuse(&config, "cors_origins");
     }
 }
 

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::read::{ConfigError, error, one_of, required, small, text, text_or};
+use super::read::{ConfigError, error, required, small, text, text_or};
 use super::{Realm, SigningKeySource, Upstream, defaults};
 use crate::api_key::format::KeyFormat;
 use crate::api_key::record::is_scope;
@@ -47,8 +47,12 @@ pub(super) struct RawConfig {
     pub(super) clock_skew_seconds: Option<Value>,
     pub(super) l1_entries: Option<Value>,
     pub(super) l2_slots: Option<Value>,
+    pub(super) management_client_id: Option<Value>,
+    pub(super) management_signing_key: Option<Value>,
+    pub(super) management_signing_key_property: Option<Value>,
     pub(super) admin_role: Option<Value>,
     pub(super) audience: Option<Value>,
+    pub(super) cors_origins: Option<Value>,
 }
 
 pub(super) fn parse_object(text: &[u8]) -> Result<RawConfig, ConfigError> {
@@ -69,27 +73,6 @@ pub(super) fn parse_object(text: &[u8]) -> Result<RawConfig, ConfigError> {
         // All fields are of any type, so only an unknown name can end here.
         error("configuration", fault.to_string())
     })
-}
-
-pub(super) fn exchange_mode_only(raw: &RawConfig) -> Result<(), ConfigError> {
-    #[derive(Clone, Copy, PartialEq)]
-    enum Mode {
-        Exchange,
-        Manage,
-    }
-    let modes = [("exchange", Mode::Exchange), ("manage", Mode::Manage)];
-    if one_of(raw.mode.as_ref(), "mode", &modes)? == Mode::Manage {
-        return error(
-            "mode",
-            "\"manage\" is not in this version; write \"exchange\"",
-        );
-    }
-    for (field, value) in [("admin_role", &raw.admin_role), ("audience", &raw.audience)] {
-        if value.is_some() {
-            return error(field, "belongs to mode \"manage\" alone; remove it");
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn key_format(raw: &RawConfig) -> Result<KeyFormat, ConfigError> {
@@ -156,33 +139,52 @@ pub(super) fn realm(raw: &RawConfig) -> Result<Realm, ConfigError> {
 }
 
 pub(super) fn signing_key(raw: &RawConfig) -> Result<SigningKeySource, ConfigError> {
-    let inline = text(raw.signing_key.as_ref(), "signing_key")?;
-    let property = text(raw.signing_key_property.as_ref(), "signing_key_property")?;
-    match (inline, property) {
-        (Some(_), Some(_)) => error(
-            "signing_key",
-            "and signing_key_property contradict each other; keep one of the two",
-        ),
-        (None, None) => error(
+    let key = signing_key_of(
+        raw.signing_key.as_ref(),
+        "signing_key",
+        raw.signing_key_property.as_ref(),
+        "signing_key_property",
+    )?;
+    match key {
+        Some(key) => Ok(key),
+        None => error(
             "signing_key",
             "is missing; write the PEM of the gateway's key, or name the host property that \
              holds it in signing_key_property",
         ),
+    }
+}
+
+/// A key in one of two fields: its text, or the property of the host that holds it.
+pub(super) fn signing_key_of(
+    inline: Option<&Value>,
+    inline_field: &str,
+    property: Option<&Value>,
+    property_field: &str,
+) -> Result<Option<SigningKeySource>, ConfigError> {
+    let inline = text(inline, inline_field)?;
+    let property = text(property, property_field)?;
+    match (inline, property) {
+        (Some(_), Some(_)) => error(
+            inline_field,
+            format!("and {property_field} contradict each other; keep one of the two"),
+        ),
+        (None, None) => Ok(None),
         (Some(pem), None) => SigningKey::parse(&pem)
-            .map(|key| SigningKeySource::Inline(Box::new(key)))
-            .or_else(|fault| error("signing_key", fault.to_string())),
+            .map(|key| Some(SigningKeySource::Inline(Box::new(key))))
+            .or_else(|fault| error(inline_field, fault.to_string())),
         (None, Some(path)) => {
             let path: Vec<String> = path.split('.').map(str::to_owned).collect();
             let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
             let is_name = |part: &String| !part.is_empty() && part.bytes().all(allowed);
             if path.len() < 2 || !path.iter().all(is_name) {
                 return error(
-                    "signing_key_property",
+                    property_field,
                     "must be a path with dots, as ngx.apikey_signing_key on Kong or \
                      env.APIKEY_SIGNING_KEY for a WASI environment variable",
                 );
             }
-            Ok(SigningKeySource::Property(path))
+            Ok(Some(SigningKeySource::Property(path)))
         }
     }
 }

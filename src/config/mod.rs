@@ -17,12 +17,14 @@ use crate::clock::UnixMillis;
 use crate::signing_key::SigningKey;
 
 mod fields;
+mod management;
 mod read;
 
 use fields::{
-    assertion_issuer, exchange_mode_only, fallback_until, headers, key_format, l2_slots,
-    parse_object, realm, scope, signing_key, upstream,
+    assertion_issuer, fallback_until, headers, key_format, l2_slots, parse_object, realm, scope,
+    signing_key, upstream,
 };
+pub use management::Management;
 pub use read::ConfigError;
 use read::{boolean, integer, name_or, one_of, small};
 
@@ -30,6 +32,10 @@ use read::{boolean, integer, name_or, one_of, small};
 pub mod defaults {
     /// The gateway's client in the realm.
     pub const CLIENT_ID: &str = "api-key-gateway";
+    /// The client that may write users, for the management API.
+    pub const MANAGEMENT_CLIENT_ID: &str = "api-key-manager";
+    /// The realm role that lets a caller of the management API act for others.
+    pub const ADMIN_ROLE: &str = "api-key-admin";
     /// The issuer of the gateway's assertions. Keycloak takes only `https` URLs;
     /// this one can belong to nobody (RFC 6761, 6.4), and nothing is fetched from it.
     pub const ASSERTION_ISSUER: &str = "https://api-key-gateway.invalid";
@@ -152,6 +158,9 @@ pub struct Config {
     pub l1_entries: usize,
     /// Slots of each region in the host's shared data; a multiple of four.
     pub l2_slots: u32,
+    /// In mode `manage`: what the management API is configured by. None in mode
+    /// `exchange`.
+    pub management: Option<Management>,
     /// Names all that decides which token a key gets: two filters share cache
     /// entries only where it is the same.
     pub fingerprint: [u8; 32],
@@ -166,8 +175,7 @@ impl Config {
         let raw = parse_object(text)?;
         let enabled = boolean(raw.enabled.as_ref(), "enabled", true)?;
         one_of(raw.storage.as_ref(), "storage", &[("keycloak", ())])?;
-        exchange_mode_only(&raw)?;
-
+        let management = management::management(&raw)?;
         let key_format = key_format(&raw)?;
         let realm = realm(&raw)?;
         let signing_key = signing_key(&raw)?;
@@ -261,6 +269,7 @@ impl Config {
             l1_entries: small(raw.l1_entries.as_ref(), "l1_entries", 1..=1_000_000, 10_000)?
                 as usize,
             l2_slots: l2_slots(&raw)?,
+            management,
             fingerprint: [0; 32],
         };
         config.fingerprint = config.compute_fingerprint(raw.index_key.as_ref());

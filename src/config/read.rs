@@ -22,9 +22,10 @@ pub(super) fn error<T>(field: &str, problem: impl Into<String>) -> Result<T, Con
 /// The longest text of most fields.
 const TEXT_MAX: usize = 255;
 /// The fields that may be longer.
-const LONGER_TEXTS: [(&str, usize); 5] = [
+const LONGER_TEXTS: [(&str, usize); 6] = [
     ("keycloak_url", 2048),
     ("keycloak_upstream", 263),
+    ("management_signing_key", 16_384),
     ("scope", 1024),
     ("signing_key", 16_384),
     ("yield_upstream", 263),

@@ -88,10 +88,25 @@ fn an_upstream_may_ask_for_tls() {
 #[test]
 fn each_wrong_value_is_refused_by_a_message_that_names_the_field_and_its_bounds() {
     let cases = [
-        ("mode", json!("manage"), "not in this version"),
         ("mode", json!("off"), "\"exchange\" or \"manage\""),
         ("admin_role", json!("x"), "mode \"manage\" alone"),
         ("audience", json!("x"), "mode \"manage\" alone"),
+        (
+            "cors_origins",
+            json!(["https://a"]),
+            "mode \"manage\" alone",
+        ),
+        ("management_client_id", json!("x"), "mode \"manage\" alone"),
+        (
+            "management_signing_key",
+            json!("x"),
+            "mode \"manage\" alone",
+        ),
+        (
+            "management_signing_key_property",
+            json!("env.X"),
+            "mode \"manage\" alone",
+        ),
         ("enabled", json!("true"), "true or false"),
         ("storage", json!("kong"), "\"keycloak\""),
         ("hash_algorithm", json!("md5"), "\"bcrypt\" or \"sha256\""),
@@ -356,4 +371,68 @@ fn what_a_field_may_be_is_taken_and_what_it_may_not_be_is_not() {
         let read = read(&with(field, value.clone()));
         assert_eq!(read.is_ok(), accepted, "{field} {value}: {read:?}");
     }
+}
+
+fn managing(field: &str, value: Value) -> Result<Config, ConfigError> {
+    let mut config = with("mode", json!("manage"));
+    config["audience"] = json!("account");
+    config[field] = value;
+    read(&config)
+}
+
+#[test]
+fn the_management_api_has_a_client_a_role_and_an_audience() {
+    let config = managing("audience", json!("keys")).unwrap();
+    let management = config.management.unwrap();
+    assert_eq!(management.audience, "keys");
+    assert_eq!(management.client_id, "api-key-manager");
+    assert_eq!(management.admin_role, "api-key-admin");
+    assert!(management.signing_key.is_none() && management.cors_origins.is_empty());
+    assert!(read(&minimal()).unwrap().management.is_none());
+    let own = managing("management_signing_key_property", json!("env.MANAGER"));
+    assert!(own.unwrap().management.unwrap().signing_key.is_some());
+}
+
+#[test]
+fn what_the_management_api_cannot_work_with_is_refused() {
+    for (field, value, said) in [
+        ("audience", Value::Null, "is required"),
+        ("audience", json!(""), "not empty"),
+        (
+            "management_client_id",
+            json!("api-key-gateway"),
+            "another client",
+        ),
+        ("management_signing_key", json!("x"), "must be"),
+        (
+            "management_signing_key_property",
+            json!("x"),
+            "path with dots",
+        ),
+        ("admin_role", json!(1), "must be a text"),
+        ("cors_origins", json!(["*"]), "no wildcard"),
+        ("cors_origins", json!([]), "1 to 16"),
+        ("cors_origins", json!("https://a"), "1 to 16"),
+        ("cors_origins", json!(["https://a/"]), "origins"),
+        ("cors_origins", json!(["https://A"]), "origins"),
+        ("cors_origins", json!(["null"]), "origins"),
+        (
+            "cors_origins",
+            json!(["https://a", "https://a"]),
+            "each once",
+        ),
+    ] {
+        let fault = managing(field, value.clone()).unwrap_err().to_string();
+        assert!(fault.starts_with(&format!("{field}: ")), "{field}: {fault}");
+        assert!(fault.contains(said), "{field} {value}: {fault}");
+    }
+    let origins = json!(["https://console.example.com", "http://localhost:3000"]);
+    assert_eq!(
+        managing("cors_origins", origins)
+            .unwrap()
+            .management
+            .unwrap()
+            .cors_origins,
+        ["https://console.example.com", "http://localhost:3000"]
+    );
 }
