@@ -73,7 +73,8 @@ const MANAGE_FIELDS: [&str; 6] = [
 ];
 
 /// What Draft 4 validates with; anything else would be ignored in silence.
-const KEYWORDS: [&str; 27] = [
+const KEYWORDS: [&str; 28] = [
+    "anyOf",
     "$schema",
     "title",
     "description",
