@@ -68,7 +68,9 @@ impl Rejection {
         }
     }
 
-    const fn title(self) -> &'static str {
+    /// What happened, for people.
+    #[must_use]
+    pub const fn title(self) -> &'static str {
         match self {
             Self::MissingCredentials => "The request carries no API key and no token",
             Self::InvalidApiKey => "The API key is not valid",

@@ -97,6 +97,15 @@ struct User {
     attributes: Attributes,
 }
 
+/// Whether a text can be Keycloak's id of a user: of its own users a UUID, of users
+/// from elsewhere `f:<provider>:<name>`. Nothing that could break a path or a line.
+#[must_use]
+pub fn is_user_id(text: &str) -> bool {
+    let in_id = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b':' || b == b'.';
+    // Dots alone would lead to another path.
+    (1..=255).contains(&text.len()) && text.bytes().all(in_id) && !matches!(text, "." | "..")
+}
+
 /// Reads an answer to [`lookup_call`].
 ///
 /// # Errors
@@ -120,8 +129,7 @@ pub fn read_lookup_answer(status: u16, body: &[u8], id: &str) -> Result<Lookup, 
         Err(users) if users.is_empty() => return Ok(Lookup::Unknown),
         Err(_) => return Ok(Lookup::Refused(LookupRefusal::SeveralOwners)),
     };
-    let in_id = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b':' || b == b'.';
-    if user.id.is_empty() || user.id.len() > 255 || !user.id.bytes().all(in_id) {
+    if !is_user_id(&user.id) {
         return Err(LookupError::Malformed);
     }
     let record = match KeyRecord::find(&user.attributes, id) {
@@ -249,6 +257,9 @@ mod tests {
             ("a_b", false),
             ("a/b", false),
             ("a\nb", false),
+            (".", false),
+            ("..", false),
+            ("...", true),
         ] {
             let read = read(&json!([owner_json(id, ID)]));
             assert_eq!(matches!(read, Ok(Lookup::Owner(_))), believed, "{id}");

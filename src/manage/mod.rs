@@ -6,3 +6,5 @@
 
 pub mod change;
 pub mod owner_keys;
+pub mod problem;
+pub mod router;
