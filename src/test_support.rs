@@ -53,3 +53,16 @@ pub(crate) fn owner_json(user_id: &str, key_id: &str) -> Value {
         },
     })
 }
+
+/// Public keys of each kind, and tokens that OpenSSL signed with their private halves,
+/// which nobody has any more: made by it, so that signer and verifier are not one.
+pub(crate) fn signed_by_openssl() -> Value {
+    let text = include_str!("../tests/fixtures/caller_tokens.json");
+    serde_json::from_str(text).unwrap()
+}
+
+/// A key set as Keycloak answers with.
+pub(crate) fn jwks(keys: &[Value]) -> crate::keycloak::jwks::KeySet {
+    let body = json!({ "keys": keys }).to_string();
+    crate::keycloak::jwks::read_jwks_answer(200, body.as_bytes()).unwrap()
+}

@@ -133,6 +133,7 @@ pub(super) fn realm(raw: &RawConfig) -> Result<Realm, ConfigError> {
         issuer: format!("{url}/realms/{in_path}"),
         authority: authority.to_owned(),
         token_path: format!("{path}/realms/{in_path}/protocol/openid-connect/token"),
+        certs_path: format!("{path}/realms/{in_path}/protocol/openid-connect/certs"),
         users_path: format!("{path}/admin/realms/{in_path}/users"),
         name,
     })

@@ -87,6 +87,8 @@ pub struct Realm {
     pub authority: String,
     /// The path of the token endpoint.
     pub token_path: String,
+    /// The path of the realm's public keys (its `jwks_uri`).
+    pub certs_path: String,
     /// The path of the admin REST interface's users.
     pub users_path: String,
     /// The realm's name.

@@ -51,6 +51,10 @@ fn the_realm_is_addressed_below_keycloaks_path() {
         realm.token_path,
         "/auth/realms/demo/protocol/openid-connect/token"
     );
+    assert_eq!(
+        realm.certs_path,
+        "/auth/realms/demo/protocol/openid-connect/certs"
+    );
     assert_eq!(realm.users_path, "/auth/admin/realms/demo/users");
     let root = with("keycloak_url", json!("http://[::1]:8080"));
     let realm = read(&root).unwrap().realm;

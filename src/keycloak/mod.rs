@@ -3,7 +3,11 @@
 //! Each request is a [`Call`] to be sent by whoever can; each answer is checked
 //! here before anything of it is believed (invariant 11).
 
+pub mod caller_token;
+pub mod jwks;
+pub mod key_store;
 pub mod owner;
+pub mod public_key;
 pub mod token;
 pub mod users;
 
@@ -84,6 +88,8 @@ pub enum Endpoint {
     Lookup,
     /// The token endpoint, asked for the owner's token.
     Grant,
+    /// The realm's public keys.
+    Jwks,
 }
 
 impl std::fmt::Display for Endpoint {
@@ -92,6 +98,7 @@ impl std::fmt::Display for Endpoint {
             Self::ServiceToken => "service-token",
             Self::Lookup => "look-up",
             Self::Grant => "grant",
+            Self::Jwks => "jwks",
         })
     }
 }
@@ -160,10 +167,15 @@ mod tests {
 
     #[test]
     fn the_log_tells_the_endpoints_apart() {
-        let endpoints = [Endpoint::ServiceToken, Endpoint::Lookup, Endpoint::Grant];
+        let endpoints = [
+            Endpoint::ServiceToken,
+            Endpoint::Lookup,
+            Endpoint::Grant,
+            Endpoint::Jwks,
+        ];
         assert_eq!(
             endpoints.map(|endpoint| endpoint.to_string()),
-            ["service-token", "look-up", "grant"]
+            ["service-token", "look-up", "grant", "jwks"]
         );
     }
 

@@ -65,13 +65,18 @@ fn assert_in_bounds(config: &Config) {
         &realm.issuer,
         &realm.authority,
         &realm.token_path,
+        &realm.certs_path,
         &realm.users_path,
     ] {
         assert!(visible(text), "{text:?}");
     }
-    assert!(realm.token_path.starts_with('/') && realm.users_path.starts_with('/'));
+    for path in [&realm.token_path, &realm.certs_path, &realm.users_path] {
+        assert!(
+            path.starts_with('/') && !path.contains(['?', '#']),
+            "{path}"
+        );
+    }
     assert!(!realm.authority.contains(['/', '@', '?', '#']));
-    assert!(!realm.token_path.contains(['?', '#']) && !realm.users_path.contains(['?', '#']));
     let inside = |text: &str| !text.split('/').any(|part| part == "..");
     assert!(inside(&realm.name));
     for upstream in [&config.keycloak_upstream, &config.yield_upstream] {

@@ -1,0 +1,339 @@
+//! The token that a caller of the management API proves itself with.
+//!
+//! An access token of the realm, verified with the realm's own keys (RFC 7515, 7519;
+//! RFC 8725). Only access tokens that belong to whoever holds them count: neither an ID
+//! token nor a refresh token, and none that was itself minted from an API key, or a
+//! stolen key could make itself successors.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Deserializer};
+
+use super::public_key::{Algorithm, PublicKey};
+use super::users::is_user_id;
+use crate::clock::UnixMillis;
+
+/// Bytes of the longest token that is read.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+
+/// What a token's header says, as far as it is heeded: no key or address of one that a
+/// token brings itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// The algorithm of the signature.
+    pub algorithm: Algorithm,
+    /// The name of the key.
+    pub kid: String,
+}
+
+/// What a token must say to be taken.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected<'a> {
+    /// The realm's issuer.
+    pub issuer: &'a str,
+    /// The audience that must be among the token's, where one is configured. The roles
+    /// of the client of this name count as well.
+    pub audience: Option<&'a str>,
+    /// The clients whose tokens are refused: the gateway's own, which mints from keys.
+    pub refused_clients: &'a [&'a str],
+    /// How far the clocks may be apart.
+    pub clock_skew_ms: u64,
+}
+
+/// Who calls, by a token that was verified.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Keycloak's id of the user or service account.
+    pub subject: String,
+    /// The client that got the token (`azp`).
+    pub client_id: String,
+    /// The user's name (`preferred_username`), where the token tells it.
+    pub username: Option<String>,
+    /// The roles in the realm.
+    pub realm_roles: Vec<String>,
+    /// The roles of the client that the expected audience names; none without one.
+    pub client_roles: Vec<String>,
+    /// The token's `exp`.
+    pub expires_at: UnixMillis,
+}
+
+impl Caller {
+    /// Whether the caller holds the role, in the realm or of the audience's client.
+    #[must_use]
+    pub fn has_role(&self, name: &str) -> bool {
+        let mut roles = self.realm_roles.iter().chain(&self.client_roles);
+        roles.any(|role| role == name)
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller")
+            .field("subject", &self.subject)
+            .field("client_id", &self.client_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a token is not taken. For the log: a caller is told no more than that it is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CallerError {
+    /// Longer than [`TOKEN_BYTES_MAX`].
+    #[error("a token of more than {TOKEN_BYTES_MAX} bytes")]
+    Oversized,
+    /// Not three parts of base64url with JSON in the first two, or a member twice.
+    #[error("not a signed JWT")]
+    Malformed,
+    /// An algorithm that is not taken, as `none`.
+    #[error("its algorithm is none of RS256, PS256, ES256 and EdDSA")]
+    Algorithm,
+    /// Extensions that must be understood (RFC 7515, 4.1.11).
+    #[error("its header has critical extensions")]
+    Critical,
+    /// A header `typ` of something else.
+    #[error("its header's typ is neither JWT nor at+jwt")]
+    HeaderType,
+    /// No `kid`.
+    #[error("its header names no key")]
+    NoKey,
+    /// The key at hand has another name, or is for another algorithm.
+    #[error("its algorithm is not that of the key it names")]
+    OtherKey,
+    /// The signature is not the key's.
+    #[error("wrong signature")]
+    Signature,
+    /// Signed, and claims are missing or of another form.
+    #[error("it lacks iss, sub, exp or iat, or one of its claims has no usable form")]
+    Claims,
+    /// Another realm's, or Keycloak's under another name.
+    #[error("another issuer than keycloak_url and realm name")]
+    Issuer,
+    /// Meant for others.
+    #[error("its audience lacks the configured one; give the client an audience mapper")]
+    Audience,
+    /// Past its end.
+    #[error("expired")]
+    Expired,
+    /// Before its begin.
+    #[error("not yet valid; compare the clocks")]
+    NotYetValid,
+    /// An ID token, a refresh token, a logout token.
+    #[error("no access token: its claim typ is not Bearer")]
+    NotAccessToken,
+    /// Bound to a key or certificate of the sender's, of which nothing is seen here.
+    #[error("bound to a key that the gateway cannot ask for a proof of")]
+    Bound,
+    /// No `azp`.
+    #[error("it names no client (azp)")]
+    NoClient,
+    /// Minted from an API key.
+    #[error("minted from an API key: a key manages no keys")]
+    FromApiKey,
+    /// A `sub` that no user of Keycloak has.
+    #[error("its subject is no id of a user")]
+    Subject,
+}
+
+/// The members of a header that are heeded.
+#[derive(Deserialize)]
+struct RawHeader {
+    alg: String,
+    kid: Option<String>,
+    typ: Option<String>,
+    #[serde(default, deserialize_with = "is_there")]
+    crit: bool,
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    iss: String,
+    sub: String,
+    exp: u64,
+    iat: u64,
+    nbf: Option<u64>,
+    aud: Option<OneOrMany>,
+    typ: Option<String>,
+    azp: Option<String>,
+    #[serde(default, deserialize_with = "is_there")]
+    cnf: bool,
+    preferred_username: Option<String>,
+    #[serde(default)]
+    realm_access: Roles,
+    #[serde(default)]
+    resource_access: BTreeMap<String, Roles>,
+}
+
+#[derive(Deserialize, Default)]
+struct Roles {
+    #[serde(default)]
+    roles: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    fn contains(&self, name: &str) -> bool {
+        match self {
+            Self::One(one) => one == name,
+            Self::Many(many) => many.iter().any(|one| one == name),
+        }
+    }
+}
+
+/// Whatever the value is, `null` as well.
+fn is_there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(deserializer).map(|_| true)
+}
+
+/// A token's parts (RFC 7515, 3.1).
+struct Parts<'a> {
+    header: &'a str,
+    claims: &'a str,
+    signature: &'a str,
+    /// What is signed.
+    message: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn of(token: &'a str) -> Result<Self, CallerError> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(CallerError::Oversized);
+        }
+        let (message, signature) = token.rsplit_once('.').ok_or(CallerError::Malformed)?;
+        let (header, claims) = message.split_once('.').ok_or(CallerError::Malformed)?;
+        Ok(Self {
+            header,
+            claims,
+            signature,
+            message,
+        })
+    }
+}
+
+fn decoded(part: &str) -> Result<Vec<u8>, CallerError> {
+    URL_SAFE_NO_PAD
+        .decode(part)
+        .map_err(|_| CallerError::Malformed)
+}
+
+fn json<T: DeserializeOwned>(part: &str, fault: CallerError) -> Result<T, CallerError> {
+    serde_json::from_slice(&decoded(part)?).map_err(|_| fault)
+}
+
+/// Reads a token's header, which says by which key it is to be verified. Costs little:
+/// whoever sends nonsense is refused before anything is computed or fetched.
+///
+/// # Errors
+/// [`CallerError`] when the token cannot be one that is taken.
+pub fn read_header(token: &str) -> Result<Header, CallerError> {
+    header_of(&Parts::of(token)?)
+}
+
+fn header_of(parts: &Parts<'_>) -> Result<Header, CallerError> {
+    // Three parts: neither of the latter two may hold another dot.
+    for part in [parts.claims, parts.signature] {
+        let in_part = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        if part.is_empty() || !part.bytes().all(in_part) {
+            return Err(CallerError::Malformed);
+        }
+    }
+    let header: RawHeader = json(parts.header, CallerError::Malformed)?;
+    let algorithm = Algorithm::from_name(&header.alg).ok_or(CallerError::Algorithm)?;
+    if header.crit {
+        return Err(CallerError::Critical);
+    }
+    // RFC 7519, 5.1 and RFC 9068, 2.1: a media type, whatever its case.
+    let is_jwt = |typ: &String| {
+        ["JWT", "at+jwt", "application/at+jwt"]
+            .iter()
+            .any(|known| typ.eq_ignore_ascii_case(known))
+    };
+    if !header.typ.as_ref().is_none_or(is_jwt) {
+        return Err(CallerError::HeaderType);
+    }
+    let kid = header.kid.ok_or(CallerError::NoKey)?;
+    Ok(Header { algorithm, kid })
+}
+
+/// Verifies a token with the key that its header names: the signature first, by the
+/// algorithm that the key is for, then what it says.
+///
+/// # Errors
+/// [`CallerError`] when the token is not to be taken.
+pub fn verify(
+    expected: &Expected<'_>,
+    key: &PublicKey,
+    token: &str,
+    now: UnixMillis,
+) -> Result<Caller, CallerError> {
+    let parts = Parts::of(token)?;
+    let header = header_of(&parts)?;
+    if header.kid != key.kid() || !key.is_for(header.algorithm) {
+        return Err(CallerError::OtherKey);
+    }
+    let signature = decoded(parts.signature)?;
+    if !key.verifies(header.algorithm, parts.message.as_bytes(), &signature) {
+        return Err(CallerError::Signature);
+    }
+    let claims: Claims = json(parts.claims, CallerError::Claims)?;
+    judge(expected, claims, now)
+}
+
+fn judge(expected: &Expected<'_>, claims: Claims, now: UnixMillis) -> Result<Caller, CallerError> {
+    if claims.iss != expected.issuer {
+        return Err(CallerError::Issuer);
+    }
+    if claims.typ.as_deref() != Some("Bearer") {
+        return Err(CallerError::NotAccessToken);
+    }
+    if claims.cnf {
+        return Err(CallerError::Bound);
+    }
+    let expires_at = UnixMillis::from_seconds(claims.exp);
+    if now >= expires_at.plus_ms(expected.clock_skew_ms) {
+        return Err(CallerError::Expired);
+    }
+    let latest_begin = now.plus_ms(expected.clock_skew_ms);
+    let begins = [Some(claims.iat), claims.nbf];
+    if begins
+        .into_iter()
+        .flatten()
+        .any(|begin| UnixMillis::from_seconds(begin) > latest_begin)
+    {
+        return Err(CallerError::NotYetValid);
+    }
+    if let Some(audience) = expected.audience
+        && !claims.aud.is_some_and(|aud| aud.contains(audience))
+    {
+        return Err(CallerError::Audience);
+    }
+    let client_id = claims.azp.ok_or(CallerError::NoClient)?;
+    if expected.refused_clients.contains(&client_id.as_str()) {
+        return Err(CallerError::FromApiKey);
+    }
+    if !is_user_id(&claims.sub) {
+        return Err(CallerError::Subject);
+    }
+    let mut by_client = claims.resource_access;
+    let of_audience = expected.audience.and_then(|name| by_client.remove(name));
+    Ok(Caller {
+        subject: claims.sub,
+        client_id,
+        username: claims.preferred_username,
+        realm_roles: claims.realm_access.roles,
+        client_roles: of_audience.unwrap_or_default().roles,
+        expires_at,
+    })
+}
+
+#[cfg(test)]
+mod tests;
