@@ -135,6 +135,7 @@ pub(super) fn realm(raw: &RawConfig) -> Result<Realm, ConfigError> {
         token_path: format!("{path}/realms/{in_path}/protocol/openid-connect/token"),
         certs_path: format!("{path}/realms/{in_path}/protocol/openid-connect/certs"),
         users_path: format!("{path}/admin/realms/{in_path}/users"),
+        events_path: format!("{path}/admin/realms/{in_path}/events"),
         name,
     })
 }

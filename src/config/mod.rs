@@ -91,6 +91,8 @@ pub struct Realm {
     pub certs_path: String,
     /// The path of the admin REST interface's users.
     pub users_path: String,
+    /// The path of the admin REST interface's events of users.
+    pub events_path: String,
     /// The realm's name.
     pub name: String,
 }

@@ -9,6 +9,7 @@ pub mod key_store;
 pub mod owner;
 pub mod public_key;
 pub mod token;
+pub mod user_events;
 pub mod users;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -90,6 +91,14 @@ pub enum Endpoint {
     Grant,
     /// The realm's public keys.
     Jwks,
+    /// The token endpoint, asked whether the gateway's tokens can have some scopes.
+    Scopes,
+    /// The admin REST interface, asked for an owner whose keys are to be told.
+    Owner,
+    /// The realm's events.
+    Events,
+    /// A change of an owner's keys.
+    Change,
 }
 
 impl std::fmt::Display for Endpoint {
@@ -99,6 +108,10 @@ impl std::fmt::Display for Endpoint {
             Self::Lookup => "look-up",
             Self::Grant => "grant",
             Self::Jwks => "jwks",
+            Self::Scopes => "scopes",
+            Self::Owner => "owner",
+            Self::Events => "events",
+            Self::Change => "change",
         })
     }
 }
@@ -172,10 +185,23 @@ mod tests {
             Endpoint::Lookup,
             Endpoint::Grant,
             Endpoint::Jwks,
+            Endpoint::Scopes,
+            Endpoint::Owner,
+            Endpoint::Events,
+            Endpoint::Change,
         ];
         assert_eq!(
             endpoints.map(|endpoint| endpoint.to_string()),
-            ["service-token", "look-up", "grant", "jwks"]
+            [
+                "service-token",
+                "look-up",
+                "grant",
+                "jwks",
+                "scopes",
+                "owner",
+                "events",
+                "change"
+            ]
         );
     }
 

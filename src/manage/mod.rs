@@ -4,6 +4,7 @@
 //! them; [`change`] makes one change under the owner's lock. Both serve the filter's
 //! management API and the command-line tool, so that there is one writer.
 
+pub mod body;
 pub mod change;
 pub mod owner_keys;
 pub mod problem;

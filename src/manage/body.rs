@@ -1,0 +1,265 @@
+//! The bodies of requests: read member by member, each with what it may be.
+//!
+//! A message names the member and its bounds and never repeats a value: a key may
+//! stand in the wrong place.
+
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+use super::owner_keys::is_key_name;
+use super::problem::{Code, Problem};
+use crate::api_key::record::is_scope;
+
+/// Bytes of the longest body that is read.
+pub const BODY_BYTES_MAX: usize = 16 * 1024;
+/// Days that a new key lives unless others are asked for.
+const EXPIRES_DAYS: u64 = 365;
+/// Days that a key can live at most.
+const EXPIRES_DAYS_MAX: u64 = 36_500;
+/// Seconds that a rotated key goes on for unless others are asked for.
+const GRACE_SECONDS: u64 = 86_400;
+/// Seconds that a rotated key can go on for at most.
+const GRACE_SECONDS_MAX: u64 = 604_800;
+
+/// What a new key is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateBody {
+    /// Its name for people.
+    pub name: String,
+    /// Days until its end.
+    pub expires_days: u64,
+    /// Its scopes, with single spaces between; none means the gateway's own.
+    pub scopes: Option<String>,
+}
+
+/// How a key is to be rotated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RotateBody {
+    /// Seconds that the old key goes on for.
+    pub grace_seconds: u64,
+    /// Days until the new key's end; none means the old one's end.
+    pub expires_days: Option<u64>,
+}
+
+/// A key that is to be exchanged.
+pub struct ValidateBody {
+    /// The key, as it was sent.
+    pub api_key: Zeroizing<String>,
+}
+
+impl std::fmt::Debug for ValidateBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ValidateBody(..)")
+    }
+}
+
+/// Reads the body of a request for a new key.
+///
+/// # Errors
+/// The refusal, which names the member at fault.
+pub fn read_create(body: &[u8]) -> Result<CreateBody, Problem> {
+    let members = object(body, &["name", "expires_days", "scopes"])?;
+    let name = match members.get("name") {
+        Some(Value::String(name)) if is_key_name(name.trim()) => name.trim().to_owned(),
+        _ => {
+            return invalid(
+                "name is required, and must be a text of 1 to 100 printable characters.",
+            );
+        }
+    };
+    Ok(CreateBody {
+        name,
+        expires_days: expires_days(&members)?.unwrap_or(EXPIRES_DAYS),
+        scopes: scopes(&members)?,
+    })
+}
+
+/// Reads the body of a rotation; an empty one is one without members.
+///
+/// # Errors
+/// The refusal, which names the member at fault.
+pub fn read_rotate(body: &[u8]) -> Result<RotateBody, Problem> {
+    let body = if body.is_empty() { b"{}" } else { body };
+    let members = object(body, &["grace_seconds", "expires_days"])?;
+    Ok(RotateBody {
+        grace_seconds: whole_number(
+            &members,
+            "grace_seconds",
+            0..=GRACE_SECONDS_MAX,
+            "grace_seconds must be a whole number from 0 (ends the old key at once) to 604800.",
+        )?
+        .unwrap_or(GRACE_SECONDS),
+        expires_days: expires_days(&members)?,
+    })
+}
+
+/// Reads the body of a validation.
+///
+/// # Errors
+/// The refusal, which names the member at fault.
+pub fn read_validate(body: &[u8]) -> Result<ValidateBody, Problem> {
+    let mut members = object(body, &["api_key"])?;
+    match members.remove("api_key") {
+        Some(Value::String(api_key)) => Ok(ValidateBody {
+            api_key: Zeroizing::new(api_key),
+        }),
+        _ => invalid("api_key is required, and must be a text."),
+    }
+}
+
+fn invalid<T>(detail: &'static str) -> Result<T, Problem> {
+    Err(Problem::new(Code::InvalidRequest, detail))
+}
+
+fn object(body: &[u8], known: &[&str]) -> Result<Map<String, Value>, Problem> {
+    let Ok(Value::Object(members)) = serde_json::from_slice(body) else {
+        return invalid("The body must be one JSON object.");
+    };
+    if members.keys().any(|name| !known.contains(&name.as_str())) {
+        let detail = format!(
+            "The body has a member that is not known here; there are {}.",
+            known.join(", ")
+        );
+        return Err(Problem::new(Code::InvalidRequest, detail));
+    }
+    Ok(members)
+}
+
+fn expires_days(members: &Map<String, Value>) -> Result<Option<u64>, Problem> {
+    whole_number(
+        members,
+        "expires_days",
+        1..=EXPIRES_DAYS_MAX,
+        "expires_days must be a whole number from 1 to 36500.",
+    )
+}
+
+fn whole_number(
+    members: &Map<String, Value>,
+    name: &str,
+    bounds: std::ops::RangeInclusive<u64>,
+    detail: &'static str,
+) -> Result<Option<u64>, Problem> {
+    match members.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => match value.as_u64() {
+            Some(number) if bounds.contains(&number) => Ok(Some(number)),
+            _ => invalid(detail),
+        },
+    }
+}
+
+fn scopes(members: &Map<String, Value>) -> Result<Option<String>, Problem> {
+    const SCOPES: &str = "scopes must be a list of OAuth scopes, each once, of 1024 characters in \
+                          all; leave it out for the gateway's own.";
+    let listed = match members.get("scopes") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Array(listed)) => listed,
+        Some(_) => return invalid(SCOPES),
+    };
+    let mut scopes: Vec<&str> = Vec::new();
+    for scope in listed {
+        match scope.as_str() {
+            Some(scope) if !scope.contains(' ') && !scopes.contains(&scope) => scopes.push(scope),
+            _ => return invalid(SCOPES),
+        }
+    }
+    let scopes = scopes.join(" ");
+    if is_scope(&scopes) {
+        Ok(Some(scopes))
+    } else {
+        invalid(SCOPES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn create(body: &Value) -> Result<CreateBody, Problem> {
+        read_create(body.to_string().as_bytes())
+    }
+
+    #[test]
+    fn a_new_key_has_the_documented_defaults() {
+        let body = create(&json!({"name": " Laptop "})).unwrap();
+        assert_eq!((body.name.as_str(), body.expires_days), ("Laptop", 365));
+        assert_eq!(body.scopes, None);
+        let rotate = read_rotate(b"").unwrap();
+        assert_eq!((rotate.grace_seconds, rotate.expires_days), (86_400, None));
+        assert_eq!(read_rotate(b"{}").unwrap(), rotate);
+    }
+
+    #[test]
+    fn all_members_are_read() {
+        let body = create(&json!({
+            "name": "n", "expires_days": 7, "scopes": ["orders:read", "profile"],
+        }));
+        let body = body.unwrap();
+        assert_eq!(body.expires_days, 7);
+        assert_eq!(body.scopes.as_deref(), Some("orders:read profile"));
+        let rotate = read_rotate(br#"{"grace_seconds":0,"expires_days":36500}"#).unwrap();
+        assert_eq!(
+            (rotate.grace_seconds, rotate.expires_days),
+            (0, Some(36_500))
+        );
+        let validate = read_validate(br#"{"api_key":"sk"}"#).unwrap();
+        assert_eq!(*validate.api_key, "sk");
+    }
+
+    #[test]
+    fn a_member_that_is_not_what_it_should_be_is_named() {
+        for (body, named) in [
+            (json!({}), "name"),
+            (json!({"name": 1}), "name"),
+            (json!({"name": ""}), "name"),
+            (json!({"name": "   "}), "name"),
+            (json!({"name": "a\nb"}), "name"),
+            (json!({"name": "a\u{202e}b"}), "name"),
+            (json!({"name": "é".repeat(101)}), "name"),
+            (json!({"name": "n", "expires_days": 0}), "expires_days"),
+            (json!({"name": "n", "expires_days": 36_501}), "expires_days"),
+            (json!({"name": "n", "expires_days": 1.5}), "expires_days"),
+            (json!({"name": "n", "expires_days": "7"}), "expires_days"),
+            (json!({"name": "n", "scopes": "a"}), "scopes"),
+            (json!({"name": "n", "scopes": []}), "scopes"),
+            (json!({"name": "n", "scopes": ["a b"]}), "scopes"),
+            (json!({"name": "n", "scopes": ["a", "a"]}), "scopes"),
+            (json!({"name": "n", "scopes": ["é"]}), "scopes"),
+            (json!({"name": "n", "expire_days": 7}), "expires_days"),
+            (json!([]), "one JSON object"),
+        ] {
+            let problem = create(&body).unwrap_err();
+            assert_eq!(problem.code, Code::InvalidRequest);
+            assert!(problem.detail.contains(named), "{body}: {}", problem.detail);
+        }
+        assert!(create(&json!({"name": "é".repeat(100)})).is_ok());
+        for (body, named) in [
+            (r#"{"grace_seconds":604801}"#, "grace_seconds"),
+            (r#"{"grace_seconds":-1}"#, "grace_seconds"),
+            (r#"{"name":"x"}"#, "grace_seconds"),
+            ("{", "JSON"),
+        ] {
+            let problem = read_rotate(body.as_bytes()).unwrap_err();
+            assert!(problem.detail.contains(named), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_repeats_nothing_that_was_sent() {
+        let secret = "sk_live_SECRET";
+        for body in [
+            format!(r#"{{"{secret}":1}}"#),
+            format!(r#"{{"api_key":["{secret}"]}}"#),
+            format!(r#"{{"api_key":"x","{secret}":1}}"#),
+            secret.to_owned(),
+        ] {
+            let problem = read_validate(body.as_bytes()).unwrap_err();
+            assert!(!format!("{problem:?}").contains(secret), "{problem:?}");
+        }
+        let validate = read_validate(format!(r#"{{"api_key":"{secret}"}}"#).as_bytes());
+        assert!(!format!("{validate:?}").contains(secret));
+    }
+}
