@@ -100,7 +100,7 @@ pub fn extract(config: &Config, headers: &Headers) -> Result<Credentials, Refusa
     }
 }
 
-const AUTHORIZATION: &str = "authorization";
+pub(crate) const AUTHORIZATION: &str = "authorization";
 
 /// The value of a header that may come once; none if it is absent or empty.
 fn only_value<'a>(

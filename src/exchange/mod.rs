@@ -419,7 +419,7 @@ impl Exchange {
 
 impl Env<'_> {
     /// The id of an assertion that concerns this key.
-    fn jti(&mut self, key_id: &str) -> String {
+    pub(crate) fn jti(&mut self, key_id: &str) -> String {
         self.worker.jti(key_id, &(self.nonce)(), self.now)
     }
 }

@@ -187,6 +187,12 @@ pub enum Reason {
          grant it, or run: apikeys setup"
     )]
     MissingRole,
+    /// The manager's token cannot write users.
+    #[error(
+        "the management client's service account lacks the role manage-users of client \
+         realm-management; grant it, or run: apikeys setup"
+    )]
+    MissingManageRole,
     /// The token is somebody else's.
     #[error("the token's subject is not the key's owner: check the owner's identity-provider link")]
     ForeignSubject,

@@ -85,6 +85,20 @@ impl Worker {
         }
     }
 
+    /// Lets a request in, unless as many wait as may; [`Worker::leave`] lets it out.
+    pub(crate) fn admit(&mut self) -> Option<ExchangeId> {
+        if self.pending >= PENDING_MAX {
+            return None;
+        }
+        self.pending += 1;
+        Some(self.next_exchange())
+    }
+
+    /// Lets a request out.
+    pub(crate) fn leave(&mut self) {
+        self.pending = self.pending.saturating_sub(1);
+    }
+
     pub(super) fn next_exchange(&mut self) -> ExchangeId {
         self.exchanges += 1;
         self.exchanges

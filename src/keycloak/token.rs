@@ -42,9 +42,23 @@ pub fn client_assertion(
     jti: &str,
     now: UnixMillis,
 ) -> Result<String, SigningFailed> {
+    client_assertion_of(&config.client_id, config, key, jti, now)
+}
+
+/// Signs the assertion that proves a client of ours.
+///
+/// # Errors
+/// [`SigningFailed`].
+pub fn client_assertion_of(
+    client_id: &str,
+    config: &Config,
+    key: &SigningKey,
+    jti: &str,
+    now: UnixMillis,
+) -> Result<String, SigningFailed> {
     key.sign(&AssertionClaims {
-        iss: &config.client_id,
-        sub: &config.client_id,
+        iss: client_id,
+        sub: client_id,
         aud: &config.realm.issuer,
         iat: issued_at(config, now),
         exp: now.as_seconds() + CLIENT_ASSERTION_LIFE_SECONDS,
@@ -91,6 +105,20 @@ pub fn service_token_call(config: &Config, client_assertion: &str) -> Call {
             ("grant_type", "client_credentials"),
             ("client_assertion_type", CLIENT_ASSERTION_TYPE),
             ("client_assertion", client_assertion),
+        ],
+    )
+}
+
+/// The same for a token with these scopes: refused where the client cannot have them.
+#[must_use]
+pub fn scoped_token_call(config: &Config, client_assertion: &str, scope: &str) -> Call {
+    token_call(
+        config,
+        &[
+            ("grant_type", "client_credentials"),
+            ("client_assertion_type", CLIENT_ASSERTION_TYPE),
+            ("client_assertion", client_assertion),
+            ("scope", scope),
         ],
     )
 }

@@ -1,11 +1,427 @@
 //! The life of a key: made, listed, rotated, revoked, by its owner or an operator.
 //!
+//! [`Manage`] is the management API's state machine, without I/O like the exchange's:
+//! its caller says what happened ([`Input`]) and is told the one thing to do next
+//! ([`Output`]).
+//!
+//! ```text
+//! head ─▶ route ─▶ token's shape ─▶ body ─▶ realm's keys ─▶ verify the caller
+//!           │                                                      │
+//!           ├▶ openapi.json, preflight                      manager's token
+//!           └▶ validate: the exchange itself                       │
+//!                                        list, show ◀──────────────┼──▶ revoke ─▶ change
+//!                                          │                create, rotate
+//!                                      last used            scopes ─▶ hash in slices ─▶ change
+//! ```
+//!
 //! [`owner_keys`] is what an owner's attributes say of keys and how a change alters
-//! them; [`change`] makes one change under the owner's lock. Both serve the filter's
-//! management API and the command-line tool, so that there is one writer.
+//! them; [`change`] makes one change under the owner's lock. Both serve this API and
+//! the command-line tool, so that there is one writer.
+//!
+//! Invariants held here: an API key never makes keys; whoever calls acts for itself,
+//! unless it has the administrators' role; each request ends with exactly one answer.
 
+mod answers;
 pub mod body;
 pub mod change;
+mod making;
 pub mod owner_keys;
 pub mod problem;
+mod reading;
+mod request;
 pub mod router;
+mod steps;
+mod validating;
+
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use crate::api_key::format::ApiKey;
+use crate::api_key::hash::HashJob;
+use crate::clock::UnixMillis;
+use crate::config::Config;
+use crate::drbg::KeyRandom;
+use crate::exchange::credentials::Headers;
+use crate::exchange::flight::ExchangeId;
+use crate::exchange::gate::Ticket;
+use crate::exchange::service_token::ServiceToken;
+use crate::exchange::{Env, Exchange};
+use crate::keycloak::caller_token::Caller;
+use crate::keycloak::key_store::KeyStore;
+use crate::keycloak::{Call, Endpoint, loggable};
+use crate::signing_key::SigningKey;
+
+use body::{CreateBody, RotateBody};
+use change::{Changed, OwnerChange};
+use owner_keys::KeySummary;
+use problem::Problem;
+use router::{Operation, Query};
+
+pub use answers::{Answer, OPENAPI};
+
+/// How long a request may take, the wait for the owner's lock among it.
+const REQUEST_MS_MAX: u64 = 30_000;
+/// How long a request waits for the owner's lock.
+const LOCK_WAIT_MS: u64 = 8_000;
+/// How long the body may take to come.
+const BODY_MS_MAX: u64 = 10_000;
+/// The answer to a revocation waits for this long, in which all workers of the node
+/// have dropped the owner's tokens.
+pub const SETTLE_MS: u64 = 500;
+
+/// What happened.
+pub enum Input<'a> {
+    /// The request's head came: the first input of each request.
+    Head {
+        /// The method.
+        method: &'a str,
+        /// Path and query.
+        path: &'a str,
+        /// Its headers.
+        headers: &'a Headers,
+        /// Whether a body comes.
+        body_follows: bool,
+    },
+    /// The whole body came; none if it is larger than
+    /// [`BODY_BYTES_MAX`](body::BODY_BYTES_MAX) or cannot be had.
+    Body(Option<&'a [u8]>),
+    /// The callout or yield was answered.
+    Answer {
+        /// The HTTP status.
+        status: u16,
+        /// The body; none if it is too large.
+        body: Option<&'a [u8]>,
+    },
+    /// The callout or yield failed; why, as far as the host says.
+    Failed(&'a str),
+}
+
+impl std::fmt::Debug for Input<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Head { method, .. } => write!(f, "Head({method})"),
+            Self::Body(_) => f.write_str("Body"),
+            Self::Answer { status, .. } => write!(f, "Answer({status})"),
+            Self::Failed(_) => f.write_str("Failed"),
+        }
+    }
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub enum Output {
+    /// Come back with the body, or with a failure when it has not come in time.
+    ReadBody {
+        /// How long to wait for it.
+        timeout_ms: u64,
+    },
+    /// Send this to Keycloak and come back with its answer.
+    Callout {
+        /// The request.
+        call: Call,
+        /// How long to wait for the answer.
+        timeout_ms: u64,
+    },
+    /// Let others have the worker, then come back.
+    Yield {
+        /// None: come back at once. Else about so many milliseconds later.
+        wait_ms: Option<u64>,
+        /// How long to wait for the answer.
+        timeout_ms: u64,
+    },
+    /// Answer the client: the request is over.
+    Respond(Answer),
+}
+
+/// What the requests of one worker share, for one configuration, beside what they
+/// share with the exchange.
+#[derive(Debug)]
+pub struct Manager {
+    signing_key: Arc<SigningKey>,
+    service_token: ServiceToken,
+    keys: KeyStore,
+    random: KeyRandom,
+}
+
+impl Manager {
+    /// One that knows nothing yet. `signing_key` is the management client's; `seed` is
+    /// any bytes that no other worker has had.
+    #[must_use]
+    pub fn new(signing_key: Arc<SigningKey>, seed: &[u8]) -> Self {
+        Self {
+            random: KeyRandom::new(&signing_key, seed),
+            signing_key,
+            service_token: ServiceToken::default(),
+            keys: KeyStore::default(),
+        }
+    }
+}
+
+/// What a management request works with.
+#[derive(Debug)]
+pub struct ManageEnv<'a, 'b> {
+    /// What it shares with the exchange.
+    pub exchange: &'a mut Env<'b>,
+    /// What it shares with other management requests.
+    pub manager: &'a mut Manager,
+}
+
+/// One request to the management API.
+#[derive(Debug, Default)]
+pub struct Manage {
+    state: State,
+    task: Option<Task>,
+    report: Report,
+    cors: Option<String>,
+}
+
+/// What the log is told of a request. Holds no secret.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// What was asked for; empty where that is unknown.
+    pub operation: &'static str,
+    /// Who asked: Keycloak's id of the user.
+    pub caller: Option<String>,
+    /// Whose keys it concerns.
+    pub owner: Option<String>,
+    /// The key, or the new one.
+    pub key_id: Option<String>,
+    /// Why it was refused.
+    pub reason: Option<String>,
+}
+
+/// What the request waits for.
+#[derive(Default)]
+enum State {
+    /// Its head.
+    #[default]
+    New,
+    /// Its body.
+    ReadingBody,
+    /// A turn, to look whether the realm's keys are there.
+    AwaitingKeys,
+    /// The answer with the realm's keys.
+    FetchingKeys,
+    /// A turn, to look whether the manager's token is there.
+    AwaitingToken,
+    /// The answer with the manager's token.
+    FetchingToken,
+    /// The answer with the owner.
+    ReadingOwner,
+    /// The answer with the owner's events.
+    ReadingEvents(Box<Listing>),
+    /// Whether the gateway's tokens can have the scopes.
+    CheckingScopes,
+    /// A turn, to look whether the gate is free.
+    Queueing(Box<Draft>),
+    /// A turn, to compute the next slice.
+    Hashing(Box<Draft>, Box<HashJob>),
+    /// The answer to a call of the change, or a turn that it waits for.
+    Changing(Box<OwnerChange>, Option<Box<Draft>>),
+    /// A turn, until all workers of the node have dropped the owner's tokens.
+    Settling(Box<Changed>, Option<Box<Draft>>, UnixMillis),
+    /// What the exchange waits for.
+    Exchanging(Box<Exchange>),
+    /// Nothing: it is over.
+    Over,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Its name alone: some hold keys.
+        f.write_str(match self {
+            Self::New => "New",
+            Self::ReadingBody => "ReadingBody",
+            Self::AwaitingKeys => "AwaitingKeys",
+            Self::FetchingKeys => "FetchingKeys",
+            Self::AwaitingToken => "AwaitingToken",
+            Self::FetchingToken => "FetchingToken",
+            Self::ReadingOwner => "ReadingOwner",
+            Self::ReadingEvents(_) => "ReadingEvents",
+            Self::CheckingScopes => "CheckingScopes",
+            Self::Queueing(_) => "Queueing",
+            Self::Hashing(..) => "Hashing",
+            Self::Changing(..) => "Changing",
+            Self::Settling(..) => "Settling",
+            Self::Exchanging(_) => "Exchanging",
+            Self::Over => "Over",
+        })
+    }
+}
+
+/// What is asked for, once that is known.
+#[derive(Debug)]
+enum Asked {
+    List,
+    Show(String),
+    Revoke(String),
+    Create(CreateBody),
+    Rotate(String, RotateBody),
+}
+
+/// A request that is not answered yet.
+struct Task {
+    operation: Operation,
+    query: Query,
+    /// The caller's token, until it is verified.
+    token: Zeroizing<String>,
+    asked: Option<Asked>,
+    caller: Option<Caller>,
+    /// The manager's token, once it is there.
+    bearer: Arc<str>,
+    id: ExchangeId,
+    ticket: Ticket,
+    started_at: UnixMillis,
+    deadline_at: UnixMillis,
+    /// The clock when it was last looked at.
+    seen_at: UnixMillis,
+    /// The manager's token was refused once and fetched anew.
+    retried: bool,
+    /// How long the next wait is.
+    wait_ms: u64,
+}
+
+impl std::fmt::Debug for Task {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Task")
+            .field("operation", &self.operation)
+            .field("caller", &self.caller)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A key that is being made.
+struct Draft {
+    key: ApiKey,
+    /// Its hash, once it is computed.
+    hash_text: String,
+    salt: [u8; 16],
+}
+
+impl std::fmt::Debug for Draft {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Draft").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+/// Keys that are told once their last uses are known.
+#[derive(Debug)]
+struct Listing {
+    keys: Vec<(KeySummary, Option<UnixMillis>)>,
+    next: Option<String>,
+    /// Pages of events that were looked through.
+    page: usize,
+}
+
+/// A request's end other than with what it asked for.
+#[derive(Debug)]
+struct End {
+    problem: Problem,
+    /// Why, for the log.
+    reason: String,
+}
+
+impl End {
+    fn new(problem: impl Into<Problem>, reason: impl std::fmt::Display) -> Self {
+        Self {
+            problem: problem.into(),
+            reason: reason.to_string(),
+        }
+    }
+
+    /// Keycloak cannot be asked, or does not answer as it should.
+    fn unavailable(reason: impl std::fmt::Display) -> Self {
+        Self::new(Problem::unavailable(), reason)
+    }
+
+    fn callout(endpoint: Endpoint, failure: &str) -> Self {
+        let failure = loggable(failure);
+        Self::unavailable(format!("Keycloak's {endpoint} callout failed: {failure}"))
+    }
+}
+
+/// A step's outcome: wait for something in a new state, or the end.
+type Step = Result<(State, Output), End>;
+
+impl Manage {
+    /// A request that waits for its head.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What the log is told of it.
+    #[must_use]
+    pub const fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// Whether the request holds something that must be given back.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        self.task.is_some() || matches!(self.state, State::Exchanging(_))
+    }
+
+    /// Takes what happened and says what to do next.
+    pub fn handle_input(&mut self, input: &Input<'_>, env: &mut ManageEnv<'_, '_>) -> Output {
+        let state = std::mem::replace(&mut self.state, State::Over);
+        let step = match (state, input) {
+            (
+                State::New,
+                Input::Head {
+                    method,
+                    path,
+                    headers,
+                    body_follows,
+                },
+            ) => self.start(method, path, headers, *body_follows, env),
+            (state, input) => self.go_on(state, input, env),
+        };
+        match step {
+            Ok((state, output)) => {
+                self.state = state;
+                if let Output::Respond(answer) = output {
+                    return self.respond(answer, env);
+                }
+                output
+            }
+            Err(End { problem, reason }) => {
+                self.report.reason = Some(reason);
+                let realm = &env.exchange.worker.config.realm.name;
+                let answer = Answer::refusal(problem, realm);
+                self.respond(answer, env)
+            }
+        }
+    }
+
+    /// Gives back what the request holds: it went away. To be called for each request
+    /// at its end; does nothing where there is nothing to give back.
+    pub fn abort(&mut self, env: &mut ManageEnv<'_, '_>) {
+        let state = std::mem::replace(&mut self.state, State::Over);
+        match state {
+            State::Exchanging(mut exchange) => exchange.abort(env.exchange),
+            State::FetchingKeys => env.manager.keys.failed(),
+            _ => {}
+        }
+        if let Some(task) = self.task.take() {
+            env.manager.service_token.give_up(task.id);
+            env.exchange.gate.leave(task.ticket);
+            env.exchange.worker.leave();
+        }
+    }
+
+    fn respond(&mut self, mut answer: Answer, env: &mut ManageEnv<'_, '_>) -> Output {
+        self.abort(env);
+        if let Some(origin) = &self.cors {
+            answer.allow_origin(origin);
+        }
+        Output::Respond(answer)
+    }
+}
+
+/// The configuration of mode `manage`; a filter of the other mode never comes here.
+fn management(config: &Config) -> Result<&crate::config::Management, End> {
+    let management = config.management.as_ref();
+    management.ok_or_else(|| End::unavailable("mode is not manage"))
+}

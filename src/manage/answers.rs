@@ -1,0 +1,183 @@
+//! What the management API answers, as JSON.
+
+use serde_json::{Map, Value, json};
+use zeroize::Zeroizing;
+
+use super::owner_keys::KeySummary;
+use super::problem::Problem;
+use crate::clock::UnixMillis;
+
+/// The API's description (OpenAPI 3.1).
+pub const OPENAPI: &str = include_str!("openapi.json");
+
+/// An answer to a client.
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// Its headers.
+    pub headers: Vec<(&'static str, String)>,
+    content: Content,
+}
+
+enum Content {
+    Nothing,
+    Text(Zeroizing<String>),
+    Problem(Problem),
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The body may hold a key.
+        f.debug_struct("Answer")
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Answer {
+    fn new(status: u16, content: Content) -> Self {
+        Self {
+            status,
+            headers: vec![("cache-control", "no-store".to_owned())],
+            content,
+        }
+    }
+
+    fn json(status: u16, body: &Value) -> Self {
+        let text = Zeroizing::new(body.to_string());
+        let mut answer = Self::new(status, Content::Text(text));
+        answer
+            .headers
+            .push(("content-type", "application/json".to_owned()));
+        answer
+    }
+
+    /// Nothing to say.
+    pub(super) fn no_content() -> Self {
+        Self::new(204, Content::Nothing)
+    }
+
+    /// The API's description.
+    pub(super) fn openapi() -> Self {
+        let mut answer = Self::new(200, Content::Text(Zeroizing::new(OPENAPI.to_owned())));
+        answer
+            .headers
+            .push(("content-type", "application/json".to_owned()));
+        answer
+    }
+
+    /// A browser may call from its origin (Fetch Standard, CORS protocol).
+    pub(super) fn preflight() -> Self {
+        let mut answer = Self::no_content();
+        for (name, value) in [
+            ("access-control-allow-methods", "GET, POST, DELETE"),
+            ("access-control-allow-headers", "authorization, content-type"),
+            ("access-control-max-age", "600"),
+        ] {
+            answer.headers.push((name, value.to_owned()));
+        }
+        answer
+    }
+
+    /// A refusal.
+    pub(super) fn refusal(problem: Problem, realm: &str) -> Self {
+        let headers = problem.headers(realm);
+        let mut answer = Self::new(problem.code.status(), Content::Problem(problem));
+        answer.headers.extend(headers);
+        answer
+    }
+
+    /// A new key: the one answer that holds one.
+    pub(super) fn made(key: &KeySummary, api_key: &str, replaces: Option<&KeySummary>) -> Self {
+        let mut body = view(key);
+        let told = Value::String(api_key.to_owned());
+        if let Some(members) = body.as_object_mut() {
+            members.insert("api_key".to_owned(), told);
+            if let Some(old) = replaces {
+                members.insert("replaces".to_owned(), view(old));
+            }
+        }
+        Self::json(201, &body)
+    }
+
+    /// One key.
+    pub(super) fn key(key: &KeySummary, last_used: Option<UnixMillis>) -> Self {
+        Self::json(200, &view_with_use(key, last_used))
+    }
+
+    /// A page of keys.
+    pub(super) fn keys(keys: &[(KeySummary, Option<UnixMillis>)], next: Option<&str>) -> Self {
+        let keys: Vec<Value> = keys
+            .iter()
+            .map(|(key, last_used)| view_with_use(key, *last_used))
+            .collect();
+        let mut body = json!({ "keys": keys });
+        if let (Some(members), Some(next)) = (body.as_object_mut(), next) {
+            members.insert("next".to_owned(), json!(next));
+        }
+        Self::json(200, &body)
+    }
+
+    /// A token for a key.
+    pub(super) fn token(body: &Value) -> Self {
+        Self::json(200, body)
+    }
+
+    /// Lets a browser of this origin read the answer.
+    pub(super) fn allow_origin(&mut self, origin: &str) {
+        self.headers
+            .push(("access-control-allow-origin", origin.to_owned()));
+        self.headers.push(("vary", "origin".to_owned()));
+    }
+
+    /// The body, with this id for the request where it is told; none for no body.
+    #[must_use]
+    pub fn body(&self, request_id: &str) -> Option<Zeroizing<String>> {
+        match &self.content {
+            Content::Nothing => None,
+            Content::Text(text) => Some(text.clone()),
+            Content::Problem(problem) => Some(Zeroizing::new(problem.body(request_id))),
+        }
+    }
+
+    /// The refusal's code, if it is one.
+    #[must_use]
+    pub fn code(&self) -> Option<&'static str> {
+        match &self.content {
+            Content::Problem(problem) => Some(problem.code.word()),
+            _ => None,
+        }
+    }
+}
+
+fn view_with_use(key: &KeySummary, last_used: Option<UnixMillis>) -> Value {
+    let mut view = view(key);
+    if let (Some(members), Some(at)) = (view.as_object_mut(), last_used) {
+        members.insert("last_used".to_owned(), json!(at.to_rfc3339()));
+    }
+    view
+}
+
+/// A key as clients see it: never its hash.
+fn view(key: &KeySummary) -> Value {
+    let mut view = Map::new();
+    let mut put = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            view.insert(name.to_owned(), value);
+        }
+    };
+    let instant = |at: Option<UnixMillis>| at.map(|at| json!(at.to_rfc3339()));
+    put("key_id", Some(json!(key.id)));
+    put("name", Some(json!(key.name)));
+    put("state", Some(json!(key.state.word())));
+    put("created", instant(key.created));
+    put("expires_at", instant(key.expires_at));
+    let scopes = key.scopes.as_deref();
+    put(
+        "scopes",
+        scopes.map(|scopes| json!(scopes.split(' ').collect::<Vec<_>>())),
+    );
+    put("grace_until", instant(key.grace_until));
+    put("replaced_by", key.replaced_by.as_ref().map(|id| json!(id)));
+    Value::Object(view)
+}

@@ -1,0 +1,338 @@
+//! The steps that change an owner's keys: scopes, a key and its hash, the change, and
+//! what has to be forgotten of it on this node.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::change::{Change, ChangeError, ChangeInput, ChangeOutput, Changed, OwnerChange};
+use super::owner_keys::{Edit, NewKey, Replacement};
+use super::problem::{Code, Problem};
+use super::steps::{answer, nothing};
+use super::{
+    Answer, Asked, Draft, End, Input, LOCK_WAIT_MS, Manage, ManageEnv, Output, SETTLE_MS, State,
+    Step, management,
+};
+use crate::api_key::hash::{HashJob, NewHash, ROUNDS_PER_SLICE};
+use crate::clock::UnixMillis;
+use crate::config::HashAlgorithm;
+use crate::exchange::gate::Turn;
+use crate::exchange::rejection::Rejection;
+use crate::keycloak::{Endpoint, token};
+
+const DAY_MS: u64 = 24 * 3600 * 1000;
+/// The wait of whoever is next at the gate, and what each place in the queue adds.
+const QUEUE_WAIT_MS: u64 = 15;
+/// The longest wait in the queue.
+const QUEUE_WAIT_MS_MAX: u64 = 100;
+/// How often those that wait for other workers to forget look at the clock.
+const SETTLE_WAIT_MS: u64 = 100;
+
+impl Manage {
+    // ---- scopes ------------------------------------------------------------------
+
+    /// Asks for a token of the gateway's own with these scopes: Keycloak refuses those
+    /// that the gateway's client cannot have, and so no role is needed to look.
+    pub(super) fn check_scopes(&mut self, scopes: &str, env: &mut ManageEnv<'_, '_>) -> Step {
+        let config = Arc::clone(&env.exchange.worker.config);
+        let jti = env.exchange.jti("scopes");
+        let key = Arc::clone(&env.exchange.worker.signing_key);
+        let assertion = token::client_assertion(&config, &key, &jti, env.exchange.now)
+            .map_err(|_| End::unavailable("an assertion could not be signed"))?;
+        let call = token::scoped_token_call(&config, &assertion, scopes);
+        self.task()?.call(State::CheckingScopes, call, env)
+    }
+
+    pub(super) fn scopes_checked(
+        &mut self,
+        input: &Input<'_>,
+        env: &mut ManageEnv<'_, '_>,
+    ) -> Step {
+        let (status, body) = answer(Endpoint::Scopes, input)?;
+        if status == 200 {
+            return self.make_key(env);
+        }
+        let error: Option<Value> = serde_json::from_slice(body).ok();
+        let error = error.as_ref().and_then(|error| error.get("error")?.as_str());
+        if status == 400 && error == Some("invalid_scope") {
+            let problem = Problem::new(
+                Code::InvalidScope,
+                "Each scope must be a client scope of the realm that the gateway's client has as \
+                 default or optional.",
+            );
+            return Err(End::new(problem, "a scope that the gateway's client cannot have"));
+        }
+        Err(End::unavailable(format!("scopes: Keycloak answered {status}")))
+    }
+
+    // ---- the key and its hash ----------------------------------------------------
+
+    pub(super) fn make_key(&mut self, env: &mut ManageEnv<'_, '_>) -> Step {
+        let config = Arc::clone(&env.exchange.worker.config);
+        let task = self.task()?;
+        let nonce = (env.exchange.nonce)();
+        let entropy = [task.bearer.as_bytes(), nonce.as_slice()];
+        let mut drbg = env.manager.random.for_key(&entropy, env.exchange.now);
+        let key = config.key_format.generate(|bytes| drbg.fill(bytes));
+        let mut salt = [0_u8; 16];
+        drbg.fill(&mut salt);
+        self.report.key_id = Some(key.id().to_owned());
+        let draft = Box::new(Draft {
+            key,
+            hash_text: String::new(),
+            salt,
+        });
+        self.queue(draft, env)
+    }
+
+    /// Waits for the gate, or starts the hash.
+    pub(super) fn queue(&mut self, mut draft: Box<Draft>, env: &mut ManageEnv<'_, '_>) -> Step {
+        let config = Arc::clone(&env.exchange.worker.config);
+        let rounds = match config.hash_algorithm {
+            HashAlgorithm::Sha256 => 0,
+            HashAlgorithm::Bcrypt => 1 << config.bcrypt_cost,
+        };
+        let task = self.task()?;
+        if rounds > 0 {
+            let now = env.exchange.now;
+            let id = draft.key.id();
+            match env.exchange.gate.show(task.ticket, id, rounds, now) {
+                Turn::Go => {}
+                Turn::Full => {
+                    let problem = Code::Exchange(Rejection::Overloaded);
+                    return Err(End::new(problem, "the queue of hashes is full"));
+                }
+                Turn::Wait { position, .. } => {
+                    let places = u64::try_from(position).unwrap_or(u64::MAX);
+                    let wait_ms = places.saturating_mul(QUEUE_WAIT_MS).min(QUEUE_WAIT_MS_MAX);
+                    return task.wait_for(wait_ms, State::Queueing(draft), env);
+                }
+            }
+        }
+        let text = draft.key.expose().as_bytes();
+        match NewHash::start(text, config.hash_algorithm, config.bcrypt_cost, draft.salt) {
+            NewHash::Done(hash_text) => {
+                draft.hash_text = hash_text;
+                self.record(draft, env)
+            }
+            NewHash::Computing(job) => self.hash_slice(draft, job, env),
+        }
+    }
+
+    pub(super) fn hash_slice(
+        &mut self,
+        mut draft: Box<Draft>,
+        mut job: Box<HashJob>,
+        env: &mut ManageEnv<'_, '_>,
+    ) -> Step {
+        let (now, config) = (env.exchange.now, Arc::clone(&env.exchange.worker.config));
+        let task = self.task()?;
+        let rounds = 1 << config.bcrypt_cost;
+        let turn = env
+            .exchange
+            .gate
+            .show(task.ticket, draft.key.id(), rounds, now);
+        if turn != Turn::Go {
+            return task.wait_for(QUEUE_WAIT_MS, State::Hashing(draft, job), env);
+        }
+        match job.run(ROUNDS_PER_SLICE) {
+            None => task.turn(State::Hashing(draft, job), env),
+            Some(hash_text) => {
+                env.exchange.gate.leave(task.ticket);
+                draft.hash_text = hash_text;
+                self.record(draft, env)
+            }
+        }
+    }
+
+    // ---- the change --------------------------------------------------------------
+
+    /// Records the key that was made.
+    fn record(&mut self, draft: Box<Draft>, env: &mut ManageEnv<'_, '_>) -> Step {
+        let (now, config) = (env.exchange.now, Arc::clone(&env.exchange.worker.config));
+        let keys_max = usize::try_from(config.max_keys_per_user).unwrap_or(1);
+        let id = draft.key.id().to_owned();
+        let hash_text = draft.hash_text.clone();
+        // Seconds are what is stored: cut off first, so that what is told is it.
+        let in_days = |days: u64| UnixMillis::from_seconds(now.plus_ms(days * DAY_MS).as_seconds());
+        let edit = match &self.task()?.asked {
+            Some(Asked::Create(create)) => Edit::Create {
+                key: NewKey {
+                    id,
+                    hash_text,
+                    name: create.name.clone(),
+                    created: now,
+                    expires_at: in_days(create.expires_days),
+                    scopes: create.scopes.clone(),
+                },
+                keys_max,
+            },
+            Some(Asked::Rotate(old, rotate)) => Edit::Rotate {
+                id: old.clone(),
+                replacement: Replacement {
+                    id,
+                    hash_text,
+                    created: now,
+                    expires_at: rotate.expires_days.map(in_days),
+                },
+                grace_ms: rotate.grace_seconds * 1000,
+                keys_max,
+            },
+            _ => return Err(nothing()),
+        };
+        self.begin_change(edit, Some(draft), env)
+    }
+
+    pub(super) fn revoke(&mut self, id: String, env: &mut ManageEnv<'_, '_>) -> Step {
+        self.begin_change(Edit::Revoke { id }, None, env)
+    }
+
+    fn begin_change(
+        &mut self,
+        edit: Edit,
+        draft: Option<Box<Draft>>,
+        env: &mut ManageEnv<'_, '_>,
+    ) -> Step {
+        let (now, config) = (env.exchange.now, Arc::clone(&env.exchange.worker.config));
+        let management = management(&config)?;
+        let nonce = (env.exchange.nonce)();
+        let task = self.task()?;
+        let entropy = [task.bearer.as_bytes(), nonce.as_slice()];
+        let mut holder = [0_u8; 12];
+        env.manager.random.for_key(&entropy, now).fill(&mut holder);
+        let holder = holder.iter().map(|byte| format!("{byte:02x}")).collect();
+        let account = |id: &str| format!("service-account-{}", id.to_lowercase());
+        let change = Change {
+            users_path: config.realm.users_path.clone(),
+            identity_provider: config.identity_provider.clone(),
+            owner_id: task.owner_id()?.to_owned(),
+            edit,
+            gateway_accounts: vec![account(&config.client_id), account(&management.client_id)],
+            disabled_owners: false,
+            // Only an administrator acts for another.
+            relink: task.query.user_id.is_some(),
+            holder,
+            wait_ms_max: LOCK_WAIT_MS,
+        };
+        let change = Box::new(OwnerChange::new(change, now));
+        self.drive(change, draft, &ChangeInput::Begin, env)
+    }
+
+    pub(super) fn change(
+        &mut self,
+        change: Box<OwnerChange>,
+        draft: Option<Box<Draft>>,
+        input: &Input<'_>,
+        env: &mut ManageEnv<'_, '_>,
+    ) -> Step {
+        // What was waited for is the change's to know.
+        let input = match input {
+            Input::Answer { status, body } => ChangeInput::Answer {
+                status: *status,
+                body: *body,
+            },
+            Input::Failed(why) => ChangeInput::Failed(why),
+            _ => ChangeInput::Failed("an input that belongs to nothing"),
+        };
+        self.drive(change, draft, &input, env)
+    }
+
+    fn drive(
+        &mut self,
+        mut change: Box<OwnerChange>,
+        draft: Option<Box<Draft>>,
+        input: &ChangeInput<'_>,
+        env: &mut ManageEnv<'_, '_>,
+    ) -> Step {
+        let now = env.exchange.now;
+        let timeout_ms = env.exchange.worker.config.callout_timeout_ms;
+        let task = self.task()?;
+        let output = change.handle_input(input, &task.bearer, now);
+        match output {
+            // Not cut short by the request's deadline: a change ends by itself, and one
+            // that is begun is to be ended.
+            ChangeOutput::Call(call) => Ok((
+                State::Changing(change, draft),
+                Output::Callout { call, timeout_ms },
+            )),
+            ChangeOutput::Wait(wait_ms) => Ok((
+                State::Changing(change, draft),
+                Output::Yield {
+                    wait_ms: Some(wait_ms),
+                    timeout_ms: wait_ms + timeout_ms,
+                },
+            )),
+            ChangeOutput::Done(result) => match *result {
+                Ok(changed) => self.changed(Box::new(changed), draft, env),
+                Err(error) => {
+                    if error == ChangeError::Unauthorized {
+                        env.manager.service_token.reject(&task.bearer);
+                    }
+                    Err(End::new(Problem::from(&error), error))
+                }
+            },
+        }
+    }
+
+    /// The change is made: whatever ends a key, now or when its grace is over, is made
+    /// known to the other workers of the node, which may hold a token of the key.
+    fn changed(
+        &mut self,
+        changed: Box<Changed>,
+        draft: Option<Box<Draft>>,
+        env: &mut ManageEnv<'_, '_>,
+    ) -> Step {
+        let now = env.exchange.now;
+        let task = self.task()?;
+        if matches!(task.asked, Some(Asked::Create(_))) {
+            return self.told(&changed, draft);
+        }
+        let owner_id = task.owner_id()?.to_owned();
+        let (worker, store) = (&mut *env.exchange.worker, &mut *env.exchange.store);
+        if worker.revoke_owner(&owner_id, now, store).is_err() {
+            // Keycloak has it, so others learn of it as of any other change there.
+            self.report.reason = Some("the node's workers could not be told at once".to_owned());
+        }
+        self.settle(changed, draft, now.plus_ms(SETTLE_MS), env)
+    }
+
+    /// Waits until all workers of the node have dropped the owner's tokens.
+    pub(super) fn settle(
+        &mut self,
+        changed: Box<Changed>,
+        draft: Option<Box<Draft>>,
+        until: UnixMillis,
+        env: &mut ManageEnv<'_, '_>,
+    ) -> Step {
+        let now = env.exchange.now;
+        // A clock that was set back must not hold the answer.
+        if now >= until || until.since_ms(now) > SETTLE_MS {
+            return self.told(&changed, draft);
+        }
+        let wait_ms = until.since_ms(now).min(SETTLE_WAIT_MS);
+        let state = State::Settling(changed, draft, until);
+        Ok((
+            state,
+            Output::Yield {
+                wait_ms: Some(wait_ms),
+                timeout_ms: env.exchange.worker.config.callout_timeout_ms,
+            },
+        ))
+    }
+
+    fn told(&mut self, changed: &Changed, draft: Option<Box<Draft>>) -> Step {
+        let respond = |answer| Ok((State::Over, Output::Respond(answer)));
+        let Some(draft) = draft else {
+            return respond(Answer::no_content());
+        };
+        let by_id = |id: &str| changed.keys.iter().find(|key| key.id == id);
+        let Some(key) = by_id(draft.key.id()) else {
+            return Err(End::unavailable("the new key is not among the owner's"));
+        };
+        let replaced = match &self.task()?.asked {
+            Some(Asked::Rotate(old, _)) => by_id(old),
+            _ => None,
+        };
+        respond(Answer::made(key, draft.key.expose(), replaced))
+    }
+}

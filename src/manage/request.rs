@@ -1,0 +1,204 @@
+//! The first step of a request: what it asks for, and whether it may ask at all.
+//!
+//! Whatever can be refused by the head alone is refused before the body is read, a
+//! key is asked for or a signature is verified.
+
+use zeroize::Zeroizing;
+
+use super::body::BODY_BYTES_MAX;
+use super::problem::{Code, Problem};
+use super::router::{self, Operation};
+use super::steps::WAIT_MS_MIN;
+use super::{
+    Answer, BODY_MS_MAX, End, Manage, ManageEnv, Output, REQUEST_MS_MAX, State, Step, Task,
+    management,
+};
+use crate::exchange::credentials::Headers;
+use crate::exchange::rejection::Rejection;
+use crate::keycloak::caller_token::{self, CallerError};
+
+impl Manage {
+    pub(super) fn start(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &Headers,
+        body_follows: bool,
+        env: &mut ManageEnv<'_, '_>,
+    ) -> Step {
+        let config = std::sync::Arc::clone(&env.exchange.worker.config);
+        let origin = one(headers, "origin")?;
+        let allowed = &management(&config)?.cors_origins;
+        self.cors = origin
+            .filter(|origin| allowed.iter().any(|known| known == origin))
+            .map(str::to_owned);
+        let (operation, query) =
+            router::route(method, path).map_err(|problem| End::new(problem, "no such request"))?;
+        self.report.operation = operation.name();
+        let respond = |answer| Ok((State::Over, Output::Respond(answer)));
+        match operation {
+            Operation::OpenApi => return respond(Answer::openapi()),
+            Operation::Preflight if self.cors.is_some() => return respond(Answer::preflight()),
+            Operation::Preflight if allowed.is_empty() => {
+                let problem = Code::MethodNotAllowed("GET, POST, DELETE");
+                return Err(End::new(problem, "CORS is off"));
+            }
+            Operation::Preflight => {
+                return Err(End::new(Code::Forbidden, "another origin than cors_origins"));
+            }
+            _ => {}
+        }
+        if operation.takes_a_body() {
+            check_body_headers(headers, &operation, body_follows)?;
+        }
+        let token = if operation == Operation::Validate {
+            Zeroizing::default()
+        } else {
+            bearer(headers, &config)?
+        };
+        let Some(id) = env.exchange.worker.admit() else {
+            let problem = Code::Exchange(Rejection::Overloaded);
+            return Err(End::new(problem, "too many requests wait"));
+        };
+        let now = env.exchange.now;
+        self.task = Some(Task {
+            operation: operation.clone(),
+            query,
+            token,
+            asked: None,
+            caller: None,
+            bearer: "".into(),
+            id,
+            ticket: env.exchange.gate.ticket(),
+            started_at: now,
+            deadline_at: now.plus_ms(REQUEST_MS_MAX),
+            seen_at: now,
+            retried: false,
+            wait_ms: WAIT_MS_MIN,
+        });
+        if operation.takes_a_body() && body_follows {
+            let output = Output::ReadBody {
+                timeout_ms: BODY_MS_MAX,
+            };
+            return Ok((State::ReadingBody, output));
+        }
+        self.with_body(Some(&[]), env)
+    }
+}
+
+/// The one value of a header, as text; none if it is not there.
+fn one<'a>(headers: &'a Headers, name: &str) -> Result<Option<&'a str>, End> {
+    let mut values = headers
+        .iter()
+        .filter(|(found, _)| found.eq_ignore_ascii_case(name));
+    let value = values.next();
+    if values.next().is_some() {
+        let problem = Problem::new(Code::InvalidRequest, format!("The header {name} is there twice."));
+        return Err(End::new(problem, format!("header {name} twice")));
+    }
+    let Some((_, value)) = value else {
+        return Ok(None);
+    };
+    match std::str::from_utf8(value) {
+        Ok(value) => Ok(Some(value)),
+        Err(_) => {
+            let problem = Problem::new(Code::InvalidRequest, format!("The header {name} is no text."));
+            Err(End::new(problem, format!("header {name} is no text")))
+        }
+    }
+}
+
+/// The length that a body announces. On Kong a request whose length is unknown does not
+/// come to a filter if it turns out to be empty, so it must be told.
+fn check_body_headers(
+    headers: &Headers,
+    operation: &Operation,
+    body_follows: bool,
+) -> Result<(), End> {
+    let length = one(headers, "content-length")?;
+    match length.map(str::parse::<u64>) {
+        Some(Ok(length)) if length > BODY_BYTES_MAX as u64 => {
+            return Err(too_large());
+        }
+        Some(Ok(_)) => {}
+        Some(Err(_)) => {
+            let problem = Problem::new(Code::InvalidRequest, "content-length is no number.");
+            return Err(End::new(problem, "content-length is no number"));
+        }
+        None if body_follows => {
+            let problem = Problem::new(
+                Code::LengthRequired,
+                "Send the body with a Content-Length, not in chunks.",
+            );
+            return Err(End::new(problem, "no content-length"));
+        }
+        None => {}
+    }
+    // A rotation needs no body.
+    let empty = !body_follows || length == Some("0");
+    if empty && matches!(operation, Operation::Rotate(_)) {
+        return Ok(());
+    }
+    let kind = one(headers, "content-type")?.unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if kind.eq_ignore_ascii_case("application/json") {
+        Ok(())
+    } else {
+        let problem = Problem::new(
+            Code::UnsupportedMediaType,
+            "Send the body with Content-Type: application/json.",
+        );
+        Err(End::new(problem, "content-type is not application/json"))
+    }
+}
+
+pub(super) fn too_large() -> End {
+    let problem = Problem::new(Code::PayloadTooLarge, "A body has at most 16384 bytes.");
+    End::new(problem, "the body is too large, or the host's buffer too small")
+}
+
+/// The caller's token, by its shape alone.
+fn bearer(
+    headers: &Headers,
+    config: &crate::config::Config,
+) -> Result<Zeroizing<String>, End> {
+    let Some(value) = one(headers, "authorization")? else {
+        let problem = Problem::new(
+            Code::MissingCredentials,
+            "Send Authorization: Bearer with an access token of the realm.",
+        );
+        return Err(End::new(problem, "no credentials"));
+    };
+    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
+    let token = token.trim();
+    if scheme.eq_ignore_ascii_case("apikey") || config.key_format.has_prefix(token.as_bytes()) {
+        let problem = Problem::new(
+            Code::InvalidToken,
+            "An API key manages no keys: sign in, and send the access token.",
+        );
+        return Err(End::new(problem, "an API key in a token's place"));
+    }
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        let problem = Problem::new(Code::InvalidToken, "The scheme is not Bearer.");
+        return Err(End::new(problem, "another scheme than Bearer"));
+    }
+    caller_token::read_header(token).map_err(not_taken)?;
+    Ok(Zeroizing::new(token.to_owned()))
+}
+
+/// The end for a token that is not taken: which of its many ways to be wrong it is
+/// tells the log alone, but for what its holder can do something about.
+pub(super) fn not_taken(error: CallerError) -> End {
+    let detail = match error {
+        CallerError::Expired => "The token has expired.",
+        CallerError::FromApiKey => {
+            "The token was made from an API key, and a key manages no keys: sign in, and send \
+             the access token."
+        }
+        CallerError::NotAccessToken => "This is no access token.",
+        CallerError::Audience => "The token is not meant for the management of keys (aud).",
+        _ => "",
+    };
+    let problem = Problem::new(Code::InvalidToken, detail);
+    End::new(problem, format!("the caller's token: {error}"))
+}

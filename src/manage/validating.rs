@@ -1,0 +1,134 @@
+//! A key for a token, for gateways that cannot load the filter: the exchange itself.
+//!
+//! The key takes the same way through machine and caches as one in a request's header.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::body::ValidateBody;
+use super::problem::Code;
+use super::{Answer, End, Input, Manage, ManageEnv, Output, State, Step};
+use crate::clock::UnixMillis;
+use crate::exchange::credentials::AUTHORIZATION;
+use crate::exchange::rejection::Rejection;
+use crate::exchange::{self, Exchange, Pass};
+
+#[derive(Deserialize)]
+struct Claims {
+    sub: String,
+    exp: u64,
+    preferred_username: Option<String>,
+}
+
+impl Manage {
+    pub(super) fn start_exchange(
+        &mut self,
+        body: &ValidateBody,
+        env: &mut ManageEnv<'_, '_>,
+    ) -> Step {
+        // The exchange makes claims of its own.
+        if let Some(task) = self.task.take() {
+            env.exchange.gate.leave(task.ticket);
+            env.exchange.worker.leave();
+        }
+        let config = &env.exchange.worker.config;
+        if let Ok(key) = config.key_format.parse(body.api_key.as_bytes()) {
+            self.report.key_id = Some(key.id().to_owned());
+        }
+        let name = config.headers.first().map_or(AUTHORIZATION, |name| name);
+        let value = if name == AUTHORIZATION {
+            format!("ApiKey {}", *body.api_key)
+        } else {
+            body.api_key.to_string()
+        };
+        let headers = [(name.to_owned(), value.into_bytes())];
+        let mut exchange = Box::new(Exchange::new());
+        let input = exchange::Input::Request { headers: &headers };
+        let output = exchange.handle_input(&input, env.exchange);
+        let [(_, mut value)] = headers;
+        zeroize::Zeroize::zeroize(&mut value);
+        self.exchanged(exchange, output, env)
+    }
+
+    pub(super) fn exchange(
+        &mut self,
+        mut exchange: Box<Exchange>,
+        input: &Input<'_>,
+        env: &mut ManageEnv<'_, '_>,
+    ) -> Step {
+        let input = match input {
+            Input::Answer { status, body } => exchange::Input::Answer {
+                status: *status,
+                body: *body,
+            },
+            Input::Failed(why) => exchange::Input::Failed(why),
+            _ => exchange::Input::Failed("an input that belongs to nothing"),
+        };
+        let output = exchange.handle_input(&input, env.exchange);
+        self.exchanged(exchange, output, env)
+    }
+
+    fn exchanged(
+        &mut self,
+        exchange: Box<Exchange>,
+        output: exchange::Output,
+        env: &ManageEnv<'_, '_>,
+    ) -> Step {
+        let output = match output {
+            exchange::Output::Callout { call, timeout_ms } => Output::Callout { call, timeout_ms },
+            exchange::Output::Yield {
+                wait_ms,
+                timeout_ms,
+            } => Output::Yield {
+                wait_ms,
+                timeout_ms,
+            },
+            exchange::Output::Forward(forward) => {
+                let key_id = self.report.key_id.clone().unwrap_or_default();
+                let told = token(&forward.authorization, &key_id, env.exchange.now)?;
+                return Ok((State::Over, Output::Respond(told)));
+            }
+            exchange::Output::Pass(why) => return Err(passed(why)),
+            exchange::Output::Reject { rejection, reason } => {
+                // Nothing was presented but what is no key.
+                let rejection = match rejection {
+                    Rejection::MissingCredentials | Rejection::AmbiguousCredentials => {
+                        Rejection::InvalidApiKey
+                    }
+                    rejection => rejection,
+                };
+                return Err(End::new(Code::Exchange(rejection), reason));
+            }
+        };
+        Ok((State::Exchanging(exchange), output))
+    }
+}
+
+/// Who is to let a request pass would let it pass to somebody: here there is nobody.
+fn passed(why: Pass) -> End {
+    End::new(
+        Code::Exchange(Rejection::InvalidApiKey),
+        format!("a request that would pass ({why:?})"),
+    )
+}
+
+fn token(authorization: &str, key_id: &str, now: UnixMillis) -> Result<Answer, End> {
+    let jwt = authorization.strip_prefix("Bearer ").unwrap_or_default();
+    let claims = jwt
+        .split('.')
+        .nth(1)
+        .and_then(|claims| URL_SAFE_NO_PAD.decode(claims).ok())
+        .and_then(|claims| serde_json::from_slice::<Claims>(&claims).ok())
+        .ok_or_else(|| End::unavailable("the owner's token cannot be read"))?;
+    let expires_in = UnixMillis::from_seconds(claims.exp).since_ms(now) / 1000;
+    Ok(Answer::token(&json!({
+        "access_token": jwt,
+        "token_type": "Bearer",
+        "expires_in": expires_in,
+        "user_id": claims.sub,
+        "username": claims.preferred_username,
+        "key_id": key_id,
+    })))
+}
