@@ -14,6 +14,7 @@ pub mod api_key;
 pub mod cache;
 pub mod clock;
 pub mod config;
+pub mod drbg;
 pub mod exchange;
 pub mod keycloak;
 pub mod mac;

@@ -247,7 +247,7 @@ mod tests {
         }
         assert_eq!(need(&mut store, &first(), USABLE_MS), "fetch");
         store.failed();
-        assert_eq!(need(&mut store, &first(), USABLE_MS + 1), "unavailable");
+        assert_eq!(need(&mut store, &first(), USABLE_MS), "unavailable");
         assert_eq!(need(&mut store, &first(), USABLE_MS + 5_000), "fetch");
     }
 
