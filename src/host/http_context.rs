@@ -242,7 +242,7 @@ impl Drop for HttpFilter {
 /// The request's id: the header that gateways agree on, if it is one, else Kong's
 /// own, else a dash. On Kong the header is the client's: a key in it would go into
 /// the log, so nothing that holds the prefix of one is an id.
-fn request_id(headers: &[(String, Vec<u8>)], key_prefix: &str) -> String {
+pub(super) fn request_id(headers: &[(String, Vec<u8>)], key_prefix: &str) -> String {
     let holds_prefix = |id: &[u8]| {
         id.windows(key_prefix.len().max(1))
             .any(|part| part == key_prefix.as_bytes())

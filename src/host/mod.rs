@@ -10,6 +10,7 @@
 
 mod callout;
 mod http_context;
+mod manage_context;
 mod root_context;
 mod shared_store;
 mod system;

@@ -9,9 +9,11 @@ use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{BufferType, ContextType};
 
 use super::http_context::HttpFilter;
+use super::manage_context::ManageFilter;
 use super::{system, worker_for};
 use crate::config::{Config, SigningKeySource};
 use crate::exchange::Worker;
+use crate::manage::Manager;
 use crate::signing_key::SigningKey;
 
 /// Reads the configuration and makes the context of each request.
@@ -25,6 +27,7 @@ pub(super) struct Route {
     pub(super) config: Arc<Config>,
     text: Vec<u8>,
     worker: RefCell<Option<Rc<RefCell<Worker>>>>,
+    manager: RefCell<Option<Rc<RefCell<Manager>>>>,
 }
 
 impl Route {
@@ -37,20 +40,43 @@ impl Route {
         if let Some(worker) = self.worker.borrow().as_ref() {
             return Ok(Rc::clone(worker));
         }
-        let key = match &self.config.signing_key {
-            SigningKeySource::Inline(key) => SigningKey::clone(key),
-            SigningKeySource::Property(path) => {
-                let name = path.join(".");
-                let pem = system::property(path).ok_or_else(|| {
-                    format!("signing_key_property: the host has no property {name}, or it is empty")
-                })?;
-                SigningKey::parse(&pem)
-                    .map_err(|fault| format!("signing_key_property {name}: {fault}"))?
-            }
-        };
+        let key = read_key(&self.config.signing_key, "signing_key_property")?;
         let worker = worker_for(&self.text, &self.config, &Arc::new(key));
         *self.worker.borrow_mut() = Some(Rc::clone(&worker));
         Ok(worker)
+    }
+
+    /// What the management requests of this configuration share; made at first use.
+    ///
+    /// # Errors
+    /// What is wrong with the management client's key, with no word of it.
+    pub(super) fn manager(&self) -> Result<Rc<RefCell<Manager>>, String> {
+        if let Some(manager) = self.manager.borrow().as_ref() {
+            return Ok(Rc::clone(manager));
+        }
+        let management = self.config.management.as_ref();
+        let key = match management.and_then(|management| management.signing_key.as_ref()) {
+            Some(source) => Arc::new(read_key(source, "management_signing_key_property")?),
+            None => Arc::clone(&self.worker()?.borrow().signing_key),
+        };
+        let manager = Manager::new(key, &system::nonce());
+        let manager = Rc::new(RefCell::new(manager));
+        *self.manager.borrow_mut() = Some(Rc::clone(&manager));
+        Ok(manager)
+    }
+}
+
+/// Reads a key from where the configuration says that it is.
+fn read_key(source: &SigningKeySource, field: &str) -> Result<SigningKey, String> {
+    match source {
+        SigningKeySource::Inline(key) => Ok(SigningKey::clone(key)),
+        SigningKeySource::Property(path) => {
+            let name = path.join(".");
+            let pem = system::property(path).ok_or_else(|| {
+                format!("{field}: the host has no property {name}, or it is empty")
+            })?;
+            SigningKey::parse(&pem).map_err(|fault| format!("{field} {name}: {fault}"))
+        }
     }
 }
 
@@ -83,12 +109,24 @@ impl RootContext for RootFilter {
             config,
             text,
             worker: RefCell::new(None),
+            manager: RefCell::new(None),
         };
         // On Envoy a key that cannot be used is told now, and not by the first request.
-        if let SigningKeySource::Property(path) = &route.config.signing_key
-            && path.first().is_some_and(|first| first == "env")
-            && let Err(fault) = route.worker()
-        {
+        let management = route.config.management.as_ref();
+        let of_manager = management.and_then(|management| management.signing_key.as_ref());
+        let at_hand = |source: &SigningKeySource| match source {
+            SigningKeySource::Inline(_) => false,
+            SigningKeySource::Property(path) => path.first().is_some_and(|first| first == "env"),
+        };
+        let checked = match at_hand(&route.config.signing_key) {
+            true => route.worker().map(drop),
+            false => Ok(()),
+        };
+        let checked = checked.and_then(|()| match of_manager {
+            Some(source) if at_hand(source) => read_key(source, "management_signing_key_property").map(drop),
+            _ => Ok(()),
+        });
+        if let Err(fault) = checked {
             log::error!("configuration refused: {fault}");
             return false;
         }
@@ -97,7 +135,12 @@ impl RootContext for RootFilter {
     }
 
     fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(HttpFilter::new(self.route.clone())))
+        match &self.route {
+            Some(route) if route.config.management.is_some() => {
+                Some(Box::new(ManageFilter::new(Rc::clone(route))))
+            }
+            route => Some(Box::new(HttpFilter::new(route.clone()))),
+        }
     }
 
     fn get_type(&self) -> Option<ContextType> {
