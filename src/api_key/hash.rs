@@ -1,11 +1,9 @@
-//! The stored hash of a key, and its verification in slices.
+//! The stored hash of a key: made, and verified, in slices.
 //!
 //! A gateway's worker serves thousands of requests a second from one thread, and
 //! a bcrypt of cost 12 would hold it for a third of a second. So a verification
-//! is a job that runs a few rounds at a time ([`BcryptJob::run`]); between two
-//! slices the worker serves others. The rounds are bcrypt's own (Provos and
-//! Mazières, "A Future-Adaptable Password Scheme", 1999), held against the
-//! `bcrypt` crate in this module's tests.
+//! is a job that runs a few rounds at a time ([`BcryptJob::run`]), and so is the hash
+//! of a new key ([`HashJob::run`]); between two slices the worker serves others.
 
 use std::fmt;
 
@@ -13,13 +11,12 @@ use base64::Engine;
 use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::engine::{DecodePaddingMode, general_purpose::URL_SAFE_NO_PAD};
-use blowfish::Blowfish;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
 
-use super::format::KEY_BYTES_MAX;
-use crate::sabotage::{Sabotage, is};
+use rounds::Rounds;
+
+mod rounds;
 
 /// The lowest bcrypt cost there is.
 pub const BCRYPT_COST_MIN: u32 = 4;
@@ -40,6 +37,15 @@ const BCRYPT_BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_encode_padding(false)
         .with_decode_padding_mode(DecodePaddingMode::RequireNone),
 );
+
+/// How the hash of a new key is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HashAlgorithm {
+    /// bcrypt with the configured cost.
+    Bcrypt,
+    /// SHA-256, as safe for keys of 190 random bits.
+    Sha256,
+}
 
 /// A hash as a record holds it, read and in bounds.
 #[derive(Clone, PartialEq, Eq)]
@@ -161,82 +167,76 @@ pub enum Verification {
 
 /// A bcrypt verification under way.
 pub struct BcryptJob {
-    state: Blowfish,
-    /// The key with bcrypt's final NUL, cut to 72 bytes.
-    key: Zeroizing<Vec<u8>>,
-    salt: [u8; 16],
+    rounds: Rounds,
     expected: [u8; 23],
-    rounds_left: u32,
 }
 
 impl BcryptJob {
     fn new(key: &[u8], cost: u32, salt: [u8; 16], expected: [u8; 23]) -> Self {
-        let mut terminated = Zeroizing::new(Vec::with_capacity(key.len() + 1));
-        terminated.extend_from_slice(key);
-        terminated.push(0);
-        terminated.truncate(KEY_BYTES_MAX);
-        let mut state = Blowfish::bc_init_state();
-        state.salted_expand_key(&salt, &terminated);
         Self {
-            state,
-            key: terminated,
-            salt,
+            rounds: Rounds::new(key, cost, salt),
             expected,
-            rounds_left: 1 << cost,
         }
     }
 
     /// Runs at most `rounds` more rounds; once all are done says whether the key
     /// is the one that was hashed. After that it must not be run again.
     pub fn run(&mut self, rounds: u32) -> Option<bool> {
-        let rounds = if is(Sabotage::OneSlice) {
-            u32::MAX
-        } else {
-            rounds
-        };
-        let now = rounds.min(self.rounds_left);
-        for _ in 0..now {
-            self.state.bc_expand_key(&self.key);
-            self.state.bc_expand_key(&self.salt);
-        }
-        self.rounds_left -= now;
-        if self.rounds_left > 0 {
-            return None;
-        }
-        Some(self.digest().ct_eq(&self.expected).into())
-    }
-
-    /// Encrypts bcrypt's constant text 64 times under the final key schedule.
-    fn digest(&self) -> [u8; 23] {
-        // "OrpheanBeholderScryDoubt", as six big-endian words.
-        let mut words: [u32; 6] = [
-            0x4f72_7068,
-            0x6561_6e42,
-            0x6568_6f6c,
-            0x6465_7253,
-            0x6372_7944,
-            0x6f75_6274,
-        ];
-        let (pairs, _) = words.as_chunks_mut::<2>();
-        for pair in pairs {
-            for _ in 0..64 {
-                *pair = self.state.bc_encrypt(*pair);
-            }
-        }
-        let mut digest = [0_u8; 23];
-        let bytes = words.iter().flat_map(|word| word.to_be_bytes());
-        for (to, from) in digest.iter_mut().zip(bytes) {
-            *to = from;
-        }
-        digest
+        let digest = self.rounds.run(rounds)?;
+        Some(digest.ct_eq(&self.expected).into())
     }
 }
 
 impl fmt::Debug for BcryptJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BcryptJob")
-            .field("rounds_left", &self.rounds_left)
+            .field("rounds", &self.rounds)
             .finish_non_exhaustive()
+    }
+}
+
+/// What starting the hash of a new key gave.
+#[derive(Debug)]
+pub enum NewHash {
+    /// Done at once: what the record is to hold.
+    Done(String),
+    /// To be run in slices.
+    Computing(Box<HashJob>),
+}
+
+impl NewHash {
+    /// Starts the hash of a new key. The salt must be cryptographically random; SHA-256
+    /// takes none. A cost out of bounds, which no configuration has, is brought within
+    /// them: what is made here can be verified.
+    #[must_use]
+    pub fn start(key: &[u8], algorithm: HashAlgorithm, cost: u32, salt: [u8; 16]) -> Self {
+        match algorithm {
+            HashAlgorithm::Sha256 => Self::Done(hash_sha256(key)),
+            HashAlgorithm::Bcrypt => {
+                let cost = cost.clamp(BCRYPT_COST_MIN, BCRYPT_COST_MAX);
+                let rounds = Rounds::new(key, cost, salt);
+                Self::Computing(Box::new(HashJob { rounds, cost }))
+            }
+        }
+    }
+}
+
+/// The bcrypt hash of a new key under way.
+#[derive(Debug)]
+pub struct HashJob {
+    rounds: Rounds,
+    cost: u32,
+}
+
+impl HashJob {
+    /// Runs at most `rounds` more rounds; once all are done gives `$2b$<cost>$…`. After
+    /// that it must not be run again.
+    pub fn run(&mut self, rounds: u32) -> Option<String> {
+        let digest = self.rounds.run(rounds)?;
+        let mut text = format!("$2b${:02}$", self.cost);
+        BCRYPT_BASE64.encode_string(self.rounds.salt, &mut text);
+        BCRYPT_BASE64.encode_string(digest, &mut text);
+        Some(text)
     }
 }
 
@@ -350,8 +350,62 @@ mod tests {
         let Verification::Computing(mut job) = stored.verify(b"key") else {
             panic!("bcrypt")
         };
-        assert_eq!((job.run(14), job.rounds_left), (None, 2));
-        assert_eq!((job.run(14), job.rounds_left), (Some(true), 0));
+        assert_eq!((job.run(14), job.rounds.left), (None, 2));
+        assert_eq!((job.run(14), job.rounds.left), (Some(true), 0));
+    }
+
+    #[test]
+    fn a_new_hash_is_the_bcrypt_crates_whatever_the_slices() {
+        for (length, cost) in [(16, 4), (59, 5), (71, 6), (72, 4), (59, 10)] {
+            let key: Vec<u8> = (0..length).map(|at| b'!' + (at * 5 % 90) as u8).collect();
+            let salt = std::array::from_fn(|at| (at * 29 + length) as u8);
+            let parts = bcrypt::hash_with_salt(&key, cost, salt).unwrap();
+            let expected = parts.format_for_version(bcrypt::Version::TwoB);
+            let algorithm = HashAlgorithm::Bcrypt;
+            let NewHash::Computing(mut job) = NewHash::start(&key, algorithm, cost, salt) else {
+                panic!("bcrypt")
+            };
+            let mut slices = 1;
+            let text = loop {
+                match job.run(ROUNDS_PER_SLICE) {
+                    Some(text) => break text,
+                    None => slices += 1,
+                }
+            };
+            assert_eq!(text, expected);
+            assert_eq!(slices, (1_u32 << cost).div_ceil(ROUNDS_PER_SLICE));
+            assert!(verify_in_slices(&key, &text, 14));
+        }
+    }
+
+    #[test]
+    fn a_new_hash_has_a_cost_that_is_verified() {
+        for (cost, taken) in [(0, "$2b$04$"), (u32::MAX, "$2b$14$")] {
+            let algorithm = HashAlgorithm::Bcrypt;
+            let NewHash::Computing(mut job) = NewHash::start(b"key", algorithm, cost, [1; 16])
+            else {
+                panic!("bcrypt")
+            };
+            // All but the last round have no part in the text's beginning.
+            job.rounds.left = 1;
+            assert!(job.run(1).unwrap().starts_with(taken));
+        }
+    }
+
+    #[test]
+    fn a_new_sha256_is_done_at_once() {
+        let new = NewHash::start(b"key", HashAlgorithm::Sha256, 10, [0; 16]);
+        assert!(matches!(new, NewHash::Done(text) if text == hash_sha256(b"key")));
+    }
+
+    #[test]
+    fn debug_output_of_a_job_holds_its_progress_alone() {
+        let job = NewHash::start(b"SECRET", HashAlgorithm::Bcrypt, 4, [0; 16]);
+        let shown = "Computing(HashJob { rounds: Rounds { left: 16, .. }, cost: 4 })";
+        assert_eq!(format!("{job:?}"), shown);
+        let job = BcryptJob::new(b"SECRET", 4, [0; 16], [0; 23]);
+        let shown = "BcryptJob { rounds: Rounds { left: 16, .. }, .. }";
+        assert_eq!(format!("{job:?}"), shown);
     }
 
     #[test]

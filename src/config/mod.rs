@@ -12,6 +12,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::api_key::format::KeyFormat;
+pub use crate::api_key::hash::HashAlgorithm;
 use crate::api_key::hash::{BCRYPT_COST_MAX, BCRYPT_COST_MIN};
 use crate::clock::UnixMillis;
 use crate::signing_key::SigningKey;
@@ -58,15 +59,6 @@ pub enum OnMissingKey {
     Pass,
     /// Every request without a key is refused.
     Reject,
-}
-
-/// How the hash of a new key is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HashAlgorithm {
-    /// bcrypt with the configured cost.
-    Bcrypt,
-    /// SHA-256, as safe for keys of 190 random bits.
-    Sha256,
 }
 
 /// Where a callout goes: `host:port` on Kong, a cluster's name on Envoy.
