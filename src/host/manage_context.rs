@@ -218,7 +218,11 @@ impl HttpContext for ManageFilter {
             (name.eq_ignore_ascii_case("content-length") && value != b"0")
                 || name.eq_ignore_ascii_case("transfer-encoding")
         });
-        let body_follows = if self.on_kong { announced } else { !end_of_stream };
+        let body_follows = if self.on_kong {
+            announced
+        } else {
+            !end_of_stream
+        };
         let action = self.step(&Input::Head {
             method: &method,
             path: &path,

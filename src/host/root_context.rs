@@ -123,7 +123,9 @@ impl RootContext for RootFilter {
             false => Ok(()),
         };
         let checked = checked.and_then(|()| match of_manager {
-            Some(source) if at_hand(source) => read_key(source, "management_signing_key_property").map(drop),
+            Some(source) if at_hand(source) => {
+                read_key(source, "management_signing_key_property").map(drop)
+            }
             _ => Ok(()),
         });
         if let Err(fault) = checked {

@@ -71,7 +71,10 @@ impl Answer {
         let mut answer = Self::no_content();
         for (name, value) in [
             ("access-control-allow-methods", "GET, POST, DELETE"),
-            ("access-control-allow-headers", "authorization, content-type"),
+            (
+                "access-control-allow-headers",
+                "authorization, content-type",
+            ),
             ("access-control-max-age", "600"),
         ] {
             answer.headers.push((name, value.to_owned()));

@@ -53,16 +53,23 @@ impl Manage {
             return self.make_key(env);
         }
         let error: Option<Value> = serde_json::from_slice(body).ok();
-        let error = error.as_ref().and_then(|error| error.get("error")?.as_str());
+        let error = error
+            .as_ref()
+            .and_then(|error| error.get("error")?.as_str());
         if status == 400 && error == Some("invalid_scope") {
             let problem = Problem::new(
                 Code::InvalidScope,
                 "Each scope must be a client scope of the realm that the gateway's client has as \
                  default or optional.",
             );
-            return Err(End::new(problem, "a scope that the gateway's client cannot have"));
+            return Err(End::new(
+                problem,
+                "a scope that the gateway's client cannot have",
+            ));
         }
-        Err(End::unavailable(format!("scopes: Keycloak answered {status}")))
+        Err(End::unavailable(format!(
+            "scopes: Keycloak answered {status}"
+        )))
     }
 
     // ---- the key and its hash ----------------------------------------------------

@@ -301,7 +301,9 @@ struct Draft {
 
 impl std::fmt::Debug for Draft {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Draft").field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("Draft")
+            .field("key", &self.key)
+            .finish_non_exhaustive()
     }
 }
 

@@ -93,7 +93,12 @@ impl Manage {
         }
         listing.page += 1;
         let more = events >= user_events::EVENTS_PER_PAGE && listing.page < EVENT_PAGES_MAX;
-        if more && listing.keys.iter().any(|(_, last_used)| last_used.is_none()) {
+        if more
+            && listing
+                .keys
+                .iter()
+                .any(|(_, last_used)| last_used.is_none())
+        {
             return self.read_events(listing, env);
         }
         self.tell(&listing)

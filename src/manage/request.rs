@@ -44,7 +44,10 @@ impl Manage {
                 return Err(End::new(problem, "CORS is off"));
             }
             Operation::Preflight => {
-                return Err(End::new(Code::Forbidden, "another origin than cors_origins"));
+                return Err(End::new(
+                    Code::Forbidden,
+                    "another origin than cors_origins",
+                ));
             }
             _ => {}
         }
@@ -93,7 +96,10 @@ fn one<'a>(headers: &'a Headers, name: &str) -> Result<Option<&'a str>, End> {
         .filter(|(found, _)| found.eq_ignore_ascii_case(name));
     let value = values.next();
     if values.next().is_some() {
-        let problem = Problem::new(Code::InvalidRequest, format!("The header {name} is there twice."));
+        let problem = Problem::new(
+            Code::InvalidRequest,
+            format!("The header {name} is there twice."),
+        );
         return Err(End::new(problem, format!("header {name} twice")));
     }
     let Some((_, value)) = value else {
@@ -102,7 +108,10 @@ fn one<'a>(headers: &'a Headers, name: &str) -> Result<Option<&'a str>, End> {
     match std::str::from_utf8(value) {
         Ok(value) => Ok(Some(value)),
         Err(_) => {
-            let problem = Problem::new(Code::InvalidRequest, format!("The header {name} is no text."));
+            let problem = Problem::new(
+                Code::InvalidRequest,
+                format!("The header {name} is no text."),
+            );
             Err(End::new(problem, format!("header {name} is no text")))
         }
     }
@@ -154,14 +163,14 @@ fn check_body_headers(
 
 pub(super) fn too_large() -> End {
     let problem = Problem::new(Code::PayloadTooLarge, "A body has at most 16384 bytes.");
-    End::new(problem, "the body is too large, or the host's buffer too small")
+    End::new(
+        problem,
+        "the body is too large, or the host's buffer too small",
+    )
 }
 
 /// The caller's token, by its shape alone.
-fn bearer(
-    headers: &Headers,
-    config: &crate::config::Config,
-) -> Result<Zeroizing<String>, End> {
+fn bearer(headers: &Headers, config: &crate::config::Config) -> Result<Zeroizing<String>, End> {
     let Some(value) = one(headers, "authorization")? else {
         let problem = Problem::new(
             Code::MissingCredentials,

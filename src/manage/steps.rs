@@ -56,9 +56,7 @@ impl Manage {
             (State::AwaitingToken, _) => self.need_token(env),
             (State::Queueing(draft), _) => self.queue(draft, env),
             (State::Hashing(draft, job), _) => self.hash_slice(draft, job, env),
-            (State::Settling(changed, draft, until), _) => {
-                self.settle(changed, draft, until, env)
-            }
+            (State::Settling(changed, draft, until), _) => self.settle(changed, draft, until, env),
         }
     }
 
@@ -115,7 +113,9 @@ impl Manage {
                 ));
             }
             key_store::Need::Unavailable => {
-                return Err(End::unavailable("the realm's public keys could not be fetched"));
+                return Err(End::unavailable(
+                    "the realm's public keys could not be fetched",
+                ));
             }
         };
         let management = management(&config)?;
@@ -125,8 +125,7 @@ impl Manage {
             refused_clients: &[&config.client_id, &management.client_id],
             clock_skew_ms: config.clock_skew_ms,
         };
-        let caller =
-            caller_token::verify(&expected, &key, &task.token, now).map_err(not_taken)?;
+        let caller = caller_token::verify(&expected, &key, &task.token, now).map_err(not_taken)?;
         task.token = zeroize::Zeroizing::default();
         let acts_for = task.query.user_id.as_deref().unwrap_or(&caller.subject);
         self.report.caller = Some(caller.subject.clone());
@@ -204,7 +203,10 @@ impl Manage {
         };
         let fetched = fetched.and_then(|token| {
             let roles = &token.management_roles;
-            if roles.iter().any(|role| WRITE_ROLES.contains(&role.as_str())) {
+            if roles
+                .iter()
+                .any(|role| WRITE_ROLES.contains(&role.as_str()))
+            {
                 Ok(token)
             } else {
                 Err(Reason::MissingManageRole)
@@ -302,12 +304,7 @@ impl Task {
     }
 
     /// Lets others have the worker, and comes back so much later.
-    pub(super) fn wait_for(
-        &self,
-        wait_ms: u64,
-        state: State,
-        env: &ManageEnv<'_, '_>,
-    ) -> Step {
+    pub(super) fn wait_for(&self, wait_ms: u64, state: State, env: &ManageEnv<'_, '_>) -> Step {
         self.time_left(env)?;
         let output = Output::Yield {
             wait_ms: Some(wait_ms),
