@@ -735,6 +735,7 @@ fn reasons() -> Vec<Reason> {
         Reason::OwnerRefused("owner has a required action"),
         Reason::OwnerRefused("owner unlinked or deleted"),
         Reason::MissingRole,
+        Reason::MissingManageRole,
         Reason::ForeignSubject,
         Reason::TokenOutlivesKey,
         Reason::Signing,
@@ -815,6 +816,7 @@ fn is_listed_above(reason: &Reason) {
         | Reason::OwnerRefused(_)
         | Reason::Callout { .. }
         | Reason::MissingRole
+        | Reason::MissingManageRole
         | Reason::ForeignSubject
         | Reason::TokenOutlivesKey
         | Reason::Signing
