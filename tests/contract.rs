@@ -238,8 +238,8 @@ fn the_seeds_variables_set_the_fields_that_the_readme_names() {
         });
         assert_eq!(
             taken.count(),
-            2,
-            "{variable} in both forms of kong/kong.yml"
+            3,
+            "{variable} in each use of the filter in kong/kong.yml"
         );
         assert!(
             envoy.lines().any(|line| {
@@ -283,6 +283,8 @@ fn every_example_of_a_configuration_is_one() {
         ("README.md", "envoy"),
         ("kong/kong.yml", "filter_chains"),
         ("kong/kong.yml", "plugins"),
+        ("kong/kong.yml", "filter_chains"),
+        ("envoy/envoy.yaml", "envoy"),
         ("envoy/envoy.yaml", "envoy"),
     ];
     assert_eq!(found, expected);
@@ -644,7 +646,8 @@ fn filter_configs(document: &Value) -> Vec<(&'static str, Value)> {
         match value {
             Value::Array(items) => items.iter().for_each(|item| walk(item, form, found)),
             Value::Object(members) => {
-                if members.get("name") == Some(&json!("apikey_jwt_exchange")) {
+                let name = members.get("name").and_then(Value::as_str);
+                if matches!(name, Some("apikey_jwt_exchange" | "apikey_management")) {
                     if let Some(text) = value.pointer("/config/configuration/value") {
                         let text = text.as_str().expect("JSON in a text");
                         found.push(("envoy", serde_json::from_str(text).unwrap()));
