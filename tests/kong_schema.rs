@@ -597,7 +597,7 @@ fn the_example_configures_a_route_in_each_form() {
     let text = fs::read_to_string(kong().join("kong.yml")).unwrap();
     let configs = filters(&text);
     let forms: Vec<&str> = configs.iter().map(|(form, _)| form.as_str()).collect();
-    assert_eq!(forms, ["filter_chains", "plugins"]);
+    assert_eq!(forms, ["filter_chains", "plugins", "filter_chains"]);
 }
 
 #[test]
@@ -633,7 +633,7 @@ fn the_example_takes_the_variables_of_the_seed() {
     ])
     .unwrap();
     let configs = filters(&rendered);
-    assert_eq!(configs.len(), 2);
+    assert_eq!(configs.len(), 3);
     for (form, config) in configs {
         accepts(&config);
         for (field, value) in [
