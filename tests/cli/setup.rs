@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
-use crate::world::Realm;
+use crate::world::{Realm, http, keycloak_url};
 
 const PROVIDER: &str = "identity-provider/instances/api-keys";
 
@@ -21,8 +21,11 @@ fn a_second_run_has_nothing_to_change() {
         first.stdout
     );
     assert!(first.stdout.contains("verified: "), "{}", first.stdout);
-    for role in ["view-events", "view-users"] {
-        assert!(first.stdout.contains(role), "{}", first.stdout);
+    for proof in [
+        "and may grant; its token carries query-groups, query-users, view-events, view-users",
+        "and may write users' keys; its token carries manage-users, view-events",
+    ] {
+        assert!(first.stdout.contains(proof), "{}", first.stdout);
     }
     let between = realm.snapshot();
     let second = realm.setup(&[]).succeeded();
@@ -97,7 +100,11 @@ fn what_setup_has_no_business_with_stays_as_it_was() {
     let after = realm.snapshot();
     let mut expected = before;
     expected["client"]["standardFlowEnabled"] = json!(false);
-    expected["providers"][0]["config"]["jwtAuthorizationGrantLimitAccessTokenExp"] = json!("true");
+    for provider in expected["providers"].as_array_mut().unwrap() {
+        if provider["alias"] == "api-keys" {
+            provider["config"]["jwtAuthorizationGrantLimitAccessTokenExp"] = json!("true");
+        }
+    }
     expected["profile"]["unmanagedAttributePolicy"] = json!("ADMIN_EDIT");
     expected["events"]["adminEventsEnabled"] = json!(true);
     expected["realm"]["adminEventsEnabled"] = json!(true);
@@ -109,6 +116,8 @@ fn what_setup_has_no_business_with_stays_as_it_was() {
         "realm",
         "alice",
         "roles",
+        "manager",
+        "manager_roles",
     ] {
         assert_eq!(after[part], expected[part], "{part}");
     }
@@ -197,6 +206,118 @@ fn the_service_account_is_left_with_its_two_roles() {
         realm.snapshot()["roles"],
         json!(["view-events", "view-users"])
     );
+}
+
+#[test]
+fn the_management_client_may_write_users_and_read_events_and_nothing_else() {
+    let realm = Realm::prepared();
+    assert_eq!(
+        realm.snapshot()["manager_roles"],
+        json!(["manage-users", "view-events"])
+    );
+    let token = realm.client_token("api-key-manager");
+    let call = |method: &str, path: &str, body: Option<&Value>| {
+        let url = format!("{}/admin/realms/{}/{path}", keycloak_url(), realm.name);
+        let body = body.map(|body| ("application/json", body.to_string()));
+        http(method, &url, Some(&token), body).0
+    };
+    let alice = realm.user_path("alice");
+    let id = alice.trim_start_matches("users/");
+    let user = realm.get(&alice);
+    assert_eq!(call("GET", &alice, None), 200);
+    assert_eq!(call("PUT", &alice, Some(&user)), 204);
+    assert_eq!(call("GET", "events?max=1", None), 200);
+    for provider in ["api-keys", "api-keys-lock", "api-keys-lock-break"] {
+        let link = json!({"identityProvider": provider, "userId": id, "userName": "x"});
+        let path = format!("{alice}/federated-identity/{provider}");
+        assert_eq!(call("POST", &path, Some(&link)), 204, "{provider}");
+        let links = realm.get(&format!("{alice}/federated-identity"));
+        assert_eq!(links, json!([link]), "kept as it was sent");
+        let holders = format!("users?idpAlias={provider}&idpUserId={id}");
+        assert_eq!(call("GET", &holders, None), 200);
+        assert_eq!(call("DELETE", &path, None), 204);
+        assert_eq!(call("DELETE", &path, None), 404);
+    }
+    for path in [
+        "clients",
+        "client-scopes",
+        "identity-provider/instances",
+        "roles",
+    ] {
+        assert_eq!(call("GET", path, None), 403, "{path}");
+    }
+    let grant = realm.grant_by("api-key-manager", id).unwrap_err();
+    let refusal = grant["error_description"].as_str().unwrap();
+    assert!(refusal.contains("not supported for the requested client"));
+}
+
+#[test]
+fn a_lock_is_taken_by_one_of_eight() {
+    let realm = Realm::prepared();
+    let path = format!(
+        "{}/federated-identity/api-keys-lock",
+        realm.user_path("alice")
+    );
+    let url = format!("{}/admin/realms/{}/{path}", keycloak_url(), realm.name);
+    let token = realm.client_token("api-key-manager");
+    let mut answers: Vec<u16> = std::thread::scope(|scope| {
+        let takers: Vec<_> = (0..8)
+            .map(|taker| {
+                let (url, token) = (&url, &token);
+                scope.spawn(move || {
+                    let link = json!({"identityProvider": "api-keys-lock",
+                        "userId": format!("taker{taker}"), "userName": format!("taker{taker}@1")});
+                    let body = ("application/json", link.to_string());
+                    http("POST", url, Some(token), Some(body)).0
+                })
+            })
+            .collect();
+        takers
+            .into_iter()
+            .map(|taker| taker.join().unwrap())
+            .collect()
+    });
+    answers.sort_unstable();
+    assert_eq!(answers, [204, 409, 409, 409, 409, 409, 409, 409]);
+}
+
+#[test]
+fn the_management_client_is_left_out_or_has_a_key_of_its_own_when_asked() {
+    let realm = Realm::new();
+    let run = realm.setup(&["--no-management"]).succeeded();
+    assert!(!run.stdout.contains("api-key-manager"), "{}", run.stdout);
+    assert_eq!(realm.client("api-key-manager"), Value::Null);
+    let own = realm.file("manager.pem");
+    let with_own = ["--management-signing-key-file", own.as_str()];
+    let dry = realm
+        .setup(&[&with_own, ["--dry-run"].as_slice()].concat())
+        .succeeded();
+    assert!(
+        dry.stdout
+            .contains(&format!("signing key would be made: {own}")),
+        "{}",
+        dry.stdout
+    );
+    realm.setup(&with_own).succeeded();
+    assert!(
+        realm
+            .setup(&with_own)
+            .succeeded()
+            .stdout
+            .starts_with("nothing to change")
+    );
+    realm.setup(&[]).refused_with("--replace-signing-key");
+    realm.setup(&["--no-management"]).succeeded();
+    let key = realm.file("key.pem");
+    realm
+        .setup(&["--management-signing-key-file", &key])
+        .refused_with("leave it out");
+    realm
+        .setup(&["--management-client-id", "api-key-gateway"])
+        .refused_with("must differ");
+    realm
+        .setup(&["--identity-provider", "api-keys-lock"])
+        .refused_with("is the name of a lock");
 }
 
 #[test]

@@ -274,8 +274,8 @@ impl Realm {
 
     /// All that setup may touch, with what must stay as it is beside it.
     pub(crate) fn snapshot(&self) -> Value {
-        let client = self.client("api-key-gateway");
-        let roles = client["id"].as_str().map(|id| {
+        let held = |client: &Value| {
+            let id = client["id"].as_str()?;
             let account = self.get(&format!("clients/{id}/service-account-user"));
             let account = account["id"].as_str().unwrap().to_owned();
             let roles: Vec<Value> = self.get(&format!("users/{account}/role-mappings"))
@@ -285,15 +285,21 @@ impl Realm {
                 .flatten()
                 .map(|role| role["name"].clone())
                 .collect();
-            roles
-        });
+            Some(roles)
+        };
+        let (client, manager) = (
+            self.client("api-key-gateway"),
+            self.client("api-key-manager"),
+        );
         in_order(json!({
             "realm": self.get(""),
             "profile": self.get("users/profile"),
             "events": self.get("events/config"),
             "providers": self.get("identity-provider/instances"),
+            "roles": held(&client),
+            "manager_roles": held(&manager),
             "client": client,
-            "roles": roles,
+            "manager": manager,
             "alice": self.user("alice"),
         }))
     }
@@ -304,24 +310,31 @@ impl Realm {
 
     /// A service token, got as the gateway gets it.
     pub(crate) fn service_token(&self) -> String {
-        let assertion = self.assertion("api-key-gateway", "api-key-gateway");
-        let (status, answer) = self.token(&[
-            ("grant_type", "client_credentials"),
-            ("client_assertion", &assertion),
-        ]);
+        self.client_token("api-key-gateway")
+    }
+
+    /// A service token of a client that signs in with the signing key.
+    pub(crate) fn client_token(&self, client_id: &str) -> String {
+        let (status, answer) = self.token(client_id, &[("grant_type", "client_credentials")]);
         assert_eq!(status, 200, "{answer}");
         answer["access_token"].as_str().unwrap().to_owned()
     }
 
     /// The claims of a token for this owner, or Keycloak's refusal.
     pub(crate) fn grant(&self, owner_id: &str) -> Result<Value, Value> {
-        let client = self.assertion("api-key-gateway", "api-key-gateway");
+        self.grant_by("api-key-gateway", owner_id)
+    }
+
+    /// The same, asked for by another client.
+    pub(crate) fn grant_by(&self, client_id: &str, owner_id: &str) -> Result<Value, Value> {
         let grant = self.assertion("https://api-key-gateway.invalid", owner_id);
-        let (status, answer) = self.token(&[
-            ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"),
-            ("client_assertion", &client),
-            ("assertion", &grant),
-        ]);
+        let (status, answer) = self.token(
+            client_id,
+            &[
+                ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"),
+                ("assertion", &grant),
+            ],
+        );
         if status != 200 {
             return Err(answer);
         }
@@ -332,11 +345,13 @@ impl Realm {
         Ok(serde_json::from_slice(&claims).unwrap())
     }
 
-    fn token(&self, pairs: &[(&str, &str)]) -> (u16, Value) {
+    fn token(&self, client_id: &str, pairs: &[(&str, &str)]) -> (u16, Value) {
         let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+        let assertion = self.assertion(client_id, client_id);
         let fixed = [
-            ("client_id", "api-key-gateway"),
+            ("client_id", client_id),
             ("client_assertion_type", kind),
+            ("client_assertion", &assertion),
         ];
         let url = format!("{}/protocol/openid-connect/token", self.url());
         http("POST", &url, None, Some(form(&[&fixed, pairs].concat())))

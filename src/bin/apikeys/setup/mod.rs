@@ -6,7 +6,9 @@
 
 mod amend;
 mod apply;
+mod clients;
 mod plan;
+mod providers;
 mod settings;
 mod signing_key_file;
 mod state;
@@ -15,17 +17,17 @@ mod verify;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use apikey_jwt_exchange::manage::change::{BREAK_PROVIDER, LOCK_PROVIDER};
 
 use crate::args::SetupArgs;
 use crate::output;
+use clients::{Duty, WantedClient};
 use plan::{Plan, Wanted};
 use signing_key_file::SigningKeyFile;
 use state::State;
+use verify::Signer;
 
-/// The roles of client `realm-management` that the gateway's service account
-/// holds: to look owners up, and to hear of revocations. It can change nothing.
-const SERVICE_ROLES: [&str; 2] = ["view-events", "view-users"];
 /// The client whose roles manage a realm.
 const MANAGEMENT_CLIENT: &str = "realm-management";
 /// The kind of identity provider whose assertions are grants (RFC 7523).
@@ -35,31 +37,26 @@ pub(crate) const PROVIDER_ID: &str = "jwt-authorization-grant";
 const CHANGES_PENDING: u8 = 3;
 
 pub(crate) fn run(args: &SetupArgs) -> Result<ExitCode> {
-    let key_file = SigningKeyFile::open(&args.signing_key_file)?;
+    check_names(args)?;
+    let keys = Keys::open(args)?;
     let admin = args.connection.sign_in()?;
-    let wanted = Wanted {
-        client_id: args.names.client_id.clone(),
-        identity_provider: args.names.identity_provider.clone(),
-        assertion_issuer: args.assertion_issuer.clone(),
-        signing_jwk: key_file.key().public_jwk(),
-        replace_signing_key: args.replace_signing_key,
-    };
+    let wanted = keys.wanted(args);
     let plan = Plan::new(&State::read(&admin, &wanted)?, &wanted)?;
     for warning in &plan.warnings {
         output::warning(warning);
     }
-    show(args, &key_file, &plan)?;
+    show(args, &keys, &plan)?;
     if args.dry_run {
-        let pending = !plan.steps.is_empty() || key_file.is_new();
+        let pending = !plan.steps.is_empty() || keys.new_files().next().is_some();
         return Ok(match pending && args.exit_code {
             true => ExitCode::from(CHANGES_PENDING),
             false => ExitCode::SUCCESS,
         });
     }
-    // The key first: a realm that trusts a key nobody has would have to be undone.
-    key_file.save()?;
+    // The keys first: a realm that trusts a key nobody has would have to be undone.
+    keys.save()?;
     for step in &plan.steps {
-        apply::apply(&admin, &wanted, &step.action)
+        apply::apply(&admin, &step.action)
             .with_context(|| format!("{} could not be {}", step.object, step.verb()))?;
         output::result(&format!("done: {}", step.object))?;
     }
@@ -71,26 +68,103 @@ pub(crate) fn run(args: &SetupArgs) -> Result<ExitCode> {
             step.object
         );
     }
-    let report = verify::verify(&admin, &wanted, key_file.key())?;
+    let report = verify::verify(&admin, &wanted, &keys.signers(&wanted))?;
     for note in &report.notes {
         output::warning(note);
     }
-    output::result(&format!(
-        "verified: {:?} signs in with its key (kid {}) and may grant; its token carries {}",
-        wanted.client_id,
-        key_file.key().kid(),
-        report.roles.join(", ")
-    ))?;
+    for line in &report.proven {
+        output::result(&format!("verified: {line}"))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
+/// One name for two things would make one of them of the other.
+fn check_names(args: &SetupArgs) -> Result<()> {
+    let names = &args.names;
+    ensure!(
+        args.no_management || names.client_id != names.management_client_id,
+        "--client-id and --management-client-id must differ: the gateway's client may write nothing"
+    );
+    ensure!(
+        ![LOCK_PROVIDER, BREAK_PROVIDER].contains(&names.identity_provider.as_str()),
+        "--identity-provider {:?} is the name of a lock; choose another",
+        names.identity_provider
+    );
+    Ok(())
+}
+
+/// The files of the signing keys.
+struct Keys {
+    gateway: SigningKeyFile,
+    /// The management client's own, where it has one.
+    manager: Option<SigningKeyFile>,
+}
+
+impl Keys {
+    fn open(args: &SetupArgs) -> Result<Self> {
+        let manager = args.management_signing_key_file.as_deref();
+        ensure!(
+            manager != Some(&args.signing_key_file),
+            "--management-signing-key-file is the file of --signing-key-file: leave it out, and \
+             both clients sign in with that key"
+        );
+        Ok(Self {
+            gateway: SigningKeyFile::open(&args.signing_key_file)?,
+            manager: manager.map(SigningKeyFile::open).transpose()?,
+        })
+    }
+
+    fn of(&self, duty: Duty) -> &SigningKeyFile {
+        match (duty, &self.manager) {
+            (Duty::Manage, Some(own)) => own,
+            _ => &self.gateway,
+        }
+    }
+
+    /// Those that are to be written.
+    fn new_files(&self) -> impl Iterator<Item = &SigningKeyFile> {
+        [Some(&self.gateway), self.manager.as_ref()]
+            .into_iter()
+            .flatten()
+            .filter(|file| file.is_new())
+    }
+
+    fn save(&self) -> Result<()> {
+        self.new_files().try_for_each(SigningKeyFile::save)
+    }
+
+    fn wanted(&self, args: &SetupArgs) -> Wanted {
+        let client = |client_id: &str, duty| WantedClient {
+            client_id: client_id.to_owned(),
+            duty,
+            signing_jwk: self.of(duty).key().public_jwk(),
+        };
+        Wanted {
+            gateway: client(&args.names.client_id, Duty::Exchange),
+            manager: (!args.no_management)
+                .then(|| client(&args.names.management_client_id, Duty::Manage)),
+            identity_provider: args.names.identity_provider.clone(),
+            assertion_issuer: args.assertion_issuer.clone(),
+            replace_signing_key: args.replace_signing_key,
+        }
+    }
+
+    fn signers<'a>(&'a self, wanted: &'a Wanted) -> Vec<Signer<'a>> {
+        let signer = |client: &'a WantedClient| Signer {
+            client,
+            key: self.of(client.duty).key(),
+        };
+        wanted.clients().map(signer).collect()
+    }
+}
+
 /// Prints the plan: a line for each object, below it a line for each difference.
-fn show(args: &SetupArgs, key_file: &SigningKeyFile, plan: &Plan) -> Result<()> {
+fn show(args: &SetupArgs, keys: &Keys, plan: &Plan) -> Result<()> {
     let will = if args.dry_run { "would be" } else { "will be" };
-    if key_file.is_new() {
+    for file in keys.new_files() {
         output::result(&format!(
             "signing key {will} made: {}",
-            args.signing_key_file.display()
+            file.path().display()
         ))?;
     }
     for step in &plan.steps {

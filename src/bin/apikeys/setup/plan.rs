@@ -7,10 +7,9 @@
 use serde_json::{Value, json};
 
 use super::amend::{Change, Setting, amend};
-use super::settings::{client_settings, provider_settings};
+use super::clients::WantedClient;
 use super::state::{State, text};
 use super::trust::{Trust, kid_of};
-use super::{PROVIDER_ID, SERVICE_ROLES};
 use apikey_jwt_exchange::api_key::record::{INDEX_ATTRIBUTE, KEYS_ATTRIBUTE};
 
 /// The first release in which the grant is no preview.
@@ -23,12 +22,22 @@ const ISSUE_EVENT: &str = "JWT_AUTHORIZATION_GRANT";
 /// What setup is asked to bring about.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
-    pub(crate) client_id: String,
+    /// The client that exchanges keys.
+    pub(crate) gateway: WantedClient,
+    /// The client that manages keys, unless it is left out.
+    pub(crate) manager: Option<WantedClient>,
     pub(crate) identity_provider: String,
     pub(crate) assertion_issuer: String,
-    /// The public half of the gateway's signing key.
-    pub(crate) signing_jwk: Value,
     pub(crate) replace_signing_key: bool,
+}
+
+impl Wanted {
+    /// The clients that are wanted, in the order in which they are made.
+    pub(crate) fn clients(&self) -> impl Iterator<Item = &WantedClient> {
+        [Some(&self.gateway), self.manager.as_ref()]
+            .into_iter()
+            .flatten()
+    }
 }
 
 /// The steps from what is to what must be, in the order to take them.
@@ -66,12 +75,19 @@ pub(crate) enum Action {
     WriteProvider(Value),
     CreateClient(Value),
     WriteClient(Value),
-    /// Gives the service account these roles of the management client.
-    GrantRoles(Vec<String>),
+    /// Gives the client's service account these roles of client `realm-management`.
+    GrantRoles(RolesOf),
     /// Takes these away from it.
-    TakeRoles(Vec<String>),
+    TakeRoles(RolesOf),
     /// Lets the client's tokens carry these.
-    MapRoles(Vec<String>),
+    MapRoles(RolesOf),
+}
+
+/// Roles of client `realm-management` and the client that they concern.
+#[derive(Debug, PartialEq)]
+pub(crate) struct RolesOf {
+    pub(crate) client_id: String,
+    pub(crate) roles: Vec<String>,
 }
 
 /// Why nothing is changed: each with what to do.
@@ -87,8 +103,10 @@ impl Plan {
         plan.user_profile(state, &mut conflicts);
         plan.events(state);
         plan.identity_provider(state, wanted, &mut conflicts);
-        plan.client(state, wanted, &mut conflicts);
-        plan.roles(state, wanted);
+        plan.lock_providers(state, &mut conflicts);
+        for client in wanted.clients() {
+            plan.client(state, wanted, client, &mut conflicts);
+        }
         if conflicts.is_empty() {
             Ok(plan)
         } else {
@@ -193,151 +211,7 @@ impl Plan {
         self.step("event settings", Action::WriteEvents(events), changes);
     }
 
-    fn identity_provider(&mut self, state: &State, wanted: &Wanted, conflicts: &mut Vec<String>) {
-        let alias = &wanted.identity_provider;
-        let object = format!("identity provider {alias:?}");
-        for other in &state.identity_providers {
-            let issuer = other.pointer("/config/issuer").and_then(Value::as_str);
-            if text(other, "alias") != alias && issuer == Some(wanted.assertion_issuer.as_str()) {
-                conflicts.push(format!(
-                    "identity provider {:?} has the issuer {:?} already, and an issuer belongs to \
-                     one provider; choose another --assertion-issuer, or name that one by \
-                     --identity-provider",
-                    text(other, "alias"),
-                    wanted.assertion_issuer
-                ));
-            }
-        }
-        let existing = state.identity_provider(alias);
-        if let Some(provider) = existing {
-            let kind = text(provider, "providerId");
-            if kind != PROVIDER_ID {
-                conflicts.push(format!(
-                    "{object} exists and is of the type {kind:?}; choose another \
-                     --identity-provider"
-                ));
-                return;
-            }
-            if provider.get("enabled") == Some(&json!(false)) {
-                conflicts.push(turned_off(&object));
-            }
-        }
-        let mut provider = existing.cloned().unwrap_or_else(|| {
-            json!({
-                "alias": alias,
-                "displayName": "API keys",
-                "providerId": PROVIDER_ID,
-                "enabled": true,
-            })
-        });
-        let mut settings = provider_settings(&provider, wanted);
-        let trusted = provider.pointer("/config/publicKeySignatureVerifier");
-        let url = provider.pointer("/config/useJwksUrl") == Some(&json!("true"));
-        let trust = if url {
-            Trust::Other("the keys at an address".to_owned())
-        } else {
-            Trust::of(trusted, wanted)
-        };
-        let path = &["config", "publicKeySignatureVerifier"];
-        settings.extend(self.trust_setting(&object, path, trust, wanted, conflicts));
-        if url {
-            settings.push(Setting::new(
-                &["config", "useJwksUrl"],
-                json!("false"),
-                "the key is given here",
-            ));
-        }
-        let changes = amend(&mut provider, &settings);
-        let action = match existing {
-            None => Action::CreateProvider(provider),
-            Some(_) => Action::WriteProvider(provider),
-        };
-        self.step(&object, action, changes);
-    }
-
-    fn client(&mut self, state: &State, wanted: &Wanted, conflicts: &mut Vec<String>) {
-        let object = format!("client {:?}", wanted.client_id);
-        let existing = state.client.as_ref();
-        if let Some(client) = existing {
-            if let Some(use_) = other_use(client) {
-                conflicts.push(format!(
-                    "{object} exists and serves something else ({use_}); choose another --client-id"
-                ));
-                return;
-            }
-            if client.get("enabled") == Some(&json!(false)) {
-                conflicts.push(turned_off(&object));
-            }
-        }
-        let mut client = existing.cloned().unwrap_or_else(|| {
-            json!({
-                "clientId": wanted.client_id,
-                "name": "API key gateway",
-                "description": "Exchanges API keys for tokens of their owners",
-                "protocol": "openid-connect",
-                "enabled": true,
-                // An owner's token carries the owner's own roles, as after a login.
-                // Who wants fewer turns this off and maps some: that is kept.
-                "fullScopeAllowed": true,
-            })
-        });
-        let mut settings = client_settings(&client, wanted);
-        let trust = Trust::of(client.pointer("/attributes/jwks.string"), wanted);
-        let path = &["attributes", "jwks.string"];
-        settings.extend(self.trust_setting(&object, path, trust, wanted, conflicts));
-        let changes = amend(&mut client, &settings);
-        let action = match existing {
-            None => Action::CreateClient(client),
-            Some(_) => Action::WriteClient(client),
-        };
-        self.step(&object, action, changes);
-    }
-
-    fn roles(&mut self, state: &State, wanted: &Wanted) {
-        let object = format!("service account of {:?}", wanted.client_id);
-        let without = |held: &[String]| -> Vec<String> {
-            let missing = SERVICE_ROLES
-                .iter()
-                .filter(|role| !held.iter().any(|h| h == *role));
-            missing.map(|role| (*role).to_owned()).collect()
-        };
-        let missing = without(&state.service_roles);
-        let change = |is: &str, roles: &[String], becomes: &str, why| Change {
-            field: format!("roles {} of realm-management", roles.join(", ")),
-            is: is.to_owned(),
-            becomes: becomes.to_owned(),
-            why,
-        };
-        if !missing.is_empty() {
-            let why = "to find a key's owner, and to hear of revocations";
-            let changes = vec![change("missing", &missing, "held", why)];
-            self.step(&object, Action::GrantRoles(missing), changes);
-        }
-        let extra: Vec<String> = state
-            .service_roles
-            .iter()
-            .filter(|role| !SERVICE_ROLES.contains(&role.as_str()))
-            .cloned()
-            .collect();
-        if !extra.is_empty() {
-            let why = "the gateway reads; it must not be able to do more";
-            let changes = vec![change("held", &extra, "taken away", why)];
-            self.step(&object, Action::TakeRoles(extra), changes);
-        }
-        let narrowed = state
-            .client
-            .as_ref()
-            .is_some_and(|client| client.get("fullScopeAllowed") == Some(&json!(false)));
-        let unmapped = without(&state.mapped_roles);
-        if narrowed && !unmapped.is_empty() {
-            let why = "without full scope, tokens carry mapped roles alone";
-            let changes = vec![change("not in the scope", &unmapped, "mapped", why)];
-            let object = format!("scope of client {:?}", wanted.client_id);
-            self.step(&object, Action::MapRoles(unmapped), changes);
-        }
-    }
-
-    fn step(&mut self, object: &str, action: Action, changes: Vec<Change>) {
+    pub(super) fn step(&mut self, object: &str, action: Action, changes: Vec<Change>) {
         if !changes.is_empty() {
             self.steps.push(Step {
                 object: object.to_owned(),
@@ -349,20 +223,20 @@ impl Plan {
 
     /// The setting that makes an object trust our key, if it does not. That it
     /// trusts others beside is told; that it trusts others alone is a conflict.
-    fn trust_setting(
+    pub(super) fn trust_setting(
         &mut self,
         object: &str,
         path: &'static [&'static str],
         trust: Trust,
-        wanted: &Wanted,
+        (jwk, replace): (&Value, bool),
         conflicts: &mut Vec<String>,
     ) -> Option<Setting> {
-        let ours = kid_of(&wanted.signing_jwk);
+        let ours = kid_of(jwk);
         let is = match trust {
             Trust::Ours { others } => {
                 if !others.is_empty() {
                     self.warnings.push(format!(
-                        "{object} trusts other signing keys beside that of --signing-key-file: {}",
+                        "{object} trusts other signing keys beside the one given here: {}",
                         others.join(", ")
                     ));
                 }
@@ -370,7 +244,7 @@ impl Plan {
             }
             Trust::Nothing => "not set".to_owned(),
             Trust::Other(description) => {
-                if !wanted.replace_signing_key {
+                if !replace {
                     conflicts.push(format!(
                         "{object} trusts {description}, not the key of --signing-key-file ({ours}); \
                          name the file of that key, or give --replace-signing-key: gateways that \
@@ -385,39 +259,11 @@ impl Plan {
             becomes: Some(format!("key {ours}")),
             ..Setting::new(
                 path,
-                json!(json!({ "keys": [wanted.signing_jwk] }).to_string()),
-                "the public half of the gateway's signing key",
+                json!(json!({ "keys": [jwk] }).to_string()),
+                "the public half of the signing key",
             )
         })
     }
-}
-
-/// What an existing client serves, when that is not us. Ours is told by its use
-/// of the grant with a key, which no other client of a realm has.
-fn other_use(client: &Value) -> Option<&'static str> {
-    let is = |name: &str| client.get(name) == Some(&json!(true));
-    let attribute = |name: &str| client.pointer(&format!("/attributes/{name}"));
-    match () {
-        () if !matches!(text(client, "protocol"), "openid-connect" | "") => {
-            Some("not OpenID Connect")
-        }
-        () if is("publicClient") => Some("a public client"),
-        () if is("bearerOnly") => Some("a bearer-only client"),
-        () if text(client, "clientAuthenticatorType") != "client-jwt" => {
-            Some("it does not sign in with a signed JWT")
-        }
-        () if attribute("oauth2.jwt.authorization.grant.enabled") != Some(&json!("true")) => {
-            Some("it does not use the JWT authorization grant")
-        }
-        () => None,
-    }
-}
-
-fn turned_off(object: &str) -> String {
-    format!(
-        "{object} is turned off, so no key is exchanged; if that is not on purpose, turn it on in \
-         the admin console, and run setup again"
-    )
 }
 
 fn check_server(state: &State, conflicts: &mut Vec<String>) {
@@ -457,5 +303,5 @@ fn major_minor(version: &str) -> Option<(u64, u64)> {
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
+#[path = "plan_tests/mod.rs"]
 mod tests;

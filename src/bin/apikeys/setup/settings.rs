@@ -1,8 +1,9 @@
-//! What the gateway's identity provider and client must be like, field by field.
+//! What the identity providers and the clients must be like, field by field.
 
 use serde_json::{Value, json};
 
 use super::amend::{Setting, lookup};
+use super::clients::Duty;
 use super::plan::Wanted;
 
 /// The oldest assertion that Keycloak takes; it is made for one request.
@@ -68,8 +69,33 @@ pub(crate) fn provider_settings(provider: &Value, wanted: &Wanted) -> Vec<Settin
     settings
 }
 
-pub(crate) fn client_settings(client: &Value, wanted: &Wanted) -> Vec<Setting> {
-    let not_used = "the gateway has no use for it";
+/// What a provider must be like whose links are locks: of no use for anything else.
+pub(crate) fn lock_settings() -> [Setting; 3] {
+    let links_alone = "its links are locks, and nobody logs in by it";
+    [
+        Setting::new(&["enabled"], json!(false), links_alone),
+        Setting::new(&["hideOnLogin"], json!(true), links_alone),
+        Setting::new(
+            &["config", "jwtAuthorizationGrantEnabled"],
+            json!("false"),
+            "nothing is granted in its name",
+        ),
+    ]
+}
+
+pub(crate) fn client_settings(client: &Value, duty: Duty, provider: &str) -> Vec<Setting> {
+    let (own_name, signer, not_used) = match duty {
+        Duty::Exchange => (
+            "it looks owners up in its own name",
+            "what the gateway signs with",
+            "the gateway has no use for it",
+        ),
+        Duty::Manage => (
+            "it writes keys in its own name",
+            "what it signs with",
+            "the management API has no use for it",
+        ),
+    };
     let mut settings = vec![
         Setting::new(
             &["clientAuthenticatorType"],
@@ -77,11 +103,7 @@ pub(crate) fn client_settings(client: &Value, wanted: &Wanted) -> Vec<Setting> {
             "it signs in with its key: there is no second secret",
         ),
         Setting::new(&["publicClient"], json!(false), "it signs in"),
-        Setting::new(
-            &["serviceAccountsEnabled"],
-            json!(true),
-            "it looks owners up in its own name",
-        ),
+        Setting::new(&["serviceAccountsEnabled"], json!(true), own_name),
         Setting::new(&["standardFlowEnabled"], json!(false), not_used),
         Setting::new(&["implicitFlowEnabled"], json!(false), not_used),
         Setting::new(&["directAccessGrantsEnabled"], json!(false), not_used),
@@ -93,19 +115,21 @@ pub(crate) fn client_settings(client: &Value, wanted: &Wanted) -> Vec<Setting> {
         Setting::new(
             &["attributes", "token.endpoint.auth.signing.alg"],
             json!("ES256"),
-            "what the gateway signs with",
+            signer,
         ),
-        Setting::new(
+    ];
+    if duty == Duty::Exchange {
+        settings.push(Setting::new(
             &["attributes", "oauth2.jwt.authorization.grant.enabled"],
             json!("true"),
             "it exchanges assertions for tokens (RFC 7523)",
-        ),
-        Setting::new(
+        ));
+        settings.push(Setting::new(
             &["attributes", "oauth2.jwt.authorization.grant.idp"],
-            json!(wanted.identity_provider),
+            json!(provider),
             "whose assertions it may exchange",
-        ),
-    ];
+        ));
+    }
     let off_if_on: [(&[&'static str], &'static str); 3] = [
         (&["attributes", "use.jwks.url"], "the key is given here"),
         (

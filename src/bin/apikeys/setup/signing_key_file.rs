@@ -1,4 +1,4 @@
-//! The file of the gateway's signing key: read, or made when it is not there.
+//! The file of a signing key: read, or made when it is not there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,10 @@ impl SigningKeyFile {
             key,
             unsaved: is_new.then_some(text),
         })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn key(&self) -> &SigningKey {

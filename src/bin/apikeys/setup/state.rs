@@ -16,11 +16,18 @@ pub(crate) struct State {
     pub(crate) user_profile: Value,
     pub(crate) events: Value,
     pub(crate) identity_providers: Vec<Value>,
-    pub(crate) client: Option<Value>,
-    /// Roles of the management client that the gateway's service account holds.
+    /// The clients that are wanted, those that are there.
+    pub(crate) clients: Vec<ClientState>,
+}
+
+/// A client as it is, and what its service account may do.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ClientState {
+    pub(crate) representation: Value,
+    /// Roles of the management client that its service account holds.
     pub(crate) service_roles: Vec<String>,
-    /// Roles of the management client that the client's tokens may carry when its
-    /// scope is not full.
+    /// Roles of the management client that its tokens may carry when its scope is not
+    /// full.
     pub(crate) mapped_roles: Vec<String>,
 }
 
@@ -32,19 +39,18 @@ impl State {
                 admin.realm()
             )
         })?;
-        let client = find_client(admin, &wanted.client_id)?;
-        let (service_roles, mapped_roles) = match &client {
-            None => Default::default(),
-            Some(client) => client_roles(admin, client)?,
-        };
+        let mut clients = Vec::new();
+        for client in wanted.clients() {
+            if let Some(found) = find_client(admin, &client.client_id)? {
+                clients.push(ClientState::read(admin, found)?);
+            }
+        }
         Ok(Self {
             server: server_info(admin)?,
             user_profile: admin.get("users/profile")?,
             events: admin.get("events/config")?,
             identity_providers: admin.list("identity-provider/instances?max=10000")?,
-            client,
-            service_roles,
-            mapped_roles,
+            clients,
         })
     }
 
@@ -52,6 +58,37 @@ impl State {
         self.identity_providers
             .iter()
             .find(|provider| text(provider, "alias") == alias)
+    }
+
+    pub(crate) fn client(&self, client_id: &str) -> Option<&Value> {
+        self.client_state(client_id)
+            .map(|client| &client.representation)
+    }
+
+    pub(crate) fn service_roles(&self, client_id: &str) -> &[String] {
+        self.client_state(client_id)
+            .map_or(&[], |client| &client.service_roles)
+    }
+
+    pub(crate) fn mapped_roles(&self, client_id: &str) -> &[String] {
+        self.client_state(client_id)
+            .map_or(&[], |client| &client.mapped_roles)
+    }
+
+    fn client_state(&self, client_id: &str) -> Option<&ClientState> {
+        let mut clients = self.clients.iter();
+        clients.find(|client| text(&client.representation, "clientId") == client_id)
+    }
+}
+
+impl ClientState {
+    fn read(admin: &KeycloakAdmin, client: Value) -> Result<Self> {
+        let (service_roles, mapped_roles) = client_roles(admin, &client)?;
+        Ok(Self {
+            representation: client,
+            service_roles,
+            mapped_roles,
+        })
     }
 }
 
@@ -66,7 +103,7 @@ pub(crate) fn find_client(
         .find(|client| text(client, "clientId") == client_id))
 }
 
-/// Where the roles of the gateway's service account are read and written.
+/// Where the roles of a client's service account are read and written.
 pub(crate) struct RolePaths {
     /// Of the roles themselves.
     pub(crate) roles: String,

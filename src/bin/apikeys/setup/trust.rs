@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 
-use super::plan::Wanted;
 use super::state::text;
 
 /// Which keys an object trusts.
@@ -14,7 +13,7 @@ pub(crate) enum Trust {
 }
 
 impl Trust {
-    pub(crate) fn of(stored: Option<&Value>, wanted: &Wanted) -> Self {
+    pub(crate) fn of(stored: Option<&Value>, ours: &Value) -> Self {
         let stored = stored.and_then(Value::as_str).unwrap_or_default().trim();
         if stored.is_empty() {
             return Self::Nothing;
@@ -27,7 +26,7 @@ impl Trust {
         let same = |key: &Value| {
             ["kid", "crv", "x", "y"]
                 .iter()
-                .all(|name| key.get(name) == wanted.signing_jwk.get(name))
+                .all(|name| key.get(name) == ours.get(name))
         };
         let others = keys
             .iter()

@@ -1,4 +1,4 @@
-//! Proves a prepared realm by doing what the gateway will do.
+//! Proves a prepared realm by doing what the gateway and the management API will do.
 
 use anyhow::{Result, bail, ensure};
 use apikey_jwt_exchange::signing_key::SigningKey;
@@ -6,9 +6,10 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
+use super::MANAGEMENT_CLIENT;
+use super::clients::{Duty, WantedClient};
 use super::plan::Wanted;
 use super::state::text;
-use super::{MANAGEMENT_CLIENT, SERVICE_ROLES};
 use crate::admin_error::one_line;
 use crate::keycloak_admin::KeycloakAdmin;
 use crate::system;
@@ -18,73 +19,102 @@ use crate::system;
 const SKEW_SECONDS: u64 = 30;
 const ASSERTION_SECONDS: u64 = 60;
 
+/// A client and the key that it signs in with.
+pub(crate) struct Signer<'a> {
+    pub(crate) client: &'a WantedClient,
+    pub(crate) key: &'a SigningKey,
+}
+
 /// What was seen.
 #[derive(Debug)]
 pub(crate) struct Report {
-    /// The management roles in the token of the gateway's service account.
-    pub(crate) roles: Vec<String>,
+    /// Of each client, what it does and with which roles.
+    pub(crate) proven: Vec<String>,
     /// What works and may still surprise.
     pub(crate) notes: Vec<String>,
 }
 
-/// Signs in as the gateway, looks at the token, and tries a grant for an owner
-/// that does not exist.
-pub(crate) fn verify(admin: &KeycloakAdmin, wanted: &Wanted, key: &SigningKey) -> Result<Report> {
+/// Signs in as each client, looks at its token, and tries a grant for an owner that
+/// does not exist.
+pub(crate) fn verify(
+    admin: &KeycloakAdmin,
+    wanted: &Wanted,
+    signers: &[Signer<'_>],
+) -> Result<Report> {
     let discovery = admin.public(".well-known/openid-configuration")?;
-    let gateway = Gateway {
+    let realm = Realm {
         admin,
-        wanted,
-        key,
-        realm_issuer: text(&discovery, "issuer").to_owned(),
+        issuer: text(&discovery, "issuer"),
     };
-    let claims = gateway.service_token()?;
-    let roles = management_roles(&claims);
-    let missing: Vec<&str> = SERVICE_ROLES
-        .into_iter()
-        .filter(|role| !roles.iter().any(|held| held == role))
-        .collect();
-    ensure!(
-        missing.is_empty(),
-        "the token of {:?} lacks the roles {} of {MANAGEMENT_CLIENT}: its service account holds \
-         them, so a client scope or mapper is missing; give the client the default scope \"roles\"",
-        wanted.client_id,
-        missing.join(", ")
-    );
-    for (claim, scope) in [("sub", "basic"), ("preferred_username", "profile")] {
-        ensure!(
-            claims.get(claim).is_some(),
-            "tokens of {:?} have no {claim}: give the client the default scope {scope:?}",
-            wanted.client_id
-        );
+    let mut proven = Vec::new();
+    for signer in signers {
+        proven.push(realm.prove(wanted, signer)?);
     }
-    gateway.try_grant()?;
     let mut notes = Vec::new();
-    if gateway.realm_issuer != admin.realm_url() {
+    if realm.issuer != admin.realm_url() {
         notes.push(format!(
             "tokens of this realm name {:?} as their issuer: the gateway's keycloak_url must be \
              what stands there before /realms/",
-            gateway.realm_issuer
+            realm.issuer
         ));
     }
-    Ok(Report { roles, notes })
+    Ok(Report { proven, notes })
 }
 
-struct Gateway<'a> {
+struct Realm<'a> {
     admin: &'a KeycloakAdmin,
-    wanted: &'a Wanted,
-    key: &'a SigningKey,
-    realm_issuer: String,
+    issuer: &'a str,
 }
 
-impl Gateway<'_> {
-    /// The claims of a service token, as the gateway gets one.
-    fn service_token(&self) -> Result<Value> {
-        let assertion = self.assertion(&self.wanted.client_id, &self.wanted.client_id)?;
-        let (status, answer) = self.token_request("client_credentials", &assertion, &[])?;
+impl Realm<'_> {
+    fn prove(&self, wanted: &Wanted, signer: &Signer<'_>) -> Result<String> {
+        let client = signer.client;
+        let claims = self.service_token(signer)?;
+        let roles = management_roles(&claims);
+        let missing: Vec<&str> = client
+            .duty
+            .roles()
+            .into_iter()
+            .filter(|role| !roles.iter().any(|held| held == role))
+            .collect();
+        ensure!(
+            missing.is_empty(),
+            "the token of {:?} lacks the roles {} of {MANAGEMENT_CLIENT}: its service account \
+             holds them, so a client scope or mapper is missing; give the client the default scope \
+             \"roles\"",
+            client.client_id,
+            missing.join(", ")
+        );
+        let does = match client.duty {
+            Duty::Exchange => {
+                for (claim, scope) in [("sub", "basic"), ("preferred_username", "profile")] {
+                    ensure!(
+                        claims.get(claim).is_some(),
+                        "tokens of {:?} have no {claim}: give the client the default scope \
+                         {scope:?}",
+                        client.client_id
+                    );
+                }
+                self.try_grant(wanted, signer)?;
+                "may grant"
+            }
+            Duty::Manage => "may write users' keys",
+        };
+        Ok(format!(
+            "{:?} signs in with its key (kid {}) and {does}; its token carries {}",
+            client.client_id,
+            signer.key.kid(),
+            roles.join(", ")
+        ))
+    }
+
+    /// The claims of a service token, as the filter gets one.
+    fn service_token(&self, signer: &Signer<'_>) -> Result<Value> {
+        let client_id = &signer.client.client_id;
+        let (status, answer) = self.token_request(signer, "client_credentials", &[])?;
         let Some(token) = answer.get("access_token").and_then(Value::as_str) else {
             bail!(
-                "client {:?} cannot sign in with its key: Keycloak answers {status} ({})",
-                self.wanted.client_id,
+                "client {client_id:?} cannot sign in with its key: Keycloak answers {status} ({})",
                 words(&answer)
             );
         };
@@ -97,21 +127,19 @@ impl Gateway<'_> {
             Some(claims) => Ok(claims),
             None => bail!(
                 "Keycloak's access tokens are no JWTs: the gateway can use no others, check the \
-                 access token settings of {:?}",
-                self.wanted.client_id
+                 access token settings of {client_id:?}"
             ),
         }
     }
 
     /// Asks for a token of nobody. Keycloak looks at the owner last: that it finds
     /// none says that provider, key and client are as they should be.
-    fn try_grant(&self) -> Result<()> {
+    fn try_grant(&self, wanted: &Wanted, signer: &Signer<'_>) -> Result<()> {
         let nobody = format!("nobody-{}", system::random_name()?);
-        let client = self.assertion(&self.wanted.client_id, &self.wanted.client_id)?;
-        let grant = self.assertion(&self.wanted.assertion_issuer, &nobody)?;
+        let grant = self.assertion(signer.key, &wanted.assertion_issuer, &nobody)?;
         let (status, answer) = self.token_request(
+            signer,
             "urn:ietf:params:oauth:grant-type:jwt-bearer",
-            &client,
             &[("assertion", &grant)],
         )?;
         ensure!(
@@ -126,29 +154,31 @@ impl Gateway<'_> {
 
     fn token_request(
         &self,
+        signer: &Signer<'_>,
         grant_type: &str,
-        client_assertion: &str,
         extra: &[(&str, &str)],
     ) -> Result<(u16, Value)> {
+        let client_id = &signer.client.client_id;
+        let assertion = self.assertion(signer.key, client_id, client_id)?;
         let mut form = vec![
             ("grant_type", grant_type),
-            ("client_id", &self.wanted.client_id),
+            ("client_id", client_id),
             (
                 "client_assertion_type",
                 "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
             ),
-            ("client_assertion", client_assertion),
+            ("client_assertion", &assertion),
         ];
         form.extend_from_slice(extra);
         Ok(self.admin.token_request(&form)?)
     }
 
-    fn assertion(&self, issuer: &str, subject: &str) -> Result<String> {
+    fn assertion(&self, key: &SigningKey, issuer: &str, subject: &str) -> Result<String> {
         let now = system::now()?.as_seconds();
-        Ok(self.key.sign(&json!({
+        Ok(key.sign(&json!({
             "iss": issuer,
             "sub": subject,
-            "aud": self.realm_issuer,
+            "aud": self.issuer,
             "iat": now.saturating_sub(SKEW_SECONDS),
             "exp": now + ASSERTION_SECONDS,
             "jti": system::random_name()?,

@@ -1,9 +1,16 @@
 //! The comparison held against realms of every kind.
 
-use super::super::amend::set;
+mod clients;
+
+use super::super::amend::{Change, set};
+use super::super::clients::Duty;
+use super::super::state::ClientState;
 use super::*;
+use apikey_jwt_exchange::manage::change::{BREAK_PROVIDER, LOCK_PROVIDER};
 
 const OUR_KID: &str = "our-kid";
+const GATEWAY: &str = "api-key-gateway";
+const MANAGER: &str = "api-key-manager";
 
 fn jwk(kid: &str) -> Value {
     json!({"kty": "EC", "crv": "P-256", "x": format!("x-{kid}"), "y": "y", "kid": kid,
@@ -12,11 +19,19 @@ fn jwk(kid: &str) -> Value {
 
 fn wanted() -> Wanted {
     Wanted {
-        client_id: "api-key-gateway".into(),
+        gateway: client(GATEWAY, Duty::Exchange),
+        manager: Some(client(MANAGER, Duty::Manage)),
         identity_provider: "api-keys".into(),
         assertion_issuer: "https://api-key-gateway.invalid".into(),
-        signing_jwk: jwk(OUR_KID),
         replace_signing_key: false,
+    }
+}
+
+fn client(client_id: &str, duty: Duty) -> WantedClient {
+    WantedClient {
+        client_id: client_id.into(),
+        duty,
+        signing_jwk: jwk(OUR_KID),
     }
 }
 
@@ -30,9 +45,7 @@ fn fresh_realm() -> State {
                        "enabledEventTypes": ["LOGIN", "JWT_AUTHORIZATION_GRANT",
                                              "JWT_AUTHORIZATION_GRANT_ERROR"]}),
         identity_providers: vec![],
-        client: None,
-        service_roles: vec![],
-        mapped_roles: vec![],
+        clients: vec![],
     }
 }
 
@@ -57,12 +70,22 @@ fn applied(state: &State, plan: &Plan) -> State {
                     .retain(|provider| text(provider, "alias") != text(value, "alias"));
                 state.identity_providers.push(value.clone());
             }
-            Action::CreateClient(value) | Action::WriteClient(value) => {
-                state.client = Some(value.clone());
+            Action::CreateClient(value) => state.clients.push(ClientState {
+                representation: value.clone(),
+                ..ClientState::default()
+            }),
+            Action::WriteClient(value) => {
+                client_of(&mut state, text(value, "clientId")).representation = value.clone();
             }
-            Action::GrantRoles(roles) => state.service_roles.extend(roles.iter().cloned()),
-            Action::TakeRoles(roles) => state.service_roles.retain(|role| !roles.contains(role)),
-            Action::MapRoles(roles) => state.mapped_roles.extend(roles.iter().cloned()),
+            Action::GrantRoles(of) => client_of(&mut state, &of.client_id)
+                .service_roles
+                .extend(of.roles.iter().cloned()),
+            Action::TakeRoles(of) => client_of(&mut state, &of.client_id)
+                .service_roles
+                .retain(|role| !of.roles.contains(role)),
+            Action::MapRoles(of) => client_of(&mut state, &of.client_id)
+                .mapped_roles
+                .extend(of.roles.iter().cloned()),
         }
     }
     state
@@ -78,12 +101,40 @@ fn fields(plan: &Plan) -> Vec<&str> {
     changes.map(|change| change.field.as_str()).collect()
 }
 
+fn client_of<'a>(state: &'a mut State, client_id: &str) -> &'a mut ClientState {
+    let mut clients = state.clients.iter_mut();
+    clients
+        .find(|client| text(&client.representation, "clientId") == client_id)
+        .unwrap()
+}
+
+fn change(state: &mut State, client_id: &str, path: &[&str], value: Value) {
+    set(
+        &mut client_of(state, client_id).representation,
+        path,
+        &value,
+    );
+}
+
 fn change_client(state: &mut State, path: &[&str], value: Value) {
-    set(state.client.as_mut().unwrap(), path, &value);
+    change(state, GATEWAY, path, value);
+}
+
+fn roles_of(client_id: &str, roles: &[&str]) -> RolesOf {
+    RolesOf {
+        client_id: client_id.into(),
+        roles: roles.iter().map(|&role| role.to_owned()).collect(),
+    }
 }
 
 fn change_provider(state: &mut State, path: &[&str], value: Value) {
-    set(&mut state.identity_providers[0], path, &value);
+    change_provider_named(state, "api-keys", path, value);
+}
+
+fn change_provider_named(state: &mut State, alias: &str, path: &[&str], value: Value) {
+    let mut providers = state.identity_providers.iter_mut();
+    let provider = providers.find(|provider| text(provider, "alias") == alias);
+    set(provider.unwrap(), path, &value);
 }
 
 #[test]
@@ -101,8 +152,13 @@ fn a_fresh_realm_gets_everything_and_then_nothing_more() {
             "user profile",
             "event settings",
             "identity provider \"api-keys\"",
+            "identity provider \"api-keys-lock\"",
+            "identity provider \"api-keys-lock-break\"",
             "client \"api-key-gateway\"",
             "service account of \"api-key-gateway\"",
+            "client \"api-key-manager\"",
+            "service account of \"api-key-manager\"",
+            "scope of client \"api-key-manager\"",
         ]
     );
     let second = plan(&applied(&fresh, &first));
@@ -127,8 +183,12 @@ fn what_is_not_ours_in_an_object_is_written_back_as_it_was() {
         ["unmanagedAttributePolicy", "issuer", "standardFlowEnabled"]
     );
     let after = applied(&state, &plan);
-    assert_eq!(after.client.unwrap()["attributes"]["extra"], "kept");
-    assert_eq!(after.identity_providers[0]["config"]["extra"], "kept");
+    assert_eq!(
+        after.client(GATEWAY).unwrap()["attributes"]["extra"],
+        "kept"
+    );
+    let provider = after.identity_provider("api-keys").unwrap();
+    assert_eq!(provider["config"]["extra"], "kept");
     assert_eq!(after.user_profile["groups"], json!(["g"]));
     assert_eq!(
         after.user_profile["attributes"].as_array().unwrap().len(),
@@ -208,14 +268,23 @@ fn another_signing_key_is_replaced_only_when_asked() {
         json!(theirs),
     );
     change_client(&mut state, &["attributes", "jwks.string"], json!(theirs));
-    assert_eq!(conflict(&state).matches("--replace-signing-key").count(), 2);
+    change(
+        &mut state,
+        MANAGER,
+        &["attributes", "jwks.string"],
+        json!(theirs),
+    );
+    assert_eq!(conflict(&state).matches("--replace-signing-key").count(), 3);
     assert!(conflict(&state).contains("their-kid"));
     let replacing = Wanted {
         replace_signing_key: true,
         ..wanted()
     };
     let plan = Plan::new(&state, &replacing).unwrap();
-    assert_eq!(fields(&plan), ["publicKeySignatureVerifier", "jwks.string"]);
+    assert_eq!(
+        fields(&plan),
+        ["publicKeySignatureVerifier", "jwks.string", "jwks.string"]
+    );
     let after = applied(&state, &plan);
     assert_eq!(Plan::new(&after, &wanted()).unwrap(), Plan::default());
     // A PEM, a key of the same name with other numbers, an address: all foreign.
@@ -274,39 +343,34 @@ fn tighter_bounds_are_kept_and_looser_ones_are_not() {
 }
 
 #[test]
-fn the_service_account_gets_its_two_roles_and_no_other() {
-    let mut state = ready_realm();
-    state.service_roles = vec!["view-users".into(), "manage-users".into()];
-    let actions: Vec<Action> = plan(&state)
-        .steps
-        .into_iter()
-        .map(|step| step.action)
-        .collect();
-    assert_eq!(
-        actions,
-        [
-            Action::GrantRoles(vec!["view-events".into()]),
-            Action::TakeRoles(vec!["manage-users".into()]),
-        ]
+fn a_lock_is_a_provider_of_no_other_use_and_is_turned_off_where_it_is_on() {
+    let state = ready_realm();
+    let mut issuers = Vec::new();
+    for alias in [LOCK_PROVIDER, BREAK_PROVIDER] {
+        let lock = state.identity_provider(alias).unwrap();
+        assert_eq!(lock["enabled"], json!(false));
+        assert_eq!(lock["hideOnLogin"], json!(true));
+        assert_eq!(
+            lock["config"]["jwtAuthorizationGrantEnabled"],
+            json!("false")
+        );
+        assert_eq!(lock["config"].get("publicKeySignatureVerifier"), None);
+        issuers.push(&lock["config"]["issuer"]);
+    }
+    // Keycloak gives an issuer to one provider only.
+    assert_ne!(issuers[0], issuers[1]);
+    let mut on = state.clone();
+    change_provider_named(&mut on, LOCK_PROVIDER, &["enabled"], json!(true));
+    change_provider_named(
+        &mut on,
+        LOCK_PROVIDER,
+        &["config", "issuer"],
+        json!("https://kept.example"),
     );
-}
-
-#[test]
-fn a_narrowed_scope_stays_narrow_and_gets_the_two_roles_mapped() {
-    let mut state = ready_realm();
-    change_client(&mut state, &["fullScopeAllowed"], json!(false));
-    let plan = plan(&state);
-    let [step] = plan.steps.as_slice() else {
-        panic!("{plan:?}")
-    };
-    assert_eq!(
-        step.action,
-        Action::MapRoles(vec!["view-events".into(), "view-users".into()])
-    );
-    assert_eq!(
-        super::Plan::new(&applied(&state, &plan), &wanted()).unwrap(),
-        Plan::default()
-    );
+    assert_eq!(fields(&plan(&on)), ["enabled"]);
+    let mut foreign = state;
+    change_provider_named(&mut foreign, LOCK_PROVIDER, &["providerId"], json!("oidc"));
+    assert!(conflict(&foreign).contains("delete it"));
 }
 
 #[test]
@@ -354,21 +418,6 @@ fn an_older_keycloak_is_refused_by_its_version() {
     assert!(conflict(&state).contains("--features-disabled"));
     state.server = None;
     assert_eq!(plan(&state), Plan::default());
-}
-
-#[test]
-fn flows_that_the_gateway_does_not_use_are_turned_off_where_they_are_on() {
-    let mut state = ready_realm();
-    change_client(
-        &mut state,
-        &["attributes", "oidc.ciba.grant.enabled"],
-        json!("true"),
-    );
-    change_client(&mut state, &["directAccessGrantsEnabled"], json!(true));
-    assert_eq!(
-        fields(&plan(&state)),
-        ["directAccessGrantsEnabled", "oidc.ciba.grant.enabled"]
-    );
 }
 
 #[test]

@@ -1,0 +1,38 @@
+//! The command line: what can be asked for, and in which bounds.
+
+use clap::{Parser, Subcommand};
+
+mod connection;
+mod create;
+mod setup;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub(crate) use create::{CreateArgs, HashAlgorithm, OutputFormat, OwnerArgs};
+pub(crate) use setup::SetupArgs;
+
+/// Prepares Keycloak realms for API keys, and makes the keys.
+#[derive(Debug, Parser)]
+#[command(name = "apikeys", version, arg_required_else_help = true)]
+#[command(after_help = "\
+Examples:
+  export KEYCLOAK_ADMIN_PASSWORD=…
+  apikeys setup  --keycloak-url https://id.example.com --realm shop --signing-key-file key.pem
+  apikeys create --keycloak-url https://id.example.com --realm shop --owner alice --name Laptop
+
+The password is read from KEYCLOAK_ADMIN_PASSWORD or --admin-password-file, never from an
+argument, since arguments can be read by every process of the machine.
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 changes are pending (setup --dry-run --exit-code).")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Prepares a realm: shows what differs from what the gateway needs, and changes that.
+    Setup(SetupArgs),
+    /// Makes an API key for a user or a service account, and prints it, once.
+    Create(CreateArgs),
+}

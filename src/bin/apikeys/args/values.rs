@@ -1,0 +1,79 @@
+//! Single values of arguments, each refused where it cannot be right.
+
+use anyhow::{Result, anyhow, bail, ensure};
+use apikey_jwt_exchange::config::defaults;
+
+/// An absolute http(s) address without what a base address cannot have, and
+/// without a slash at its end.
+pub(super) fn base_url(text: &str) -> Result<String> {
+    let rest = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"))
+        .ok_or_else(|| anyhow!("must begin with https:// or http://"))?;
+    let (host, _) = rest.split_once('/').unwrap_or((rest, ""));
+    ensure!(!host.is_empty(), "names no host");
+    ensure!(
+        !host.contains('@'),
+        "must hold no user name: see --admin-user"
+    );
+    ensure!(
+        text.bytes().all(|byte| byte.is_ascii_graphic()) && !text.contains(['?', '#', '\\']),
+        "must be a plain address such as https://id.example.com"
+    );
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+/// Whether what is sent there cannot be read on the way: https, or this machine.
+pub(super) fn is_private(base_url: &str) -> bool {
+    let Some(rest) = base_url.strip_prefix("http://") else {
+        return true;
+    };
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host = match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+pub(super) fn realm(text: &str) -> Result<String> {
+    let realm = admin_realm(text)?;
+    if realm == "master" {
+        bail!(
+            "is Keycloak's realm of administrators: a key of theirs would manage every realm. \
+             Use a realm of your own"
+        );
+    }
+    Ok(realm)
+}
+
+pub(super) fn admin_realm(text: &str) -> Result<String> {
+    let allowed = !text.is_empty() && text != "." && text != ".." && !text.contains(['/', '\\']);
+    ensure!(
+        allowed && !text.chars().any(char::is_control),
+        "is no name of a realm"
+    );
+    Ok(text.to_owned())
+}
+
+pub(super) fn object_name(text: &str) -> Result<String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    ensure!(
+        (1..=100).contains(&text.len()) && text.bytes().all(allowed) && text != "." && text != "..",
+        "must be 1 to 100 letters, digits, '-', '_' and '.'"
+    );
+    Ok(text.to_owned())
+}
+
+pub(super) fn issuer(text: &str) -> Result<String> {
+    let host = text.strip_prefix("https://").unwrap_or_default();
+    ensure!(
+        !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic()),
+        "must be an https URL such as {}: Keycloak takes no other issuer",
+        defaults::ASSERTION_ISSUER
+    );
+    Ok(text.to_owned())
+}
