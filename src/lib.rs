@@ -17,6 +17,7 @@ pub mod config;
 pub mod exchange;
 pub mod keycloak;
 pub mod mac;
+pub mod revocation;
 pub mod sabotage;
 pub mod signing_key;
 
