@@ -19,6 +19,7 @@ pub mod exchange;
 pub mod keycloak;
 pub mod mac;
 pub mod manage;
+pub mod revocation;
 pub mod sabotage;
 pub mod signing_key;
 

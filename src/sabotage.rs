@@ -22,6 +22,8 @@ pub enum Sabotage {
     KeyEndIgnored,
     /// 3: each use of a token begins its TTL anew.
     TtlSlides,
+    /// 3: what was revoked is served from the caches all the same.
+    RevocationIgnored,
     /// 4: a request passes when Keycloak cannot be asked.
     FailsOpen,
     /// 5: the key itself goes where its id belongs.
@@ -52,12 +54,13 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::RefusesAll,
         Self::SealUnchecked,
         Self::EndIgnored,
         Self::KeyEndIgnored,
         Self::TtlSlides,
+        Self::RevocationIgnored,
         Self::FailsOpen,
         Self::KeyForId,
         Self::TokenForId,

@@ -4,7 +4,8 @@
 //! host's shared data (L2, see [`slots`]), in regions of their own, so that a flood
 //! of unknown keys evicts nobody's token. A key is known in all of them by its
 //! digest alone. No entry is used past its end, past this configuration's TTL, or
-//! before it was stored (the clock was set back).
+//! before it was stored (the clock was set back), and no token whose owner was revoked
+//! since it was asked for (see [`crate::revocation`]).
 
 pub mod sealed;
 pub mod slots;
@@ -17,6 +18,7 @@ use crate::api_key::format::ApiKey;
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::mac::MacKey;
+use crate::revocation::Revocations;
 use crate::sabotage::{Sabotage, is};
 use crate::signing_key::SigningKey;
 use sealed::{Entry, KeyDigest, Kind, Sealer};
@@ -92,6 +94,7 @@ pub struct Cache {
     digest_key: MacKey,
     proof_key: MacKey,
     sealer: Sealer,
+    revocations: Revocations,
     ttl_ms: u64,
     negative_ttl_ms: u64,
     entries_max: usize,
@@ -114,6 +117,7 @@ impl Cache {
             digest_key: MacKey::new(&derive(b"cache key")),
             proof_key: MacKey::new(&derive(b"proof of verification")),
             sealer: Sealer::new(&derive(b"seal")),
+            revocations: Revocations::new(&config.realm.issuer, signing_key, config.l2_slots > 0),
             ttl_ms: config.cache_ttl_ms,
             negative_ttl_ms: config.negative_ttl_ms,
             entries_max: config.l1_entries,
@@ -132,6 +136,27 @@ impl Cache {
         [self.tokens.len(), self.verified.len(), self.refused.len()]
     }
 
+    /// What was revoked, as this worker knows it.
+    #[must_use]
+    pub const fn revocations(&self) -> &Revocations {
+        &self.revocations
+    }
+
+    /// The same, to learn of more.
+    pub const fn revocations_mut(&mut self) -> &mut Revocations {
+        &mut self.revocations
+    }
+
+    /// Looks at the log of revocations, if `due` or if that was too long ago to serve by.
+    pub fn keep_up(&mut self, due: bool, now: UnixMillis, store: &mut dyn SharedStore) {
+        if self.revocations.watch_clock(now) {
+            self.tokens.clear();
+        }
+        if due || self.revocations.is_behind(now) {
+            self.revocations.look(now, store);
+        }
+    }
+
     /// The digest that stands for a key here.
     #[must_use]
     pub fn digest(&self, key: &ApiKey) -> KeyDigest {
@@ -146,8 +171,10 @@ impl Cache {
         store: &mut dyn SharedStore,
     ) -> Found {
         let (ttl, negative_ttl) = (self.ttl_ms, self.negative_ttl_ms);
+        let revocations = &self.revocations;
         if let Some(entry) = self.tokens.get(digest)
             && is_valid(entry, ttl, now)
+            && !revocations.kills(&entry.payload.owner_id, entry.cached_at)
         {
             return Found::Token(entry.payload.clone(), Level::L1);
         }
@@ -157,9 +184,9 @@ impl Cache {
             return Found::Refused(entry.payload);
         }
         let read = |entry: Entry<&[u8]>| {
-            is_valid(&entry, ttl, now)
-                .then(|| read_token(&entry))
-                .flatten()
+            let entry = is_valid(&entry, ttl, now).then(|| read_token(&entry))??;
+            let owner_id = &entry.payload.owner_id;
+            (!revocations.kills_shared(owner_id, entry.cached_at)).then_some(entry)
         };
         if let Some(entry) = self.shared_tokens.find(store, &self.sealer, digest, read) {
             let token = entry.payload.clone();

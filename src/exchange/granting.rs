@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::rejection::Reason;
-use super::steps::answer;
+use super::steps::{WAIT_MS_MIN, answer};
 use super::{End, Env, Forward, Input, Output, Pending, Source, State, Step};
 use crate::cache::CachedToken;
 use crate::keycloak::Endpoint;
@@ -52,6 +52,13 @@ impl Pending {
         };
         if token.subject != owner.id && !is(Sabotage::SubjectUnchecked) {
             return Err(End::unavailable(Reason::ForeignSubject));
+        }
+        let revocations = env.worker.cache.revocations();
+        if revocations.generation() != self.generation
+            && revocations.kills(&owner.id, self.asked_at)
+        {
+            // Revoked since the owner was asked for: what was answered then is stale.
+            return self.need_service_token(WAIT_MS_MIN, env);
         }
         let key_ends_at = owner.record.ends_at;
         if key_ends_at <= env.now {

@@ -245,6 +245,8 @@ struct Pending {
     /// When the owner was last asked for: what is remembered ends the TTL after it,
     /// so that a revocation is never older than that.
     asked_at: UnixMillis,
+    /// What the worker knew of revocations then.
+    generation: u64,
     /// The service token was refused once and fetched anew.
     retried: bool,
     /// The key was verified in this exchange.
@@ -339,6 +341,7 @@ impl Exchange {
 
     /// Takes what happened and says what to do next.
     pub fn handle_input(&mut self, input: &Input<'_>, env: &mut Env<'_>) -> Output {
+        env.worker.cache.keep_up(false, env.now, env.store);
         let state = std::mem::replace(&mut self.state, State::Over);
         let step = match (state, input) {
             (State::New, Input::Request { headers }) => {

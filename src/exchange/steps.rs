@@ -18,7 +18,7 @@ use crate::keycloak::{Call, Endpoint};
 use crate::sabotage::{Sabotage, is};
 
 /// The first wait for another request's result; each further one is twice as long.
-const WAIT_MS_MIN: u64 = 5;
+pub(super) const WAIT_MS_MIN: u64 = 5;
 /// The longest wait for another request's result.
 const WAIT_MS_MAX: u64 = 40;
 /// The longest that a leader takes beside its callouts: a full queue of bcrypt.
@@ -80,6 +80,7 @@ impl Exchange {
                     deadline_at: env.now.plus_ms(2 * config.callout_timeout_ms),
                     seen_at: env.now,
                     asked_at: env.now,
+                    generation: 0,
                     retried: false,
                     first_use: false,
                     queued: false,
@@ -143,6 +144,7 @@ impl Pending {
         let back = self.seen_at.since_ms(now);
         self.deadline_at = self.deadline_at.minus_ms(back);
         self.started_at = self.started_at.minus_ms(back);
+        self.asked_at = self.asked_at.minus_ms(back);
         if let Some(unseen) = &mut self.unseen {
             unseen.since = unseen.since.minus_ms(back);
         }
@@ -188,7 +190,7 @@ impl Pending {
         }
     }
 
-    fn need_service_token(&mut self, wait_ms: u64, env: &mut Env<'_>) -> Step {
+    pub(super) fn need_service_token(&mut self, wait_ms: u64, env: &mut Env<'_>) -> Step {
         let config = Arc::clone(&env.worker.config);
         let lease_until = env.now.plus_ms(config.callout_timeout_ms + 1000);
         let service = &mut env.worker.service_token;
@@ -252,6 +254,7 @@ impl Pending {
 
     fn look_up(&mut self, service_token: Arc<str>, env: &mut Env<'_>) -> Step {
         self.asked_at = env.now;
+        self.generation = env.worker.cache.revocations().generation();
         let call = users::lookup_call(&env.worker.config, &service_token, self.key.id());
         self.call(State::LookingUp { service_token }, call, env)
     }

@@ -8,9 +8,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::flight::{ExchangeId, Flights};
 use super::service_token::ServiceToken;
 use crate::cache::Cache;
+use crate::cache::slots::SharedStore;
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::mac::MacKey;
+use crate::revocation::{NotShared, Notice};
 use crate::sabotage::{Sabotage, is};
 use crate::signing_key::SigningKey;
 
@@ -70,6 +72,28 @@ impl Worker {
         }
     }
 
+    /// To be called every 200 ms or so: learns what was revoked on this node since. Gives
+    /// what is worth a line in the log.
+    pub fn tick(&mut self, now: UnixMillis, store: &mut dyn SharedStore) -> Option<Notice> {
+        self.cache.keep_up(true, now, store);
+        self.cache.revocations_mut().take_notice()
+    }
+
+    /// Drops what is cached for an owner: in this worker at once, and within a tick in
+    /// all workers of this node whose configuration has the same realm and signing key.
+    ///
+    /// # Errors
+    /// [`NotShared`] when the other workers could not be told.
+    pub fn revoke_owner(
+        &mut self,
+        owner_id: &str,
+        now: UnixMillis,
+        store: &mut dyn SharedStore,
+    ) -> Result<(), NotShared> {
+        let revocations = self.cache.revocations_mut();
+        revocations.revoke_owner(owner_id, now, store)
+    }
+
     /// How much it holds right now.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
@@ -83,16 +107,6 @@ impl Worker {
             failures,
             pending: self.pending,
         }
-    }
-
-    /// STUB until the revocation log is merged.
-    pub(crate) fn revoke_owner(
-        &mut self,
-        _: &str,
-        _: UnixMillis,
-        _: &mut dyn crate::cache::slots::SharedStore,
-    ) -> Result<(), ()> {
-        Ok(())
     }
 
     /// Lets a request in, unless as many wait as may; [`Worker::leave`] lets it out.

@@ -19,6 +19,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
 use log::LevelFilter;
 use proxy_wasm::types::LogLevel;
@@ -29,6 +30,11 @@ use crate::config::Config;
 use crate::exchange::gate::Gate;
 use crate::exchange::{Env, Worker};
 use crate::signing_key::SigningKey;
+
+/// The time between two ticks of a root context.
+const TICK_PERIOD: Duration = Duration::from_millis(200);
+/// Ticks of other root contexts within this time look for nothing.
+const TICK_MS_MIN: u64 = 150;
 
 /// Registers the filter with the host.
 pub(crate) fn start() {
@@ -46,6 +52,8 @@ thread_local! {
 #[derive(Default)]
 struct Machine {
     gate: Gate,
+    /// When the workers looked last for what was revoked.
+    ticked_at: UnixMillis,
     /// The workers by configuration text: routes that are configured alike share
     /// their caches.
     workers: HashMap<Vec<u8>, Weak<RefCell<Worker>>>,
@@ -67,6 +75,28 @@ fn worker_for(text: &[u8], config: &Arc<Config>, key: &Arc<SigningKey>) -> Rc<Re
             .insert(text.to_vec(), Rc::downgrade(&worker));
         worker
     })
+}
+
+/// Lets each worker of this machine look for what was revoked; at most once in a while,
+/// however many root contexts ask.
+fn tick() {
+    let Some(now) = system::now() else {
+        return;
+    };
+    MACHINE.with_borrow_mut(|machine| {
+        if (machine.ticked_at..machine.ticked_at.plus_ms(TICK_MS_MIN)).contains(&now) {
+            return;
+        }
+        machine.ticked_at = now;
+        for worker in machine.workers.values().filter_map(Weak::upgrade) {
+            let Ok(mut worker) = worker.try_borrow_mut() else {
+                continue;
+            };
+            if let Some(notice) = worker.tick(now, &mut HostStore) {
+                log::warn!("realm {}: {notice}", worker.config.realm.name);
+            }
+        }
+    });
 }
 
 /// Lends an exchange what it works with: the worker, the machine's gate, the host.

@@ -10,7 +10,7 @@ use proxy_wasm::types::{BufferType, ContextType};
 
 use super::http_context::HttpFilter;
 use super::manage_context::ManageFilter;
-use super::{system, worker_for};
+use super::{TICK_PERIOD, system, tick, worker_for};
 use crate::config::{Config, SigningKeySource};
 use crate::exchange::Worker;
 use crate::manage::Manager;
@@ -20,6 +20,8 @@ use crate::signing_key::SigningKey;
 #[derive(Default)]
 pub(super) struct RootFilter {
     route: Option<Rc<Route>>,
+    /// The tick period is set: to set it again is a trap on Kong.
+    ticking: bool,
 }
 
 /// One configuration of the filter and its worker.
@@ -133,7 +135,17 @@ impl RootContext for RootFilter {
             return false;
         }
         self.route = Some(Rc::new(route));
+        // Without ticks each worker looks within a second of its own.
+        if !std::mem::replace(&mut self.ticking, true)
+            && hostcalls::set_tick_period(TICK_PERIOD).is_err()
+        {
+            log::error!("the host gives no ticks: revocations take up to a second longer");
+        }
         true
+    }
+
+    fn on_tick(&mut self) {
+        tick();
     }
 
     fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {

@@ -19,6 +19,7 @@ mod faults;
 mod keycloak;
 mod memory;
 mod refusals;
+mod revocation;
 #[path = "../model/sweep.rs"]
 mod sweep;
 mod tokens;

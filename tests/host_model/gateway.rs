@@ -224,6 +224,15 @@ impl Gateway {
         node.clock = node.clock.map(|now| now.plus_ms(ms));
     }
 
+    /// Each root context of a worker has its tick.
+    pub fn tick(&mut self, worker: usize) {
+        let worker = &mut self.workers[worker];
+        for (vm, root, accepted) in worker.roots.clone() {
+            // What a trap leaves is seen when the gateway is judged.
+            let _ = accepted.then(|| worker.vms[vm].tick(root));
+        }
+    }
+
     // --- requests ------------------------------------------------------------------
 
     /// Sends a request to a worker and route, and takes it to its first pause.

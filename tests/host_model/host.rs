@@ -65,7 +65,8 @@ pub struct Host {
     pub configurations: BTreeMap<u32, Vec<u8>>,
     pub in_flight: BTreeMap<u32, Callout>,
     pub answer: Option<Answer>,
-    pub tick_period_ms: Option<u32>,
+    /// Of each root context.
+    pub tick_periods_ms: BTreeMap<u32, u32>,
     pub random: Random,
 }
 
@@ -84,7 +85,7 @@ impl Host {
             configurations: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             answer: None,
-            tick_period_ms: None,
+            tick_periods_ms: BTreeMap::new(),
             random,
         }
     }
@@ -120,10 +121,10 @@ impl Host {
     }
 
     pub fn set_tick_period(&mut self, period_ms: u32) -> HostResult<()> {
-        if self.on_kong() && self.tick_period_ms.is_some() {
+        let known = self.tick_periods_ms.insert(self.context, period_ms);
+        if self.on_kong() && known.is_some() {
             return trap("tick_period already set");
         }
-        self.tick_period_ms = Some(period_ms);
         Ok(())
     }
 

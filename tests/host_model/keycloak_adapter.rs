@@ -21,7 +21,7 @@ use super::node::Sent;
 #[path = "../model/keycloak.rs"]
 mod keycloak;
 
-pub use keycloak::{FakeKeycloak, User, bcrypt_of, claims, jwt, sha256_of};
+pub use keycloak::{FakeKeycloak, ISSUER, User, bcrypt_of, claims, jwt, sha256_of};
 
 /// What a callout asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -116,6 +116,15 @@ impl Vm {
         Ok((root, started != 0 && configured != 0))
     }
 
+    /// A root context's tick; none where it set no period.
+    pub fn tick(&mut self, root: u32) -> Outcome<()> {
+        if !self.host().tick_periods_ms.contains_key(&root) {
+            return Ok(());
+        }
+        self.call(root, Step::Tick, "proxy_on_tick", &[id(root)])
+            .map(|_| ())
+    }
+
     pub fn new_request(&mut self, root: u32, state: ContextState) -> Outcome<u32> {
         let context = self.new_context(root);
         self.host()

@@ -128,9 +128,10 @@ fn no_seed_of_the_range_breaks_an_invariant() {
         );
     }
     println!(
-        "\n{seeds} seeds from {from}, {} requests, {} hang-ups",
+        "\n{seeds} seeds from {from}, {} requests, {} hang-ups, {} told",
         tally.requests(),
-        tally.hung_up
+        tally.hung_up,
+        tally.told
     );
     println!(
         "{} poisoned answers; answers of Keycloak: {:?}",
@@ -162,7 +163,7 @@ fn reaches_everything(tally: &Tally) {
         let count = tally.ends.get(how).copied().unwrap_or(0);
         assert!(count >= 100, "only {count} requests ended as {how}");
     }
-    assert!(tally.poisoned >= 500 && tally.hung_up >= 100);
+    assert!(tally.poisoned >= 500 && tally.hung_up >= 100 && tally.told >= 1000);
     for fault in Fault::ALL {
         let count = tally.faults[&fault.name()];
         assert!(count >= 100, "{fault:?} struck {count} times");

@@ -12,6 +12,11 @@ use super::dice::Dice;
 use super::faults::Faults;
 use super::store::{Access, Host, SharedData};
 
+/// The time between two ticks of a worker.
+const TICK_MS: u64 = 200;
+/// Ticks that are made up for at once; earlier ones have shown nothing else.
+const TICKS_MAX: u64 = 5;
+
 /// How a node's clock was set.
 #[derive(Default)]
 pub struct ClockSteps(Vec<(u64, i64)>);
@@ -54,6 +59,8 @@ pub struct Node {
     offset: i64,
     pub clock: ClockSteps,
     room: usize,
+    /// When its workers had their last tick.
+    ticked_at: u64,
 }
 
 /// What a step is taken with, beside its node.
@@ -76,6 +83,7 @@ impl Node {
             offset,
             clock: ClockSteps::default(),
             room,
+            ticked_at: 0,
         }
     }
 
@@ -108,6 +116,36 @@ impl Node {
         self.data = SharedData::new(self.host, self.room);
     }
 
+    /// Makes up for the ticks that its workers had since something happened here last:
+    /// nobody could have seen what they do any sooner.
+    pub fn tick(&mut self, now: u64, dice: &mut Dice, faults: &Faults) {
+        let ticks = (now.saturating_sub(self.ticked_at) / TICK_MS).min(TICKS_MAX);
+        if ticks > 0 {
+            self.ticked_at = now;
+        }
+        let node_now = UnixMillis(self.now(now));
+        let data = &mut self.data;
+        for _ in 0..ticks {
+            let routes = self
+                .workers
+                .iter_mut()
+                .flat_map(|worker| &mut worker.routes);
+            for worker in routes.flatten() {
+                let mut store = Access { data, dice, faults };
+                worker.tick(node_now, &mut store);
+            }
+        }
+    }
+
+    /// A worker is told that this owner is revoked; whether the others will be as well.
+    pub fn revoke(&mut self, at: (usize, usize), with: &mut With<'_>, owner: &str) -> bool {
+        let mut none = Exchange::new();
+        self.act(at, with, &mut none, |_, env| {
+            let told = env.worker.revoke_owner(owner, env.now, env.store);
+            told.is_ok()
+        })
+    }
+
     /// Lets an exchange take a step on a worker of this node.
     pub fn act<T>(
         &mut self,
@@ -116,6 +154,7 @@ impl Node {
         exchange: &mut Exchange,
         act: impl FnOnce(&mut Exchange, &mut Env<'_>) -> T,
     ) -> T {
+        self.tick(with.now, with.dice, with.faults);
         let now = UnixMillis(self.now(with.now));
         // Kong's source of randomness may give the same for ever; its id of the
         // request does not. Envoy's is random, and there is no such id.

@@ -95,6 +95,33 @@ impl World {
         self.nodes[node].act((worker, route), &mut with, &mut flight.exchange, act)
     }
 
+    /// Tells a worker of a node that an owner is revoked, as a tool does that changed it.
+    pub(super) fn tell(&mut self, realm: usize, owner: &str) {
+        let routes: Vec<usize> = (0..self.routes.len())
+            .filter(|route| self.routes[*route].realm == realm)
+            .collect();
+        if routes.is_empty() {
+            return;
+        }
+        let route = self.dice.pick(&routes);
+        let node = self.dice.below(self.nodes.len());
+        let worker = self.dice.below(self.nodes[node].workers.len());
+        let mut with = With {
+            now: self.now,
+            config: &self.routes[route].config,
+            signing_key: &KEY,
+            dice: &mut self.dice,
+            faults: &self.faults,
+            request_id: self.now,
+        };
+        if self.nodes[node].revoke((worker, route), &mut with, owner) {
+            self.tally.told += 1;
+            self.truth.tell(node, realm, owner, self.now);
+            self.note(format_args!("node {node} is told of {owner}"));
+        }
+        self.show_written(node);
+    }
+
     fn obey(&mut self, id: u64, mut flight: InFlight, output: Output) {
         match output {
             Output::Callout { call, timeout_ms } => {
@@ -192,7 +219,8 @@ impl World {
     /// Shows what a step wrote into shared data.
     fn show_written(&mut self, node: usize) {
         let slots = self.routes.iter().map(|route| route.config.l2_slots).max();
-        let slots_max = 3 * slots.unwrap_or(0) as usize;
+        // And two copies of the log of each realm.
+        let slots_max = 3 * slots.unwrap_or(0) as usize + 2 * self.realms.len();
         let data = &mut self.nodes[node].data;
         let (written, entries) = (data.take_written(), data.len());
         for (name, value) in &written {

@@ -13,6 +13,8 @@ pub struct Tally {
     pub calls: BTreeMap<&'static str, u64>,
     pub poisoned: u32,
     pub hung_up: u32,
+    /// Owners of which a node was told that they are revoked.
+    pub told: u32,
     /// How often each fault struck.
     pub faults: BTreeMap<String, u64>,
 }
@@ -49,6 +51,7 @@ impl Tally {
         }
         self.poisoned += other.poisoned;
         self.hung_up += other.hung_up;
+        self.told += other.told;
     }
 
     pub fn requests(&self) -> u64 {

@@ -38,6 +38,8 @@ pub struct Truth {
     pub nobody: BTreeMap<(usize, String), u64>,
     /// The `expiresAt` that a record had first; it is never changed in a run.
     pub ends: BTreeMap<(usize, String), u64>,
+    /// When a node was told that an owner is revoked: by node, realm and owner.
+    told: BTreeMap<(usize, usize, String), Vec<u64>>,
 }
 
 impl Truth {
@@ -63,6 +65,18 @@ impl Truth {
                 });
             }
         }
+    }
+
+    /// Notes that a node was told that an owner is revoked.
+    pub fn tell(&mut self, node: usize, realm: usize, owner: &str, now: u64) {
+        let told = self.told.entry((node, realm, owner.to_owned()));
+        told.or_default().push(now);
+    }
+
+    /// The first time since then at which a node was told.
+    pub fn told_since(&self, node: usize, realm: usize, owner: &str, since: u64) -> Option<u64> {
+        let told = self.told.get(&(node, realm, owner.to_owned()))?;
+        told.iter().copied().find(|at| *at >= since)
     }
 
     fn holds(&self, realm: usize, key: &str) -> &[Hold] {

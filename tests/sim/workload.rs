@@ -105,6 +105,7 @@ fn edit(world: &mut World) {
     let holder = holder(&realm.keycloak.users, number);
     let any = names[dice.below(names.len())].clone();
     let keycloak = &mut realm.keycloak;
+    let changed = [holder.clone(), Some(any.clone())];
     let what = match (action, holder) {
         (0, Some(owner)) => {
             keycloak.edit(&owner, now, fate, |user| user.remove_key(&key.id));
@@ -166,6 +167,11 @@ fn edit(world: &mut World) {
     };
     world.note(format_args!("an administrator of realm {at} {what}"));
     world.look(at);
+    for owner in changed.into_iter().flatten() {
+        if world.dice.chance(0.3) {
+            world.tell(at, &owner);
+        }
+    }
 }
 
 fn holder(users: &[User], number: usize) -> Option<String> {

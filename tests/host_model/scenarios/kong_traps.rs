@@ -207,6 +207,9 @@ fn trap_6_a_second_tick_period_traps() {
     let mut host = naive_host(Profile::Kong);
     host.set_tick_period(1000).unwrap();
     assert!(traps(&host.set_tick_period(1000)));
+    // Each root context has one of its own.
+    host.context += 1;
+    host.set_tick_period(1000).unwrap();
 }
 
 #[test]
@@ -237,6 +240,7 @@ fn trap_6_nothing_is_called_at_start_and_no_tick_period_is_set_twice() {
     let changes = json!({ "cache_ttl_seconds": 60 });
     gateway.add_route(&configuration(Profile::Kong, &changes));
     assert!(gateway.accepts(1));
+    gateway.tick(0);
 }
 
 #[test]

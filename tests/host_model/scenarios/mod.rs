@@ -12,5 +12,6 @@ mod kong_traps;
 mod memory;
 mod outages;
 mod refusals;
+mod revocation;
 mod shared_cache;
 mod wasm;

@@ -1,0 +1,202 @@
+//! The log of revocations in the host's shared data: written by one worker of a node,
+//! read by all.
+//!
+//! Kong may give another filter's value for its name, half of a value or an old one, and
+//! may evict it. So it lies under two names, each copy under a seal; a reader takes all
+//! that either copy holds, and a number that rises with each write tells it when what it
+//! has seen before is in neither.
+
+use super::revoked::{OwnerTag, Revoked};
+use crate::cache::slots::SharedStore;
+use crate::clock::UnixMillis;
+use crate::mac::MacKey;
+
+const VERSION: u8 = 1;
+const MAC_LENGTH: usize = 32;
+/// How often a write is tried: it fails where another worker was faster.
+const TRIES: u8 = 8;
+/// How often a copy is read that cannot be opened: it may be torn.
+const READS: u8 = 2;
+
+/// The other workers could not be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotShared {
+    /// `l2_slots` is 0: nothing is kept in shared data.
+    #[error("nothing is shared between the workers: l2_slots is 0")]
+    Off,
+    /// The host did not keep what was written.
+    #[error("the host's shared data did not take the log of revocations")]
+    NotKept,
+}
+
+/// What a look at the log gave.
+pub(super) struct Read {
+    /// What its copies hold, where one of them is not the one that was read before.
+    pub(super) news: Option<Revoked>,
+    /// A copy is gone, cannot be read, or is behind the other.
+    pub(super) lags: bool,
+}
+
+/// The log of one realm and signing key, as one worker has seen it.
+#[derive(Debug)]
+pub(super) struct SharedLog {
+    seal: MacKey,
+    names: [String; 2],
+    /// The bytes of each copy as last read and opened, and their number.
+    seen: [Option<(Vec<u8>, u64)>; 2],
+    /// The highest number seen.
+    sequence: u64,
+}
+
+impl SharedLog {
+    pub(super) fn new(key: &[u8; 32]) -> Self {
+        let seal = MacKey::new(key);
+        let [a, b, c, d, ..] = seal.tag(&[b"name"]);
+        let tag = u32::from_be_bytes([a, b, c, d]);
+        Self {
+            seal,
+            names: names(tag),
+            seen: [None, None],
+            sequence: 0,
+        }
+    }
+
+    /// Reads both copies; none where neither holds what was seen before.
+    pub(super) fn read(&mut self, store: &mut dyn SharedStore) -> Option<Read> {
+        let mut news: Option<Revoked> = None;
+        for (name, seen) in self.names.iter().zip(&mut self.seen) {
+            if let Some(revoked) = read_copy(&self.seal, name, seen, store) {
+                match &mut news {
+                    None => news = Some(revoked),
+                    Some(news) => {
+                        news.merge(&revoked);
+                    }
+                }
+            }
+        }
+        let [first, second] = [&self.seen[0], &self.seen[1]]
+            .map(|seen| seen.as_ref().map_or(0, |(_, sequence)| *sequence));
+        let best = first.max(second);
+        if best == 0 || best < self.sequence {
+            return None;
+        }
+        self.sequence = best;
+        let lags = self.seen[0] != self.seen[1];
+        Some(Read { news, lags })
+    }
+
+    /// Writes all that is known, together with what stands there already.
+    ///
+    /// # Errors
+    /// [`NotShared::NotKept`] when no copy holds it afterwards.
+    pub(super) fn publish(
+        &mut self,
+        known: &mut Revoked,
+        latest: UnixMillis,
+        store: &mut dyn SharedStore,
+    ) -> Result<(), NotShared> {
+        for _ in 0..TRIES {
+            let copies = self.names.each_ref().map(|name| store.get(name));
+            let mut best = 0;
+            for (value, _) in copies.iter().flatten() {
+                if let Some((sequence, mut revoked)) = open(&self.seal, value) {
+                    best = sequence.max(best);
+                    revoked.clamp(latest);
+                    known.merge(&revoked);
+                }
+            }
+            known.forget(latest);
+            if best < self.sequence {
+                // What was written since this worker looked last is in neither copy.
+                known.revoke_all(latest);
+            }
+            let sequence = best.max(self.sequence) + 1;
+            let sealed = seal(&self.seal, sequence, known);
+            let mut kept = false;
+            for (name, copy) in self.names.iter().zip(&copies) {
+                let version = copy.as_ref().and_then(|(_, version)| *version);
+                store.set(name, &sealed, version);
+                let now_there = store.get(name);
+                kept |= now_there
+                    .and_then(|(value, _)| open(&self.seal, &value))
+                    .is_some_and(|(_, there)| there.covers(known));
+            }
+            if kept {
+                self.sequence = sequence;
+                return Ok(());
+            }
+        }
+        Err(NotShared::NotKept)
+    }
+}
+
+/// The names of the copies. They differ in one byte, and so never in nothing but what
+/// CRC-32 cannot see; they are longer than the names of the caches' slots.
+pub(super) fn names(tag: u32) -> [String; 2] {
+    [format!("ar:{tag:08x}"), format!("as:{tag:08x}")]
+}
+
+/// Reads a copy, into `seen`; what it holds unless it is what was seen before.
+fn read_copy(
+    key: &MacKey,
+    name: &str,
+    seen: &mut Option<(Vec<u8>, u64)>,
+    store: &mut dyn SharedStore,
+) -> Option<Revoked> {
+    for _ in 0..READS {
+        let Some((value, _)) = store.get(name) else {
+            continue;
+        };
+        if seen.as_ref().is_some_and(|(known, _)| *known == value) {
+            return None;
+        }
+        if let Some((sequence, revoked)) = open(key, &value) {
+            *seen = Some((value, sequence));
+            return Some(revoked);
+        }
+    }
+    *seen = None;
+    None
+}
+
+/// Version, number, both floors, then each owner's tag and instant (8 bytes each, most
+/// significant first), MAC over all before.
+fn seal(key: &MacKey, sequence: u64, revoked: &Revoked) -> Vec<u8> {
+    let owners = revoked.owners();
+    let mut sealed = Vec::with_capacity(1 + 24 + 16 * owners.len() + MAC_LENGTH);
+    sealed.push(VERSION);
+    sealed.extend_from_slice(&sequence.to_be_bytes());
+    sealed.extend_from_slice(&revoked.floor().0.to_be_bytes());
+    sealed.extend_from_slice(&revoked.shared_floor().0.to_be_bytes());
+    for (owner, at) in owners {
+        sealed.extend_from_slice(owner);
+        sealed.extend_from_slice(&at.0.to_be_bytes());
+    }
+    let tag = key.tag(&[&sealed]);
+    sealed.extend_from_slice(&tag);
+    sealed
+}
+
+fn open(key: &MacKey, sealed: &[u8]) -> Option<(u64, Revoked)> {
+    let (body, tag) = sealed.split_last_chunk::<MAC_LENGTH>()?;
+    let (version, rest) = body.split_first()?;
+    let (numbers, owners) = rest.split_first_chunk::<24>()?;
+    let (owners, []) = owners.as_chunks::<16>() else {
+        return None;
+    };
+    if *version != VERSION || owners.len() > super::revoked::OWNERS_MAX || !key.verify(&[body], tag)
+    {
+        return None;
+    }
+    let number = |at: usize| {
+        let bytes = numbers.as_chunks::<8>().0.get(at).copied();
+        bytes.map(u64::from_be_bytes)
+    };
+    let owners = owners.iter().filter_map(|owner| {
+        let (tag, at) = owner.split_first_chunk::<8>()?;
+        let at = u64::from_be_bytes(at.try_into().ok()?);
+        Some((*tag as OwnerTag, UnixMillis(at)))
+    });
+    let revoked = Revoked::new(UnixMillis(number(1)?), UnixMillis(number(2)?), owners);
+    Some((number(0)?, revoked))
+}
