@@ -59,6 +59,7 @@ main() {
   start_gateway
   prove
   write_demo_env
+  live_through_a_key
   trap - EXIT
   step "Running, after $(seconds_since "$BEGAN")"
   show_how_to_call
@@ -232,6 +233,13 @@ KEYCLOAK_ADMIN_USER=admin
 KEYCLOAK_ADMIN_PASSWORD=$KEYCLOAK_ADMIN_PASSWORD
 ENV
   mv "$DEMO_ENV.new" "$DEMO_ENV"
+}
+
+live_through_a_key() {
+  [ "$API_KEY_ENABLED" = true ] || return 0
+  doing "living through the life of a key" "$RUN_DIR/envoy.log"
+  step "The life of a key (scripts/key-life.sh)"
+  "$SCRIPTS/key-life.sh"
 }
 
 # show_how_to_call: the key itself is not printed, since the output of make ends up in logs.
