@@ -111,6 +111,12 @@ impl Request {
         self.header("Content-Length", length)
     }
 
+    /// The same with another method.
+    pub(crate) fn method(mut self, method: &'static str) -> Self {
+        self.method = method;
+        self
+    }
+
     /// The same with one more header.
     pub(crate) fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.headers

@@ -167,6 +167,25 @@ impl Admin {
         self.token_at(&url, client, user, password)
     }
 
+    /// A service account's access token, by the client's secret.
+    #[track_caller]
+    pub(crate) fn client_token(&self, client: &str, secret: &str) -> String {
+        let url = format!("{}/protocol/openid-connect/token", self.issuer());
+        self.token_by(
+            &url,
+            &[
+                ("grant_type", "client_credentials"),
+                ("client_id", client),
+                ("client_secret", secret),
+            ],
+        )
+    }
+
+    /// An access token of another realm's.
+    pub(crate) fn master_token(&self) -> String {
+        self.admin_token()
+    }
+
     fn admin_token(&self) -> String {
         let mut kept = self.token.lock().unwrap();
         if let Some((since, token)) = kept.as_ref()
@@ -182,28 +201,36 @@ impl Admin {
 
     #[track_caller]
     fn token_at(&self, url: &str, client: &str, user: &str, password: &str) -> String {
+        self.token_by(
+            url,
+            &[
+                ("grant_type", "password"),
+                ("client_id", client),
+                ("username", user),
+                ("password", password),
+            ],
+        )
+    }
+
+    #[track_caller]
+    fn token_by(&self, url: &str, form: &[(&str, &str)]) -> String {
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-        let form = format!(
-            "grant_type=password&client_id={}&username={}&password={}",
-            encode(client),
-            encode(user),
-            encode(password)
-        );
+        let pairs: Vec<String> = form
+            .iter()
+            .map(|(name, value)| format!("{name}={}", encode(value)))
+            .collect();
         let response = self
             .agent
             .post(url)
             .header("content-type", "application/x-www-form-urlencoded")
-            .send(form);
+            .send(pairs.join("&"));
         let mut response =
-            response.unwrap_or_else(|error| panic!("signing {user} in at Keycloak: {error}"));
+            response.unwrap_or_else(|error| panic!("signing in at Keycloak: {error}"));
         let text = response.body_mut().read_to_string().unwrap_or_default();
         let answer: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
-        let token = answer["access_token"].as_str().unwrap_or_else(|| {
-            panic!(
-                "Keycloak signs {user} not in: {}",
-                answer["error_description"]
-            )
-        });
+        let token = answer["access_token"]
+            .as_str()
+            .unwrap_or_else(|| panic!("Keycloak gives no token: {}", answer["error_description"]));
         secrets::register(token);
         token.to_owned()
     }

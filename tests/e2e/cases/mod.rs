@@ -8,6 +8,8 @@ mod exchange;
 mod faults;
 mod first_run;
 mod load;
+mod management;
+mod management_refusals;
 mod outage;
 mod records;
 mod refusals;
@@ -26,6 +28,8 @@ pub(crate) fn all() -> Vec<Case> {
         bad_input::cases(),
         cache::cases(),
         configuration::cases(),
+        management::cases(),
+        management_refusals::cases(),
         faults::cases(),
         load::cases(),
         outage::cases(),
