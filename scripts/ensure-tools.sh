@@ -15,6 +15,7 @@ want() {
 want cc gcc
 want curl curl
 want flock util-linux
+want jq jq
 want java openjdk-17-jre-headless
 want mvn maven
 want python3 python3

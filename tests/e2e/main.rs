@@ -53,6 +53,7 @@ mod gateway;
 mod keycloak;
 mod log;
 mod owner;
+mod page;
 mod portal;
 mod secrets;
 mod stack;

@@ -1,0 +1,103 @@
+//! The commands of a page of documentation, run in the order in which they stand.
+//!
+//! A block of `sh` is run as a reader's shell would run it, in one shell for the whole
+//! page; the block after it, if it is one of `text` or `json`, is what it must print,
+//! with `…` for what differs from run to run.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::secrets;
+
+/// A command, and what it must print.
+pub(crate) struct Step {
+    pub(crate) command: String,
+    pub(crate) expected: Option<String>,
+}
+
+/// The steps of a page.
+pub(crate) fn steps(page: &str) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    let mut lines = page.lines();
+    let mut follows = false;
+    while let Some(line) = lines.next() {
+        let Some(language) = line.strip_prefix("```") else {
+            follows = false;
+            continue;
+        };
+        let block: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+        let block = block.join("\n");
+        match language {
+            "sh" => steps.push(Step {
+                command: block,
+                expected: None,
+            }),
+            "text" | "json" if follows => {
+                steps.last_mut().expect("a command").expected = Some(block);
+            }
+            _ => {}
+        }
+        follows = language == "sh";
+    }
+    steps
+}
+
+/// Runs the steps in a folder, and holds each against what it must print.
+#[track_caller]
+pub(crate) fn run(steps: &[Step], folder: &Path) {
+    const MARK: &str = "@@ step over @@";
+    let mut script = String::from("set -euo pipefail\n");
+    for step in steps {
+        script.push_str(&format!("{}\nprintf '\\n{MARK}\\n'\n", step.command));
+    }
+    let file = folder.join("page.sh");
+    fs::write(&file, script).expect("a script");
+    let output = Command::new("bash")
+        .arg(&file)
+        .current_dir(folder)
+        .output()
+        .expect("bash");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let faults = String::from_utf8_lossy(&output.stderr);
+    let printed: Vec<&str> = said.split(&format!("\n{MARK}\n")).collect();
+    for (at, step) in steps.iter().enumerate() {
+        let shown = secrets::redact(
+            printed
+                .get(at)
+                .unwrap_or(&"(nothing: an earlier step ended it)"),
+        );
+        assert!(
+            at + 1 < printed.len(),
+            "{}\nended the script: {shown}\n{}",
+            step.command,
+            secrets::redact(&faults)
+        );
+        if let Some(expected) = &step.expected {
+            assert!(
+                matches(expected.trim(), printed[at].trim()),
+                "{}\nprinted:\n{shown}\ninstead of:\n{expected}",
+                step.command
+            );
+        }
+    }
+    assert!(output.status.success(), "{}", secrets::redact(&faults));
+}
+
+/// Whether the text is the pattern with something in the place of each `…`.
+fn matches(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('…');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else {
+        return false;
+    };
+    let mut open = false;
+    for part in parts {
+        open = part.is_empty();
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    open || rest.is_empty()
+}
