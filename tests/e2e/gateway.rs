@@ -116,12 +116,17 @@ impl<'a> Gateway<'a> {
 
     /// The most memory that its process ever held, in bytes.
     pub(crate) fn memory_peak(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// A figure of its process's memory, as Linux names it; in bytes.
+    pub(crate) fn memory(&self, name: &str) -> u64 {
         let pid = fs::read_to_string(self.file("pid")).expect("its pid");
         let status =
             fs::read_to_string(format!("/proc/{}/status", pid.trim())).expect("its status");
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kilobytes = peak.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-        kilobytes.expect("VmHWM") * 1024
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kilobytes.expect(name) * 1024
     }
 
     /// Stops it; once is enough.

@@ -46,7 +46,8 @@ pub(crate) fn cases() -> Vec<Case> {
             limit,
         ),
         Case::new("management::the_description_is_served", described),
-        Case::new("management::the_pages_commands_print_what_it_says", page).needs(Need::OwnGateway),
+        Case::new("management::the_pages_commands_print_what_it_says", page)
+            .needs(Need::OwnGateway),
     ]
 }
 
