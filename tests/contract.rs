@@ -12,6 +12,9 @@
     reason = "a test says what went wrong by failing"
 )]
 
+#[path = "model/pattern.rs"]
+mod pattern;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
@@ -29,6 +32,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jsonschema::{Draft, Validator};
 use p256::pkcs8::EncodePrivateKey;
+use pattern::matches;
 use serde_json::{Map, Value, json};
 
 /// The seed's variables and the fields that they set.
@@ -703,24 +707,6 @@ fn substituted(template: &str) -> String {
 }
 
 // --- reasons -----------------------------------------------------------------
-
-/// Whether the text is the pattern with something in the place of each `…`.
-fn matches(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('…');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = text.strip_prefix(first) else {
-        return false;
-    };
-    let mut open = false;
-    for part in parts {
-        open = part.is_empty();
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
-    }
-    open || rest.is_empty()
-}
 
 /// Every reason, with every cause within it.
 fn reasons() -> Vec<Reason> {

@@ -54,6 +54,8 @@ mod keycloak;
 mod log;
 mod owner;
 mod page;
+#[path = "../model/pattern.rs"]
+mod pattern;
 mod portal;
 mod secrets;
 mod stack;

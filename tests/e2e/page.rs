@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::pattern::matches;
 use crate::secrets;
 
 /// A command, and what it must print.
@@ -82,22 +83,4 @@ pub(crate) fn run(steps: &[Step], folder: &Path) {
         }
     }
     assert!(output.status.success(), "{}", secrets::redact(&faults));
-}
-
-/// Whether the text is the pattern with something in the place of each `…`.
-fn matches(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('…');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = text.strip_prefix(first) else {
-        return false;
-    };
-    let mut open = false;
-    for part in parts {
-        open = part.is_empty();
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
-    }
-    open || rest.is_empty()
 }
