@@ -4,7 +4,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run stop up down wasm tool test sim soak fuzz mutants fmt lint bench clean
+.PHONY: help run stop up down wasm tool test sim soak fuzz mutants fmt lint bench dist clean
 
 help: ## Lists these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ lint: ## The lints alone: Rust (native and Wasm) and the scripts
 
 bench: ## Measures warm, refreshed and first-used keys on a stack of its own (about four minutes)
 	@scripts/bench.sh
+
+dist: ## What a release is: filter, schema, OCI image, tool, checksums, in target/dist
+	@scripts/dist.sh
 
 clean: ## Removes what was built, and the run folder of a stopped stack
 	@scripts/clean.sh

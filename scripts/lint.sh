@@ -27,7 +27,10 @@ scripts() {
   need shellcheck "apt-get install shellcheck"
   shellcheck --external-sources --source-path=SCRIPTDIR scripts/*.sh .ci/run
   need python3 "apt-get install python3"
-  python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read(), sys.argv[1])' demo/orders.py
+  local file
+  for file in demo/orders.py scripts/oci_layout.py; do
+    python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read(), sys.argv[1])' "$file"
+  done
 }
 
 [ $# -gt 0 ] || set -- clippy-native clippy-wasm scripts
