@@ -341,3 +341,31 @@ fn the_manager_without_its_role_is_unavailable_and_the_log_says_which() {
     world.keycloak.manager_roles = vec!["manage-users"];
     world.ask(&request).expect(200);
 }
+
+#[test]
+fn an_outage_of_the_realms_keys_refuses_nobody_whose_key_is_known() {
+    let mut world = world();
+    world.ask(&Request::list(&world.token("alice"))).expect(200);
+    world.pass(11 * MINUTE_MS);
+    let lose_keys = |what, reply| {
+        if what == "keys" {
+            Err("reset")
+        } else {
+            Ok(reply)
+        }
+    };
+    let request = Request::list(&world.token("alice"));
+    world.ask_with(&request, lose_keys).expect(200);
+    world.pass(2 * MINUTE_MS);
+    // What is wrong with a token is told as ever; of an unknown name nothing is known.
+    let mut claims = world.claims("alice");
+    claims["exp"] = json!(world.now.as_seconds() - 60);
+    let expired = Request::list(&RealmKey::Es256.sign(&claims));
+    world
+        .ask_with(&expired, lose_keys)
+        .refused(401, "invalid_token");
+    world.pass(2 * MINUTE_MS);
+    let unknown = Request::list(&RealmKey::Later.sign(&world.claims("alice")));
+    let told = world.ask_with(&unknown, lose_keys);
+    told.refused(503, "identity_provider_unavailable");
+}
