@@ -369,3 +369,29 @@ fn an_outage_of_the_realms_keys_refuses_nobody_whose_key_is_known() {
     let told = world.ask_with(&unknown, lose_keys);
     told.refused(503, "identity_provider_unavailable");
 }
+
+#[test]
+fn a_managers_token_that_keycloak_refuses_is_fetched_anew_once() {
+    let new = json!({ "name": "n" });
+    for of in [
+        |token: &str, _: &str| Request::list(token),
+        |token: &str, id: &str| Request::revoke(token, id),
+        |token: &str, id: &str| Request::rotate(token, id, &json!({})),
+    ] {
+        let mut world = world();
+        let (id, _) = world.make("alice");
+        let request = of(&world.token("alice"), &id);
+        world.keycloak.revoke_tokens();
+        let told = world.ask(&request);
+        assert!(told.status < 300, "{}: {:?}", told.status, told.reason);
+        assert_eq!(world.count("token"), 2);
+        // Of one that is refused again there is no third.
+        world.keycloak.takes_no_token = true;
+        let request = Request::create(&world.token("alice"), &new);
+        let told = world.ask(&request);
+        told.refused(503, "identity_provider_unavailable");
+        assert_eq!(world.count("token"), 3);
+        world.expect_no_lock();
+        world.expect_nothing_held();
+    }
+}
