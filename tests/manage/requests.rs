@@ -118,3 +118,75 @@ fn a_body_of_any_length_up_to_the_bound_is_read_and_none_above() {
     client.told().refused(413, "payload_too_large");
     world.expect_nothing_held();
 }
+
+#[test]
+fn a_body_has_to_say_what_it_is_and_how_long() {
+    let mut world = world();
+    let token = world.token("alice");
+    let good = Request::create(&token, &json!({ "name": "n" }));
+    for kind in [
+        "application/json",
+        "Application/JSON; charset=utf-8",
+        " application/json ",
+    ] {
+        world
+            .ask(&good.clone().replace("content-type", kind))
+            .made();
+    }
+    for kind in [
+        "",
+        "text/plain",
+        "application/jsonp",
+        "application/problem+json",
+        "json",
+    ] {
+        let told = world.ask(&good.clone().replace("content-type", kind));
+        told.refused(415, "unsupported_media_type");
+    }
+    let chunked = good.clone().replace("transfer-encoding", "chunked");
+    let told = world.ask(&chunked.without("content-length"));
+    told.refused(411, "length_required");
+    for length in ["", "x", "-1", "+7", "1e3", "7, 7", "99999999999999999999"] {
+        let told = world.ask(&good.clone().replace("content-length", length));
+        told.refused(400, "invalid_request");
+    }
+    for twice in ["content-type", "content-length"] {
+        let told = world.ask(&good.clone().header(twice, "7"));
+        told.refused(400, "invalid_request");
+    }
+    let told = world.ask(&good.clone().replace("content-length", "16385"));
+    told.refused(413, "payload_too_large");
+    world.expect_nothing_held();
+}
+
+#[test]
+fn a_body_of_no_length_is_none_however_that_is_written() {
+    let mut world = world();
+    for length in ["0", "00", "000"] {
+        let (id, _) = world.make("alice");
+        let token = world.token("alice");
+        let mut request = Request::rotate(&token, &id, &json!({}));
+        request = request.replace("content-length", length);
+        // The host says that one comes.
+        request.body = Some(Vec::new());
+        let client = super::client::Client::send(&mut world, &request);
+        assert_ne!(client.waits_for(), "body", "it would be waited for in vain");
+        client.finish_with(&mut world, |_, reply| Ok(reply)).made();
+        let told = world.ask(&Request::revoke(&token, &id));
+        told.expect(204);
+    }
+}
+
+/// Kong shows a filter no body where none was announced, whatever comes.
+#[test]
+fn a_body_that_may_come_unseen_has_to_be_announced() {
+    let mut world = world();
+    let (id, _) = world.make("alice");
+    let token = world.token("alice");
+    let mut request = Request::rotate(&token, &id, &json!({ "grace_seconds": 0 }));
+    request = request.without("content-length");
+    request.body = None;
+    world.ask(&request).refused(411, "length_required");
+    // Neither length nor type: there is none.
+    world.ask(&request.without("content-type")).made();
+}
