@@ -13,7 +13,7 @@ use super::{
     Answer, BODY_MS_MAX, End, Manage, ManageEnv, Output, REQUEST_MS_MAX, State, Step, Task,
     management,
 };
-use crate::exchange::credentials::Headers;
+use crate::exchange::credentials::{HEADERS_MAX, Headers};
 use crate::exchange::rejection::Rejection;
 use crate::keycloak::caller_token::{self, CallerError};
 
@@ -26,6 +26,10 @@ impl Manage {
         body_follows: bool,
         env: &mut ManageEnv<'_, '_>,
     ) -> Step {
+        if headers.len() > HEADERS_MAX {
+            let problem = Problem::new(Code::InvalidRequest, "There are too many headers.");
+            return Err(End::new(problem, "more headers than can be looked through"));
+        }
         let config = std::sync::Arc::clone(&env.exchange.worker.config);
         let origin = one(headers, "origin")?;
         let allowed = &management(&config)?.cors_origins;

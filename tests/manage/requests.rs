@@ -190,3 +190,15 @@ fn a_body_that_may_come_unseen_has_to_be_announced() {
     // Neither length nor type: there is none.
     world.ask(&request.without("content-type")).made();
 }
+
+#[test]
+fn a_request_with_more_headers_than_a_host_shows_is_refused() {
+    let mut world = world();
+    let mut request = Request::list(&world.token("alice"));
+    while request.headers.len() < 99 {
+        request = request.header("x-filler", "1");
+    }
+    world.ask(&request).expect(200);
+    let told = world.ask(&request.header("x-filler", "1"));
+    told.refused(400, "invalid_request");
+}
