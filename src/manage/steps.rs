@@ -34,10 +34,6 @@ impl Manage {
         match (state, input) {
             (State::Exchanging(exchange), input) => self.exchange(exchange, input, env),
             (State::ReadingBody, Input::Body(body)) => self.with_body(*body, env),
-            (State::ReadingBody, _) => Err(End::new(
-                Problem::new(Code::InvalidRequest, "The body did not come in time."),
-                "the body did not come: on Envoy the filter needs allow_on_headers_stop_iteration",
-            )),
             (_, Input::Head { .. } | Input::Body(_)) | (State::New | State::Over, _) => {
                 Err(End::unavailable("an input that belongs to nothing"))
             }
@@ -52,6 +48,10 @@ impl Manage {
             (_, Input::Answer { status, .. }) if *status >= 400 => {
                 Err(turn_failed(&format!("status {status}")))
             }
+            (State::ReadingBody, _) => Err(End::new(
+                Problem::new(Code::InvalidRequest, "The body did not come in time."),
+                "the body did not come: on Envoy the filter needs allow_on_headers_stop_iteration",
+            )),
             (State::AwaitingKeys, _) => self.verify_caller(None, env),
             (State::AwaitingToken, _) => self.need_token(env),
             (State::Queueing(draft), _) => self.queue(draft, env),

@@ -202,3 +202,20 @@ fn a_request_with_more_headers_than_a_host_shows_is_refused() {
     let told = world.ask(&request.header("x-filler", "1"));
     told.refused(400, "invalid_request");
 }
+
+#[test]
+fn a_body_that_does_not_come_is_told_from_a_host_that_lends_no_turn() {
+    let mut world = world();
+    let request = Request::create(&world.token("alice"), &json!({ "name": "n" }));
+    let mut client = super::client::Client::send(&mut world, &request);
+    assert_eq!((client.waits_for(), client.timeout_ms()), ("body", 10_000));
+    client.reply(&mut world, 204, b"");
+    client.told().refused(400, "invalid_request");
+    let mut client = super::client::Client::send(&mut world, &request);
+    client.reply(&mut world, 503, b"");
+    client.told().refused(503, "overloaded");
+    let mut client = super::client::Client::send(&mut world, &request);
+    client.fail(&mut world);
+    client.told().refused(503, "overloaded");
+    world.expect_nothing_held();
+}
