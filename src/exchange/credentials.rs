@@ -41,7 +41,7 @@ enum Credential<'a> {
 
 /// The most headers that are looked at. Kong shows a filter no more than 100, the
 /// pseudo-headers among them, and does not say when it hides some.
-const HEADERS_MAX: usize = 99;
+pub(crate) const HEADERS_MAX: usize = 99;
 
 /// A rejection, and why, for the log.
 type Refusal = (Rejection, Reason);

@@ -254,6 +254,7 @@ impl Manage {
         let now = env.exchange.now;
         let timeout_ms = env.exchange.worker.config.callout_timeout_ms;
         let task = self.task()?;
+        let is_first = change.is_at_its_first_call();
         let output = change.handle_input(input, &task.bearer, now);
         match output {
             // Not cut short by the request's deadline: a change ends by itself, and one
@@ -271,6 +272,8 @@ impl Manage {
             )),
             ChangeOutput::Done(result) => match *result {
                 Ok(changed) => self.changed(Box::new(changed), draft, env),
+                // Begun anew, with a key of its own.
+                Err(ChangeError::Unauthorized) if is_first => self.renew_token(env),
                 Err(error) => {
                     if error == ChangeError::Unauthorized {
                         env.manager.service_token.reject(&task.bearer);

@@ -13,7 +13,7 @@ use super::{
     Answer, BODY_MS_MAX, End, Manage, ManageEnv, Output, REQUEST_MS_MAX, State, Step, Task,
     management,
 };
-use crate::exchange::credentials::Headers;
+use crate::exchange::credentials::{HEADERS_MAX, Headers};
 use crate::exchange::rejection::Rejection;
 use crate::keycloak::caller_token::{self, CallerError};
 
@@ -26,6 +26,10 @@ impl Manage {
         body_follows: bool,
         env: &mut ManageEnv<'_, '_>,
     ) -> Step {
+        if headers.len() > HEADERS_MAX {
+            let problem = Problem::new(Code::InvalidRequest, "There are too many headers.");
+            return Err(End::new(problem, "more headers than can be looked through"));
+        }
         let config = std::sync::Arc::clone(&env.exchange.worker.config);
         let origin = one(headers, "origin")?;
         let allowed = &management(&config)?.cors_origins;
@@ -51,9 +55,8 @@ impl Manage {
             }
             _ => {}
         }
-        if operation.takes_a_body() {
-            check_body_headers(headers, &operation, body_follows)?;
-        }
+        let expects_body =
+            operation.takes_a_body() && expects_body(headers, &operation, body_follows)?;
         let token = if operation == Operation::Validate {
             Zeroizing::default()
         } else {
@@ -79,7 +82,7 @@ impl Manage {
             retried: false,
             wait_ms: WAIT_MS_MIN,
         });
-        if operation.takes_a_body() && body_follows {
+        if expects_body {
             let output = Output::ReadBody {
                 timeout_ms: BODY_MS_MAX,
             };
@@ -117,41 +120,36 @@ fn one<'a>(headers: &'a Headers, name: &str) -> Result<Option<&'a str>, End> {
     }
 }
 
-/// The length that a body announces. On Kong a request whose length is unknown does not
-/// come to a filter if it turns out to be empty, so it must be told.
-fn check_body_headers(
-    headers: &Headers,
-    operation: &Operation,
-    body_follows: bool,
-) -> Result<(), End> {
-    let length = one(headers, "content-length")?;
-    match length.map(str::parse::<u64>) {
-        Some(Ok(length)) if length > BODY_BYTES_MAX as u64 => {
-            return Err(too_large());
-        }
-        Some(Ok(_)) => {}
-        Some(Err(_)) => {
-            let problem = Problem::new(Code::InvalidRequest, "content-length is no number.");
-            return Err(End::new(problem, "content-length is no number"));
-        }
-        None if body_follows => {
+/// Whether a body comes that has to be waited for, by what the head says of it.
+///
+/// On Kong a request whose length is unknown does not come to a filter if it turns out
+/// to be empty, and over HTTP/2 nothing tells it from one without a body: so the length
+/// must be told, and a type alone says that something may come.
+fn expects_body(headers: &Headers, operation: &Operation, body_follows: bool) -> Result<bool, End> {
+    let kind = one(headers, "content-type")?;
+    let length = match one(headers, "content-length")? {
+        None if body_follows || kind.is_some() => {
             let problem = Problem::new(
                 Code::LengthRequired,
                 "Send the body with a Content-Length, not in chunks.",
             );
             return Err(End::new(problem, "no content-length"));
         }
-        None => {}
+        None => 0,
+        Some(length) => whole_number(length)?,
+    };
+    if length > BODY_BYTES_MAX as u64 {
+        return Err(too_large());
     }
+    let is_empty = !body_follows || length == 0;
     // A rotation needs no body.
-    let empty = !body_follows || length == Some("0");
-    if empty && matches!(operation, Operation::Rotate(_)) {
-        return Ok(());
+    if is_empty && matches!(operation, Operation::Rotate(_)) {
+        return Ok(false);
     }
-    let kind = one(headers, "content-type")?.unwrap_or_default();
+    let kind = kind.unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if kind.eq_ignore_ascii_case("application/json") {
-        Ok(())
+        Ok(!is_empty)
     } else {
         let problem = Problem::new(
             Code::UnsupportedMediaType,
@@ -159,6 +157,15 @@ fn check_body_headers(
         );
         Err(End::new(problem, "content-type is not application/json"))
     }
+}
+
+/// A length: digits alone (RFC 9110, 8.6).
+fn whole_number(length: &str) -> Result<u64, End> {
+    let digits = length.bytes().all(|b| b.is_ascii_digit());
+    length.parse().ok().filter(|_| digits).ok_or_else(|| {
+        let problem = Problem::new(Code::InvalidRequest, "content-length is no number.");
+        End::new(problem, "content-length is no number")
+    })
 }
 
 pub(super) fn too_large() -> End {

@@ -34,10 +34,6 @@ impl Manage {
         match (state, input) {
             (State::Exchanging(exchange), input) => self.exchange(exchange, input, env),
             (State::ReadingBody, Input::Body(body)) => self.with_body(*body, env),
-            (State::ReadingBody, _) => Err(End::new(
-                Problem::new(Code::InvalidRequest, "The body did not come in time."),
-                "the body did not come: on Envoy the filter needs allow_on_headers_stop_iteration",
-            )),
             (_, Input::Head { .. } | Input::Body(_)) | (State::New | State::Over, _) => {
                 Err(End::unavailable("an input that belongs to nothing"))
             }
@@ -52,7 +48,11 @@ impl Manage {
             (_, Input::Answer { status, .. }) if *status >= 400 => {
                 Err(turn_failed(&format!("status {status}")))
             }
-            (State::AwaitingKeys, _) => self.verify_caller(env),
+            (State::ReadingBody, _) => Err(End::new(
+                Problem::new(Code::InvalidRequest, "The body did not come in time."),
+                "the body did not come: on Envoy the filter needs allow_on_headers_stop_iteration",
+            )),
+            (State::AwaitingKeys, _) => self.verify_caller(None, env),
             (State::AwaitingToken, _) => self.need_token(env),
             (State::Queueing(draft), _) => self.queue(draft, env),
             (State::Hashing(draft, job), _) => self.hash_slice(draft, job, env),
@@ -86,12 +86,14 @@ impl Manage {
             }
         };
         task.asked = Some(asked);
-        self.verify_caller(env)
+        self.verify_caller(None, env)
     }
 
     // ---- who calls ---------------------------------------------------------------
 
-    fn verify_caller(&mut self, env: &mut ManageEnv<'_, '_>) -> Step {
+    /// Verifies the caller's token with the realm's key of its name. `unfetched` is why the
+    /// keys could not be fetched just now: the end where those at hand do not do.
+    fn verify_caller(&mut self, unfetched: Option<End>, env: &mut ManageEnv<'_, '_>) -> Step {
         let (now, config) = (env.exchange.now, Arc::clone(&env.exchange.worker.config));
         let task = self.task.as_mut().ok_or_else(nothing)?;
         let header = caller_token::read_header(&task.token).map_err(not_taken)?;
@@ -107,15 +109,17 @@ impl Manage {
             }
             key_store::Need::Wait => return task.wait(State::AwaitingKeys, env),
             key_store::Need::Unknown => {
-                return Err(End::new(
-                    Code::InvalidToken,
-                    "the caller's token: the realm has no key of that name",
-                ));
+                return Err(unfetched.unwrap_or_else(|| {
+                    End::new(
+                        Code::InvalidToken,
+                        "the caller's token: the realm has no key of that name",
+                    )
+                }));
             }
             key_store::Need::Unavailable => {
-                return Err(End::unavailable(
-                    "the realm's public keys could not be fetched",
-                ));
+                return Err(unfetched.unwrap_or_else(|| {
+                    End::unavailable("the realm's public keys could not be fetched")
+                }));
             }
         };
         let management = management(&config)?;
@@ -151,12 +155,12 @@ impl Manage {
         match read {
             Ok(keys) => {
                 env.manager.keys.fetched(keys, env.exchange.now);
-                self.verify_caller(env)
+                self.verify_caller(None, env)
             }
             Err(end) => {
                 env.manager.keys.failed();
                 // An older set may do still.
-                self.verify_caller(env).map_err(|_| end)
+                self.verify_caller(Some(end), env)
             }
         }
     }

@@ -15,11 +15,15 @@ mod client;
 mod concurrency;
 mod credentials;
 mod faults;
-#[path = "../model/keycloak.rs"]
+#[path = "../model/keycloak/mod.rs"]
 mod keycloak;
+#[path = "../model/keys.rs"]
+mod keys;
 mod memory;
 mod refusals;
 mod revocation;
+#[path = "../model/store.rs"]
+mod store;
 #[path = "../model/sweep.rs"]
 mod sweep;
 mod tokens;

@@ -22,7 +22,7 @@ fn all_invalid_keys_get_one_answer_and_each_its_reason_in_the_log() {
     let mut disabled = User::new("dave").with_key(id_of(&key(4)), &bcrypt_of(&key(4)), FAR);
     disabled.enabled = false;
     let mut unlinked = User::new("erin").with_key(id_of(&key(5)), &bcrypt_of(&key(5)), FAR);
-    unlinked.linked = false;
+    unlinked.unlink();
     let too_dear = bcrypt_of(&key(6)).replace("$05$", "$15$");
     let dear = User::new("frank").with_key(id_of(&key(6)), &too_dear, FAR);
     let twin = |name| User::new(name).with_key(id_of(&key(7)), &bcrypt_of(&key(7)), FAR);

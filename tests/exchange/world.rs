@@ -1,41 +1,25 @@
 //! One worker of a gateway, its host's shared data, Keycloak, and the time.
 
 use std::cell::Cell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use apikey_jwt_exchange::api_key::format::KeyFormat;
-use apikey_jwt_exchange::cache::slots::SharedStore;
 use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::config::Config;
 use apikey_jwt_exchange::exchange::credentials::Headers;
 use apikey_jwt_exchange::exchange::gate::Gate;
 use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
 use apikey_jwt_exchange::exchange::{Env, Exchange, Forward, Input, Output, Pass, Source, Worker};
-use apikey_jwt_exchange::signing_key::SigningKey;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::checksum::summed;
 use super::keycloak::{FakeKeycloak, Reply, SIGNATURE, User, claims};
+use super::keys::{SIGNING_KEY, keys_in, new_worker};
+pub use super::keys::{config, id_of, key};
+use super::store::Shared;
 use super::sweep::Sweeper;
 
 pub const START: UnixMillis = UnixMillis(1_800_000_000_000);
-
-// Made for tests, used nowhere else.
-const SIGNING_KEY: &str = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg53C48x8+QE4ZxcdCcxlyCnLV+M8sg0pb\
-    H91S4P2ZT2GhRANCAARztE3UlgHHa978qferI/VOamSBp0DyhC9PxPKuIP3RtmK1JtiNd9Q3OD/oPT3DjRszw97Lp6VQXMRn7iqhhhHE";
-
-#[derive(Default)]
-pub struct Shared(pub HashMap<String, Vec<u8>>);
-
-impl SharedStore for Shared {
-    fn get(&mut self, name: &str) -> Option<(Vec<u8>, Option<u32>)> {
-        self.0.get(name).map(|value| (value.clone(), Some(1)))
-    }
-    fn set(&mut self, name: &str, value: &[u8], _: Option<u32>) {
-        self.0.insert(name.to_owned(), value.to_vec());
-    }
-}
 
 pub struct World {
     pub now: UnixMillis,
@@ -73,10 +57,7 @@ impl Secrets {
     fn learn_keys(&mut self, headers: &Headers) {
         for (_, value) in headers {
             let text = String::from_utf8_lossy(value);
-            let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-            words
-                .filter(|word| word.starts_with("sk_live_") && word.len() > 24)
-                .for_each(|word| self.learn(word));
+            keys_in(&text).into_iter().for_each(|key| self.learn(key));
         }
     }
 
@@ -118,41 +99,9 @@ pub fn subject(forward: &Forward) -> String {
     claims(jwt)["sub"].as_str().unwrap().to_owned()
 }
 
-/// A key that is always the same for the same number.
-pub fn key(number: u8) -> String {
-    let mut next = number.wrapping_mul(67);
-    let format = KeyFormat::new("sk_live_").unwrap();
-    let key = format.generate(|bytes| {
-        for byte in bytes {
-            *byte = next % 248;
-            next = next.wrapping_mul(5).wrapping_add(number);
-            next = next.wrapping_add(13);
-        }
-    });
-    key.expose().to_owned()
-}
-
-pub fn id_of(key: &str) -> &str {
-    &key[8..20]
-}
-
 /// A key with the id of `key` and another secret, shaped and summed right.
 pub fn other_secret(key: &str, number: u32) -> String {
     summed(&format!("{}_{}{number:08}", &key[..20], "z".repeat(24)))
-}
-
-pub fn config(changes: &Value) -> Arc<Config> {
-    let mut config = json!({
-        "keycloak_url": "https://login.example.com",
-        "realm": "demo",
-        "keycloak_upstream": "keycloak",
-        "yield_upstream": "yield",
-        "signing_key": SIGNING_KEY,
-    });
-    for (field, value) in changes.as_object().into_iter().flatten() {
-        config[field] = value.clone();
-    }
-    Arc::new(Config::from_json(config.to_string().as_bytes()).unwrap())
 }
 
 pub fn headers(pairs: &[(&str, &str)]) -> Vec<(String, Vec<u8>)> {
@@ -331,9 +280,4 @@ impl World {
             (source, owner)
         );
     }
-}
-
-fn new_worker(config: &Arc<Config>, seed: &[u8]) -> Worker {
-    let signing_key = Arc::new(SigningKey::parse(SIGNING_KEY).unwrap());
-    Worker::new(Arc::clone(config), signing_key, seed)
 }

@@ -18,7 +18,7 @@ use super::host::Answer;
 use super::keys::SIGNING_KEY;
 use super::node::Sent;
 
-#[path = "../model/keycloak.rs"]
+#[path = "../model/keycloak/mod.rs"]
 mod keycloak;
 
 pub use keycloak::{FakeKeycloak, ISSUER, User, bcrypt_of, claims, jwt, sha256_of};

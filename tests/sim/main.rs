@@ -22,7 +22,7 @@ mod checksum;
 mod dice;
 mod events;
 mod faults;
-#[path = "../model/keycloak.rs"]
+#[path = "../model/keycloak/mod.rs"]
 mod keycloak;
 mod keys;
 mod network;

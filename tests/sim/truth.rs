@@ -130,6 +130,6 @@ fn owner_of(key: &Key, keycloak: &FakeKeycloak, now: u64) -> Option<String> {
         .all(|until| UnixMillis::parse_rfc3339(until).is_ok_and(|until| now < until.0));
     let has_end = values(user, &Field::ExpiresAt.attribute(&key.id)).len() == 1;
     let is_its_own = key.hashes.iter().any(|own| own == hash);
-    let good = is_its_own && has_end && in_grace && user.enabled && user.linked;
+    let good = is_its_own && has_end && in_grace && user.enabled && user.is_linked();
     good.then(|| user.id.clone())
 }

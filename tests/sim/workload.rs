@@ -120,7 +120,10 @@ fn edit(world: &mut World) {
             format!("enables {any}")
         }
         (3, _) => {
-            keycloak.edit(&any, now, fate, |user| user.linked = !user.linked);
+            keycloak.edit(&any, now, fate, |user| match user.is_linked() {
+                true => user.unlink(),
+                false => user.link(),
+            });
             format!("links or unlinks {any}")
         }
         (4, _) if keycloak.delete(&any, now, fate).is_some() => format!("deletes {any}"),

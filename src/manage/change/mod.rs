@@ -257,6 +257,13 @@ impl OwnerChange {
         &self.change.owner_id
     }
 
+    /// Whether it waits for the answer to its first call: if that is a refusal, nothing
+    /// has been done.
+    #[must_use]
+    pub const fn is_at_its_first_call(&self) -> bool {
+        matches!(self.state, State::Locking) && self.waits == 0
+    }
+
     /// Takes what happened and says what to do next. `bearer` is the token that the
     /// calls are made with.
     pub fn handle_input(

@@ -71,7 +71,7 @@ fn a_disabled_owner_is_refused_after_the_ttl() {
 fn an_owner_without_a_link_is_refused() {
     for profile in BOTH {
         let mut gateway = Gateway::new(profile, vec![plain_owner("alice", &key(1))]);
-        edit(&gateway, |user| user.linked = false);
+        edit(&gateway, |user| user.unlink());
         gateway.ask(&key(1)).expect_invalid();
     }
 }

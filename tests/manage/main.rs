@@ -1,0 +1,36 @@
+//! Scripted scenarios of the management API: the machine, a made-up Keycloak that signs
+//! real tokens, the workers of a node, and a clock that stands where the test puts it.
+//!
+//! Every answer of every scenario is held against `openapi.json` (`openapi.rs`), and all
+//! that is said in one is swept for secrets when its world ends (`world.rs`).
+
+#![allow(unreachable_pub, reason = "modules of a test have no other user")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that meets what it does not expect fails"
+)]
+
+mod answers;
+mod browser;
+mod callers;
+mod client;
+mod document;
+#[path = "../model/keycloak/mod.rs"]
+mod keycloak;
+#[path = "../model/keys.rs"]
+mod keys;
+mod lifecycle;
+mod openapi;
+mod request;
+mod requests;
+#[path = "../model/store.rs"]
+mod store;
+#[path = "../model/sweep.rs"]
+mod sweep;
+mod told;
+mod uses;
+mod validating;
+mod world;
