@@ -27,7 +27,8 @@ scripts() {
   need shellcheck "apt-get install shellcheck"
   shellcheck --external-sources --source-path=SCRIPTDIR scripts/*.sh .ci/run
   need python3 "apt-get install python3"
-  python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read(), sys.argv[1])' demo/orders.py
+  python3 -c 'import ast, sys; [ast.parse(open(path).read(), path) for path in sys.argv[1:]]' \
+    demo/orders.py scripts/sbom.py
 }
 
 [ $# -gt 0 ] || set -- clippy-native clippy-wasm scripts
