@@ -12,9 +12,9 @@ COPY . .
 # what is wanted is copied out, since a cache is no layer.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --locked --release --lib --target wasm32-wasip1 \
+    APIKEYS_WASM_TOOLCHAIN=rustup scripts/build-wasm.sh \
  && cargo build --locked --release --features cli --bin apikeys \
- && install -D -m 0644 target/wasm32-wasip1/release/apikey_jwt_exchange.wasm /out/apikey_jwt_exchange.wasm \
+ && install -D -m 0644 target/wasm/apikey_jwt_exchange.wasm /out/apikey_jwt_exchange.wasm \
  && install -D -m 0755 target/release/apikeys /out/apikeys
 
 FROM scratch AS wasm

@@ -4,10 +4,10 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run stop up down wasm tool test sim soak fuzz mutants fmt lint bench dist clean
+.PHONY: help run stop up down wasm tool test sim soak fuzz mutants fmt lint bench audit sbom reproducible dist clean
 
 help: ## Lists these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Builds and starts all of it here: Keycloak, Envoy with the filter, a service; then prints a curl line
 	@scripts/run.sh
@@ -50,6 +50,15 @@ lint: ## The lints alone: Rust (native and Wasm) and the scripts
 
 bench: ## Measures warm, refreshed and first-used keys on a stack of its own (about four minutes)
 	@scripts/bench.sh
+
+audit: ## Looks all dependencies up in the database of advisories, which it fetches from the network
+	@scripts/audit.sh
+
+sbom: ## Writes what the filter and the tool are made of, as CycloneDX: target/sbom/
+	@scripts/sbom.sh
+
+reproducible: ## Builds the filter twice, in two folders, and compares the bytes
+	@scripts/reproducible.sh
 
 dist: ## What a release is: filter, schema, OCI image, tool, checksums, in target/dist
 	@scripts/dist.sh

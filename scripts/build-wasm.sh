@@ -7,12 +7,16 @@
 #   --has-target   builds nothing; succeeds if the installed Rust has the target or rustup adds it
 #   APIKEYS_WASM_TOOLCHAIN   auto (default), rustup: only the installed Rust, debian: only Debian's
 #
+# Who builds the same commit with the same compiler gets the same bytes, wherever: reproducible.sh
+# shows it. So no path of this machine goes into the wasm, and no RUSTFLAGS of its user's.
+#
 # Prints the path of the wasm on stdout: target/wasm/apikey_jwt_exchange.wasm
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 TARGET=wasm32-wasip1
 NAME=apikey_jwt_exchange.wasm
 TARGET_DIR=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}
+CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}
 BUILD=(cargo build --release --lib --locked --target "$TARGET" --manifest-path "$PROJECT_ROOT/Cargo.toml")
 
 # has_target: whether the installed Rust holds the target's standard library.
@@ -36,10 +40,55 @@ add_target() {
   has_target
 }
 
+# machine_paths: where the sources of dependencies lie on this machine, which their panics name. The
+# folder's name is that of the registry or of its mirror, so it is taken away as well.
+machine_paths() {
+  local sources=$CARGO_HOME/registry/src folder
+  for folder in "$sources"/*/; do
+    [ -d "$folder" ] && printf '%s=/dependencies\n' "${folder%/}"
+  done
+  return 0
+}
+
+# build FOLDER [FLAG]... -- [OPTION]...: builds into the folder with these flags of rustc. They take
+# the place of RUSTFLAGS, and with a --target they are none of the build scripts'.
+build() {
+  local folder=$1 flags=() paths path built
+  shift
+  while [ "$1" != -- ]; do
+    flags+=("$1")
+    shift
+  done
+  shift
+  paths=$(machine_paths)
+  if [ -z "$paths" ]; then
+    # None was ever unpacked here; what their folder is called is known once they are.
+    local host
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    (cd "$PROJECT_ROOT" && cargo fetch --locked --target "$TARGET" --target "$host") >&2
+    paths=$(machine_paths)
+  fi
+  while read -r path; do
+    [ -z "$path" ] || flags+=("--remap-path-prefix=$path")
+  done <<<"$paths"$'\n'"$folder=/target"
+  CARGO_TARGET_DIR=$folder CARGO_ENCODED_RUSTFLAGS=$(joined "${flags[@]}") "${BUILD[@]}" "$@" >&2
+  built=$folder/$TARGET/release/$NAME
+  if grep -qaF "$CARGO_HOME/registry/" "$built"; then
+    die "the wasm holds a path of this machine: it is not what others build" \
+      "a registry was new to cargo, perhaps: build again"
+  fi
+  place "$built"
+}
+
+# joined FLAG...: as cargo wants them, so that a flag may have spaces.
+joined() {
+  local IFS=$'\x1f'
+  printf '%s' "$*"
+}
+
 build_with_installed_rust() {
   note "with the installed $(cd "$PROJECT_ROOT" && rustc --version)"
-  CARGO_TARGET_DIR=$TARGET_DIR "${BUILD[@]}" >&2
-  place "$TARGET_DIR"
+  build "$TARGET_DIR" --
 }
 
 build_with_debian_rust() {
@@ -52,20 +101,20 @@ build_with_debian_rust() {
   # Its standard library for Wasm is built from source, which a release's rustc allows only so.
   export RUSTC_BOOTSTRAP=1
   export CARGO_TARGET_WASM32_WASIP1_LINKER=$linker
-  export CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS="-L native=$prefix/usr/lib/wasm32-wasi -C link-self-contained=no"
   note "with Debian's $("$RUSTC" --version), its standard library built from source"
   # A folder of its own: two compilers in one would rebuild everything at each change of mind.
-  CARGO_TARGET_DIR=$built "${BUILD[@]}" -Zbuild-std=std,panic_abort >&2
-  place "$built"
+  build "$built" -L "native=$prefix/usr/lib/wasm32-wasi" -C link-self-contained=no \
+    "--remap-path-prefix=$prefix=/debian" -- -Zbuild-std=std,panic_abort
 }
 
-# place FOLDER: one path for the wasm, whoever built it; renamed, so that a gateway that starts right
+# place FILE: one path for the wasm, whoever built it; renamed, so that a gateway that starts right
 # now reads a whole file.
 place() {
   mkdir -p "$TARGET_DIR/wasm"
-  cp "$1/$TARGET/release/$NAME" "$TARGET_DIR/wasm/$NAME.new"
+  cp "$1" "$TARGET_DIR/wasm/$NAME.new"
   mv "$TARGET_DIR/wasm/$NAME.new" "$TARGET_DIR/wasm/$NAME"
   note "$NAME: $(($(stat -c %s "$TARGET_DIR/wasm/$NAME") / 1024)) KiB"
+  note "sha256 $(sha256sum "$TARGET_DIR/wasm/$NAME" | cut -d ' ' -f 1)"
   echo "$TARGET_DIR/wasm/$NAME"
 }
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # `make dist`: what a release is, in one folder: the filter and its schema for Kong, the filter as an
-# OCI image that Istio and Envoy Gateway pull, the command-line tool, checksums over all of it.
+# OCI image that Istio and Envoy Gateway pull, the command-line tool, what both are made
+# of (SBOM), checksums over all of it.
 #
 # usage: dist.sh
 #
@@ -32,6 +33,8 @@ cp "$wasm" "$DIST/$NAME.wasm"
 cp kong/apikey_jwt_exchange.meta.json "$DIST/$NAME.meta.json"
 cp "$TARGET_DIR/release/apikeys" "$DIST/apikeys-linux-$(uname -m)"
 cp LICENSE CHANGELOG.md "$DIST/"
+scripts/sbom.sh >&2
+cp "$TARGET_DIR"/sbom/*.json "$DIST/"
 python3 scripts/oci_layout.py "$wasm" "$NAME" "$version" "$revision" "$DIST/$NAME-$version.oci.tar"
 (cd "$DIST" && sha256sum -- * >SHA256SUMS)
 (cd "$DIST" && cat SHA256SUMS) >&2

@@ -27,10 +27,8 @@ scripts() {
   need shellcheck "apt-get install shellcheck"
   shellcheck --external-sources --source-path=SCRIPTDIR scripts/*.sh .ci/run
   need python3 "apt-get install python3"
-  local file
-  for file in demo/orders.py scripts/oci_layout.py; do
-    python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read(), sys.argv[1])' "$file"
-  done
+  python3 -c 'import ast, sys; [ast.parse(open(path).read(), path) for path in sys.argv[1:]]' \
+    demo/orders.py scripts/sbom.py scripts/oci_layout.py
 }
 
 [ $# -gt 0 ] || set -- clippy-native clippy-wasm scripts

@@ -6,7 +6,8 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 
-ALL=(tools format clippy-native clippy-wasm scripts unit simulation build host-model kong cli end-to-end)
+ALL=(tools format clippy-native clippy-wasm scripts deny unit simulation build reproducible sbom host-model
+  kong cli end-to-end)
 SUMMARY=()
 FAILED=0
 
@@ -19,12 +20,16 @@ run_step() {
     tools) scripts/ensure-tools.sh ;;
     format) cargo fmt --check ;;
     clippy-native | clippy-wasm | scripts) scripts/lint.sh "$1" ;;
+    # Licences, crates twice, sources; advisories are make audit's, since they come from the network.
+    deny) "$(scripts/cargo-tool.sh cargo-deny)" --locked check bans licenses sources ;;
     # Unit, property, documentation and layering tests; the range of seeds has a step of its own.
     unit) cargo test --locked --features cli -- --skip no_seed_of_the_range ;;
     simulation) scripts/sim.sh range && scripts/sim.sh proofs ;;
     # What the suites below run, fetched and built where its time can be seen.
     build) scripts/fetch.sh all && scripts/build-wasm.sh &&
       cargo build --release --locked --features cli --bin apikeys ;;
+    reproducible) scripts/reproducible.sh ;;
+    sbom) scripts/sbom.sh check ;;
     # The filter of the step before, under a model of both hosts.
     host-model) cargo test --locked --features host-model --test host_model ;;
     kong) APIKEYS=$TARGET_DIR/release/apikeys tests/kong/check.sh ;;

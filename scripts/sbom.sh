@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# `make sbom`: writes what the filter and the command-line tool are made of, as CycloneDX 1.5 in JSON:
+# target/sbom/apikey_jwt_exchange.wasm.cdx.json and apikeys.cdx.json. Each component has its version, licence and
+# the digest that Cargo.lock holds it to. The same commit gives the same bytes, wherever.
+#
+# usage: sbom.sh [check]
+#   check   also makes both a second time, in another folder, and holds them against cargo's own
+#           lists: what cargo builds in is named with the lock's digest, and nothing else is
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$PROJECT_ROOT"
+
+SBOM_DIR=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}/sbom
+# Each with its target and its features.
+BOMS=("apikey_jwt_exchange.wasm wasm32-wasip1" "apikeys x86_64-unknown-linux-gnu cli")
+
+# What it was made of, not when it was listed: the time is that of the commit.
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || echo 0)
+export SOURCE_DATE_EPOCH
+
+# built_in TARGET FEATURES: what cargo builds in, build scripts and macros with it: name and version.
+built_in() {
+  cargo tree --locked --target "$1" --features "$2" --edges normal,build --prefix none --format '{p}' |
+    sed -n 's/^\([^ ]*\) v\([^ ]*\).*/\1 \2/p' | LC_ALL=C sort -u
+}
+
+# write FOLDER: both lists, made in a copy, since the tool writes beside Cargo.toml.
+write() {
+  local folder=$1 copy bom name target features
+  copy=$(mktemp -d "$work/copy.XXXXXX")
+  cp -r Cargo.toml Cargo.lock src tests "$copy"
+  mkdir -p "$folder"
+  for bom in "${BOMS[@]}"; do
+    read -r name target features <<<"$bom"
+    "$cargo_cyclonedx" cyclonedx --quiet --manifest-path "$copy/Cargo.toml" --format json \
+      --spec-version 1.5 --target "$target" ${features:+--features "$features"} \
+      --override-filename bom >&2
+    cmp -s Cargo.lock "$copy/Cargo.lock" || die "Cargo.lock is not up to date" "run: cargo check"
+    built_in "$target" "$features" |
+      python3 scripts/sbom.py write "$copy/bom.json" "$copy" "$folder/$name.cdx.json"
+  done
+}
+
+need_rust
+need python3 "apt-get install python3"
+cargo_cyclonedx=$(scripts/cargo-tool.sh cargo-cyclonedx)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+step "Listing what is built in"
+write "$SBOM_DIR"
+for bom in "${BOMS[@]}"; do note "$SBOM_DIR/${bom%% *}.cdx.json"; done
+case ${1:-} in
+  "") ;;
+  check)
+    write "$work/again"
+    for bom in "${BOMS[@]}"; do
+      read -r name target features <<<"$bom"
+      cmp "$SBOM_DIR/$name.cdx.json" "$work/again/$name.cdx.json" || die "two lists of $name differ"
+      ! grep -qF -e "$HOME" -e "$PROJECT_ROOT" -e "$work" "$SBOM_DIR/$name.cdx.json" ||
+        die "$name.cdx.json holds a path of this machine"
+      note "$name: $(built_in "$target" "$features" |
+        python3 scripts/sbom.py check "$SBOM_DIR/$name.cdx.json" Cargo.lock)"
+    done
+    ;;
+  *) die "there is no '$1'" "usage: sbom.sh [check]" ;;
+esac
