@@ -17,6 +17,7 @@
 )]
 
 mod create;
+mod keys;
 mod secrets;
 mod setup;
 mod world;

@@ -164,8 +164,20 @@ impl Realm {
             json!({"username": name, "email": format!("{name}@example.com"), "enabled": true,
                    "firstName": first, "lastName": "Example", "emailVerified": true})
         };
+        // Keys on a curve: a realm's RSA keys take longer to make than all the rest of it.
+        let keys = [
+            ("ecdsa-generated", json!({"priority": ["100"]})),
+            (
+                "hmac-generated",
+                json!({"priority": ["100"], "algorithm": ["HS512"]}),
+            ),
+            ("aes-generated", json!({"priority": ["100"]})),
+        ]
+        .map(|(kind, config)| json!({"name": kind, "providerId": kind, "config": config}));
         let representation = json!({
             "realm": realm.name, "enabled": true,
+            "defaultSignatureAlgorithm": "ES256",
+            "components": {"org.keycloak.keys.KeyProvider": keys},
             "users": [user("alice", "Alice"), user("bob", "Bob")],
             "clients": [{"clientId": "billing-service", "serviceAccountsEnabled": true,
                          "standardFlowEnabled": false, "publicClient": false}],
@@ -207,6 +219,20 @@ impl Realm {
 
     pub(crate) fn run(&self, command: &str, extra: &[&str]) -> Run {
         Run::of(self.command(command, extra).output().unwrap())
+    }
+
+    /// The JSON that the tool gives.
+    #[track_caller]
+    pub(crate) fn json(&self, command: &str, extra: &[&str]) -> Value {
+        let run = self.run(command, &[extra, &["--output", "json"]].concat());
+        run.succeeded().json()
+    }
+
+    /// Makes a key for this owner, and gives its id.
+    #[track_caller]
+    pub(crate) fn key_of(&self, owner: &str) -> String {
+        let made = self.create(&["--owner", owner]).succeeded().json();
+        made["key_id"].as_str().unwrap().to_owned()
     }
 
     pub(crate) fn setup(&self, extra: &[&str]) -> Run {
@@ -315,7 +341,10 @@ impl Realm {
 
     /// A service token of a client that signs in with the signing key.
     pub(crate) fn client_token(&self, client_id: &str) -> String {
-        let (status, answer) = self.token(client_id, &[("grant_type", "client_credentials")]);
+        let (status, answer) = self.token(
+            (client_id, &random_name()),
+            &[("grant_type", "client_credentials")],
+        );
         assert_eq!(status, 200, "{answer}");
         answer["access_token"].as_str().unwrap().to_owned()
     }
@@ -327,9 +356,19 @@ impl Realm {
 
     /// The same, asked for by another client.
     pub(crate) fn grant_by(&self, client_id: &str, owner_id: &str) -> Result<Value, Value> {
+        self.grant_with(client_id, owner_id, &random_name())
+    }
+
+    /// The same, with an id of the client's assertion.
+    pub(crate) fn grant_with(
+        &self,
+        client_id: &str,
+        owner_id: &str,
+        jti: &str,
+    ) -> Result<Value, Value> {
         let grant = self.assertion("https://api-key-gateway.invalid", owner_id);
         let (status, answer) = self.token(
-            client_id,
+            (client_id, jti),
             &[
                 ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"),
                 ("assertion", &grant),
@@ -345,9 +384,9 @@ impl Realm {
         Ok(serde_json::from_slice(&claims).unwrap())
     }
 
-    fn token(&self, client_id: &str, pairs: &[(&str, &str)]) -> (u16, Value) {
+    fn token(&self, (client_id, jti): (&str, &str), pairs: &[(&str, &str)]) -> (u16, Value) {
         let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-        let assertion = self.assertion(client_id, client_id);
+        let assertion = self.assertion_with(client_id, client_id, jti);
         let fixed = [
             ("client_id", client_id),
             ("client_assertion_type", kind),
@@ -358,8 +397,12 @@ impl Realm {
     }
 
     fn assertion(&self, issuer: &str, subject: &str) -> String {
+        self.assertion_with(issuer, subject, &random_name())
+    }
+
+    fn assertion_with(&self, issuer: &str, subject: &str, jti: &str) -> String {
         let claims = json!({
-            "iss": issuer, "sub": subject, "aud": self.url(), "jti": random_name(),
+            "iss": issuer, "sub": subject, "aud": self.url(), "jti": jti,
             "iat": now_seconds() - 30, "exp": now_seconds() + 60,
         });
         self.signing_key().sign(&claims).unwrap()

@@ -7,6 +7,8 @@ use std::cell::RefCell;
 use std::fmt;
 use std::time::Duration;
 
+use apikey_jwt_exchange::clock::UnixMillis;
+use apikey_jwt_exchange::keycloak::Call;
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use ureq::Agent;
@@ -14,11 +16,14 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use zeroize::Zeroizing;
 
 use crate::admin_error::{AdminError, keycloak_words};
+use crate::system;
 
 /// An answer longer than this is no answer of Keycloak's to us.
 const BODY_BYTES_MAX: u64 = 32 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Well below what lies between the last write under a lock and its being taken for
+/// left behind: `HOLD_MS` and `STALE_MS` of `manage::change`.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// What would end a path segment, or be read as something else in one.
 const SEGMENT: &AsciiSet = &CONTROLS
     .add(b' ')
@@ -50,7 +55,15 @@ pub(crate) struct KeycloakAdmin {
     base_url: String,
     realm: String,
     credentials: Credentials,
-    token: RefCell<Zeroizing<String>>,
+    token: RefCell<Token>,
+}
+
+/// The administrator's access token.
+#[derive(Default)]
+struct Token {
+    text: Zeroizing<String>,
+    /// From when on a new one is fetched before it is needed.
+    renew_at: UnixMillis,
 }
 
 impl fmt::Debug for KeycloakAdmin {
@@ -139,6 +152,29 @@ impl KeycloakAdmin {
             .map(drop)
     }
 
+    /// The path of the realm's users below the base URL.
+    pub(crate) fn users_path(&self) -> String {
+        self.in_realm("users")
+    }
+
+    /// Sends a call of the core's: the status and the body of the answer, whichever
+    /// it is.
+    pub(crate) fn send(&self, call: &Call) -> Result<(u16, Zeroizing<String>), AdminError> {
+        let payload = call.json.as_deref().map(Payload::Text);
+        let answer = self.call(call.method, &call.path, call.bearer.as_deref(), payload)?;
+        Ok((answer.status, answer.body))
+    }
+
+    /// A token that lives for a while yet. Where no new one is to be had the one at
+    /// hand is given: that it is refused is told by the call that it is for.
+    pub(crate) fn bearer(&self) -> Zeroizing<String> {
+        let is_old = system::now().is_ok_and(|now| now >= self.token.borrow().renew_at);
+        if is_old {
+            let _ = self.renew_token();
+        }
+        self.token.borrow().text.clone()
+    }
+
     /// Reads a public document of the realm's, such as its OpenID configuration.
     pub(crate) fn public(&self, path: &str) -> Result<Value, AdminError> {
         let path = format!("/realms/{}/{path}", segment(&self.realm));
@@ -171,12 +207,12 @@ impl KeycloakAdmin {
         body: Option<&Value>,
     ) -> Result<Zeroizing<String>, AdminError> {
         let body = body.map(Payload::Json);
-        let first = self.call(method, path, Some(&self.token.borrow().clone()), body)?;
+        let first = self.call(method, path, Some(&self.bearer()), body)?;
         if first.status != 401 {
             return first.accepted(method, path);
         }
         self.renew_token()?;
-        self.call(method, path, Some(&self.token.borrow().clone()), body)?
+        self.call(method, path, Some(&self.bearer()), body)?
             .accepted(method, path)
     }
 
@@ -204,7 +240,15 @@ impl KeycloakAdmin {
             path,
             what: "no access_token in it",
         })?;
-        *self.token.borrow_mut() = Zeroizing::new(token.to_owned());
+        let lives_seconds = document.get("expires_in").and_then(Value::as_u64);
+        // At half of its life, so that it outlasts whatever is begun with it.
+        let renew_at = system::now()
+            .unwrap_or_default()
+            .plus_ms(lives_seconds.unwrap_or_default().saturating_mul(500));
+        *self.token.borrow_mut() = Token {
+            text: Zeroizing::new(token.to_owned()),
+            renew_at,
+        };
         Ok(())
     }
 
@@ -224,7 +268,10 @@ impl KeycloakAdmin {
         let bearer = token.map(|token| Zeroizing::new(format!("Bearer {token}")));
         let response = match payload {
             None => {
-                let mut request = self.agent.get(&url);
+                let mut request = match method {
+                    "DELETE" => self.agent.delete(&url),
+                    _ => self.agent.get(&url),
+                };
                 if let Some(bearer) = &bearer {
                     request = request.header("authorization", bearer.as_str());
                 }
@@ -306,6 +353,8 @@ fn agent(ca_pem: Option<&[u8]>) -> Result<Agent, AdminError> {
 #[derive(Clone, Copy)]
 enum Payload<'a> {
     Json(&'a Value),
+    /// JSON, written already.
+    Text(&'a str),
     Form(&'a [(&'a str, &'a str)]),
 }
 
@@ -313,6 +362,7 @@ impl Payload<'_> {
     fn encoded(self) -> (&'static str, Zeroizing<String>) {
         match self {
             Self::Json(value) => ("application/json", Zeroizing::new(value.to_string())),
+            Self::Text(text) => ("application/json", Zeroizing::new(text.to_owned())),
             Self::Form(pairs) => {
                 let mut form = Zeroizing::new(String::new());
                 for (name, value) in pairs {

@@ -1,9 +1,9 @@
 //! `apikeys`, the command-line tool: prepares Keycloak realms for API keys, and
-//! makes the keys.
+//! manages the keys.
 //!
-//! It runs where an administrator does, not in a gateway. Both commands read
-//! what is there before they change it, change what differs alone, and read it
-//! again to see that it holds.
+//! It runs where an administrator does, not in a gateway. Each command reads what is
+//! there before it changes it, changes what differs alone, and reads it again to see
+//! that it holds. Owners are changed by the core's own machine, under their lock.
 
 use std::process::ExitCode;
 
@@ -11,22 +11,38 @@ use clap::Parser;
 
 mod admin_error;
 mod args;
+mod change;
 mod create;
 mod keycloak_admin;
+mod keys;
+mod last_used;
+mod new_key;
 mod output;
 mod owner;
+mod realm_checks;
 mod setup;
+mod summary;
 mod system;
+mod wrong_usage;
 
 use args::{Cli, Command};
+use wrong_usage::WrongUsage;
 
 fn main() -> ExitCode {
+    let done = |()| ExitCode::SUCCESS;
     let outcome = match Cli::parse().command {
         Command::Setup(args) => setup::run(&args),
-        Command::Create(args) => create::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Create(args) => create::run(&args).map(done),
+        Command::List(args) => keys::list(&args).map(done),
+        Command::Show(args) => keys::show(&args).map(done),
+        Command::Rotate(args) => keys::rotate(&args).map(done),
+        Command::Revoke(args) => keys::revoke(&args).map(done),
     };
     outcome.unwrap_or_else(|error| {
         output::note(&format!("apikeys: {error:#}"));
-        ExitCode::FAILURE
+        match error.is::<WrongUsage>() {
+            true => ExitCode::from(wrong_usage::EXIT_STATUS),
+            false => ExitCode::FAILURE,
+        }
     })
 }

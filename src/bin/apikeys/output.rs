@@ -32,9 +32,42 @@ pub(crate) fn table(rows: &[(&str, &str)]) -> String {
     lines.join("\n")
 }
 
+/// Rows below their heads, in columns that are as wide as they must be.
+pub(crate) fn grid(heads: &[&str], rows: &[Vec<String>]) -> String {
+    let heads = heads.iter().map(|head| (*head).to_owned()).collect();
+    let all: Vec<&Vec<String>> = std::iter::once(&heads).chain(rows).collect();
+    let width = |column: usize| {
+        let cells = all.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..heads.len()).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    let lines: Vec<String> = all.into_iter().map(line).collect();
+    lines.join("\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [
+            vec!["a".to_owned(), "жжж".to_owned(), "x".to_owned()],
+            vec!["abcd".to_owned(), String::new(), String::new()],
+        ];
+        assert_eq!(
+            grid(&["ID", "N", "S"], &rows),
+            "ID    N    S\na     жжж  x\nabcd"
+        );
+    }
 
     #[test]
     fn values_stand_one_below_the_other() {

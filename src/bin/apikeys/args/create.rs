@@ -1,29 +1,12 @@
 //! The arguments of `apikeys create`.
 
-use std::path::PathBuf;
-
-use apikey_jwt_exchange::config::defaults;
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::connection::{Connection, Names};
-
-/// How the hash of a new key is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum HashAlgorithm {
-    Bcrypt,
-    Sha256,
-}
-
-/// What the key is printed as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum OutputFormat {
-    /// The key alone on standard output, what is known of it on standard error.
-    Text,
-    /// One JSON object on standard output.
-    Json,
-}
+use super::making::{MakingArgs, OwnerArgs};
 
 #[derive(Debug, Args)]
+#[command(mut_group("OwnerArgs", |group| group.required(true)))]
 #[command(after_help = "\
 Examples:
   A key of alice's for a year:
@@ -49,40 +32,10 @@ pub(crate) struct CreateArgs {
     /// OAuth scopes of the key's tokens, separated by spaces; without, the gateway's own.
     #[arg(long, value_name = "SCOPES")]
     pub(crate) scopes: Option<String>,
-    /// What the key begins with; must be the key_prefix of the gateway's configuration.
-    #[arg(long, value_name = "PREFIX", default_value = defaults::KEY_PREFIX)]
-    pub(crate) key_prefix: String,
-    /// How the key is hashed.
-    #[arg(long, value_enum, default_value_t = HashAlgorithm::Bcrypt)]
-    pub(crate) hash_algorithm: HashAlgorithm,
-    /// bcrypt's cost, 4 to 14: each step doubles the time that a key's first use takes.
-    #[arg(long, value_name = "COST", default_value_t = defaults::BCRYPT_COST,
-          value_parser = clap::value_parser!(u64).range(4..=14))]
-    pub(crate) bcrypt_cost: u64,
-    /// Keys that an owner may hold, expired ones included.
-    #[arg(long, value_name = "COUNT", default_value_t = defaults::MAX_KEYS_PER_USER,
-          value_parser = clap::value_parser!(u64).range(1..=100))]
-    pub(crate) max_keys_per_user: u64,
-    /// What the key is printed as.
-    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
-    pub(crate) output: OutputFormat,
-    /// Write the key to this new file, readable by you alone, and not to standard output.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) output_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) making: MakingArgs,
     #[command(flatten)]
     pub(crate) names: Names,
     #[command(flatten)]
     pub(crate) connection: Connection,
-}
-
-/// Whose key it is.
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-pub(crate) struct OwnerArgs {
-    /// The owner: a user's name, e-mail address or Keycloak id.
-    #[arg(long, value_name = "USER")]
-    pub(crate) owner: Option<String>,
-    /// The owner: the service account of this client.
-    #[arg(long, value_name = "CLIENT_ID")]
-    pub(crate) service_account: Option<String>,
 }

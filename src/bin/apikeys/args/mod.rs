@@ -4,12 +4,17 @@ use clap::{Parser, Subcommand};
 
 mod connection;
 mod create;
+mod keys;
+mod making;
 mod setup;
 #[cfg(test)]
 mod tests;
 mod values;
 
-pub(crate) use create::{CreateArgs, HashAlgorithm, OutputFormat, OwnerArgs};
+pub(crate) use connection::Names;
+pub(crate) use create::CreateArgs;
+pub(crate) use keys::{ListArgs, RevokeArgs, RotateArgs, ShowArgs};
+pub(crate) use making::{HashAlgorithm, HashArgs, MakingArgs, OutputFormat, OwnerArgs};
 pub(crate) use setup::SetupArgs;
 
 /// Prepares Keycloak realms for API keys, and makes the keys.
@@ -35,4 +40,12 @@ pub(crate) enum Command {
     Setup(SetupArgs),
     /// Makes an API key for a user or a service account, and prints it, once.
     Create(CreateArgs),
+    /// Lists the keys of an owner, the newest first.
+    List(ListArgs),
+    /// Tells of a key whose it is, whether it works, and when it was last used.
+    Show(ShowArgs),
+    /// Replaces a key by a new one, and prints that, once; the old one goes on for a while.
+    Rotate(RotateArgs),
+    /// Ends a key.
+    Revoke(RevokeArgs),
 }

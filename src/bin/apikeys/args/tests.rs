@@ -1,6 +1,6 @@
 //! What a command line may say, and what it may not.
 
-use super::values::{base_url, is_private, issuer, realm};
+use super::values::{base_url, grace, is_private, issuer, realm};
 use super::*;
 use apikey_jwt_exchange::config::defaults;
 use clap::CommandFactory;
@@ -20,7 +20,7 @@ const CREATE: &[&str] = &[
 fn create(extra: &[&str]) -> Result<CreateArgs, clap::Error> {
     match Cli::try_parse_from(CREATE.iter().chain(extra))?.command {
         Command::Create(args) => Ok(args),
-        Command::Setup(_) => unreachable!(),
+        _ => unreachable!(),
     }
 }
 
@@ -37,7 +37,9 @@ fn the_documented_defaults_apply() {
     assert_eq!(args.expires_days, 365);
     assert_eq!(args.names.client_id, "api-key-gateway");
     assert_eq!(args.names.identity_provider, "api-keys");
-    assert_eq!((args.bcrypt_cost, args.max_keys_per_user), (10, 5));
+    assert_eq!(args.names.management_client_id, "api-key-manager");
+    let making = &args.making;
+    assert_eq!((making.hash.bcrypt_cost, making.limit.keys_max()), (10, 5));
 }
 
 #[test]
@@ -126,4 +128,55 @@ fn issuers_that_keycloak_refuses_and_the_master_realm_are_refused_first() {
     assert!(realm("master").is_err());
     assert!(realm("..").is_err());
     assert!(realm("démo 2").is_ok());
+}
+
+#[test]
+fn a_grace_is_seconds_or_a_number_of_units_and_at_most_a_week() {
+    for (text, seconds) in [
+        ("0", 0),
+        ("90", 90),
+        ("90s", 90),
+        ("15m", 900),
+        ("24h", 86_400),
+        ("7d", 604_800),
+        ("604800", 604_800),
+    ] {
+        assert_eq!(grace(text).unwrap(), seconds, "{text}");
+    }
+    for text in [
+        "",
+        "h",
+        "-1",
+        "1.5h",
+        "24 h",
+        "8d",
+        "604801",
+        "99999999999999999999d",
+        "1w",
+    ] {
+        assert!(grace(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn keys_are_named_by_their_id_and_their_owner_need_not_be() {
+    let parse = |words: &[&str]| {
+        let fixed = ["--keycloak-url", "http://127.0.0.1:1", "--realm", "demo"];
+        Cli::try_parse_from(["apikeys"].iter().chain(words).chain(&fixed))
+    };
+    for command in ["show", "rotate", "revoke"] {
+        assert!(parse(&[command, "abc123def456"]).is_ok(), "{command}");
+        assert!(parse(&[command]).is_err(), "{command}");
+        let both = [
+            command,
+            "abc123def456",
+            "--owner",
+            "a",
+            "--service-account",
+            "b",
+        ];
+        assert!(parse(&both).is_err(), "{command}");
+    }
+    assert!(parse(&["list"]).is_err());
+    assert!(parse(&["list", "--owner", "a"]).is_ok());
 }

@@ -77,3 +77,24 @@ pub(super) fn issuer(text: &str) -> Result<String> {
     );
     Ok(text.to_owned())
 }
+
+/// The longest grace of a rotated key, in seconds: seven days.
+const GRACE_SECONDS_MAX: u64 = 7 * 24 * 3600;
+
+/// A length of time in seconds, from a number of them or one of a unit.
+pub(super) fn grace(text: &str) -> Result<u64> {
+    let units = [('s', 1), ('m', 60), ('h', 3600), ('d', 24 * 3600)];
+    let of_a_unit = units
+        .into_iter()
+        .find_map(|(letter, seconds)| Some((text.strip_suffix(letter)?, seconds)));
+    let (number, seconds) = of_a_unit.unwrap_or((text, 1));
+    let grace = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(seconds));
+    match grace {
+        Some(grace) if grace <= GRACE_SECONDS_MAX => Ok(grace),
+        Some(_) => bail!("must be at most 7d"),
+        None => bail!("must be seconds, or as 90s, 15m, 24h, 7d"),
+    }
+}

@@ -1,0 +1,93 @@
+//! Drives the core's [`OwnerChange`]: its calls over HTTP, its waits by sleeping.
+//!
+//! The filter's management API drives the same machine, so whatever changes an
+//! owner's keys takes the same lock.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+use apikey_jwt_exchange::keycloak::loggable;
+use apikey_jwt_exchange::manage::change::{
+    Change, ChangeInput, ChangeOutput, Changed, OwnerChange,
+};
+use apikey_jwt_exchange::manage::owner_keys::Edit;
+
+use crate::admin_error::AdminError;
+use crate::args::Names;
+use crate::keycloak_admin::KeycloakAdmin;
+use crate::system;
+
+/// How long a change waits for others' to end: longer than a lock that somebody left
+/// behind lives.
+const WAIT_MS_MAX: u64 = 60_000;
+
+/// Makes one change of an owner's keys, as an administrator: disabled owners too, and
+/// owners whose link was taken away.
+pub(crate) fn make(
+    admin: &KeycloakAdmin,
+    names: &Names,
+    owner_id: &str,
+    edit: Edit,
+) -> Result<Changed> {
+    let change = Change {
+        users_path: admin.users_path(),
+        identity_provider: names.identity_provider.clone(),
+        owner_id: owner_id.to_owned(),
+        edit,
+        gateway_accounts: gateway_accounts(names),
+        disabled_owners: true,
+        relink: true,
+        holder: system::random_name()?,
+        wait_ms_max: WAIT_MS_MAX,
+    };
+    drive(admin, change)
+}
+
+/// The service accounts of the gateway's own clients. Keycloak keeps names of users in
+/// lower case.
+fn gateway_accounts(names: &Names) -> Vec<String> {
+    [&names.client_id, &names.management_client_id]
+        .map(|client_id| format!("service-account-{}", client_id.to_lowercase()))
+        .into()
+}
+
+fn drive(admin: &KeycloakAdmin, change: Change) -> Result<Changed> {
+    let mut machine = OwnerChange::new(change, system::now()?);
+    let mut output = step(admin, &mut machine, &ChangeInput::Begin)?;
+    loop {
+        output = match output {
+            ChangeOutput::Call(call) => match admin.send(&call) {
+                Ok((status, body)) => {
+                    let body = Some(body.as_bytes());
+                    step(admin, &mut machine, &ChangeInput::Answer { status, body })?
+                }
+                Err(error) => step(admin, &mut machine, &ChangeInput::Failed(&why(&error)))?,
+            },
+            ChangeOutput::Wait(milliseconds) => {
+                thread::sleep(Duration::from_millis(milliseconds));
+                step(admin, &mut machine, &ChangeInput::Waited)?
+            }
+            ChangeOutput::Done(result) => return Ok((*result)?),
+        };
+    }
+}
+
+fn step(
+    admin: &KeycloakAdmin,
+    machine: &mut OwnerChange,
+    input: &ChangeInput<'_>,
+) -> Result<ChangeOutput> {
+    // The clock after the token, which may take a call: the machine compares it with
+    // the age of its lock.
+    let bearer = admin.bearer();
+    Ok(machine.handle_input(input, &bearer, system::now()?))
+}
+
+/// What is known of a call that failed, without the address.
+fn why(error: &AdminError) -> String {
+    match error {
+        AdminError::Unreachable { source, .. } => loggable(&source.to_string()),
+        other => loggable(&other.to_string()),
+    }
+}

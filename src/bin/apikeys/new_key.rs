@@ -1,0 +1,207 @@
+//! A new key: generated, hashed, and told once.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow};
+use apikey_jwt_exchange::api_key::format::{ApiKey, KeyFormat};
+use apikey_jwt_exchange::api_key::hash::{hash_bcrypt, hash_sha256};
+use apikey_jwt_exchange::keycloak::owner::User;
+use apikey_jwt_exchange::manage::change::Changed;
+use apikey_jwt_exchange::manage::owner_keys::{Edit, KeySummary};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use crate::args::{HashAlgorithm, HashArgs, MakingArgs, Names, OutputFormat};
+use crate::keycloak_admin::KeycloakAdmin;
+use crate::summary::{or_unknown, time_or_unknown};
+use crate::{change, output, owner, system};
+
+/// A key that nobody knows yet, and what is stored of it.
+pub(crate) struct Generated {
+    pub(crate) key: ApiKey,
+    pub(crate) hash_text: String,
+}
+
+/// The form of keys that begin so.
+pub(crate) fn format(prefix: &str) -> Result<KeyFormat> {
+    KeyFormat::new(prefix).map_err(|error| anyhow!("--key-prefix {error}"))
+}
+
+/// Generates a key from the system's random source.
+pub(crate) fn generate(format: &KeyFormat, hash: &HashArgs) -> Result<Generated> {
+    let mut outcome = Ok(());
+    let key = format.generate(|bytes| {
+        if outcome.is_ok() {
+            outcome = system::fill_random(bytes);
+        }
+    });
+    outcome?;
+    let hash_text = hash_text(key.expose().as_bytes(), hash)?;
+    Ok(Generated { key, hash_text })
+}
+
+/// Hashes a key as it is stored.
+pub(crate) fn hash_text(key: &[u8], args: &HashArgs) -> Result<String> {
+    match args.hash_algorithm {
+        HashAlgorithm::Sha256 => Ok(hash_sha256(key)),
+        HashAlgorithm::Bcrypt => {
+            let mut salt = [0_u8; 16];
+            system::fill_random(&mut salt)?;
+            let cost = u32::try_from(args.bcrypt_cost).context("--bcrypt-cost is too high")?;
+            hash_bcrypt(key, cost, salt).map_err(|error| anyhow!("--bcrypt-cost: {error}"))
+        }
+    }
+}
+
+/// Records the key with its owner by this change, and tells it. `replaces` is the id of
+/// the key that it takes the place of.
+pub(crate) fn record_and_tell(
+    admin: &KeycloakAdmin,
+    names: &Names,
+    owner: &User,
+    key: &ApiKey,
+    (edit, replaces): (Edit, Option<&str>),
+    making: &MakingArgs,
+) -> Result<()> {
+    let destination = Destination::open(making.output_file.as_deref())?;
+    let changed = match change::make(admin, names, owner.id(), edit) {
+        Ok(changed) => changed,
+        Err(error) => {
+            destination.discard();
+            return Err(error.context(format!("key {} of {:?}", key.id(), owner.username())));
+        }
+    };
+    for warning in &changed.warnings {
+        output::warning(warning);
+    }
+    let made = changed.keys.iter().find(|held| held.id == key.id());
+    let made = made.context("the key was recorded, and is not among the owner's")?;
+    let replaced = replaces.map(|id| Replaced::of(id, &changed));
+    destination
+        .write(&shown(making.output, key, made, owner, replaced.as_ref()))
+        .with_context(|| {
+            format!(
+                "key {} of {:?} is recorded, and could not be told: revoke it, and make another",
+                key.id(),
+                owner.username()
+            )
+        })
+}
+
+/// The key that a new one takes the place of.
+struct Replaced {
+    id: String,
+    /// When it ends; none if it has ended with the change.
+    ends_at: Option<String>,
+}
+
+impl Replaced {
+    fn of(id: &str, changed: &Changed) -> Self {
+        let old = changed.keys.iter().find(|held| held.id == id);
+        Self {
+            id: id.to_owned(),
+            ends_at: old.and_then(|old| Some(old.ends_at()?.to_rfc3339())),
+        }
+    }
+}
+
+/// What is told of the key: the result, with the key in it, and the rest.
+struct Shown {
+    result: Zeroizing<String>,
+    notes: String,
+}
+
+fn shown(
+    format: OutputFormat,
+    key: &ApiKey,
+    made: &KeySummary,
+    owner: &User,
+    replaced: Option<&Replaced>,
+) -> Shown {
+    let (created, expires_at) = (
+        time_or_unknown(made.created),
+        time_or_unknown(made.expires_at),
+    );
+    match format {
+        OutputFormat::Json => {
+            let mut document = json!({
+                "key_id": key.id(),
+                "api_key": key.expose(),
+                "name": made.name,
+                "created": created,
+                "expires_at": expires_at,
+                "owner": owner::shown(owner),
+            });
+            if let (Some(replaced), Value::Object(members)) = (replaced, &mut document) {
+                let old = json!({ "key_id": replaced.id, "ends_at": replaced.ends_at });
+                members.insert("replaces".to_owned(), old);
+            }
+            Shown {
+                result: Zeroizing::new(format!("{document:#}")),
+                notes: String::new(),
+            }
+        }
+        OutputFormat::Text => {
+            let owner = format!("{} ({})", owner.username(), owner.id());
+            let scopes = or_unknown(made.scopes.as_deref(), "the gateway's own");
+            let replaces = replaced.map(|old| match &old.ends_at {
+                Some(ends_at) => format!("{}, which goes on until {ends_at}", old.id),
+                None => format!("{}, which has ended", old.id),
+            });
+            let mut rows = vec![
+                ("key id", key.id()),
+                ("name", &made.name),
+                ("owner", &owner),
+                ("created", &created),
+                ("expires at", &expires_at),
+                ("scopes", &scopes),
+            ];
+            if let Some(replaces) = &replaces {
+                rows.push(("replaces", replaces));
+            }
+            rows.push(("", "The key is shown this once: keep it."));
+            Shown {
+                result: Zeroizing::new(key.expose().to_owned()),
+                notes: output::table(&rows),
+            }
+        }
+    }
+}
+
+/// Where the key goes. A file is made before the key is recorded, so that a key
+/// is not made that cannot be told.
+pub(crate) struct Destination<'a>(Option<(&'a Path, File)>);
+
+impl<'a> Destination<'a> {
+    pub(crate) fn open(path: Option<&'a Path>) -> Result<Self> {
+        let file = path.map(|path| system::create_private(path).map(|file| (path, file)));
+        file.transpose().map(Self)
+    }
+
+    fn write(self, shown: &Shown) -> Result<()> {
+        if !shown.notes.is_empty() {
+            output::note(&shown.notes);
+        }
+        match self.0 {
+            None => output::result(&shown.result).context("standard output is closed"),
+            Some((path, file)) => {
+                let text = Zeroizing::new(format!("{}\n", *shown.result));
+                system::write_private(file, path, &text)?;
+                output::note(&format!("written to {}", path.display()));
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes the empty file away again.
+    pub(crate) fn discard(self) {
+        if let Some((path, _)) = self.0 {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "new_key_tests.rs"]
+mod tests;
