@@ -18,6 +18,7 @@
 
 mod create;
 mod keys;
+mod offline;
 mod secrets;
 mod setup;
 mod world;

@@ -7,12 +7,14 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 mod admin_error;
 mod args;
 mod change;
 mod create;
+mod inspect;
+mod key_source;
 mod keycloak_admin;
 mod keys;
 mod last_used;
@@ -25,7 +27,7 @@ mod summary;
 mod system;
 mod wrong_usage;
 
-use args::{Cli, Command};
+use args::{Cli, Command, CompletionsArgs};
 use wrong_usage::WrongUsage;
 
 fn main() -> ExitCode {
@@ -37,6 +39,9 @@ fn main() -> ExitCode {
         Command::Show(args) => keys::show(&args).map(done),
         Command::Rotate(args) => keys::rotate(&args).map(done),
         Command::Revoke(args) => keys::revoke(&args).map(done),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Hash(args) => inspect::hash(&args).map(done),
+        Command::Completions(args) => completions(&args).map(done),
     };
     outcome.unwrap_or_else(|error| {
         output::note(&format!("apikeys: {error:#}"));
@@ -45,4 +50,11 @@ fn main() -> ExitCode {
             false => ExitCode::FAILURE,
         }
     })
+}
+
+/// Writes the script that completes this tool's command lines in a shell.
+fn completions(args: &CompletionsArgs) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "apikeys", &mut script);
+    Ok(output::result(String::from_utf8(script)?.trim_end())?)
 }

@@ -6,6 +6,7 @@ mod connection;
 mod create;
 mod keys;
 mod making;
+mod offline;
 mod setup;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,9 @@ pub(crate) use connection::Names;
 pub(crate) use create::CreateArgs;
 pub(crate) use keys::{ListArgs, RevokeArgs, RotateArgs, ShowArgs};
 pub(crate) use making::{HashAlgorithm, HashArgs, MakingArgs, OutputFormat, OwnerArgs};
+pub(crate) use offline::{
+    CompletionsArgs, HashCommandArgs, IndexKeyArgs, InspectArgs, KeySourceArgs,
+};
 pub(crate) use setup::SetupArgs;
 
 /// Prepares Keycloak realms for API keys, and makes the keys.
@@ -48,4 +52,10 @@ pub(crate) enum Command {
     Rotate(RotateArgs),
     /// Ends a key.
     Revoke(RevokeArgs),
+    /// Tells what a key says of itself: its form, id and checksum. Asks nobody.
+    Inspect(InspectArgs),
+    /// Prints the hash of a key, as Keycloak stores it. Asks nobody.
+    Hash(HashCommandArgs),
+    /// Prints a script that completes this tool's command lines.
+    Completions(CompletionsArgs),
 }
