@@ -11,7 +11,6 @@ use serde::Deserialize;
 
 use super::{Call, UNRESERVED};
 use crate::clock::UnixMillis;
-use crate::config::Config;
 
 /// Events that one answer holds; each takes about 600 bytes of the
 /// [`ANSWER_BYTES_MAX`](super::ANSWER_BYTES_MAX).
@@ -22,10 +21,9 @@ const EXCHANGE_EVENT: &str = "JWT_AUTHORIZATION_GRANT";
 /// The call for a page of an owner's exchanges, the latest first. Needs the role
 /// `view-events` of client `realm-management`.
 #[must_use]
-pub fn exchanges_call(config: &Config, owner_id: &str, page: usize, bearer: &str) -> Call {
+pub fn exchanges_call(events_path: &str, owner_id: &str, page: usize, bearer: &str) -> Call {
     let path = format!(
-        "{}?type={EXCHANGE_EVENT}&user={}&max={EVENTS_PER_PAGE}&first={}",
-        config.realm.events_path,
+        "{events_path}?type={EXCHANGE_EVENT}&user={}&max={EVENTS_PER_PAGE}&first={}",
         utf8_percent_encode(owner_id, UNRESERVED),
         page * EVENTS_PER_PAGE
     );
@@ -72,11 +70,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::test_support::config;
 
     #[test]
     fn asks_for_one_owners_exchanges_page_by_page() {
-        let call = exchanges_call(&config(), "f:1:bob", 2, "T");
+        let call = exchanges_call("/admin/realms/demo/events", "f:1:bob", 2, "T");
         assert_eq!(
             call.path,
             "/admin/realms/demo/events?type=JWT_AUTHORIZATION_GRANT&user=f%3A1%3Abob&max=100\

@@ -1,6 +1,6 @@
 //! What the management API answers, as JSON.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::owner_keys::KeySummary;
@@ -92,12 +92,12 @@ impl Answer {
 
     /// A new key: the one answer that holds one.
     pub(super) fn made(key: &KeySummary, api_key: &str, replaces: Option<&KeySummary>) -> Self {
-        let mut body = view(key);
+        let mut body = key.view(None);
         let told = Value::String(api_key.to_owned());
         if let Some(members) = body.as_object_mut() {
             members.insert("api_key".to_owned(), told);
             if let Some(old) = replaces {
-                members.insert("replaces".to_owned(), view(old));
+                members.insert("replaces".to_owned(), old.view(None));
             }
         }
         Self::json(201, &body)
@@ -105,14 +105,14 @@ impl Answer {
 
     /// One key.
     pub(super) fn key(key: &KeySummary, last_used: Option<UnixMillis>) -> Self {
-        Self::json(200, &view_with_use(key, last_used))
+        Self::json(200, &key.view(last_used))
     }
 
     /// A page of keys.
     pub(super) fn keys(keys: &[(KeySummary, Option<UnixMillis>)], next: Option<&str>) -> Self {
         let keys: Vec<Value> = keys
             .iter()
-            .map(|(key, last_used)| view_with_use(key, *last_used))
+            .map(|(key, last_used)| key.view(*last_used))
             .collect();
         let mut body = json!({ "keys": keys });
         if let (Some(members), Some(next)) = (body.as_object_mut(), next) {
@@ -151,36 +151,4 @@ impl Answer {
             _ => None,
         }
     }
-}
-
-fn view_with_use(key: &KeySummary, last_used: Option<UnixMillis>) -> Value {
-    let mut view = view(key);
-    if let (Some(members), Some(at)) = (view.as_object_mut(), last_used) {
-        members.insert("last_used".to_owned(), json!(at.to_rfc3339()));
-    }
-    view
-}
-
-/// A key as clients see it: never its hash.
-fn view(key: &KeySummary) -> Value {
-    let mut view = Map::new();
-    let mut put = |name: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            view.insert(name.to_owned(), value);
-        }
-    };
-    let instant = |at: Option<UnixMillis>| at.map(|at| json!(at.to_rfc3339()));
-    put("key_id", Some(json!(key.id)));
-    put("name", Some(json!(key.name)));
-    put("state", Some(json!(key.state.word())));
-    put("created", instant(key.created));
-    put("expires_at", instant(key.expires_at));
-    let scopes = key.scopes.as_deref();
-    put(
-        "scopes",
-        scopes.map(|scopes| json!(scopes.split(' ').collect::<Vec<_>>())),
-    );
-    put("grace_until", instant(key.grace_until));
-    put("replaced_by", key.replaced_by.as_ref().map(|id| json!(id)));
-    Value::Object(view)
 }

@@ -66,7 +66,12 @@ impl Manage {
         let config = Arc::clone(&env.exchange.worker.config);
         let task = self.task()?;
         let owner_id = task.owner_id()?;
-        let call = user_events::exchanges_call(&config, owner_id, listing.page, &task.bearer);
+        let call = user_events::exchanges_call(
+            &config.realm.events_path,
+            owner_id,
+            listing.page,
+            &task.bearer,
+        );
         task.call(State::ReadingEvents(listing), call, env)
     }
 

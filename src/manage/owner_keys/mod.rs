@@ -6,6 +6,8 @@
 
 mod edit;
 
+use serde_json::{Map, Value, json};
+
 use crate::api_key::record::{
     Attributes, Field, INDEX_ATTRIBUTE, KEYS_ATTRIBUTE, KeyRecord, RecordError,
 };
@@ -68,6 +70,32 @@ impl KeySummary {
             (Some(end), Some(grace)) => Some(end.min(grace)),
             (end, grace) => end.or(grace),
         }
+    }
+
+    /// The key as clients see it: never its hash, and nothing that is not known.
+    #[must_use]
+    pub fn view(&self, last_used: Option<UnixMillis>) -> Value {
+        let mut view = Map::new();
+        let mut put = |name: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                view.insert(name.to_owned(), value);
+            }
+        };
+        let instant = |at: Option<UnixMillis>| at.map(|at| json!(at.to_rfc3339()));
+        put("key_id", Some(json!(self.id)));
+        put("name", Some(json!(self.name)));
+        put("state", Some(json!(self.state.word())));
+        put("created", instant(self.created));
+        put("expires_at", instant(self.expires_at));
+        let scopes = self.scopes.as_deref();
+        put(
+            "scopes",
+            scopes.map(|scopes| json!(scopes.split(' ').collect::<Vec<_>>())),
+        );
+        put("grace_until", instant(self.grace_until));
+        put("replaced_by", self.replaced_by.as_ref().map(|id| json!(id)));
+        put("last_used", instant(last_used));
+        Value::Object(view)
     }
 }
 
