@@ -3,16 +3,15 @@
 //! The order is such that a run that is cut off lets nobody in: the record is
 //! written and read back first, and the key itself is told last.
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use apikey_jwt_exchange::api_key::record::is_scope;
 use apikey_jwt_exchange::clock::UnixMillis;
-use apikey_jwt_exchange::manage::owner_keys::{Edit, NewKey};
+use apikey_jwt_exchange::manage::owner_keys::{Edit, NewKey, is_key_name};
 
 use crate::args::CreateArgs;
 use crate::realm_checks::{check_realm, check_scopes};
 use crate::{new_key, owner, system};
 
-const NAME_LENGTH_MAX: usize = 100;
 pub(crate) const DAY_MS: u64 = 24 * 3600 * 1000;
 
 pub(crate) fn run(args: &CreateArgs) -> Result<()> {
@@ -49,9 +48,11 @@ struct Asked {
 
 impl Asked {
     fn from_args(args: &CreateArgs, now: UnixMillis) -> Result<Self> {
-        let name = key_name(&args.name).with_context(|| {
-            format!("--name must be 1 to {NAME_LENGTH_MAX} printable characters")
-        })?;
+        let name = args.name.trim();
+        ensure!(
+            is_key_name(name),
+            "--name must be 1 to 100 characters that can be seen"
+        );
         let expires_at = match &args.expires_at {
             None => now.plus_ms(u64::from(args.expires_days) * DAY_MS),
             Some(text) => UnixMillis::parse_rfc3339(text)
@@ -77,13 +78,6 @@ impl Asked {
             scopes: args.scopes.clone(),
         })
     }
-}
-
-/// A name that tells a key from others, without what would confuse a terminal.
-pub(crate) fn key_name(text: &str) -> Option<&str> {
-    let name = text.trim();
-    let in_bounds = (1..=NAME_LENGTH_MAX).contains(&name.chars().count());
-    (in_bounds && !name.chars().any(char::is_control)).then_some(name)
 }
 
 #[cfg(test)]

@@ -157,6 +157,11 @@ impl KeycloakAdmin {
         self.in_realm("users")
     }
 
+    /// The path of the realm's user events below the base URL.
+    pub(crate) fn events_path(&self) -> String {
+        self.in_realm("events")
+    }
+
     /// Sends a call of the core's: the status and the body of the answer, whichever
     /// it is.
     pub(crate) fn send(&self, call: &Call) -> Result<(u16, Zeroizing<String>), AdminError> {

@@ -7,7 +7,6 @@ use anyhow::{Context, Result, anyhow};
 use apikey_jwt_exchange::api_key::format::{ApiKey, KeyFormat};
 use apikey_jwt_exchange::api_key::hash::{hash_bcrypt, hash_sha256};
 use apikey_jwt_exchange::keycloak::owner::User;
-use apikey_jwt_exchange::manage::change::Changed;
 use apikey_jwt_exchange::manage::owner_keys::{Edit, KeySummary};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -77,9 +76,12 @@ pub(crate) fn record_and_tell(
     }
     let made = changed.keys.iter().find(|held| held.id == key.id());
     let made = made.context("the key was recorded, and is not among the owner's")?;
-    let replaced = replaces.map(|id| Replaced::of(id, &changed));
+    let replaced = replaces.map(|id| Replaced {
+        id,
+        goes_on: changed.keys.iter().find(|held| held.id == id),
+    });
     destination
-        .write(&shown(making.output, key, made, owner, replaced.as_ref()))
+        .write(&shown(making.output, key, made, owner, replaced))
         .with_context(|| {
             format!(
                 "key {} of {:?} is recorded, and could not be told: revoke it, and make another",
@@ -90,20 +92,11 @@ pub(crate) fn record_and_tell(
 }
 
 /// The key that a new one takes the place of.
-struct Replaced {
-    id: String,
-    /// When it ends; none if it has ended with the change.
-    ends_at: Option<String>,
-}
-
-impl Replaced {
-    fn of(id: &str, changed: &Changed) -> Self {
-        let old = changed.keys.iter().find(|held| held.id == id);
-        Self {
-            id: id.to_owned(),
-            ends_at: old.and_then(|old| Some(old.ends_at()?.to_rfc3339())),
-        }
-    }
+#[derive(Clone, Copy)]
+struct Replaced<'a> {
+    id: &'a str,
+    /// What it is now; none if it has ended with the change.
+    goes_on: Option<&'a KeySummary>,
 }
 
 /// What is told of the key: the result, with the key in it, and the rest.
@@ -117,25 +110,17 @@ fn shown(
     key: &ApiKey,
     made: &KeySummary,
     owner: &User,
-    replaced: Option<&Replaced>,
+    replaced: Option<Replaced<'_>>,
 ) -> Shown {
-    let (created, expires_at) = (
-        time_or_unknown(made.created),
-        time_or_unknown(made.expires_at),
-    );
     match format {
         OutputFormat::Json => {
-            let mut document = json!({
-                "key_id": key.id(),
-                "api_key": key.expose(),
-                "name": made.name,
-                "created": created,
-                "expires_at": expires_at,
-                "owner": owner::shown(owner),
-            });
-            if let (Some(replaced), Value::Object(members)) = (replaced, &mut document) {
-                let old = json!({ "key_id": replaced.id, "ends_at": replaced.ends_at });
-                members.insert("replaces".to_owned(), old);
+            let mut document = made.view(None);
+            if let Value::Object(members) = &mut document {
+                members.insert("api_key".to_owned(), json!(key.expose()));
+                members.insert("owner".to_owned(), owner::shown(owner));
+                if let Some(old) = replaced.and_then(|old| old.goes_on) {
+                    members.insert("replaces".to_owned(), old.view(None));
+                }
             }
             Shown {
                 result: Zeroizing::new(format!("{document:#}")),
@@ -144,9 +129,15 @@ fn shown(
         }
         OutputFormat::Text => {
             let owner = format!("{} ({})", owner.username(), owner.id());
+            let created = time_or_unknown(made.created);
+            let expires_at = time_or_unknown(made.expires_at);
             let scopes = or_unknown(made.scopes.as_deref(), "the gateway's own");
-            let replaces = replaced.map(|old| match &old.ends_at {
-                Some(ends_at) => format!("{}, which goes on until {ends_at}", old.id),
+            let replaces = replaced.map(|old| match old.goes_on {
+                Some(key) => format!(
+                    "{}, which goes on until {}",
+                    old.id,
+                    time_or_unknown(key.ends_at())
+                ),
                 None => format!("{}, which has ended", old.id),
             });
             let mut rows = vec![

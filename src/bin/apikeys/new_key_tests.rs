@@ -39,7 +39,8 @@ fn json_has_the_promised_members_and_text_gives_the_key_alone() {
     assert_eq!(document["key_id"], key.id());
     assert_eq!(document["owner"], json!({"id": "1", "username": "alice"}));
     assert_eq!(document["expires_at"], "2027-11-24T10:00:00Z");
-    assert_eq!(document.as_object().unwrap().len(), 6);
+    assert_eq!(document["state"], "active");
+    assert_eq!(document.as_object().unwrap().len(), 7);
     let text = shown(OutputFormat::Text, &key, &made, &alice(), None);
     assert_eq!(text.result.as_str(), key.expose());
     assert!(text.notes.contains(key.id()) && !text.notes.contains(key.expose()));
@@ -49,19 +50,27 @@ fn json_has_the_promised_members_and_text_gives_the_key_alone() {
 fn a_key_that_takes_anothers_place_tells_until_when_that_goes_on() {
     let key = generated(HashAlgorithm::Sha256).key;
     let made = summary_of(&key);
-    for (ends_at, words) in [
-        (Some("2026-11-25T10:00:00Z"), "until 2026-11-25T10:00:00Z"),
+    let old = KeySummary {
+        id: "abc123def456".into(),
+        grace_until: UnixMillis::parse_rfc3339("2026-11-25T10:00:00Z").ok(),
+        state: KeyState::Rotating,
+        ..summary_of(&key)
+    };
+    for (goes_on, words) in [
+        (Some(&old), "until 2026-11-25T10:00:00Z"),
         (None, "has ended"),
     ] {
-        let old = Replaced {
-            id: "abc123def456".into(),
-            ends_at: ends_at.map(str::to_owned),
+        let replaced = Replaced {
+            id: "abc123def456",
+            goes_on,
         };
-        let json = shown(OutputFormat::Json, &key, &made, &alice(), Some(&old));
+        let json = shown(OutputFormat::Json, &key, &made, &alice(), Some(replaced));
         let document: Value = serde_json::from_str(&json.result).unwrap();
-        let expected = json!({"key_id": "abc123def456", "ends_at": ends_at});
-        assert_eq!(document["replaces"], expected);
-        let text = shown(OutputFormat::Text, &key, &made, &alice(), Some(&old));
+        assert_eq!(
+            document.get("replaces"),
+            goes_on.map(|key| key.view(None)).as_ref()
+        );
+        let text = shown(OutputFormat::Text, &key, &made, &alice(), Some(replaced));
         assert!(text.notes.contains(words), "{}", text.notes);
     }
 }

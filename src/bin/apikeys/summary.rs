@@ -7,36 +7,19 @@ use std::collections::BTreeMap;
 
 use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::manage::owner_keys::{KeyState, KeySummary};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::admin_error::one_line;
 
 /// When each key was last used, by its id; none where that cannot be known.
 pub(crate) type LastUsed = Option<BTreeMap<String, UnixMillis>>;
 
-/// A key for programs. What is not known is left out.
+/// A key for programs, in the form of the management API, with why it cannot be used.
 pub(crate) fn document(key: &KeySummary, last_used: &LastUsed) -> Value {
-    let mut document = json!({
-        "key_id": key.id,
-        "name": key.name,
-        "state": key.state.word(),
-    });
-    let time = |at: Option<UnixMillis>| at.map(UnixMillis::to_rfc3339);
     let used = last_used.as_ref().and_then(|used| used.get(&key.id));
-    let rest = [
-        ("created", time(key.created)),
-        ("expires_at", time(key.expires_at)),
-        ("grace_until", time(key.grace_until)),
-        ("replaced_by", key.replaced_by.clone()),
-        ("scopes", key.scopes.clone()),
-        ("problem", problem(key)),
-        ("last_used", time(used.copied())),
-    ];
-    if let Value::Object(members) = &mut document {
-        let known = rest
-            .into_iter()
-            .filter_map(|(name, value)| Some((name.to_owned(), Value::String(value?))));
-        members.extend(known);
+    let mut document = key.view(used.copied());
+    if let (Value::Object(members), Some(problem)) = (&mut document, problem(key)) {
+        members.insert("problem".to_owned(), Value::String(problem));
     }
     document
 }
@@ -104,6 +87,7 @@ pub(crate) fn or_unknown(text: Option<&str>, otherwise: &str) -> String {
 mod tests {
     use super::*;
     use apikey_jwt_exchange::api_key::record::RecordError;
+    use serde_json::json;
 
     fn key() -> KeySummary {
         KeySummary {
