@@ -13,13 +13,14 @@ use serde_json::{Value, json};
 
 use crate::world::{Realm, in_order, now_seconds};
 
+fn own_format() -> KeyFormat {
+    KeyFormat::new("sk_live_").unwrap()
+}
+
 /// The gateway's way with a key: found by its index, read, verified.
-fn verified(realm: &Realm, made: &Value) -> Value {
+pub(crate) fn verified(realm: &Realm, format: &KeyFormat, made: &Value) -> Value {
     let text = made["api_key"].as_str().unwrap();
-    let key = KeyFormat::new("sk_live_")
-        .unwrap()
-        .parse(text.as_bytes())
-        .unwrap();
+    let key = format.parse(text.as_bytes()).unwrap();
     assert_eq!(made["key_id"], key.id());
     let found = realm.look_up(key.id());
     assert_eq!(found.len(), 1, "{found:?}");
@@ -54,7 +55,7 @@ fn a_users_key_is_found_verified_and_exchanged_by_the_gateway() {
         made["owner"],
         json!({"id": before["id"], "username": "alice"})
     );
-    let found = verified(&realm, &made);
+    let found = verified(&realm, &own_format(), &made);
     assert_eq!(found["id"], before["id"]);
     let claims = realm.grant(before["id"].as_str().unwrap()).unwrap();
     assert_eq!(
@@ -76,7 +77,7 @@ fn a_service_accounts_key_is_found_verified_and_exchanged_by_the_gateway() {
         .succeeded()
         .json();
     assert_eq!(made["owner"]["username"], "service-account-billing-service");
-    let found = verified(&realm, &made);
+    let found = verified(&realm, &own_format(), &made);
     assert_eq!(found["username"], "service-account-billing-service");
     let scopes = format!("apiKey_{}_scopes", made["key_id"].as_str().unwrap());
     assert_eq!(found["attributes"][&scopes], json!(["email profile"]));
@@ -100,7 +101,7 @@ fn nothing_else_of_the_owner_changes_and_earlier_keys_stay() {
     let id = before["id"].as_str().unwrap();
     let third = realm.create(&["--owner", id]).succeeded().json();
     for made in [&first, &second, &third] {
-        verified(&realm, made);
+        verified(&realm, &own_format(), made);
     }
     let mut after = realm.get(&path);
     let attributes = after["attributes"].as_object_mut().unwrap();
@@ -257,12 +258,7 @@ fn text_output_is_the_key_alone_and_a_file_is_its_owners_alone() {
         .run("create", &["--owner", "alice", "--name", "n"])
         .succeeded();
     let key = run.stdout.strip_suffix('\n').unwrap();
-    assert!(
-        KeyFormat::new("sk_live_")
-            .unwrap()
-            .parse(key.as_bytes())
-            .is_ok()
-    );
+    assert!(own_format().parse(key.as_bytes()).is_ok());
     assert!(run.stderr.contains("key id") && !run.stderr.contains(key));
     let file = realm.file("out");
     let extra = ["--owner", "alice", "--name", "n", "--output-file", &file];

@@ -17,6 +17,7 @@
 )]
 
 mod create;
+mod import;
 mod keys;
 mod offline;
 mod secrets;

@@ -46,7 +46,7 @@ pub(crate) fn make(
 
 /// The service accounts of the gateway's own clients. Keycloak keeps names of users in
 /// lower case.
-fn gateway_accounts(names: &Names) -> Vec<String> {
+pub(crate) fn gateway_accounts(names: &Names) -> Vec<String> {
     [&names.client_id, &names.management_client_id]
         .map(|client_id| format!("service-account-{}", client_id.to_lowercase()))
         .into()

@@ -13,6 +13,7 @@ mod admin_error;
 mod args;
 mod change;
 mod create;
+mod import;
 mod inspect;
 mod key_source;
 mod keycloak_admin;
@@ -21,6 +22,7 @@ mod last_used;
 mod new_key;
 mod output;
 mod owner;
+mod progress;
 mod realm_checks;
 mod setup;
 mod summary;
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Show(args) => keys::show(&args).map(done),
         Command::Rotate(args) => keys::rotate(&args).map(done),
         Command::Revoke(args) => keys::revoke(&args).map(done),
+        Command::Import(args) => import::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Hash(args) => inspect::hash(&args).map(done),
         Command::Completions(args) => completions(&args).map(done),

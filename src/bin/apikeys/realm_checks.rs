@@ -45,6 +45,23 @@ pub(crate) fn check_scopes(
     let Some(scopes) = scopes else {
         return Ok(());
     };
+    let known = scopes_of_client(admin, client_id)?;
+    let unknown: Vec<&str> = scopes
+        .split(' ')
+        .filter(|scope| !known.iter().any(|known| known == scope))
+        .collect();
+    ensure!(
+        unknown.is_empty(),
+        "client {client_id:?} has no scope {}: make it a client scope of the realm and add it to \
+         the client as optional, or choose among {}",
+        unknown.join(", "),
+        known.join(", ")
+    );
+    Ok(())
+}
+
+/// The scopes that the gateway's client may ask for.
+pub(crate) fn scopes_of_client(admin: &KeycloakAdmin, client_id: &str) -> Result<Vec<String>> {
     let clients = admin.list(&format!("clients?clientId={}", query(client_id)))?;
     let client = clients
         .iter()
@@ -55,19 +72,8 @@ pub(crate) fn check_scopes(
                 admin.realm()
             )
         })?;
-    let known = allowed_scopes(client);
-    let unknown: Vec<&str> = scopes
-        .split(' ')
-        .filter(|scope| !known.contains(scope))
-        .collect();
-    ensure!(
-        unknown.is_empty(),
-        "client {client_id:?} has no scope {}: make it a client scope of the realm and add it to \
-         the client as optional, or choose among {}",
-        unknown.join(", "),
-        known.join(", ")
-    );
-    Ok(())
+    let scopes = allowed_scopes(client);
+    Ok(scopes.into_iter().map(str::to_owned).collect())
 }
 
 fn allowed_scopes(client: &Value) -> Vec<&str> {

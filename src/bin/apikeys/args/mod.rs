@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 mod connection;
 mod create;
+mod import;
 mod keys;
 mod making;
 mod offline;
@@ -14,6 +15,7 @@ mod values;
 
 pub(crate) use connection::Names;
 pub(crate) use create::CreateArgs;
+pub(crate) use import::{ImportArgs, ImportFormat, OwnerField};
 pub(crate) use keys::{ListArgs, RevokeArgs, RotateArgs, ShowArgs};
 pub(crate) use making::{HashAlgorithm, HashArgs, MakingArgs, OutputFormat, OwnerArgs};
 pub(crate) use offline::{
@@ -52,6 +54,8 @@ pub(crate) enum Command {
     Rotate(RotateArgs),
     /// Ends a key.
     Revoke(RevokeArgs),
+    /// Brings keys of an older system: from CSV, JSON or Kong's declarative configuration.
+    Import(ImportArgs),
     /// Tells what a key says of itself: its form, id and checksum. Asks nobody.
     Inspect(InspectArgs),
     /// Prints the hash of a key, as Keycloak stores it. Asks nobody.
