@@ -20,6 +20,7 @@ mod create;
 mod import;
 mod keys;
 mod offline;
+mod records;
 mod secrets;
 mod setup;
 mod world;

@@ -88,7 +88,12 @@ pub(crate) fn keycloak_words(body: &str) -> String {
 
 /// A foreign text as one line of a message: no control characters, not too long.
 pub(crate) fn one_line(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(300).collect()
+    printable(text).chars().take(300).collect()
+}
+
+/// A text that may hold foreign ones, without what would move a terminal's cursor.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use apikey_jwt_exchange::keycloak::loggable;
 use apikey_jwt_exchange::manage::change::{
-    Change, ChangeInput, ChangeOutput, Changed, OwnerChange,
+    Change, ChangeError, ChangeInput, ChangeOutput, Changed, OwnerChange,
 };
 use apikey_jwt_exchange::manage::owner_keys::Edit;
 
@@ -89,5 +89,22 @@ fn why(error: &AdminError) -> String {
     match error {
         AdminError::Unreachable { source, .. } => loggable(&source.to_string()),
         other => loggable(&other.to_string()),
+    }
+}
+
+/// Whether the next owner's keys may fare better.
+pub(crate) fn concerns_one_owner(error: &ChangeError) -> bool {
+    match error {
+        ChangeError::Unauthorized
+        | ChangeError::Forbidden
+        | ChangeError::NoLockProvider
+        | ChangeError::Keycloak { .. } => false,
+        ChangeError::Refused(_)
+        | ChangeError::NoSuchOwner
+        | ChangeError::ForeignLink(_)
+        | ChangeError::IdLinkedElsewhere(_)
+        | ChangeError::Busy
+        | ChangeError::Unknown(_)
+        | ChangeError::NotAsWritten => true,
     }
 }

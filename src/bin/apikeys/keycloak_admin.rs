@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::keycloak::Call;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use ureq::Agent;
@@ -64,6 +66,9 @@ struct Token {
     text: Zeroizing<String>,
     /// From when on a new one is fetched before it is needed.
     renew_at: UnixMillis,
+    /// Seconds that this machine's clock was ahead of Keycloak's when it came, if that
+    /// can be told.
+    clock_ahead_seconds: Option<i64>,
 }
 
 impl fmt::Debug for KeycloakAdmin {
@@ -180,6 +185,12 @@ impl KeycloakAdmin {
         self.token.borrow().text.clone()
     }
 
+    /// Seconds that this machine's clock was ahead of Keycloak's at the last sign-in, if
+    /// its tokens are JWTs: Keycloak sends no Date (26.7.5).
+    pub(crate) fn clock_ahead_seconds(&self) -> Option<i64> {
+        self.token.borrow().clock_ahead_seconds
+    }
+
     /// Reads a public document of the realm's, such as its OpenID configuration.
     pub(crate) fn public(&self, path: &str) -> Result<Value, AdminError> {
         let path = format!("/realms/{}/{path}", segment(&self.realm));
@@ -246,13 +257,13 @@ impl KeycloakAdmin {
             what: "no access_token in it",
         })?;
         let lives_seconds = document.get("expires_in").and_then(Value::as_u64);
-        // At half of its life, so that it outlasts whatever is begun with it.
-        let renew_at = system::now()
-            .unwrap_or_default()
-            .plus_ms(lives_seconds.unwrap_or_default().saturating_mul(500));
+        let now = system::now().unwrap_or_default();
         *self.token.borrow_mut() = Token {
             text: Zeroizing::new(token.to_owned()),
-            renew_at,
+            // At half of its life, so that it outlasts whatever is begun with it.
+            renew_at: now.plus_ms(lives_seconds.unwrap_or_default().saturating_mul(500)),
+            clock_ahead_seconds: issued_at(token)
+                .and_then(|iat| i64::try_from(now.as_seconds()).ok()?.checked_sub(iat)),
         };
         Ok(())
     }
@@ -321,6 +332,13 @@ pub(crate) fn segment(text: &str) -> String {
 /// A string as a value in a query.
 pub(crate) fn query(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+/// When a token was issued, in seconds of Keycloak's clock.
+fn issued_at(token: &str) -> Option<i64> {
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let claims: Value = serde_json::from_slice(&Zeroizing::new(claims)).ok()?;
+    claims.get("iat")?.as_i64()
 }
 
 fn token_path(realm: &str) -> String {

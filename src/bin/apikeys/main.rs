@@ -13,20 +13,25 @@ mod admin_error;
 mod args;
 mod change;
 mod create;
+mod doctor;
+mod expiring;
 mod import;
 mod inspect;
 mod key_source;
 mod keycloak_admin;
 mod keys;
 mod last_used;
+mod links;
 mod new_key;
 mod output;
 mod owner;
 mod progress;
 mod realm_checks;
+mod reindex;
 mod setup;
 mod summary;
 mod system;
+mod users;
 mod wrong_usage;
 
 use args::{Cli, Command, CompletionsArgs};
@@ -42,6 +47,9 @@ fn main() -> ExitCode {
         Command::Rotate(args) => keys::rotate(&args).map(done),
         Command::Revoke(args) => keys::revoke(&args).map(done),
         Command::Import(args) => import::run(&args),
+        Command::Reindex(args) => reindex::run(&args),
+        Command::Expiring(args) => expiring::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Hash(args) => inspect::hash(&args).map(done),
         Command::Completions(args) => completions(&args).map(done),

@@ -8,6 +8,7 @@ mod import;
 mod keys;
 mod making;
 mod offline;
+mod records;
 mod setup;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ pub(crate) use making::{HashAlgorithm, HashArgs, MakingArgs, OutputFormat, Owner
 pub(crate) use offline::{
     CompletionsArgs, HashCommandArgs, IndexKeyArgs, InspectArgs, KeySourceArgs,
 };
+pub(crate) use records::{DoctorArgs, ExpiringArgs, ReindexArgs};
 pub(crate) use setup::SetupArgs;
 
 /// Prepares Keycloak realms for API keys, and makes the keys.
@@ -56,6 +58,12 @@ pub(crate) enum Command {
     Revoke(RevokeArgs),
     /// Brings keys of an older system: from CSV, JSON or Kong's declarative configuration.
     Import(ImportArgs),
+    /// Makes keys findable that another tool wrote: adds index and link.
+    Reindex(ReindexArgs),
+    /// Lists the keys that end soon and have no replacement.
+    Expiring(ExpiringArgs),
+    /// Looks at everything that keys depend on, and says what to do. Changes nothing.
+    Doctor(DoctorArgs),
     /// Tells what a key says of itself: its form, id and checksum. Asks nobody.
     Inspect(InspectArgs),
     /// Prints the hash of a key, as Keycloak stores it. Asks nobody.

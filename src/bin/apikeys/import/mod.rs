@@ -208,7 +208,7 @@ impl Importer<'_> {
             }
             Ok(_) => self.report.present.push(done(owner, &import)),
             Err(error) => match error.downcast_ref::<ChangeError>() {
-                Some(refusal) if concerns_one_owner(refusal) => {
+                Some(refusal) if change::concerns_one_owner(refusal) => {
                     self.refuse(&import, refusal.to_string());
                 }
                 _ => return Err(error),
@@ -239,23 +239,6 @@ impl Importer<'_> {
     fn refuse(&mut self, import: &Import, reason: String) {
         let refusal = Refused::new(&import.place, Some(&import.owner), reason);
         self.report.refused.push(refusal);
-    }
-}
-
-/// Whether the next owner's keys may fare better.
-fn concerns_one_owner(error: &ChangeError) -> bool {
-    match error {
-        ChangeError::Unauthorized
-        | ChangeError::Forbidden
-        | ChangeError::NoLockProvider
-        | ChangeError::Keycloak { .. } => false,
-        ChangeError::Refused(_)
-        | ChangeError::NoSuchOwner
-        | ChangeError::ForeignLink(_)
-        | ChangeError::IdLinkedElsewhere(_)
-        | ChangeError::Busy
-        | ChangeError::Unknown(_)
-        | ChangeError::NotAsWritten => true,
     }
 }
 

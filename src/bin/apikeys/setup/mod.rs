@@ -4,16 +4,16 @@
 //! ([`verify`]). Only what differs is written, and each object is written as it
 //! was read but for that, so a second run has nothing to do.
 
-mod amend;
+pub(crate) mod amend;
 mod apply;
-mod clients;
-mod plan;
+pub(crate) mod clients;
+pub(crate) mod plan;
 mod providers;
 mod settings;
-mod signing_key_file;
-mod state;
+pub(crate) mod signing_key_file;
+pub(crate) mod state;
 mod trust;
-mod verify;
+pub(crate) mod verify;
 
 use std::process::ExitCode;
 

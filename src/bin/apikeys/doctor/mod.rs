@@ -1,0 +1,68 @@
+//! `apikeys doctor`: looks at everything that keys depend on, and says what to do.
+//!
+//! It changes nothing. The realm is held against what setup would make of it ([`realm`]),
+//! and the records of all users against what a gateway takes ([`records`]).
+
+mod finding;
+mod realm;
+mod records;
+
+use std::cmp::Reverse;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::args::DoctorArgs;
+use crate::{output, system};
+use finding::{Finding, Level};
+
+/// The exit status where there are warnings alone.
+const WARNINGS: u8 = 4;
+/// The exit status where there are errors.
+const ERRORS: u8 = 5;
+
+pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
+    let keys = realm::Keys::open(args)?;
+    let admin = args.connection.sign_in()?;
+    let mut findings = realm::look(args, &admin, &keys)?;
+    let records = records::look(args, &admin, system::now()?)?;
+    findings.extend(records.findings);
+    findings.sort_by_key(|finding| Reverse(finding.level));
+    let errors = findings
+        .iter()
+        .filter(|finding| finding.level == Level::Error)
+        .count();
+    let warnings = findings.len() - errors;
+    if args.output.is_json() {
+        let document = json!({
+            "errors": errors,
+            "warnings": warnings,
+            "looked_at": {
+                "users": records.users, "owners": records.owners, "keys": records.keys,
+            },
+            "findings": findings.iter().map(Finding::document).collect::<Vec<Value>>(),
+        });
+        output::result(&format!("{document:#}"))?;
+    } else {
+        for finding in &findings {
+            output::result(&finding.text())?;
+        }
+        output::result(&format!(
+            "{errors} errors, {warnings} warnings; looked at the realm and at {} users, of whom {} \
+             hold {} keys{}",
+            records.users,
+            records.owners,
+            records.keys,
+            match args.signing_key_file {
+                Some(_) => "",
+                None => "; to try the signing key as well, give --signing-key-file",
+            }
+        ))?;
+    }
+    Ok(match (errors, warnings) {
+        (0, 0) => ExitCode::SUCCESS,
+        (0, _) => ExitCode::from(WARNINGS),
+        _ => ExitCode::from(ERRORS),
+    })
+}

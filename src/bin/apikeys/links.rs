@@ -1,0 +1,18 @@
+//! A user's links to identity providers.
+
+use apikey_jwt_exchange::keycloak::owner::Link;
+use serde::Deserialize;
+
+use crate::admin_error::AdminError;
+use crate::keycloak_admin::{KeycloakAdmin, segment};
+
+/// Reads them.
+pub(crate) fn of(admin: &KeycloakAdmin, user_id: &str) -> Result<Vec<Link>, AdminError> {
+    let path = format!("users/{}/federated-identity", segment(user_id));
+    let links = admin.get(&path)?;
+    Vec::deserialize(links).map_err(|_| AdminError::NotUnderstood {
+        method: "GET",
+        path,
+        what: "no links",
+    })
+}
