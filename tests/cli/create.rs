@@ -342,6 +342,32 @@ fn the_roles_that_the_help_names_are_enough() {
         "{}",
         String::from_utf8_lossy(&made.stderr)
     );
+    let id = String::from_utf8(made.stderr).unwrap();
+    let id = id.split_whitespace().nth(2).unwrap();
+    for (command, extra) in [
+        ("list", ["--owner", "alice"].as_slice()),
+        ("show", &[id]),
+        (
+            "rotate",
+            &[id, "--hash-algorithm", "sha256", "--grace", "0"],
+        ),
+        ("reindex", &["--all"]),
+        ("expiring", &[]),
+        ("revoke", &[id]),
+    ] {
+        let run = delegated(command, extra);
+        let stderr = String::from_utf8_lossy(&run.stderr).into_owned();
+        assert!(run.status.success(), "{command}: {stderr}");
+    }
+    let looking = ["view-events", "view-realm"].map(|name| role(name));
+    let doctor = delegated("doctor", &[]);
+    let stderr = String::from_utf8_lossy(&doctor.stderr).into_owned();
+    assert_eq!(doctor.status.code(), Some(1));
+    assert!(stderr.contains("lacks a role"), "{stderr}");
+    realm.admin("POST", &held, Some(&json!(looking)));
+    let doctor = delegated("doctor", &[]);
+    let stderr = String::from_utf8_lossy(&doctor.stderr).into_owned();
+    assert_eq!(doctor.status.code(), Some(0), "{stderr}");
     realm.admin("POST", &held, Some(&json!([role("realm-admin")])));
     let setup = delegated("setup", &["--signing-key-file", &realm.file("key.pem")]);
     assert!(

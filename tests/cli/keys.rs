@@ -194,6 +194,35 @@ fn an_id_at_two_owners_is_changed_for_neither_until_one_is_named() {
 }
 
 #[test]
+fn a_lock_that_was_left_behind_is_taken_over() {
+    let realm = Realm::prepared();
+    let path = realm.user_path("alice");
+    let lock = json!({"identityProvider": "api-keys-lock", "userId": "somebodylonggone",
+                      "userName": "somebodylonggone@1700000000000"});
+    realm.admin(
+        "POST",
+        &format!("{path}/federated-identity/api-keys-lock"),
+        Some(&lock),
+    );
+    let id = realm.key_of("alice");
+    assert_eq!(realm.look_up(&id).len(), 1);
+    let links = realm.get(&format!("{path}/federated-identity"));
+    assert_eq!(links.as_array().unwrap().len(), 1);
+    assert_eq!(links[0]["identityProvider"], "api-keys");
+}
+
+#[test]
+fn a_realm_without_its_locks_is_told_and_nothing_is_written() {
+    let realm = Realm::prepared();
+    let before = realm.user("alice");
+    realm.admin("DELETE", "identity-provider/instances/api-keys-lock", None);
+    realm
+        .create(&["--owner", "alice"])
+        .refused_with("run apikeys setup");
+    assert_eq!(realm.user("alice"), before);
+}
+
+#[test]
 fn keys_that_are_made_and_revoked_at_once_are_neither_lost_nor_resurrected() {
     let realm = Realm::prepared();
     let path = realm.user_path("alice");

@@ -47,6 +47,41 @@ fn no_output_holds_a_secret_but_the_key_once() {
 }
 
 #[test]
+fn no_command_that_looks_at_keys_or_changes_them_tells_a_secret() {
+    let realm = Realm::prepared();
+    let quick = ["--hash-algorithm", "sha256"];
+    let made = realm.create(&["--owner", "alice"]).succeeded().json();
+    let id = made["key_id"].as_str().unwrap();
+    let mut keys = vec![made["api_key"].as_str().unwrap().to_owned()];
+    let rotated = realm
+        .run("rotate", &[&[id], quick.as_slice()].concat())
+        .succeeded();
+    keys.push(rotated.stdout.trim().to_owned());
+    assert!(!rotated.stderr.contains(&keys[1]));
+    let file = realm.file("key.pem");
+    for (command, extra) in [
+        ("list", ["--owner", "alice"].as_slice()),
+        ("list", &["--owner", "alice", "--output", "json"]),
+        ("show", &[id]),
+        ("show", &[id, "--output", "json"]),
+        ("expiring", &["--days", "400"]),
+        ("doctor", &["--signing-key-file", &file]),
+        ("doctor", &["--output", "json", "--days", "400"]),
+        ("reindex", &["--all", "--output", "json"]),
+        ("rotate", &[id]),
+        ("revoke", &[id]),
+        ("revoke", &[id, "--owner", "nobody"]),
+    ] {
+        let run = realm.run(command, extra);
+        let told = run.stdout + &run.stderr;
+        assert_no_secret(&realm, &told);
+        for key in &keys {
+            assert!(!told.contains(key), "{command} {extra:?}: {told}");
+        }
+    }
+}
+
+#[test]
 fn no_argument_of_a_running_tool_holds_a_secret() {
     let realm = Realm::prepared();
     // Cost 14 runs long enough to be looked at.
