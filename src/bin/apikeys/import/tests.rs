@@ -205,6 +205,8 @@ fn json_is_a_list_of_objects_with_these_members_alone() {
         format!(r#"[{{"owner": "alice", "key": "{KEY}", "expires": "x"}}]"#),
         format!(r#"[{{"owner": ["{KEY}"], "key": "{KEY}"}}]"#),
         format!(r#"[["alice", "{KEY}"]]"#),
+        format!(r#"["{KEY}"]"#),
+        format!(r#"[{{"{KEY}": "alice"}}]"#),
         format!(r#"{{"owner": "alice", "key": "{KEY}"}}"#),
         format!("[{KEY}"),
     ] {
