@@ -403,7 +403,7 @@ impl Manage {
         let state = std::mem::replace(&mut self.state, State::Over);
         match state {
             State::Exchanging(mut exchange) => exchange.abort(env.exchange),
-            State::FetchingKeys => env.manager.keys.failed(),
+            State::FetchingKeys => env.manager.keys.given_up(),
             _ => {}
         }
         if let Some(task) = self.task.take() {
