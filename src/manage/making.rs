@@ -330,7 +330,7 @@ impl Manage {
         ))
     }
 
-    fn told(&mut self, changed: &Changed, draft: Option<Box<Draft>>) -> Step {
+    pub(super) fn told(&mut self, changed: &Changed, draft: Option<Box<Draft>>) -> Step {
         let respond = |answer| Ok((State::Over, Output::Respond(answer)));
         let Some(draft) = draft else {
             return respond(Answer::no_content());

@@ -43,6 +43,10 @@ impl Manage {
             (State::ReadingEvents(listing), input) => self.events_read(listing, input, env),
             (State::CheckingScopes, input) => self.scopes_checked(input, env),
             (State::Changing(change, draft), input) => self.change(change, draft, input, env),
+            // What is made is told, whether or not the host lends a turn.
+            (State::Settling(changed, draft, _), input) if !is_turn(input) => {
+                self.told(&changed, draft)
+            }
             // From here on a turn that was waited for.
             (_, Input::Failed(why)) => Err(turn_failed(&crate::keycloak::loggable(why))),
             (_, Input::Answer { status, .. }) if *status >= 400 => {
@@ -335,6 +339,11 @@ pub(super) fn answer<'a>(endpoint: Endpoint, input: &Input<'a>) -> Result<(u16, 
         Input::Failed(why) => Err(End::callout(endpoint, why)),
         _ => Err(End::callout(endpoint, "the answer is too large")),
     }
+}
+
+/// Whether the host lent the turn that was asked for.
+const fn is_turn(input: &Input<'_>) -> bool {
+    matches!(input, Input::Answer { status, .. } if *status < 400)
 }
 
 /// A state without what it takes: not reached.
