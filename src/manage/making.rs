@@ -298,6 +298,9 @@ impl Manage {
             return self.told(&changed, draft);
         }
         let owner_id = task.owner_id()?.to_owned();
+        if draft.is_none() {
+            self.report.key_id.clone_from(&changed.edited.ended);
+        }
         let (worker, store) = (&mut *env.exchange.worker, &mut *env.exchange.store);
         if worker.revoke_owner(&owner_id, now, store).is_err() {
             // Keycloak has it, so others learn of it as of any other change there.

@@ -185,7 +185,8 @@ pub struct Report {
     pub caller: Option<String>,
     /// Whose keys it concerns.
     pub owner: Option<String>,
-    /// The key, or the new one.
+    /// The key, or the new one: once it is found, since what was sent for its id may be
+    /// anything, a key among it.
     pub key_id: Option<String>,
     /// Why it was refused.
     pub reason: Option<String>,

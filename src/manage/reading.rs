@@ -34,10 +34,9 @@ impl Manage {
         let now = env.exchange.now;
         let listing = match &task.asked {
             Some(Asked::Show(id)) => {
-                let id = id.clone();
-                let key = owner_keys::find(&user.attributes, &id, now);
-                self.report.key_id = Some(id);
+                let key = owner_keys::find(&user.attributes, id, now);
                 let key = key.ok_or_else(|| End::new(Code::KeyNotFound, "no such key"))?;
+                self.report.key_id = Some(key.id.clone());
                 Listing::of(vec![key], None)
             }
             _ => {

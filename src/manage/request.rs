@@ -39,6 +39,15 @@ impl Manage {
         let (operation, query) =
             router::route(method, path).map_err(|problem| End::new(problem, "no such request"))?;
         self.report.operation = operation.name();
+        let mut ids = operation.key_id().into_iter().chain(query.after.as_deref());
+        if ids.any(|id| config.key_format.has_prefix(id.as_bytes())) {
+            let problem = Problem::new(
+                Code::InvalidRequest,
+                "A key stands where the id of one belongs. What stands in a path is logged on its \
+                 way: rotate the key.",
+            );
+            return Err(End::new(problem, "a key in the place of its id"));
+        }
         let respond = |answer| Ok((State::Over, Output::Respond(answer)));
         match operation {
             Operation::OpenApi => return respond(Answer::openapi()),

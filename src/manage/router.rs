@@ -37,6 +37,15 @@ impl Operation {
         matches!(self, Self::Create | Self::Rotate(_) | Self::Validate)
     }
 
+    /// The id of the key that it concerns, as it was sent.
+    #[must_use]
+    pub fn key_id(&self) -> Option<&str> {
+        match self {
+            Self::Show(id) | Self::Revoke(id) | Self::Rotate(id) => Some(id),
+            _ => None,
+        }
+    }
+
     /// Its name, for the log.
     #[must_use]
     pub const fn name(&self) -> &'static str {

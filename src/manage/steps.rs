@@ -251,7 +251,6 @@ impl Manage {
             Some(Asked::List | Asked::Show(_)) => self.read_owner(env),
             Some(Asked::Revoke(id)) => {
                 let id = id.clone();
-                self.report.key_id = Some(id.clone());
                 self.revoke(id, env)
             }
             Some(Asked::Create(create)) => {

@@ -219,3 +219,22 @@ fn a_body_that_does_not_come_is_told_from_a_host_that_lends_no_turn() {
     client.told().refused(503, "overloaded");
     world.expect_nothing_held();
 }
+
+/// A mistake that is easily made, and a key that then stands in every log on the way.
+#[test]
+fn a_key_in_a_path_is_refused_and_not_repeated() {
+    let mut world = world();
+    let token = world.token("alice");
+    let (_, made) = world.make("alice");
+    for text in [&made, &key(1), &made[..40]] {
+        for request in [
+            Request::show(&token, text),
+            Request::revoke(&token, text),
+            Request::rotate(&token, text, &json!({})),
+            Request::new("GET", &format!("{KEYS}?after={text}")).bearer(&token),
+        ] {
+            let detail = world.ask(&request).refused(400, "invalid_request");
+            assert!(detail.contains("rotate"), "{detail}");
+        }
+    }
+}
