@@ -164,10 +164,13 @@ fn read_query(text: &str, operation: &Operation) -> Result<Query, Problem> {
                 }
                 query.user_id = Some(value.into_owned());
             }
-            "limit" if *operation == Operation::List => match value.parse() {
-                Ok(limit) if (1..=PAGE_MAX).contains(&limit) => query.limit = limit,
-                _ => return invalid("limit must be a whole number from 1 to 100."),
-            },
+            "limit" if *operation == Operation::List => {
+                let digits = value.bytes().all(|b| b.is_ascii_digit());
+                match value.parse() {
+                    Ok(limit) if digits && (1..=PAGE_MAX).contains(&limit) => query.limit = limit,
+                    _ => return invalid("limit must be a whole number from 1 to 100."),
+                }
+            }
             "after" if *operation == Operation::List => {
                 if !is_key_id(&value) {
                     return invalid("after must be the id of a key.");

@@ -238,3 +238,45 @@ fn a_key_in_a_path_is_refused_and_not_repeated() {
         }
     }
 }
+
+#[test]
+fn whole_numbers_may_be_written_as_any_json_number() {
+    let mut world = world();
+    let token = world.token("alice");
+    for number in ["7", "7.0", "7e0"] {
+        let body = format!("{{\"name\":\"n\",\"expires_days\":{number}}}");
+        let request = Request::new("POST", KEYS).bearer(&token);
+        let request = request.with_body("application/json", body.as_bytes());
+        world.ask(&request).made();
+    }
+    let body = b"{\"name\":\"n\",\"expires_days\":1e400}";
+    let request = Request::new("POST", KEYS).bearer(&token);
+    let told = world.ask(&request.with_body("application/json", body));
+    told.refused(400, "invalid_request");
+}
+
+#[test]
+fn a_query_that_is_not_taken_is_refused() {
+    let mut world = world();
+    let token = world.token("alice");
+    for (path, query) in [
+        (KEYS, "limit=0"),
+        (KEYS, "limit=101"),
+        (KEYS, "limit=+5"),
+        (KEYS, "limit="),
+        (KEYS, "limit=5&limit=5"),
+        (KEYS, "after=a/b"),
+        (KEYS, "after="),
+        (KEYS, "user_id="),
+        (KEYS, "user_id=a/b"),
+        (KEYS, "user_id=.."),
+        (KEYS, "user_id=%ff"),
+        (KEYS, "api_key=x"),
+        ("/api/v1/api-keys/abc", "after=abc"),
+        ("/api/v1/openapi.json", "user_id=alice"),
+    ] {
+        let told = world.ask(&Request::new("GET", &format!("{path}?{query}")).bearer(&token));
+        told.refused(400, "invalid_request");
+    }
+    assert!(world.calls.is_empty());
+}
