@@ -28,11 +28,6 @@ impl Manage {
         body: &ValidateBody,
         env: &mut ManageEnv<'_, '_>,
     ) -> Step {
-        // The exchange makes claims of its own.
-        if let Some(task) = self.task.take() {
-            env.exchange.gate.leave(task.ticket);
-            env.exchange.worker.leave();
-        }
         let config = &env.exchange.worker.config;
         // A header's value has no spaces at its ends, and a text of JSON may.
         let key = config.key_format.parse(body.api_key.as_bytes());

@@ -280,3 +280,16 @@ fn a_query_that_is_not_taken_is_refused() {
     }
     assert!(world.calls.is_empty());
 }
+
+/// Clients that send their bodies slowly cost the host, and nobody else's place.
+#[test]
+fn those_whose_body_is_on_its_way_take_nobodys_place() {
+    let mut world = world();
+    let request = Request::create(&world.token("alice"), &json!({ "name": "n" }));
+    let slow: Vec<_> = (0..apikey_jwt_exchange::exchange::PENDING_MAX)
+        .map(|_| super::client::Client::send(&mut world, &request))
+        .collect();
+    assert!(slow.iter().all(|client| client.waits_for() == "body"));
+    world.expect_nothing_held();
+    world.ask(&request).made();
+}
