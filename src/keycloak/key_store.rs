@@ -20,13 +20,17 @@ pub const RETRY_MS: u64 = 60_000;
 /// The same, while there are no keys that could be used.
 pub const RETRY_WITHOUT_KEYS_MS: u64 = 5_000;
 
+/// The same after a try whose request was gone before its answer: nobody waits for keys
+/// long because somebody hung up, nor does who hangs up have them fetched at will.
+pub const RETRY_GIVEN_UP_MS: u64 = 5_000;
+
 /// What a request whose token names a key is to do.
 #[derive(Debug, Clone)]
 pub enum Need {
     /// Verify with this one.
     Use(Arc<PublicKey>),
-    /// Fetch the keys, report by [`KeyStore::fetched`] or [`KeyStore::failed`], and ask
-    /// again.
+    /// Fetch the keys, report by [`KeyStore::fetched`], [`KeyStore::failed`] or
+    /// [`KeyStore::given_up`], and ask again.
     Fetch,
     /// Another request fetches them: wait and ask again.
     Wait,
@@ -42,6 +46,8 @@ struct Try {
     began_at: UnixMillis,
     /// While it is under way: others wait no longer than until then.
     lease_until: Option<UnixMillis>,
+    /// Its request was gone before its answer.
+    given_up: bool,
 }
 
 #[derive(Debug)]
@@ -64,17 +70,19 @@ impl KeyStore {
         self.follow_clock(now);
         let kept = self.kept.as_ref();
         let Some(kept) = kept.filter(|kept| now.since_ms(kept.asked_at) < USABLE_MS) else {
-            return self.try_or(RETRY_WITHOUT_KEYS_MS, lease_until, now, Need::Unavailable);
+            let pauses = (RETRY_WITHOUT_KEYS_MS, 0);
+            return self.try_or(pauses, lease_until, now, Need::Unavailable);
         };
+        let pauses = (RETRY_MS, RETRY_GIVEN_UP_MS);
         let fresh = now.since_ms(kept.asked_at) < FRESH_MS;
         match kept.keys.find(kid).map(Arc::clone) {
             Some(key) if fresh => Need::Use(key),
-            Some(key) => match self.try_or(RETRY_MS, lease_until, now, Need::Unknown) {
+            Some(key) => match self.try_or(pauses, lease_until, now, Need::Unknown) {
                 Need::Fetch => Need::Fetch,
                 // Those that come during a renewal need not wait for it.
                 _ => Need::Use(key),
             },
-            None => self.try_or(RETRY_MS, lease_until, now, Need::Unknown),
+            None => self.try_or(pauses, lease_until, now, Need::Unknown),
         }
     }
 
@@ -88,20 +96,34 @@ impl KeyStore {
         self.end_of_try();
     }
 
-    /// Ends a fetch that gave no keys, or whose request is gone.
+    /// Ends a fetch that gave no keys.
     pub fn failed(&mut self) {
         self.end_of_try();
     }
 
-    /// Begins a try, unless another is under way or was made less than `pause_ms` ago.
+    /// Ends a fetch whose request is gone: nobody knows what it would have given, so
+    /// another may try soon, and at once where there are no keys to judge anybody by.
+    pub fn given_up(&mut self) {
+        self.end_of_try();
+        if let Some(latest) = &mut self.latest {
+            latest.given_up = true;
+        }
+    }
+
+    /// Begins a try, unless another is under way or was made less than the first of the
+    /// pauses ago, or the second where it was given up.
     fn try_or(
         &mut self,
-        pause_ms: u64,
+        (pause_ms, given_up_ms): (u64, u64),
         lease_until: UnixMillis,
         now: UnixMillis,
         otherwise: Need,
     ) -> Need {
         if let Some(latest) = self.latest {
+            let pause_ms = match latest.given_up {
+                true => given_up_ms,
+                false => pause_ms,
+            };
             match latest.lease_until {
                 Some(until) if now < until => return Need::Wait,
                 _ if now.since_ms(latest.began_at) < pause_ms => return otherwise,
@@ -111,6 +133,7 @@ impl KeyStore {
         self.latest = Some(Try {
             began_at: now,
             lease_until: Some(lease_until),
+            given_up: false,
         });
         Need::Fetch
     }
@@ -266,6 +289,30 @@ mod tests {
         assert_eq!(need(&mut store, &first(), 1_999), "wait");
         assert_eq!(need(&mut store, &first(), 2_000), "unavailable");
         assert_eq!(need(&mut store, &first(), 5_000), "fetch");
+    }
+
+    #[test]
+    fn who_hangs_up_while_it_fetches_keeps_nobody_from_the_keys() {
+        let mut store = KeyStore::default();
+        for ms in 0..10 {
+            assert_eq!(need(&mut store, &first(), ms), "fetch");
+            store.given_up();
+        }
+        assert_eq!(need(&mut store, &first(), 10), "fetch");
+        store.fetched(first_keys(), at(19));
+        // With keys at hand it has them fetched no more often than every 5 s.
+        for round in 0..10 {
+            let now = MINUTE + 10 + round * 5_000;
+            assert_eq!(need(&mut store, "x", now), "fetch");
+            store.given_up();
+            assert_eq!(need(&mut store, "x", now + 4_999), "unknown");
+            assert_eq!(need(&mut store, &first(), now + 4_999), "use");
+        }
+        assert_eq!(need(&mut store, "ed", 2 * MINUTE), "fetch");
+        store.fetched(later_keys(), at(2 * MINUTE));
+        assert_eq!(need(&mut store, "ed", 2 * MINUTE), "use");
+        // One that was seen to its end counts for a minute again.
+        assert_eq!(need(&mut store, "x", 3 * MINUTE - 1), "unknown");
     }
 
     #[test]

@@ -142,11 +142,20 @@ fn whole_number(
 ) -> Result<Option<u64>, Problem> {
     match members.get(name) {
         None | Some(Value::Null) => Ok(None),
-        Some(value) => match value.as_u64() {
+        Some(value) => match whole(value) {
             Some(number) if bounds.contains(&number) => Ok(Some(number)),
             _ => invalid(detail),
         },
     }
+}
+
+/// A whole number, as JSON Schema has it: 7.0 is one, and some languages write it so.
+fn whole(number: &Value) -> Option<u64> {
+    number.as_u64().or_else(|| {
+        let number = number.as_f64().filter(|number| number.fract() == 0.0)?;
+        // Exact below 2^53, and all members' bounds are.
+        (0.0..1e15).contains(&number).then_some(number as u64)
+    })
 }
 
 fn scopes(members: &Map<String, Value>) -> Result<Option<String>, Problem> {
@@ -207,6 +216,22 @@ mod tests {
         );
         let validate = read_validate(br#"{"api_key":"sk"}"#).unwrap();
         assert_eq!(*validate.api_key, "sk");
+    }
+
+    #[test]
+    fn a_number_without_a_fraction_is_whole() {
+        for (text, whole) in [
+            ("0.0", Some(0)),
+            ("-0", Some(0)),
+            ("6048e2", Some(604_800)),
+            ("604800.5", None),
+            ("-1.0", None),
+            ("1e300", None),
+        ] {
+            let body = format!("{{\"grace_seconds\":{text}}}");
+            let read = read_rotate(body.as_bytes()).ok();
+            assert_eq!(read.map(|body| body.grace_seconds), whole, "{text}");
+        }
     }
 
     #[test]

@@ -163,7 +163,7 @@ impl Manage {
         // Seconds are what is stored: cut off first, so that what is told is it.
         let in_days = |days: u64| UnixMillis::from_seconds(now.plus_ms(days * DAY_MS).as_seconds());
         let edit = match &self.task()?.asked {
-            Some(Asked::Create(create)) => Edit::Create {
+            Asked::Create(create) => Edit::Create {
                 key: NewKey {
                     id,
                     hash_text,
@@ -174,7 +174,7 @@ impl Manage {
                 },
                 keys_max,
             },
-            Some(Asked::Rotate(old, rotate)) => Edit::Rotate {
+            Asked::Rotate(old, rotate) => Edit::Rotate {
                 id: old.clone(),
                 replacement: Replacement {
                     id,
@@ -294,10 +294,13 @@ impl Manage {
     ) -> Step {
         let now = env.exchange.now;
         let task = self.task()?;
-        if matches!(task.asked, Some(Asked::Create(_))) {
+        if matches!(task.asked, Asked::Create(_)) {
             return self.told(&changed, draft);
         }
         let owner_id = task.owner_id()?.to_owned();
+        if draft.is_none() {
+            self.report.key_id.clone_from(&changed.edited.ended);
+        }
         let (worker, store) = (&mut *env.exchange.worker, &mut *env.exchange.store);
         if worker.revoke_owner(&owner_id, now, store).is_err() {
             // Keycloak has it, so others learn of it as of any other change there.
@@ -330,7 +333,7 @@ impl Manage {
         ))
     }
 
-    fn told(&mut self, changed: &Changed, draft: Option<Box<Draft>>) -> Step {
+    pub(super) fn told(&mut self, changed: &Changed, draft: Option<Box<Draft>>) -> Step {
         let respond = |answer| Ok((State::Over, Output::Respond(answer)));
         let Some(draft) = draft else {
             return respond(Answer::no_content());
@@ -340,7 +343,7 @@ impl Manage {
             return Err(End::unavailable("the new key is not among the owner's"));
         };
         let replaced = match &self.task()?.asked {
-            Some(Asked::Rotate(old, _)) => by_id(old),
+            Asked::Rotate(old, _) => by_id(old),
             _ => None,
         };
         respond(Answer::made(key, draft.key.expose(), replaced))

@@ -185,7 +185,8 @@ pub struct Report {
     pub caller: Option<String>,
     /// Whose keys it concerns.
     pub owner: Option<String>,
-    /// The key, or the new one.
+    /// The key, or the new one: once it is found, since what was sent for its id may be
+    /// anything, a key among it.
     pub key_id: Option<String>,
     /// Why it was refused.
     pub reason: Option<String>,
@@ -197,8 +198,9 @@ enum State {
     /// Its head.
     #[default]
     New,
-    /// Its body.
-    ReadingBody,
+    /// Its body. Whoever waits for one has no place among the pending yet, or slow
+    /// clients could take all of them.
+    ReadingBody(Box<Head>),
     /// A turn, to look whether the realm's keys are there.
     AwaitingKeys,
     /// The answer with the realm's keys.
@@ -232,7 +234,7 @@ impl std::fmt::Debug for State {
         // Its name alone: some hold keys.
         f.write_str(match self {
             Self::New => "New",
-            Self::ReadingBody => "ReadingBody",
+            Self::ReadingBody(_) => "ReadingBody",
             Self::AwaitingKeys => "AwaitingKeys",
             Self::FetchingKeys => "FetchingKeys",
             Self::AwaitingToken => "AwaitingToken",
@@ -250,7 +252,15 @@ impl std::fmt::Debug for State {
     }
 }
 
-/// What is asked for, once that is known.
+/// What a request's head says.
+struct Head {
+    operation: Operation,
+    query: Query,
+    /// The caller's token; empty where none is needed.
+    token: Zeroizing<String>,
+}
+
+/// What is asked for.
 #[derive(Debug)]
 enum Asked {
     List,
@@ -260,13 +270,12 @@ enum Asked {
     Rotate(String, RotateBody),
 }
 
-/// A request that is not answered yet.
+/// A request whose caller is looked at, and that is not answered yet.
 struct Task {
-    operation: Operation,
     query: Query,
     /// The caller's token, until it is verified.
     token: Zeroizing<String>,
-    asked: Option<Asked>,
+    asked: Asked,
     caller: Option<Caller>,
     /// The manager's token, once it is there.
     bearer: Arc<str>,
@@ -285,7 +294,7 @@ struct Task {
 impl std::fmt::Debug for Task {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Task")
-            .field("operation", &self.operation)
+            .field("asked", &self.asked)
             .field("caller", &self.caller)
             .finish_non_exhaustive()
     }
@@ -403,7 +412,7 @@ impl Manage {
         let state = std::mem::replace(&mut self.state, State::Over);
         match state {
             State::Exchanging(mut exchange) => exchange.abort(env.exchange),
-            State::FetchingKeys => env.manager.keys.failed(),
+            State::FetchingKeys => env.manager.keys.given_up(),
             _ => {}
         }
         if let Some(task) = self.task.take() {

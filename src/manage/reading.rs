@@ -33,11 +33,10 @@ impl Manage {
         };
         let now = env.exchange.now;
         let listing = match &task.asked {
-            Some(Asked::Show(id)) => {
-                let id = id.clone();
-                let key = owner_keys::find(&user.attributes, &id, now);
-                self.report.key_id = Some(id);
+            Asked::Show(id) => {
+                let key = owner_keys::find(&user.attributes, id, now);
                 let key = key.ok_or_else(|| End::new(Code::KeyNotFound, "no such key"))?;
+                self.report.key_id = Some(key.id.clone());
                 Listing::of(vec![key], None)
             }
             _ => {
@@ -110,7 +109,7 @@ impl Manage {
     }
 
     fn tell(&mut self, listing: &Listing) -> Step {
-        let shows_one = matches!(self.task()?.asked, Some(Asked::Show(_)));
+        let shows_one = matches!(self.task()?.asked, Asked::Show(_));
         let told = match listing.keys.first() {
             Some((key, last_used)) if shows_one => Answer::key(key, *last_used),
             _ => Answer::keys(&listing.keys, listing.next.as_deref()),

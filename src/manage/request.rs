@@ -1,17 +1,17 @@
-//! The first step of a request: what it asks for, and whether it may ask at all.
+//! The first steps of a request: what it asks for, and whether it may ask at all.
 //!
-//! Whatever can be refused by the head alone is refused before the body is read, a
-//! key is asked for or a signature is verified.
+//! Whatever can be refused by the head alone is refused before the body is read, and
+//! by the body before the realm's keys are asked for or a signature is verified.
 
 use zeroize::Zeroizing;
 
-use super::body::BODY_BYTES_MAX;
+use super::body::{self, BODY_BYTES_MAX};
 use super::problem::{Code, Problem};
 use super::router::{self, Operation};
 use super::steps::WAIT_MS_MIN;
 use super::{
-    Answer, BODY_MS_MAX, End, Manage, ManageEnv, Output, REQUEST_MS_MAX, State, Step, Task,
-    management,
+    Answer, Asked, BODY_MS_MAX, End, Head, Manage, ManageEnv, Output, REQUEST_MS_MAX, State, Step,
+    Task, management,
 };
 use crate::exchange::credentials::{HEADERS_MAX, Headers};
 use crate::exchange::rejection::Rejection;
@@ -39,6 +39,15 @@ impl Manage {
         let (operation, query) =
             router::route(method, path).map_err(|problem| End::new(problem, "no such request"))?;
         self.report.operation = operation.name();
+        let mut ids = operation.key_id().into_iter().chain(query.after.as_deref());
+        if ids.any(|id| config.key_format.has_prefix(id.as_bytes())) {
+            let problem = Problem::new(
+                Code::InvalidRequest,
+                "A key stands where the id of one belongs. What stands in a path is logged on its \
+                 way: rotate the key.",
+            );
+            return Err(End::new(problem, "a key in the place of its id"));
+        }
         let respond = |answer| Ok((State::Over, Output::Respond(answer)));
         match operation {
             Operation::OpenApi => return respond(Answer::openapi()),
@@ -62,16 +71,58 @@ impl Manage {
         } else {
             bearer(headers, &config)?
         };
+        let head = Head {
+            operation,
+            query,
+            token,
+        };
+        if expects_body {
+            let output = Output::ReadBody {
+                timeout_ms: BODY_MS_MAX,
+            };
+            return Ok((State::ReadingBody(Box::new(head)), output));
+        }
+        self.with_body(head, Some(&[]), env)
+    }
+
+    /// The body is there, or there is none: reads it, and goes on to who calls.
+    pub(super) fn with_body(
+        &mut self,
+        head: Head,
+        body: Option<&[u8]>,
+        env: &mut ManageEnv<'_, '_>,
+    ) -> Step {
+        let refused = |problem: Problem| {
+            let reason = problem.detail.clone();
+            End::new(problem, reason)
+        };
+        let body = body.ok_or_else(too_large)?;
+        if body.len() > BODY_BYTES_MAX {
+            return Err(too_large());
+        }
+        let asked = match head.operation {
+            Operation::Validate => {
+                let body = body::read_validate(body).map_err(refused)?;
+                return self.start_exchange(&body, env);
+            }
+            Operation::Create => Asked::Create(body::read_create(body).map_err(refused)?),
+            Operation::Rotate(id) => Asked::Rotate(id, body::read_rotate(body).map_err(refused)?),
+            Operation::List => Asked::List,
+            Operation::Show(id) => Asked::Show(id),
+            Operation::Revoke(id) => Asked::Revoke(id),
+            Operation::OpenApi | Operation::Preflight => {
+                return Err(End::unavailable("an answer that was not given"));
+            }
+        };
         let Some(id) = env.exchange.worker.admit() else {
             let problem = Code::Exchange(Rejection::Overloaded);
             return Err(End::new(problem, "too many requests wait"));
         };
         let now = env.exchange.now;
         self.task = Some(Task {
-            operation: operation.clone(),
-            query,
-            token,
-            asked: None,
+            query: head.query,
+            token: head.token,
+            asked,
             caller: None,
             bearer: "".into(),
             id,
@@ -82,13 +133,7 @@ impl Manage {
             retried: false,
             wait_ms: WAIT_MS_MIN,
         });
-        if expects_body {
-            let output = Output::ReadBody {
-                timeout_ms: BODY_MS_MAX,
-            };
-            return Ok((State::ReadingBody, output));
-        }
-        self.with_body(Some(&[]), env)
+        self.verify_caller(None, env)
     }
 }
 
@@ -168,7 +213,7 @@ fn whole_number(length: &str) -> Result<u64, End> {
     })
 }
 
-pub(super) fn too_large() -> End {
+fn too_large() -> End {
     let problem = Problem::new(Code::PayloadTooLarge, "A body has at most 16384 bytes.");
     End::new(
         problem,

@@ -37,6 +37,15 @@ impl Operation {
         matches!(self, Self::Create | Self::Rotate(_) | Self::Validate)
     }
 
+    /// The id of the key that it concerns, as it was sent.
+    #[must_use]
+    pub fn key_id(&self) -> Option<&str> {
+        match self {
+            Self::Show(id) | Self::Revoke(id) | Self::Rotate(id) => Some(id),
+            _ => None,
+        }
+    }
+
     /// Its name, for the log.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -155,10 +164,13 @@ fn read_query(text: &str, operation: &Operation) -> Result<Query, Problem> {
                 }
                 query.user_id = Some(value.into_owned());
             }
-            "limit" if *operation == Operation::List => match value.parse() {
-                Ok(limit) if (1..=PAGE_MAX).contains(&limit) => query.limit = limit,
-                _ => return invalid("limit must be a whole number from 1 to 100."),
-            },
+            "limit" if *operation == Operation::List => {
+                let digits = value.bytes().all(|b| b.is_ascii_digit());
+                match value.parse() {
+                    Ok(limit) if digits && (1..=PAGE_MAX).contains(&limit) => query.limit = limit,
+                    _ => return invalid("limit must be a whole number from 1 to 100."),
+                }
+            }
             "after" if *operation == Operation::List => {
                 if !is_key_id(&value) {
                     return invalid("after must be the id of a key.");

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use super::problem::{Code, Problem};
-use super::request::{not_taken, too_large};
-use super::router::Operation;
-use super::{Asked, End, Input, Manage, ManageEnv, Output, State, Step, Task, body, management};
+use super::request::not_taken;
+use super::{Asked, End, Input, Manage, ManageEnv, Output, State, Step, Task, management};
 use crate::exchange::rejection::Rejection;
 use crate::exchange::service_token::Need;
 use crate::keycloak::caller_token::{self, Expected};
@@ -33,7 +32,7 @@ impl Manage {
         }
         match (state, input) {
             (State::Exchanging(exchange), input) => self.exchange(exchange, input, env),
-            (State::ReadingBody, Input::Body(body)) => self.with_body(*body, env),
+            (State::ReadingBody(head), Input::Body(body)) => self.with_body(*head, *body, env),
             (_, Input::Head { .. } | Input::Body(_)) | (State::New | State::Over, _) => {
                 Err(End::unavailable("an input that belongs to nothing"))
             }
@@ -43,12 +42,16 @@ impl Manage {
             (State::ReadingEvents(listing), input) => self.events_read(listing, input, env),
             (State::CheckingScopes, input) => self.scopes_checked(input, env),
             (State::Changing(change, draft), input) => self.change(change, draft, input, env),
+            // What is made is told, whether or not the host lends a turn.
+            (State::Settling(changed, draft, _), input) if !is_turn(input) => {
+                self.told(&changed, draft)
+            }
             // From here on a turn that was waited for.
             (_, Input::Failed(why)) => Err(turn_failed(&crate::keycloak::loggable(why))),
             (_, Input::Answer { status, .. }) if *status >= 400 => {
                 Err(turn_failed(&format!("status {status}")))
             }
-            (State::ReadingBody, _) => Err(End::new(
+            (State::ReadingBody(_), _) => Err(End::new(
                 Problem::new(Code::InvalidRequest, "The body did not come in time."),
                 "the body did not come: on Envoy the filter needs allow_on_headers_stop_iteration",
             )),
@@ -60,40 +63,15 @@ impl Manage {
         }
     }
 
-    /// The body is there, or there is none: reads it, once the caller is known to be one.
-    pub(super) fn with_body(&mut self, body: Option<&[u8]>, env: &mut ManageEnv<'_, '_>) -> Step {
-        let refused = |problem: Problem| {
-            let reason = problem.detail.clone();
-            End::new(problem, reason)
-        };
-        let body = body.ok_or_else(too_large)?;
-        if body.len() > body::BODY_BYTES_MAX {
-            return Err(too_large());
-        }
-        let task = self.task()?;
-        let asked = match task.operation.clone() {
-            Operation::Validate => {
-                let body = body::read_validate(body).map_err(refused)?;
-                return self.start_exchange(&body, env);
-            }
-            Operation::Create => Asked::Create(body::read_create(body).map_err(refused)?),
-            Operation::Rotate(id) => Asked::Rotate(id, body::read_rotate(body).map_err(refused)?),
-            Operation::List => Asked::List,
-            Operation::Show(id) => Asked::Show(id),
-            Operation::Revoke(id) => Asked::Revoke(id),
-            Operation::OpenApi | Operation::Preflight => {
-                return Err(End::unavailable("an answer that was not given"));
-            }
-        };
-        task.asked = Some(asked);
-        self.verify_caller(None, env)
-    }
-
     // ---- who calls ---------------------------------------------------------------
 
     /// Verifies the caller's token with the realm's key of its name. `unfetched` is why the
     /// keys could not be fetched just now: the end where those at hand do not do.
-    fn verify_caller(&mut self, unfetched: Option<End>, env: &mut ManageEnv<'_, '_>) -> Step {
+    pub(super) fn verify_caller(
+        &mut self,
+        unfetched: Option<End>,
+        env: &mut ManageEnv<'_, '_>,
+    ) -> Step {
         let (now, config) = (env.exchange.now, Arc::clone(&env.exchange.worker.config));
         let task = self.task.as_mut().ok_or_else(nothing)?;
         let header = caller_token::read_header(&task.token).map_err(not_taken)?;
@@ -244,21 +222,19 @@ impl Manage {
     fn ask_keycloak(&mut self, env: &mut ManageEnv<'_, '_>) -> Step {
         let task = self.task.as_mut().ok_or_else(nothing)?;
         match &task.asked {
-            Some(Asked::List | Asked::Show(_)) => self.read_owner(env),
-            Some(Asked::Revoke(id)) => {
+            Asked::List | Asked::Show(_) => self.read_owner(env),
+            Asked::Revoke(id) => {
                 let id = id.clone();
-                self.report.key_id = Some(id.clone());
                 self.revoke(id, env)
             }
-            Some(Asked::Create(create)) => {
+            Asked::Create(create) => {
                 let scopes = create.scopes.clone();
                 match scopes {
                     Some(scopes) => self.check_scopes(&scopes, env),
                     None => self.make_key(env),
                 }
             }
-            Some(Asked::Rotate(..)) => self.make_key(env),
-            None => Err(nothing()),
+            Asked::Rotate(..) => self.make_key(env),
         }
     }
 
@@ -335,6 +311,11 @@ pub(super) fn answer<'a>(endpoint: Endpoint, input: &Input<'a>) -> Result<(u16, 
         Input::Failed(why) => Err(End::callout(endpoint, why)),
         _ => Err(End::callout(endpoint, "the answer is too large")),
     }
+}
+
+/// Whether the host lent the turn that was asked for.
+const fn is_turn(input: &Input<'_>) -> bool {
+    matches!(input, Input::Answer { status, .. } if *status < 400)
 }
 
 /// A state without what it takes: not reached.

@@ -28,15 +28,11 @@ impl Manage {
         body: &ValidateBody,
         env: &mut ManageEnv<'_, '_>,
     ) -> Step {
-        // The exchange makes claims of its own.
-        if let Some(task) = self.task.take() {
-            env.exchange.gate.leave(task.ticket);
-            env.exchange.worker.leave();
-        }
         let config = &env.exchange.worker.config;
-        if let Ok(key) = config.key_format.parse(body.api_key.as_bytes()) {
-            self.report.key_id = Some(key.id().to_owned());
-        }
+        // A header's value has no spaces at its ends, and a text of JSON may.
+        let key = config.key_format.parse(body.api_key.as_bytes());
+        let key = key.map_err(|fault| End::new(Code::Exchange(Rejection::InvalidApiKey), fault))?;
+        self.report.key_id = Some(key.id().to_owned());
         let name = config.headers.first().map_or(AUTHORIZATION, |name| name);
         let value = if name == AUTHORIZATION {
             format!("ApiKey {}", *body.api_key)

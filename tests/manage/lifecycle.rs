@@ -453,3 +453,32 @@ fn hashing_takes_turns_and_one_key_is_hashed_at_a_time() {
     }
     world.expect_nothing_held();
 }
+
+/// What stands in the place of an id may be a key that was imported, which has no prefix.
+#[test]
+fn the_log_names_a_key_once_it_is_found() {
+    let mut world = world();
+    let (id, _) = world.make("alice");
+    let token = world.token("alice");
+    let imported = "an-old-key-of-the-older-system-01";
+    for (request, named) in [
+        (Request::show(&token, imported), None),
+        (Request::rotate(&token, imported, &json!({})), None),
+        (Request::revoke(&token, imported), None),
+        (Request::show(&token, &id), Some(&id)),
+        (Request::revoke(&token, &id), Some(&id)),
+        (Request::revoke(&token, &id), None),
+    ] {
+        let mut client = Client::send(&mut world, &request);
+        client.answer_until(&mut world, "nothing");
+        let report = client.manage.report();
+        assert!(!format!("{report:?}").contains(imported));
+        assert_eq!(
+            (&report.caller, &report.owner),
+            (&Some("alice".into()), &Some("alice".into()))
+        );
+        if request.method != "POST" {
+            assert_eq!(report.key_id.as_ref(), named);
+        }
+    }
+}

@@ -18,6 +18,7 @@ mod browser;
 mod callers;
 mod client;
 mod document;
+mod faults;
 #[path = "../model/keycloak/mod.rs"]
 mod keycloak;
 #[path = "../model/keys.rs"]

@@ -219,3 +219,77 @@ fn a_body_that_does_not_come_is_told_from_a_host_that_lends_no_turn() {
     client.told().refused(503, "overloaded");
     world.expect_nothing_held();
 }
+
+/// A mistake that is easily made, and a key that then stands in every log on the way.
+#[test]
+fn a_key_in_a_path_is_refused_and_not_repeated() {
+    let mut world = world();
+    let token = world.token("alice");
+    let (_, made) = world.make("alice");
+    for text in [&made, &key(1), &made[..40]] {
+        for request in [
+            Request::show(&token, text),
+            Request::revoke(&token, text),
+            Request::rotate(&token, text, &json!({})),
+            Request::new("GET", &format!("{KEYS}?after={text}")).bearer(&token),
+        ] {
+            let detail = world.ask(&request).refused(400, "invalid_request");
+            assert!(detail.contains("rotate"), "{detail}");
+        }
+    }
+}
+
+#[test]
+fn whole_numbers_may_be_written_as_any_json_number() {
+    let mut world = world();
+    let token = world.token("alice");
+    for number in ["7", "7.0", "7e0"] {
+        let body = format!("{{\"name\":\"n\",\"expires_days\":{number}}}");
+        let request = Request::new("POST", KEYS).bearer(&token);
+        let request = request.with_body("application/json", body.as_bytes());
+        world.ask(&request).made();
+    }
+    let body = b"{\"name\":\"n\",\"expires_days\":1e400}";
+    let request = Request::new("POST", KEYS).bearer(&token);
+    let told = world.ask(&request.with_body("application/json", body));
+    told.refused(400, "invalid_request");
+}
+
+#[test]
+fn a_query_that_is_not_taken_is_refused() {
+    let mut world = world();
+    let token = world.token("alice");
+    for (path, query) in [
+        (KEYS, "limit=0"),
+        (KEYS, "limit=101"),
+        (KEYS, "limit=+5"),
+        (KEYS, "limit="),
+        (KEYS, "limit=5&limit=5"),
+        (KEYS, "after=a/b"),
+        (KEYS, "after="),
+        (KEYS, "user_id="),
+        (KEYS, "user_id=a/b"),
+        (KEYS, "user_id=.."),
+        (KEYS, "user_id=%ff"),
+        (KEYS, "api_key=x"),
+        ("/api/v1/api-keys/abc", "after=abc"),
+        ("/api/v1/openapi.json", "user_id=alice"),
+    ] {
+        let told = world.ask(&Request::new("GET", &format!("{path}?{query}")).bearer(&token));
+        told.refused(400, "invalid_request");
+    }
+    assert!(world.calls.is_empty());
+}
+
+/// Clients that send their bodies slowly cost the host, and nobody else's place.
+#[test]
+fn those_whose_body_is_on_its_way_take_nobodys_place() {
+    let mut world = world();
+    let request = Request::create(&world.token("alice"), &json!({ "name": "n" }));
+    let slow: Vec<_> = (0..apikey_jwt_exchange::exchange::PENDING_MAX)
+        .map(|_| super::client::Client::send(&mut world, &request))
+        .collect();
+    assert!(slow.iter().all(|client| client.waits_for() == "body"));
+    world.expect_nothing_held();
+    world.ask(&request).made();
+}

@@ -173,3 +173,22 @@ fn requests_with_one_key_at_once_make_one_exchange() {
     assert_eq!((world.count("grant"), world.count("look-up")), (1, 1));
     world.expect_nothing_held();
 }
+
+#[test]
+fn only_the_key_itself_is_one() {
+    let mut world = World::new(users());
+    let good = key(1);
+    for odd in [
+        format!(" {good}"),
+        format!("{good} "),
+        format!("{good}\n"),
+        format!("Bearer {good}"),
+        format!("{good},{good}"),
+        format!("{good}\u{0}"),
+    ] {
+        world
+            .ask(&Request::validate(&odd))
+            .refused(401, "invalid_api_key");
+    }
+    assert!(world.calls.is_empty());
+}

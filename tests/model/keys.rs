@@ -5,7 +5,7 @@
     reason = "each suite that takes this module uses a part of it"
 )]
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use apikey_jwt_exchange::api_key::format::KeyFormat;
 use apikey_jwt_exchange::config::Config;
@@ -42,7 +42,7 @@ pub fn config(changes: &Value) -> Arc<Config> {
         "realm": "demo",
         "keycloak_upstream": "keycloak",
         "yield_upstream": "yield",
-        "signing_key": SIGNING_KEY,
+        "signing_key_property": "env.SIGNING_KEY",
     });
     for (field, value) in changes.as_object().into_iter().flatten() {
         config[field] = value.clone();
@@ -52,7 +52,9 @@ pub fn config(changes: &Value) -> Arc<Config> {
 
 /// The gateway's secret.
 pub fn signing_key() -> Arc<SigningKey> {
-    Arc::new(SigningKey::parse(SIGNING_KEY).unwrap())
+    static KEY: LazyLock<Arc<SigningKey>> =
+        LazyLock::new(|| Arc::new(SigningKey::parse(SIGNING_KEY).unwrap()));
+    Arc::clone(&KEY)
 }
 
 /// A worker that knows nothing yet.

@@ -163,11 +163,10 @@ impl OwnerChange {
         let found = match (self.user(input), &written.lost) {
             (Ok(found), _) => found,
             (Err(_), Some(why)) => return Err(ChangeError::Unknown(why.clone())),
+            // With the owner all of it is gone.
+            (Err(ChangeError::NoSuchOwner), None) => return Err(ChangeError::NoSuchOwner),
             // Written, as Keycloak said; that it could not be read again is another matter.
-            (Err(ChangeError::Keycloak { failure, .. }), None) => {
-                return Err(ChangeError::Unknown(failure));
-            }
-            (Err(error), None) => return Err(error),
+            (Err(error), None) => return Err(ChangeError::Unknown(loggable(&error.to_string()))),
         };
         if owner_keys::same_keys(&found.attributes, &written.after.attributes) {
             return Ok(self.settle(written, bearer, now));

@@ -109,9 +109,11 @@ impl RealmKey {
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
-    fn p256(self) -> p256::ecdsa::SigningKey {
-        let scalar = [if self == Self::Later { 7 } else { 6 }; 32];
-        p256::ecdsa::SigningKey::from_slice(&scalar).unwrap()
+    fn p256(self) -> &'static p256::ecdsa::SigningKey {
+        static KEYS: LazyLock<[p256::ecdsa::SigningKey; 2]> = LazyLock::new(|| {
+            [6, 7].map(|byte| p256::ecdsa::SigningKey::from_slice(&[byte; 32]).unwrap())
+        });
+        &KEYS[usize::from(self == Self::Later)]
     }
 
     fn ed25519(self) -> ed25519_dalek::SigningKey {
