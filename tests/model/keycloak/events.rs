@@ -65,7 +65,7 @@ pub(super) fn grants(events: &[GrantEvent], query: &str) -> Value {
     };
     assert_eq!(asked("type").as_deref(), Some("JWT_AUTHORIZATION_GRANT"));
     let number = |name: &str, otherwise| asked(name).map_or(otherwise, |n| n.parse().unwrap());
-    let user = asked("user").expect("of one user");
+    let user = asked("user").unwrap();
     let mut found: Vec<&GrantEvent> = events.iter().filter(|e| e.user_id == user).collect();
     found.sort_by_key(|event| std::cmp::Reverse(event.time));
     let page = found.into_iter().skip(number("first", 0));
