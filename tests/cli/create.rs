@@ -359,7 +359,7 @@ fn the_roles_that_the_help_names_are_enough() {
         let stderr = String::from_utf8_lossy(&run.stderr).into_owned();
         assert!(run.status.success(), "{command}: {stderr}");
     }
-    let looking = ["view-events", "view-realm"].map(|name| role(name));
+    let looking = ["view-events", "view-realm"].map(&role);
     let doctor = delegated("doctor", &[]);
     let stderr = String::from_utf8_lossy(&doctor.stderr).into_owned();
     assert_eq!(doctor.status.code(), Some(1));
