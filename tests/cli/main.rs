@@ -20,7 +20,12 @@ mod create;
 mod import;
 mod keys;
 mod offline;
+mod page;
+#[path = "../model/pattern.rs"]
+mod pattern;
 mod records;
 mod secrets;
 mod setup;
+#[path = "../e2e/page.rs"]
+mod steps;
 mod world;

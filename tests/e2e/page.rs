@@ -44,9 +44,9 @@ pub(crate) fn steps(page: &str) -> Vec<Step> {
     steps
 }
 
-/// Runs the steps in a folder, and holds each against what it must print.
+/// Runs the steps in a folder by a shell, and holds each against what it must print.
 #[track_caller]
-pub(crate) fn run(steps: &[Step], folder: &Path) {
+pub(crate) fn run(steps: &[Step], folder: &Path, mut shell: Command) {
     const MARK: &str = "@@ step over @@";
     let mut script = String::from("set -euo pipefail\n");
     for step in steps {
@@ -54,11 +54,7 @@ pub(crate) fn run(steps: &[Step], folder: &Path) {
     }
     let file = folder.join("page.sh");
     fs::write(&file, script).expect("a script");
-    let output = Command::new("bash")
-        .arg(&file)
-        .current_dir(folder)
-        .output()
-        .expect("bash");
+    let output = shell.arg(&file).current_dir(folder).output().expect("bash");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let faults = String::from_utf8_lossy(&output.stderr);
     let printed: Vec<&str> = said.split(&format!("\n{MARK}\n")).collect();

@@ -347,7 +347,7 @@ fn page(world: &World) {
     if !run.exists() {
         std::os::unix::fs::symlink(&world.stack().run_dir, &run).expect("a link");
     }
-    crate::page::run(&steps, &folder);
+    crate::page::run(&steps, &folder, std::process::Command::new("bash"));
     // It holds keys.
     std::fs::remove_dir_all(&folder).expect("the folder goes");
 }

@@ -28,8 +28,10 @@ pub(crate) struct Connection {
     /// The realm that the administrator belongs to.
     #[arg(long, value_name = "REALM", default_value = "master", value_parser = admin_realm)]
     pub(crate) admin_realm: String,
-    /// The administrator. setup takes the roles of realm-admin; create takes manage-users,
-    /// view-clients and view-identity-providers (all of client realm-management).
+    /// The administrator. Roles of client realm-management that suffice: realm-admin to set up;
+    /// view-users to look (view-events for the last use), manage-users to revoke, and
+    /// view-identity-providers and view-clients too for all else that writes; to doctor
+    /// view-realm, view-events, view-users, view-clients and view-identity-providers.
     #[arg(
         long,
         value_name = "USER",

@@ -25,18 +25,22 @@ pub(crate) use offline::{
 pub(crate) use records::{DoctorArgs, ExpiringArgs, ReindexArgs};
 pub(crate) use setup::SetupArgs;
 
-/// Prepares Keycloak realms for API keys, and makes the keys.
+/// Prepares Keycloak realms for API keys, and manages the keys.
 #[derive(Debug, Parser)]
 #[command(name = "apikeys", version, arg_required_else_help = true)]
 #[command(after_help = "\
 Examples:
-  export KEYCLOAK_ADMIN_PASSWORD=…
-  apikeys setup  --keycloak-url https://id.example.com --realm shop --signing-key-file key.pem
-  apikeys create --keycloak-url https://id.example.com --realm shop --owner alice --name Laptop
+  export KEYCLOAK_URL=https://id.example.com KEYCLOAK_REALM=shop KEYCLOAK_ADMIN_PASSWORD=…
+  apikeys setup --signing-key-file signing-key.pem
+  apikeys create --owner alice --name Laptop
+  apikeys rotate 4fj9aa01xk2p
+  apikeys doctor
 
-The password is read from KEYCLOAK_ADMIN_PASSWORD or --admin-password-file, never from an
-argument, since arguments can be read by every process of the machine.
-Exit status: 0 done, 1 failed, 2 wrong usage, 3 changes are pending (setup --dry-run --exit-code).")]
+Passwords and keys are read from files, standard input or the environment, never from an argument,
+since arguments can be read by every process of the machine: KEYCLOAK_ADMIN_PASSWORD or
+--admin-password-file.
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 changes are pending (setup --dry-run --exit-code),
+4 there is something to look at (doctor, expiring --exit-code), 5 there are errors (doctor).")]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,

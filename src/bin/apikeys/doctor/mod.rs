@@ -49,8 +49,10 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
             output::result(&finding.text())?;
         }
         output::result(&format!(
-            "{errors} errors, {warnings} warnings; looked at the realm and at {} users, of whom {} \
+            "{}, {}; looked at the realm and at {} users, of whom {} \
              hold {} keys{}",
+            counted(errors, "error"),
+            counted(warnings, "warning"),
             records.users,
             records.owners,
             records.keys,
@@ -65,4 +67,11 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
         (0, _) => ExitCode::from(WARNINGS),
         _ => ExitCode::from(ERRORS),
     })
+}
+
+fn counted(count: usize, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        _ => format!("{count} {what}s"),
+    }
 }
