@@ -59,8 +59,9 @@ impl std::fmt::Debug for ValidateBody {
 /// The refusal, which names the member at fault.
 pub fn read_create(body: &[u8]) -> Result<CreateBody, Problem> {
     let members = object(body, &["name", "expires_days", "scopes"])?;
+    let is_name = |name: &str| is_key_name(name) && !name.trim().is_empty();
     let name = match members.get("name") {
-        Some(Value::String(name)) if is_key_name(name.trim()) => name.trim().to_owned(),
+        Some(Value::String(name)) if is_name(name) => name.trim().to_owned(),
         _ => {
             return invalid(
                 "name is required, and must be a text of 1 to 100 printable characters.",
@@ -242,6 +243,8 @@ mod tests {
             (json!({"name": ""}), "name"),
             (json!({"name": "   "}), "name"),
             (json!({"name": "a\nb"}), "name"),
+            (json!({"name": "a\n"}), "name"),
+            (json!({"name": format!(" {}", "a".repeat(100))}), "name"),
             (json!({"name": "a\u{202e}b"}), "name"),
             (json!({"name": "é".repeat(101)}), "name"),
             (json!({"name": "n", "expires_days": 0}), "expires_days"),

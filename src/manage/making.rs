@@ -25,6 +25,10 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 const QUEUE_WAIT_MS: u64 = 15;
 /// The longest wait in the queue.
 const QUEUE_WAIT_MS_MAX: u64 = 100;
+/// The wait of whoever is next for an owner, and what each before it adds.
+const OWNER_WAIT_MS: u64 = 25;
+/// The longest wait for an owner.
+const OWNER_WAIT_MS_MAX: u64 = 150;
 /// How often those that wait for other workers to forget look at the clock.
 const SETTLE_WAIT_MS: u64 = 100;
 
@@ -120,7 +124,7 @@ impl Manage {
         match NewHash::start(text, config.hash_algorithm, config.bcrypt_cost, draft.salt) {
             NewHash::Done(hash_text) => {
                 draft.hash_text = hash_text;
-                self.record(draft, env)
+                self.await_owner(Some(draft), env)
             }
             NewHash::Computing(job) => self.hash_slice(draft, job, env),
         }
@@ -147,23 +151,48 @@ impl Manage {
             Some(hash_text) => {
                 env.exchange.gate.leave(task.ticket);
                 draft.hash_text = hash_text;
-                self.record(draft, env)
+                self.await_owner(Some(draft), env)
             }
         }
     }
 
     // ---- the change --------------------------------------------------------------
 
-    /// Records the key that was made.
-    fn record(&mut self, draft: Box<Draft>, env: &mut ManageEnv<'_, '_>) -> Step {
-        let (now, config) = (env.exchange.now, Arc::clone(&env.exchange.worker.config));
+    /// Waits until no other request of the worker changes the owner's keys, and begins.
+    pub(super) fn await_owner(
+        &mut self,
+        draft: Option<Box<Draft>>,
+        env: &mut ManageEnv<'_, '_>,
+    ) -> Step {
+        let now = env.exchange.now;
+        let task = self.task()?;
+        let waited_ms = now.since_ms(*task.ready_at.get_or_insert(now));
+        let before = env.manager.owners.before(task.owner_id()?, task.id);
+        if before == 0 {
+            return self.begin_change(draft, waited_ms, env);
+        }
+        if waited_ms >= LOCK_WAIT_MS {
+            return Err(End::new(
+                Problem::from(&ChangeError::Busy),
+                ChangeError::Busy,
+            ));
+        }
+        let before = u64::try_from(before).unwrap_or(u64::MAX);
+        let wait_ms = before.saturating_mul(OWNER_WAIT_MS).min(OWNER_WAIT_MS_MAX);
+        task.wait_for(wait_ms, State::AwaitingOwner(draft), env)
+    }
+
+    /// What is to become of the owner's keys.
+    fn edit(&self, draft: Option<&Draft>, env: &ManageEnv<'_, '_>) -> Result<Edit, End> {
+        let (now, config) = (env.exchange.now, &env.exchange.worker.config);
         let keys_max = usize::try_from(config.max_keys_per_user).unwrap_or(1);
-        let id = draft.key.id().to_owned();
-        let hash_text = draft.hash_text.clone();
         // Seconds are what is stored: cut off first, so that what is told is it.
         let in_days = |days: u64| UnixMillis::from_seconds(now.plus_ms(days * DAY_MS).as_seconds());
-        let edit = match &self.task()?.asked {
-            Asked::Create(create) => Edit::Create {
+        let task = self.task.as_ref().ok_or_else(nothing)?;
+        let made = draft.map(|draft| (draft.key.id().to_owned(), draft.hash_text.clone()));
+        match (&task.asked, made) {
+            (Asked::Revoke(id), None) => Ok(Edit::Revoke { id: id.clone() }),
+            (Asked::Create(create), Some((id, hash_text))) => Ok(Edit::Create {
                 key: NewKey {
                     id,
                     hash_text,
@@ -173,8 +202,8 @@ impl Manage {
                     scopes: create.scopes.clone(),
                 },
                 keys_max,
-            },
-            Asked::Rotate(old, rotate) => Edit::Rotate {
+            }),
+            (Asked::Rotate(old, rotate), Some((id, hash_text))) => Ok(Edit::Rotate {
                 id: old.clone(),
                 replacement: Replacement {
                     id,
@@ -184,23 +213,19 @@ impl Manage {
                 },
                 grace_ms: rotate.grace_seconds * 1000,
                 keys_max,
-            },
-            _ => return Err(nothing()),
-        };
-        self.begin_change(edit, Some(draft), env)
-    }
-
-    pub(super) fn revoke(&mut self, id: String, env: &mut ManageEnv<'_, '_>) -> Step {
-        self.begin_change(Edit::Revoke { id }, None, env)
+            }),
+            _ => Err(nothing()),
+        }
     }
 
     fn begin_change(
         &mut self,
-        edit: Edit,
         draft: Option<Box<Draft>>,
+        waited_ms: u64,
         env: &mut ManageEnv<'_, '_>,
     ) -> Step {
         let (now, config) = (env.exchange.now, Arc::clone(&env.exchange.worker.config));
+        let edit = self.edit(draft.as_deref(), env)?;
         let management = management(&config)?;
         let nonce = (env.exchange.nonce)();
         let task = self.task()?;
@@ -219,7 +244,7 @@ impl Manage {
             // Only an administrator acts for another.
             relink: task.query.user_id.is_some(),
             holder,
-            wait_ms_max: LOCK_WAIT_MS,
+            wait_ms_max: LOCK_WAIT_MS.saturating_sub(waited_ms),
         };
         let change = Box::new(OwnerChange::new(change, now));
         self.drive(change, draft, &ChangeInput::Begin, env)
@@ -294,6 +319,7 @@ impl Manage {
     ) -> Step {
         let now = env.exchange.now;
         let task = self.task()?;
+        env.manager.owners.leave(task.id);
         if matches!(task.asked, Asked::Create(_)) {
             return self.told(&changed, draft);
         }

@@ -26,6 +26,7 @@ pub mod body;
 pub mod change;
 mod making;
 pub mod owner_keys;
+mod owners;
 pub mod problem;
 mod reading;
 mod request;
@@ -55,6 +56,7 @@ use crate::signing_key::SigningKey;
 use body::{CreateBody, RotateBody};
 use change::{Changed, OwnerChange};
 use owner_keys::KeySummary;
+use owners::Owners;
 use problem::Problem;
 use router::{Operation, Query};
 
@@ -62,7 +64,8 @@ pub use answers::{Answer, OPENAPI};
 
 /// How long a request may take, the wait for the owner's lock among it.
 const REQUEST_MS_MAX: u64 = 30_000;
-/// How long a request waits for the owner's lock.
+/// How long a request waits for the owner's lock, others of its worker before it among
+/// that.
 const LOCK_WAIT_MS: u64 = 8_000;
 /// How long the body may take to come.
 const BODY_MS_MAX: u64 = 10_000;
@@ -141,6 +144,7 @@ pub struct Manager {
     signing_key: Arc<SigningKey>,
     service_token: ServiceToken,
     keys: KeyStore,
+    owners: Owners,
     random: KeyRandom,
 }
 
@@ -154,6 +158,7 @@ impl Manager {
             signing_key,
             service_token: ServiceToken::default(),
             keys: KeyStore::default(),
+            owners: Owners::default(),
         }
     }
 }
@@ -219,6 +224,8 @@ enum State {
     Queueing(Box<Draft>),
     /// A turn, to compute the next slice.
     Hashing(Box<Draft>, Box<HashJob>),
+    /// A turn, to look whether another request of the worker still changes the owner.
+    AwaitingOwner(Option<Box<Draft>>),
     /// The answer to a call of the change, or a turn that it waits for.
     Changing(Box<OwnerChange>, Option<Box<Draft>>),
     /// A turn, until all workers of the node have dropped the owner's tokens.
@@ -244,6 +251,7 @@ impl std::fmt::Debug for State {
             Self::CheckingScopes => "CheckingScopes",
             Self::Queueing(_) => "Queueing",
             Self::Hashing(..) => "Hashing",
+            Self::AwaitingOwner(_) => "AwaitingOwner",
             Self::Changing(..) => "Changing",
             Self::Settling(..) => "Settling",
             Self::Exchanging(_) => "Exchanging",
@@ -283,6 +291,8 @@ struct Task {
     ticket: Ticket,
     started_at: UnixMillis,
     deadline_at: UnixMillis,
+    /// When it was ready for its change, and began to wait for its turn.
+    ready_at: Option<UnixMillis>,
     /// The clock when it was last looked at.
     seen_at: UnixMillis,
     /// The manager's token was refused once and fetched anew.
@@ -417,6 +427,7 @@ impl Manage {
         }
         if let Some(task) = self.task.take() {
             env.manager.service_token.give_up(task.id);
+            env.manager.owners.leave(task.id);
             env.exchange.gate.leave(task.ticket);
             env.exchange.worker.leave();
         }

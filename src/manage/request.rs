@@ -129,6 +129,7 @@ impl Manage {
             ticket: env.exchange.gate.ticket(),
             started_at: now,
             deadline_at: now.plus_ms(REQUEST_MS_MAX),
+            ready_at: None,
             seen_at: now,
             retried: false,
             wait_ms: WAIT_MS_MIN,

@@ -58,6 +58,7 @@ impl Manage {
             (State::AwaitingKeys, _) => self.verify_caller(None, env),
             (State::AwaitingToken, _) => self.need_token(env),
             (State::Queueing(draft), _) => self.queue(draft, env),
+            (State::AwaitingOwner(draft), _) => self.await_owner(draft, env),
             (State::Hashing(draft, job), _) => self.hash_slice(draft, job, env),
             (State::Settling(changed, draft, until), _) => self.settle(changed, draft, until, env),
         }
@@ -223,10 +224,7 @@ impl Manage {
         let task = self.task.as_mut().ok_or_else(nothing)?;
         match &task.asked {
             Asked::List | Asked::Show(_) => self.read_owner(env),
-            Asked::Revoke(id) => {
-                let id = id.clone();
-                self.revoke(id, env)
-            }
+            Asked::Revoke(_) => self.await_owner(None, env),
             Asked::Create(create) => {
                 let scopes = create.scopes.clone();
                 match scopes {
@@ -256,6 +254,7 @@ impl Task {
         let back = self.seen_at.since_ms(now);
         self.deadline_at = self.deadline_at.minus_ms(back);
         self.started_at = self.started_at.minus_ms(back);
+        self.ready_at = self.ready_at.map(|ready_at| ready_at.minus_ms(back));
         self.seen_at = now;
     }
 

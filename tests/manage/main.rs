@@ -17,6 +17,9 @@ mod answers;
 mod browser;
 mod callers;
 mod client;
+mod crowd;
+#[path = "../model/dice.rs"]
+mod dice;
 mod document;
 mod faults;
 #[path = "../model/keycloak/mod.rs"]

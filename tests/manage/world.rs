@@ -281,6 +281,15 @@ impl World {
             let sizes = member.worker.sizes();
             assert_eq!((sizes.pending, sizes.flights), (0, 0));
             assert_eq!(member.gate.places(), 0);
+            // What is claimed of the manager shows in its Debug output.
+            let manager = format!("{:?}", member.manager);
+            for claim in ["fetcher: Some", "lease_until: Some"] {
+                assert!(!manager.contains(claim), "{manager}");
+            }
+            assert!(
+                member.manager.is_none() || manager.contains("Owners({})"),
+                "{manager}"
+            );
         }
     }
 

@@ -19,6 +19,7 @@ mod callout;
 mod checkers;
 #[path = "../model/checksum.rs"]
 mod checksum;
+#[path = "../model/dice.rs"]
 mod dice;
 mod events;
 mod faults;

@@ -1,5 +1,10 @@
 //! The only source of chance in a run: one seed, one sequence.
 
+#![allow(
+    dead_code,
+    reason = "each suite that takes this module uses a part of it"
+)]
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
