@@ -41,7 +41,7 @@ impl ManageFilter {
             callout: None,
             reading: false,
             on_kong: false,
-            request_id: String::new(),
+            request_id: "-".to_owned(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the management API answers, as JSON.
 
 use serde_json::{Value, json};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::owner_keys::KeySummary;
 use super::problem::Problem;
@@ -100,7 +100,11 @@ impl Answer {
                 members.insert("replaces".to_owned(), old.view(None));
             }
         }
-        Self::json(201, &body)
+        let answer = Self::json(201, &body);
+        if let Some(Value::String(told)) = body.get_mut("api_key") {
+            told.zeroize();
+        }
+        answer
     }
 
     /// One key.

@@ -33,7 +33,10 @@ impl Manage {
         match (state, input) {
             (State::Exchanging(exchange), input) => self.exchange(exchange, input, env),
             (State::ReadingBody(head), Input::Body(body)) => self.with_body(*head, *body, env),
-            (_, Input::Head { .. } | Input::Body(_)) | (State::New | State::Over, _) => {
+            (state, Input::Head { .. } | Input::Body(_))
+            | (state @ (State::New | State::Over), _) => {
+                // What it waits for is given back at the end.
+                self.state = state;
                 Err(End::unavailable("an input that belongs to nothing"))
             }
             (State::FetchingKeys, input) => self.keys_fetched(input, env),

@@ -14,6 +14,7 @@
 )]
 
 mod answers;
+mod arbitrary;
 mod browser;
 mod callers;
 mod client;
