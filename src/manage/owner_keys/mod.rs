@@ -120,7 +120,11 @@ pub fn is_key_name(text: &str) -> bool {
 /// is no `key:<id>:<hash>` has none.
 pub fn key_ids(attributes: &Attributes) -> impl Iterator<Item = &str> {
     let values = attributes.get(KEYS_ATTRIBUTE).into_iter().flatten();
-    values.filter_map(|value| Some(value.strip_prefix("key:")?.split_once(':')?.0))
+    values.filter_map(|value| key_id(value))
+}
+
+fn key_id(value: &str) -> Option<&str> {
+    Some(value.strip_prefix("key:")?.split_once(':')?.0)
 }
 
 /// An owner's keys, the newest first; those whose making is unknown last.
