@@ -107,6 +107,19 @@ impl Edit {
         !matches!(self, Self::Revoke { .. })
     }
 
+    /// The keys that it is about; none where it is about all of them.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        let (first, second) = match self {
+            Self::Create { key, .. } | Self::Import { key, .. } => (Some(&key.id), None),
+            Self::Rotate {
+                id, replacement, ..
+            } => (Some(id), Some(&replacement.id)),
+            Self::Revoke { id } => (Some(id), None),
+            Self::Reindex => (None, None),
+        };
+        first.into_iter().chain(second).map(String::as_str)
+    }
+
     /// Changes an owner's attributes.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ mod edit;
 use serde_json::{Map, Value, json};
 
 use crate::api_key::record::{
-    Attributes, Field, INDEX_ATTRIBUTE, KEYS_ATTRIBUTE, KeyRecord, RecordError,
+    Attributes, Field, INDEX_ATTRIBUTE, KEYS_ATTRIBUTE, KeyRecord, RecordError, index_value,
 };
 use crate::clock::UnixMillis;
 
@@ -189,6 +189,28 @@ pub fn same_keys(a: &Attributes, b: &Attributes) -> bool {
             .collect()
     };
     of_keys(a) == of_keys(b)
+}
+
+/// Whether two owners' attributes say the same of this key, or both nothing.
+#[must_use]
+pub fn same_key(a: &Attributes, b: &Attributes, id: &str) -> bool {
+    let of_key = |attributes: &Attributes| {
+        let mut fields = Vec::new();
+        for field in Field::ALL {
+            fields.push(attributes.get(&field.attribute(id)).cloned());
+        }
+        let values = |name: &str, is_its: &dyn Fn(&str) -> bool| -> Vec<String> {
+            let values = attributes.get(name).into_iter().flatten();
+            values.filter(|value| is_its(value)).cloned().collect()
+        };
+        let index = index_value(id);
+        (
+            values(KEYS_ATTRIBUTE, &|value| key_id(value) == Some(id)),
+            values(INDEX_ATTRIBUTE, &|value| value == index),
+            fields,
+        )
+    };
+    of_key(a) == of_key(b)
 }
 
 /// Whether an attribute is one that keys are stored in.
