@@ -4,6 +4,7 @@
 //! here before anything of it is believed (invariant 11).
 
 pub mod caller_token;
+pub mod claim;
 pub mod jwks;
 pub mod key_store;
 pub mod owner;

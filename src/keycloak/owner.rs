@@ -71,7 +71,7 @@ fn link_path(users_path: &str, owner_id: &str, provider: &str) -> String {
     format!("{}/{}", links_path(users_path, owner_id), encoded(provider))
 }
 
-fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     utf8_percent_encode(text, UNRESERVED).to_string()
 }
 

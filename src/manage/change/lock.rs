@@ -1,10 +1,13 @@
 //! The steps that take an owner's lock, wait for it, break it and give it back.
 
 use super::{
-    BREAK_PROVIDER, ChangeError, ChangeInput, ChangeOutput, Changed, LOCK_PROVIDER, OwnerChange,
-    STALE_MS, State, Step, WAIT_MS, done, fault_in, find, is_stale, read_links, status,
+    BREAK_GROUP, ChangeError, ChangeInput, ChangeOutput, Changed, LOCK_PROVIDER, OwnerChange,
+    State, Step, WAIT_FACTOR_MAX, WAIT_MS, WAITS_ALIKE, answer, done, fault_in, find, is_stale,
+    is_within_hold, read_links, status,
 };
 use crate::clock::UnixMillis;
+use crate::keycloak::claim::{self, Claim};
+use crate::keycloak::loggable;
 use crate::keycloak::owner::{self, OwnerFault};
 
 impl OwnerChange {
@@ -15,18 +18,21 @@ impl OwnerChange {
     }
 
     pub(super) fn locked(&mut self, input: &ChangeInput<'_>, bearer: &str) -> Step {
-        match status(input) {
-            Ok(status) => match owner::read_status(status) {
-                Ok(()) => {
-                    self.held = true;
-                    Ok(self.read_links(State::ReadingLinks, bearer))
-                }
-                Err(OwnerFault::Conflict) => Ok(self.read_links(State::Inspecting, bearer)),
-                Err(fault) => Err(fault_in("the lock", fault)),
-            },
+        self.lock_failure = None;
+        match status(input).map(owner::read_status) {
+            Ok(Ok(())) => {
+                self.held = true;
+                return Ok(self.read_links(State::ReadingLinks, bearer));
+            }
+            Ok(Err(OwnerFault::Conflict)) => {}
             // It may be ours all the same.
-            Err(_) => Ok(self.read_links(State::Inspecting, bearer)),
+            Ok(Err(OwnerFault::Status(status @ 500..))) => {
+                self.lock_failure = Some(OwnerFault::Status(status).to_string());
+            }
+            Err(why) => self.lock_failure = Some(loggable(why)),
+            Ok(Err(fault)) => return Err(fault_in("the lock", fault)),
         }
+        Ok(self.read_links(State::Inspecting, bearer))
     }
 
     pub(super) fn inspected(
@@ -37,34 +43,50 @@ impl OwnerChange {
     ) -> Step {
         let links = read_links(input)?;
         match find(&links, LOCK_PROVIDER) {
+            Some(lock) if is_stale(&lock.name, now) => {
+                self.claimed_at = now;
+                let call = claim::claim_call(
+                    &self.change.users_path,
+                    &self.claim_name(),
+                    &self.claim_text(),
+                    bearer,
+                );
+                Ok((State::Claiming, ChangeOutput::Call(call)))
+            }
             Some(lock) if self.is_ours(lock) => self.links_read(input, bearer, now),
-            Some(lock) if is_stale(lock, now) => {
-                let call = self.link(BREAK_PROVIDER, bearer, now);
-                Ok((State::TakingBreak, ChangeOutput::Call(call)))
-            }
             // Free by now, or held.
-            _ => {
-                if let Some(stuck) = find(&links, BREAK_PROVIDER)
-                    && is_stale(stuck, now)
-                {
-                    return Ok(self.end_break(bearer));
-                }
-                self.wait(now)
-            }
+            _ => self.wait(now),
         }
     }
 
-    pub(super) fn break_taken(
+    pub(super) fn claimed(&mut self, input: &ChangeInput<'_>, bearer: &str) -> Step {
+        match status(input).map(owner::read_status) {
+            // Ours or another's: the answer may be lost, and does not name the claim's id.
+            Ok(Ok(()) | Err(OwnerFault::Conflict | OwnerFault::Status(500..))) | Err(_) => {
+                let call = claim::read_call(&self.change.users_path, &self.claim_name(), bearer);
+                Ok((State::ReadingClaim, ChangeOutput::Call(call)))
+            }
+            Ok(Err(fault)) => Err(fault_in("the breaking of a lock", fault)),
+        }
+    }
+
+    pub(super) fn claim_read(
         &mut self,
         input: &ChangeInput<'_>,
         bearer: &str,
         now: UnixMillis,
     ) -> Step {
-        match status(input).map(owner::read_status) {
-            Ok(Ok(())) => Ok(self.read_links(State::InspectingAgain, bearer)),
-            Ok(Err(OwnerFault::Conflict)) => Ok(self.read_links(State::InspectingAgain, bearer)),
-            Ok(Err(fault)) => Err(fault_in("the lock", fault)),
-            Err(_) => self.wait(now),
+        let step = "the breaking of a lock";
+        let (status, body) = answer(step, input)?;
+        let found = claim::read(status, body, &self.claim_name());
+        match found.map_err(|fault| fault_in(step, fault))? {
+            Some(claim) if claim.holder == self.claim_text() => {
+                self.claim = Some(claim);
+                Ok(self.read_links(State::InspectingAgain, bearer))
+            }
+            // Its own holder is long gone.
+            Some(claim) if is_stale(&claim.holder, now) => Ok(self.end_claim(&claim, bearer)),
+            _ => self.wait(now),
         }
     }
 
@@ -75,49 +97,107 @@ impl OwnerChange {
         now: UnixMillis,
     ) -> Step {
         let links = read_links(input)?;
-        match find(&links, BREAK_PROVIDER) {
-            Some(breaking) if self.is_ours(breaking) => {}
-            // Its own holder is long gone.
-            Some(stuck) if is_stale(stuck, now) => return Ok(self.end_break(bearer)),
-            Some(_) => return self.wait(now),
-            None => return Err(ChangeError::NoLockProvider),
-        }
         match find(&links, LOCK_PROVIDER) {
-            Some(lock) if is_stale(lock, now) => {
+            // Later than that somebody else may have broken it, and others taken it.
+            Some(lock) if is_stale(&lock.name, now) && is_within_hold(self.claimed_at, now) => {
                 let call = self.unlink(LOCK_PROVIDER, bearer);
                 Ok((State::Breaking, ChangeOutput::Call(call)))
             }
-            _ => Ok(self.end_break(bearer)),
+            _ => self.give_up_claim(bearer, now),
         }
     }
 
-    pub(super) fn end_break(&self, bearer: &str) -> (State, ChangeOutput) {
-        let call = self.unlink(BREAK_PROVIDER, bearer);
-        (State::EndingBreak, ChangeOutput::Call(call))
+    pub(super) fn broken(
+        &mut self,
+        input: &ChangeInput<'_>,
+        bearer: &str,
+        now: UnixMillis,
+    ) -> Step {
+        match status(input).map(owner::read_status) {
+            Ok(Ok(()) | Err(OwnerFault::Absent)) => self.give_up_claim(bearer, now),
+            // It may be on its way still, and hit the lock of whoever comes next: nobody
+            // is to break that one, until the claim is stale.
+            Ok(Err(OwnerFault::Status(500..))) | Err(_) => {
+                self.claim = None;
+                self.wait(now)
+            }
+            Ok(Err(fault)) => Err(fault_in("the breaking of a lock", fault)),
+        }
+    }
+
+    fn give_up_claim(&mut self, bearer: &str, now: UnixMillis) -> Step {
+        match self.claim.take() {
+            Some(claim) => Ok(self.end_claim(&claim, bearer)),
+            None => self.wait(now),
+        }
+    }
+
+    fn end_claim(&self, claim: &Claim, bearer: &str) -> (State, ChangeOutput) {
+        let call = claim::end_call(&self.change.users_path, claim, bearer);
+        (State::EndingClaim, ChangeOutput::Call(call))
+    }
+
+    fn claim_name(&self) -> String {
+        format!("{BREAK_GROUP}{}", self.change.owner_id)
+    }
+
+    /// Of this attempt alone: one that was used before is another's.
+    fn claim_text(&self) -> String {
+        let (holder, number, at) = (&self.change.holder, self.waits, self.claimed_at.0);
+        format!("{holder}.{number}@{at}")
     }
 
     /// Waits before the lock is tried again: a while that differs between those that
     /// wait, so that they do not come back together.
     pub(super) fn wait(&mut self, now: UnixMillis) -> Step {
         if now.since_ms(self.began_at) >= self.change.wait_ms_max {
-            return Err(ChangeError::Busy);
+            return Err(match self.lock_failure.take() {
+                None => ChangeError::Busy,
+                Some(failure) => ChangeError::Keycloak {
+                    step: "the lock",
+                    failure,
+                },
+            });
         }
         self.waits += 1;
         let mut spread = crc32fast::Hasher::new();
         spread.update(self.change.holder.as_bytes());
         spread.update(&self.waits.to_be_bytes());
         let within = u64::from(spread.finalize()) % (WAIT_MS.end - WAIT_MS.start);
-        Ok((State::Waiting, ChangeOutput::Wait(WAIT_MS.start + within)))
+        let longer = (1 + self.waits / WAITS_ALIKE).min(WAIT_FACTOR_MAX);
+        let wait = (WAIT_MS.start + within) * longer;
+        Ok((State::Waiting, ChangeOutput::Wait(wait)))
+    }
+
+    /// Gives back what is held, whatever went wrong.
+    pub(super) fn give_back(&mut self, error: ChangeError, bearer: &str, now: UnixMillis) -> Step {
+        let error = match error {
+            error @ (ChangeError::Unknown(_)
+            | ChangeError::NotAsWritten
+            | ChangeError::NoSuchOwner) => error,
+            // Whatever it says, the change may have been made.
+            error if self.writes > 0 => ChangeError::Unknown(error.to_string()),
+            error => error,
+        };
+        if let Some(claim) = self.claim.take() {
+            let (_, output) = self.end_claim(&claim, bearer);
+            return Ok((State::Unlocking(Box::new(Err(error))), output));
+        }
+        if self.held {
+            return Ok(self.unlock(Err(error), bearer, now));
+        }
+        Err(error)
     }
 
     pub(super) fn unlock(
-        &self,
+        &mut self,
         result: Result<Changed, ChangeError>,
         bearer: &str,
         now: UnixMillis,
     ) -> (State, ChangeOutput) {
-        // Past this somebody else may hold it: it is left to whoever finds it stale.
-        if now.since_ms(self.locked_at) >= STALE_MS / 2 {
+        // Else it is left to whoever finds it stale: by the time that this takes effect
+        // it may be another's, or what was begun under it is under way still.
+        if !std::mem::take(&mut self.held) || !self.may_go_on(now) {
             return (State::Over, done(result));
         }
         let call = self.unlink(LOCK_PROVIDER, bearer);

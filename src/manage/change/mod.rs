@@ -13,13 +13,24 @@
 //! look whose it is: wait, or, when its holder is long gone, break it
 //! ```
 //!
-//! A lease without a fence rests on time: a holder begins no write later than
-//! [`HOLD_MS`] after it took the lock, and others break a lock no sooner than
-//! [`STALE_MS`]. In between lie the longest time that a write may be on its way and
-//! what two clocks may differ by. Who breaks a lock holds [`BREAK_PROVIDER`]
-//! meanwhile and looks again, so that two cannot break one lock, and the second of
-//! them the lock of whoever came next. A write of whose fate nothing is known keeps
-//! the lock until it is stale.
+//! A lease without a fence rests on time. A holder begins nothing that rests on its
+//! lock (link, write, unlink, unlock) later than [`HOLD_MS`] after it took it, and
+//! others break a lock no sooner than [`STALE_MS`]. What Keycloak may still do to a
+//! request keeps the lock until it is stale: a holder that is not answered does not
+//! give it back.
+//!
+//! A lock is broken by taking a link away, which hits whoever's it is by then. So
+//! whoever breaks one claims the right to it ([`BREAK_GROUP`]), looks again, and gives
+//! the claim back only when the deletion has been answered. Claims get stale as locks
+//! do, and are ended by their id: that hits no later one (see [`crate::keycloak::claim`]).
+//!
+//! **What is assumed:** that a request which was sent takes effect once, within
+//! `STALE_MS - HOLD_MS` less what the writers' clocks differ by, or never.
+//!
+//! **What an administrator does by hand**, without the lock, is out of its reach. Saved
+//! between a writer's reading and its write, it is written over; what was opened before
+//! a write and is saved after it undoes that write. A change that is undone before it
+//! is read again is made anew, or told as [`ChangeError::NotAsWritten`].
 //!
 //! [`OwnerChange`] is a state machine without I/O, like the exchange: the filter
 //! drives it by callouts, the command-line tool by a plain HTTP client.
@@ -29,22 +40,29 @@ mod steps;
 
 use super::owner_keys::{Edit, EditRefused, Edited, KeySummary};
 use crate::clock::UnixMillis;
+use crate::keycloak::claim::Claim;
 use crate::keycloak::owner::{self, Link, OwnerFault, User};
 use crate::keycloak::{Call, loggable};
 
 /// The alias of the identity provider whose link on a user is the user's lock. It is
 /// disabled, and nobody logs in by it.
 pub const LOCK_PROVIDER: &str = "api-keys-lock";
-/// The alias of the one whose link is held while a stale lock is broken.
-pub const BREAK_PROVIDER: &str = "api-keys-lock-break";
-/// A holder begins no write later than this after it took the lock.
+/// How the group begins that is held while a stale lock is broken; the owner's id
+/// follows.
+pub const BREAK_GROUP: &str = "api-keys-lock-break ";
+/// A holder begins nothing that rests on its lock later than this after it took it.
 pub const HOLD_MS: u64 = 10_000;
 /// A lock is taken for left behind when it is this old.
 pub const STALE_MS: u64 = 45_000;
 /// Writes that are not found as they were written are repeated this often.
 const WRITES_MAX: u32 = 3;
-/// The shortest and longest wait for a lock that somebody holds.
+/// The shortest and longest wait for a lock that somebody holds, at first.
 const WAIT_MS: std::ops::Range<u64> = 20..100;
+/// After so many waits they become longer, and longer again after as many, up to
+/// [`WAIT_FACTOR_MAX`] times: a lock that was left behind is asked for once in a while.
+const WAITS_ALIKE: u64 = 8;
+/// See [`WAITS_ALIKE`].
+const WAIT_FACTOR_MAX: u64 = 10;
 
 /// Where the owner is and what the change is allowed.
 #[derive(Debug, Clone)]
@@ -155,10 +173,11 @@ pub enum ChangeError {
         /// What it answered.
         failure: String,
     },
-    /// The answer to the write was lost: it may take effect still.
+    /// The answer to the write was lost, and it may take effect still; or what came of it
+    /// could not be read.
     #[error(
-        "the answer to the write was lost ({0}), and it was not seen to take effect: look at the \
-         owner's keys before you try again"
+        "it is not known whether the change was made ({0}): look at the owner's keys before you \
+         try again"
     )]
     Unknown(String),
     /// What was written is not what is there.
@@ -176,14 +195,16 @@ enum State {
     Locking,
     /// After a lost answer or a refusal: whose lock is it?
     Inspecting,
-    /// The answer of the breaking lock's making.
-    TakingBreak,
-    /// The links again, under the breaking lock.
+    /// The answer to the claim of the right to break it.
+    Claiming,
+    /// Whose claim is it?
+    ReadingClaim,
+    /// The links again, under the claim.
     InspectingAgain,
     /// The answer of a stale lock's end.
     Breaking,
-    /// The answer of the breaking lock's end.
-    EndingBreak,
+    /// The answer of a claim's end.
+    EndingClaim,
     /// A wait before the lock is tried again.
     Waiting,
     /// The links, with the lock held.
@@ -228,6 +249,12 @@ pub struct OwnerChange {
     locked_at: UnixMillis,
     /// The lock is to be given back.
     held: bool,
+    /// What became of the lock's making, if nothing came of it.
+    lock_failure: Option<String>,
+    /// When the right to break the lock was claimed.
+    claimed_at: UnixMillis,
+    /// The claim that is to be given back.
+    claim: Option<Claim>,
     linked: Linked,
     writes: u32,
     waits: u64,
@@ -245,6 +272,9 @@ impl OwnerChange {
             began_at: now,
             locked_at: now,
             held: false,
+            lock_failure: None,
+            claimed_at: now,
+            claim: None,
             linked: Linked::No,
             writes: 0,
             waits: 0,
@@ -273,14 +303,9 @@ impl OwnerChange {
         now: UnixMillis,
     ) -> ChangeOutput {
         let state = std::mem::replace(&mut self.state, State::Over);
-        let step = self.step(state, input, bearer, now).or_else(|error| {
-            // A write of unknown fate keeps the lock, so that nobody reads in between.
-            if self.held && !matches!(error, ChangeError::Unknown(_)) {
-                Ok(self.unlock(Err(error), bearer, now))
-            } else {
-                Err(error)
-            }
-        });
+        let step = self
+            .step(state, input, bearer, now)
+            .or_else(|error| self.give_back(error, bearer, now));
         match step {
             Ok((state, output)) => {
                 self.state = state;
@@ -301,17 +326,18 @@ impl OwnerChange {
             State::New | State::Waiting => Ok(self.lock(bearer, now)),
             State::Locking => self.locked(input, bearer),
             State::Inspecting => self.inspected(input, bearer, now),
-            State::TakingBreak => self.break_taken(input, bearer, now),
+            State::Claiming => self.claimed(input, bearer),
+            State::ReadingClaim => self.claim_read(input, bearer, now),
             State::InspectingAgain => self.inspected_again(input, bearer, now),
-            State::Breaking => Ok(self.end_break(bearer)),
-            State::EndingBreak => self.wait(now),
+            State::Breaking => self.broken(input, bearer, now),
+            State::EndingClaim => self.wait(now),
             State::ReadingLinks => self.links_read(input, bearer, now),
             State::ReadingUser => self.user_read(input, bearer, now),
-            State::ReadingHolders(written) => self.holders_read(written, input, bearer),
+            State::ReadingHolders(written) => self.holders_read(written, input, bearer, now),
             State::Linking(written) => self.link_made(written, input, bearer, now),
             State::Writing(written) => self.written(written, input, bearer),
             State::ReadingAgain(written) => self.read_again(*written, input, bearer, now),
-            State::Unlinking(changed) => Ok(self.unlock(Ok(*changed), bearer, now)),
+            State::Unlinking(changed) => Ok(self.unlinked(*changed, input, bearer, now)),
             State::Unlocking(result) => Ok((State::Over, done(*result))),
             State::Over => Err(ChangeError::Keycloak {
                 step: "after the end",
@@ -362,6 +388,16 @@ impl OwnerChange {
     fn is_ours(&self, link: &Link) -> bool {
         link.id.eq_ignore_ascii_case(&self.change.holder)
     }
+
+    /// Whether what is begun now is over before somebody else may hold the lock.
+    fn may_go_on(&self, now: UnixMillis) -> bool {
+        is_within_hold(self.locked_at, now)
+    }
+}
+
+fn is_within_hold(since: UnixMillis, now: UnixMillis) -> bool {
+    // A clock that was set back says nothing.
+    since <= now && now.since_ms(since) < HOLD_MS
 }
 
 fn done(result: Result<Changed, ChangeError>) -> ChangeOutput {
@@ -416,16 +452,15 @@ fn find<'a>(links: &'a [Link], provider: &str) -> Option<&'a Link> {
     links.iter().find(|link| link.provider == provider)
 }
 
-/// Whether a lock was left behind.
-fn is_stale(lock: &Link, now: UnixMillis) -> bool {
-    now.since_ms(taken_at(lock)) >= STALE_MS
+/// Whether a lock or a claim was left behind, by the text that its holder wrote.
+fn is_stale(text: &str, now: UnixMillis) -> bool {
+    now.since_ms(taken_at(text)) >= STALE_MS
 }
 
-/// When a lock was taken. One that does not say it is none of ours, and would stay
-/// for ever if it were not as old as can be.
-fn taken_at(lock: &Link) -> UnixMillis {
-    lock.name
-        .rsplit_once('@')
+/// When a lock or a claim was taken. One that does not say it is none of ours, and would
+/// stay for ever if it were not as old as can be.
+fn taken_at(text: &str) -> UnixMillis {
+    text.rsplit_once('@')
         .and_then(|(_, at)| at.parse().ok())
         .map_or(UnixMillis(0), UnixMillis)
 }

@@ -2,13 +2,13 @@
 //! read again.
 
 use super::{
-    ChangeError, ChangeInput, ChangeOutput, Changed, HOLD_MS, LOCK_PROVIDER, Linked, OwnerChange,
-    State, Step, WRITES_MAX, Written, answer, fault_in, find, lost, read_links, status, taken_at,
+    ChangeError, ChangeInput, ChangeOutput, Changed, LOCK_PROVIDER, Linked, OwnerChange, State,
+    Step, WRITES_MAX, Written, answer, done, fault_in, find, lost, read_links, status, taken_at,
 };
 use crate::clock::UnixMillis;
 use crate::keycloak::loggable;
-use crate::keycloak::owner::{self, Link, User};
-use crate::manage::owner_keys::{self, EditRefused};
+use crate::keycloak::owner::{self, Link, OwnerFault, User};
+use crate::manage::owner_keys::{self, EditRefused, Edited};
 
 impl OwnerChange {
     pub(super) fn links_read(
@@ -18,18 +18,19 @@ impl OwnerChange {
         now: UnixMillis,
     ) -> Step {
         let links = read_links(input)?;
-        match find(&links, LOCK_PROVIDER) {
-            Some(lock) if self.is_ours(lock) => {
-                self.held = true;
-                // An earlier one of ours, whose answer was lost, may be the one.
-                self.locked_at = self.locked_at.min(taken_at(lock));
+        let lock = find(&links, LOCK_PROVIDER);
+        let ours = lock.filter(|lock| self.is_ours(lock));
+        // An earlier one of ours, whose answer was lost, may be the one.
+        let taken_at = ours.map_or(self.locked_at, |lock| taken_at(&lock.name));
+        self.locked_at = self.locked_at.min(taken_at);
+        self.held = ours.is_some() && self.may_go_on(now);
+        if !self.held {
+            // Taken a moment ago, and not shown: Keycloak takes links to what is not there.
+            if lock.is_none() && self.may_go_on(now) {
+                return Err(ChangeError::NoLockProvider);
             }
-            // Somebody broke it, as slow as we were.
-            Some(_) => {
-                self.held = false;
-                return self.wait(now);
-            }
-            None => return Err(ChangeError::NoLockProvider),
+            // Too slow: somebody breaks it, or has by now.
+            return self.wait(now);
         }
         let provider = &self.change.identity_provider;
         self.linked = match find(&links, provider) {
@@ -90,6 +91,7 @@ impl OwnerChange {
         written: Box<Written>,
         input: &ChangeInput<'_>,
         bearer: &str,
+        now: UnixMillis,
     ) -> Step {
         let step = "the search for links";
         let (status, body) = answer(step, input)?;
@@ -98,6 +100,9 @@ impl OwnerChange {
             return Err(ChangeError::IdLinkedElsewhere(
                 self.change.identity_provider.clone(),
             ));
+        }
+        if !self.may_go_on(now) {
+            return Err(ChangeError::Busy);
         }
         let link = Link {
             provider: self.change.identity_provider.clone(),
@@ -116,20 +121,31 @@ impl OwnerChange {
         bearer: &str,
         now: UnixMillis,
     ) -> Step {
-        let status = status(input).map_err(|why| lost("the link", why))?;
-        owner::read_status(status).map_err(|fault| fault_in("the link", fault))?;
-        self.linked = Linked::Yes;
+        let step = "the link";
+        match status(input).map(owner::read_status) {
+            Ok(Ok(())) => self.linked = Linked::Yes,
+            // It may be made still: until then nobody is to take away the last key and
+            // unlink.
+            Ok(Err(fault @ OwnerFault::Status(500..))) => {
+                self.held = false;
+                return Err(fault_in(step, fault));
+            }
+            Err(why) => {
+                self.held = false;
+                return Err(lost(step, why));
+            }
+            Ok(Err(fault)) => return Err(fault_in(step, fault)),
+        }
         self.write(written, bearer, now)
     }
 
     fn write(&mut self, written: Box<Written>, bearer: &str, now: UnixMillis) -> Step {
         if owner_keys::same_keys(&written.before.attributes, &written.after.attributes) {
-            return Ok(self.settle(*written, bearer, now));
+            return Ok(self.settle(&written.after, written.edited, bearer, now));
         }
-        if now.since_ms(self.locked_at) >= HOLD_MS || now < self.locked_at {
+        if !self.may_go_on(now) {
             return Err(ChangeError::Busy);
         }
-        self.writes += 1;
         let user = written.after.to_value();
         let change = &self.change;
         let call = owner::write_call(&change.users_path, &change.owner_id, &user, bearer);
@@ -150,6 +166,7 @@ impl OwnerChange {
                 owner::read_status(status).map_err(|fault| fault_in("the write", fault))?;
             }
         }
+        self.writes += 1;
         Ok(self.read_user(State::ReadingAgain(written), bearer))
     }
 
@@ -162,19 +179,29 @@ impl OwnerChange {
     ) -> Step {
         let found = match (self.user(input), &written.lost) {
             (Ok(found), _) => found,
-            (Err(_), Some(why)) => return Err(ChangeError::Unknown(why.clone())),
-            // With the owner all of it is gone.
-            (Err(ChangeError::NoSuchOwner), None) => return Err(ChangeError::NoSuchOwner),
-            // Written, as Keycloak said; that it could not be read again is another matter.
-            (Err(error), None) => return Err(ChangeError::Unknown(loggable(&error.to_string()))),
+            // It may be written still: nobody is to read before that.
+            (Err(_), Some(why)) => {
+                self.held = false;
+                return Err(ChangeError::Unknown(why.clone()));
+            }
+            (Err(error), None) => return Err(error),
         };
-        if owner_keys::same_keys(&found.attributes, &written.after.attributes) {
-            return Ok(self.settle(written, bearer, now));
+        let is_made = owner_keys::same_keys(&found.attributes, &written.after.attributes) || {
+            // Another's key may have been changed by hand meanwhile.
+            let mut own = self.change.edit.ids().peekable();
+            own.peek().is_some()
+                && own.all(|id| {
+                    owner_keys::same_key(&found.attributes, &written.after.attributes, id)
+                })
+        };
+        if is_made {
+            return Ok(self.settle(&found, written.edited, bearer, now));
         }
         if let Some(why) = written.lost {
+            self.held = false;
             return Err(ChangeError::Unknown(why));
         }
-        if self.writes >= WRITES_MAX {
+        if self.writes >= WRITES_MAX || !self.may_go_on(now) {
             return Err(ChangeError::NotAsWritten);
         }
         // Somebody who takes no lock wrote in between: the change is made anew on that.
@@ -182,13 +209,18 @@ impl OwnerChange {
     }
 
     /// The owner is as it should be: takes the link away where no key is left.
-    fn settle(&mut self, written: Written, bearer: &str, now: UnixMillis) -> (State, ChangeOutput) {
-        let Written { after, edited, .. } = written;
+    fn settle(
+        &mut self,
+        found: &User,
+        edited: Edited,
+        bearer: &str,
+        now: UnixMillis,
+    ) -> (State, ChangeOutput) {
         let mut warnings = Vec::new();
-        if !after.is_enabled() {
+        if !found.is_enabled() {
             warnings.push("the owner is disabled: keys are refused until it is enabled".to_owned());
         }
-        let actions: Vec<&str> = after.required_actions().collect();
+        let actions: Vec<&str> = found.required_actions().collect();
         if !actions.is_empty() {
             warnings.push(format!(
                 "Keycloak waits for the owner to do {}: keys are refused until that is done",
@@ -197,12 +229,12 @@ impl OwnerChange {
         }
         let changed = Changed {
             edited,
-            username: after.username().to_owned(),
-            keys: owner_keys::list(&after.attributes, now),
+            username: found.username().to_owned(),
+            keys: owner_keys::list(&found.attributes, now),
             warnings,
         };
-        let holds_keys = owner_keys::key_ids(&after.attributes).next().is_some();
-        if self.linked == Linked::Yes && !holds_keys {
+        let holds_keys = owner_keys::key_ids(&found.attributes).next().is_some();
+        if self.linked == Linked::Yes && !holds_keys && self.may_go_on(now) {
             let call = self.unlink(&self.change.identity_provider, bearer);
             return (
                 State::Unlinking(Box::new(changed)),
@@ -210,5 +242,20 @@ impl OwnerChange {
             );
         }
         self.unlock(Ok(changed), bearer, now)
+    }
+
+    pub(super) fn unlinked(
+        &mut self,
+        changed: Changed,
+        input: &ChangeInput<'_>,
+        bearer: &str,
+        now: UnixMillis,
+    ) -> (State, ChangeOutput) {
+        // It may be on its way still: nobody is to make a key and link before that.
+        if status(input).is_ok_and(|status| status < 500) {
+            self.unlock(Ok(changed), bearer, now)
+        } else {
+            (State::Over, done(Ok(changed)))
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The changes that an owner's keys can undergo.
 
-use super::{KeyState, find, key_ids, list};
+use super::{KeyState, find, key_id, key_ids, list};
 use crate::api_key::format::is_id;
 use crate::api_key::record::{
     Attributes, Field, INDEX_ATTRIBUTE, KEYS_ATTRIBUTE, RecordError, index_value, key_value,
@@ -107,6 +107,19 @@ impl Edit {
         !matches!(self, Self::Revoke { .. })
     }
 
+    /// The keys that it is about; none where it is about all of them.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        let (first, second) = match self {
+            Self::Create { key, .. } | Self::Import { key, .. } => (Some(&key.id), None),
+            Self::Rotate {
+                id, replacement, ..
+            } => (Some(id), Some(&replacement.id)),
+            Self::Revoke { id } => (Some(id), None),
+            Self::Reindex => (None, None),
+        };
+        first.into_iter().chain(second).map(String::as_str)
+    }
+
     /// Changes an owner's attributes.
     ///
     /// # Errors
@@ -117,18 +130,13 @@ impl Edit {
         now: UnixMillis,
     ) -> Result<Edited, EditRefused> {
         match self {
-            Self::Create { key, keys_max } => {
-                sweep(attributes, now);
-                check_room(attributes, *keys_max, 0)?;
-                check_free(attributes, &key.id)?;
-                add(attributes, key);
-                Ok(Edited::of(&key.id))
-            }
             Self::Import { key, .. } if key_ids(attributes).any(|id| id == key.id) => {
                 Ok(Edited::default())
             }
-            Self::Import { key, keys_max } => {
-                check_room(attributes, *keys_max, 0)?;
+            Self::Create { key, keys_max } | Self::Import { key, keys_max } => {
+                check_end(key, now)?;
+                sweep(attributes, now);
+                check_room(attributes, *keys_max)?;
                 check_free(attributes, &key.id)?;
                 add(attributes, key);
                 Ok(Edited::of(&key.id))
@@ -182,8 +190,8 @@ impl Edited {
 pub enum EditRefused {
     /// The owner holds as many keys as it may.
     #[error(
-        "the owner holds {held} keys, expired ones included, and may hold {max}: take one away, \
-         or raise max_keys_per_user"
+        "the owner holds {held} keys, expired ones included and replaced ones in their grace \
+         beside them, and may hold {max}: take one away, or raise max_keys_per_user"
     )]
     TooMany {
         /// Keys that count.
@@ -251,17 +259,16 @@ fn rotate(
         expires_at: replacement.expires_at.unwrap_or(old_end),
         scopes: old.scopes,
     };
-    if key.expires_at <= now {
-        return Err(EditRefused::EndsBeforeItBegins);
-    }
+    check_end(&key, now)?;
     sweep(attributes, now);
-    check_room(attributes, keys_max, 1)?;
     check_free(attributes, &key.id)?;
     let mut edited = Edited::of(&key.id);
+    // The new key counts in the old one's place, so what may be held is no question.
     if grace_ms == 0 {
         remove(attributes, id);
         edited.ended = Some(id.to_owned());
     } else {
+        check_records(attributes, keys_max)?;
         // Stored in whole seconds: up, so that a grace of a second is one.
         let grace_until = now.plus_ms(grace_ms.saturating_add(999)).min(old_end);
         put_one(attributes, Field::GraceUntil, id, &grace_until.to_rfc3339());
@@ -275,7 +282,7 @@ fn rotate(
 fn sweep(attributes: &mut Attributes, now: UnixMillis) {
     let over: Vec<String> = list(attributes, now)
         .into_iter()
-        .filter(|key| key.replaced_by.is_some() && key.state == KeyState::Expired)
+        .filter(|key| key.replaced_by.is_some() && key.ends_at().is_some_and(|end| end <= now))
         .map(|key| key.id)
         .collect();
     for id in over {
@@ -283,19 +290,43 @@ fn sweep(attributes: &mut Attributes, now: UnixMillis) {
     }
 }
 
+/// The wait for the owner's lock may have been longer than the key's life.
+fn check_end(key: &NewKey, now: UnixMillis) -> Result<(), EditRefused> {
+    if key.expires_at <= now {
+        return Err(EditRefused::EndsBeforeItBegins);
+    }
+    Ok(())
+}
+
 /// Every record counts, expired or not: each is one more to look through, and one
 /// that an expired key's holder may ask to have prolonged. A key that has a
-/// replacement does not, since that one does; all the same there is an end to them.
-fn check_room(attributes: &Attributes, max: usize, replaced: usize) -> Result<(), EditRefused> {
-    let records = attributes.get(KEYS_ATTRIBUTE).map_or(0, Vec::len);
-    let rotating = key_ids(attributes)
-        .filter(|id| attributes.contains_key(&Field::ReplacedBy.attribute(id)))
-        .count();
-    let held = records.saturating_sub(rotating);
-    if held.saturating_sub(replaced) >= max || records >= max.saturating_mul(RECORDS_PER_KEY) {
+/// replacement does not, since that one does.
+fn check_room(attributes: &Attributes, max: usize) -> Result<(), EditRefused> {
+    let held = held(attributes);
+    if held >= max {
+        return Err(EditRefused::TooMany { held, max });
+    }
+    check_records(attributes, max)
+}
+
+/// Keys that do not count have an end all the same.
+fn check_records(attributes: &Attributes, max: usize) -> Result<(), EditRefused> {
+    if records(attributes) >= max.saturating_mul(RECORDS_PER_KEY) {
+        let held = held(attributes);
         return Err(EditRefused::TooMany { held, max });
     }
     Ok(())
+}
+
+fn records(attributes: &Attributes) -> usize {
+    attributes.get(KEYS_ATTRIBUTE).map_or(0, Vec::len)
+}
+
+fn held(attributes: &Attributes) -> usize {
+    let replaced = key_ids(attributes)
+        .filter(|id| attributes.contains_key(&Field::ReplacedBy.attribute(id)))
+        .count();
+    records(attributes).saturating_sub(replaced)
 }
 
 fn check_free(attributes: &Attributes, id: &str) -> Result<(), EditRefused> {
@@ -313,12 +344,19 @@ fn check_free(attributes: &Attributes, id: &str) -> Result<(), EditRefused> {
 
 fn add(attributes: &mut Attributes, key: &NewKey) {
     let id = &key.id;
+    // The index may name the id already, where another tool took a key away by half.
+    keep(attributes, INDEX_ATTRIBUTE, |value| {
+        value != index_value(id)
+    });
     let mut push = |name: &str, value: String| {
         attributes.entry(name.to_owned()).or_default().push(value);
     };
     push(KEYS_ATTRIBUTE, key_value(id, &key.hash_text));
     push(INDEX_ATTRIBUTE, index_value(id));
-    put_one(attributes, Field::Name, id, &key.name);
+    // Keycloak keeps no empty value, and would not be as it was written.
+    if !key.name.is_empty() {
+        put_one(attributes, Field::Name, id, &key.name);
+    }
     put_one(attributes, Field::Created, id, &key.created.to_rfc3339());
     put_one(
         attributes,
@@ -332,9 +370,8 @@ fn add(attributes: &mut Attributes, key: &NewKey) {
 }
 
 fn remove(attributes: &mut Attributes, id: &str) {
-    let prefix = key_value(id, "");
     keep(attributes, KEYS_ATTRIBUTE, |value| {
-        !value.starts_with(&prefix)
+        key_id(value) != Some(id)
     });
     let index = index_value(id);
     keep(attributes, INDEX_ATTRIBUTE, |value| value != index);

@@ -9,7 +9,7 @@ mod edit;
 use serde_json::{Map, Value, json};
 
 use crate::api_key::record::{
-    Attributes, Field, INDEX_ATTRIBUTE, KEYS_ATTRIBUTE, KeyRecord, RecordError,
+    Attributes, Field, INDEX_ATTRIBUTE, KEYS_ATTRIBUTE, KeyRecord, RecordError, index_value,
 };
 use crate::clock::UnixMillis;
 
@@ -120,7 +120,11 @@ pub fn is_key_name(text: &str) -> bool {
 /// is no `key:<id>:<hash>` has none.
 pub fn key_ids(attributes: &Attributes) -> impl Iterator<Item = &str> {
     let values = attributes.get(KEYS_ATTRIBUTE).into_iter().flatten();
-    values.filter_map(|value| Some(value.strip_prefix("key:")?.split_once(':')?.0))
+    values.filter_map(|value| key_id(value))
+}
+
+fn key_id(value: &str) -> Option<&str> {
+    Some(value.strip_prefix("key:")?.split_once(':')?.0)
 }
 
 /// An owner's keys, the newest first; those whose making is unknown last.
@@ -185,6 +189,28 @@ pub fn same_keys(a: &Attributes, b: &Attributes) -> bool {
             .collect()
     };
     of_keys(a) == of_keys(b)
+}
+
+/// Whether two owners' attributes say the same of this key, or both nothing.
+#[must_use]
+pub fn same_key(a: &Attributes, b: &Attributes, id: &str) -> bool {
+    let of_key = |attributes: &Attributes| {
+        let mut fields = Vec::new();
+        for field in Field::ALL {
+            fields.push(attributes.get(&field.attribute(id)).cloned());
+        }
+        let values = |name: &str, is_its: &dyn Fn(&str) -> bool| -> Vec<String> {
+            let values = attributes.get(name).into_iter().flatten();
+            values.filter(|value| is_its(value)).cloned().collect()
+        };
+        let index = index_value(id);
+        (
+            values(KEYS_ATTRIBUTE, &|value| key_id(value) == Some(id)),
+            values(INDEX_ATTRIBUTE, &|value| value == index),
+            fields,
+        )
+    };
+    of_key(a) == of_key(b)
 }
 
 /// Whether an attribute is one that keys are stored in.

@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 mod events;
+mod groups;
 mod signing;
 mod users;
 
@@ -22,6 +23,8 @@ use apikey_jwt_exchange::keycloak::Call;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+
+use groups::Groups;
 
 pub use events::{AdminEvent, EventFate, GrantEvent, Operation};
 pub use signing::RealmKey;
@@ -89,6 +92,8 @@ pub struct FakeKeycloak {
     pub scopes: Vec<&'static str>,
     /// The identity providers that there are.
     pub providers: Vec<String>,
+    /// The groups that there are: claims to break a lock.
+    pub groups: Groups,
     /// The keys that the realm shows.
     pub keys: Vec<RealmKey>,
     seen_jti: HashSet<String>,
@@ -125,9 +130,7 @@ impl FakeKeycloak {
             limits_tokens: true,
             keeps_grants: true,
             scopes: vec!["openid", "profile", "email", "orders:read", "orders:write"],
-            providers: [PROVIDER, "api-keys-lock", "api-keys-lock-break"]
-                .map(str::to_owned)
-                .to_vec(),
+            providers: [PROVIDER, "api-keys-lock"].map(str::to_owned).to_vec(),
             keys: vec![RealmKey::Rs256],
             ..Self::default()
         }
@@ -355,6 +358,10 @@ impl FakeKeycloak {
             "users" => {
                 self.count("holders");
                 shown(&self.holders(query))
+            }
+            _ if path.starts_with("groups") => {
+                self.count("claim");
+                self.groups.answer(call, path, query)
             }
             path => self.one_user(call, path.strip_prefix("users/").unwrap()),
         }

@@ -18,7 +18,7 @@ pub(crate) mod verify;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use apikey_jwt_exchange::manage::change::{BREAK_PROVIDER, LOCK_PROVIDER};
+use apikey_jwt_exchange::manage::change::LOCK_PROVIDER;
 
 use crate::args::SetupArgs;
 use crate::output;
@@ -86,8 +86,8 @@ fn check_names(args: &SetupArgs) -> Result<()> {
         "--client-id and --management-client-id must differ: the gateway's client may write nothing"
     );
     ensure!(
-        ![LOCK_PROVIDER, BREAK_PROVIDER].contains(&names.identity_provider.as_str()),
-        "--identity-provider {:?} is the name of a lock; choose another",
+        names.identity_provider != LOCK_PROVIDER,
+        "--identity-provider {:?} is the name of the owners' lock; choose another",
         names.identity_provider
     );
     Ok(())

@@ -103,7 +103,7 @@ impl Plan {
         plan.user_profile(state, &mut conflicts);
         plan.events(state);
         plan.identity_provider(state, wanted, &mut conflicts);
-        plan.lock_providers(state, &mut conflicts);
+        plan.lock_provider(state, &mut conflicts);
         for client in wanted.clients() {
             plan.client(state, wanted, client, &mut conflicts);
         }

@@ -1,7 +1,7 @@
 //! The identity providers: the one whose assertions are grants, and the two whose
 //! links are locks.
 
-use apikey_jwt_exchange::manage::change::{BREAK_PROVIDER, LOCK_PROVIDER};
+use apikey_jwt_exchange::manage::change::LOCK_PROVIDER;
 use serde_json::{Value, json};
 
 use super::PROVIDER_ID;
@@ -83,37 +83,36 @@ impl Plan {
         self.step(&object, action, changes);
     }
 
-    /// The providers whose links lock an owner: off, and of the kind that nobody can
-    /// log in by even if they were on. Keycloak takes links to them all the same.
-    pub(super) fn lock_providers(&mut self, state: &State, conflicts: &mut Vec<String>) {
-        for alias in [LOCK_PROVIDER, BREAK_PROVIDER] {
-            let object = format!("identity provider {alias:?}");
-            let existing = state.identity_provider(alias);
-            if let Some(provider) = existing
-                && text(provider, "providerId") != PROVIDER_ID
-            {
-                conflicts.push(format!(
-                    "{object} exists and is of the type {:?}: its links are the locks of owners, \
-                     so it must serve nothing else; delete it, and run setup again",
-                    text(provider, "providerId")
-                ));
-                continue;
-            }
-            let mut provider = existing.cloned().unwrap_or_else(|| {
-                json!({
-                    "alias": alias,
-                    "displayName": "Lock of a user's API keys",
-                    "providerId": PROVIDER_ID,
-                    // Keycloak wants one, and each provider its own. Nobody signs in its name.
-                    "config": { "issuer": format!("https://{alias}.invalid") },
-                })
-            });
-            let changes = amend(&mut provider, &lock_settings());
-            let action = match existing {
-                None => Action::CreateProvider(provider),
-                Some(_) => Action::WriteProvider(provider),
-            };
-            self.step(&object, action, changes);
+    /// The provider whose links lock an owner: off, and of the kind that nobody can log
+    /// in by even if it were on. Keycloak takes links to it all the same.
+    pub(super) fn lock_provider(&mut self, state: &State, conflicts: &mut Vec<String>) {
+        let alias = LOCK_PROVIDER;
+        let object = format!("identity provider {alias:?}");
+        let existing = state.identity_provider(alias);
+        if let Some(provider) = existing
+            && text(provider, "providerId") != PROVIDER_ID
+        {
+            conflicts.push(format!(
+                "{object} exists and is of the type {:?}: its links are the locks of owners, \
+                 so it must serve nothing else; delete it, and run setup again",
+                text(provider, "providerId")
+            ));
+            return;
         }
+        let mut provider = existing.cloned().unwrap_or_else(|| {
+            json!({
+                "alias": alias,
+                "displayName": "Lock of a user's API keys",
+                "providerId": PROVIDER_ID,
+                // Keycloak wants one, and each provider its own. Nobody signs in its name.
+                "config": { "issuer": format!("https://{alias}.invalid") },
+            })
+        });
+        let changes = amend(&mut provider, &lock_settings());
+        let action = match existing {
+            None => Action::CreateProvider(provider),
+            Some(_) => Action::WriteProvider(provider),
+        };
+        self.step(&object, action, changes);
     }
 }

@@ -6,7 +6,7 @@ use super::super::amend::{Change, set};
 use super::super::clients::Duty;
 use super::super::state::ClientState;
 use super::*;
-use apikey_jwt_exchange::manage::change::{BREAK_PROVIDER, LOCK_PROVIDER};
+use apikey_jwt_exchange::manage::change::LOCK_PROVIDER;
 
 const OUR_KID: &str = "our-kid";
 const GATEWAY: &str = "api-key-gateway";
@@ -153,7 +153,6 @@ fn a_fresh_realm_gets_everything_and_then_nothing_more() {
             "event settings",
             "identity provider \"api-keys\"",
             "identity provider \"api-keys-lock\"",
-            "identity provider \"api-keys-lock-break\"",
             "client \"api-key-gateway\"",
             "service account of \"api-key-gateway\"",
             "client \"api-key-manager\"",
@@ -345,20 +344,17 @@ fn tighter_bounds_are_kept_and_looser_ones_are_not() {
 #[test]
 fn a_lock_is_a_provider_of_no_other_use_and_is_turned_off_where_it_is_on() {
     let state = ready_realm();
-    let mut issuers = Vec::new();
-    for alias in [LOCK_PROVIDER, BREAK_PROVIDER] {
-        let lock = state.identity_provider(alias).unwrap();
-        assert_eq!(lock["enabled"], json!(false));
-        assert_eq!(lock["hideOnLogin"], json!(true));
-        assert_eq!(
-            lock["config"]["jwtAuthorizationGrantEnabled"],
-            json!("false")
-        );
-        assert_eq!(lock["config"].get("publicKeySignatureVerifier"), None);
-        issuers.push(&lock["config"]["issuer"]);
-    }
+    let lock = state.identity_provider(LOCK_PROVIDER).unwrap();
+    assert_eq!(lock["enabled"], json!(false));
+    assert_eq!(lock["hideOnLogin"], json!(true));
+    assert_eq!(
+        lock["config"]["jwtAuthorizationGrantEnabled"],
+        json!("false")
+    );
+    assert_eq!(lock["config"].get("publicKeySignatureVerifier"), None);
     // Keycloak gives an issuer to one provider only.
-    assert_ne!(issuers[0], issuers[1]);
+    let gateways = state.identity_provider("api-keys").unwrap();
+    assert_ne!(lock["config"]["issuer"], gateways["config"]["issuer"]);
     let mut on = state.clone();
     change_provider_named(&mut on, LOCK_PROVIDER, &["enabled"], json!(true));
     change_provider_named(

@@ -1,0 +1,181 @@
+//! Eight writers, an administrator and one owner, interleaved at random by seed.
+//!
+//! What runs is the machine that ships; Keycloak, the network, the clocks and the fate of
+//! each writer are made up. A run ends when every writer has made its changes, every
+//! request has arrived and one more change, without faults, has gone through.
+//! `WRITERS_SEEDS=20000 cargo test --lib manage::change` runs so many seeds of each kind.
+
+mod faults;
+mod run;
+mod truth;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use faults::{Breakage, Faults};
+use run::Run;
+
+/// How often each thing happened.
+type Tally = BTreeMap<&'static str, u64>;
+
+/// What a seed came to: what was seen, and what is wrong.
+struct Outcome {
+    tally: Tally,
+    violation: Option<String>,
+}
+
+fn outcome(seed: u64, faults: Faults, breakage: Option<Breakage>) -> Outcome {
+    let mut run = Run::new(seed, faults, breakage);
+    let violation = run.to_its_end().err();
+    Outcome {
+        tally: run.tally,
+        violation,
+    }
+}
+
+fn on_all_processors(work: impl Fn() + Sync) {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..processors {
+            scope.spawn(&work);
+        }
+    });
+}
+
+/// Runs the seeds of one kind of world; fails with the trace of the first that is wrong.
+fn hold(faults: Faults, seeds: u64) -> Tally {
+    let seeds = option_env!("WRITERS_SEEDS").map_or(seeds, |seeds| seeds.parse().unwrap());
+    let (next, found) = (AtomicU64::new(0), Mutex::new((None::<u64>, Tally::new())));
+    on_all_processors(|| {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds {
+                break;
+            }
+            let outcome = outcome(seed, faults, None);
+            let mut found = found.lock().unwrap();
+            for (what, count) in outcome.tally {
+                *found.1.entry(what).or_default() += count;
+            }
+            if outcome.violation.is_some() {
+                found.0 = Some(found.0.map_or(seed, |first| first.min(seed)));
+                next.store(seeds, Ordering::Relaxed);
+            }
+        }
+    });
+    let (wrong, tally) = found.into_inner().unwrap();
+    if let Some(seed) = wrong {
+        let mut run = Run::traced(seed, faults, None);
+        let violation = run.to_its_end().unwrap_err();
+        let trace = run.trace.join("\n");
+        let from = trace.len().saturating_sub(12_000);
+        let from = from + trace[from..].find('\n').unwrap_or(0);
+        panic!(
+            "{}\n\nseed {seed} with {faults:?}: {violation}",
+            &trace[from..]
+        );
+    }
+    tally
+}
+
+#[track_caller]
+fn reached(tally: &Tally, wanted: &[&str]) {
+    for what in wanted {
+        let count = tally.get(what).copied().unwrap_or(0);
+        assert!(count >= 20, "{what}: {count} times, of {tally:?}");
+    }
+}
+
+#[test]
+fn writers_that_meet_make_every_change_one_after_the_other() {
+    let tally = hold(Faults::NONE, 150);
+    reached(&tally, &["made", "refused", "waited", "linked", "unlinked"]);
+    for never in ["unknown", "busy", "broken", "crashed"] {
+        assert_eq!(tally.get(never), None, "{never}: {tally:?}");
+    }
+}
+
+#[test]
+fn no_change_is_lost_or_undone_by_faults_crashes_and_clocks() {
+    let tally = hold(Faults::ALL, 1_000);
+    reached(
+        &tally,
+        &[
+            "made",
+            "refused",
+            "unknown",
+            "busy",
+            "crashed",
+            "late",
+            "paused",
+            "broken",
+            "breaker found dead",
+        ],
+    );
+}
+
+#[test]
+fn an_administrator_who_takes_no_lock_loses_and_destroys_only_what_is_said() {
+    let tally = hold(Faults::ADMINISTRATOR, 200);
+    reached(&tally, &["made", "administered", "collided", "rolled back"]);
+    let with_faults = Faults {
+        administrator: 0.5,
+        ..Faults::ALL
+    };
+    hold(with_faults, 300);
+}
+
+#[test]
+fn one_seed_is_one_run() {
+    for seed in 0..5 {
+        let trace = || {
+            let mut run = Run::traced(seed, Faults::ALL, None);
+            run.to_its_end().unwrap();
+            run.trace
+        };
+        assert_eq!(trace(), trace(), "seed {seed}");
+    }
+}
+
+/// A world that is broken in this way breaks this promise, among these many seeds.
+#[track_caller]
+fn is_seen(breakage: Breakage, promise: &str, seeds: u64) {
+    let next = AtomicU64::new(0);
+    let others = Mutex::new(Vec::new());
+    let seen = AtomicU64::new(0);
+    on_all_processors(|| {
+        while seen.load(Ordering::Relaxed) == 0 {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds {
+                break;
+            }
+            match outcome(seed, Faults::ALL, Some(breakage)).violation {
+                Some(violation) if violation.contains(promise) => {
+                    seen.fetch_add(1, Ordering::Relaxed);
+                }
+                Some(violation) => others.lock().unwrap().push(violation),
+                None => {}
+            }
+        }
+    });
+    assert!(
+        seen.into_inner() > 0,
+        "{breakage:?} breaks nothing of {promise:?}, and else: {:?}",
+        others.into_inner().unwrap()
+    );
+}
+
+#[test]
+fn a_lock_that_is_none_is_seen() {
+    is_seen(Breakage::LinksAreNoLock, "two writers at once", 50);
+}
+
+#[test]
+fn without_what_is_assumed_changes_are_lost() {
+    let promise = "two writers at once";
+    is_seen(Breakage::LaterThanAssumed, promise, 1_000);
+    is_seen(Breakage::ClocksFurtherApart, promise, 1_000);
+    is_seen(Breakage::DeletedTwice, promise, 100);
+}

@@ -1,0 +1,66 @@
+//! A writer: its clock, its patience, and the change that it is at.
+
+use std::collections::BTreeSet;
+
+use crate::manage::change::OwnerChange;
+use crate::manage::owner_keys::Edit;
+
+/// One of the writers.
+#[derive(Debug)]
+pub(super) struct Writer {
+    /// How far its clock is ahead of the slowest.
+    pub(super) offset_ms: u64,
+    /// Changes that it has yet to begin.
+    pub(super) changes_left: u32,
+    /// What it waits for: an input of another number is of the past.
+    pub(super) awaited: u64,
+    /// Its last call was one that only who breaks a lock makes.
+    pub(super) at_the_break: bool,
+    pub(super) attempt: Option<Attempt>,
+}
+
+/// A change that a writer makes.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) serial: usize,
+    pub(super) machine: OwnerChange,
+    pub(super) began_at: u64,
+    pub(super) inputs: u64,
+}
+
+/// What the world knows of a change, which may be longer than its writer lives.
+#[derive(Debug)]
+pub(super) struct Fate {
+    pub(super) holder: String,
+    pub(super) edit: Edit,
+    pub(super) patience_ms: u64,
+    /// A fault struck it.
+    pub(super) faulty: bool,
+    /// It took longer than a holder may go on for.
+    pub(super) slow: bool,
+    /// When it took the lock, by its own account.
+    pub(super) last_read: Option<Read>,
+    /// Writes of its own that took effect.
+    pub(super) writes: u64,
+    pub(super) end: Option<End>,
+}
+
+/// How a change ended, as its writer was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Made,
+    /// Whoever asked was told that nothing has changed.
+    NotMade,
+    /// Whoever asked was told that it is not known.
+    Unknown,
+    /// Nobody was told anything.
+    Crashed,
+}
+
+/// What a writer saw when it last read the owner, and how often it was written by then.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Read {
+    pub(super) ids: BTreeSet<String>,
+    pub(super) writes: u64,
+    pub(super) administered: u64,
+}
