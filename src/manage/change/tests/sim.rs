@@ -28,7 +28,7 @@ struct Outcome {
 
 fn outcome(seed: u64, faults: Faults, breakage: Option<Breakage>) -> Outcome {
     let mut run = Run::new(seed, faults, breakage);
-    let violation = run.to_its_end().err();
+    let violation = run.run_out().err();
     Outcome {
         tally: run.tally,
         violation,
@@ -68,7 +68,7 @@ fn hold(faults: Faults, seeds: u64) -> Tally {
     let (wrong, tally) = found.into_inner().unwrap();
     if let Some(seed) = wrong {
         let mut run = Run::traced(seed, faults, None);
-        let violation = run.to_its_end().unwrap_err();
+        let violation = run.run_out().unwrap_err();
         let trace = run.trace.join("\n");
         let from = trace.len().saturating_sub(12_000);
         let from = from + trace[from..].find('\n').unwrap_or(0);
@@ -132,7 +132,7 @@ fn one_seed_is_one_run() {
     for seed in 0..5 {
         let trace = || {
             let mut run = Run::traced(seed, Faults::ALL, None);
-            run.to_its_end().unwrap();
+            run.run_out().unwrap();
             run.trace
         };
         assert_eq!(trace(), trace(), "seed {seed}");
