@@ -1,6 +1,7 @@
 //! A realm for one test, and the tool run against it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -199,6 +200,14 @@ impl Realm {
 
     pub(crate) fn file(&self, name: &str) -> String {
         self.folder.join(name).to_str().unwrap().to_owned()
+    }
+
+    /// A file that its owner alone can read.
+    pub(crate) fn private_file(&self, name: &str, text: &str) -> String {
+        let file = self.file(name);
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        file
     }
 
     pub(crate) fn url(&self) -> String {
