@@ -30,7 +30,8 @@ pub fn links_call(users_path: &str, owner_id: &str, bearer: &str) -> Call {
 }
 
 /// Links a user to an identity provider: 204, or 409 where it is linked already.
-/// Keycloak keeps `name` in lower case.
+/// Keycloak keeps id and name as they are sent (26.7.5); a link to a provider that is
+/// not there is 204 as well, and is not among those that are read.
 #[must_use]
 pub fn link_call(users_path: &str, owner_id: &str, link: &Link, bearer: &str) -> Call {
     let path = link_path(users_path, owner_id, &link.provider);

@@ -1,7 +1,6 @@
 //! `apikeys import`: from each kind of file, looked at first, cut off and run again.
 
 use std::fs;
-use std::os::unix::fs::OpenOptionsExt;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use crate::create::verified;
 use crate::world::{Realm, Run};
 
 /// base64 of 32 bytes, each 7.
-const INDEX_KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+pub(crate) const INDEX_KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
 const ALICES: &str = "alices-key-in-the-old-system";
 const BOBS: &str = "bobs-key-in-the-old-system";
 
@@ -26,16 +25,7 @@ fn id_of(key: &str) -> String {
 
 /// Writes a file of the test's, and the index key beside it.
 fn place(realm: &Realm, name: &str, text: &str) -> String {
-    let index = realm.file("index-key.txt");
-    if !fs::exists(&index).unwrap() {
-        let mut options = fs::OpenOptions::new();
-        let file = options
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&index);
-        std::io::Write::write_all(&mut file.unwrap(), INDEX_KEY.as_bytes()).unwrap();
-    }
+    realm.private_file("index-key.txt", INDEX_KEY);
     let file = realm.file(name);
     fs::write(&file, text).unwrap();
     file

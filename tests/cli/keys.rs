@@ -209,6 +209,7 @@ fn a_lock_that_was_left_behind_is_taken_over() {
     let links = realm.get(&format!("{path}/federated-identity"));
     assert_eq!(links.as_array().unwrap().len(), 1);
     assert_eq!(links[0]["identityProvider"], "api-keys");
+    assert_eq!(realm.get("groups"), json!([]), "the claim is given back");
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod create;
 mod import;
 mod keys;
 mod offline;
+mod operator;
 mod page;
 #[path = "../model/pattern.rs"]
 mod pattern;

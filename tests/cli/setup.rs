@@ -327,7 +327,7 @@ fn the_management_client_is_left_out_or_has_a_key_of_its_own_when_asked() {
         .refused_with("must differ");
     realm
         .setup(&["--identity-provider", "api-keys-lock"])
-        .refused_with("is the name of a lock");
+        .refused_with("is the name of the owners' lock");
 }
 
 #[test]

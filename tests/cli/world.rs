@@ -1,9 +1,11 @@
 //! A realm for one test, and the tool run against it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use apikey_jwt_exchange::signing_key::SigningKey;
 use base64::Engine;
@@ -74,7 +76,7 @@ pub(crate) fn http(
 ) -> (u16, Value) {
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .http_status_as_error(false)
-        .timeout_global(Some(std::time::Duration::from_secs(60)))
+        .timeout_global(Some(Duration::from_secs(60)))
         .build()
         .into();
     let mut request = ureq::http::Request::builder().method(method).uri(url);
@@ -198,6 +200,14 @@ impl Realm {
 
     pub(crate) fn file(&self, name: &str) -> String {
         self.folder.join(name).to_str().unwrap().to_owned()
+    }
+
+    /// A file that its owner alone can read.
+    pub(crate) fn private_file(&self, name: &str, text: &str) -> String {
+        let file = self.file(name);
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        file
     }
 
     pub(crate) fn url(&self) -> String {
@@ -431,7 +441,22 @@ impl Drop for Realm {
     }
 }
 
+/// The administrator's token, one for all tests: it lives for a minute, and a sign-in
+/// costs Keycloak more than most of what is asked with it.
 fn admin_token() -> String {
+    static TOKEN: Mutex<Option<(Instant, String)>> = Mutex::new(None);
+    let mut token = TOKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*token {
+        Some((since, token)) if since.elapsed() < Duration::from_secs(30) => token.clone(),
+        _ => {
+            let new = sign_in();
+            *token = Some((Instant::now(), new.clone()));
+            new
+        }
+    }
+}
+
+fn sign_in() -> String {
     let url = format!(
         "{}/realms/master/protocol/openid-connect/token",
         keycloak_url()

@@ -30,8 +30,8 @@ pub(crate) struct Connection {
     pub(crate) admin_realm: String,
     /// The administrator. Roles of client realm-management that suffice: realm-admin to set up;
     /// view-users to look (view-events for the last use), manage-users to revoke, and
-    /// view-identity-providers and view-clients too for all else that writes; to doctor
-    /// view-realm, view-events, view-users, view-clients and view-identity-providers.
+    /// view-identity-providers and view-clients too for all else that writes; doctor takes
+    /// the four that view.
     #[arg(
         long,
         value_name = "USER",
