@@ -6,6 +6,7 @@
 //! `WRITERS_SEEDS=20000 cargo test --lib manage::change` runs so many seeds of each kind.
 
 mod faults;
+mod network;
 mod run;
 mod truth;
 mod writer;

@@ -8,13 +8,13 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
 use super::Tally;
-use super::faults::{Breakage, Faults, late_ms_max};
-use super::truth::{KEYS_MAX, Truth, ids};
+use super::faults::{Breakage, Faults};
+use super::truth::{KEYS_MAX, Truth};
 use super::writer::{Attempt, End, Fate, Read, Writer};
 use crate::api_key::hash::hash_sha256;
 use crate::clock::UnixMillis;
 use crate::keycloak::Call;
-use crate::manage::change::tests::keycloak::{Answer, GROUPS, Keycloak, OWNER, PROVIDER, USERS};
+use crate::manage::change::tests::keycloak::{Answer, Keycloak, OWNER, PROVIDER, USERS};
 use crate::manage::change::{
     Change, ChangeError, ChangeInput, ChangeOutput, Changed, HOLD_MS, LOCK_PROVIDER, OwnerChange,
 };
@@ -22,12 +22,12 @@ use crate::manage::owner_keys::{Edit, NewKey, Replacement};
 
 const WRITERS: usize = 8;
 const CHANGES_EACH: u32 = 6;
-const TIMEOUT_MS: u64 = 2_000;
-const EPOCH: u64 = 1_800_000_000_000;
+pub(super) const TIMEOUT_MS: u64 = 2_000;
+pub(super) const EPOCH: u64 = 1_800_000_000_000;
 
 /// What is to happen.
 #[derive(Debug)]
-enum Event {
+pub(super) enum Event {
     /// A writer begins a change.
     Begin(usize),
     /// A call reaches Keycloak.
@@ -41,19 +41,19 @@ enum Event {
 
 /// A call under way.
 #[derive(Debug, Clone)]
-struct Sent {
-    writer: usize,
-    awaited: u64,
-    serial: usize,
-    call: Call,
+pub(super) struct Sent {
+    pub(super) writer: usize,
+    pub(super) awaited: u64,
+    pub(super) serial: usize,
+    pub(super) call: Call,
     /// What its sender had read by then.
-    basis: Read,
+    pub(super) basis: Read,
     /// The answer comes so much later, if it does, and with this status, if another.
-    answered: Option<(u64, Option<u16>)>,
+    pub(super) answered: Option<(u64, Option<u16>)>,
 }
 
 #[derive(Debug, Clone)]
-enum Given {
+pub(super) enum Given {
     Begin,
     Answer(Answer),
     Failed,
@@ -62,23 +62,23 @@ enum Given {
 
 /// A world and what has become of it.
 pub(super) struct Run {
-    dice: ChaCha8Rng,
-    faults: Faults,
-    breakage: Option<Breakage>,
-    now: u64,
-    queue: BinaryHeap<Reverse<(u64, u64)>>,
-    events: std::collections::BTreeMap<u64, Event>,
-    keycloak: Keycloak,
-    writers: Vec<Writer>,
-    fates: Vec<Fate>,
-    truth: Truth,
+    pub(super) dice: ChaCha8Rng,
+    pub(super) faults: Faults,
+    pub(super) breakage: Option<Breakage>,
+    pub(super) now: u64,
+    pub(super) queue: BinaryHeap<Reverse<(u64, u64)>>,
+    pub(super) events: std::collections::BTreeMap<u64, Event>,
+    pub(super) keycloak: Keycloak,
+    pub(super) writers: Vec<Writer>,
+    pub(super) fates: Vec<Fate>,
+    pub(super) truth: Truth,
     /// Ids that were given to keys to be made.
-    ids_given: usize,
+    pub(super) ids_given: usize,
     /// Ids of keys that were there at some time, the latest last.
-    known: Vec<String>,
+    pub(super) known: Vec<String>,
     pub(super) tally: Tally,
     pub(super) trace: Vec<String>,
-    traced: bool,
+    pub(super) traced: bool,
 }
 
 impl Run {
@@ -358,150 +358,6 @@ impl Run {
         Ok(())
     }
 
-    // --- the network ---
-
-    fn send(&mut self, writer: usize, serial: usize, call: Call) {
-        let awaited = self.await_next(writer);
-        self.note(|| {
-            let last = call.path.rsplit('/').next().unwrap_or_default();
-            format!("holder{serial:010} sends {} {last}", call.method)
-        });
-        let way_ms = self.faults.way_ms;
-        let (there, back) = (self.range(1, way_ms), self.range(1, way_ms));
-        let late_ms_max = match self.breakage {
-            Some(Breakage::LaterThanAssumed) => 90_000,
-            _ => late_ms_max(self.faults.skew_ms),
-        };
-        let late_ms = self.range(there, late_ms_max);
-        let status = if self.chance(0.5) { 500 } else { 503 };
-        let is_break = call.path.starts_with(GROUPS) || call.path.contains("break");
-        self.writers[writer].at_the_break = is_break;
-        let weight = if is_break || call.method == "DELETE" {
-            5.0
-        } else {
-            1.0
-        };
-        let faults = self.faults.mixed(|| weight);
-        let mut fate = self.dice.random::<f64>();
-        let mut is = |probability: f64| {
-            let struck = (0.0..probability).contains(&fate);
-            fate -= probability;
-            struck
-        };
-        let (mut arrives_in, mut answered) = (Some(there), Some((back, None)));
-        let mut faulty = true;
-        if is(faults.dropped) {
-            (arrives_in, answered) = (None, None);
-        } else if is(faults.answer_lost) {
-            answered = None;
-        } else if is(faults.refused) {
-            arrives_in = None;
-            answered = Some((back, Some(status)));
-        } else if is(faults.refused_after) {
-            answered = Some((back, Some(status)));
-        } else if is(faults.late) {
-            arrives_in = Some(late_ms);
-            if late_ms + back >= TIMEOUT_MS {
-                answered = None;
-            }
-            self.count("late");
-        } else {
-            faulty = false;
-        }
-        self.fates[serial].faulty |= faulty;
-        match (arrives_in, answered) {
-            (None, Some((back, Some(status)))) => {
-                let given = Given::Answer((status, String::new()));
-                self.at(self.now + back, Event::Input(writer, awaited, given));
-            }
-            (_, None) => {
-                let at = self.now + TIMEOUT_MS;
-                self.at(at, Event::Input(writer, awaited, Given::Failed));
-            }
-            _ => {}
-        }
-        if let Some(arrives_in) = arrives_in {
-            let basis = self.fates[serial].last_read.clone().unwrap_or_default();
-            let sent = Sent {
-                writer,
-                awaited,
-                serial,
-                call,
-                basis,
-                answered,
-            };
-            if self.breakage == Some(Breakage::DeletedTwice) && sent.call.method == "DELETE" {
-                let again = Sent {
-                    answered: None,
-                    ..sent.clone()
-                };
-                let later = arrives_in + self.range(1, 2_000);
-                self.at(self.now + later, Event::Arrives(again));
-            }
-            self.at(self.now + arrives_in, Event::Arrives(sent));
-        }
-    }
-
-    fn arrives(&mut self, sent: &Sent) -> Result<(), String> {
-        let before = matches!(sent.call.method, "PUT" | "DELETE").then(|| self.keycloak.clone());
-        let answer = self.keycloak.answer(&sent.call);
-        let furthest = self.writers.iter().map(|writer| writer.offset_ms).max();
-        let now = UnixMillis(EPOCH + self.now + furthest.unwrap_or(0));
-        let last = sent.call.path.rsplit('/').next().unwrap_or_default();
-        let (serial, method, status) = (sent.serial, sent.call.method, answer.0);
-        self.note(|| format!("holder{serial:010}: {status} for {method} {last}"));
-        let fate = &mut self.fates[serial];
-        match (sent.call.method, last) {
-            ("GET", OWNER) => fate.last_read = Some(self.truth.read(&self.keycloak)),
-            ("PUT", OWNER) => {
-                let tally = &mut self.tally;
-                self.truth.written(
-                    fate,
-                    &sent.basis,
-                    &before.expect("it"),
-                    &self.keycloak,
-                    now,
-                    tally,
-                )?;
-                for id in ids(&self.keycloak.owner().attributes) {
-                    if !self.known.contains(&id) {
-                        self.known.push(id);
-                    }
-                }
-            }
-            ("POST", PROVIDER) => self.count("linked"),
-            ("DELETE", PROVIDER) if answer.0 == 204 => {
-                self.truth.unlinked(&sent.basis, &self.keycloak)?;
-                self.count("unlinked");
-            }
-            ("DELETE", LOCK_PROVIDER) => {
-                let before = before.expect("it");
-                let whose = before.links.get(LOCK_PROVIDER);
-                if whose.is_some_and(|(id, _)| *id != self.fates[sent.serial].holder) {
-                    self.count("broken");
-                }
-            }
-            ("DELETE", group) if group.starts_with("group-") => {
-                let before = before.expect("it");
-                let whose = before.groups.iter().find(|found| found.id == group);
-                let holder = &self.fates[sent.serial].holder;
-                if whose.is_some_and(|group| !group.attributes.to_string().contains(holder)) {
-                    self.count("breaker found dead");
-                }
-            }
-            _ => {}
-        }
-        if let Some((back, status)) = sent.answered {
-            let given = Given::Answer(match status {
-                None => answer,
-                Some(status) => (status, String::new()),
-            });
-            let event = Event::Input(sent.writer, sent.awaited, given);
-            self.at(self.now + back, event);
-        }
-        Ok(())
-    }
-
     // --- the administrator ---
 
     fn save(&mut self, mut user: serde_json::Value) {
@@ -578,31 +434,31 @@ impl Run {
         UnixMillis(EPOCH + self.now + self.writers[writer].offset_ms)
     }
 
-    fn await_next(&mut self, writer: usize) -> u64 {
+    pub(super) fn await_next(&mut self, writer: usize) -> u64 {
         self.writers[writer].awaited += 1;
         self.writers[writer].awaited
     }
 
-    fn at(&mut self, at: u64, event: Event) {
+    pub(super) fn at(&mut self, at: u64, event: Event) {
         let number = self.events.last_key_value().map_or(0, |(last, _)| last + 1);
         self.events.insert(number, event);
         self.queue.push(Reverse((at, number)));
     }
 
     /// Draws in any case, so that a fault that is off leaves the rest of the run as it was.
-    fn chance(&mut self, probability: f64) -> bool {
+    pub(super) fn chance(&mut self, probability: f64) -> bool {
         self.dice.random::<f64>() < probability
     }
 
-    fn range(&mut self, low: u64, high: u64) -> u64 {
+    pub(super) fn range(&mut self, low: u64, high: u64) -> u64 {
         self.dice.random_range(low..=high)
     }
 
-    fn count(&mut self, what: &'static str) {
+    pub(super) fn count(&mut self, what: &'static str) {
         *self.tally.entry(what).or_default() += 1;
     }
 
-    fn note(&mut self, what: impl FnOnce() -> String) {
+    pub(super) fn note(&mut self, what: impl FnOnce() -> String) {
         if self.traced {
             self.trace.push(format!("{:>9} {}", self.now, what()));
         }
