@@ -28,10 +28,19 @@ else
   packages+=(python3-venv)
 fi
 
+[ -n "$(postgres_programs)" ] || packages+=(postgresql)
+
 if [ ${#packages[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     mkdir -p "$RUN_DIR"
     with_progress "apt-get update" "$RUN_DIR/apt.log" apt-get update
+    # PostgreSQL is wanted as programs, not as a service; apt-get asks this whether it may start one.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+      trap 'rm -f "$policy"' EXIT
+      printf '#!/bin/sh\nexit 101\n' >"$policy"
+      chmod +x "$policy"
+    fi
     with_progress "installing ${packages[*]}" "$RUN_DIR/apt.log" \
       env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${packages[@]}"
   else

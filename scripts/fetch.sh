@@ -5,14 +5,20 @@
 # run leaves nothing that looks finished.
 #
 # usage: fetch.sh keycloak|envoy|all
+# KEYCLOAK_DB: the database that Keycloak is built for, dev-file (H2) or postgres; see keycloak.sh.
 # Prints the path of Keycloak's folder, or of the Envoy program, on stdout.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 KEYCLOAK_VERSION=26.7.5
 KEYCLOAK_SHA256=30ef87fb7101c43d29688d1ae80c0588ff4a151b3330e9f664bf9692d398658a
 # Options that Keycloak fixes at build time; in the folder's name, so that a change builds anew.
-KEYCLOAK_BUILD_OPTIONS=(--db=dev-file --health-enabled=true)
-KEYCLOAK_HOME=$CACHE_DIR/keycloak-$KEYCLOAK_VERSION-dev-file
+: "${KEYCLOAK_DB:=dev-file}"
+case $KEYCLOAK_DB in
+  dev-file | postgres) ;;
+  *) die "KEYCLOAK_DB is '$KEYCLOAK_DB'" "set it to dev-file or postgres" ;;
+esac
+KEYCLOAK_BUILD_OPTIONS=(--db="$KEYCLOAK_DB" --health-enabled=true)
+KEYCLOAK_HOME=$CACHE_DIR/keycloak-$KEYCLOAK_VERSION-$KEYCLOAK_DB
 
 ENVOY_VERSION=1.40.0
 ENVOY_SHA256_X86_64=a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884

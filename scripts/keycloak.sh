@@ -8,6 +8,8 @@
 #   wait   until the realm answers
 #   stop   in about a second; a later start finds all data again
 #
+# KEYCLOAK_DB: dev-file (H2 in the run folder, the default), or postgres, at KC_DB_URL with
+# KC_DB_USERNAME and KC_DB_PASSWORD, which scripts/with-postgres.sh gives to its command.
 # The administrator is "admin"; the password is generated into keycloak-admin-password.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 umask 077
@@ -52,6 +54,9 @@ start() {
   local installed
   need java "Java 17 or newer (apt-get install openjdk-17-jre-headless)"
   need python3 "apt-get install python3"
+  if [ "${KEYCLOAK_DB:-}" = postgres ] && [ -z "${KC_DB_URL:-}" ]; then
+    die "KEYCLOAK_DB is postgres, and KC_DB_URL names none" "start it as: scripts/with-postgres.sh scripts/keycloak.sh start"
+  fi
   installed=$("$PROJECT_ROOT/scripts/fetch.sh" keycloak)
   mkdir -p "$RUN_DIR"
   make_home "$installed"

@@ -102,11 +102,41 @@ need() {
     die "the program '$1' is missing" "install it: $2"
 }
 
+# postgres_programs: the folder of PostgreSQL's own programs, the newest one's; nothing if there is
+# none. Debian keeps them out of the PATH.
+postgres_programs() {
+  local folder found=
+  for folder in /usr/lib/postgresql/*/bin /usr/pgsql-*/bin; do
+    [ ! -x "$folder/initdb" ] || found=$folder
+  done
+  if [ -z "$found" ] && command -v initdb >/dev/null 2>&1; then
+    found=$(dirname "$(command -v initdb)")
+  fi
+  printf '%s' "$found"
+}
+
 need_rust() {
   need cargo "Rust 1.88 or newer, by rustup or your distribution"
 }
 
 # ---- ports --------------------------------------------------------------------------------------
+
+# free_ports COUNT: below those that the system gives to outgoing connections; asked for together, so
+# that they differ.
+free_ports() {
+  python3 - "$1" <<'PYTHON'
+import random, socket, sys
+found = []
+while len(found) < int(sys.argv[1]):
+    probe = socket.socket()
+    try:
+        probe.bind(("127.0.0.1", random.randrange(20000, 32000)))
+    except OSError:
+        continue
+    found.append(probe)
+print(*(probe.getsockname()[1] for probe in found))
+PYTHON
+}
 
 port_is_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 

@@ -10,11 +10,12 @@ use crate::secrets;
 const KEYS: &str = "/api/v1/api-keys";
 
 /// A signed-in user, or a service account.
+#[derive(Clone)]
 pub(crate) struct Caller {
     pub(crate) id: String,
     pub(crate) username: String,
     pub(crate) token: String,
-    gateway: Target,
+    pub(crate) gateway: Target,
 }
 
 impl Caller {

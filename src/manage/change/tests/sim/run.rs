@@ -1,7 +1,5 @@
 //! One run: a queue of what is to happen, and the machines that it happens to.
 
-mod way;
-
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -10,13 +8,13 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
 use super::Tally;
-use super::faults::{Breakage, Faults, late_ms_max};
-use super::truth::{KEYS_MAX, Truth, ids};
+use super::faults::{Breakage, Faults};
+use super::truth::{KEYS_MAX, Truth};
 use super::writer::{Attempt, End, Fate, Read, Writer};
 use crate::api_key::hash::hash_sha256;
 use crate::clock::UnixMillis;
 use crate::keycloak::Call;
-use crate::manage::change::tests::keycloak::{Answer, GROUPS, Keycloak, OWNER, PROVIDER, USERS};
+use crate::manage::change::tests::keycloak::{Answer, Keycloak, OWNER, PROVIDER, USERS};
 use crate::manage::change::{
     Change, ChangeError, ChangeInput, ChangeOutput, Changed, HOLD_MS, LOCK_PROVIDER, OwnerChange,
 };
@@ -24,12 +22,12 @@ use crate::manage::owner_keys::{Edit, NewKey, Replacement};
 
 const WRITERS: usize = 8;
 const CHANGES_EACH: u32 = 6;
-const TIMEOUT_MS: u64 = 2_000;
-const EPOCH: u64 = 1_800_000_000_000;
+pub(super) const TIMEOUT_MS: u64 = 2_000;
+pub(super) const EPOCH: u64 = 1_800_000_000_000;
 
 /// What is to happen.
 #[derive(Debug)]
-enum Event {
+pub(super) enum Event {
     /// A writer begins a change.
     Begin(usize),
     /// A call reaches Keycloak.
@@ -43,19 +41,19 @@ enum Event {
 
 /// A call under way.
 #[derive(Debug, Clone)]
-struct Sent {
-    writer: usize,
-    awaited: u64,
-    serial: usize,
-    call: Call,
+pub(super) struct Sent {
+    pub(super) writer: usize,
+    pub(super) awaited: u64,
+    pub(super) serial: usize,
+    pub(super) call: Call,
     /// What its sender had read by then.
-    basis: Read,
+    pub(super) basis: Read,
     /// The answer comes so much later, if it does, and with this status, if another.
-    answered: Option<(u64, Option<u16>)>,
+    pub(super) answered: Option<(u64, Option<u16>)>,
 }
 
 #[derive(Debug, Clone)]
-enum Given {
+pub(super) enum Given {
     Begin,
     Answer(Answer),
     Failed,
@@ -64,23 +62,23 @@ enum Given {
 
 /// A world and what has become of it.
 pub(super) struct Run {
-    dice: ChaCha8Rng,
-    faults: Faults,
-    breakage: Option<Breakage>,
-    now: u64,
-    queue: BinaryHeap<Reverse<(u64, u64)>>,
-    events: std::collections::BTreeMap<u64, Event>,
-    keycloak: Keycloak,
-    writers: Vec<Writer>,
-    fates: Vec<Fate>,
-    truth: Truth,
+    pub(super) dice: ChaCha8Rng,
+    pub(super) faults: Faults,
+    pub(super) breakage: Option<Breakage>,
+    pub(super) now: u64,
+    pub(super) queue: BinaryHeap<Reverse<(u64, u64)>>,
+    pub(super) events: std::collections::BTreeMap<u64, Event>,
+    pub(super) keycloak: Keycloak,
+    pub(super) writers: Vec<Writer>,
+    pub(super) fates: Vec<Fate>,
+    pub(super) truth: Truth,
     /// Ids that were given to keys to be made.
-    ids_given: usize,
+    pub(super) ids_given: usize,
     /// Ids of keys that were there at some time, the latest last.
-    known: Vec<String>,
+    pub(super) known: Vec<String>,
     pub(super) tally: Tally,
     pub(super) trace: Vec<String>,
-    traced: bool,
+    pub(super) traced: bool,
 }
 
 impl Run {
@@ -140,7 +138,7 @@ impl Run {
     }
 
     /// Runs until nothing is left to happen; gives the first promise that is broken.
-    pub(super) fn run_out(&mut self) -> Result<(), String> {
+    pub(super) fn to_its_end(&mut self) -> Result<(), String> {
         while let Some(Reverse((at, number))) = self.queue.pop() {
             self.now = at;
             let event = self.events.remove(&number).expect("an event");
@@ -360,7 +358,24 @@ impl Run {
         Ok(())
     }
 
-    // --- the network ---
+    // --- the administrator ---
+
+    fn save(&mut self, mut user: serde_json::Value) {
+        self.count("administered");
+        let value = format!("{}@example.com", self.now);
+        if self.chance(0.5) {
+            user["email"] = json!(value);
+        } else {
+            user["attributes"]["phone"] = json!([value]);
+        }
+        let before = self.keycloak.clone();
+        self.keycloak.user = user;
+        self.note(|| format!("the administrator saves {value}"));
+        self.truth
+            .administered(&before, &self.keycloak, &mut self.tally);
+    }
+
+    // --- the end ---
 
     /// One more change, by a patient writer to whom nothing happens: no owner is blocked
     /// for good.
@@ -419,31 +434,31 @@ impl Run {
         UnixMillis(EPOCH + self.now + self.writers[writer].offset_ms)
     }
 
-    fn await_next(&mut self, writer: usize) -> u64 {
+    pub(super) fn await_next(&mut self, writer: usize) -> u64 {
         self.writers[writer].awaited += 1;
         self.writers[writer].awaited
     }
 
-    fn at(&mut self, at: u64, event: Event) {
+    pub(super) fn at(&mut self, at: u64, event: Event) {
         let number = self.events.last_key_value().map_or(0, |(last, _)| last + 1);
         self.events.insert(number, event);
         self.queue.push(Reverse((at, number)));
     }
 
     /// Draws in any case, so that a fault that is off leaves the rest of the run as it was.
-    fn chance(&mut self, probability: f64) -> bool {
+    pub(super) fn chance(&mut self, probability: f64) -> bool {
         self.dice.random::<f64>() < probability
     }
 
-    fn range(&mut self, low: u64, high: u64) -> u64 {
+    pub(super) fn range(&mut self, low: u64, high: u64) -> u64 {
         self.dice.random_range(low..=high)
     }
 
-    fn count(&mut self, what: &'static str) {
+    pub(super) fn count(&mut self, what: &'static str) {
         *self.tally.entry(what).or_default() += 1;
     }
 
-    fn note(&mut self, what: impl FnOnce() -> String) {
+    pub(super) fn note(&mut self, what: impl FnOnce() -> String) {
         if self.traced {
             self.trace.push(format!("{:>9} {}", self.now, what()));
         }

@@ -1,6 +1,14 @@
-//! What becomes of a call on its way: whether and when it arrives, and what its sender is told.
+//! The way of a call to Keycloak and back, and what befalls it.
 
-use super::*;
+use rand::RngExt;
+
+use super::faults::{Breakage, late_ms_max};
+use super::run::{EPOCH, Event, Given, Run, Sent, TIMEOUT_MS};
+use super::truth::ids;
+use crate::clock::UnixMillis;
+use crate::keycloak::Call;
+use crate::manage::change::LOCK_PROVIDER;
+use crate::manage::change::tests::keycloak::{GROUPS, OWNER, PROVIDER};
 
 impl Run {
     pub(super) fn send(&mut self, writer: usize, serial: usize, call: Call) {
@@ -143,22 +151,5 @@ impl Run {
             self.at(self.now + back, event);
         }
         Ok(())
-    }
-
-    // --- the administrator ---
-
-    pub(super) fn save(&mut self, mut user: serde_json::Value) {
-        self.count("administered");
-        let value = format!("{}@example.com", self.now);
-        if self.chance(0.5) {
-            user["email"] = json!(value);
-        } else {
-            user["attributes"]["phone"] = json!([value]);
-        }
-        let before = self.keycloak.clone();
-        self.keycloak.user = user;
-        self.note(|| format!("the administrator saves {value}"));
-        self.truth
-            .administered(&before, &self.keycloak, &mut self.tally);
     }
 }

@@ -1,0 +1,55 @@
+//! What writers were told, and so what must be there and what must not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+
+/// What was told so far.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Told {
+    /// Keys that were told as made.
+    pub(crate) made: BTreeSet<String>,
+    /// Keys whose end somebody has asked for.
+    pub(crate) ending: BTreeSet<String>,
+    /// Keys that were told as ended.
+    pub(crate) gone: BTreeSet<String>,
+    /// How often each thing was told to each kind of writer.
+    pub(crate) counts: BTreeMap<(&'static str, &'static str), u64>,
+}
+
+/// The book that all writers write into.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger(Mutex<Told>);
+
+impl Ledger {
+    pub(crate) fn made(&self, id: &str) {
+        assert!(self.lock().made.insert(id.to_owned()), "{id} twice");
+    }
+
+    pub(crate) fn ending(&self, id: &str) {
+        self.lock().ending.insert(id.to_owned());
+    }
+
+    pub(crate) fn gone(&self, id: &str) {
+        self.lock().gone.insert(id.to_owned());
+    }
+
+    pub(crate) fn count(&self, kind: &'static str, what: &'static str) {
+        *self.lock().counts.entry((kind, what)).or_default() += 1;
+    }
+
+    /// All of it, at this moment.
+    pub(crate) fn read(&self) -> Told {
+        self.lock().clone()
+    }
+
+    /// Changes that were made so far.
+    pub(crate) fn changes(&self) -> u64 {
+        let told = self.lock();
+        let made = told.counts.iter().filter(|((_, what), _)| *what == "made");
+        made.map(|(_, count)| count).sum()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.0.lock().expect("no writer has panicked")
+    }
+}
