@@ -15,6 +15,9 @@ SHARE_MIN=90
 # Enough for the properties to notice what they are there to notice.
 : "${PROPTEST_CASES:=32}"
 export PROPTEST_CASES
+# And of the simulated writers, which are met step by step as well.
+: "${WRITERS_SEEDS:=10}"
+export WRITERS_SEEDS
 
 need_rust
 need python3 "apt-get install python3"

@@ -7,7 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 
 ALL=(tools format clippy-native clippy-wasm scripts deny unit simulation build reproducible sbom host-model
-  kong cli end-to-end)
+  kong cli end-to-end writes)
 SUMMARY=()
 FAILED=0
 
@@ -26,7 +26,7 @@ run_step() {
     unit) cargo test --locked --features cli -- --skip no_seed_of_the_range ;;
     simulation) scripts/sim.sh range && scripts/sim.sh proofs ;;
     # What the suites below run, fetched and built where its time can be seen.
-    build) scripts/fetch.sh all && scripts/build-wasm.sh &&
+    build) scripts/fetch.sh all && KEYCLOAK_DB=postgres scripts/fetch.sh keycloak && scripts/build-wasm.sh &&
       cargo build --release --locked --features cli --bin apikeys ;;
     reproducible) scripts/reproducible.sh ;;
     sbom) scripts/sbom.sh check ;;
@@ -35,6 +35,7 @@ run_step() {
     kong) APIKEYS=$TARGET_DIR/release/apikeys tests/kong/check.sh ;;
     cli) scripts/with-keycloak.sh cargo test --locked --features cli,e2e --test cli ;;
     end-to-end) cargo test --locked --features cli,e2e --test e2e ;;
+    writes) scripts/with-postgres.sh cargo test --locked --features cli,e2e --test writes ;;
     *) die "there is no step '$1'" "the steps are: ${ALL[*]}" ;;
   esac
 }

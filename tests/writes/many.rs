@@ -93,7 +93,7 @@ pub(crate) fn managed(world: &'static World) {
         keys.map(|key| key["key_id"].as_str().expect("an id").to_owned())
             .collect()
     };
-    assert_eq!(ids(), [last.key.id.clone()]);
+    assert_eq!(ids(), std::slice::from_ref(&last.key.id));
     let made = run(&["create", "--name", "Another", "--hash-algorithm", "sha256"]);
     let (id, key) = (made["key_id"].as_str(), made["api_key"].as_str());
     let (id, key) = (id.expect("an id"), key.expect("a key"));
@@ -101,7 +101,7 @@ pub(crate) fn managed(world: &'static World) {
     let orders = world.gateways[0].orders(key).orders();
     assert_eq!(orders.subject, last.id);
     run(&["revoke", id]);
-    assert_eq!(ids(), [last.key.id.clone()]);
+    assert_eq!(ids(), std::slice::from_ref(&last.key.id));
 }
 
 pub(crate) fn reindexed(world: &'static World) {

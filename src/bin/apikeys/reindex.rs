@@ -24,9 +24,17 @@ pub(crate) fn run(args: &ReindexArgs) -> Result<ExitCode> {
     let mut reindexer = Reindexer {
         args,
         admin: &admin,
+        linked: None,
         told: Vec::new(),
     };
     if args.all {
+        // A page of owners at a time, where each one's links would be a call each.
+        let mut linked = BTreeSet::new();
+        users::each_linked(&admin, &args.names.identity_provider, |user| {
+            linked.insert(user.id().to_owned());
+            Ok(())
+        })?;
+        reindexer.linked = Some(linked);
         users::each(&admin, |user, bar| {
             if let Some(told) = reindexer.look(&user)? {
                 if !args.output.is_json() {
@@ -68,6 +76,8 @@ pub(crate) fn run(args: &ReindexArgs) -> Result<ExitCode> {
 struct Reindexer<'a> {
     args: &'a ReindexArgs,
     admin: &'a KeycloakAdmin,
+    /// The owners that are linked, where all are looked at.
+    linked: Option<BTreeSet<String>>,
     told: Vec<Told>,
 }
 
@@ -122,10 +132,7 @@ impl Reindexer<'_> {
             ..Told::default()
         };
         let missing = missing_from_index(user);
-        let provider = &self.args.names.identity_provider;
-        let unlinked = !links::of(self.admin, user.id())?
-            .iter()
-            .any(|link| link.provider == *provider);
+        let unlinked = !self.is_linked(user)?;
         let collisions = self.collisions(user, &missing)?;
         let collides = !collisions.is_empty();
         told.problems.extend(collisions);
@@ -150,6 +157,15 @@ impl Reindexer<'_> {
         told.linked = unlinked;
         told.indexed = missing;
         Ok(Some(told))
+    }
+
+    fn is_linked(&self, user: &User) -> Result<bool> {
+        if let Some(linked) = &self.linked {
+            return Ok(linked.contains(user.id()));
+        }
+        let provider = &self.args.names.identity_provider;
+        let links = links::of(self.admin, user.id())?;
+        Ok(links.iter().any(|link| link.provider == *provider))
     }
 
     /// Keys that another owner is indexed under already.

@@ -215,7 +215,10 @@ fn a_breaker_that_stood_still_takes_nobodys_lock_away() {
     assert_eq!(world.holder(), Some("quick00000000000"));
     world.answer(&mut slow, &seen);
     let next = slow.waits_for.as_ref().map(asked).unwrap();
-    assert!(next.starts_with("DELETE group-"), "{next} under a stale claim");
+    assert!(
+        next.starts_with("DELETE group-"),
+        "{next} under a stale claim"
+    );
     for _ in 0..20 {
         let call = slow.waits_for.clone().unwrap();
         let answer = world.keycloak.answer(&call);

@@ -3,7 +3,8 @@
 //! What runs is the machine that ships; Keycloak, the network, the clocks and the fate of
 //! each writer are made up. A run ends when every writer has made its changes, every
 //! request has arrived and one more change, without faults, has gone through.
-//! `WRITERS_SEEDS=20000 cargo test --lib manage::change` runs so many seeds of each kind.
+//! `WRITERS_SEEDS=20000 cargo test --lib manage::change` runs so many seeds of each kind;
+//! a few alone find what is grossly wrong, and prove nothing.
 
 mod faults;
 mod network;
@@ -12,8 +13,6 @@ mod truth;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use faults::{Breakage, Faults};
 use run::Run;
@@ -29,60 +28,52 @@ struct Outcome {
 
 fn outcome(seed: u64, faults: Faults, breakage: Option<Breakage>) -> Outcome {
     let mut run = Run::new(seed, faults, breakage);
-    let violation = run.to_its_end().err();
+    let violation = run.run_out().err();
     Outcome {
         tally: run.tally,
         violation,
     }
 }
 
-fn on_all_processors(work: impl Fn() + Sync) {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..processors {
-            scope.spawn(&work);
-        }
-    });
-}
-
 /// Runs the seeds of one kind of world; fails with the trace of the first that is wrong.
 fn hold(faults: Faults, seeds: u64) -> Tally {
-    let seeds = option_env!("WRITERS_SEEDS").map_or(seeds, |seeds| seeds.parse().unwrap());
-    let (next, found) = (AtomicU64::new(0), Mutex::new((None::<u64>, Tally::new())));
-    on_all_processors(|| {
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds {
-                break;
-            }
-            let outcome = outcome(seed, faults, None);
-            let mut found = found.lock().unwrap();
-            for (what, count) in outcome.tally {
-                *found.1.entry(what).or_default() += count;
-            }
-            if outcome.violation.is_some() {
-                found.0 = Some(found.0.map_or(seed, |first| first.min(seed)));
-                next.store(seeds, Ordering::Relaxed);
-            }
+    let seeds = seeds_asked_for().unwrap_or(seeds);
+    let mut tally = Tally::new();
+    for seed in 0..seeds {
+        let outcome = outcome(seed, faults, None);
+        for (what, count) in outcome.tally {
+            *tally.entry(what).or_default() += count;
         }
-    });
-    let (wrong, tally) = found.into_inner().unwrap();
-    if let Some(seed) = wrong {
-        let mut run = Run::traced(seed, faults, None);
-        let violation = run.to_its_end().unwrap_err();
-        let trace = run.trace.join("\n");
-        let from = trace.len().saturating_sub(12_000);
-        let from = from + trace[from..].find('\n').unwrap_or(0);
-        panic!(
-            "{}\n\nseed {seed} with {faults:?}: {violation}",
-            &trace[from..]
-        );
+        if outcome.violation.is_some() {
+            tell(seed, faults);
+        }
     }
     tally
 }
 
+/// Runs a seed that is wrong again, and fails with its trace.
+fn tell(seed: u64, faults: Faults) -> ! {
+    let mut run = Run::traced(seed, faults, None);
+    let violation = run.run_out().unwrap_err();
+    let trace = run.trace.join("\n");
+    let from = trace.len().saturating_sub(12_000);
+    let from = from + trace[from..].find('\n').unwrap_or(0);
+    panic!(
+        "{}\n\nseed {seed} with {faults:?}: {violation}",
+        &trace[from..]
+    );
+}
+
+fn seeds_asked_for() -> Option<u64> {
+    option_env!("WRITERS_SEEDS").map(|seeds| seeds.parse().unwrap())
+}
+
+/// A range that leaves out a kind of fault or end would hold whatever is wrong with it.
 #[track_caller]
 fn reached(tally: &Tally, wanted: &[&str]) {
+    if seeds_asked_for().is_some_and(|seeds| seeds < 100) {
+        return;
+    }
     for what in wanted {
         let count = tally.get(what).copied().unwrap_or(0);
         assert!(count >= 20, "{what}: {count} times, of {tally:?}");
@@ -133,7 +124,7 @@ fn one_seed_is_one_run() {
     for seed in 0..5 {
         let trace = || {
             let mut run = Run::traced(seed, Faults::ALL, None);
-            run.to_its_end().unwrap();
+            run.run_out().unwrap();
             run.trace
         };
         assert_eq!(trace(), trace(), "seed {seed}");
@@ -143,29 +134,14 @@ fn one_seed_is_one_run() {
 /// A world that is broken in this way breaks this promise, among these many seeds.
 #[track_caller]
 fn is_seen(breakage: Breakage, promise: &str, seeds: u64) {
-    let next = AtomicU64::new(0);
-    let others = Mutex::new(Vec::new());
-    let seen = AtomicU64::new(0);
-    on_all_processors(|| {
-        while seen.load(Ordering::Relaxed) == 0 {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds {
-                break;
-            }
-            match outcome(seed, Faults::ALL, Some(breakage)).violation {
-                Some(violation) if violation.contains(promise) => {
-                    seen.fetch_add(1, Ordering::Relaxed);
-                }
-                Some(violation) => others.lock().unwrap().push(violation),
-                None => {}
-            }
+    let mut others = Vec::new();
+    for seed in 0..seeds {
+        match outcome(seed, Faults::ALL, Some(breakage)).violation {
+            Some(violation) if violation.contains(promise) => return,
+            violation => others.extend(violation),
         }
-    });
-    assert!(
-        seen.into_inner() > 0,
-        "{breakage:?} breaks nothing of {promise:?}, and else: {:?}",
-        others.into_inner().unwrap()
-    );
+    }
+    panic!("{breakage:?} breaks nothing of {promise:?}, and else: {others:?}");
 }
 
 #[test]

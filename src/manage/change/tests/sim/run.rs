@@ -138,7 +138,7 @@ impl Run {
     }
 
     /// Runs until nothing is left to happen; gives the first promise that is broken.
-    pub(super) fn to_its_end(&mut self) -> Result<(), String> {
+    pub(super) fn run_out(&mut self) -> Result<(), String> {
         while let Some(Reverse((at, number))) = self.queue.pop() {
             self.now = at;
             let event = self.events.remove(&number).expect("an event");
