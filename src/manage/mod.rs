@@ -210,6 +210,9 @@ enum State {
     AwaitingKeys,
     /// The answer with the realm's keys.
     FetchingKeys,
+    /// A turn: the caller's token is verified, which took as long as a slice may, and what
+    /// comes next may sign or hash.
+    Verified,
     /// A turn, to look whether the manager's token is there.
     AwaitingToken,
     /// The answer with the manager's token.
@@ -244,6 +247,7 @@ impl std::fmt::Debug for State {
             Self::ReadingBody(_) => "ReadingBody",
             Self::AwaitingKeys => "AwaitingKeys",
             Self::FetchingKeys => "FetchingKeys",
+            Self::Verified => "Verified",
             Self::AwaitingToken => "AwaitingToken",
             Self::FetchingToken => "FetchingToken",
             Self::ReadingOwner => "ReadingOwner",

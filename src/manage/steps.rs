@@ -59,7 +59,7 @@ impl Manage {
                 "the body did not come: on Envoy the filter needs allow_on_headers_stop_iteration",
             )),
             (State::AwaitingKeys, _) => self.verify_caller(None, env),
-            (State::AwaitingToken, _) => self.need_token(env),
+            (State::Verified | State::AwaitingToken, _) => self.need_token(env),
             (State::Queueing(draft), _) => self.queue(draft, env),
             (State::AwaitingOwner(draft), _) => self.await_owner(draft, env),
             (State::Hashing(draft, job), _) => self.hash_slice(draft, job, env),
@@ -127,7 +127,7 @@ impl Manage {
             return Err(End::new(problem, "acts for another without the role"));
         }
         task.caller = Some(caller);
-        self.need_token(env)
+        task.turn(State::Verified, env)
     }
 
     fn keys_fetched(&mut self, input: &Input<'_>, env: &mut ManageEnv<'_, '_>) -> Step {
