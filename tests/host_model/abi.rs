@@ -41,6 +41,7 @@ pub fn trap<T>(why: &str) -> HostResult<T> {
 pub const REQUEST_HEADERS: i32 = 0;
 pub const CALL_RESPONSE_HEADERS: i32 = 6;
 
+pub const REQUEST_BODY: i32 = 0;
 pub const CALL_RESPONSE_BODY: i32 = 4;
 pub const VM_CONFIGURATION: i32 = 6;
 pub const PLUGIN_CONFIGURATION: i32 = 7;

@@ -3,6 +3,8 @@
 //! Times are those of a clock of its own: the wall clock that the filter sees may be
 //! stepped, and answers come no sooner for that.
 
+use std::collections::{HashMap, HashSet};
+
 use apikey_jwt_exchange::clock::UnixMillis;
 
 use super::abi::{pairs, value_of};
@@ -53,8 +55,8 @@ pub struct Flight {
 pub struct Flights {
     pub time_ms: u64,
     under_way: Vec<Flight>,
-    seen: std::collections::HashSet<u32>,
-    counts: Vec<Asked>,
+    seen: HashSet<u32>,
+    counts: HashMap<Asked, usize>,
 }
 
 impl Flights {
@@ -66,7 +68,7 @@ impl Flights {
             }
             let asked = asked(&sent);
             let fate = fate_of(asked, u32::try_from(self.count(asked)).unwrap());
-            self.counts.push(asked);
+            *self.counts.entry(asked).or_default() += 1;
             let takes_ms = match (&fate, asked) {
                 (Fate::TimesOut, _) => u64::MAX,
                 (Fate::Late(ms), _) => *ms,
@@ -103,12 +105,12 @@ impl Flights {
     }
 
     pub fn count(&self, asked: Asked) -> usize {
-        self.counts.iter().filter(|known| **known == asked).count()
+        self.counts.get(&asked).copied().unwrap_or_default()
     }
 
     /// How many callouts there were.
     pub fn total(&self) -> usize {
-        self.counts.len()
+        self.counts.values().sum()
     }
 
     /// What a request waits for.

@@ -57,6 +57,27 @@ pub struct Allowed {
 
 struct Route {
     configuration: Vec<u8>,
+    manages: bool,
+}
+
+/// What comes behind a request's head.
+#[derive(Clone, Default)]
+pub struct Body {
+    /// On Kong they come as one.
+    pub chunks: Vec<Vec<u8>>,
+    /// Kong's nginx writes it to a file.
+    pub in_file: bool,
+    /// It never comes: the client dawdles, or Envoy holds it with the head.
+    pub never: bool,
+}
+
+impl Body {
+    pub fn whole(bytes: &[u8]) -> Self {
+        Self {
+            chunks: vec![bytes.to_vec()],
+            ..Self::default()
+        }
+    }
 }
 
 #[derive(Default)]
@@ -72,6 +93,8 @@ pub struct Gateway {
     pub requests: Vec<Request>,
     pub allowed: Allowed,
     pub truth: Truth,
+    /// The keys that the management API made.
+    pub made: Vec<String>,
     /// Decides what becomes of each callout.
     pub fate: FateOf,
     pub flights: Flights,
@@ -133,6 +156,7 @@ impl Gateway {
             requests: Vec::new(),
             allowed: Allowed::default(),
             truth: Truth::default(),
+            made: Vec::new(),
             fate: Box::new(|_, _| Fate::Answered),
             flights: Flights::default(),
             profile,
@@ -160,8 +184,12 @@ impl Gateway {
     /// Adds a route; gives its number.
     pub fn add_route(&mut self, configuration: &Value) -> usize {
         self.truth.add_route(configuration);
+        let manages = configuration["mode"] == "manage";
         let configuration = configuration.to_string().into_bytes();
-        self.routes.push(Route { configuration });
+        self.routes.push(Route {
+            configuration,
+            manages,
+        });
         let route = self.routes.len() - 1;
         for worker in 0..self.workers.len() {
             self.configure(worker, route);
@@ -198,6 +226,15 @@ impl Gateway {
         for route in 0..self.routes.len() {
             self.configure(worker, route);
         }
+    }
+
+    pub const fn profile(&self) -> Profile {
+        self.profile
+    }
+
+    /// Whether a route is that of the management API.
+    pub fn manages(&self, route: usize) -> bool {
+        self.routes[route].manages
     }
 
     pub fn accepts(&self, route: usize) -> bool {
@@ -237,6 +274,17 @@ impl Gateway {
 
     /// Sends a request to a worker and route, and takes it to its first pause.
     pub fn send(&mut self, worker: usize, route: usize, headers: &Pairs) -> usize {
+        self.send_with(worker, route, headers, None)
+    }
+
+    /// The same with what comes behind its head.
+    pub fn send_with(
+        &mut self,
+        worker: usize,
+        route: usize,
+        headers: &Pairs,
+        body: Option<&Body>,
+    ) -> usize {
         if self.vm(worker, route).trapped.is_some() {
             self.restart(worker);
         }
@@ -246,11 +294,13 @@ impl Gateway {
             (":authority", "api.example.com"),
             (":scheme", "http"),
         ]);
+        sent.retain(|(name, _)| headers.iter().all(|(given, _)| given != name));
         sent.extend(headers.iter().cloned());
         let request_id = format!("{:032x}", self.node.borrow_mut().next_id());
         let state = ContextState {
             request_id: request_id.into_bytes(),
             request_headers: sent.clone(),
+            body_in_file: body.is_some_and(|body| body.in_file),
             ..ContextState::default()
         };
         let index = self.requests.len();
@@ -273,17 +323,55 @@ impl Gateway {
         }
         let vm = self.vm(worker, route);
         let began = vm.new_request(root, state).and_then(|context| {
-            let action = vm.request_headers(context)?;
+            let action = vm.request_headers(context, body.is_some())?;
             Ok((context, action))
         });
         match began {
             Ok((context, action)) => {
                 self.requests[index].context = context;
-                self.settle(index, action);
+                self.go_on(index, action, body);
             }
             Err(trapped) => self.crashed(index, &trapped),
         }
         index
+    }
+
+    /// What follows a head: its body, as each host gives it.
+    fn go_on(&mut self, index: usize, action: Action, body: Option<&Body>) {
+        let body = body.filter(|body| !body.never);
+        let Some(body) = body else {
+            return self.settle(index, action);
+        };
+        if self.profile == Profile::Envoy {
+            self.settle(index, action);
+            for (at, chunk) in body.chunks.iter().enumerate() {
+                self.chunk(index, chunk, at + 1 == body.chunks.len());
+            }
+            return;
+        }
+        // Kong reads all of it once the head may go on, and has nothing to say of none.
+        let whole = body.chunks.concat();
+        if action == Action::Pause || whole.is_empty() {
+            return self.settle(index, action);
+        }
+        self.chunk(index, &whole, true);
+    }
+
+    /// More of a body comes, unless its request is over.
+    pub fn chunk(&mut self, index: usize, bytes: &[u8], last: bool) {
+        let Request {
+            worker,
+            route,
+            context,
+            ..
+        } = self.requests[index];
+        if self.requests[index].outcome.is_some() {
+            return;
+        }
+        match self.vm(worker, route).request_body(context, bytes, last) {
+            Ok(action) => self.settle(index, action),
+            Err(trapped) => self.crashed(index, &trapped),
+        }
     }
 
     /// The same on the first worker and route, with a key.
@@ -410,10 +498,24 @@ impl Gateway {
     }
 
     fn ended(&mut self, index: usize, outcome: Outcome) {
+        if let Outcome::Answered(answer) = &outcome
+            && answer.status == 201
+        {
+            self.learn_made(answer);
+        }
         let now = self.now();
         let request = &mut self.requests[index];
         request.outcome = Some(outcome);
         request.ended_at = Some(now);
+    }
+
+    /// A key was made: whose it is, Keycloak knows.
+    fn learn_made(&mut self, answer: &LocalResponse) {
+        let body: Value = serde_json::from_slice(&answer.body).unwrap();
+        self.made.push(body["api_key"].as_str().unwrap().to_owned());
+        for realm in &self.keycloaks.borrow().realms {
+            self.truth.learn(&realm.realm, &realm.users);
+        }
     }
 
     /// A trap ends the machine, and all requests in it with an error.

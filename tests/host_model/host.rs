@@ -15,6 +15,7 @@ pub enum Step {
     VmStart,
     Configure,
     RequestHeaders,
+    RequestBody,
     ResponseHeaders,
     Tick,
     CallResponse,
@@ -36,6 +37,10 @@ pub struct ContextState {
     pub root: u32,
     pub request_id: Vec<u8>,
     pub request_headers: Pairs,
+    /// What has come of the body.
+    pub request_body: Vec<u8>,
+    /// Kong's nginx wrote it to a file: its size is told, and nothing of it is shown.
+    pub body_in_file: bool,
     pub resumed: u32,
     pub local_responses: Vec<LocalResponse>,
     pub in_flight_max: usize,
@@ -173,6 +178,17 @@ impl Host {
         !self.on_kong() && !has_body
     }
 
+    /// The body of the request whose callback runs.
+    fn request_body(&self) -> HostResult<&[u8]> {
+        match self.contexts.get(&self.context) {
+            Some(context) if self.step == Step::RequestBody => match context.body_in_file {
+                true => refuse(Status::NotFound),
+                false => Ok(&context.request_body),
+            },
+            _ => refuse(Status::NotFound),
+        }
+    }
+
     // --- maps and buffers ----------------------------------------------------------
 
     /// The pairs of a map, as far as the host shows them.
@@ -257,6 +273,7 @@ impl Host {
                 self.configurations.get(&root).map_or(&[], Vec::as_slice)
             }
             (abi::VM_CONFIGURATION, _) => &[],
+            (abi::REQUEST_BODY, _) => self.request_body()?,
             (abi::CALL_RESPONSE_BODY, Some(Answer::Response { body, .. })) => body,
             _ => return refuse(Status::BadArgument),
         };
@@ -330,7 +347,7 @@ impl Host {
         if self.on_kong() {
             if !matches!(
                 self.step,
-                Step::RequestHeaders | Step::Tick | Step::CallResponse
+                Step::RequestHeaders | Step::RequestBody | Step::Tick | Step::CallResponse
             ) {
                 return trap("can only send HTTP dispatch during a request, a tick or an answer");
             }

@@ -21,14 +21,16 @@ use super::node::Sent;
 #[path = "../model/keycloak/mod.rs"]
 mod keycloak;
 
-pub use keycloak::{FakeKeycloak, ISSUER, User, bcrypt_of, claims, jwt, sha256_of};
+pub use keycloak::{FakeKeycloak, ISSUER, RealmKey, User, bcrypt_of, claims, jwt, sha256_of};
 
 /// What a callout asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Asked {
     ServiceToken,
     Lookup,
     Grant,
+    /// What only the management API asks for, by the model's word for it.
+    Managing(&'static str),
     /// A turn at once.
     Yield,
     /// A turn after a while.
@@ -36,19 +38,43 @@ pub enum Asked {
 }
 
 pub fn asked(sent: &Sent) -> Asked {
-    let path = header(&sent.headers, ":path");
-    match (path.as_str(), header(&sent.headers, ":method").as_str()) {
-        ("/yield", _) => Asked::Yield,
-        ("/wait", _) => Asked::Wait,
-        (_, "GET") => Asked::Lookup,
-        _ if sent.body.windows(11).any(|part| part == b"&assertion=") => Asked::Grant,
-        _ => Asked::ServiceToken,
+    match header(&sent.headers, ":path").as_str() {
+        "/yield" => Asked::Yield,
+        "/wait" => Asked::Wait,
+        _ => match keycloak::asked(&call_of(sent)) {
+            "look-up" => Asked::Lookup,
+            "grant" => Asked::Grant,
+            "token" => Asked::ServiceToken,
+            other => Asked::Managing(other),
+        },
+    }
+}
+
+/// A callout as the call that it is.
+fn call_of(sent: &Sent) -> Call {
+    let method = header(&sent.headers, ":method");
+    let methods = ["GET", "POST", "PUT", "DELETE"];
+    let method = methods.into_iter().find(|known| *known == method);
+    let kind = header(&sent.headers, "content-type");
+    let text = || Some(String::from_utf8(sent.body.clone()).unwrap());
+    let bearer = value_of(&sent.headers, "authorization").map(|value| {
+        let text = std::str::from_utf8(value).unwrap();
+        text.strip_prefix("Bearer ").unwrap().to_owned()
+    });
+    Call {
+        method: method.expect("a method of Keycloak's"),
+        path: header(&sent.headers, ":path"),
+        bearer,
+        form: text().filter(|_| kind == "application/x-www-form-urlencoded"),
+        json: text().filter(|_| kind == "application/json"),
     }
 }
 
 /// Secrets that went by.
 #[derive(Default)]
 pub struct Traffic {
+    /// Tokens that callers of the management API prove themselves with.
+    pub caller_tokens: Vec<String>,
     pub owner_tokens: Vec<String>,
     pub service_tokens: Vec<String>,
     pub assertions: Vec<String>,
@@ -70,22 +96,10 @@ impl Keycloaks {
     }
 
     pub fn answer(&mut self, sent: &Sent, now: UnixMillis) -> Answer {
-        let path = header(&sent.headers, ":path");
-        let realm = path.split_once("realms/").unwrap().1;
+        let call = call_of(sent);
+        let realm = call.path.split_once("realms/").unwrap().1;
         let realm = realm.split('/').next().unwrap().to_owned();
-        let bearer = value_of(&sent.headers, "authorization").map(|value| {
-            let text = std::str::from_utf8(value).unwrap();
-            text.strip_prefix("Bearer ").unwrap().to_owned()
-        });
-        let is_get = header(&sent.headers, ":method") == "GET";
-        let call = Call {
-            method: if is_get { "GET" } else { "POST" },
-            path,
-            bearer,
-            form: (!is_get).then(|| String::from_utf8(sent.body.clone()).unwrap()),
-            json: None,
-        };
-        if !is_get {
+        if call.form.is_some() {
             self.note_assertions(&call);
         }
         let (status, body) = self.realm(&realm).answer(&call, now);

@@ -17,6 +17,7 @@
 )]
 
 mod abi;
+mod api;
 mod check;
 #[path = "../model/checksum.rs"]
 mod checksum;

@@ -1,7 +1,7 @@
 //! Whose a key is: what the checks compare with, known from the start and from nobody that
 //! is tested.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use apikey_jwt_exchange::clock::UnixMillis;
 use serde_json::Value;
@@ -15,7 +15,7 @@ pub struct Truth {
     /// The realm of each route.
     realms: Vec<String>,
     /// What is stored of keys, each a secret.
-    pub hashes: Vec<String>,
+    pub hashes: BTreeSet<String>,
 }
 
 impl Truth {
@@ -31,7 +31,7 @@ impl Truth {
                 let ends_at = UnixMillis::parse_rfc3339(ends_at).unwrap();
                 let owner = (user.id.clone(), ends_at);
                 self.owners.insert((realm.to_owned(), id.to_owned()), owner);
-                self.hashes.push(hash.to_owned());
+                self.hashes.insert(hash.to_owned());
             }
         }
     }

@@ -5,7 +5,7 @@
 //! takes more holds the worker too long (invariant 8), measured in instructions, so the
 //! same on every machine. A trap ends the machine, with the filter's own words.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -17,12 +17,12 @@ use super::imports;
 use super::node::{Random, SharedNode};
 
 /// Instructions that one callback may take (measured: a slice of 14 rounds of bcrypt takes
-/// 11 million, the turn with both signatures 26).
+/// 11 million, the turn with both signatures 26, a caller's token with RS256 or ES256 22).
 const FUEL_PER_CALLBACK: u64 = 30_000_000;
 
 /// The same for those that read the signing key, once for each root context (33 million, and
-/// one signature more).
-const FUEL_TO_BEGIN: u64 = 60_000_000;
+/// one signature more; twice that where the management API has a key of its own).
+const FUEL_TO_BEGIN: u64 = 80_000_000;
 
 /// The machine is over: what the filter or the host said.
 #[derive(Clone, Debug)]
@@ -35,6 +35,10 @@ pub struct Vm {
     instance: Instance,
     /// The root contexts that had a request.
     begun: HashSet<u32>,
+    /// Instructions that one callback may take.
+    pub fuel: u64,
+    /// The most instructions that a callback took, by what it was called for.
+    pub spent: BTreeMap<&'static str, u64>,
     pub trapped: Option<Trapped>,
 }
 
@@ -82,6 +86,8 @@ impl Vm {
             store,
             instance,
             begun: HashSet::new(),
+            fuel: FUEL_PER_CALLBACK,
+            spent: BTreeMap::new(),
             trapped: None,
         };
         vm.call(0, Step::Other, "_initialize", &[]).unwrap();
@@ -135,21 +141,27 @@ impl Vm {
         Ok(context)
     }
 
-    pub fn request_headers(&mut self, context: u32) -> Outcome<Action> {
+    pub fn request_headers(&mut self, context: u32, has_body: bool) -> Outcome<Action> {
         let count = self.host().contexts[&context].request_headers.len();
-        let ends = i32::from(self.host().end_of_stream(false));
+        let ends = i32::from(self.host().end_of_stream(has_body));
         let arguments = [id(context), number(count), ends];
-        let action = self.call(
-            context,
-            Step::RequestHeaders,
-            "proxy_on_request_headers",
-            &arguments,
-        )?;
-        Ok(if action == 0 {
-            Action::Continue
-        } else {
-            Action::Pause
-        })
+        let callback = "proxy_on_request_headers";
+        self.call(context, Step::RequestHeaders, callback, &arguments)
+            .map(action)
+    }
+
+    /// More of the body is there, and this is the last of it or not.
+    pub fn request_body(&mut self, context: u32, bytes: &[u8], last: bool) -> Outcome<Action> {
+        let state = self.host().contexts.get_mut(&context).unwrap();
+        state.request_body.extend(bytes);
+        let arguments = [
+            id(context),
+            number(state.request_body.len()),
+            i32::from(last),
+        ];
+        let callback = "proxy_on_request_body";
+        self.call(context, Step::RequestBody, callback, &arguments)
+            .map(action)
     }
 
     pub fn call_response(&mut self, context: u32, token: u32, answer: Answer) -> Outcome<()> {
@@ -191,7 +203,13 @@ impl Vm {
     }
 
     /// Calls a callback; what gives nothing gives 0.
-    fn call(&mut self, context: u32, step: Step, name: &str, arguments: &[i32]) -> Outcome<i32> {
+    fn call(
+        &mut self,
+        context: u32,
+        step: Step,
+        name: &'static str,
+        arguments: &[i32],
+    ) -> Outcome<i32> {
         if let Some(trapped) = &self.trapped {
             return Err(trapped.clone());
         }
@@ -204,17 +222,18 @@ impl Vm {
             .map_or(0, |known| known.root);
         let first = step == Step::RequestHeaders && self.begun.insert(root);
         let begins = first || step == Step::Configure;
-        let fuel = if begins {
-            FUEL_TO_BEGIN
-        } else {
-            FUEL_PER_CALLBACK
-        };
+        let fuel = if begins { FUEL_TO_BEGIN } else { self.fuel };
         self.store.set_fuel(fuel).unwrap();
         let function = self.instance.get_func(&mut self.store, name);
         let function = function.unwrap_or_else(|| panic!("the filter has no {name}"));
         let arguments: Vec<Val> = arguments.iter().copied().map(Val::I32).collect();
         let mut results = vec![Val::I32(0); function.ty(&self.store).results().len()];
         let called = function.call(&mut self.store, &arguments, &mut results);
+        if !begins {
+            let spent = fuel - self.store.get_fuel().unwrap();
+            let most = self.spent.entry(name).or_default();
+            *most = spent.max(*most);
+        }
         if let Err(fault) = called {
             let said = self.host().node.borrow().logs.last().cloned();
             let said = said.unwrap_or_default();
@@ -227,6 +246,13 @@ impl Vm {
             return Err(trapped);
         }
         Ok(results.first().and_then(Val::i32).unwrap_or(0))
+    }
+}
+
+fn action(given: i32) -> Action {
+    match given {
+        0 => Action::Continue,
+        _ => Action::Pause,
     }
 }
 

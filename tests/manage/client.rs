@@ -1,9 +1,8 @@
 //! One request, taken on input by input, so that a test decides what comes when.
 
-use apikey_jwt_exchange::keycloak::Call;
 use apikey_jwt_exchange::manage::{Input, Manage, Output};
 
-use super::keycloak::{Reply, form};
+use super::keycloak::{Reply, asked};
 use super::request::Request;
 use super::told::Told;
 use super::world::World;
@@ -18,35 +17,6 @@ pub struct Client {
     pub request: Request,
     /// The worker that it runs in.
     pub at: usize,
-}
-
-/// What a call asks Keycloak for.
-pub fn asked(call: &Call) -> &'static str {
-    let path = call.path.split('?').next().unwrap();
-    let links = path.split_once("/federated-identity");
-    match (call.method, links) {
-        ("GET", Some(("", _))) => unreachable!("a link is somebody's"),
-        ("GET", Some(_)) => "links",
-        ("POST", Some((_, "/api-keys-lock"))) => "lock",
-        ("DELETE", Some((_, "/api-keys-lock"))) => "unlock",
-        ("POST", Some(_)) => "link",
-        ("DELETE", Some(_)) => "unlink",
-        (_, None) if path.contains("/groups") => "claim",
-        ("PUT", _) => "write",
-        ("GET", _) if path.ends_with("/certs") => "keys",
-        ("GET", _) if path.ends_with("/events") => "events",
-        ("GET", _) if call.path.contains("q=apiKeyIndex") => "look-up",
-        ("GET", _) if call.path.contains("idpAlias=") => "holders",
-        ("GET", _) => "user",
-        _ => {
-            let form = form(call);
-            match (form.get("assertion"), form.get("scope")) {
-                (Some(_), _) => "grant",
-                (None, Some(_)) => "scopes",
-                (None, None) => "token",
-            }
-        }
-    }
 }
 
 impl Client {

@@ -204,7 +204,7 @@ impl World {
         let env = &self.members[at];
         self.say("a Debug output", format!("{:?}", env.manager));
         if let Output::Callout { call, .. } = &output {
-            self.calls.push((super::client::asked(call), self.now));
+            self.calls.push((super::keycloak::asked(call), self.now));
             self.note_call(&call.clone());
         }
         output

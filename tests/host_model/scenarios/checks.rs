@@ -4,7 +4,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
 
+use crate::abi::value_of;
+use crate::api;
 use crate::gateway::{Gateway, Outcome};
 use crate::host::LocalResponse;
 use crate::keycloak_adapter::{User, sha256_of};
@@ -133,4 +136,48 @@ fn a_key_or_a_hash_in_a_value_of_shared_data_is_seen_and_a_token_is_at_home_ther
     gateway.ask(&key(1)).subject();
     let token = gateway.keycloaks.borrow().traffic.owner_tokens[0].clone();
     store(&gateway, &token);
+}
+
+/// Makes a key by the API, spoils what is known of it, and expects the check to see it.
+fn trips_of_management(said: &str, spoil: impl FnOnce(&mut Gateway, &str)) {
+    let mut gateway = api::gateway(Profile::Kong, vec![User::new("alice")], &Value::Null);
+    let (_, made) = gateway.make("alice");
+    spoil(&mut gateway, &made);
+    let judged = catch_unwind(AssertUnwindSafe(|| drop(gateway)));
+    let panic = judged.expect_err("the check sees it");
+    let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+    assert!(text.starts_with(said), "{text}");
+}
+
+#[test]
+fn a_management_request_that_goes_on_is_seen() {
+    trips_of_management("6:", |gateway, _| {
+        let request = &mut gateway.requests[0];
+        request.outcome = Some(Outcome::Forwarded(request.sent.clone()));
+    });
+}
+
+#[test]
+fn a_key_that_was_made_and_a_callers_token_are_seen_where_they_may_not_stand() {
+    trips_of_management("5:", |gateway, made| {
+        gateway.node.borrow_mut().log(format!("made {made}"));
+    });
+    trips_of_management("5:", |gateway, _| {
+        let token = gateway.keycloaks.borrow().traffic.caller_tokens[0].clone();
+        gateway.node.borrow_mut().log(format!("caller {token}"));
+    });
+    // Keycloak is written hashes, and no key.
+    trips_of_management("5:", |gateway, made| {
+        let mut node = gateway.node.borrow_mut();
+        let is_write = |sent: &&mut Sent| value_of(&sent.headers, ":method") == Some(b"PUT");
+        let sent = node.sent.iter_mut().find(is_write).unwrap();
+        sent.body.extend(made.as_bytes());
+    });
+    // A problem's body shows nothing of its client's.
+    trips_of_management("5:", |gateway, made| {
+        if let Some(Outcome::Answered(answer)) = &mut gateway.requests[0].outcome {
+            let body = format!("{{\"code\":\"x\",\"detail\":\"{made}\"}}");
+            (answer.status, answer.body) = (400, body.into_bytes());
+        }
+    });
 }

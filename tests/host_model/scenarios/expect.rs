@@ -21,6 +21,24 @@ impl Outcome {
         }
     }
 
+    /// The body of an answer of the management API with this status; `null` for none.
+    #[track_caller]
+    pub fn told(&self, status: u32) -> Value {
+        match self {
+            Self::Answered(answer) => {
+                let body: Value = match answer.body.as_slice() {
+                    [] => Value::Null,
+                    text => serde_json::from_slice(text).unwrap(),
+                };
+                assert_eq!(answer.status, status, "{}", body["code"]);
+                let stored = value_of(&answer.headers, "cache-control");
+                assert_eq!(stored, Some(&b"no-store"[..]));
+                body
+            }
+            other => panic!("no answer: {other:?}"),
+        }
+    }
+
     /// Status and code of the filter's answer.
     #[track_caller]
     pub fn refusal(&self) -> (u32, String) {

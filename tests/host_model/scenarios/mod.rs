@@ -9,6 +9,7 @@ mod exchange;
 mod expect;
 mod interleaving;
 mod kong_traps;
+mod management;
 mod memory;
 mod outages;
 mod refusals;

@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+mod asked;
 mod events;
 mod groups;
 mod signing;
@@ -26,6 +27,7 @@ use serde_json::{Value, json};
 
 use groups::Groups;
 
+pub use asked::asked;
 pub use events::{AdminEvent, EventFate, GrantEvent, Operation};
 pub use signing::RealmKey;
 pub use users::{PROVIDER, User};
