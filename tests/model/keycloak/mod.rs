@@ -7,6 +7,7 @@
 
 #![allow(
     dead_code,
+    unused_imports,
     reason = "each suite that takes this module uses a part of it"
 )]
 
