@@ -29,12 +29,7 @@ pub(crate) fn run(args: &ReindexArgs) -> Result<ExitCode> {
     };
     if args.all {
         // A page of owners at a time, where each one's links would be a call each.
-        let mut linked = BTreeSet::new();
-        users::each_linked(&admin, &args.names.identity_provider, |user| {
-            linked.insert(user.id().to_owned());
-            Ok(())
-        })?;
-        reindexer.linked = Some(linked);
+        reindexer.linked = Some(users::linked(&admin, &args.names.identity_provider)?);
         users::each(&admin, |user, bar| {
             if let Some(told) = reindexer.look(&user)? {
                 if !args.output.is_json() {

@@ -17,6 +17,8 @@ use crate::progress;
 
 const PAGE: usize = 500;
 const SERVICE_ACCOUNTS: &str = "service-account-";
+/// With attributes.
+const WHOLE: &str = "briefRepresentation=false&";
 
 /// Leads through all users, service accounts at the end, until told to stop.
 pub(crate) fn each(
@@ -28,7 +30,7 @@ pub(crate) fn each(
     // Between two pages a user may come or go, and shift the rest by one.
     let mut seen = BTreeSet::new();
     for filter in ["", &format!("username={SERVICE_ACCOUNTS}&")] {
-        let outcome = pages(admin, filter, |user| {
+        let outcome = pages(admin, &format!("{filter}{WHOLE}"), |user| {
             bar.inc(1);
             if !seen.insert(user.id().to_owned()) {
                 return Ok(ControlFlow::Continue(()));
@@ -50,8 +52,21 @@ pub(crate) fn each_linked(
     provider: &str,
     mut look: impl FnMut(User) -> Result<()>,
 ) -> Result<()> {
-    let filter = format!("idpAlias={}&", query(provider));
+    let filter = format!("idpAlias={}&{WHOLE}", query(provider));
     pages(admin, &filter, |user| look(user).map(ControlFlow::Continue)).map(drop)
+}
+
+/// The ids of all users that are linked to an identity provider.
+pub(crate) fn linked(admin: &KeycloakAdmin, provider: &str) -> Result<BTreeSet<String>> {
+    let mut ids = BTreeSet::new();
+    // Without attributes, which Keycloak reads user by user.
+    let filter = format!("idpAlias={}&briefRepresentation=true&", query(provider));
+    pages(admin, &filter, |user| {
+        ids.insert(user.id().to_owned());
+        Ok(ControlFlow::Continue(()))
+    })
+    .map(drop)?;
+    Ok(ids)
 }
 
 fn pages(
@@ -61,7 +76,7 @@ fn pages(
 ) -> Result<ControlFlow<()>> {
     let mut first = 0;
     loop {
-        let path = format!("users?{filter}briefRepresentation=false&first={first}&max={PAGE}");
+        let path = format!("users?{filter}first={first}&max={PAGE}");
         let page: Vec<Value> = admin.list(&path)?;
         let last = page.len() < PAGE;
         for user in page {

@@ -36,11 +36,7 @@ pub(crate) fn look(args: &DoctorArgs, admin: &KeycloakAdmin, now: UnixMillis) ->
         provider: &names.identity_provider,
         gateway_accounts: change::gateway_accounts(names),
     };
-    let mut linked = BTreeSet::new();
-    users::each_linked(admin, rules.provider, |user| {
-        linked.insert(user.id().to_owned());
-        Ok(())
-    })?;
+    let linked = users::linked(admin, rules.provider)?;
     let mut records = Records::default();
     let mut holders: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     users::each(admin, |user, _| {
