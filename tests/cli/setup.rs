@@ -40,6 +40,35 @@ fn a_second_run_has_nothing_to_change() {
 }
 
 #[test]
+fn a_program_is_told_what_changes_and_what_was_proven() {
+    let realm = Realm::new();
+    let json = |extra: &[&str]| {
+        let run = realm.setup(&[extra, &["--output", "json"]].concat());
+        run.succeeded().json()
+    };
+    let shown = json(&["--dry-run"]);
+    assert_eq!(shown["dry_run"], true);
+    assert_eq!(shown["verified"], serde_json::json!([]));
+    assert_eq!(shown["signing_keys_made"][0], realm.file("key.pem"));
+    let steps = shown["steps"].as_array().unwrap();
+    let client = steps
+        .iter()
+        .find(|step| step["object"] == "client \"api-key-gateway\"");
+    let client = client.unwrap_or_else(|| panic!("no client in {shown:#}"));
+    assert_eq!(client["action"], "made");
+    let change = &client["changes"][0];
+    for member in ["field", "is", "becomes", "why"] {
+        assert!(change[member].is_string(), "{member}: {change}");
+    }
+    let done = json(&[]);
+    assert_eq!(done["steps"].as_array().unwrap().len(), steps.len());
+    assert_eq!(done["verified"].as_array().unwrap().len(), 2, "{done:#}");
+    let again = json(&[]);
+    assert_eq!(again["steps"], serde_json::json!([]));
+    assert_eq!(again["signing_keys_made"], serde_json::json!([]));
+}
+
+#[test]
 fn a_dry_run_shows_the_changes_and_makes_none() {
     let realm = Realm::new();
     let before = realm.snapshot();

@@ -6,6 +6,7 @@ use apikey_jwt_exchange::config::defaults;
 use clap::Args;
 
 use super::connection::{Connection, Names};
+use super::making::OutputArgs;
 use super::values::issuer;
 
 #[derive(Debug, Args)]
@@ -46,6 +47,8 @@ pub(crate) struct SetupArgs {
     /// clients sign in with one key.
     #[arg(long, value_name = "FILE", conflicts_with = "no_management")]
     pub(crate) management_signing_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
     #[command(flatten)]
     pub(crate) names: Names,
     #[command(flatten)]

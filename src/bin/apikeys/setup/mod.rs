@@ -23,7 +23,8 @@ use apikey_jwt_exchange::manage::change::LOCK_PROVIDER;
 use crate::args::SetupArgs;
 use crate::output;
 use clients::{Duty, WantedClient};
-use plan::{Plan, Wanted};
+use plan::{Plan, Step, Wanted};
+use serde_json::{Map, Value, json};
 use signing_key_file::SigningKeyFile;
 use state::State;
 use verify::Signer;
@@ -45,9 +46,13 @@ pub(crate) fn run(args: &SetupArgs) -> Result<ExitCode> {
     for warning in &plan.warnings {
         output::warning(warning);
     }
-    show(args, &keys, &plan)?;
+    let told = document(args, &keys, &plan);
+    if !args.output.is_json() {
+        show(args, &keys, &plan)?;
+    }
     if args.dry_run {
         let pending = !plan.steps.is_empty() || keys.new_files().next().is_some();
+        tell(args, told, &plan.warnings, &[])?;
         return Ok(match pending && args.exit_code {
             true => ExitCode::from(CHANGES_PENDING),
             false => ExitCode::SUCCESS,
@@ -58,7 +63,9 @@ pub(crate) fn run(args: &SetupArgs) -> Result<ExitCode> {
     for step in &plan.steps {
         apply::apply(&admin, &step.action)
             .with_context(|| format!("{} could not be {}", step.object, step.verb()))?;
-        output::result(&format!("done: {}", step.object))?;
+        if !args.output.is_json() {
+            output::result(&format!("done: {}", step.object))?;
+        }
     }
     let left = Plan::new(&State::read(&admin, &wanted)?, &wanted)?;
     if let Some(step) = left.steps.first() {
@@ -72,9 +79,13 @@ pub(crate) fn run(args: &SetupArgs) -> Result<ExitCode> {
     for note in &report.notes {
         output::warning(note);
     }
-    for line in &report.proven {
-        output::result(&format!("verified: {line}"))?;
+    if !args.output.is_json() {
+        for line in &report.proven {
+            output::result(&format!("verified: {line}"))?;
+        }
     }
+    let warnings = [plan.warnings, report.notes].concat();
+    tell(args, told, &warnings, &report.proven)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -156,6 +167,36 @@ impl Keys {
         };
         wanted.clients().map(signer).collect()
     }
+}
+
+/// The plan, for programs.
+fn document(args: &SetupArgs, keys: &Keys, plan: &Plan) -> Map<String, Value> {
+    let files: Vec<String> = keys
+        .new_files()
+        .map(|file| file.path().display().to_string())
+        .collect();
+    let steps: Vec<Value> = plan.steps.iter().map(Step::document).collect();
+    let mut document = Map::new();
+    document.insert("realm".to_owned(), json!(args.connection.realm));
+    document.insert("dry_run".to_owned(), json!(args.dry_run));
+    document.insert("signing_keys_made".to_owned(), json!(files));
+    document.insert("steps".to_owned(), json!(steps));
+    document
+}
+
+/// Tells a program what has become of the plan, at the end.
+fn tell(
+    args: &SetupArgs,
+    mut document: Map<String, Value>,
+    warnings: &[String],
+    verified: &[String],
+) -> Result<()> {
+    if !args.output.is_json() {
+        return Ok(());
+    }
+    document.insert("warnings".to_owned(), json!(warnings));
+    document.insert("verified".to_owned(), json!(verified));
+    Ok(output::result(&format!("{:#}", Value::Object(document)))?)
 }
 
 /// Prints the plan: a line for each object, below it a line for each difference.

@@ -57,6 +57,18 @@ pub(crate) struct Step {
 }
 
 impl Step {
+    /// The step, for programs.
+    pub(crate) fn document(&self) -> Value {
+        let change = |change: &Change| {
+            json!({
+                "field": change.field, "is": change.is, "becomes": change.becomes,
+                "why": change.why,
+            })
+        };
+        let changes: Vec<Value> = self.changes.iter().map(change).collect();
+        json!({ "object": self.object, "action": self.verb(), "changes": changes })
+    }
+
     /// What happens to the object, as "made" or "changed".
     pub(crate) fn verb(&self) -> &'static str {
         match self.action {
