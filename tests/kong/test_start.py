@@ -57,7 +57,7 @@ class Entrypoint(unittest.TestCase):
         rendered = self.folder / "rendered"
         self.assertIn(f"KONG_DECLARATIVE_CONFIG={rendered}/kong.yml", lines)
         self.assertIn(f"KONG_NGINX_HTTP_INCLUDE={rendered}/nginx-apikeys.conf", lines)
-        self.assertEqual((rendered / "kong.yml").read_text().count('key_prefix: "acme_"'), 2)
+        self.assertEqual((rendered / "kong.yml").read_text().count('key_prefix: "acme_"'), 3)
         self.assertIn("server login.internal:9090 ", (rendered / "nginx-apikeys.conf").read_text())
 
     def test_the_signing_key_is_in_no_variable(self):
