@@ -434,6 +434,6 @@ fn release(pending: &Pending, env: &mut Env<'_>) {
     }
     env.worker.flights.land(&pending.digest, pending.id);
     env.worker.service_token.give_up(pending.id);
-    env.worker.pending = env.worker.pending.saturating_sub(1);
+    env.worker.leave();
     env.gate.leave(pending.ticket);
 }

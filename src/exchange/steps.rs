@@ -7,8 +7,7 @@ use super::flight::Claim;
 use super::rejection::{Reason, Rejection};
 use super::service_token::Need;
 use super::{
-    End, Env, Exchange, Forward, Input, Output, PENDING_MAX, Pass, Pending, Source, State, Step,
-    Unseen,
+    End, Env, Exchange, Forward, Input, Output, Pass, Pending, Source, State, Step, Unseen,
 };
 use crate::cache::{CachedToken, Found, Level, Refused};
 use crate::clock::UnixMillis;
@@ -62,16 +61,15 @@ impl Exchange {
             }
             Found::Refused(_) | Found::Nothing => {
                 self.key_id = Some(key_id);
-                if env.worker.pending >= PENDING_MAX {
+                let Some(id) = env.worker.admit() else {
                     let reason = Reason::TooManyPending;
                     return Output::Reject {
                         rejection: Rejection::Overloaded,
                         reason,
                     };
-                }
-                env.worker.pending += 1;
+                };
                 self.pending = Some(Pending {
-                    id: env.worker.next_exchange(),
+                    id,
                     key,
                     digest,
                     remove,

@@ -123,7 +123,7 @@ impl Worker {
         self.pending = self.pending.saturating_sub(1);
     }
 
-    pub(super) fn next_exchange(&mut self) -> ExchangeId {
+    fn next_exchange(&mut self) -> ExchangeId {
         self.exchanges += 1;
         self.exchanges
     }
