@@ -11,6 +11,12 @@ use serde_json::{Value, json};
 use super::{Call, UNRESERVED};
 use crate::api_key::record::Attributes;
 
+/// The name of a client's service account. Keycloak keeps names of users in lower case.
+#[must_use]
+pub fn service_account_name(client_id: &str) -> String {
+    format!("service-account-{}", client_id.to_lowercase())
+}
+
 /// Reads the whole of a user.
 #[must_use]
 pub fn read_call(users_path: &str, owner_id: &str, bearer: &str) -> Call {

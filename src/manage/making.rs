@@ -18,6 +18,7 @@ use crate::clock::UnixMillis;
 use crate::config::HashAlgorithm;
 use crate::exchange::gate::Turn;
 use crate::exchange::rejection::Rejection;
+use crate::keycloak::owner::service_account_name;
 use crate::keycloak::{Endpoint, token};
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
@@ -233,13 +234,14 @@ impl Manage {
         let mut holder = [0_u8; 12];
         env.manager.random.for_key(&entropy, now).fill(&mut holder);
         let holder = holder.iter().map(|byte| format!("{byte:02x}")).collect();
-        let account = |id: &str| format!("service-account-{}", id.to_lowercase());
         let change = Change {
             users_path: config.realm.users_path.clone(),
             identity_provider: config.identity_provider.clone(),
             owner_id: task.owner_id()?.to_owned(),
             edit,
-            gateway_accounts: vec![account(&config.client_id), account(&management.client_id)],
+            gateway_accounts: [&config.client_id, &management.client_id]
+                .map(|client_id| service_account_name(client_id))
+                .into(),
             disabled_owners: false,
             // Only an administrator acts for another.
             relink: task.query.user_id.is_some(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use apikey_jwt_exchange::keycloak::loggable;
+use apikey_jwt_exchange::keycloak::owner::service_account_name;
 use apikey_jwt_exchange::manage::change::{
     Change, ChangeError, ChangeInput, ChangeOutput, Changed, OwnerChange,
 };
@@ -44,11 +45,10 @@ pub(crate) fn make(
     drive(admin, change)
 }
 
-/// The service accounts of the gateway's own clients. Keycloak keeps names of users in
-/// lower case.
+/// The service accounts of the gateway's own clients.
 pub(crate) fn gateway_accounts(names: &Names) -> Vec<String> {
     [&names.client_id, &names.management_client_id]
-        .map(|client_id| format!("service-account-{}", client_id.to_lowercase()))
+        .map(|client_id| service_account_name(client_id))
         .into()
 }
 
