@@ -309,13 +309,10 @@ fn many_callers_at_once_have_the_realms_keys_and_the_managers_token_fetched_once
             client.answer(&mut world);
         }
     }
-    for client in clients {
-        client
-            .finish_with(&mut world, |_, reply| Ok(reply))
-            .expect(200);
+    for told in Client::finish_all(clients, &mut world) {
+        told.expect(200);
     }
     assert_eq!((world.count("keys"), world.count("token")), (1, 1));
-    world.expect_nothing_held();
 }
 
 #[test]

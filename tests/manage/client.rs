@@ -146,6 +146,14 @@ impl Client {
         assert!(!self.manage.is_pending());
     }
 
+    /// Takes all of them to their ends, and gives what each was told.
+    pub fn finish_all(clients: Vec<Self>, world: &mut World) -> Vec<Told> {
+        let finish = |client: Self| client.finish_with(world, |_, reply| Ok(reply));
+        let told = clients.into_iter().map(finish).collect();
+        world.expect_nothing_held();
+        told
+    }
+
     /// Takes it to its end; what Keycloak answers passes through `tamper`, which is told
     /// what was asked for and may lose the answer.
     pub fn finish_with(

@@ -165,13 +165,10 @@ fn requests_with_one_key_at_once_make_one_exchange() {
     for client in &mut clients {
         client.answer(&mut world);
     }
-    for client in clients {
-        client
-            .finish_with(&mut world, |_, reply| Ok(reply))
-            .expect(200);
+    for told in Client::finish_all(clients, &mut world) {
+        told.expect(200);
     }
     assert_eq!((world.count("grant"), world.count("look-up")), (1, 1));
-    world.expect_nothing_held();
 }
 
 #[test]
