@@ -168,7 +168,7 @@ provision() {
   note "apikeys setup: done; what it changed: $RUN_DIR/setup.log"
 
   doing "making keys" "$RUN_DIR/keycloak.log"
-  EXPIRES_AT=$(($(date +%s) + 2))
+  EXPIRES_AT=$(($(date +%s) + 8))
   # Bob's, since alice's own key may be the one that API_KEY_MAX_PER_USER allows her.
   EXPIRED_API_KEY=$(new_key --owner bob --name "Demo: ends at once" \
     --expires-at "$(date -u -d "@$EXPIRES_AT" +%Y-%m-%dT%H:%M:%SZ)")

@@ -48,6 +48,10 @@ impl UnixMillis {
     /// # Errors
     /// [`NotRfc3339`] when the text is anything else, or lies before 1970.
     pub fn parse_rfc3339(text: &str) -> Result<Self, NotRfc3339> {
+        // RFC 3339, 5.6, leaves the separator open; the library takes a digit for one as well.
+        if text.as_bytes().get(10).is_none_or(u8::is_ascii_digit) {
+            return Err(NotRfc3339);
+        }
         let parsed =
             time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339)
                 .map_err(|_| NotRfc3339)?;
@@ -104,6 +108,7 @@ mod tests {
             "",
             "2026-01-28",
             "2026-01-28T00:00:00",
+            "2026-01-28400:00:00Z",
             "1969-12-31T23:59:59Z",
             "soon",
         ] {
