@@ -178,11 +178,13 @@ fn kill_a_holder(world: &World, owner_id: &str) -> String {
         "--name",
         "Killed",
         "--hash-algorithm",
+        "sha256",
+        // The limit must not end it before its write, which never comes to Keycloak.
+        "--max-keys-per-user",
+        "50",
     ];
-    // The limit must not end it before its write, which never comes to Keycloak.
-    let more = ["sha256", "--max-keys-per-user", "50"];
     let start = || {
-        tool::command(world, &url, &[&arguments[..], &more].concat())
+        tool::command(world, &url, &arguments)
             .spawn()
             .expect("the tool")
     };
