@@ -24,6 +24,8 @@ pub enum Sabotage {
     TtlSlides,
     /// 3: what was revoked is served from the caches all the same.
     RevocationIgnored,
+    /// 3: what a poll of events shows is not acted on.
+    EventsIgnored,
     /// 4: a request passes when Keycloak cannot be asked.
     FailsOpen,
     /// 5: the key itself goes where its id belongs.
@@ -54,13 +56,14 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::RefusesAll,
         Self::SealUnchecked,
         Self::EndIgnored,
         Self::KeyEndIgnored,
         Self::TtlSlides,
         Self::RevocationIgnored,
+        Self::EventsIgnored,
         Self::FailsOpen,
         Self::KeyForId,
         Self::TokenForId,

@@ -27,6 +27,8 @@ pub(crate) fn config() -> Config {
         "keycloak_upstream": "keycloak",
         "yield_upstream": "yield",
         "signing_key": SIGNING_KEY_PEM,
+        // Nobody polls here, and tokens are not to end for it.
+        "revocation_poll_seconds": 0,
     });
     Config::from_json(config.to_string().as_bytes()).unwrap()
 }

@@ -117,7 +117,8 @@ impl Cache {
             digest_key: MacKey::new(&derive(b"cache key")),
             proof_key: MacKey::new(&derive(b"proof of verification")),
             sealer: Sealer::new(&derive(b"seal")),
-            revocations: Revocations::new(&config.realm.issuer, signing_key, config.l2_slots > 0),
+            revocations: Revocations::new(&config.realm.issuer, signing_key, config.l2_slots > 0)
+                .polled_every(config.revocation_poll_ms),
             ttl_ms: config.cache_ttl_ms,
             negative_ttl_ms: config.negative_ttl_ms,
             entries_max: config.l1_entries,
@@ -170,8 +171,9 @@ impl Cache {
         now: UnixMillis,
         store: &mut dyn SharedStore,
     ) -> Found {
-        let (ttl, negative_ttl) = (self.ttl_ms, self.negative_ttl_ms);
         let revocations = &self.revocations;
+        let ttl = self.ttl_ms.min(revocations.age_max_ms(now));
+        let negative_ttl = self.negative_ttl_ms;
         if let Some(entry) = self.tokens.get(digest)
             && is_valid(entry, ttl, now)
             && !revocations.kills(&entry.payload.owner_id, entry.cached_at)

@@ -136,6 +136,7 @@ pub(super) fn realm(raw: &RawConfig) -> Result<Realm, ConfigError> {
         certs_path: format!("{path}/realms/{in_path}/protocol/openid-connect/certs"),
         users_path: format!("{path}/admin/realms/{in_path}/users"),
         events_path: format!("{path}/admin/realms/{in_path}/events"),
+        admin_events_path: format!("{path}/admin/realms/{in_path}/admin-events"),
         name,
     })
 }

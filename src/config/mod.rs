@@ -85,6 +85,8 @@ pub struct Realm {
     pub users_path: String,
     /// The path of the admin REST interface's events of users.
     pub events_path: String,
+    /// The path of the admin REST interface's log of what administrators changed.
+    pub admin_events_path: String,
     /// The realm's name.
     pub name: String,
 }
@@ -148,6 +150,8 @@ pub struct Config {
     pub on_missing_key: OnMissingKey,
     /// Until then an unknown key passes untouched.
     pub fallback_until: Option<UnixMillis>,
+    /// How often Keycloak is asked what was changed; 0 is never.
+    pub revocation_poll_ms: u64,
     /// How far the clocks of the gateway, Keycloak and the services may be apart.
     pub clock_skew_ms: u64,
     /// Entries of each cache in worker memory.
@@ -183,13 +187,7 @@ impl Config {
             defaults::IDENTITY_PROVIDER,
         )?;
         let scope = scope(&raw)?;
-        // Read and bounded, though what they steer is not in this version.
-        integer(
-            raw.revocation_poll_seconds.as_ref(),
-            "revocation_poll_seconds",
-            0..=300,
-            5,
-        )?;
+        // Read and bounded, though what it steers is not in this version.
         let throttle = raw.throttle_failures_per_minute.as_ref();
         integer(throttle, "throttle_failures_per_minute", 0..=100_000, 20)?;
 
@@ -255,6 +253,13 @@ impl Config {
                 ],
             )?,
             fallback_until: fallback_until(&raw)?,
+            revocation_poll_ms: 1000
+                * integer(
+                    raw.revocation_poll_seconds.as_ref(),
+                    "revocation_poll_seconds",
+                    0..=300,
+                    5,
+                )?,
             clock_skew_ms: 1000
                 * integer(
                     raw.clock_skew_seconds.as_ref(),

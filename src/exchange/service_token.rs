@@ -6,10 +6,34 @@ use std::sync::Arc;
 use super::flight::ExchangeId;
 use super::rejection::{Reason, Rejection};
 use crate::clock::UnixMillis;
-use crate::keycloak::token::AccessToken;
+use crate::config::Config;
+use crate::keycloak::Endpoint;
+use crate::keycloak::token::{AccessToken, read_token_answer};
+use crate::keycloak::users::may_look_up;
 
 /// A token is renewed this long before its end, or at half of a shorter life.
 const RENEWAL_MARGIN_MS: u64 = 30_000;
+
+/// Reads the answer with the token. Without the role Keycloak answers a search with an
+/// empty list: a known key would look like an unknown one.
+///
+/// # Errors
+/// [`Reason`].
+pub fn read_service_token(
+    config: &Config,
+    status: u16,
+    body: &[u8],
+    now: UnixMillis,
+) -> Result<AccessToken, Reason> {
+    let endpoint = Endpoint::ServiceToken;
+    let token = read_token_answer(config, status, body, now)
+        .map_err(|error| Reason::TokenFault { endpoint, error })?;
+    if may_look_up(&token.management_roles) {
+        Ok(token)
+    } else {
+        Err(Reason::MissingRole)
+    }
+}
 
 /// What a request that needs the token is to do.
 #[derive(Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::credentials::{Credentials, Headers, extract};
 use super::flight::Claim;
 use super::rejection::{Reason, Rejection};
-use super::service_token::Need;
+use super::service_token::{Need, read_service_token};
 use super::{
     End, Env, Exchange, Forward, Input, Output, Pass, Pending, Source, State, Step, Unseen,
 };
@@ -211,15 +211,7 @@ impl Pending {
     fn token_fetched(&mut self, input: &Input<'_>, env: &mut Env<'_>) -> Step {
         let endpoint = Endpoint::ServiceToken;
         let fetched = answer(endpoint, input).and_then(|(status, body)| {
-            let token = token::read_token_answer(&env.worker.config, status, body, env.now)
-                .map_err(|error| End::unavailable(Reason::TokenFault { endpoint, error }))?;
-            // Without the role Keycloak answers a search with an empty list: a
-            // known key would look like an unknown one.
-            if users::may_look_up(&token.management_roles) {
-                Ok(token)
-            } else {
-                Err(End::unavailable(Reason::MissingRole))
-            }
+            read_service_token(&env.worker.config, status, body, env.now).map_err(End::unavailable)
         });
         match fetched {
             Ok(token) => {

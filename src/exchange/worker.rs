@@ -12,6 +12,7 @@ use crate::cache::slots::SharedStore;
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::mac::MacKey;
+use crate::revocation::poller::{PollCall, PollEnv, PollInput, Poller, Polling};
 use crate::revocation::{NotShared, Notice};
 use crate::sabotage::{Sabotage, is};
 use crate::signing_key::SigningKey;
@@ -34,6 +35,7 @@ pub struct Worker {
     pub(super) pending: usize,
     jti: JtiSource,
     exchanges: ExchangeId,
+    poller: Poller,
 }
 
 /// How much a worker holds: each number has a bound (invariant 9).
@@ -51,6 +53,8 @@ pub struct Sizes {
     pub failures: usize,
     /// Requests in an exchange; at most [`PENDING_MAX`].
     pub pending: usize,
+    /// Admin events that were acted on; a few pages.
+    pub events: usize,
 }
 
 impl Worker {
@@ -60,6 +64,7 @@ impl Worker {
     pub fn new(config: Arc<Config>, signing_key: Arc<SigningKey>, seed: &[u8]) -> Self {
         let cache = Cache::new(&config, &signing_key);
         let jti = JtiSource::new(&signing_key, seed);
+        let poller = Poller::new(config.revocation_poll_ms, &signing_key, seed);
         Self {
             config,
             signing_key,
@@ -69,6 +74,7 @@ impl Worker {
             pending: 0,
             jti,
             exchanges: 0,
+            poller,
         }
     }
 
@@ -77,6 +83,37 @@ impl Worker {
     pub fn tick(&mut self, now: UnixMillis, store: &mut dyn SharedStore) -> Option<Notice> {
         self.cache.keep_up(true, now, store);
         self.cache.revocations_mut().take_notice()
+    }
+
+    /// Takes what happened to the poll of Keycloak's events, and says what to call. To be
+    /// told of each tick after [`Worker::tick`], and of the answer to each call.
+    pub fn poll(
+        &mut self,
+        input: PollInput<'_>,
+        now: UnixMillis,
+        store: &mut dyn SharedStore,
+        nonce: &dyn Fn() -> Vec<u8>,
+    ) -> Option<PollCall> {
+        let (jti, exchanges) = (&mut self.jti, &mut self.exchanges);
+        let mut env = PollEnv {
+            now,
+            config: &self.config,
+            signing_key: &self.signing_key,
+            service_token: &mut self.service_token,
+            revocations: self.cache.revocations_mut(),
+            store,
+            next_exchange: &mut || {
+                *exchanges += 1;
+                *exchanges
+            },
+            jti: &mut |name| jti.next(name, &nonce(), now),
+        };
+        self.poller.handle_input(input, &mut env)
+    }
+
+    /// How polling goes, if that changed since it was last asked.
+    pub fn take_polling(&mut self) -> Option<Polling> {
+        self.poller.take_notice()
     }
 
     /// Drops what is cached for an owner: in this worker at once, and within a tick in
@@ -106,6 +143,7 @@ impl Worker {
             flights,
             failures,
             pending: self.pending,
+            events: self.poller.events(),
         }
     }
 

@@ -8,12 +8,15 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{BufferType, ContextType};
 
+use super::callout::{self, Answer};
 use super::http_context::HttpFilter;
 use super::manage_context::ManageFilter;
+use super::shared_store::HostStore;
 use super::{TICK_PERIOD, system, tick, worker_for};
 use crate::config::{Config, SigningKeySource};
 use crate::exchange::Worker;
 use crate::manage::Manager;
+use crate::revocation::poller::{PollCall, PollInput, Polling};
 use crate::signing_key::SigningKey;
 
 /// Reads the configuration and makes the context of each request.
@@ -22,6 +25,8 @@ pub(super) struct RootFilter {
     route: Option<Rc<Route>>,
     /// The tick period is set: to set it again is a trap on Kong.
     ticking: bool,
+    /// The poll's callout that is waited for. A root context has no other.
+    callout: Option<u32>,
 }
 
 /// One configuration of the filter and its worker.
@@ -46,6 +51,11 @@ impl Route {
         let worker = worker_for(&self.text, &self.config, &Arc::new(key));
         *self.worker.borrow_mut() = Some(Rc::clone(&worker));
         Ok(worker)
+    }
+
+    /// The worker, if there is one already.
+    fn made(&self) -> Option<Rc<RefCell<Worker>>> {
+        self.worker.borrow().as_ref().map(Rc::clone)
     }
 
     /// What the management requests of this configuration share; made at first use.
@@ -82,7 +92,57 @@ fn read_key(source: &SigningKeySource, field: &str) -> Result<SigningKey, String
     }
 }
 
-impl Context for RootFilter {}
+impl RootFilter {
+    /// Tells the worker's poll what happened, and sends what it asks for.
+    fn poll(&mut self, input: PollInput<'_>) {
+        let Some(worker) = self.route.as_ref().and_then(|route| route.made()) else {
+            return;
+        };
+        let (Some(now), Ok(mut worker)) = (system::now(), worker.try_borrow_mut()) else {
+            return;
+        };
+        let mut call = worker.poll(input, now, &mut HostStore, &system::nonce);
+        while let Some(PollCall {
+            call: next,
+            timeout_ms,
+        }) = call
+        {
+            call = match callout::send(&worker.config, &next, timeout_ms) {
+                Ok(token) => {
+                    self.callout = Some(token);
+                    None
+                }
+                // Ends within one more step: a failed callout is never repeated.
+                Err(why) => {
+                    worker.poll(PollInput::Failed(&why), now, &mut HostStore, &system::nonce)
+                }
+            };
+        }
+        let (realm, polling) = (worker.config.realm.name.clone(), worker.take_polling());
+        match polling {
+            Some(Polling::Good) => log::info!("realm {realm}: {}", Polling::Good),
+            Some(polling) => log::warn!("realm {realm}: {polling}"),
+            None => {}
+        }
+    }
+}
+
+impl Context for RootFilter {
+    fn on_http_call_response(&mut self, token: u32, headers: usize, body_bytes: usize, _: usize) {
+        // What comes after the poll was given up is not looked at.
+        if self.callout.take_if(|sent| *sent == token).is_none() {
+            return;
+        }
+        // A root context is in no request, where alone Kong says why a callout failed.
+        match callout::read_answer(headers, body_bytes, false) {
+            Answer::Given { status, body } => self.poll(PollInput::Answer {
+                status,
+                body: body.as_deref(),
+            }),
+            Answer::Failed(why) => self.poll(PollInput::Failed(&why)),
+        }
+    }
+}
 
 impl RootContext for RootFilter {
     fn on_configure(&mut self, size: usize) -> bool {
@@ -146,6 +206,7 @@ impl RootContext for RootFilter {
 
     fn on_tick(&mut self) {
         tick();
+        self.poll(PollInput::Tick);
     }
 
     fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {

@@ -3,6 +3,7 @@
 //! Each request is a [`Call`] to be sent by whoever can; each answer is checked
 //! here before anything of it is believed (invariant 11).
 
+pub mod admin_events;
 pub mod caller_token;
 pub mod claim;
 pub mod jwks;

@@ -11,6 +11,8 @@
 //! everything revoked. An instant is by the clock of the node, at which its revocation
 //! was learnt: no other clock comes into it.
 
+mod lease;
+pub mod poller;
 pub mod revoked;
 mod shared_log;
 
@@ -19,7 +21,8 @@ use crate::clock::UnixMillis;
 use crate::mac::MacKey;
 use crate::sabotage::{Sabotage, is};
 use crate::signing_key::SigningKey;
-use revoked::{OwnerTag, Revoked};
+use lease::{Holder, Lease};
+use revoked::{OwnerTag, Revoked, Watched};
 pub use shared_log::NotShared;
 use shared_log::SharedLog;
 
@@ -32,9 +35,16 @@ pub const LOOK_MS_MAX: u64 = 1000;
 const MISSES_MAX: u8 = 3;
 /// So many looks in a row that find a copy behind: it is written anew.
 const LAGS_MAX: u8 = 5;
+/// A poll may be this late: ticks of two workers and an answer.
+const LATE_MS: u64 = 1000;
+/// Polls may fail for so long, or for three polls, until only young entries count: a
+/// Keycloak that is down changes nothing, and keys that are in use go on for the usual TTL.
+const UNSEEN_MS_MAX: u64 = 300_000;
+/// What counts as young then.
+const SHORT_AGE_MS: u64 = 60_000;
 /// After a step backwards, entries of the time before may be this much younger than the
 /// youngest that this worker knew of.
-const UNSEEN_MS: u64 = 5_000;
+const SHARED_YOUNGER_MS: u64 = 5_000;
 
 /// Something that whoever runs the gateway should know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +65,9 @@ pub struct Revocations {
     known: Revoked,
     /// None where no shared data is used: this worker is told of nothing by others.
     log: Option<SharedLog>,
+    lease: Lease,
+    /// How often Keycloak is asked what was changed; 0 is never.
+    poll_ms: u64,
     /// When it last looked at the log.
     looked_at: Option<UnixMillis>,
     /// The latest instant that the clock showed.
@@ -77,6 +90,8 @@ impl Revocations {
             tagger: MacKey::new(&derive(b"revoked owner")),
             known: Revoked::default(),
             log: shared.then(|| SharedLog::new(&derive(b"revocations"))),
+            lease: Lease::new(&derive(b"lease of polls")),
+            poll_ms: 0,
             looked_at: None,
             latest: UnixMillis::default(),
             misses: 0,
@@ -85,6 +100,39 @@ impl Revocations {
             unshared: false,
             notice: None,
         }
+    }
+
+    /// The same, for a node that asks Keycloak every so many milliseconds what was
+    /// changed; 0 is never.
+    #[must_use]
+    pub const fn polled_every(mut self, poll_ms: u64) -> Self {
+        self.poll_ms = poll_ms;
+        self
+    }
+
+    /// How far what was changed in Keycloak is known.
+    #[must_use]
+    pub const fn watched(&self) -> &Watched {
+        &self.known.watched
+    }
+
+    /// The age past which no token is served from a cache, by how long ago what was
+    /// changed in Keycloak was seen. None but the TTL's as long as that is recent.
+    #[must_use]
+    pub fn age_max_ms(&self, now: UnixMillis) -> u64 {
+        let (poll_ms, watched) = (self.poll_ms, &self.known.watched);
+        let unseen_ms = now.since_ms(watched.answered_at());
+        if poll_ms == 0 || unseen_ms <= poll_ms + LATE_MS || is(Sabotage::RevocationIgnored) {
+            return u64::MAX;
+        }
+        if watched.failed_at <= watched.answered_at() {
+            // Nobody even tried: the node was paused, or has only begun.
+            return poll_ms + LATE_MS;
+        }
+        if unseen_ms <= UNSEEN_MS_MAX.max(3 * poll_ms) {
+            return u64::MAX;
+        }
+        SHORT_AGE_MS.max(poll_ms + LATE_MS)
     }
 
     /// Whether a token for this owner, who was asked for at `cached_at`, is dead.
@@ -135,7 +183,8 @@ impl Revocations {
         // The memory is emptied, so no instant need lie ahead for it. Shared data keeps
         // entries of the time before, which must not count when that time comes again.
         self.known.clamp(now.plus_ms(MARGIN_MS));
-        self.known.distrust_shared(self.latest.plus_ms(UNSEEN_MS));
+        self.known
+            .distrust_shared(self.latest.plus_ms(SHARED_YOUNGER_MS));
         self.latest = now;
         self.unshared = true;
         self.learnt(Some(Notice::ClockSetBack));
@@ -207,6 +256,46 @@ impl Revocations {
         self.known.revoke_all(now.plus_ms(MARGIN_MS));
         self.learnt(None);
         self.publish(now, store)
+    }
+
+    /// Notes what a poll showed: who was changed, and how far what was changed is known.
+    fn polled(
+        &mut self,
+        owners: &[String],
+        everybody: bool,
+        watched: Watched,
+        now: UnixMillis,
+        store: &mut dyn SharedStore,
+    ) {
+        let at = now.plus_ms(MARGIN_MS);
+        for owner in owners {
+            self.known.revoke(self.tag(owner), at);
+        }
+        if everybody {
+            self.known.revoke_all(at);
+        }
+        self.known.watched = watched;
+        self.learnt(None);
+        // What others are not told of they ask Keycloak themselves.
+        let _ = self.publish(now, store);
+    }
+
+    /// Takes the lease of a poll until an instant. Where nothing is shared each worker
+    /// polls for itself.
+    fn take_lease(
+        &self,
+        holder: &Holder,
+        until: UnixMillis,
+        now: UnixMillis,
+        store: &mut dyn SharedStore,
+    ) -> bool {
+        self.log.is_none() || self.lease.take(holder, until, now, store)
+    }
+
+    fn give_lease_back(&self, holder: &Holder, store: &mut dyn SharedStore) {
+        if self.log.is_some() {
+            self.lease.give_back(holder, store);
+        }
     }
 
     fn publish(&mut self, now: UnixMillis, store: &mut dyn SharedStore) -> Result<(), NotShared> {

@@ -19,9 +19,44 @@ pub const OWNERS_MAX: usize = 100;
 /// and an hour more.
 const ENTRY_MS_MAX: u64 = 90_000_000;
 
+/// How far a node knows what was changed in Keycloak. Instants by the node's clock but
+/// for the last.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Watched {
+    /// What was changed before was seen.
+    pub polled_at: UnixMillis,
+    /// Keycloak was seen to keep no events.
+    pub off_at: UnixMillis,
+    /// It could not be asked.
+    pub failed_at: UnixMillis,
+    /// The time of the newest event that was seen, by Keycloak's clock; 0 if none was
+    /// ever asked for.
+    pub newest_event_at: UnixMillis,
+}
+
+impl Watched {
+    /// When Keycloak answered last, whatever it keeps.
+    #[must_use]
+    pub fn answered_at(&self) -> UnixMillis {
+        self.polled_at.max(self.off_at)
+    }
+
+    /// The later of each.
+    fn max(self, other: Self) -> Self {
+        Self {
+            polled_at: self.polled_at.max(other.polled_at),
+            off_at: self.off_at.max(other.off_at),
+            failed_at: self.failed_at.max(other.failed_at),
+            newest_event_at: self.newest_event_at.max(other.newest_event_at),
+        }
+    }
+}
+
 /// What is revoked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Revoked {
+    /// How far what was changed is known.
+    pub watched: Watched,
     floor: UnixMillis,
     shared_floor: UnixMillis,
     owners: BTreeMap<OwnerTag, UnixMillis>,
@@ -32,11 +67,15 @@ impl Revoked {
     /// What is kept of a log that was read.
     #[must_use]
     pub fn new(
+        watched: Watched,
         floor: UnixMillis,
         shared_floor: UnixMillis,
         owners: impl IntoIterator<Item = (OwnerTag, UnixMillis)>,
     ) -> Self {
-        let mut revoked = Self::default();
+        let mut revoked = Self {
+            watched,
+            ..Self::default()
+        };
         revoked.revoke_all(floor);
         revoked.distrust_shared(shared_floor);
         for (owner, at) in owners {
@@ -106,6 +145,7 @@ impl Revoked {
         let before = self.clone();
         self.revoke_all(other.floor);
         self.distrust_shared(other.shared_floor);
+        self.watched = self.watched.max(other.watched);
         for (owner, at) in other.owners() {
             self.revoke(*owner, at);
         }
@@ -117,6 +157,7 @@ impl Revoked {
     pub fn covers(&self, other: &Self) -> bool {
         self.floor >= other.floor
             && self.shared_floor >= other.shared_floor
+            && self.watched == self.watched.max(other.watched)
             && other.owners().all(|(owner, at)| {
                 at <= self.floor || self.of_owner(owner).is_some_and(|known| at <= known)
             })
@@ -131,6 +172,14 @@ impl Revoked {
     pub fn clamp(&mut self, latest: UnixMillis) {
         self.floor = self.floor.min(latest);
         self.newest = self.newest.min(latest);
+        let watched = &mut self.watched;
+        for at in [
+            &mut watched.polled_at,
+            &mut watched.off_at,
+            &mut watched.failed_at,
+        ] {
+            *at = latest.min(*at);
+        }
         for at in self.owners.values_mut() {
             *at = latest.min(*at);
         }
@@ -189,7 +238,7 @@ mod tests {
         assert_eq!(revoked.of_owner(&owner(98)), Some(at(902)));
         // Many with one instant leave together.
         let same = (0..101).map(|number| (owner(number), at(5)));
-        let full = Revoked::new(at(0), at(0), same);
+        let full = Revoked::new(Watched::default(), at(0), at(0), same);
         assert_eq!((full.floor(), full.owners().len()), (at(5), 0));
     }
 
@@ -206,11 +255,23 @@ mod tests {
     #[test]
     fn an_instant_that_is_yet_to_come_counts_as_now() {
         let owners = [(owner(1), at(9)), (owner(2), at(4))];
-        let mut revoked = Revoked::new(at(3), at(50), owners);
+        let watched = Watched {
+            polled_at: at(9),
+            off_at: at(8),
+            failed_at: at(1),
+            newest_event_at: at(99),
+        };
+        let mut revoked = Revoked::new(watched, at(3), at(50), owners);
         revoked.clamp(at(5));
         assert_eq!(revoked.of_owner(&owner(1)), Some(at(5)));
         assert_eq!(revoked.of_owner(&owner(2)), Some(at(4)));
         assert_eq!((revoked.newest(), revoked.shared_floor()), (at(5), at(50)));
+        let clamped = Watched {
+            polled_at: at(5),
+            off_at: at(5),
+            ..watched
+        };
+        assert_eq!(revoked.watched, clamped);
         revoked.clamp(at(2));
         assert_eq!((revoked.floor(), revoked.newest()), (at(2), at(2)));
         assert_eq!(revoked.owners().len(), 0);

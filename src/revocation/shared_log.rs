@@ -6,13 +6,15 @@
 //! that either copy holds, and a number that rises with each write tells it when what it
 //! has seen before is in neither.
 
-use super::revoked::{OwnerTag, Revoked};
+use super::revoked::{OwnerTag, Revoked, Watched};
 use crate::cache::slots::SharedStore;
 use crate::clock::UnixMillis;
 use crate::mac::MacKey;
 
 const VERSION: u8 = 1;
 const MAC_LENGTH: usize = 32;
+/// Seven numbers of eight bytes.
+const HEAD_LENGTH: usize = 56;
 /// How often a write is tried: it fails where another worker was faster.
 const TRIES: u8 = 8;
 /// How often a copy is read that cannot be opened: it may be torn.
@@ -159,15 +161,24 @@ fn read_copy(
     None
 }
 
-/// Version, number, both floors, then each owner's tag and instant (8 bytes each, most
-/// significant first), MAC over all before.
+/// Version, number, both floors, how far what was changed is known, then each owner's tag
+/// and instant (8 bytes each, most significant first), MAC over all before.
 fn seal(key: &MacKey, sequence: u64, revoked: &Revoked) -> Vec<u8> {
     let owners = revoked.owners();
-    let mut sealed = Vec::with_capacity(1 + 24 + 16 * owners.len() + MAC_LENGTH);
+    let mut sealed = Vec::with_capacity(1 + HEAD_LENGTH + 16 * owners.len() + MAC_LENGTH);
     sealed.push(VERSION);
-    sealed.extend_from_slice(&sequence.to_be_bytes());
-    sealed.extend_from_slice(&revoked.floor().0.to_be_bytes());
-    sealed.extend_from_slice(&revoked.shared_floor().0.to_be_bytes());
+    let watched = revoked.watched;
+    for number in [
+        sequence,
+        revoked.floor().0,
+        revoked.shared_floor().0,
+        watched.polled_at.0,
+        watched.off_at.0,
+        watched.failed_at.0,
+        watched.newest_event_at.0,
+    ] {
+        sealed.extend_from_slice(&number.to_be_bytes());
+    }
     for (owner, at) in owners {
         sealed.extend_from_slice(owner);
         sealed.extend_from_slice(&at.0.to_be_bytes());
@@ -180,7 +191,7 @@ fn seal(key: &MacKey, sequence: u64, revoked: &Revoked) -> Vec<u8> {
 fn open(key: &MacKey, sealed: &[u8]) -> Option<(u64, Revoked)> {
     let (body, tag) = sealed.split_last_chunk::<MAC_LENGTH>()?;
     let (version, rest) = body.split_first()?;
-    let (numbers, owners) = rest.split_first_chunk::<24>()?;
+    let (numbers, owners) = rest.split_first_chunk::<HEAD_LENGTH>()?;
     let (owners, []) = owners.as_chunks::<16>() else {
         return None;
     };
@@ -188,15 +199,28 @@ fn open(key: &MacKey, sealed: &[u8]) -> Option<(u64, Revoked)> {
     {
         return None;
     }
-    let number = |at: usize| {
-        let bytes = numbers.as_chunks::<8>().0.get(at).copied();
-        bytes.map(u64::from_be_bytes)
+    let (numbers, _) = numbers.as_chunks::<8>();
+    let numbers = <[[u8; 8]; 7]>::try_from(numbers).ok()?;
+    let [sequence, numbers @ ..] = numbers.map(u64::from_be_bytes);
+    let [
+        floor,
+        shared_floor,
+        polled_at,
+        off_at,
+        failed_at,
+        newest_event_at,
+    ] = numbers.map(UnixMillis);
+    let watched = Watched {
+        polled_at,
+        off_at,
+        failed_at,
+        newest_event_at,
     };
     let owners = owners.iter().filter_map(|owner| {
         let (tag, at) = owner.split_first_chunk::<8>()?;
         let at = u64::from_be_bytes(at.try_into().ok()?);
         Some((*tag as OwnerTag, UnixMillis(at)))
     });
-    let revoked = Revoked::new(UnixMillis(number(1)?), UnixMillis(number(2)?), owners);
-    Some((number(0)?, revoked))
+    let revoked = Revoked::new(watched, floor, shared_floor, owners);
+    Some((sequence, revoked))
 }

@@ -41,13 +41,22 @@ pub enum Fate {
 /// Decides by what is asked, and how often that was asked before.
 pub type FateOf = Box<dyn FnMut(Asked, u32) -> Fate>;
 
+/// Who made a callout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// The request of this index.
+    Request(usize),
+    /// A root context of this worker.
+    Root { worker: usize, context: u32 },
+}
+
 /// A callout on its way.
 #[derive(Clone)]
 pub struct Flight {
     pub token: u32,
     pub sent: Sent,
     pub due_ms: u64,
-    request: usize,
+    caller: Caller,
     fate: Fate,
 }
 
@@ -61,8 +70,13 @@ pub struct Flights {
 
 impl Flights {
     /// Takes the callouts that are new.
-    pub fn take_off(&mut self, callouts: Vec<(usize, Callout)>, on: Profile, fate_of: &mut FateOf) {
-        for (request, Callout { token, sent, .. }) in callouts {
+    pub fn take_off(
+        &mut self,
+        callouts: Vec<(Caller, Callout)>,
+        on: Profile,
+        fate_of: &mut FateOf,
+    ) {
+        for (caller, Callout { token, sent, .. }) in callouts {
             if !self.seen.insert(token) {
                 continue;
             }
@@ -86,14 +100,19 @@ impl Flights {
                 token,
                 due_ms: self.time_ms + takes_ms.min(timeout_ms),
                 sent,
-                request,
+                caller,
                 fate,
             });
         }
     }
 
-    /// The one that lands next, of which request it is, and its fate.
-    pub fn next(&mut self) -> Option<(usize, Flight, Fate)> {
+    /// When the next one lands.
+    pub fn next_due_ms(&self) -> Option<u64> {
+        self.under_way.iter().map(|flight| flight.due_ms).min()
+    }
+
+    /// The one that lands next, who made it, and its fate.
+    pub fn next(&mut self) -> Option<(Caller, Flight, Fate)> {
         let (at, _) = self
             .under_way
             .iter()
@@ -101,7 +120,7 @@ impl Flights {
             .min_by_key(|(_, flight)| (flight.due_ms, flight.token))?;
         let flight = self.under_way.remove(at);
         self.seen.remove(&flight.token);
-        Some((flight.request, flight.clone(), flight.fate))
+        Some((flight.caller, flight.clone(), flight.fate))
     }
 
     pub fn count(&self, asked: Asked) -> usize {
@@ -116,7 +135,7 @@ impl Flights {
     /// What a request waits for.
     pub fn waits_for(&self, request: usize) -> Option<Asked> {
         let mut flights = self.under_way.iter();
-        let flight = flights.find(|flight| flight.request == request)?;
+        let flight = flights.find(|flight| flight.caller == Caller::Request(request))?;
         Some(asked(&flight.sent))
     }
 }

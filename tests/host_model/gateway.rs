@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use super::abi::{Action, Pairs, pairs};
 use super::check;
-use super::flights::{Asked, Fate, FateOf, Flights};
-use super::host::{ContextState, LocalResponse};
+use super::flights::{Asked, Caller, Fate, FateOf, Flights};
+use super::host::{Answer, ContextState, LocalResponse};
 use super::keycloak_adapter::{FakeKeycloak, Keycloaks, User};
 use super::keys::SIGNING_KEY;
 use super::node::{Node, Profile, Random, SharedNode};
@@ -263,10 +263,53 @@ impl Gateway {
 
     /// Each root context of a worker has its tick.
     pub fn tick(&mut self, worker: usize) {
-        let worker = &mut self.workers[worker];
-        for (vm, root, accepted) in worker.roots.clone() {
-            // What a trap leaves is seen when the gateway is judged.
-            let _ = accepted.then(|| worker.vms[vm].tick(root));
+        for (vm, root, accepted) in self.workers[worker].roots.clone() {
+            if accepted {
+                // What a trap leaves is seen when the gateway is judged.
+                let _ = self.workers[worker].vms[vm].tick(root);
+                self.take_off_of(worker, root);
+            }
+        }
+    }
+
+    /// Time goes by, with a tick of each worker every 200 ms, and each callout answered
+    /// when its answer is due.
+    pub fn pass_ticking(&mut self, ms: u64) {
+        let end = self.flights.time_ms + ms;
+        while self.flights.time_ms < end {
+            let tick = end.min(self.flights.time_ms + 200);
+            while self.flights.next_due_ms().is_some_and(|due| due <= tick) {
+                self.step();
+            }
+            self.pass(tick.saturating_sub(self.flights.time_ms));
+            for worker in 0..self.workers.len() {
+                self.tick(worker);
+            }
+        }
+        self.run();
+    }
+
+    /// Sees what callouts a root context made.
+    fn take_off_of(&mut self, worker: usize, context: u32) {
+        let caller = Caller::Root { worker, context };
+        for vm in &mut self.workers[worker].vms {
+            let callouts = vm.host().in_flight.values();
+            let callouts = callouts.filter(|callout| callout.context == context);
+            let callouts = callouts.map(|callout| (caller, callout.clone())).collect();
+            self.flights
+                .take_off(callouts, self.profile, &mut self.fate);
+        }
+    }
+
+    /// Answers a root context's callout.
+    fn answer_root(&mut self, worker: usize, context: u32, token: u32, answer: Answer) {
+        // None if the worker was restarted since.
+        let mut vms = self.workers[worker].vms.iter_mut();
+        let waits = |vm: &mut &mut Vm| vm.host().in_flight.remove(&token).is_some();
+        let vm = vms.by_ref().find_map(|mut vm| waits(&mut vm).then_some(vm));
+        if let Some(vm) = vm {
+            let _ = vm.call_response(context, token, answer);
+            self.take_off_of(worker, context);
         }
     }
 
@@ -421,13 +464,20 @@ impl Gateway {
 
     /// Answers the callout whose answer comes next; false if there is none.
     pub fn step(&mut self) -> bool {
-        let Some((index, callout, fate)) = self.flights.next() else {
+        let Some((caller, callout, fate)) = self.flights.next() else {
             return false;
         };
         let late_ms = callout.due_ms.saturating_sub(self.flights.time_ms);
         self.pass(late_ms);
         let now = self.now();
         let answer = fate.answer(&callout.sent, now, &mut self.keycloaks.borrow_mut());
+        let index = match caller {
+            Caller::Request(index) => index,
+            Caller::Root { worker, context } => {
+                self.answer_root(worker, context, callout.token, answer);
+                return true;
+            }
+        };
         let Request {
             worker,
             route,
@@ -464,7 +514,8 @@ impl Gateway {
         let host = self.vm(worker, route).host();
         let callouts = host.in_flight.values();
         let callouts = callouts.filter(|callout| callout.context == context);
-        let callouts = callouts.map(|callout| (index, callout.clone())).collect();
+        let caller = Caller::Request(index);
+        let callouts = callouts.map(|callout| (caller, callout.clone())).collect();
         let state = &host.contexts[&context];
         let (headers, resumed) = (state.request_headers.clone(), state.resumed);
         let (answers, in_flight_max) = (state.local_responses.clone(), state.in_flight_max);

@@ -21,7 +21,9 @@ use super::node::Sent;
 #[path = "../model/keycloak/mod.rs"]
 mod keycloak;
 
-pub use keycloak::{FakeKeycloak, ISSUER, RealmKey, User, bcrypt_of, claims, jwt, sha256_of};
+pub use keycloak::{
+    EventFate, FakeKeycloak, ISSUER, RealmKey, User, bcrypt_of, claims, jwt, sha256_of,
+};
 
 /// What a callout asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,6 +31,8 @@ pub enum Asked {
     ServiceToken,
     Lookup,
     Grant,
+    /// What administrators changed, or whether that is kept.
+    Events,
     /// What only the management API asks for, by the model's word for it.
     Managing(&'static str),
     /// A turn at once.
@@ -45,6 +49,7 @@ pub fn asked(sent: &Sent) -> Asked {
             "look-up" => Asked::Lookup,
             "grant" => Asked::Grant,
             "token" => Asked::ServiceToken,
+            "changes" => Asked::Events,
             other => Asked::Managing(other),
         },
     }

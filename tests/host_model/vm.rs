@@ -169,7 +169,11 @@ impl Vm {
             Answer::Response { headers, body } => (headers.len(), body.len()),
             Answer::Failed(_) => (0, 0),
         };
-        let root = self.host().contexts[&context].root;
+        // A root context is its own.
+        let root = match self.host().contexts[&context].root {
+            0 => context,
+            root => root,
+        };
         self.host().answer = Some(answer);
         let arguments = [id(root), id(token), number(headers), number(body), 0];
         let outcome = self.call(

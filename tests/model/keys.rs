@@ -43,6 +43,8 @@ pub fn config(changes: &Value) -> Arc<Config> {
         "keycloak_upstream": "keycloak",
         "yield_upstream": "yield",
         "signing_key_property": "env.SIGNING_KEY",
+        // Nobody polls here, and tokens are not to end for it.
+        "revocation_poll_seconds": 0,
     });
     for (field, value) in changes.as_object().into_iter().flatten() {
         config[field] = value.clone();

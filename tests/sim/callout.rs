@@ -12,6 +12,10 @@ use super::keycloak::{FakeKeycloak, Reply, claims, form, jwt, token_answer};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asks {
     ServiceToken,
+    /// What administrators changed.
+    Events,
+    /// Whether that is kept.
+    EventsOn,
     /// The owner of the key of this id.
     Lookup(String),
     /// A token for this owner, that ends by this second at the latest.
@@ -23,6 +27,12 @@ pub enum Asks {
 
 impl Asks {
     pub fn of(call: &Call) -> Self {
+        if call.path.ends_with("/events/config") {
+            return Self::EventsOn;
+        }
+        if call.path.contains("/admin-events?") {
+            return Self::Events;
+        }
         if call.method == "GET" {
             let index = call.path.split_once("q=apiKeyIndex%3A").unwrap().1;
             return Self::Lookup(index.trim_end_matches('.').to_owned());
@@ -43,6 +53,8 @@ impl Asks {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::ServiceToken => "service token",
+            Self::Events => "events",
+            Self::EventsOn => "events on",
             Self::Lookup(_) => "look-up",
             Self::Grant { .. } => "grant",
         }
@@ -200,7 +212,7 @@ fn another_token(body: &[u8], subject: bool, issuer: bool) -> Vec<u8> {
 /// Why nobody may believe this answer with status 200.
 fn poison(asks: &Asks, body: &[u8]) -> Option<&'static str> {
     match asks {
-        Asks::ServiceToken => None,
+        Asks::ServiceToken | Asks::Events | Asks::EventsOn => None,
         Asks::Lookup(id) => {
             let list: Vec<Value> = serde_json::from_slice(body).ok()?;
             if list.len() > 1 {

@@ -48,7 +48,7 @@ fn an_edit_is_told_of_once_late_twice_or_never() {
     keycloak.delete("d", NOW.plus_ms(3), EventFate::Twice);
     keycloak.create(User::new("e"), NOW.plus_ms(4), EventFate::Shown);
     let now = NOW.plus_ms(10);
-    let soon = shown(&mut keycloak, &token, NOW.0, now);
+    let soon = shown(&mut keycloak, &token, NOW.0 - 1, now);
     assert_eq!(
         soon,
         [
@@ -58,10 +58,10 @@ fn an_edit_is_told_of_once_late_twice_or_never() {
             "UPDATE users/a"
         ]
     );
-    let later = shown(&mut keycloak, &token, NOW.0, NOW.plus_ms(6_000));
+    let later = shown(&mut keycloak, &token, NOW.0 - 1, NOW.plus_ms(6_000));
     assert!(later.contains(&"UPDATE users/c".to_owned()) && later.len() == 5);
     assert_eq!(
-        shown(&mut keycloak, &token, NOW.0 + 4, now),
+        shown(&mut keycloak, &token, NOW.0 + 3, now),
         ["CREATE users/e"]
     );
 }

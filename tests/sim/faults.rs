@@ -77,7 +77,7 @@ pub enum Fault {
     TokensRevoked,
     /// The gateway's account loses its role for a while.
     RoleLost,
-    // By edit of an administrator. Nothing polls events yet: see events.rs.
+    // By edit of an administrator.
     /// No event tells of it.
     EventLost,
     /// Its event comes late.

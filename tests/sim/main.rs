@@ -28,6 +28,7 @@ mod keycloak;
 mod keys;
 mod network;
 mod node;
+mod polls;
 #[cfg(feature = "sabotage")]
 mod proofs;
 mod request;
@@ -165,6 +166,10 @@ fn reaches_everything(tally: &Tally) {
         assert!(count >= 100, "only {count} requests ended as {how}");
     }
     assert!(tally.poisoned >= 500 && tally.hung_up >= 100 && tally.told >= 1000);
+    for kind in ["events", "events on"] {
+        let count = tally.calls.get(kind).copied().unwrap_or(0);
+        assert!(count >= 1000, "{count} calls for {kind}");
+    }
     for fault in Fault::ALL {
         let count = tally.faults[&fault.name()];
         assert!(count >= 100, "{fault:?} struck {count} times");

@@ -6,6 +6,7 @@ use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::config::Config;
 use apikey_jwt_exchange::exchange::gate::Gate;
 use apikey_jwt_exchange::exchange::{Env, Exchange, Worker};
+use apikey_jwt_exchange::revocation::poller::{PollCall, PollInput, Polling};
 use apikey_jwt_exchange::signing_key::SigningKey;
 
 use super::dice::Dice;
@@ -61,6 +62,9 @@ pub struct Node {
     room: usize,
     /// When its workers had their last tick.
     ticked_at: u64,
+    /// How often its shared data and its clock were changed by then, and for how many
+    /// ticks they have not been.
+    seen_changes: ((u64, usize), u32),
 }
 
 /// What a step is taken with, beside its node.
@@ -84,6 +88,7 @@ impl Node {
             clock: ClockSteps::default(),
             room,
             ticked_at: 0,
+            seen_changes: ((0, 0), 0),
         }
     }
 
@@ -124,17 +129,49 @@ impl Node {
             self.ticked_at = now;
         }
         let node_now = UnixMillis(self.now(now));
-        let data = &mut self.data;
         for _ in 0..ticks {
+            // Where nothing was written since the last three, there is nothing to see.
+            let (changes, quiet) = self.seen_changes;
+            let seen = (self.data.changes(), self.clock.0.len());
+            self.seen_changes = (seen, if seen == changes { quiet + 1 } else { 0 });
+            if quiet >= 3 && seen == changes {
+                continue;
+            }
             let routes = self
                 .workers
                 .iter_mut()
                 .flat_map(|worker| &mut worker.routes);
             for worker in routes.flatten() {
+                let data = &mut self.data;
                 let mut store = Access { data, dice, faults };
                 worker.tick(node_now, &mut store);
             }
         }
+    }
+
+    /// Tells the poll of a worker what happened.
+    pub fn poll(
+        &mut self,
+        (worker, route): (usize, usize),
+        with: &mut With<'_>,
+        input: PollInput<'_>,
+    ) -> (Option<PollCall>, Option<Polling>) {
+        let now = UnixMillis(self.now(with.now));
+        // No request is there, so nothing that Kong would know it by.
+        let nonce = match self.host {
+            Host::Kong => vec![7; 16],
+            Host::Envoy => with.dice.bytes::<16>().to_vec(),
+        };
+        let Some(state) = &mut self.workers[worker].routes[route] else {
+            return (None, None);
+        };
+        let mut store = Access {
+            data: &mut self.data,
+            dice: with.dice,
+            faults: with.faults,
+        };
+        let call = state.poll(input, now, &mut store, &|| nonce.clone());
+        (call, state.take_polling())
     }
 
     /// A worker is told that this owner is revoked; whether the others will be as well.

@@ -14,7 +14,7 @@ fn invariant(sabotage: Sabotage) -> u8 {
         Sabotage::RefusesAll => 0,
         Sabotage::SealUnchecked => 1,
         Sabotage::EndIgnored | Sabotage::KeyEndIgnored => 2,
-        Sabotage::TtlSlides | Sabotage::RevocationIgnored => 3,
+        Sabotage::TtlSlides | Sabotage::RevocationIgnored | Sabotage::EventsIgnored => 3,
         Sabotage::FailsOpen => 4,
         Sabotage::KeyForId | Sabotage::TokenForId => 5,
         Sabotage::KeyStays | Sabotage::RefusedFallsBack => 6,

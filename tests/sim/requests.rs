@@ -12,7 +12,7 @@ use super::request::{End, Headers, Request};
 use super::setup::SIGNING_KEY;
 use super::world::{Event, Fed, InFlight, World};
 
-static KEY: LazyLock<Arc<SigningKey>> =
+pub(super) static KEY: LazyLock<Arc<SigningKey>> =
     LazyLock::new(|| Arc::new(SigningKey::parse(SIGNING_KEY).unwrap()));
 
 impl World {
@@ -106,13 +106,14 @@ impl World {
         let route = self.dice.pick(&routes);
         let node = self.dice.below(self.nodes.len());
         let worker = self.dice.below(self.nodes[node].workers.len());
+        let request_id = self.next_request();
         let mut with = With {
             now: self.now,
             config: &self.routes[route].config,
             signing_key: &KEY,
             dice: &mut self.dice,
             faults: &self.faults,
-            request_id: self.now,
+            request_id,
         };
         if self.nodes[node].revoke((worker, route), &mut with, owner) {
             self.tally.told += 1;
@@ -217,10 +218,10 @@ impl World {
     }
 
     /// Shows what a step wrote into shared data.
-    fn show_written(&mut self, node: usize) {
+    pub(super) fn show_written(&mut self, node: usize) {
         let slots = self.routes.iter().map(|route| route.config.l2_slots).max();
-        // And two copies of the log of each realm.
-        let slots_max = 3 * slots.unwrap_or(0) as usize + 2 * self.realms.len();
+        // And two copies of the log of each realm, and the lease of its polls.
+        let slots_max = 3 * slots.unwrap_or(0) as usize + 3 * self.realms.len();
         let data = &mut self.nodes[node].data;
         let (written, entries) = (data.take_written(), data.len());
         for (name, value) in &written {
@@ -249,6 +250,7 @@ impl World {
 
     /// A worker dies, or a whole node, and with it the requests that it holds.
     pub fn crash(&mut self, node: usize, worker: Option<usize>) {
+        self.forget_polls(node, worker);
         self.in_flight.retain(|_, flight| {
             let request = &flight.request;
             request.node != node || worker.is_some_and(|worker| request.worker != worker)

@@ -151,6 +151,7 @@ fn config(dice: &mut Dice, realm: usize, length_ms: u64) -> Arc<Config> {
         "clock_skew_seconds": dice.pick(&[0, 5, 30]),
         "l1_entries": dice.pick(&[1, 4, 100]),
         "l2_slots": dice.pick(&[0, 4, 16, 64]),
+        "revocation_poll_seconds": dice.pick(&[0, 2, 5, 30]),
         "on_missing_key": dice.pick(&["bearer", "pass", "reject"]),
     });
     let (falls_back, scoped) = (dice.chance(0.3), dice.chance(0.3));

@@ -34,6 +34,7 @@ pub struct SharedData {
     room: usize,
     versions: u32,
     uses: u64,
+    changes: u64,
     /// What was written since it was last asked for.
     written: Vec<(String, Vec<u8>)>,
 }
@@ -46,6 +47,7 @@ impl SharedData {
             room,
             versions: 0,
             uses: 0,
+            changes: 0,
             written: Vec::new(),
         }
     }
@@ -61,6 +63,7 @@ impl SharedData {
     fn put(&mut self, name: &str, value: Vec<u8>) {
         self.versions += 1;
         self.uses += 1;
+        self.changes += 1;
         let by = self.finds_by(name);
         let older = self.slots.remove(&by).map(|slot| slot.value);
         let slot = Slot {
@@ -78,6 +81,7 @@ impl SharedData {
 
     /// The entry that was not used for the longest time leaves.
     pub fn evict(&mut self) {
+        self.changes += 1;
         let oldest = self.slots.iter().min_by_key(|(_, slot)| slot.used);
         if let Some(by) = oldest.map(|(by, _)| by.clone()) {
             self.slots.remove(&by);
@@ -107,6 +111,11 @@ impl SharedData {
     /// for what must not be in them: many are written over or evicted again.
     pub fn take_written(&mut self) -> Vec<(String, Vec<u8>)> {
         std::mem::take(&mut self.written)
+    }
+
+    /// How often it was changed.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     pub fn len(&self) -> usize {

@@ -38,6 +38,9 @@ pub struct Truth {
     pub nobody: BTreeMap<(usize, String), u64>,
     /// The `expiresAt` that a record had first; it is never changed in a run.
     pub ends: BTreeMap<(usize, String), u64>,
+    /// Until when an owner's own record let a key through, whatever others held; none while
+    /// it does.
+    own: BTreeMap<(usize, String, String), Option<u64>>,
     /// When a node was told that an owner is revoked: by node, realm and owner.
     told: BTreeMap<(usize, usize, String), Vec<u64>>,
 }
@@ -45,6 +48,25 @@ pub struct Truth {
 impl Truth {
     /// Looks at a realm anew: to be called whenever something changed in it.
     pub fn look(&mut self, realm: usize, keycloak: &FakeKeycloak, now: u64) {
+        for (key, user) in keys::ALL
+            .iter()
+            .flat_map(|key| keycloak.users.iter().map(move |user| (key, user)))
+        {
+            if is_good(key, user, now) {
+                let own = (realm, key.text.clone(), user.id.clone());
+                self.own.insert(own, None);
+            }
+        }
+        for ((at, text, owner), until) in &mut self.own {
+            let key = keys::ALL.iter().find(|key| key.text == *text);
+            let user = keycloak.users.iter().find(|user| user.id == *owner);
+            let good = key
+                .zip(user)
+                .is_some_and(|(key, user)| is_good(key, user, now));
+            if *at == realm && until.is_none() && !good {
+                *until = Some(now);
+            }
+        }
         for key in keys::ALL.iter() {
             let owner = owner_of(key, keycloak, now);
             let holds = self.holds.entry((realm, key.text.clone())).or_default();
@@ -91,6 +113,12 @@ impl Truth {
         of_owner.next().map(|hold| hold.until.unwrap_or(now))
     }
 
+    /// When this owner's own record let the key through last: now, if it does.
+    pub fn last_own(&self, realm: usize, key: &str, owner: &str, now: u64) -> Option<u64> {
+        let own = (realm, key.to_owned(), owner.to_owned());
+        self.own.get(&own).map(|until| until.unwrap_or(now))
+    }
+
     /// Whether it was ever good for this owner.
     pub fn was_ever(&self, realm: usize, key: &str, owner: &str) -> bool {
         self.holds(realm, key)
@@ -118,11 +146,17 @@ fn owner_of(key: &Key, keycloak: &FakeKeycloak, now: u64) -> Option<String> {
     let (user, None) = (found.next()?, found.next()) else {
         return None;
     };
+    is_good(key, user, now).then(|| user.id.clone())
+}
+
+/// Whether this user's record lets the key through.
+fn is_good(key: &Key, user: &User, now: u64) -> bool {
+    let values = |user: &User, name: &str| user.attributes.get(name).cloned().unwrap_or_default();
     let mark = format!("key:{}:", key.id);
     let records = values(user, "apiKeys");
     let mut hashes = records.iter().filter_map(|value| value.strip_prefix(&mark));
-    let (hash, None) = (hashes.next()?, hashes.next()) else {
-        return None;
+    let (Some(hash), None) = (hashes.next(), hashes.next()) else {
+        return false;
     };
     let grace = values(user, &Field::GraceUntil.attribute(&key.id));
     let in_grace = grace
@@ -130,6 +164,5 @@ fn owner_of(key: &Key, keycloak: &FakeKeycloak, now: u64) -> Option<String> {
         .all(|until| UnixMillis::parse_rfc3339(until).is_ok_and(|until| now < until.0));
     let has_end = values(user, &Field::ExpiresAt.attribute(&key.id)).len() == 1;
     let is_its_own = key.hashes.iter().any(|own| own == hash);
-    let good = is_its_own && has_end && in_grace && user.enabled && user.is_linked();
-    good.then(|| user.id.clone())
+    is_its_own && has_end && in_grace && user.enabled && user.is_linked()
 }

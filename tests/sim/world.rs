@@ -15,6 +15,7 @@ use super::dice::Dice;
 use super::faults::Faults;
 use super::keycloak::Reply;
 use super::node::Node;
+use super::polls::{self, PollFlight, Shown};
 use super::request::{Credential, Form, Request};
 use super::setup::{Realm, Route, START, Setup};
 use super::tally::Tally;
@@ -27,6 +28,8 @@ const EVENTS_MAX: u64 = 400_000;
 /// How long after the last fault all must be well again: no refusal is remembered any
 /// more.
 const SETTLED_MS: u64 = 45_000;
+/// Ticks go on for so long after that.
+const TICKS_MORE_MS: u64 = 20_000;
 /// By then no token, no entry and no service token from before is left.
 const HEALED_MS: u64 = 400_000;
 
@@ -49,6 +52,12 @@ pub(super) enum Event {
     HangUp { id: u64 },
     /// A key's grace ends in this realm.
     Look { realm: usize },
+    /// The workers of a node have their tick.
+    Tick { node: usize },
+    /// A poll's callout comes to Keycloak.
+    PollArrive { id: u64, call: Call },
+    /// Its answer comes to the gateway.
+    PollAnswer { id: u64, fed: Fed },
     /// From here on all is well.
     Heal,
     /// A good key, which now must get its token.
@@ -95,6 +104,10 @@ pub struct World {
     pub(super) in_flight: BTreeMap<u64, InFlight>,
     requests: u64,
     pub(super) calm_since: Option<u64>,
+    /// Nodes tick until then: nothing is changed any more, and nothing remembered.
+    pub(super) ticks_until: u64,
+    pub(super) polls: BTreeMap<u64, PollFlight>,
+    pub(super) shown: Shown,
     /// The last answer of each kind, in each realm.
     pub(super) last: BTreeMap<(usize, &'static str), (Asks, Reply)>,
 }
@@ -127,6 +140,9 @@ impl World {
             in_flight: BTreeMap::new(),
             requests: 0,
             calm_since,
+            ticks_until: START + setup.length_ms + SETTLED_MS + TICKS_MORE_MS,
+            polls: BTreeMap::new(),
+            shown: Shown::default(),
             last: BTreeMap::new(),
         };
         for at in 0..world.realms.len() {
@@ -145,6 +161,10 @@ impl World {
             world.push(at, Event::Happen);
         }
         world.push(START + setup.length_ms, Event::Heal);
+        for node in 0..world.nodes.len() {
+            let at = START + world.dice.range(0, polls::TICK_MS);
+            world.push(at, Event::Tick { node });
+        }
         world
     }
 
@@ -191,6 +211,9 @@ impl World {
             Event::Answer { id, step, fed } => self.feed(id, step, &fed),
             Event::HangUp { id } => self.hang_up(id),
             Event::Look { realm } => self.look(realm),
+            Event::Tick { node } => self.tick(node),
+            Event::PollArrive { id, call } => self.poll_arrives(id, &call),
+            Event::PollAnswer { id, fed } => self.poll_answered(id, &fed),
             Event::Heal => self.heal(),
             Event::Probe {
                 node,

@@ -13,6 +13,7 @@ mod management_refusals;
 mod outage;
 mod records;
 mod refusals;
+mod revocation;
 mod secrecy;
 
 use crate::world::Case;
@@ -27,6 +28,7 @@ pub(crate) fn all() -> Vec<Case> {
         records::cases(),
         bad_input::cases(),
         cache::cases(),
+        revocation::cases(),
         configuration::cases(),
         management::cases(),
         management_refusals::cases(),

@@ -19,6 +19,8 @@ pub fn asked(call: &Call) -> &'static str {
         ("PUT", _) => "write",
         ("GET", _) if path.ends_with("/certs") => "keys",
         ("GET", _) if path.ends_with("/events") => "events",
+        ("GET", _) if path.ends_with("/admin-events") => "changes",
+        ("GET", _) if path.ends_with("/events/config") => "changes",
         ("GET", _) if call.path.contains("q=apiKeyIndex") => "look-up",
         ("GET", _) if call.path.contains("idpAlias=") => "holders",
         ("GET", _) => "user",

@@ -14,6 +14,7 @@ pub enum Operation {
 /// A line of the realm's admin events.
 #[derive(Clone)]
 pub struct AdminEvent {
+    pub id: String,
     /// When it was done.
     pub time: UnixMillis,
     /// From when on a search shows it: an event can come late.
@@ -74,20 +75,30 @@ pub(super) fn grants(events: &[GrantEvent], query: &str) -> Value {
         .collect()
 }
 
-/// Events of users since `dateFrom`, the newest first.
+/// A page of the events after `dateFrom`, the newest first; a hundred, unless `max` says
+/// otherwise.
 pub(super) fn admin(events: &[AdminEvent], query: &str, now: UnixMillis) -> Value {
-    let from = query.split_once("dateFrom=").map_or("0", |(_, from)| from);
-    let from: u64 = from.split('&').next().unwrap().parse().unwrap();
+    let number = |name: &str, otherwise: u64| {
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let found = pairs.find(|(found, _)| *found == name);
+        found.map_or(otherwise, |(_, value)| value.parse().unwrap())
+    };
+    let [from, first, max] = [("dateFrom", 0), ("first", 0), ("max", 100)]
+        .map(|(name, otherwise)| number(name, otherwise));
     let name = |operation| match operation {
         Operation::Create => "CREATE",
         Operation::Update => "UPDATE",
         Operation::Delete => "DELETE",
     };
     let shown = events.iter().rev();
-    let shown = shown.filter(|event| event.time.0 >= from && event.visible_at <= now);
-    shown
+    let shown = shown.filter(|event| event.time.0 > from && event.visible_at <= now);
+    let mut shown: Vec<&AdminEvent> = shown.collect();
+    shown.sort_by_key(|event| std::cmp::Reverse(event.time));
+    let page = shown.into_iter().skip(first as usize);
+    page.take(max as usize)
         .map(|event| {
             json!({
+                "id": event.id,
                 "time": event.time.0,
                 "operationType": name(event.operation),
                 "resourceType": "USER",

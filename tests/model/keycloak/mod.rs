@@ -88,6 +88,10 @@ pub struct FakeKeycloak {
     /// Assertions that came a second time.
     pub reuses: u32,
     pub events: Vec<AdminEvent>,
+    /// The realm keeps no admin events.
+    pub events_off: bool,
+    /// How often it was asked for admin events.
+    pub polls: u32,
     /// The realm keeps user events.
     pub keeps_grants: bool,
     pub grants: Vec<GrantEvent>,
@@ -226,6 +230,14 @@ impl FakeKeycloak {
     }
 
     fn tell(&mut self, id: &str, operation: Operation, now: UnixMillis, fate: EventFate) {
+        self.tell_of(&format!("users/{id}"), operation, now, fate);
+    }
+
+    /// Notes what was done to whatever this path names.
+    fn tell_of(&mut self, path: &str, operation: Operation, now: UnixMillis, fate: EventFate) {
+        if self.events_off {
+            return;
+        }
         let (copies, late) = match fate {
             EventFate::Shown => (1, 0),
             EventFate::Lost => (0, 0),
@@ -234,10 +246,11 @@ impl FakeKeycloak {
         };
         for _ in 0..copies {
             self.events.push(AdminEvent {
+                id: format!("event-{}", self.events.len()),
                 time: now,
                 visible_at: now.plus_ms(late),
                 operation,
-                resource_path: format!("users/{id}"),
+                resource_path: path.to_owned(),
             });
         }
     }
@@ -346,8 +359,14 @@ impl FakeKeycloak {
         let has = |keycloak: &Self, role| keycloak.roles(client).contains(&role);
         let may_see_events = has(self, "view-events");
         match path {
-            "admin-events" | "events" if !may_see_events => error(403, "HTTP 403 Forbidden"),
-            "admin-events" => shown(&events::admin(&self.events, query, now)),
+            "admin-events" | "events" | "events/config" if !may_see_events => {
+                error(403, "HTTP 403 Forbidden")
+            }
+            "admin-events" => {
+                self.polls += 1;
+                shown(&events::admin(&self.events, query, now))
+            }
+            "events/config" => shown(&json!({ "adminEventsEnabled": !self.events_off })),
             "events" => {
                 self.count("events");
                 shown(&events::grants(&self.grants, query))
@@ -362,11 +381,23 @@ impl FakeKeycloak {
                 self.count("holders");
                 shown(&self.holders(query))
             }
-            _ if path.starts_with("groups") => {
-                self.count("claim");
-                self.groups.answer(call, path, query)
+            path => {
+                let reply = if path.starts_with("groups") {
+                    self.count("claim");
+                    self.groups.answer(call, path, query)
+                } else {
+                    self.one_user(call, path.strip_prefix("users/").unwrap())
+                };
+                let operation = match call.method {
+                    "POST" => Operation::Create,
+                    "PUT" => Operation::Update,
+                    _ => Operation::Delete,
+                };
+                if call.method != "GET" && reply.0 < 300 {
+                    self.tell_of(path, operation, now, EventFate::Shown);
+                }
+                reply
             }
-            path => self.one_user(call, path.strip_prefix("users/").unwrap()),
         }
     }
 

@@ -7,6 +7,7 @@ use crate::truth::Truth;
 const PENDING_MAX: usize = 1024;
 const FAILURES_MAX: usize = 1024;
 const QUEUE_MAX: usize = 64;
+const EVENTS_MAX: usize = 1000;
 
 pub struct Bounded;
 
@@ -27,6 +28,7 @@ impl Checker for Bounded {
                     && worker.pending <= PENDING_MAX
                     && worker.flights <= worker.pending
                     && worker.failures <= FAILURES_MAX
+                    && worker.events <= EVENTS_MAX
                     && *places <= QUEUE_MAX + 1;
                 holds(fits, || {
                     format!("a worker holds {worker:?} and {places} places")

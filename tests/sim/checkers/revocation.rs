@@ -2,10 +2,13 @@
 //!
 //! The bound is the TTL, from the look-up on, and the longest that an exchange takes
 //! after its look-up. On a node that was told of the revocation it is a second, for what
-//! is cached and for an exchange that is under way. A clock that is set back moves neither.
+//! is cached and for an exchange that is under way: by a tool, or by the answer to a poll.
+//! In calm weather, in which no event is lost, it is the time between two polls, a tick
+//! and a second. A clock that is set back moves neither.
 
 use super::answered::longest_ms;
 use super::{Checker, Seen, Word, holds};
+use crate::polls::TICK_MS;
 use crate::truth::Truth;
 
 /// How long a node takes from being told.
@@ -44,6 +47,16 @@ impl Checker for Revocation {
         let late = told.map_or(0, |told| ended.now.saturating_sub(told));
         holds(late <= TOLD_MS, || {
             format!("exchanged {late} ms after the node was told that {owner} is revoked")
-        })
+        })?;
+        // What was changed about another, who has the same key's index now, is no event of
+        // this one.
+        let own = truth.last_own(ended.realm, &key, &issued.subject, ended.now);
+        let (poll, own) = (ended.config.revocation_poll_ms, own.unwrap_or(last));
+        let late = ended.now.saturating_sub(own);
+        let calm = ended.calm_since.is_some_and(|since| since <= own);
+        holds(
+            !calm || poll == 0 || late <= poll + TICK_MS + TOLD_MS,
+            || format!("exchanged {late} ms after the key was good last, polled every {poll} ms"),
+        )
     }
 }

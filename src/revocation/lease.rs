@@ -1,0 +1,126 @@
+//! The lease of a poll: of all workers of a node one asks Keycloak at a time.
+//!
+//! It lies in the host's shared data under a seal and is held for one poll, not between
+//! polls, so that a holder who dies holds up one poll at most. Where the host loses it two
+//! workers may ask at once, which does no harm: both learn the same.
+
+use crate::cache::slots::SharedStore;
+use crate::clock::UnixMillis;
+use crate::mac::MacKey;
+
+/// Names a worker among those of its node.
+pub(super) type Holder = [u8; 16];
+
+/// No poll takes longer; a lease that ends later was made before the clock was set back.
+const LEASE_MS_MAX: u64 = 120_000;
+
+/// The lease of one realm and signing key.
+#[derive(Debug)]
+pub(super) struct Lease {
+    seal: MacKey,
+    name: String,
+}
+
+impl Lease {
+    pub(super) fn new(key: &[u8; 32]) -> Self {
+        let seal = MacKey::new(key);
+        let [a, b, c, d, ..] = seal.tag(&[b"name"]);
+        Self {
+            name: format!("al:{:08x}", u32::from_be_bytes([a, b, c, d])),
+            seal,
+        }
+    }
+
+    /// Takes the lease until an instant, unless another holds it.
+    pub(super) fn take(
+        &self,
+        holder: &Holder,
+        until: UnixMillis,
+        now: UnixMillis,
+        store: &mut dyn SharedStore,
+    ) -> bool {
+        let there = store.get(&self.name);
+        if let Some((value, _)) = &there
+            && let Some((other, ends_at)) = self.open(value)
+            && other != *holder
+            && now < ends_at
+            && ends_at <= now.plus_ms(LEASE_MS_MAX)
+        {
+            return false;
+        }
+        let version = there.and_then(|(_, version)| version);
+        let sealed = self.seal(holder, until);
+        store.set(&self.name, &sealed, version);
+        // Who wrote last holds it, on a host that does not compare versions.
+        store
+            .get(&self.name)
+            .is_some_and(|(value, _)| value == sealed)
+    }
+
+    /// Gives the lease back, if it is this holder's still.
+    pub(super) fn give_back(&self, holder: &Holder, store: &mut dyn SharedStore) {
+        if let Some((value, version)) = store.get(&self.name)
+            && self.open(&value).is_some_and(|(other, _)| other == *holder)
+        {
+            let over = self.seal(holder, UnixMillis::default());
+            store.set(&self.name, &over, version);
+        }
+    }
+
+    fn seal(&self, holder: &Holder, ends_at: UnixMillis) -> Vec<u8> {
+        let ends_at = ends_at.0.to_be_bytes();
+        let tag = self.seal.tag(&[holder, &ends_at]);
+        [&holder[..], &ends_at, &tag].concat()
+    }
+
+    fn open(&self, value: &[u8]) -> Option<(Holder, UnixMillis)> {
+        let (holder, rest) = value.split_first_chunk::<16>()?;
+        let (ends_at, tag) = rest.split_first_chunk::<8>()?;
+        self.seal
+            .verify(&[holder, ends_at], tag)
+            .then(|| (*holder, UnixMillis(u64::from_be_bytes(*ends_at))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::slots::tests::Shared;
+
+    fn at(ms: u64) -> UnixMillis {
+        UnixMillis(1_700_000_000_000 + ms)
+    }
+
+    #[test]
+    fn one_worker_holds_it_until_it_gives_it_back_or_dies() {
+        let (lease, mut shared) = (Lease::new(&[1; 32]), Shared::default());
+        let (one, other) = ([1; 16], [2; 16]);
+        assert!(lease.take(&one, at(8000), at(0), &mut shared));
+        assert!(!lease.take(&other, at(9000), at(1000), &mut shared));
+        assert!(lease.take(&one, at(9000), at(1000), &mut shared));
+        lease.give_back(&other, &mut shared);
+        assert!(!lease.take(&other, at(9000), at(1000), &mut shared));
+        lease.give_back(&one, &mut shared);
+        assert!(lease.take(&other, at(9000), at(1000), &mut shared));
+        assert!(!lease.take(&one, at(20_000), at(8999), &mut shared));
+        assert!(lease.take(&one, at(20_000), at(9000), &mut shared));
+    }
+
+    #[test]
+    fn a_lease_from_before_the_clock_was_set_back_is_void() {
+        let (lease, mut shared) = (Lease::new(&[1; 32]), Shared::default());
+        assert!(lease.take(&[1; 16], at(128_001), at(120_001), &mut shared));
+        assert!(lease.take(&[2; 16], at(16_000), at(8_000), &mut shared));
+    }
+
+    #[test]
+    fn another_filters_value_is_no_lease() {
+        let (lease, mut shared) = (Lease::new(&[1; 32]), Shared::default());
+        let theirs = Lease::new(&[2; 32]).seal(&[9; 16], at(8000));
+        for foreign in [b"4711".to_vec(), Vec::new(), theirs] {
+            shared.0.insert(lease.name.clone(), foreign);
+            assert!(lease.take(&[1; 16], at(8000), at(0), &mut shared));
+            assert!(!lease.take(&[2; 16], at(8000), at(0), &mut shared));
+        }
+    }
+}

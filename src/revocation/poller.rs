@@ -1,0 +1,441 @@
+//! Asks Keycloak what was changed, so that a revocation is in force on this node soon,
+//! whoever made it and however.
+//!
+//! A state machine without I/O, as [`Exchange`](crate::exchange::Exchange) is one: it is
+//! told of each tick and of each answer ([`PollInput`]), and says what to call
+//! ([`PollCall`]). One worker of a node polls at a time, under a lease; the one that polled
+//! last goes on, and another takes over when it is late.
+//!
+//! ```text
+//! tick ─▶ due? ─▶ lease ─▶ service token ─▶ events, page by page ─▶ events on? ─▶ note it
+//! ```
+//!
+//! Invariants: what was listed is acted on at once, and the time up to which all is known
+//! moves only when all of it was; what cannot be listed (too much, cleared, never asked for
+//! before) revokes everybody; an instant of Keycloak's clock is compared with none of ours.
+
+mod polling;
+mod steps;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::Revocations;
+use super::lease::Holder;
+use super::revoked::Watched;
+use crate::cache::slots::SharedStore;
+use crate::clock::UnixMillis;
+use crate::config::Config;
+use crate::exchange::flight::ExchangeId;
+use crate::exchange::rejection::Reason;
+use crate::exchange::service_token::ServiceToken;
+use crate::keycloak::admin_events::{
+    AdminEvent, Concerns, config_call, read_config_answer, read_events_answer,
+};
+use crate::keycloak::{Call, Endpoint, loggable};
+use crate::sabotage::{Sabotage, is};
+use crate::signing_key::SigningKey;
+pub use polling::{PollError, Polling};
+
+/// Events on a page; each takes about 430 bytes of an answer.
+const PAGE: usize = 100;
+/// Calls for pages in one poll: of more events than these hold everybody is revoked.
+const CALLS_MAX: u32 = 10;
+/// Events that are remembered from polls that failed.
+const SEEN_MAX: usize = 1000;
+/// Each poll looks this far behind the newest event: some come late, from a transaction
+/// that took its time or a node of Keycloak whose clock is behind.
+const OVERLAP_MS: u64 = 90_000;
+/// A poll that failed is tried again after this, or at the next if that is sooner.
+const RETRY_MS: u64 = 5_000;
+/// So long a worker leaves a poll that is due to the one that polled last.
+const TAKE_OVER_MS: u64 = 400;
+
+/// What happened.
+#[derive(Debug, Clone, Copy)]
+pub enum PollInput<'a> {
+    /// A tick.
+    Tick,
+    /// The call was answered.
+    Answer {
+        /// The HTTP status.
+        status: u16,
+        /// The body; none if it is too large.
+        body: Option<&'a [u8]>,
+    },
+    /// The call failed; why, as far as the host says.
+    Failed(&'a str),
+}
+
+/// Send this to Keycloak and come back with its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PollCall {
+    /// The request.
+    pub call: Call,
+    /// How long to wait for the answer.
+    pub timeout_ms: u64,
+}
+
+/// What a poll works with.
+pub(crate) struct PollEnv<'a> {
+    pub(crate) now: UnixMillis,
+    pub(crate) config: &'a Config,
+    pub(crate) signing_key: &'a SigningKey,
+    pub(crate) service_token: &'a mut ServiceToken,
+    pub(crate) revocations: &'a mut Revocations,
+    pub(crate) store: &'a mut dyn SharedStore,
+    /// Names one more exchange within the worker.
+    pub(crate) next_exchange: &'a mut dyn FnMut() -> ExchangeId,
+    /// Makes the id of an assertion.
+    pub(crate) jti: &'a mut dyn FnMut(&str) -> String,
+}
+
+/// Polls for one worker.
+#[derive(Debug)]
+pub struct Poller {
+    every_ms: u64,
+    holder: Holder,
+    poll: Option<Poll>,
+    /// The events that were acted on, each with its time.
+    seen: BTreeMap<String, UnixMillis>,
+    page: usize,
+    /// When this worker polled last, as noted for all.
+    own_at: UnixMillis,
+    polling: Option<Polling>,
+    notice: Option<Polling>,
+}
+
+/// A poll under way.
+#[derive(Debug)]
+struct Poll {
+    id: ExchangeId,
+    started_at: UnixMillis,
+    deadline_at: UnixMillis,
+    asks: Asks,
+    /// The service token was refused once and fetched anew.
+    retried: bool,
+    /// When the first page of this listing was asked for.
+    listed_at: UnixMillis,
+    /// The events after this are listed; none asks for the newest alone, to know when
+    /// that was by Keycloak's clock.
+    since: Option<UnixMillis>,
+    /// No worker of the node ever polled.
+    first_ever: bool,
+    first: usize,
+    calls: u32,
+    listed: BTreeMap<String, UnixMillis>,
+    newest_at: UnixMillis,
+}
+
+/// What a poll waits for.
+enum Asks {
+    /// The service token.
+    Token,
+    /// The service token, which a request fetches.
+    TokenOfAnother,
+    /// A page of events.
+    Events(Arc<str>),
+    /// Whether the realm keeps events.
+    Config(Arc<str>),
+}
+
+impl fmt::Debug for Asks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Its name alone: some hold the gateway's token.
+        f.write_str(match self {
+            Self::Token => "Token",
+            Self::TokenOfAnother => "TokenOfAnother",
+            Self::Events(_) => "Events",
+            Self::Config(_) => "Config",
+        })
+    }
+}
+
+/// What a poll does next.
+enum Next {
+    Ask(Asks, Call),
+    Wait,
+    /// It is over: whether the realm keeps events.
+    Over(bool),
+}
+
+type Step = Result<Next, PollError>;
+
+impl Poller {
+    /// Polls every so many milliseconds, or never if it is 0. `seed` is any bytes that no
+    /// other worker has had.
+    #[must_use]
+    pub fn new(every_ms: u64, signing_key: &SigningKey, seed: &[u8]) -> Self {
+        let derived = signing_key.derive(&[b"poller:", seed]);
+        let holder = derived.first_chunk().copied().unwrap_or_default();
+        Self {
+            every_ms,
+            holder,
+            poll: None,
+            seen: BTreeMap::new(),
+            page: PAGE,
+            own_at: UnixMillis::default(),
+            polling: None,
+            notice: None,
+        }
+    }
+
+    /// How polling goes, if that changed since it was last asked.
+    pub fn take_notice(&mut self) -> Option<Polling> {
+        self.notice.take()
+    }
+
+    /// How many events it remembers.
+    #[must_use]
+    pub fn events(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// Takes what happened, and says what to call.
+    pub(crate) fn handle_input(
+        &mut self,
+        input: PollInput<'_>,
+        env: &mut PollEnv<'_>,
+    ) -> Option<PollCall> {
+        let (mut poll, step) = match (self.poll.take(), input) {
+            (None, PollInput::Tick) => {
+                let mut poll = self.begin(env)?;
+                let step = poll.need_token(self.page, env);
+                (poll, step)
+            }
+            // Too late: the poll was given up.
+            (None, _) => return None,
+            (Some(mut poll), PollInput::Tick) => {
+                let over = env.now >= poll.deadline_at || env.now < poll.started_at;
+                let step = match poll.asks {
+                    _ if over => Err(PollError::Call("no answer came in time".to_owned())),
+                    Asks::TokenOfAnother => poll.need_token(self.page, env),
+                    _ => Ok(Next::Wait),
+                };
+                (poll, step)
+            }
+            (Some(mut poll), input) => {
+                let step = self.answered(&mut poll, input, env);
+                (poll, step)
+            }
+        };
+        match step {
+            Ok(Next::Wait) => {
+                self.poll = Some(poll);
+                None
+            }
+            Ok(Next::Ask(asks, call)) => {
+                poll.asks = asks;
+                let left = poll.deadline_at.since_ms(env.now).max(1);
+                self.poll = Some(poll);
+                Some(PollCall {
+                    call,
+                    timeout_ms: left.min(env.config.callout_timeout_ms),
+                })
+            }
+            Ok(Next::Over(on)) => {
+                self.over(poll, on, env);
+                None
+            }
+            Err(error) => {
+                self.failed(&poll, error, env);
+                None
+            }
+        }
+    }
+
+    /// Begins a poll, if one is due and no other worker polls.
+    fn begin(&self, env: &mut PollEnv<'_>) -> Option<Poll> {
+        let now = env.now;
+        if !self.is_due(env.revocations.watched(), now) {
+            return None;
+        }
+        // The token, a page, the question whether events are on; and some more pages.
+        let deadline_at = now.plus_ms(3 * env.config.callout_timeout_ms + 2000);
+        if !env
+            .revocations
+            .take_lease(&self.holder, deadline_at, now, env.store)
+        {
+            return None;
+        }
+        let newest_at = env.revocations.watched().newest_event_at;
+        let asked_before = newest_at > UnixMillis::default();
+        Some(Poll {
+            id: (env.next_exchange)(),
+            started_at: now,
+            deadline_at,
+            asks: Asks::TokenOfAnother,
+            retried: false,
+            listed_at: now,
+            since: asked_before.then(|| newest_at.minus_ms(OVERLAP_MS)),
+            first_ever: !asked_before,
+            first: 0,
+            calls: 0,
+            listed: BTreeMap::new(),
+            newest_at,
+        })
+    }
+
+    fn is_due(&self, watched: &Watched, now: UnixMillis) -> bool {
+        let last = watched.answered_at().max(watched.failed_at);
+        if self.every_ms == 0 || last == UnixMillis::default() {
+            return self.every_ms > 0;
+        }
+        let failing = watched.failed_at > watched.answered_at();
+        let every = if failing {
+            self.every_ms.min(RETRY_MS)
+        } else {
+            self.every_ms
+        };
+        let others = if last == self.own_at { 0 } else { TAKE_OVER_MS };
+        now >= last.plus_ms(every + others)
+    }
+
+    fn answered(&mut self, poll: &mut Poll, input: PollInput<'_>, env: &mut PollEnv<'_>) -> Step {
+        let (endpoint, token) = match &poll.asks {
+            Asks::Token => (Endpoint::ServiceToken, None),
+            Asks::TokenOfAnother => return Ok(Next::Wait),
+            Asks::Events(token) | Asks::Config(token) => {
+                (Endpoint::Events, Some(Arc::clone(token)))
+            }
+        };
+        let (status, body) = match input {
+            PollInput::Answer { status, body } => (status, body),
+            PollInput::Failed(why) => return Err(call_failed(endpoint, why)),
+            PollInput::Tick => return Ok(Next::Wait),
+        };
+        match (&poll.asks, token, body) {
+            (Asks::Events(_), Some(token), None) => self.ask_for_less(poll, token, env),
+            (Asks::Events(_), Some(token), Some(body)) => match read_events_answer(status, body) {
+                Ok(events) if poll.since.is_none() => {
+                    Ok(poll.list_from(&events, token, self.page, env))
+                }
+                Ok(events) => Ok(self.list(poll, token, events, env)),
+                Err(error) => poll.refused(&token, error, self.page, env),
+            },
+            (Asks::Config(_), Some(token), Some(body)) => match read_config_answer(status, body) {
+                Ok(on) => Ok(Next::Over(on)),
+                Err(error) => poll.refused(&token, error, self.page, env),
+            },
+            (Asks::Token, _, Some(body)) => poll.token_answered(status, body, self.page, env),
+            _ => Err(call_failed(endpoint, "the answer is too large")),
+        }
+    }
+
+    /// The page is too large to be read: asks for smaller ones, from here on.
+    fn ask_for_less(&mut self, poll: &mut Poll, token: Arc<str>, env: &PollEnv<'_>) -> Step {
+        if self.page == 1 || poll.since.is_none() {
+            return Err(PollError::TooLarge);
+        }
+        self.page = (self.page / 4).max(1);
+        poll.first = 0;
+        Ok(poll.ask_for_events(token, self.page, env))
+    }
+
+    /// Acts on a page of events, and asks for the next, if there is one.
+    fn list(
+        &mut self,
+        poll: &mut Poll,
+        token: Arc<str>,
+        events: Vec<AdminEvent>,
+        env: &mut PollEnv<'_>,
+    ) -> Next {
+        let (mut owners, mut everybody) = (Vec::new(), false);
+        let is_full = events.len() >= self.page;
+        for event in events {
+            poll.newest_at = poll.newest_at.max(event.time);
+            if self.seen.insert(event.id.clone(), event.time).is_none() {
+                match event.concerns {
+                    _ if is(Sabotage::EventsIgnored) => {}
+                    Concerns::Nobody => {}
+                    Concerns::Owner(owner) => owners.push(owner),
+                    Concerns::Everybody => everybody = true,
+                }
+            }
+            poll.listed.insert(event.id, event.time);
+        }
+        let goes_on = is_full && poll.calls < CALLS_MAX;
+        if !goes_on {
+            // Events that were there and are not any more: cleared, and with them what
+            // was not seen yet.
+            let after = poll.since.unwrap_or_default().plus_ms(1);
+            let gone =
+                |(id, time): (&String, &UnixMillis)| *time > after && !poll.listed.contains_key(id);
+            everybody |= is_full || poll.first_ever || self.seen.iter().any(gone);
+        }
+        if everybody || !owners.is_empty() {
+            let watched = *env.revocations.watched();
+            env.revocations
+                .polled(&owners, everybody, watched, env.now, env.store);
+        }
+        if goes_on {
+            poll.first += self.page;
+            return poll.ask_for_events(token, self.page, env);
+        }
+        let call = config_call(env.config, &token);
+        Next::Ask(Asks::Config(token), call)
+    }
+
+    fn over(&mut self, poll: Poll, on: bool, env: &mut PollEnv<'_>) {
+        let before = *env.revocations.watched();
+        let mut watched = before;
+        // Whoever looks for the first time has looked, though there was nothing.
+        watched.newest_event_at = poll.newest_at.max(UnixMillis(1));
+        let at = poll.listed_at;
+        // What was changed while they were off is in none.
+        let was_on = before.polled_at >= before.off_at;
+        let turned = on != was_on && before.answered_at() > UnixMillis::default();
+        if on {
+            watched.polled_at = at;
+        } else {
+            watched.off_at = at;
+        }
+        let since = watched.newest_event_at.minus_ms(OVERLAP_MS);
+        self.seen = poll.listed;
+        self.seen.retain(|_, time| *time > since);
+        self.end(poll.id, at, watched, turned, env);
+        self.tell(if on { Polling::Good } else { Polling::Off });
+    }
+
+    fn failed(&mut self, poll: &Poll, error: PollError, env: &mut PollEnv<'_>) {
+        let mut watched = *env.revocations.watched();
+        watched.failed_at = env.now;
+        // Polls that fail after they listed something: what is forgotten counts once more.
+        if self.seen.len() > SEEN_MAX {
+            self.seen.clear();
+        }
+        self.end(poll.id, env.now, watched, false, env);
+        self.tell(Polling::Failing(error));
+    }
+
+    fn end(
+        &mut self,
+        id: ExchangeId,
+        at: UnixMillis,
+        watched: Watched,
+        everybody: bool,
+        env: &mut PollEnv<'_>,
+    ) {
+        self.own_at = at;
+        env.service_token.give_up(id);
+        env.revocations
+            .polled(&[], everybody, watched, env.now, env.store);
+        env.revocations.give_lease_back(&self.holder, env.store);
+    }
+
+    fn tell(&mut self, polling: Polling) {
+        if self.polling.as_ref() != Some(&polling) {
+            self.notice = Some(polling.clone());
+            self.polling = Some(polling);
+        }
+    }
+}
+
+fn call_failed(endpoint: Endpoint, failure: &str) -> PollError {
+    let failure = loggable(failure);
+    PollError::Call(Reason::Callout { endpoint, failure }.to_string())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,57 @@
+//! How polling goes, in words for the log.
+
+use std::fmt;
+
+use crate::exchange::rejection::Reason;
+use crate::keycloak::admin_events::EventsError;
+
+/// How polling goes, for the log: told when it changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Polling {
+    /// What is changed is seen.
+    Good,
+    /// The realm keeps no events.
+    Off,
+    /// Keycloak cannot be asked.
+    Failing(PollError),
+}
+
+impl fmt::Display for Polling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Good => f.write_str(
+                "admin events are polled: what is revoked is refused within \
+                 revocation_poll_seconds and a second",
+            ),
+            Self::Off => f.write_str(
+                "the realm keeps no admin events: what is revoked is refused only after \
+                 cache_ttl_seconds; turn them on in the realm's settings, or run: apikeys setup",
+            ),
+            Self::Failing(error) => write!(
+                f,
+                "admin events cannot be polled: {error}; what is revoked may be in use for \
+                 cache_ttl_seconds, and after five minutes of this for a minute",
+            ),
+        }
+    }
+}
+
+/// Why a poll gave nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PollError {
+    /// There is no service token.
+    #[error("{0}")]
+    Token(Box<Reason>),
+    /// The call was not answered.
+    #[error("{0}")]
+    Call(String),
+    /// It was, and not with what was asked for.
+    #[error("{0}")]
+    Events(#[from] EventsError),
+    /// A single event is larger than what is read.
+    #[error(
+        "an event is too large to be read; turn off that admin events hold representations \
+         (adminEventsDetailsEnabled)"
+    )]
+    TooLarge,
+}

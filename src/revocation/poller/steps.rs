@@ -1,0 +1,104 @@
+//! What one poll asks for: the service token, and pages of events with it.
+
+use std::sync::Arc;
+
+use super::{Asks, Next, OVERLAP_MS, Poll, PollEnv, PollError, Step};
+use crate::exchange::rejection::{Reason, Rejection};
+use crate::exchange::service_token::{Need, read_service_token};
+use crate::keycloak::admin_events::{AdminEvent, EventsError, events_call};
+use crate::keycloak::token;
+
+impl Poll {
+    pub(super) fn need_token(&mut self, page: usize, env: &mut PollEnv<'_>) -> Step {
+        let lease_until = env.now.plus_ms(env.config.callout_timeout_ms + 1000);
+        let need = env
+            .service_token
+            .need(self.id, self.started_at, lease_until, env.now);
+        match need {
+            Need::Use(token) => Ok(self.ask_for_events(token, page, env)),
+            Need::Wait => {
+                self.asks = Asks::TokenOfAnother;
+                Ok(Next::Wait)
+            }
+            Need::Failed(_, reason) => Err(PollError::Token(reason)),
+            Need::Fetch => {
+                let jti = (env.jti)("poll");
+                let assertion = token::client_assertion(env.config, env.signing_key, &jti, env.now)
+                    .map_err(|_| PollError::Token(Box::new(Reason::Signing)))?;
+                let call = token::service_token_call(env.config, &assertion);
+                Ok(Next::Ask(Asks::Token, call))
+            }
+        }
+    }
+
+    pub(super) fn token_answered(
+        &mut self,
+        status: u16,
+        body: &[u8],
+        page: usize,
+        env: &mut PollEnv<'_>,
+    ) -> Step {
+        match read_service_token(env.config, status, body, env.now) {
+            Ok(token) => {
+                let token = env.service_token.fetched(self.id, &token, env.now);
+                Ok(self.ask_for_events(token, page, env))
+            }
+            Err(reason) => {
+                let rejection = Rejection::IdentityProviderUnavailable;
+                env.service_token
+                    .failed(self.id, env.now, rejection, reason.clone());
+                Err(PollError::Token(Box::new(reason)))
+            }
+        }
+    }
+
+    /// The newest event is known: lists what was shortly before it, so that it is not taken
+    /// for news later. Nothing of it is: whoever never polled revokes everybody.
+    pub(super) fn list_from(
+        &mut self,
+        newest: &[AdminEvent],
+        token: Arc<str>,
+        page: usize,
+        env: &PollEnv<'_>,
+    ) -> Next {
+        let times = newest.iter().map(|event| event.time);
+        self.newest_at = times.max().unwrap_or_default();
+        self.since = Some(self.newest_at.minus_ms(OVERLAP_MS));
+        self.ask_for_events(token, page, env)
+    }
+
+    pub(super) fn ask_for_events(
+        &mut self,
+        token: Arc<str>,
+        page: usize,
+        env: &PollEnv<'_>,
+    ) -> Next {
+        if self.first == 0 {
+            self.listed_at = env.now;
+            self.listed.clear();
+        }
+        self.calls += 1;
+        let page = if self.since.is_none() { 1 } else { page };
+        let call = events_call(env.config, &token, self.since, (self.first, page));
+        Next::Ask(Asks::Events(token), call)
+    }
+
+    /// A service token that is not taken any more is fetched anew, once.
+    pub(super) fn refused(
+        &mut self,
+        token: &str,
+        error: EventsError,
+        page: usize,
+        env: &mut PollEnv<'_>,
+    ) -> Step {
+        if error != EventsError::Unauthorized {
+            return Err(error.into());
+        }
+        env.service_token.reject(token);
+        if std::mem::replace(&mut self.retried, true) {
+            return Err(error.into());
+        }
+        self.first = 0;
+        self.need_token(page, env)
+    }
+}

@@ -1,0 +1,273 @@
+//! What an administrator changes in Keycloak, and how soon the gateway acts on it.
+//!
+//! Nothing but the poll of admin events can: the TTL is longer than any trial.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::faults::{Endpoint, Fault};
+use crate::gateway::{Gateway, Spec};
+use crate::owner::{Key, Owner, Record, unique_name};
+use crate::wait;
+use crate::world::{Case, Need, World};
+
+/// What a poll each second may take to be in force, and what this machine adds when it is
+/// busy: far below the TTL.
+const IN_FORCE: Duration = Duration::from_secs(2 + 8);
+
+pub(crate) fn cases() -> Vec<Case> {
+    [
+        Case::new("revocation::a_removed_key_is_refused", removed),
+        Case::new("revocation::a_disabled_owner_is_refused", disabled),
+        Case::new("revocation::a_deleted_owner_is_refused", deleted),
+        Case::new("revocation::an_unlinked_owner_is_refused", unlinked),
+        Case::new("revocation::a_role_given_is_in_the_next_token", role_given),
+        Case::new("revocation::a_role_in_a_role_is_in_it", role_in_a_role),
+        Case::new("revocation::a_group_left_takes_its_role_along", group_left),
+        Case::new("revocation::another_owner_stays_cached", another_stays),
+        Case::new("revocation::one_worker_polls_for_all", one_polls),
+        Case::new("revocation::events_that_are_off_are_told_of", events_off),
+        Case::new("revocation::polls_that_fail_are_told_of", failing),
+    ]
+    .into_iter()
+    .map(|case| case.needs(Need::OwnGateway))
+    .collect()
+}
+
+fn spec() -> Spec {
+    Spec::default()
+        .field("revocation_poll_seconds", 1)
+        .field("cache_ttl_seconds", 3600)
+        .workers(2)
+}
+
+/// The log lines of the exchange's filter (the management API's polls as well, less often)
+/// that say that polls are good.
+fn told_good(gateway: &Gateway<'_>) -> Vec<String> {
+    let words = ["wasm log apikey_jwt_exchange", "admin events are polled"];
+    gateway.log.lines(&words)
+}
+
+/// A gateway whose first poll is behind it: that one drops everything.
+fn polling(world: &World) -> Gateway<'_> {
+    let gateway = world.start_gateway(&spec());
+    gateway
+        .log
+        .expect(&["wasm log apikey_jwt_exchange", "admin events are polled"]);
+    gateway
+}
+
+/// Makes each worker remember the owner's token.
+#[track_caller]
+fn warm(gateway: &Gateway<'_>, key: &Key) {
+    let mut before = gateway.connections_by_worker();
+    before.resize(2, 0);
+    wait::until("both workers know the key", Duration::from_secs(30), || {
+        gateway.target.orders(&key.text).orders();
+        let now = gateway.connections_by_worker();
+        let both = now.len() == 2 && now.iter().zip(&before).all(|(now, was)| *now >= was + 3);
+        both.then_some(()).ok_or(format!("{now:?}"))
+    });
+}
+
+/// Waits until the key is refused, and then asks often enough to meet both workers.
+#[track_caller]
+fn refused(gateway: &Gateway<'_>, key: &Key) {
+    wait::until("the key is refused", IN_FORCE, || {
+        let answer = gateway.target.orders(&key.text);
+        match answer.status {
+            401 => Ok(answer.invalid_api_key()),
+            _ => Err(answer.describe()),
+        }
+    });
+    wait::until("each worker refuses it", Duration::from_secs(1), || {
+        let statuses: Vec<u16> = (0..10)
+            .map(|_| gateway.target.orders(&key.text).status)
+            .collect();
+        let all = statuses.iter().all(|status| *status == 401);
+        all.then_some(()).ok_or(format!("{statuses:?}"))
+    });
+}
+
+fn change_refuses<'a>(world: &'a World, change: impl FnOnce(&Owner<'a>)) {
+    let gateway = polling(world);
+    let (owner, key) = world.owner();
+    warm(&gateway, &key);
+    change(&owner);
+    refused(&gateway, &key);
+}
+
+fn removed(world: &World) {
+    change_refuses(world, |owner| owner.set_records(&[]));
+}
+
+fn disabled(world: &World) {
+    change_refuses(world, Owner::disable);
+}
+
+fn deleted(world: &World) {
+    change_refuses(world, Owner::delete);
+}
+
+fn unlinked(world: &World) {
+    change_refuses(world, Owner::unlink);
+}
+
+/// A realm role; what Keycloak calls its representation.
+fn new_role(world: &World) -> Value {
+    let name = unique_name("role");
+    let admin = &world.keycloak;
+    admin.must("POST", "roles", Some(&json!({ "name": name })));
+    admin.get(&format!("roles/{name}"))
+}
+
+/// Whether the token that the service gets names the role.
+fn has_role(gateway: &Gateway<'_>, key: &Key, role: &Value) -> bool {
+    let orders = gateway.target.orders(&key.text).orders();
+    let roles = orders.claims["realm_access"]["roles"].as_array().cloned();
+    roles.unwrap_or_default().contains(&role["name"])
+}
+
+#[track_caller]
+fn until_role(gateway: &Gateway<'_>, key: &Key, role: &Value, there: bool) {
+    wait::until("the token's roles follow", IN_FORCE, || {
+        let found = has_role(gateway, key, role);
+        (found == there).then_some(()).ok_or(format!("{found}"))
+    });
+}
+
+fn role_given(world: &World) {
+    let gateway = polling(world);
+    let (owner, key) = world.owner();
+    warm(&gateway, &key);
+    let role = new_role(world);
+    let path = format!("users/{}/role-mappings/realm", owner.id);
+    world.keycloak.must("POST", &path, Some(&json!([role])));
+    until_role(&gateway, &key, &role, true);
+    warm(&gateway, &key);
+    world.keycloak.must("DELETE", &path, Some(&json!([role])));
+    until_role(&gateway, &key, &role, false);
+}
+
+fn role_in_a_role(world: &World) {
+    let gateway = polling(world);
+    let (owner, key) = world.owner();
+    let (outer, inner) = (new_role(world), new_role(world));
+    let path = format!("users/{}/role-mappings/realm", owner.id);
+    world.keycloak.must("POST", &path, Some(&json!([outer])));
+    until_role(&gateway, &key, &outer, true);
+    warm(&gateway, &key);
+    let name = outer["name"].as_str().unwrap();
+    let path = format!("roles/{name}/composites");
+    world.keycloak.must("POST", &path, Some(&json!([inner])));
+    until_role(&gateway, &key, &inner, true);
+}
+
+fn group_left(world: &World) {
+    let gateway = polling(world);
+    let (owner, key) = world.owner();
+    let (admin, role) = (&world.keycloak, new_role(world));
+    let group = json!({ "name": unique_name("group") });
+    let group = admin.must("POST", "groups", Some(&group)).created_id;
+    let group = group.expect("the id of the group");
+    let path = format!("groups/{group}/role-mappings/realm");
+    admin.must("POST", &path, Some(&json!([role])));
+    let membership = format!("users/{}/groups/{group}", owner.id);
+    admin.must("PUT", &membership, Some(&json!({})));
+    until_role(&gateway, &key, &role, true);
+    warm(&gateway, &key);
+    admin.must("DELETE", &membership, None);
+    until_role(&gateway, &key, &role, false);
+}
+
+fn another_stays(world: &World) {
+    let gateway = polling(world);
+    let (_, other) = world.owner();
+    let [(first, first_key), (second, second_key)] = [world.owner(), world.owner()];
+    for key in [&first_key, &second_key] {
+        warm(&gateway, key);
+    }
+    first.disable();
+    refused(&gateway, &first_key);
+    // By then the links of all three, which are changes as well, were seen.
+    let kept = wait::until("the other's token is kept", IN_FORCE, || {
+        let token = gateway.target.orders(&other.text).orders().token;
+        warm(&gateway, &other);
+        let again = gateway.target.orders(&other.text).orders().token;
+        (token == again).then_some(token).ok_or("another".into())
+    });
+    second.disable();
+    refused(&gateway, &second_key);
+    let again = gateway.target.orders(&other.text).orders().token;
+    assert!(again == kept, "it was dropped too");
+}
+
+fn one_polls(world: &World) {
+    let proxy = world.proxy();
+    let gateway = world.start_gateway(&spec().through(&proxy));
+    gateway.log.expect(&["admin events are polled"]);
+    wait::until("some polls", Duration::from_secs(30), || {
+        let counts = proxy.counts();
+        // Events, and whether they are on.
+        (counts.other >= 10)
+            .then_some(())
+            .ok_or(format!("{counts:?}"))
+    });
+    let told = told_good(&gateway);
+    assert_eq!(told.len(), 1, "{told:?}");
+}
+
+/// Turns the realm's admin events on or off.
+fn set_events(world: &World, on: bool) {
+    let mut config = world.keycloak.get("events/config");
+    config["adminEventsEnabled"] = json!(on);
+    world.keycloak.must("PUT", "events/config", Some(&config));
+}
+
+/// Turns them on again, however a trial ends.
+struct EventsOn<'a>(&'a World);
+
+impl Drop for EventsOn<'_> {
+    fn drop(&mut self) {
+        set_events(self.0, true);
+    }
+}
+
+fn events_off(world: &World) {
+    let gateway = polling(world);
+    let (owner, key) = world.owner();
+    warm(&gateway, &key);
+    let on = EventsOn(world);
+    set_events(world, false);
+    gateway.log.expect(&["the realm keeps no admin events"]);
+    warm(&gateway, &key);
+    owner.disable();
+    drop(on);
+    // What was changed meanwhile is in no event, and is acted on all the same.
+    refused(&gateway, &key);
+    wait::until("they are polled again", IN_FORCE, || {
+        let told = told_good(&gateway);
+        (told.len() == 2).then_some(()).ok_or(format!("{told:?}"))
+    });
+}
+
+fn failing(world: &World) {
+    let proxy = world.proxy();
+    let gateway = world.start_gateway(&spec().through(&proxy));
+    gateway.log.expect(&["admin events are polled"]);
+    let key = Key::random();
+    let owner = world.owner_of(&[Record::sha256(&key)]);
+    warm(&gateway, &key);
+    proxy.set(Endpoint::Other, Fault::answer("403 Forbidden", &[], "{}"));
+    gateway.log.expect(&["cannot be polled", "view-events"]);
+    owner.disable();
+    gateway.target.orders(&key.text).orders();
+    proxy.lift();
+    // What happened while polls failed was not forgotten.
+    refused(&gateway, &key);
+    wait::until("they are polled again", IN_FORCE, || {
+        let told = told_good(&gateway);
+        (told.len() == 2).then_some(()).ok_or(format!("{told:?}"))
+    });
+}
