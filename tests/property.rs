@@ -347,11 +347,13 @@ macro_rules! properties_hold {
 properties_hold! {
     caches_above_a_store_that_lies_give_what_was_remembered_for_that_very_key: cache,
     a_configuration_is_in_bounds_or_refused_without_its_values: config,
+    an_event_concerns_its_owner_or_everybody_but_for_what_is_harmless: events,
     an_exchange_led_through_anything_ends_and_forwards_its_owners_token_alone: exchange,
     a_key_comes_from_one_header_and_is_in_none_after: headers,
     a_key_is_read_where_a_strict_reader_reads_it: key_format,
     what_goes_out_reads_back_and_shows_no_secret: outgoing,
     a_record_is_found_where_a_strict_reader_finds_it: record,
+    whatever_stands_in_the_logs_place_lifts_no_revocation: revocations,
     an_entry_opens_as_it_was_sealed_and_with_any_bit_flipped_not_at_all: sealed,
     a_token_is_believed_where_a_strict_reader_believes_it: tokens,
     an_owner_is_believed_where_a_strict_reader_believes_it: users,

@@ -7,13 +7,17 @@
 
 pub mod cache;
 pub mod config;
+pub mod events;
 pub mod exchange;
 pub mod headers;
 pub mod key_format;
 pub mod oracle;
 pub mod outgoing;
 pub mod record;
+pub mod revocations;
 pub mod sealed;
+#[path = "../model/store.rs"]
+mod store;
 pub mod tokens;
 pub mod users;
 
@@ -21,14 +25,16 @@ pub mod users;
 pub type Property = fn(&[u8]);
 
 /// Each with the name of its seeds' folder and of its fuzz target.
-pub const ALL: [(&str, Property); 10] = [
+pub const ALL: [(&str, Property); 12] = [
     ("cache", cache::holds),
     ("config", config::holds),
+    ("events", events::holds),
     ("exchange", exchange::holds),
     ("headers", headers::holds),
     ("key_format", key_format::holds),
     ("outgoing", outgoing::holds),
     ("record", record::holds),
+    ("revocations", revocations::holds),
     ("sealed", sealed::holds),
     ("tokens", tokens::holds),
     ("users", users::holds),
