@@ -4,8 +4,9 @@
 //! headers that differ, a list where one value belongs. What the gateway and the
 //! service behind it understand differently is how credentials are smuggled.
 
-use crate::api_key::format::ApiKey;
+use crate::api_key::format::{ApiKey, ID_LENGTH};
 use crate::config::{Config, OnMissingKey};
+use crate::keycloak::loggable;
 use crate::sabotage::{Sabotage, is};
 
 use super::rejection::{Reason, Rejection};
@@ -91,9 +92,7 @@ pub fn extract(config: &Config, headers: &Headers) -> Result<Credentials, Refusa
                 .iter()
                 .find(|(name, value)| hides_key(config, name, value))
             {
-                Some((name, _)) => {
-                    Err((Rejection::InvalidApiKey, Reason::KeyElsewhere(name.clone())))
-                }
+                Some((name, _)) => Err(key_elsewhere(name)),
                 None => Ok(Credentials::Pass),
             }
         }
@@ -169,9 +168,33 @@ fn hides_key(config: &Config, name: &str, value: &[u8]) -> bool {
         config.key_format.key_bytes(),
     );
     !name.starts_with(':')
-        && value
+        && (value
             .windows(length)
             .any(|window| window.starts_with(prefix) && config.key_format.parse(window).is_ok())
+            || name
+                .as_bytes()
+                .windows(length)
+                .any(|window| is_like_a_key(prefix, window)))
+}
+
+/// Whether a part of a header's name is like a key of ours, as HTTP/2 would write it: in
+/// small letters, by which no checksum goes.
+fn is_like_a_key(prefix: &[u8], part: &[u8]) -> bool {
+    let (start, rest) = part.split_at_checked(prefix.len()).unwrap_or_default();
+    let (id, rest) = rest.split_at_checked(ID_LENGTH).unwrap_or_default();
+    let letters = |text: &[u8]| text.iter().all(u8::is_ascii_alphanumeric);
+    start.eq_ignore_ascii_case(prefix)
+        && letters(id)
+        && rest.strip_prefix(b"_").is_some_and(letters)
+}
+
+/// A key stands where none is read. The header's name is the client's own text, and may
+/// be that key.
+fn key_elsewhere(name: &str) -> Refusal {
+    (
+        Rejection::InvalidApiKey,
+        Reason::KeyElsewhere(loggable(name)),
+    )
 }
 
 /// Scheme and the rest, of `scheme SP rest`; a scheme alone has an empty rest.
@@ -221,6 +244,10 @@ fn headers_to_remove(
         if replaced || pseudo {
             continue;
         }
+        let mut parts = name.as_bytes().windows(key.len());
+        if parts.any(|part| part.eq_ignore_ascii_case(key)) {
+            return Err(key_elsewhere(name));
+        }
         if !(ours || holds_key(value)) {
             if hides_key(config, name, value) {
                 return Err((Rejection::AmbiguousCredentials, Reason::TwoCredentials));
@@ -231,7 +258,7 @@ fn headers_to_remove(
             .iter()
             .filter(|(other, _)| other.eq_ignore_ascii_case(name));
         if same.count() > 1 {
-            let reason = Reason::HeaderTwice(name.clone());
+            let reason = Reason::HeaderTwice(loggable(name));
             return Err((Rejection::AmbiguousCredentials, reason));
         }
         if !is(Sabotage::KeyStays) {

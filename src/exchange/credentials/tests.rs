@@ -255,3 +255,85 @@ fn a_header_that_holds_the_key_twice_over_is_refused() {
     ];
     assert_eq!(rejected(&twice), Rejection::AmbiguousCredentials);
 }
+
+#[test]
+fn a_key_in_a_headers_name_goes_nowhere_and_into_no_log() {
+    let key = key();
+    let bearer = ("authorization", "Bearer e30.e30.x");
+    for (name, value) in [
+        (key.clone(), "1".to_owned()),
+        (key.clone(), key.clone()),
+        (format!("x-{key}"), "1".to_owned()),
+        (key.to_lowercase(), "1".to_owned()),
+        (key.to_uppercase(), "1".to_owned()),
+        (key.to_lowercase(), key.clone()),
+    ] {
+        let (rejection, reason) =
+            extracted(&[bearer, (&name, &value)]).expect_err("it would reach the service");
+        assert_eq!(rejection, Rejection::InvalidApiKey);
+        let said = reason.to_string().to_lowercase();
+        assert!(!said.contains(&key[21..].to_lowercase()), "{reason}");
+    }
+    for (name, value) in [(key.clone(), "1"), (key.to_lowercase(), key.as_str())] {
+        let beside = [("x-api-key", key.as_str()), (&name, value)];
+        let (_, reason) = extracted(&beside).expect_err("it would reach the service");
+        let said = reason.to_string().to_lowercase();
+        assert!(!said.contains(&key[21..].to_lowercase()), "{reason}");
+    }
+}
+
+#[test]
+fn a_key_written_in_other_letters_is_not_that_key() {
+    let key = key();
+    let wide = |c: char| char::from_u32(u32::from(c) + 0xfee0).unwrap();
+    let disguises: Vec<Vec<u8>> = vec![
+        // Fullwidth, Cyrillic and Kelvin letters, which NFKC or a table of lookalikes undo.
+        key.chars().map(wide).collect::<String>().into(),
+        key.replacen('s', "\u{455}", 1).into(),
+        key.replacen('k', "\u{212a}", 1).into(),
+        key.replacen('_', "\u{ff3f}", 1).into(),
+        // What is not seen: a zero-width space, a byte order mark, a soft hyphen.
+        key.replacen("sk", "sk\u{200b}", 1).into(),
+        format!("\u{feff}{key}").into(),
+        key.replacen("sk", "s\u{ad}k", 1).into(),
+        // UTF-8 that is too long for its character, or no UTF-8.
+        [b"\xc1\xb3", &key.as_bytes()[1..]].concat(),
+        [b"\xe0\x81\xb3", &key.as_bytes()[1..]].concat(),
+        [key.as_bytes(), b"\xff"].concat(),
+        // Encodings that something behind could undo.
+        key.replace('_', "%5f").into(),
+        key.replacen('s', "%73", 1).into(),
+        key.replace('_', "%255F").into(),
+        key.replace('_', "&#95;").into(),
+        key.replace('_', "\\u005f").into(),
+        key.replace('_', "=5F").into(),
+        format!("{key}%00").into(),
+        format!("{key}\0").into(),
+        format!("\"{key}\"").into(),
+        format!("<{key}>").into(),
+        key.to_uppercase().into(),
+    ];
+    let importing = Config {
+        key_format: config().key_format.with_index_key(&[7; 32]),
+        ..config()
+    };
+    let good = config().key_format.parse(key.as_bytes()).unwrap();
+    for disguise in disguises {
+        for config in [&config(), &importing] {
+            for headers in [
+                [("x-api-key".to_owned(), disguise.clone())],
+                [(
+                    "authorization".to_owned(),
+                    [b"ApiKey ", disguise.as_slice()].concat(),
+                )],
+            ] {
+                // Where keys are imported it may be one of another id, which nobody owns.
+                if let Ok(Credentials::Key { key: found, .. }) = extract(config, &headers) {
+                    assert_eq!(found.expose().as_bytes(), disguise);
+                    assert_ne!(found.id(), good.id());
+                    assert_eq!(found.id().len(), 24, "a derived id");
+                }
+            }
+        }
+    }
+}

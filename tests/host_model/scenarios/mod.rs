@@ -7,6 +7,7 @@ mod entropy;
 mod envoy_traps;
 mod exchange;
 mod expect;
+mod injection;
 mod interleaving;
 mod kong_traps;
 mod management;
