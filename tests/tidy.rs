@@ -364,6 +364,30 @@ fn every_file_that_a_document_names_exists() {
     }
 }
 
+/// One that is not would never be called: the trait's own, which does nothing, is.
+#[test]
+fn every_callback_of_a_context_is_passed_on_by_its_wrapping() {
+    let wrapping = read("src/host/wiping.rs");
+    let mut seen = 0;
+    for path in tracked() {
+        if !path.starts_with("src/host/") || path.ends_with("/wiping.rs") {
+            continue;
+        }
+        for line in read(&path).lines() {
+            let Some(rest) = line.strip_prefix("    fn on_") else {
+                continue;
+            };
+            seen += 1;
+            let (name, _) = rest.split_once('(').unwrap();
+            assert!(
+                wrapping.contains(&format!("self.0.on_{name}(")),
+                "{path}: on_{name} is not passed on in src/host/wiping.rs"
+            );
+        }
+    }
+    assert!(seen > 6, "only {seen} callbacks were found");
+}
+
 // --- what is read ------------------------------------------------------------
 
 fn root() -> PathBuf {

@@ -14,6 +14,7 @@ mod manage_context;
 mod root_context;
 mod shared_store;
 mod system;
+mod wiping;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -25,6 +26,7 @@ use log::LevelFilter;
 use proxy_wasm::types::LogLevel;
 
 use self::shared_store::HostStore;
+use self::wiping::Wiping;
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::exchange::gate::Gate;
@@ -40,7 +42,7 @@ const TICK_MS_MIN: u64 = 150;
 pub(crate) fn start() {
     proxy_wasm::set_log_level(LogLevel::Info);
     log::set_max_level(LevelFilter::Info);
-    proxy_wasm::set_root_context(|_| Box::<root_context::RootFilter>::default());
+    proxy_wasm::set_root_context(|_| Box::new(Wiping(root_context::RootFilter::default())));
 }
 
 thread_local! {
@@ -54,15 +56,22 @@ struct Machine {
     gate: Gate,
     /// When the workers looked last for what was revoked.
     ticked_at: UnixMillis,
-    /// The workers by configuration text: routes that are configured alike share
-    /// their caches.
-    workers: HashMap<Vec<u8>, Weak<RefCell<Worker>>>,
+    /// The workers by the digest of their configuration text, which may hold secrets:
+    /// routes that are configured alike share their caches.
+    workers: HashMap<TextDigest, Weak<RefCell<Worker>>>,
 }
 
+/// SHA-256 of a configuration's text.
+type TextDigest = [u8; 32];
+
 /// The worker for this configuration text, made if there is none.
-fn worker_for(text: &[u8], config: &Arc<Config>, key: &Arc<SigningKey>) -> Rc<RefCell<Worker>> {
+fn worker_for(
+    text: TextDigest,
+    config: &Arc<Config>,
+    key: &Arc<SigningKey>,
+) -> Rc<RefCell<Worker>> {
     MACHINE.with_borrow_mut(|machine| {
-        if let Some(worker) = machine.workers.get(text).and_then(Weak::upgrade) {
+        if let Some(worker) = machine.workers.get(&text).and_then(Weak::upgrade) {
             return worker;
         }
         machine
@@ -70,9 +79,7 @@ fn worker_for(text: &[u8], config: &Arc<Config>, key: &Arc<SigningKey>) -> Rc<Re
             .retain(|_, worker| worker.strong_count() > 0);
         let worker = Worker::new(Arc::clone(config), Arc::clone(key), &system::nonce());
         let worker = Rc::new(RefCell::new(worker));
-        machine
-            .workers
-            .insert(text.to_vec(), Rc::downgrade(&worker));
+        machine.workers.insert(text, Rc::downgrade(&worker));
         worker
     })
 }

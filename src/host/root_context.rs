@@ -7,12 +7,14 @@ use std::sync::Arc;
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{BufferType, ContextType};
+use sha2::{Digest, Sha256};
 
 use super::callout::{self, Answer};
 use super::http_context::HttpFilter;
 use super::manage_context::ManageFilter;
 use super::shared_store::HostStore;
-use super::{TICK_PERIOD, system, tick, worker_for};
+use super::wiping::Wiping;
+use super::{TICK_PERIOD, TextDigest, system, tick, worker_for};
 use crate::config::{Config, SigningKeySource};
 use crate::exchange::Worker;
 use crate::manage::Manager;
@@ -32,7 +34,7 @@ pub(super) struct RootFilter {
 /// One configuration of the filter and its worker.
 pub(super) struct Route {
     pub(super) config: Arc<Config>,
-    text: Vec<u8>,
+    text: TextDigest,
     worker: RefCell<Option<Rc<RefCell<Worker>>>>,
     manager: RefCell<Option<Rc<RefCell<Manager>>>>,
 }
@@ -48,7 +50,7 @@ impl Route {
             return Ok(Rc::clone(worker));
         }
         let key = read_key(&self.config.signing_key, "signing_key_property")?;
-        let worker = worker_for(&self.text, &self.config, &Arc::new(key));
+        let worker = worker_for(self.text, &self.config, &Arc::new(key));
         *self.worker.borrow_mut() = Some(Rc::clone(&worker));
         Ok(worker)
     }
@@ -169,7 +171,7 @@ impl RootContext for RootFilter {
         }
         let route = Route {
             config,
-            text,
+            text: Sha256::digest(&text).into(),
             worker: RefCell::new(None),
             manager: RefCell::new(None),
         };
@@ -212,9 +214,9 @@ impl RootContext for RootFilter {
     fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
         match &self.route {
             Some(route) if route.config.management.is_some() => {
-                Some(Box::new(ManageFilter::new(Rc::clone(route))))
+                Some(Box::new(Wiping(ManageFilter::new(Rc::clone(route)))))
             }
-            route => Some(Box::new(HttpFilter::new(route.clone()))),
+            route => Some(Box::new(Wiping(HttpFilter::new(route.clone())))),
         }
     }
 

@@ -51,6 +51,31 @@ pub fn judge(gateway: &mut Gateway) {
     }
     judge_machines(gateway);
     sweep(gateway, &requests);
+    sweep_memory(gateway, &requests);
+}
+
+/// When all requests are over a machine holds none of what they brought, in no part of its
+/// memory: what it gave back is wiped, and so is the stack.
+fn sweep_memory(gateway: &mut Gateway, requests: &[Request]) {
+    let mut sweeper = secrets_brought(gateway, requests, true);
+    for assertion in &gateway.keycloaks.borrow().traffic.assertions {
+        add_jwt(&mut sweeper, "an assertion", assertion);
+    }
+    for token in &gateway.keycloaks.borrow().traffic.caller_tokens {
+        add_jwt(&mut sweeper, "a caller's token", token);
+    }
+    sweeper.add("the index key", INDEX_KEY.as_bytes());
+    // On Envoy it stays in the variables that WASI gave the machine. What is made of it,
+    // here and there, is in use.
+    if gateway.profile() == Profile::Kong {
+        sweeper.add("the signing key's PEM", SIGNING_KEY.as_bytes());
+    }
+    let mut found = Vec::new();
+    // A trap leaves everything as it is, in a machine that never runs again.
+    for vm in gateway.vms().filter(|vm| vm.trapped.is_none()) {
+        found.extend(sweeper.sweep("a machine's memory", vm.memory()));
+    }
+    report(&found);
 }
 
 /// One at a time, since Kong's older releases crash on more. On Envoy a turn is waited for
@@ -220,6 +245,20 @@ fn report(found: &[Finding]) {
 
 /// Secrets that may be nowhere but where they came from.
 fn secrets_at_rest(gateway: &Gateway, requests: &[Request], hashes: bool) -> Sweeper {
+    let mut sweeper = secrets_brought(gateway, requests, hashes);
+    let der = STANDARD.decode(SIGNING_KEY).unwrap();
+    sweeper.add("the signing key's PEM", SIGNING_KEY.as_bytes());
+    sweeper.add(
+        "a line of the signing key's PEM",
+        &SIGNING_KEY.as_bytes()[..64],
+    );
+    sweeper.add("the signing key's scalar", &der[SCALAR]);
+    sweeper.add("the index key", &STANDARD.decode(INDEX_KEY).unwrap());
+    sweeper
+}
+
+/// The keys that clients sent or were given, and the hashes that Keycloak holds of them.
+fn secrets_brought(gateway: &Gateway, requests: &[Request], hashes: bool) -> Sweeper {
     let mut sweeper = Sweeper::default();
     let mut known = std::collections::BTreeSet::new();
     let one_in = requests.len().div_ceil(SWEPT_MAX) | 1;
@@ -239,14 +278,6 @@ fn secrets_at_rest(gateway: &Gateway, requests: &[Request], hashes: bool) -> Swe
             &digest.as_bytes()[digest.len() - 31..],
         );
     }
-    let der = STANDARD.decode(SIGNING_KEY).unwrap();
-    sweeper.add("the signing key's PEM", SIGNING_KEY.as_bytes());
-    sweeper.add(
-        "a line of the signing key's PEM",
-        &SIGNING_KEY.as_bytes()[..64],
-    );
-    sweeper.add("the signing key's scalar", &der[SCALAR]);
-    sweeper.add("the index key", &STANDARD.decode(INDEX_KEY).unwrap());
     sweeper
 }
 

@@ -104,6 +104,12 @@ impl Vm {
         memory.unwrap().data_size(&self.store)
     }
 
+    /// What lies in linear memory now: stack, statics and heap.
+    pub fn memory(&mut self) -> &mut [u8] {
+        let memory = self.instance.get_memory(&mut self.store, "memory");
+        memory.unwrap().data_mut(&mut self.store)
+    }
+
     /// Makes a root context; false where the filter refuses its configuration.
     pub fn configure(&mut self, configuration: &[u8]) -> Outcome<(u32, bool)> {
         let root = self.new_context(0);

@@ -181,3 +181,12 @@ fn a_key_that_was_made_and_a_callers_token_are_seen_where_they_may_not_stand() {
         }
     });
 }
+
+#[test]
+fn a_key_that_stays_in_a_machines_memory_is_seen() {
+    trips("5:", |gateway| {
+        let secret = key(1).split_off(21);
+        // The bottom of the stack, which nothing reaches.
+        gateway.vm(0, 0).memory()[4096..][..secret.len()].copy_from_slice(secret.as_bytes());
+    });
+}
