@@ -31,6 +31,10 @@ pub(crate) enum Fault {
     Answer(Vec<u8>),
     /// An answer whose body has so many bytes, all written as fast as they are taken.
     Flood(u64),
+    /// The same in chunks, so that no length is told before.
+    ChunkedFlood(u64),
+    /// These bytes, then one more every tenth of a second, for as long as they are taken.
+    Drip(Vec<u8>),
     /// The connection is closed with no answer.
     Close,
     /// No answer, for as long as the fault lasts.
@@ -166,7 +170,9 @@ fn serve(state: &State, mut client: TcpStream) {
         Some(Fault::Answer(bytes)) => {
             let _ = client.write_all(&bytes);
         }
-        Some(Fault::Flood(length)) => flood(state, length, &mut client),
+        Some(Fault::Flood(length)) => flood(state, length, false, &mut client),
+        Some(Fault::ChunkedFlood(length)) => flood(state, length, true, &mut client),
+        Some(Fault::Drip(begin)) => drip(&begin, &mut client),
         Some(Fault::Close) => {}
         Some(Fault::Silence) => {
             while state.is_faulty(endpoint) {
@@ -293,20 +299,36 @@ fn pass_on(state: &State, head: &str, body: &str, client: &mut TcpStream) {
     }
 }
 
-fn flood(state: &State, length: u64, client: &mut TcpStream) {
+fn flood(state: &State, length: u64, chunked: bool, client: &mut TcpStream) {
+    let framing = match chunked {
+        true => "transfer-encoding: chunked".to_owned(),
+        false => format!("content-length: {length}"),
+    };
     let head = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\
-         connection: close\r\n\r\n"
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n{framing}\r\nconnection: close\r\n\r\n"
     );
     if client.write_all(head.as_bytes()).is_err() {
         return;
     }
-    let part = [b' '; 64 * 1024];
+    let spaces = [b' '; 64 * 1024];
+    let part = match chunked {
+        true => [b"10000\r\n", &spaces[..], b"\r\n"].concat(),
+        false => spaces.to_vec(),
+    };
     let mut written = 0;
     while written < length && client.write_all(&part).is_ok() {
-        written += part.len() as u64;
+        written += spaces.len() as u64;
         state
             .flooded
-            .fetch_add(part.len() as u64, Ordering::Relaxed);
+            .fetch_add(spaces.len() as u64, Ordering::Relaxed);
+    }
+}
+
+/// Ends when the other side has gone; until then some byte is always on its way.
+fn drip(begin: &[u8], client: &mut TcpStream) {
+    let mut written = client.write_all(begin);
+    while written.is_ok() {
+        thread::sleep(Duration::from_millis(100));
+        written = client.write_all(b" ");
     }
 }

@@ -50,7 +50,15 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         Case::new("faults::look_up_403_names_the_role", forbidden),
         Case::new("faults::redirects_are_not_followed", redirect),
-        Case::new("faults::an_answer_of_200_mb_is_not_read", flood),
+        Case::new("faults::an_answer_of_200_mb_is_not_read", |world| {
+            flood(world, &Fault::Flood(FLOOD_BYTES));
+        }),
+        Case::new(
+            "faults::an_answer_of_200_mb_in_chunks_is_not_read",
+            |world| {
+                flood(world, &Fault::ChunkedFlood(FLOOD_BYTES));
+            },
+        ),
         Case::new("faults::a_slow_keycloak_is_given_up_in_time", slow),
         Case::new(
             "faults::nothing_listens_at_keycloaks_address",
@@ -132,7 +140,17 @@ fn bad_bodies() -> Vec<(&'static str, Fault)> {
 fn bad_connections() -> Vec<(&'static str, Fault)> {
     let no_http = b"\x16\x03\x01\x02\x00 this is not HTTP\r\n\r\n";
     let cut_off = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n[{\"id\"";
+    let long_head = ["x-filler: ", &"x".repeat(1_000_000)].concat();
     vec![
+        (
+            "drips_a_head",
+            Fault::Drip(b"HTTP/1.1 200 OK\r\nx: ".to_vec()),
+        ),
+        ("drips_a_body", Fault::Drip(cut_off.to_vec())),
+        (
+            "answers_a_head_of_1_mb",
+            Fault::answer("200 OK", &[&long_head], "[]"),
+        ),
         ("answers_no_http", Fault::Answer(no_http.to_vec())),
         ("breaks_off_in_the_body", Fault::Answer(cut_off.to_vec())),
         ("resets_the_connection", Fault::Close),
@@ -347,12 +365,12 @@ fn redirect(world: &'static World) {
     disturbed.works_again();
 }
 
-fn flood(world: &'static World) {
+fn flood(world: &'static World, fault: &Fault) {
     for endpoint in [Endpoint::ServiceToken, Endpoint::LookUp, Endpoint::Grant] {
         let disturbed = Disturbed::new(world);
         let (gateway, proxy) = (&disturbed.faulty.gateway, &disturbed.faulty.proxy);
         let (memory_before, flooded_before) = (gateway.memory_peak(), proxy.flooded());
-        disturbed.meets(endpoint, &Fault::Flood(FLOOD_BYTES));
+        disturbed.meets(endpoint, fault);
         let grown = gateway.memory_peak() - memory_before;
         assert!(
             grown < 50_000_000,

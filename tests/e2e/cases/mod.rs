@@ -15,6 +15,7 @@ mod records;
 mod refusals;
 mod revocation;
 mod secrecy;
+mod smuggling;
 
 use crate::world::Case;
 
@@ -27,6 +28,7 @@ pub(crate) fn all() -> Vec<Case> {
         refusals::cases(),
         records::cases(),
         bad_input::cases(),
+        smuggling::cases(),
         cache::cases(),
         revocation::cases(),
         configuration::cases(),
