@@ -295,6 +295,42 @@ fn every_example_of_a_configuration_is_one() {
 }
 
 #[test]
+fn the_example_of_envoy_bounds_what_a_client_may_send() {
+    let text = substituted(&file("envoy/envoy.yaml"));
+    let envoy: Value = serde_norway::from_str(&text).unwrap();
+    let gateway = &envoy["static_resources"]["listeners"][0];
+    assert_eq!(gateway["name"], "gateway");
+    let manager = &gateway["filter_chains"][0]["filters"][0]["typed_config"];
+    for (bound, value) in [
+        ("request_headers_timeout", json!("10s")),
+        ("stream_idle_timeout", json!("60s")),
+        ("max_request_headers_kb", json!(96)),
+        ("normalize_path", json!(true)),
+        ("merge_slashes", json!(true)),
+        ("path_with_escaped_slashes_action", json!("REJECT_REQUEST")),
+        ("preserve_external_request_id", json!(false)),
+        (
+            "common_http_protocol_options",
+            json!({ "headers_with_underscores_action": "DROP_HEADER" }),
+        ),
+    ] {
+        assert_eq!(manager[bound], value, "{bound}");
+    }
+    let filters = manager["http_filters"].as_array().unwrap();
+    let ours = filters
+        .iter()
+        .filter(|filter| filter["name"].as_str().unwrap().starts_with("apikey_"));
+    // A filter that cannot run refuses.
+    for filter in ours.clone() {
+        let policy = &filter["typed_config"]["config"]["failure_policy"];
+        assert_eq!(*policy, "FAIL_RELOAD", "{}", filter["name"]);
+    }
+    assert_eq!(ours.count(), 2);
+    let limits = &envoy["layered_runtime"]["layers"][0]["static_layer"];
+    assert_eq!(limits["http.async_response_buffer_limit"], 1_048_576);
+}
+
+#[test]
 fn a_key_in_the_place_of_a_property_is_read_as_well() {
     let mut config = minimal();
     config

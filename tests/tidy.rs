@@ -364,6 +364,45 @@ fn every_file_that_a_document_names_exists() {
     }
 }
 
+#[test]
+fn every_test_that_a_document_names_by_its_file_exists() {
+    let mut seen = 0;
+    for path in documents() {
+        for span in inline_code(&read(&path)) {
+            let Some((file, name)) = span.split_once(".rs::") else {
+                continue;
+            };
+            seen += 1;
+            let source = read(&format!("{file}.rs"));
+            // A trial of the end-to-end suite is named by a text.
+            assert!(
+                source.contains(&format!("fn {name}(")) || source.contains(&format!("{name}\"")),
+                "{path}: there is no {span}"
+            );
+        }
+    }
+    assert!(seen > 100, "only {seen} tests were found in documents");
+}
+
+#[test]
+fn every_claim_of_the_threat_model_names_a_test() {
+    let text = read("docs/security.md");
+    let mut claims = 0;
+    let mut of_claims = false;
+    for line in text.lines() {
+        if !line.starts_with('|') {
+            of_claims = false;
+        } else if line.ends_with("| Tests |") {
+            of_claims = true;
+        } else if of_claims && !line.starts_with("|---") {
+            let tests = line.trim_end_matches('|').rsplit('|').next().unwrap();
+            assert!(tests.contains(".rs::"), "a claim without a test: {line}");
+            claims += 1;
+        }
+    }
+    assert!(claims > 50, "only {claims} claims were found");
+}
+
 /// One that is not would never be called: the trait's own, which does nothing, is.
 #[test]
 fn every_callback_of_a_context_is_passed_on_by_its_wrapping() {
@@ -386,6 +425,22 @@ fn every_callback_of_a_context_is_passed_on_by_its_wrapping() {
         }
     }
     assert!(seen > 6, "only {seen} callbacks were found");
+}
+
+#[test]
+fn make_test_runs_every_check_of_what_is_built_in() {
+    let script = read("scripts/test.sh");
+    let steps = script
+        .split_once("ALL=(")
+        .and_then(|(_, rest)| rest.split_once(')'))
+        .expect("the list of steps")
+        .0;
+    for step in ["deny", "reproducible", "sbom"] {
+        assert!(
+            steps.split_whitespace().any(|known| known == step),
+            "{step} is no step of scripts/test.sh"
+        );
+    }
 }
 
 // --- what is read ------------------------------------------------------------
