@@ -52,11 +52,17 @@ pub enum Sabotage {
     FirstOwnerTaken,
     /// 12: the host's random source alone makes an assertion unique.
     HostRandomTrusted,
+    /// 13: nobody's failures are counted.
+    FailuresUncounted,
+    /// 13: keys that nobody has seen are looked up as they come.
+    LookupsUnlimited,
+    /// 13: who has failed too often is heard no more, with a key in the cache or without.
+    WarmKeysThrottled,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::RefusesAll,
         Self::SealUnchecked,
         Self::EndIgnored,
@@ -77,6 +83,9 @@ impl Sabotage {
         Self::SubjectUnchecked,
         Self::FirstOwnerTaken,
         Self::HostRandomTrusted,
+        Self::FailuresUncounted,
+        Self::LookupsUnlimited,
+        Self::WarmKeysThrottled,
     ];
 }
 

@@ -21,7 +21,12 @@ pub(crate) fn signing_key() -> SigningKey {
 }
 
 pub(crate) fn config() -> Config {
-    let config = json!({
+    config_with(&Value::Null)
+}
+
+/// A configuration with these fields beside those that it must have.
+pub(crate) fn config_with(fields: &Value) -> Config {
+    let mut config = json!({
         "keycloak_url": "https://login.example.com",
         "realm": "demo",
         "keycloak_upstream": "keycloak",
@@ -30,6 +35,9 @@ pub(crate) fn config() -> Config {
         // Nobody polls here, and tokens are not to end for it.
         "revocation_poll_seconds": 0,
     });
+    for (field, value) in fields.as_object().into_iter().flatten() {
+        config[field] = value.clone();
+    }
     Config::from_json(config.to_string().as_bytes()).unwrap()
 }
 

@@ -46,11 +46,7 @@ const SEED: [(&str, &str); 6] = [
 ];
 
 /// Fields that are read and bounded, and steer nothing in this version.
-const WITHOUT_EFFECT: [&str; 3] = [
-    "storage",
-    "revocation_poll_seconds",
-    "throttle_failures_per_minute",
-];
+const WITHOUT_EFFECT: [&str; 1] = ["storage"];
 
 /// Fields of mode manage.
 const MANAGE_ALONE: [&str; 6] = [
@@ -771,6 +767,8 @@ fn reasons() -> Vec<Reason> {
         Reason::Deadline,
         Reason::QueueFull,
         Reason::TooManyPending,
+        Reason::Throttled,
+        Reason::TooManyNewKeys,
         Reason::YieldFailed("no answer".to_owned()),
     ];
     for malformed in [
@@ -852,6 +850,8 @@ fn is_listed_above(reason: &Reason) {
         | Reason::Deadline
         | Reason::QueueFull
         | Reason::TooManyPending
+        | Reason::Throttled
+        | Reason::TooManyNewKeys
         | Reason::YieldFailed(_)
         | Reason::Malformed(
             MalformedKey::Length

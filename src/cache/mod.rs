@@ -298,6 +298,16 @@ impl Cache {
         true
     }
 
+    /// Whether this key was verified on this node before, against whatever it was.
+    pub fn was_verified(&self, digest: &KeyDigest, store: &mut dyn SharedStore) -> bool {
+        let read = |_: Entry<&[u8]>| Some(());
+        self.verified.contains(digest)
+            || self
+                .shared_verified
+                .find(store, &self.sealer, digest, read)
+                .is_some()
+    }
+
     /// Remembers that this key was verified against this stored hash. It is bound
     /// to the very text: a changed record is verified anew.
     pub fn remember_verified(

@@ -29,6 +29,8 @@ pub enum Kind {
     Verified = 2,
     /// A key that was refused.
     Refused = 3,
+    /// Failures of a source address.
+    Failures = 4,
 }
 
 /// An entry that was opened, or is to be sealed.

@@ -120,6 +120,7 @@ fn name(kind: Kind, at: u32) -> String {
         Kind::Token => "ak",
         Kind::Verified => "av",
         Kind::Refused => "an",
+        Kind::Failures => "at",
     };
     format!("{region}:{at:04x}")
 }
@@ -154,7 +155,7 @@ pub(crate) mod tests {
     #[test]
     fn no_two_slots_share_a_crc_32() {
         let mut seen = HashSet::new();
-        for kind in [Kind::Token, Kind::Verified, Kind::Refused] {
+        for kind in [Kind::Token, Kind::Verified, Kind::Refused, Kind::Failures] {
             for at in 0..65_536 {
                 assert!(
                     seen.insert(crc32fast::hash(name(kind, at).as_bytes())),

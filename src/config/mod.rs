@@ -152,6 +152,8 @@ pub struct Config {
     pub fallback_until: Option<UnixMillis>,
     /// How often Keycloak is asked what was changed; 0 is never.
     pub revocation_poll_ms: u64,
+    /// Refusals in a minute after which a source address is told to wait; 0 is never.
+    pub throttle_failures_per_minute: u64,
     /// How far the clocks of the gateway, Keycloak and the services may be apart.
     pub clock_skew_ms: u64,
     /// Entries of each cache in worker memory.
@@ -187,9 +189,6 @@ impl Config {
             defaults::IDENTITY_PROVIDER,
         )?;
         let scope = scope(&raw)?;
-        // Read and bounded, though what it steers is not in this version.
-        let throttle = raw.throttle_failures_per_minute.as_ref();
-        integer(throttle, "throttle_failures_per_minute", 0..=100_000, 20)?;
 
         let mut config = Self {
             enabled,
@@ -260,6 +259,12 @@ impl Config {
                     0..=300,
                     5,
                 )?,
+            throttle_failures_per_minute: integer(
+                raw.throttle_failures_per_minute.as_ref(),
+                "throttle_failures_per_minute",
+                0..=100_000,
+                20,
+            )?,
             clock_skew_ms: 1000
                 * integer(
                     raw.clock_skew_seconds.as_ref(),

@@ -23,6 +23,7 @@
 //! (flight, service token, gate, pending) is given back when the exchange ends,
 //! however it ends; whatever fails is a rejection.
 
+pub mod bucket;
 pub mod credentials;
 pub mod flight;
 pub mod gate;
@@ -30,6 +31,7 @@ mod granting;
 pub mod rejection;
 pub mod service_token;
 mod steps;
+pub mod throttle;
 mod verification;
 mod worker;
 
@@ -48,6 +50,7 @@ use credentials::Headers;
 use flight::ExchangeId;
 use gate::{Gate, Ticket};
 use rejection::{Reason, Rejection};
+use throttle::SourceAddress;
 pub use worker::{PENDING_MAX, Sizes, Worker};
 
 /// What happened.
@@ -166,6 +169,9 @@ pub struct Env<'a> {
     pub store: &'a mut dyn SharedStore,
     /// Gives bytes that no other request has; they need not be secret.
     pub nonce: &'a dyn Fn() -> Vec<u8>,
+    /// Gives the address that the request comes from, as the host has it: asked for no
+    /// warm request.
+    pub source: &'a dyn Fn() -> Option<Vec<u8>>,
 }
 
 impl std::fmt::Debug for Env<'_> {
@@ -182,6 +188,8 @@ pub struct Exchange {
     state: State,
     pending: Option<Pending>,
     key_id: Option<String>,
+    /// Where the request comes from, once it was asked for.
+    source: Option<SourceAddress>,
 }
 
 /// What the exchange waits for.
@@ -192,6 +200,8 @@ enum State {
     New,
     /// A turn, to look whether the leader is done.
     Following { wait_ms: u64 },
+    /// Its turn to look a key up that nobody has seen.
+    AwaitingTurn { from: UnixMillis },
     /// A turn, to look whether the service token is there.
     AwaitingToken { wait_ms: u64 },
     /// The answer with the service token.
@@ -219,6 +229,7 @@ impl std::fmt::Debug for State {
         f.write_str(match self {
             Self::New => "New",
             Self::Following { .. } => "Following",
+            Self::AwaitingTurn { .. } => "AwaitingTurn",
             Self::AwaitingToken { .. } => "AwaitingToken",
             Self::FetchingToken => "FetchingToken",
             Self::LookingUp { .. } => "LookingUp",
@@ -251,6 +262,8 @@ struct Pending {
     retried: bool,
     /// The key was verified in this exchange.
     first_use: bool,
+    /// The key was verified on this node, in this exchange or before.
+    known: bool,
     /// The deadline was moved for the queue and the verification already.
     queued: bool,
     /// The deadline was moved to a leader's already.
@@ -355,6 +368,15 @@ impl Exchange {
     /// Gives back what the exchange holds: the request went away. To be called for
     /// each exchange at its end; does nothing where there is nothing to give back.
     pub fn abort(&mut self, env: &mut Env<'_>) {
+        // Who hangs up before the verdict on a key that nobody has seen would else make
+        // up as many as he likes.
+        if self.pending.as_ref().is_some_and(|pending| !pending.known) {
+            self.count_failure(env);
+        }
+        self.give_back(env);
+    }
+
+    fn give_back(&mut self, env: &mut Env<'_>) {
         self.state = State::Over;
         if let Some(pending) = self.pending.take() {
             release(&pending, env);
@@ -369,7 +391,7 @@ impl Exchange {
                     self.key_id = Some(forward.authorization.to_string());
                 }
                 if matches!(state, State::Over) {
-                    self.abort(env);
+                    self.give_back(env);
                 }
                 self.state = state;
                 output
@@ -410,13 +432,23 @@ impl Exchange {
                     && rejection == Rejection::IdentityProviderUnavailable
                 {
                     Output::Pass(Pass::NoKey)
+                } else if rejection == Rejection::InvalidApiKey && self.count_failure(env) {
+                    throttled()
                 } else {
                     Output::Reject { rejection, reason }
                 }
             }
         };
-        self.abort(env);
+        self.give_back(env);
         output
+    }
+}
+
+/// The answer to an address that has failed too often.
+fn throttled() -> Output {
+    Output::Reject {
+        rejection: Rejection::Throttled,
+        reason: Reason::Throttled,
     }
 }
 

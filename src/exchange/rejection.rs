@@ -214,6 +214,12 @@ pub enum Reason {
     /// Too many requests wait already.
     #[error("too many requests wait for an exchange")]
     TooManyPending,
+    /// The address has failed too often.
+    #[error("too many failures from this address")]
+    Throttled,
+    /// More keys came that nobody has seen than are looked up.
+    #[error("too many keys that are new here wait for their look-up")]
+    TooManyNewKeys,
     /// The address that yields go to does not answer.
     #[error("yield_upstream does not answer: {0}")]
     YieldFailed(String),

@@ -6,8 +6,10 @@ use super::credentials::{Credentials, Headers, extract};
 use super::flight::Claim;
 use super::rejection::{Reason, Rejection};
 use super::service_token::{Need, read_service_token};
+use super::throttle::SourceAddress;
 use super::{
     End, Env, Exchange, Forward, Input, Output, Pass, Pending, Source, State, Step, Unseen,
+    throttled,
 };
 use crate::cache::{CachedToken, Found, Level, Refused};
 use crate::clock::UnixMillis;
@@ -39,7 +41,7 @@ impl Exchange {
         let (key, remove) = match extract(&config, headers) {
             Ok(Credentials::Key { key, remove }) => (key, remove),
             Ok(Credentials::Pass) => return Output::Pass(Pass::NoKey),
-            Err((rejection, reason)) => return Output::Reject { rejection, reason },
+            Err((rejection, reason)) => return self.end(End::refused(rejection, reason), env),
         };
         if is(Sabotage::RefusesAll) {
             return Output::Reject {
@@ -53,8 +55,15 @@ impl Exchange {
         } else {
             key.id().to_owned()
         };
+        if is(Sabotage::WarmKeysThrottled) && self.is_throttled(env) {
+            return throttled();
+        }
         match env.worker.cache.find(&digest, env.now, env.store) {
             Found::Token(token, level) => Output::Forward(forward(&token, remove, level)),
+            // A key that was verified on this node is nobody's guess.
+            _ if self.is_throttled(env) && !env.worker.cache.was_verified(&digest, env.store) => {
+                throttled()
+            }
             Found::Refused(refused) if counts(refused, env) => {
                 self.key_id = Some(key_id);
                 self.end(remembered(refused, env), env)
@@ -81,6 +90,7 @@ impl Exchange {
                     generation: 0,
                     retried: false,
                     first_use: false,
+                    known: false,
                     queued: false,
                     followed: false,
                     unseen: None,
@@ -91,8 +101,33 @@ impl Exchange {
         }
     }
 
+    /// Whether the request's address has failed too often. The host is asked for it at
+    /// most once, and for no request with a token in the cache.
+    fn is_throttled(&mut self, env: &mut Env<'_>) -> bool {
+        self.find_source(env)
+            .is_some_and(|source| env.is_throttled(source))
+    }
+
+    /// Counts a failure of the request's address. True if it has failed too often before:
+    /// then it is told so, and not what became of the key.
+    pub(super) fn count_failure(&mut self, env: &mut Env<'_>) -> bool {
+        self.find_source(env)
+            .is_some_and(|source| env.count_failure(source))
+    }
+
+    fn find_source(&mut self, env: &Env<'_>) -> Option<SourceAddress> {
+        if self.source.is_none() {
+            self.source = env.source();
+        }
+        self.source
+    }
+
     /// Any later input.
     pub(super) fn go_on(&mut self, state: State, input: &Input<'_>, env: &mut Env<'_>) -> Step {
+        if matches!(state, State::AwaitingTurn { .. }) && self.is_throttled(env) {
+            // It failed too often while it waited.
+            return Err(End::refused(Rejection::Throttled, Reason::Throttled));
+        }
         self.with_pending(env, |pending, env| {
             pending.follow_the_clock(env.now);
             match (state, input) {
@@ -112,6 +147,7 @@ impl Exchange {
                     Reason::YieldFailed(format!("status {status}")),
                 )),
                 (State::Following { wait_ms }, _) => pending.look_again(wait_ms, env),
+                (State::AwaitingTurn { from }, _) => pending.await_turn(from, env),
                 (State::AwaitingToken { wait_ms }, _) => {
                     pending.need_service_token(longer(wait_ms, env), env)
                 }
@@ -159,7 +195,7 @@ impl Pending {
             env.now,
         );
         match claimed {
-            Claim::Lead => self.need_service_token(WAIT_MS_MIN, env),
+            Claim::Lead => self.take_turn(env),
             Claim::Follow { until } => {
                 // Once: a row of leaders that hang up must not hold a follower. And not
                 // to an instant that only a clock step can have made so far.
@@ -174,6 +210,29 @@ impl Pending {
             Claim::Failed(_, reason) if *reason == Reason::Unknown => Err(unknown(*reason, env)),
             Claim::Failed(rejection, reason) => Err(End::refused(rejection, *reason)),
         }
+    }
+
+    /// Keycloak is asked at once for a key that was verified on this node before; for one
+    /// that nobody has seen there are so many turns in a second.
+    fn take_turn(&mut self, env: &mut Env<'_>) -> Step {
+        self.known = env.worker.cache.was_verified(&self.digest, env.store);
+        if self.known {
+            return self.need_service_token(WAIT_MS_MIN, env);
+        }
+        match env.worker.lookups.take_turn(env.now) {
+            Some(wait_ms) => self.await_turn(env.now.plus_ms(wait_ms), env),
+            None => Err(End::overloaded(Reason::TooManyNewKeys)),
+        }
+    }
+
+    /// Waits until its turn comes: a host may be back before. No turn is further away
+    /// than a callout may take, unless the clock was set back meanwhile.
+    fn await_turn(&mut self, from: UnixMillis, env: &mut Env<'_>) -> Step {
+        let left = from.since_ms(env.now);
+        if left == 0 || left > env.worker.config.callout_timeout_ms {
+            return self.need_service_token(WAIT_MS_MIN, env);
+        }
+        self.wait(State::AwaitingTurn { from }, left, env)
     }
 
     /// A follower's turn: the leader may have left a token or a refusal.

@@ -24,6 +24,7 @@ impl Pending {
             .cache
             .is_verified(&self.digest, &record.hash_text, env.store)
         {
+            self.known = true;
             return self.sign(owner, env);
         }
         if record.hash.rounds() == 0 {
@@ -45,6 +46,7 @@ impl Pending {
                 let cache = &mut env.worker.cache;
                 if self.queued && cache.is_verified(&self.digest, hash_text, env.store) {
                     env.gate.leave(self.ticket);
+                    self.known = true;
                     return self.sign(owner, env);
                 }
                 self.allow_for(u64::from(rounds), env);
@@ -106,6 +108,7 @@ impl Pending {
             return Err(End::invalid(Reason::WrongSecret));
         }
         self.first_use = true;
+        self.known = true;
         let record = &owner.record;
         env.worker.cache.remember_verified(
             &self.digest,

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::flight::{ExchangeId, Flights};
 use super::service_token::ServiceToken;
+use super::throttle::{Lookups, Throttle};
 use crate::cache::Cache;
 use crate::cache::slots::SharedStore;
 use crate::clock::UnixMillis;
@@ -32,6 +33,8 @@ pub struct Worker {
     pub cache: Cache,
     pub(super) flights: Flights,
     pub(super) service_token: ServiceToken,
+    pub(crate) throttle: Throttle,
+    pub(super) lookups: Lookups,
     pub(super) pending: usize,
     jti: JtiSource,
     exchanges: ExchangeId,
@@ -55,6 +58,9 @@ pub struct Sizes {
     pub pending: usize,
     /// Admin events that were acted on; a few pages.
     pub events: usize,
+    /// Source addresses that failed; at most
+    /// [`ADDRESSES_MAX`](super::throttle::ADDRESSES_MAX).
+    pub addresses: usize,
 }
 
 impl Worker {
@@ -65,12 +71,16 @@ impl Worker {
         let cache = Cache::new(&config, &signing_key);
         let jti = JtiSource::new(&signing_key, seed);
         let poller = Poller::new(config.revocation_poll_ms, &signing_key, seed);
+        let throttle = Throttle::new(&config, &signing_key);
+        let lookups = Lookups::new(&config);
         Self {
             config,
             signing_key,
             cache,
             flights: Flights::default(),
             service_token: ServiceToken::default(),
+            throttle,
+            lookups,
             pending: 0,
             jti,
             exchanges: 0,
@@ -144,6 +154,7 @@ impl Worker {
             failures,
             pending: self.pending,
             events: self.poller.events(),
+            addresses: self.throttle.len(),
         }
     }
 

@@ -115,6 +115,7 @@ fn with_env<T>(now: UnixMillis, worker: &mut Worker, act: impl FnOnce(&mut Env<'
             gate: &mut machine.gate,
             store: &mut HostStore,
             nonce: &system::nonce,
+            source: &system::source_address,
         })
     })
 }

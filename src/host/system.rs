@@ -29,6 +29,14 @@ pub(super) fn nonce() -> Vec<u8> {
     bytes
 }
 
+/// The address that the request comes from, as the host has it: on Envoy after its
+/// `xff_num_trusted_hops`, on Kong after `trusted_ips` (nginx's `$remote_addr`).
+pub(super) fn source_address() -> Option<Vec<u8>> {
+    hostcalls::get_property(vec!["source", "address"])
+        .ok()
+        .flatten()
+}
+
 /// nginx's id of the request; none on Envoy, and outside of a request.
 pub(super) fn kong_request_id() -> Option<Vec<u8>> {
     hostcalls::get_property(vec!["ngx", "request_id"])

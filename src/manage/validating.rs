@@ -2,6 +2,8 @@
 //!
 //! The key takes the same way through machine and caches as one in a request's header.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
@@ -12,7 +14,7 @@ use super::problem::Code;
 use super::{Answer, End, Input, Manage, ManageEnv, Output, State, Step};
 use crate::clock::UnixMillis;
 use crate::exchange::credentials::AUTHORIZATION;
-use crate::exchange::rejection::Rejection;
+use crate::exchange::rejection::{Reason, Rejection};
 use crate::exchange::{self, Exchange, Pass};
 
 #[derive(Deserialize)]
@@ -28,10 +30,12 @@ impl Manage {
         body: &ValidateBody,
         env: &mut ManageEnv<'_, '_>,
     ) -> Step {
-        let config = &env.exchange.worker.config;
+        let config = Arc::clone(&env.exchange.worker.config);
         // A header's value has no spaces at its ends, and a text of JSON may.
-        let key = config.key_format.parse(body.api_key.as_bytes());
-        let key = key.map_err(|fault| End::new(Code::Exchange(Rejection::InvalidApiKey), fault))?;
+        let key = match config.key_format.parse(body.api_key.as_bytes()) {
+            Ok(key) => key,
+            Err(fault) => return Err(malformed(fault, env)),
+        };
         self.report.key_id = Some(key.id().to_owned());
         let name = config.headers.first().map_or(AUTHORIZATION, |name| name);
         let value = if name == AUTHORIZATION {
@@ -100,6 +104,15 @@ impl Manage {
         };
         Ok((State::Exchanging(exchange), output))
     }
+}
+
+/// What is no key counts as it does in the exchange, which never sees it.
+fn malformed(fault: impl std::fmt::Display, env: &mut ManageEnv<'_, '_>) -> End {
+    let source = env.exchange.source();
+    if source.is_some_and(|source| env.exchange.count_failure(source)) {
+        return End::new(Code::Exchange(Rejection::Throttled), Reason::Throttled);
+    }
+    End::new(Code::Exchange(Rejection::InvalidApiKey), fault)
 }
 
 /// Who is to let a request pass would let it pass to somebody: here there is nobody.

@@ -3,10 +3,12 @@
 //! An HTTP library would refuse or repair what these tests send: headers twice,
 //! bytes that are no text, headers of 64 KiB.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketType};
 use serde_json::Value;
 
 use crate::secrets;
@@ -20,6 +22,8 @@ pub(crate) struct Target {
     host: String,
     port: u16,
     path: String,
+    /// The address that its connections come from; without one each has its own.
+    source: Option<Ipv4Addr>,
 }
 
 impl Target {
@@ -34,6 +38,15 @@ impl Target {
             host: host.to_owned(),
             port: port.parse().expect("a port in the URL"),
             path: path.trim_end_matches('/').to_owned(),
+            source: None,
+        }
+    }
+
+    /// The same, as seen from one address of this machine.
+    pub(crate) fn from(&self, source: Ipv4Addr) -> Self {
+        Self {
+            source: Some(source),
+            ..self.clone()
         }
     }
 
@@ -49,8 +62,13 @@ impl Target {
             .expect("an address of the gateway")
             .next()
             .expect("an address of the gateway");
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)
-            .unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
+        let stream = match address {
+            SocketAddr::V4(address) if address.ip().is_loopback() => {
+                connect_from(self.source.unwrap_or_else(another_address), address)
+            }
+            address => TcpStream::connect_timeout(&address, PATIENCE),
+        };
+        let stream = stream.unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -70,6 +88,22 @@ impl Target {
     pub(crate) fn orders(&self, key: &str) -> Response {
         self.send(&Request::orders().api_key(key))
     }
+}
+
+/// An address of this machine that no connection had before: the refusals of one trial
+/// are not to count against another.
+fn another_address() -> Ipv4Addr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let [_, a, b, c] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    Ipv4Addr::new(127, 64 | (a & 63), b, c)
+}
+
+/// Connects from an address of the loopback network, all of which is this machine's.
+fn connect_from(source: Ipv4Addr, target: SocketAddrV4) -> io::Result<TcpStream> {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    rustix::net::bind(&socket, &SocketAddrV4::new(source, 0))?;
+    rustix::net::connect(&socket, &target)?;
+    Ok(TcpStream::from(socket))
 }
 
 /// A request, as the bytes to send.

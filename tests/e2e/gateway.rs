@@ -24,9 +24,16 @@ pub(crate) struct Spec {
     keycloak: Option<SocketAddr>,
     service: Option<SocketAddr>,
     workers: Option<usize>,
+    trusted_hops: Option<u32>,
 }
 
 impl Spec {
+    /// So many load balancers are in front of it.
+    pub(crate) fn behind(mut self, hops: u32) -> Self {
+        self.trusted_hops = Some(hops);
+        self
+    }
+
     /// A field of the filter's configuration.
     pub(crate) fn field(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.fields.push((name.to_owned(), value.into()));
@@ -169,6 +176,13 @@ fn edited(rendered: &Path, spec: &Spec, port: u16, yield_port: u16) -> Value {
         listener["address"] = socket_address(([127, 0, 0, 1], port).into());
         if listener["name"] == "gateway" {
             edit_filter(listener, spec);
+            if let Some(hops) = spec.trusted_hops {
+                let manager = member(listener, "/filter_chains/0/filters/0/typed_config");
+                manager["xff_num_trusted_hops"] = json!(hops);
+                let mutations = "/early_header_mutation_extensions/0/typed_config/mutations";
+                let mutations = member(manager, mutations).as_array_mut().expect("a list");
+                mutations.retain(|mutation| mutation["remove"] != "x-forwarded-for");
+            }
         }
     }
     for cluster in resources["clusters"].as_array_mut().expect("clusters") {

@@ -9,6 +9,7 @@
     reason = "a test that meets what it does not expect fails"
 )]
 
+mod abuse;
 #[path = "../model/checksum.rs"]
 mod checksum;
 mod client;

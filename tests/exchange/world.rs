@@ -29,6 +29,10 @@ pub struct World {
     pub shared: Shared,
     pub keycloak: FakeKeycloak,
     pub yields: u32,
+    /// Where requests come from; none where the host does not say.
+    pub address: Option<String>,
+    /// How often the host was asked for it.
+    pub asked_for_address: Cell<u32>,
     /// The key id that the last request's exchange gave for the log.
     pub ended_key_id: Option<String>,
     nonces: Cell<u64>,
@@ -134,6 +138,8 @@ impl World {
             shared: Shared::default(),
             keycloak: FakeKeycloak::new(users),
             yields: 0,
+            address: None,
+            asked_for_address: Cell::new(0),
             ended_key_id: None,
             nonces: Cell::new(0),
         }
@@ -158,12 +164,17 @@ impl World {
             self.nonces.set(self.nonces.get() + 1);
             self.nonces.get().to_be_bytes().to_vec()
         };
+        let source = || {
+            self.asked_for_address.set(self.asked_for_address.get() + 1);
+            self.address.clone().map(String::into_bytes)
+        };
         let mut env = Env {
             now: self.now,
             worker: &mut self.worker,
             gate: &mut self.gate,
             store: &mut self.shared,
             nonce: &nonce,
+            source: &source,
         };
         let output = exchange.handle_input(input, &mut env);
         if let Input::Request { headers } = input {
@@ -201,6 +212,7 @@ impl World {
             gate: &mut self.gate,
             store: &mut self.shared,
             nonce: &Vec::new,
+            source: &|| None,
         };
         exchange.abort(&mut env);
     }

@@ -305,7 +305,7 @@ impl Host {
                     |(_, value)| Ok(value.clone().into_bytes()),
                 )
             }
-            (_, [b"source", b"address"], Some(_)) => Ok(b"192.0.2.1:1234".to_vec()),
+            (_, [b"source", b"address"], Some(request)) => Ok(node.address(&request.request_id)),
             (Profile::Envoy, [b"request", b"id"], Some(request)) => Ok(request.request_id.clone()),
             _ => refuse(Status::NotFound),
         }

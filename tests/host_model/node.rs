@@ -80,6 +80,8 @@ pub struct Node {
     pub variables: Vec<(String, String)>,
     /// Upstreams that the host knows; on Kong any `host:port`.
     pub clusters: Vec<String>,
+    /// The address that all requests come from; without one each has its own.
+    pub address: Option<String>,
     /// The host refuses to send the next so many callouts.
     pub refuses_callouts: u32,
     pub logs: Vec<String>,
@@ -105,6 +107,7 @@ impl Node {
             random: Random::Seeded(1),
             variables: Vec::new(),
             clusters: vec!["keycloak".to_owned(), "yield".to_owned()],
+            address: None,
             refuses_callouts: 0,
             logs: Vec::new(),
             metrics: Vec::new(),
@@ -112,6 +115,22 @@ impl Node {
             properties_set: 0,
             sent: Vec::new(),
             next_id: 0,
+        }
+    }
+
+    /// The address of a request: Envoy gives a port as well, nginx's `$remote_addr` has none.
+    pub fn address(&self, request_id: &[u8]) -> Vec<u8> {
+        let own = || {
+            let id = String::from_utf8_lossy(request_id);
+            let number = u32::from_str_radix(id.get(24..).unwrap_or_default(), 16);
+            let number = number.unwrap_or_default();
+            format!("2001:db8:{:x}:{:x}::1", number >> 16, number & 0xffff)
+        };
+        let address = self.address.clone().unwrap_or_else(own);
+        match self.profile {
+            Profile::Kong => address.into_bytes(),
+            Profile::Envoy if address.contains(':') => format!("[{address}]:1234").into_bytes(),
+            Profile::Envoy => format!("{address}:1234").into_bytes(),
         }
     }
 

@@ -189,3 +189,75 @@ fn only_the_key_itself_is_one() {
     }
     assert!(world.calls.is_empty());
 }
+
+/// Sends what is no key until it is told to wait.
+fn until_throttled(world: &mut World) -> usize {
+    for at in 0..1000 {
+        let told = world.ask(&Request::validate("sk_live_no"));
+        if told.status == 429 {
+            told.refused(429, "throttled");
+            assert_eq!(told.header("retry-after"), Some("60"));
+            return at;
+        }
+        told.refused(401, "invalid_api_key");
+    }
+    panic!("never told to wait");
+}
+
+#[test]
+fn a_caller_is_told_to_wait_before_any_call_as_in_the_exchange() {
+    let mut world = World::new(users());
+    world.address = Some("192.0.2.7:1".to_owned());
+    let gateway = world.add_gateway(0);
+    assert_eq!(until_throttled(&mut world), 20);
+    for bad in [&key(9), "sk_live_no"] {
+        let told = world.ask(&Request::validate(bad));
+        told.refused(429, "throttled");
+    }
+    assert!(world.calls.is_empty());
+    // It counts together with what the address sends through a gateway.
+    assert_eq!(world.exchange(gateway, &key(9)), Err("throttled"));
+    world.address = Some("192.0.2.8:1".to_owned());
+    world.ask(&Request::validate(&key(1))).expect(200);
+}
+
+/// A gateway calls for many, one of whom is a fool.
+#[test]
+fn a_caller_that_sent_too_many_bad_keys_is_heard_with_those_that_were_good_before() {
+    let changes = json!({ "cache_ttl_seconds": 30 });
+    let mut world = World::with(users(), &changes);
+    world.address = Some("192.0.2.7:1".to_owned());
+    world.ask(&Request::validate(&key(2))).expect(200);
+    for _ in 0..20 {
+        until_throttled(&mut world);
+        world.ask(&Request::validate(&key(2))).expect(200);
+        world.pass(31_000);
+        until_throttled(&mut world);
+        world.ask(&Request::validate(&key(2))).expect(200);
+    }
+    let told = world.ask(&Request::validate(&key(1)));
+    told.refused(429, "throttled");
+}
+
+#[test]
+fn a_caller_for_many_is_never_told_to_wait_where_nothing_is_counted() {
+    let changes = json!({ "throttle_failures_per_minute": 0 });
+    let mut world = World::with(users(), &changes);
+    world.address = Some("192.0.2.7:1".to_owned());
+    for _ in 0..100 {
+        let told = world.ask(&Request::validate("sk_live_no"));
+        told.refused(401, "invalid_api_key");
+    }
+    world.ask(&Request::validate(&key(1))).expect(200);
+}
+
+#[test]
+fn a_callers_own_token_counts_for_nothing() {
+    let mut world = World::new(users());
+    world.address = Some("192.0.2.7:1".to_owned());
+    for _ in 0..30 {
+        let told = world.ask(&Request::list("no.token.atall"));
+        told.refused(401, "invalid_token");
+    }
+    world.ask(&Request::validate(&key(1))).expect(200);
+}

@@ -49,6 +49,8 @@ pub struct World {
     pub calls: Vec<(&'static str, UnixMillis)>,
     /// Workers have their ticks.
     pub ticks: bool,
+    /// The address that requests come from, as a host gives it.
+    pub address: Option<String>,
     ticked_at: UnixMillis,
     changes: Value,
     nonces: Cell<u64>,
@@ -81,6 +83,7 @@ impl World {
             nodes: vec![Shared::default()],
             calls: Vec::new(),
             ticks: true,
+            address: None,
             ticked_at: START,
             changes: changes.clone(),
             nonces: Cell::new(0),
@@ -227,6 +230,7 @@ impl World {
             gate: &mut member.gate,
             store: &mut self.nodes[member.node],
             nonce: &nonce,
+            source: &|| self.address.clone().map(String::into_bytes),
         };
         act(&mut ManageEnv {
             exchange: &mut exchange,
@@ -253,6 +257,7 @@ impl World {
                         .to_be_bytes()
                         .to_vec()
                 },
+                source: &|| self.address.clone().map(String::into_bytes),
             };
             let output = exchange.handle_input(&input, &mut env);
             self.pass(5);

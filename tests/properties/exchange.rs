@@ -198,6 +198,7 @@ impl World {
             gate,
             store: &mut self.store,
             nonce: &|| nonce.clone(),
+            source: &|| None,
         })
     }
 
@@ -245,7 +246,7 @@ impl World {
                 timeout_ms,
             } => {
                 assert!((1..=4000).contains(timeout_ms), "{timeout_ms}");
-                assert!(wait_ms.unwrap_or(0) <= 1000, "{wait_ms:?}");
+                assert!(wait_ms.unwrap_or(0) <= 2000, "{wait_ms:?}");
             }
             Output::Forward(forward) => self.assert_may_forward(request, forward),
             Output::Pass(why) => {

@@ -6,7 +6,7 @@
 use apikey_jwt_exchange::cache::sealed::{Entry, Kind, Sealer};
 use apikey_jwt_exchange::clock::UnixMillis;
 
-const KINDS: [Kind; 3] = [Kind::Token, Kind::Verified, Kind::Refused];
+const KINDS: [Kind; 4] = [Kind::Token, Kind::Verified, Kind::Refused, Kind::Failures];
 /// Every bit of an entry up to this long is flipped, and some of a longer one's.
 const EXHAUSTIVE_BYTES: usize = 160;
 

@@ -161,6 +161,7 @@ fn reaches_everything(tally: &Tally) {
         "rejected ambiguous_credentials",
         "rejected identity_provider_unavailable",
         "rejected overloaded",
+        "rejected throttled",
     ] {
         let count = tally.ends.get(how).copied().unwrap_or(0);
         assert!(count >= 100, "only {count} requests ended as {how}");

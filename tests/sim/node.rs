@@ -23,6 +23,11 @@ const TICKS_MAX: u64 = 5;
 pub struct ClockSteps(Vec<(u64, i64)>);
 
 impl ClockSteps {
+    /// How often it was set.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// Milliseconds that it was set back since then, in all.
     pub fn backwards_since(&self, at: u64) -> u64 {
         self.backwards_capped(at, u64::MAX)
@@ -41,13 +46,16 @@ impl ClockSteps {
 pub struct NodeWorker {
     pub routes: Vec<Option<Worker>>,
     pub gate: Gate,
+    /// How many there were in its place before it.
+    pub generation: u32,
 }
 
 impl NodeWorker {
-    fn new(routes: usize) -> Self {
+    fn new(routes: usize, generation: u32) -> Self {
         Self {
             routes: (0..routes).map(|_| None).collect(),
             gate: Gate::new(),
+            generation,
         }
     }
 }
@@ -76,6 +84,8 @@ pub struct With<'a> {
     pub faults: &'a Faults,
     /// The host's id of the request.
     pub request_id: u64,
+    /// The address that it comes from, as the host has it.
+    pub address: Option<Vec<u8>>,
 }
 
 impl Node {
@@ -83,7 +93,7 @@ impl Node {
         Self {
             host,
             data: SharedData::new(host, room),
-            workers: (0..workers).map(|_| NodeWorker::new(routes)).collect(),
+            workers: (0..workers).map(|_| NodeWorker::new(routes, 0)).collect(),
             offset,
             clock: ClockSteps::default(),
             room,
@@ -109,8 +119,9 @@ impl Node {
 
     /// A worker dies; another takes its place.
     pub fn crash(&mut self, worker: usize) {
-        let routes = self.workers[worker].routes.len();
-        self.workers[worker] = NodeWorker::new(routes);
+        let died = &self.workers[worker];
+        let (routes, generation) = (died.routes.len(), died.generation + 1);
+        self.workers[worker] = NodeWorker::new(routes, generation);
     }
 
     /// All is gone.
@@ -200,7 +211,9 @@ impl Node {
             Host::Envoy => with.dice.bytes::<16>().to_vec(),
         };
         let nonce = || nonce.clone();
-        let NodeWorker { routes, gate } = &mut self.workers[worker];
+        let address = with.address.take();
+        let source = || address.clone();
+        let NodeWorker { routes, gate, .. } = &mut self.workers[worker];
         let state = routes[route].get_or_insert_with(|| {
             Worker::new(
                 Arc::clone(with.config),
@@ -219,6 +232,7 @@ impl Node {
             gate,
             store: &mut store,
             nonce: &nonce,
+            source: &source,
         };
         act(exchange, &mut env)
     }

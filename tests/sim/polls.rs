@@ -65,6 +65,7 @@ impl World {
             dice: &mut self.dice,
             faults: &self.faults,
             request_id: 0,
+            address: None,
         };
         let (call, polling) = self.nodes[node].poll((worker, route), &mut with, input);
         if let Some(polling) = polling {

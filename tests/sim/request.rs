@@ -44,6 +44,31 @@ impl Form {
     pub const ALL: [Self; 4] = [Self::ApiKey, Self::Bearer, Self::XApiKey, Self::AndCookie];
 }
 
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Address {
+    /// One from which nothing else comes, by the number of the request.
+    Own(u64),
+    /// One from which many come.
+    Shared(u8),
+    /// The host does not say.
+    Untold,
+}
+
+impl Address {
+    /// As a host gives it.
+    pub fn text(self) -> Option<Vec<u8>> {
+        let text = match self {
+            Self::Own(number) => {
+                format!("[2001:db8:{:x}:{:x}::1]:443", number >> 16, number & 0xffff)
+            }
+            Self::Shared(number) => format!("192.0.2.{number}:40000"),
+            Self::Untold => return None,
+        };
+        Some(text.into_bytes())
+    }
+}
+
 /// A request, and where it goes.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -53,6 +78,7 @@ pub struct Request {
     pub route: usize,
     pub credential: Credential,
     pub form: Form,
+    pub from: Address,
     /// The client hangs up so many milliseconds after it sent it.
     pub hangs_up_after: Option<u64>,
 }

@@ -61,7 +61,10 @@ impl World {
         let output = self.act(&mut flight, |exchange, env| {
             exchange.handle_input(&input, env)
         });
+        let node = flight.request.node;
         let seen = Seen::Step {
+            request: &flight.request,
+            node_now: self.nodes[node].now(self.now),
             output: &output,
             poison,
         };
@@ -91,6 +94,7 @@ impl World {
             dice: &mut self.dice,
             faults: &self.faults,
             request_id: id,
+            address: flight.request.from.text(),
         };
         self.nodes[node].act((worker, route), &mut with, &mut flight.exchange, act)
     }
@@ -114,6 +118,7 @@ impl World {
             dice: &mut self.dice,
             faults: &self.faults,
             request_id,
+            address: None,
         };
         if self.nodes[node].revoke((worker, route), &mut with, owner) {
             self.tally.told += 1;
@@ -186,6 +191,7 @@ impl World {
             turns: flight.turns,
             waited: flight.waited,
             rounds: flight.rounds,
+            generation: node.workers[request.worker].generation,
             calm_since: self.calm_since,
         };
         self.jury.see(&Seen::Ended(&ended), &self.truth);
@@ -221,7 +227,7 @@ impl World {
     pub(super) fn show_written(&mut self, node: usize) {
         let slots = self.routes.iter().map(|route| route.config.l2_slots).max();
         // And two copies of the log of each realm, and the lease of its polls.
-        let slots_max = 3 * slots.unwrap_or(0) as usize + 3 * self.realms.len();
+        let slots_max = 4 * slots.unwrap_or(0) as usize + 3 * self.realms.len();
         let data = &mut self.nodes[node].data;
         let (written, entries) = (data.take_written(), data.len());
         for (name, value) in &written {

@@ -147,6 +147,7 @@ fn config(dice: &mut Dice, realm: usize, length_ms: u64) -> Arc<Config> {
         "signing_key": SIGNING_KEY,
         "cache_ttl_seconds": dice.pick(&[1, 5, 30, 300]),
         "negative_ttl_seconds": dice.pick(&[0, 1, 10, 30]),
+        "throttle_failures_per_minute": dice.pick(&[0, 2, 20]),
         "callout_timeout_ms": dice.pick(&[300, 1000, 2000]),
         "clock_skew_seconds": dice.pick(&[0, 5, 30]),
         "l1_entries": dice.pick(&[1, 4, 100]),

@@ -101,6 +101,13 @@ impl Truth {
         told.iter().copied().find(|at| *at >= since)
     }
 
+    /// Whether a node was told of any owner of a realm since then.
+    pub fn told_any_since(&self, node: usize, realm: usize, since: u64) -> bool {
+        self.told.iter().any(|((at, of, _), told)| {
+            (*at, *of) == (node, realm) && told.iter().any(|told| *told >= since)
+        })
+    }
+
     fn holds(&self, realm: usize, key: &str) -> &[Hold] {
         let holds = self.holds.get(&(realm, key.to_owned()));
         holds.map_or(&[], Vec::as_slice)

@@ -8,14 +8,28 @@ use super::dice::Dice;
 use super::faults::Fault;
 use super::keycloak::{EventFate, User};
 use super::keys::{self, KEYS};
-use super::request::{Credential, Form, Request};
+use super::request::{Address, Credential, Form, Request};
 use super::setup::{give, owners};
 use super::world::World;
+
+/// Keys of a flood: more than a worker looks up at once, and than wait their turn.
+const FLOOD: u64 = 300;
+
+/// A flood takes a run more time than all else.
+const CROWDS: [Crowd; 5] = [
+    Crowd::OneKey,
+    Crowd::OneKey,
+    Crowd::ManySecrets,
+    Crowd::ManySecrets,
+    Crowd::ManyUnknown,
+];
 
 #[derive(Clone, Copy)]
 enum Crowd {
     OneKey,
     ManySecrets,
+    /// Keys that nobody has, each from an address of its own.
+    ManyUnknown,
 }
 
 /// The requests of one moment: some, most with the same key, at any node and worker.
@@ -24,35 +38,60 @@ pub fn burst(world: &mut World) -> Vec<Request> {
     // Few keys are used much and most seldom.
     let key = dice.below(KEYS).min(dice.below(KEYS));
     // Seldom a crowd: with one key, or with one id and as many secrets.
-    let crowd = dice
-        .chance(0.01)
-        .then(|| dice.pick(&[Crowd::OneKey, Crowd::ManySecrets]));
-    let size = crowd.map_or(dice.pick(&[1, 1, 1, 2, 5]), |_| 80);
+    let crowd = dice.chance(0.01).then(|| dice.pick(&CROWDS));
+    let size = match crowd {
+        None => dice.pick(&[1, 1, 1, 2, 5]),
+        Some(Crowd::OneKey | Crowd::ManySecrets) => 80,
+        Some(Crowd::ManyUnknown) => FLOOD,
+    };
+    // A flood goes to one worker, and while it lasts nobody can be sure of a turn.
+    let flooded = matches!(crowd, Some(Crowd::ManyUnknown)).then(|| place(world));
+    if flooded.is_some() {
+        world.calm_since = world.calm_since.map(|since| since.max(world.now));
+    }
     (0..size)
         .map(|at| {
+            let (node, worker, route) = flooded.unwrap_or_else(|| place(world));
             let dice = &mut world.dice;
-            let node = dice.below(world.nodes.len());
-            let worker = dice.below(world.nodes[node].workers.len());
-            let route = dice.below(world.routes.len());
             let credential = match crowd {
                 None => credential(dice, key),
                 Some(Crowd::OneKey) => Credential::Key(key),
                 Some(Crowd::ManySecrets) => Credential::WrongSecret(key, at),
+                Some(Crowd::ManyUnknown) => Credential::Unknown(1000 + at),
             };
             let form = dice.pick(&Form::ALL);
             let after = dice.pick(&[1, 10, 100, 1000]);
             let hangs_up = world.faults.hits(Fault::HangUp, dice);
+            let id = world.next_request();
             Request {
-                id: world.next_request(),
+                id,
                 node,
                 worker,
                 route,
                 credential,
                 form,
+                from: address(world, id, flooded.is_some()),
                 hangs_up_after: hangs_up.then_some(after),
             }
         })
         .collect()
+}
+
+/// Any node, one of its workers, and a route.
+fn place(world: &mut World) -> (usize, usize, usize) {
+    let dice = &mut world.dice;
+    let node = dice.below(world.nodes.len());
+    let worker = dice.below(world.nodes[node].workers.len());
+    (node, worker, dice.below(world.routes.len()))
+}
+
+fn address(world: &mut World, id: u64, flood: bool) -> Address {
+    match world.dice.below(4) {
+        _ if flood => Address::Own(id),
+        0 => Address::Own(id),
+        1 => Address::Untold,
+        number => Address::Shared(number as u8),
+    }
 }
 
 fn credential(dice: &mut Dice, key: usize) -> Credential {

@@ -16,7 +16,7 @@ use super::faults::Faults;
 use super::keycloak::Reply;
 use super::node::Node;
 use super::polls::{self, PollFlight, Shown};
-use super::request::{Credential, Form, Request};
+use super::request::{Address, Credential, Form, Request};
 use super::setup::{Realm, Route, START, Setup};
 use super::tally::Tally;
 use super::trace::Trace;
@@ -228,6 +228,7 @@ impl World {
                     route,
                     credential: Credential::Key(key),
                     form: Form::ApiKey,
+                    from: Address::Own(self.requests),
                     hangs_up_after: None,
                 };
                 self.send(request);

@@ -1,5 +1,6 @@
 //! The cases, by theme, in the order in which they are run.
 
+mod abuse;
 mod bad_input;
 mod cache;
 mod configuration;
@@ -32,6 +33,7 @@ pub(crate) fn all() -> Vec<Case> {
         cache::cases(),
         revocation::cases(),
         configuration::cases(),
+        abuse::cases(),
         management::cases(),
         management_refusals::cases(),
         faults::cases(),

@@ -1,5 +1,6 @@
 //! Scenarios, by what they are about.
 
+mod abuse;
 mod checks;
 mod clocks;
 mod configuration;

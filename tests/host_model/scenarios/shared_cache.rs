@@ -206,6 +206,6 @@ fn the_names_in_shared_data_are_no_more_than_the_slots() {
             gateway.ask(&key(n));
         }
         let names = gateway.node.borrow().shared.keys();
-        assert!(names.len() <= 3 * 8 + 2, "{} names", names.len());
+        assert!(names.len() <= 4 * 8 + 2, "{} names", names.len());
     }
 }

@@ -8,6 +8,7 @@ const PENDING_MAX: usize = 1024;
 const FAILURES_MAX: usize = 1024;
 const QUEUE_MAX: usize = 64;
 const EVENTS_MAX: usize = 1000;
+const ADDRESSES_MAX: usize = 4096;
 
 pub struct Bounded;
 
@@ -29,6 +30,7 @@ impl Checker for Bounded {
                     && worker.flights <= worker.pending
                     && worker.failures <= FAILURES_MAX
                     && worker.events <= EVENTS_MAX
+                    && worker.addresses <= ADDRESSES_MAX
                     && *places <= QUEUE_MAX + 1;
                 holds(fits, || {
                     format!("a worker holds {worker:?} and {places} places")

@@ -3,6 +3,7 @@
 //! A checker sees what a gateway says and lets out, and what is true, and nothing of
 //! what its caches hold but how much. It is told of each step; the first violation ends the run.
 
+mod abuse;
 mod answered;
 mod belief;
 mod bounded;
@@ -28,6 +29,9 @@ use super::truth::Truth;
 pub enum Seen<'a> {
     /// An exchange said what to do next.
     Step {
+        request: &'a Request,
+        /// The time by the node's clock.
+        node_now: u64,
         output: &'a Output,
         /// It was just given an answer that nobody may believe: what is wrong with it.
         poison: Option<&'static str>,
@@ -76,6 +80,8 @@ pub struct Ended<'a> {
     pub waited: bool,
     /// The rounds of bcrypt of the record that it was last shown.
     pub rounds: u32,
+    /// How many workers there were in this one's place before it.
+    pub generation: u32,
     /// No fault is or was possible that could have kept it from its token.
     pub calm_since: Option<u64>,
 }
@@ -122,6 +128,7 @@ impl Jury {
             Box::new(bounded::Bounded),
             Box::new(belief::Belief),
             Box::new(unique::Unique),
+            Box::new(abuse::Abuse::default()),
         ];
         Self {
             checkers,

@@ -2,8 +2,10 @@
 //!
 //! Without this a gateway that refuses everything would hold every invariant.
 
+use apikey_jwt_exchange::exchange::rejection::Rejection;
+
 use super::{Checker, Seen, Word, holds};
-use crate::request::End;
+use crate::request::{Address, End};
 use crate::truth::Truth;
 
 /// How long a key must have been good, beside what a refusal is remembered for.
@@ -36,6 +38,11 @@ impl Checker for Serves {
         }
         match ended.end {
             End::Forwarded { .. } => Ok(()),
+            // Others failed too often from its address.
+            End::Rejected {
+                rejection: Rejection::Throttled,
+                ..
+            } if matches!(ended.request.from, Address::Shared(_)) => Ok(()),
             other => holds(false, || format!("a good key in calm weather: {other:?}")),
         }
     }
