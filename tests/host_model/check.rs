@@ -20,6 +20,10 @@ use super::sweep::{Finding, Sweeper};
 /// no more.
 const SWEPT_MAX: usize = 1000;
 
+/// So many zeros are at the deepest end of a stack at least: it was a wiping that went that
+/// deep, and no callback.
+const WIPED_MIN: usize = 2048;
+
 /// What every key of the scenarios begins with.
 const PREFIX: &[u8] = b"sk_live_";
 
@@ -76,6 +80,15 @@ fn sweep_memory(gateway: &mut Gateway, requests: &[Request]) {
         found.extend(sweeper.sweep("a machine's memory", vm.memory()));
     }
     report(&found);
+    for vm in gateway.vms().filter(|vm| vm.trapped.is_none()) {
+        let used = vm.used_stack();
+        let wiped = used.iter().take_while(|byte| **byte == 0).count();
+        assert!(
+            used.is_empty() || wiped >= WIPED_MIN,
+            "5: of {} bytes of the stack that were used the lowest are not wiped",
+            used.len()
+        );
+    }
 }
 
 /// One at a time, since Kong's older releases crash on more. On Envoy a turn is waited for

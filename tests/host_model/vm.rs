@@ -6,6 +6,7 @@
 //! same on every machine. A trap ends the machine, with the filter's own words.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -23,6 +24,11 @@ const FUEL_PER_CALLBACK: u64 = 30_000_000;
 /// The same for those that read the signing key, once for each root context (33 million, and
 /// one signature more; twice that where the management API has a key of its own).
 const FUEL_TO_BEGIN: u64 = 80_000_000;
+
+/// Where the stack lies, but for its first frames: it is the first mebibyte, and grows down.
+const STACK: Range<usize> = 0..(1 << 20) - 256;
+/// What the stack is painted with before it is used.
+const UNUSED: u8 = 0xaa;
 
 /// The machine is over: what the filter or the host said.
 #[derive(Clone, Debug)]
@@ -91,6 +97,7 @@ impl Vm {
             trapped: None,
         };
         vm.call(0, Step::Other, "_initialize", &[]).unwrap();
+        vm.memory()[STACK].fill(UNUSED);
         vm
     }
 
@@ -108,6 +115,13 @@ impl Vm {
     pub fn memory(&mut self) -> &mut [u8] {
         let memory = self.instance.get_memory(&mut self.store, "memory");
         memory.unwrap().data_mut(&mut self.store)
+    }
+
+    /// The part of the stack that was used, from its deepest byte on.
+    pub fn used_stack(&mut self) -> &[u8] {
+        let stack = &self.memory()[STACK];
+        let deepest = stack.iter().position(|byte| *byte != UNUSED);
+        &stack[deepest.unwrap_or(stack.len())..]
     }
 
     /// Makes a root context; false where the filter refuses its configuration.

@@ -190,3 +190,10 @@ fn a_key_that_stays_in_a_machines_memory_is_seen() {
         gateway.vm(0, 0).memory()[4096..][..secret.len()].copy_from_slice(secret.as_bytes());
     });
 }
+
+#[test]
+fn a_callback_that_goes_deeper_than_is_wiped_is_seen() {
+    trips("5: of ", |gateway| {
+        gateway.vm(0, 0).memory()[900 * 1024] = 1;
+    });
+}

@@ -20,6 +20,12 @@ fn half(body: &[u8]) -> Vec<u8> {
     body[..body.len() / 2].to_vec()
 }
 
+fn nested(begin: &str, end: &str) -> Vec<u8> {
+    [begin, &"[".repeat(120), &"]".repeat(120), end]
+        .concat()
+        .into_bytes()
+}
+
 fn bad_fates() -> Vec<Fate> {
     let mut fates = vec![
         Fate::Reset,
@@ -29,6 +35,9 @@ fn bad_fates() -> Vec<Fate> {
         Fate::Changed(half),
         Fate::Changed(|_| Vec::new()),
         Fate::Changed(|_| b"[[[[".repeat(10_000)),
+        // As deep as is read at all.
+        Fate::Changed(|_| nested("{\"error\":", "}")),
+        Fate::Changed(|_| nested("[{\"id\":\"x\",\"attributes\":{\"apiKeys\":", "}}]")),
         Fate::Changed(|_| vec![0xff; 100]),
         huge(),
     ];
