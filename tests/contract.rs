@@ -769,6 +769,7 @@ fn reasons() -> Vec<Reason> {
         Reason::TooManyPending,
         Reason::Throttled,
         Reason::TooManyNewKeys,
+        Reason::NoKeyAtHand,
         Reason::YieldFailed("no answer".to_owned()),
     ];
     for malformed in [
@@ -852,6 +853,7 @@ fn is_listed_above(reason: &Reason) {
         | Reason::TooManyPending
         | Reason::Throttled
         | Reason::TooManyNewKeys
+        | Reason::NoKeyAtHand
         | Reason::YieldFailed(_)
         | Reason::Malformed(
             MalformedKey::Length

@@ -7,6 +7,7 @@
 //! before it was stored (the clock was set back), and no token whose owner was revoked
 //! since it was asked for (see [`crate::revocation`]).
 
+pub mod renewal;
 pub mod sealed;
 pub mod slots;
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use lru::LruCache;
 
+use self::renewal::{Age, Renewals};
 use crate::api_key::format::ApiKey;
 use crate::clock::UnixMillis;
 use crate::config::Config;
@@ -80,8 +82,8 @@ pub enum Level {
 /// What the caches know of a key.
 #[derive(Debug, Clone)]
 pub enum Found {
-    /// A token to forward.
-    Token(CachedToken, Level),
+    /// A token to forward, and whether it is to be renewed.
+    Token(CachedToken, Level, Age),
     /// It was refused a short while ago.
     Refused(Refused),
     /// Nothing.
@@ -104,6 +106,7 @@ pub struct Cache {
     shared_tokens: Slots,
     shared_verified: Slots,
     shared_refused: Slots,
+    renewals: Renewals,
 }
 
 impl Cache {
@@ -128,6 +131,7 @@ impl Cache {
             shared_tokens: Slots::new(Kind::Token, config.l2_slots),
             shared_verified: Slots::new(Kind::Verified, config.l2_slots),
             shared_refused: Slots::new(Kind::Refused, config.l2_slots),
+            renewals: Renewals::new(config.l2_slots, config.cache_ttl_ms),
         }
     }
 
@@ -135,6 +139,12 @@ impl Cache {
     #[must_use]
     pub fn sizes(&self) -> [usize; 3] {
         [self.tokens.len(), self.verified.len(), self.refused.len()]
+    }
+
+    /// Keys whose dropped tokens are remembered.
+    #[must_use]
+    pub fn dropped(&self) -> usize {
+        self.renewals.dropped()
     }
 
     /// What was revoked, as this worker knows it.
@@ -178,7 +188,8 @@ impl Cache {
             && is_valid(entry, ttl, now)
             && !revocations.kills(&entry.payload.owner_id, entry.cached_at)
         {
-            return Found::Token(entry.payload.clone(), Level::L1);
+            let age = self.renewals.age(entry, digest, now);
+            return Found::Token(entry.payload.clone(), Level::L1, age);
         }
         if let Some(entry) = self.refused.get(digest)
             && is_valid(entry, negative_ttl, now)
@@ -188,12 +199,15 @@ impl Cache {
         let read = |entry: Entry<&[u8]>| {
             let entry = is_valid(&entry, ttl, now).then(|| read_token(&entry))??;
             let owner_id = &entry.payload.owner_id;
-            (!revocations.kills_shared(owner_id, entry.cached_at)).then_some(entry)
+            let dead = revocations.kills_shared(owner_id, entry.cached_at)
+                || self.renewals.is_dropped(digest, entry.cached_at);
+            (!dead).then_some(entry)
         };
         if let Some(entry) = self.shared_tokens.find(store, &self.sealer, digest, read) {
             let token = entry.payload.clone();
+            let age = self.renewals.age(&entry, digest, now);
             put(&mut self.tokens, self.entries_max, *digest, entry);
-            return Found::Token(token, Level::L2);
+            return Found::Token(token, Level::L2, age);
         }
         let read = |entry: Entry<&[u8]>| {
             is_valid(&entry, negative_ttl, now)
@@ -244,6 +258,41 @@ impl Cache {
             payload: token,
         };
         put(&mut self.tokens, self.entries_max, *digest, entry);
+    }
+
+    /// Whether this worker is to renew the token of a key now: it is still there and due,
+    /// no other worker of the node has renewed it, and none is about to. Until `until`
+    /// the others are told to leave it to this one.
+    pub fn take_renewal(
+        &mut self,
+        digest: &KeyDigest,
+        until: UnixMillis,
+        now: UnixMillis,
+        store: &mut dyn SharedStore,
+    ) -> bool {
+        let found = self.find(digest, now, store);
+        if !matches!(found, Found::Token(_, _, Age::Due)) {
+            return false;
+        }
+        // Another worker's newer one lies behind this worker's own.
+        let own = self.tokens.pop(digest);
+        let found = self.find(digest, now, store);
+        match (found, own) {
+            (Found::Token(_, _, Age::Young), _) => return false,
+            (Found::Token(..), _) | (_, None) => {}
+            (_, Some(own)) => put(&mut self.tokens, self.entries_max, *digest, own),
+        }
+        self.renewals.claim(digest, until, now, &self.sealer, store)
+    }
+
+    /// Drops the token of a key: whoever it was for refused it. At most once a minute for
+    /// a key, and none that was asked for later. True if it was dropped.
+    pub fn drop_token(&mut self, digest: &KeyDigest, now: UnixMillis) -> bool {
+        let dropped = self.renewals.drop_token(digest, now);
+        if dropped {
+            self.tokens.pop(digest);
+        }
+        dropped
     }
 
     /// Remembers that a key was refused, for the negative TTL.

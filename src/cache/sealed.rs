@@ -31,6 +31,8 @@ pub enum Kind {
     Refused = 3,
     /// Failures of a source address.
     Failures = 4,
+    /// A key whose token is being renewed.
+    Renewal = 5,
 }
 
 /// An entry that was opened, or is to be sealed.

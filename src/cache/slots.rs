@@ -121,6 +121,7 @@ fn name(kind: Kind, at: u32) -> String {
         Kind::Verified => "av",
         Kind::Refused => "an",
         Kind::Failures => "at",
+        Kind::Renewal => "ar",
     };
     format!("{region}:{at:04x}")
 }
@@ -155,7 +156,13 @@ pub(crate) mod tests {
     #[test]
     fn no_two_slots_share_a_crc_32() {
         let mut seen = HashSet::new();
-        for kind in [Kind::Token, Kind::Verified, Kind::Refused, Kind::Failures] {
+        for kind in [
+            Kind::Token,
+            Kind::Verified,
+            Kind::Refused,
+            Kind::Failures,
+            Kind::Renewal,
+        ] {
             for at in 0..65_536 {
                 assert!(
                     seen.insert(crc32fast::hash(name(kind, at).as_bytes())),

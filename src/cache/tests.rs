@@ -20,7 +20,7 @@ fn token() -> CachedToken {
 
 fn level(found: &Found) -> Option<Level> {
     match found {
-        Found::Token(token, level) => {
+        Found::Token(token, level, _) => {
             assert_eq!(
                 (&*token.authorization, &*token.owner_id),
                 ("Bearer a.b.c", "user-1")

@@ -25,10 +25,10 @@ impl Pending {
         if expires_at.as_seconds() <= env.now.as_seconds() {
             return Err(End::invalid(Reason::Expired));
         }
-        let jti = env.jti(self.key.id());
+        let jti = env.jti(&self.key_id);
         let grant_assertion =
             token::grant_assertion(&config, &key, &owner.id, &jti, env.now, expires_at);
-        let jti = env.jti(self.key.id());
+        let jti = env.jti(&self.key_id);
         let client_assertion = token::client_assertion(&config, &key, &jti, env.now);
         let (Ok(grant_assertion), Ok(client_assertion)) = (grant_assertion, client_assertion)
         else {

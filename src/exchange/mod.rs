@@ -23,12 +23,15 @@
 //! (flight, service token, gate, pending) is given back when the exchange ends,
 //! however it ends; whatever fails is a rejection.
 
+pub mod background;
 pub mod bucket;
 pub mod credentials;
+mod env;
 pub mod flight;
 pub mod gate;
 mod granting;
 pub mod rejection;
+pub mod renewing;
 pub mod service_token;
 mod steps;
 pub mod throttle;
@@ -40,15 +43,15 @@ use std::sync::Arc;
 use crate::api_key::format::ApiKey;
 use crate::api_key::hash::BcryptJob;
 use crate::cache::sealed::KeyDigest;
-use crate::cache::slots::SharedStore;
 use crate::clock::UnixMillis;
 use crate::keycloak::users::Owner;
 use crate::keycloak::{Call, Endpoint};
 use crate::sabotage::{Sabotage, is};
 
 use credentials::Headers;
+pub use env::Env;
 use flight::ExchangeId;
-use gate::{Gate, Ticket};
+use gate::Ticket;
 use rejection::{Reason, Rejection};
 use throttle::SourceAddress;
 pub use worker::{PENDING_MAX, Sizes, Worker};
@@ -157,31 +160,6 @@ impl std::fmt::Debug for Forward {
     }
 }
 
-/// What an exchange works with: time and everything that it shares.
-pub struct Env<'a> {
-    /// The instant.
-    pub now: UnixMillis,
-    /// The worker's state for this configuration.
-    pub worker: &'a mut Worker,
-    /// The worker's gate, shared by all its configurations.
-    pub gate: &'a mut Gate,
-    /// The host's shared data.
-    pub store: &'a mut dyn SharedStore,
-    /// Gives bytes that no other request has; they need not be secret.
-    pub nonce: &'a dyn Fn() -> Vec<u8>,
-    /// Gives the address that the request comes from, as the host has it: asked for no
-    /// warm request.
-    pub source: &'a dyn Fn() -> Option<Vec<u8>>,
-}
-
-impl std::fmt::Debug for Env<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Env")
-            .field("now", &self.now)
-            .finish_non_exhaustive()
-    }
-}
-
 /// One request's exchange.
 #[derive(Debug, Default)]
 pub struct Exchange {
@@ -190,6 +168,8 @@ pub struct Exchange {
     key_id: Option<String>,
     /// Where the request comes from, once it was asked for.
     source: Option<SourceAddress>,
+    /// The key whose token went on with the request.
+    forwarded: Option<KeyDigest>,
 }
 
 /// What the exchange waits for.
@@ -246,7 +226,9 @@ impl std::fmt::Debug for State {
 #[derive(Debug)]
 struct Pending {
     id: ExchangeId,
-    key: ApiKey,
+    key_id: String,
+    /// None where a token is renewed and no request brought the key.
+    key: Option<ApiKey>,
     digest: KeyDigest,
     remove: Vec<String>,
     ticket: Ticket,
@@ -270,6 +252,38 @@ struct Pending {
     followed: bool,
     /// Nobody was seen to own the key.
     unseen: Option<Unseen>,
+}
+
+impl Pending {
+    /// What is pending for a key that no request brought.
+    fn new(
+        id: ExchangeId,
+        key_id: String,
+        digest: KeyDigest,
+        ticket: Ticket,
+        deadline_at: UnixMillis,
+        now: UnixMillis,
+    ) -> Self {
+        Self {
+            id,
+            key_id,
+            key: None,
+            digest,
+            remove: Vec::new(),
+            ticket,
+            started_at: now,
+            deadline_at,
+            seen_at: now,
+            asked_at: now,
+            generation: 0,
+            retried: false,
+            first_use: false,
+            known: false,
+            queued: false,
+            followed: false,
+            unseen: None,
+        }
+    }
 }
 
 /// Nobody was seen to own a key: whether the gateway could see is to be shown.
@@ -365,6 +379,19 @@ impl Exchange {
         self.settle(step, env)
     }
 
+    /// The service refused the token that went on with the request: it is dropped, and the
+    /// next request gets another. True unless that was a short while ago.
+    pub fn token_refused(&self, env: &mut Env<'_>) -> bool {
+        self.forwarded
+            .is_some_and(|digest| env.worker.cache.drop_token(&digest, env.now))
+    }
+
+    /// Whether a token went on with the request.
+    #[must_use]
+    pub const fn has_forwarded(&self) -> bool {
+        self.forwarded.is_some()
+    }
+
     /// Gives back what the exchange holds: the request went away. To be called for
     /// each exchange at its end; does nothing where there is nothing to give back.
     pub fn abort(&mut self, env: &mut Env<'_>) {
@@ -391,6 +418,7 @@ impl Exchange {
                     self.key_id = Some(forward.authorization.to_string());
                 }
                 if matches!(state, State::Over) {
+                    self.forwarded = self.pending.as_ref().map(|pending| pending.digest);
                     self.give_back(env);
                 }
                 self.state = state;
@@ -415,16 +443,20 @@ impl Exchange {
                 reason,
                 remember,
             } => {
-                if let Some(Pending { digest, id, .. }) = &self.pending {
+                if let Some(pending) = &self.pending {
+                    let Pending { digest, id, .. } = pending;
                     let (now, worker) = (env.now, &mut *env.worker);
                     if let Some(refused) = remember {
                         worker
                             .cache
                             .remember_refused(digest, refused, now, env.store);
                     }
-                    worker
-                        .flights
-                        .fail_if_leading(digest, *id, now, rejection, &reason);
+                    // What a renewal could not wait for, a request may.
+                    if pending.key.is_some() || remember.is_some() {
+                        worker
+                            .flights
+                            .fail_if_leading(digest, *id, now, rejection, &reason);
+                    }
                 }
                 if is(Sabotage::RefusedFallsBack) && steps::falls_back(env) {
                     Output::Pass(Pass::Fallback)
@@ -449,13 +481,6 @@ fn throttled() -> Output {
     Output::Reject {
         rejection: Rejection::Throttled,
         reason: Reason::Throttled,
-    }
-}
-
-impl Env<'_> {
-    /// The id of an assertion that concerns this key.
-    pub(crate) fn jti(&mut self, key_id: &str) -> String {
-        self.worker.jti(key_id, &(self.nonce)(), self.now)
     }
 }
 

@@ -220,6 +220,10 @@ pub enum Reason {
     /// More keys came that nobody has seen than are looked up.
     #[error("too many keys that are new here wait for their look-up")]
     TooManyNewKeys,
+    /// A token was to be renewed, and the key's stored hash is another: it is verified anew
+    /// when a request brings the key.
+    #[error("the stored hash was changed: the key's next request verifies it")]
+    NoKeyAtHand,
     /// The address that yields go to does not answer.
     #[error("yield_upstream does not answer: {0}")]
     YieldFailed(String),

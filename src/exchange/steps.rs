@@ -5,12 +5,14 @@ use std::sync::Arc;
 use super::credentials::{Credentials, Headers, extract};
 use super::flight::Claim;
 use super::rejection::{Reason, Rejection};
+use super::renewing::CALLOUT_MS_MAX;
 use super::service_token::{Need, read_service_token};
 use super::throttle::SourceAddress;
 use super::{
     End, Env, Exchange, Forward, Input, Output, Pass, Pending, Source, State, Step, Unseen,
     throttled,
 };
+use crate::cache::renewal::Age;
 use crate::cache::{CachedToken, Found, Level, Refused};
 use crate::clock::UnixMillis;
 use crate::keycloak::token;
@@ -59,7 +61,13 @@ impl Exchange {
             return throttled();
         }
         match env.worker.cache.find(&digest, env.now, env.store) {
-            Found::Token(token, level) => Output::Forward(forward(&token, remove, level)),
+            Found::Token(token, level, age) => {
+                self.forwarded = Some(digest);
+                if age == Age::Due {
+                    env.worker.renewing.note(&digest, &key_id);
+                }
+                Output::Forward(forward(&token, remove, level))
+            }
             // A key that was verified on this node is nobody's guess.
             _ if self.is_throttled(env) && !env.worker.cache.was_verified(&digest, env.store) => {
                 throttled()
@@ -77,23 +85,12 @@ impl Exchange {
                         reason,
                     };
                 };
+                let deadline_at = env.now.plus_ms(2 * config.callout_timeout_ms);
+                let (ticket, key_id) = (env.gate.ticket(), key.id().to_owned());
                 self.pending = Some(Pending {
-                    id,
-                    key,
-                    digest,
+                    key: Some(key),
                     remove,
-                    ticket: env.gate.ticket(),
-                    started_at: env.now,
-                    deadline_at: env.now.plus_ms(2 * config.callout_timeout_ms),
-                    seen_at: env.now,
-                    asked_at: env.now,
-                    generation: 0,
-                    retried: false,
-                    first_use: false,
-                    known: false,
-                    queued: false,
-                    followed: false,
-                    unseen: None,
+                    ..Pending::new(id, key_id, digest, ticket, deadline_at, env.now)
                 });
                 let step = self.with_pending(env, |pending, env| pending.claim(WAIT_MS_MIN, env));
                 self.settle(step, env)
@@ -111,8 +108,12 @@ impl Exchange {
     /// Counts a failure of the request's address. True if it has failed too often before:
     /// then it is told so, and not what became of the key.
     pub(super) fn count_failure(&mut self, env: &mut Env<'_>) -> bool {
-        self.find_source(env)
-            .is_some_and(|source| env.count_failure(source))
+        // A renewal comes from nowhere.
+        let pending = self.pending.as_ref();
+        pending.is_none_or(|pending| pending.key.is_some())
+            && self
+                .find_source(env)
+                .is_some_and(|source| env.count_failure(source))
     }
 
     fn find_source(&mut self, env: &Env<'_>) -> Option<SourceAddress> {
@@ -158,7 +159,7 @@ impl Exchange {
         })
     }
 
-    fn with_pending(
+    pub(super) fn with_pending(
         &mut self,
         env: &mut Env<'_>,
         step: impl FnOnce(&mut Pending, &mut Env<'_>) -> Step,
@@ -238,7 +239,7 @@ impl Pending {
     /// A follower's turn: the leader may have left a token or a refusal.
     fn look_again(&mut self, waited_ms: u64, env: &mut Env<'_>) -> Step {
         match env.worker.cache.find(&self.digest, env.now, env.store) {
-            Found::Token(token, level) => {
+            Found::Token(token, level, _) => {
                 let forward = forward(&token, std::mem::take(&mut self.remove), level);
                 Ok((State::Over, Output::Forward(forward)))
             }
@@ -304,13 +305,13 @@ impl Pending {
     fn look_up(&mut self, service_token: Arc<str>, env: &mut Env<'_>) -> Step {
         self.asked_at = env.now;
         self.generation = env.worker.cache.revocations().generation();
-        let call = users::lookup_call(&env.worker.config, &service_token, self.key.id());
+        let call = users::lookup_call(&env.worker.config, &service_token, &self.key_id);
         self.call(State::LookingUp { service_token }, call, env)
     }
 
     fn looked_up(&mut self, service_token: &str, input: &Input<'_>, env: &mut Env<'_>) -> Step {
         let (status, body) = answer(Endpoint::Lookup, input)?;
-        match users::read_lookup_answer(status, body, self.key.id()) {
+        match users::read_lookup_answer(status, body, &self.key_id) {
             Ok(Lookup::Owner(owner)) => self.check_record(owner, env),
             Ok(Lookup::Unknown) if self.unseen.is_some_and(|unseen| unseen.falls_back) => {
                 Err(self.unknown(Refused::Unknown, env))
@@ -355,9 +356,16 @@ impl Pending {
 
     /// Sends a call to Keycloak.
     pub(super) fn call(&self, state: State, call: Call, env: &Env<'_>) -> Step {
+        let most = match state {
+            State::LookingUp { .. } | State::Granting { .. } if self.key.is_none() => {
+                CALLOUT_MS_MAX
+            }
+            _ => u64::MAX,
+        };
         let timeout_ms = self
             .time_left(&state, env)?
-            .min(env.worker.config.callout_timeout_ms);
+            .min(env.worker.config.callout_timeout_ms)
+            .min(most);
         Ok((state, Output::Callout { call, timeout_ms }))
     }
 

@@ -1,7 +1,7 @@
 //! The steps that verify a key against its owner's record: memo, gate, slices.
 
 use super::gate::Turn;
-use super::rejection::Reason;
+use super::rejection::{Reason, Rejection};
 use super::{End, Env, Pending, State, Step};
 use crate::api_key::hash::{BcryptJob, ROUNDS_PER_SLICE, Verification};
 use crate::keycloak::users::Owner;
@@ -27,8 +27,11 @@ impl Pending {
             self.known = true;
             return self.sign(owner, env);
         }
+        let Some(key) = &self.key else {
+            return Err(End::refused(Rejection::Overloaded, Reason::NoKeyAtHand));
+        };
         if record.hash.rounds() == 0 {
-            let key = self.key.expose().as_bytes();
+            let key = key.expose().as_bytes();
             let same = matches!(record.hash.verify(key), Verification::Decided(true));
             return self.verified(owner, same, env);
         }
@@ -38,7 +41,7 @@ impl Pending {
     /// Waits for the gate, or starts the verification.
     pub(super) fn queue(&mut self, owner: Box<Owner>, env: &mut Env<'_>) -> Step {
         let rounds = owner.record.hash.rounds();
-        match env.gate.show(self.ticket, self.key.id(), rounds, env.now) {
+        match env.gate.show(self.ticket, &self.key_id, rounds, env.now) {
             Turn::Full => Err(End::overloaded(Reason::QueueFull)),
             Turn::Go => {
                 // While this one waited, another worker of the node may have been faster.
@@ -50,7 +53,10 @@ impl Pending {
                     return self.sign(owner, env);
                 }
                 self.allow_for(u64::from(rounds), env);
-                match owner.record.hash.verify(self.key.expose().as_bytes()) {
+                let Some(key) = &self.key else {
+                    return Err(End::refused(Rejection::Overloaded, Reason::NoKeyAtHand));
+                };
+                match owner.record.hash.verify(key.expose().as_bytes()) {
                     Verification::Decided(same) => self.verified(owner, same, env),
                     Verification::Computing(job) => self.verify_slice(owner, job, env),
                 }
@@ -91,7 +97,7 @@ impl Pending {
         env: &mut Env<'_>,
     ) -> Step {
         let rounds = owner.record.hash.rounds();
-        if env.gate.show(self.ticket, self.key.id(), rounds, env.now) != Turn::Go {
+        if env.gate.show(self.ticket, &self.key_id, rounds, env.now) != Turn::Go {
             return self.wait(State::Verifying { owner, job }, NEXT_MS, env);
         }
         match job.run(ROUNDS_PER_SLICE) {

@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::flight::{ExchangeId, Flights};
+use super::renewing::Renewing;
 use super::service_token::ServiceToken;
 use super::throttle::{Lookups, Throttle};
 use crate::cache::Cache;
@@ -33,6 +34,7 @@ pub struct Worker {
     pub cache: Cache,
     pub(super) flights: Flights,
     pub(super) service_token: ServiceToken,
+    pub(super) renewing: Renewing,
     pub(crate) throttle: Throttle,
     pub(super) lookups: Lookups,
     pub(super) pending: usize,
@@ -61,6 +63,11 @@ pub struct Sizes {
     /// Source addresses that failed; at most
     /// [`ADDRESSES_MAX`](super::throttle::ADDRESSES_MAX).
     pub addresses: usize,
+    /// Keys whose tokens wait to be renewed; at most
+    /// [`DUE_MAX`](super::renewing::DUE_MAX).
+    pub renewing: usize,
+    /// Keys whose dropped tokens are remembered; at most 1024.
+    pub dropped: usize,
 }
 
 impl Worker {
@@ -79,6 +86,7 @@ impl Worker {
             cache,
             flights: Flights::default(),
             service_token: ServiceToken::default(),
+            renewing: Renewing::default(),
             throttle,
             lookups,
             pending: 0,
@@ -121,6 +129,12 @@ impl Worker {
         self.poller.handle_input(input, &mut env)
     }
 
+    /// Whether a poll is under way.
+    #[must_use]
+    pub const fn is_polling(&self) -> bool {
+        self.poller.is_under_way()
+    }
+
     /// How polling goes, if that changed since it was last asked.
     pub fn take_polling(&mut self) -> Option<Polling> {
         self.poller.take_notice()
@@ -155,6 +169,8 @@ impl Worker {
             pending: self.pending,
             events: self.poller.events(),
             addresses: self.throttle.len(),
+            renewing: self.renewing.len(),
+            dropped: self.cache.dropped(),
         }
     }
 

@@ -149,6 +149,22 @@ impl HttpFilter {
         Action::Continue
     }
 
+    /// The service refused the token: the key's next request gets another.
+    fn token_refused(&self) {
+        let Some(worker) = self.route.as_ref().and_then(|route| route.worker().ok()) else {
+            return;
+        };
+        let (Some(now), Ok(mut worker)) = (system::now(), worker.try_borrow_mut()) else {
+            return;
+        };
+        if with_env(now, &mut worker, |env| self.exchange.token_refused(env)) {
+            log::info!(
+                "request_id={} the service answered 401: its token is dropped",
+                self.request_id
+            );
+        }
+    }
+
     fn log_rejection(&self, rejection: Rejection, reason: &str) {
         let key_id = self.exchange.key_id().unwrap_or("-");
         let (code, request_id) = (rejection.code(), &self.request_id);
@@ -216,6 +232,13 @@ impl HttpContext for HttpFilter {
         let prefix = config.map_or("", |config| config.key_format.prefix());
         self.request_id = request_id(&headers, prefix);
         self.step(&Input::Request { headers: &headers })
+    }
+
+    fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {
+        if self.exchange.has_forwarded() && system::response_status() == Some(401) {
+            self.token_refused();
+        }
+        Action::Continue
     }
 }
 

@@ -108,6 +108,24 @@ fn tick() {
 
 /// Lends an exchange what it works with: the worker, the machine's gate, the host.
 fn with_env<T>(now: UnixMillis, worker: &mut Worker, act: impl FnOnce(&mut Env<'_>) -> T) -> T {
+    with_source(now, worker, &system::source_address, act)
+}
+
+/// The same outside of requests, where there is nobody to come from an address.
+fn with_background_env<T>(
+    now: UnixMillis,
+    worker: &mut Worker,
+    act: impl FnOnce(&mut Env<'_>) -> T,
+) -> T {
+    with_source(now, worker, &|| None, act)
+}
+
+fn with_source<T>(
+    now: UnixMillis,
+    worker: &mut Worker,
+    source: &dyn Fn() -> Option<Vec<u8>>,
+    act: impl FnOnce(&mut Env<'_>) -> T,
+) -> T {
     MACHINE.with_borrow_mut(|machine| {
         act(&mut Env {
             now,
@@ -115,7 +133,7 @@ fn with_env<T>(now: UnixMillis, worker: &mut Worker, act: impl FnOnce(&mut Env<'
             gate: &mut machine.gate,
             store: &mut HostStore,
             nonce: &system::nonce,
-            source: &system::source_address,
+            source,
         })
     })
 }

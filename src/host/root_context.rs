@@ -12,11 +12,11 @@ use sha2::{Digest, Sha256};
 use super::callout::{self, Answer};
 use super::http_context::HttpFilter;
 use super::manage_context::ManageFilter;
-use super::shared_store::HostStore;
 use super::wiping::Wiping;
-use super::{TICK_PERIOD, TextDigest, system, tick, worker_for};
+use super::{TICK_PERIOD, TextDigest, system, tick, with_background_env, worker_for};
 use crate::config::{Config, SigningKeySource};
 use crate::exchange::Worker;
+use crate::exchange::background::Background;
 use crate::manage::Manager;
 use crate::revocation::poller::{PollCall, PollInput, Polling};
 use crate::signing_key::SigningKey;
@@ -27,8 +27,9 @@ pub(super) struct RootFilter {
     route: Option<Rc<Route>>,
     /// The tick period is set: to set it again is a trap on Kong.
     ticking: bool,
-    /// The poll's callout that is waited for. A root context has no other.
+    /// The callout that is waited for. A root context has no other.
     callout: Option<u32>,
+    background: Background,
 }
 
 /// One configuration of the filter and its worker.
@@ -95,15 +96,17 @@ fn read_key(source: &SigningKeySource, field: &str) -> Result<SigningKey, String
 }
 
 impl RootFilter {
-    /// Tells the worker's poll what happened, and sends what it asks for.
-    fn poll(&mut self, input: PollInput<'_>) {
+    /// Tells what is done between requests what happened, and sends what it asks for.
+    fn go_on(&mut self, input: PollInput<'_>) {
         let Some(worker) = self.route.as_ref().and_then(|route| route.made()) else {
             return;
         };
         let (Some(now), Ok(mut worker)) = (system::now(), worker.try_borrow_mut()) else {
             return;
         };
-        let mut call = worker.poll(input, now, &mut HostStore, &system::nonce);
+        let worker = &mut *worker;
+        let background = &mut self.background;
+        let mut call = with_background_env(now, worker, |env| background.handle_input(input, env));
         while let Some(PollCall {
             call: next,
             timeout_ms,
@@ -114,10 +117,10 @@ impl RootFilter {
                     self.callout = Some(token);
                     None
                 }
-                // Ends within one more step: a failed callout is never repeated.
-                Err(why) => {
-                    worker.poll(PollInput::Failed(&why), now, &mut HostStore, &system::nonce)
-                }
+                // Ends within a few more steps: a failed callout is never repeated.
+                Err(why) => with_background_env(now, worker, |env| {
+                    background.handle_input(PollInput::Failed(&why), env)
+                }),
             };
         }
         let (realm, polling) = (worker.config.realm.name.clone(), worker.take_polling());
@@ -131,17 +134,17 @@ impl RootFilter {
 
 impl Context for RootFilter {
     fn on_http_call_response(&mut self, token: u32, headers: usize, body_bytes: usize, _: usize) {
-        // What comes after the poll was given up is not looked at.
+        // What comes after its job was given up is not looked at.
         if self.callout.take_if(|sent| *sent == token).is_none() {
             return;
         }
         // A root context is in no request, where alone Kong says why a callout failed.
         match callout::read_answer(headers, body_bytes, false) {
-            Answer::Given { status, body } => self.poll(PollInput::Answer {
+            Answer::Given { status, body } => self.go_on(PollInput::Answer {
                 status,
                 body: body.as_deref(),
             }),
-            Answer::Failed(why) => self.poll(PollInput::Failed(&why)),
+            Answer::Failed(why) => self.go_on(PollInput::Failed(&why)),
         }
     }
 }
@@ -208,7 +211,7 @@ impl RootContext for RootFilter {
 
     fn on_tick(&mut self) {
         tick();
-        self.poll(PollInput::Tick);
+        self.go_on(PollInput::Tick);
     }
 
     fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {

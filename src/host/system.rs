@@ -3,6 +3,7 @@
 use std::time::UNIX_EPOCH;
 
 use proxy_wasm::hostcalls;
+use proxy_wasm::types::MapType;
 
 use crate::clock::UnixMillis;
 
@@ -35,6 +36,13 @@ pub(super) fn source_address() -> Option<Vec<u8>> {
     hostcalls::get_property(vec!["source", "address"])
         .ok()
         .flatten()
+}
+
+/// The status of the response whose headers came.
+pub(super) fn response_status() -> Option<u16> {
+    let status = hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, ":status");
+    let status = status.ok().flatten()?;
+    std::str::from_utf8(&status).ok()?.parse().ok()
 }
 
 /// nginx's id of the request; none on Envoy, and outside of a request.

@@ -186,6 +186,12 @@ impl Poller {
         self.notice.take()
     }
 
+    /// Whether a poll is under way.
+    #[must_use]
+    pub const fn is_under_way(&self) -> bool {
+        self.poll.is_some()
+    }
+
     /// How many events it remembers.
     #[must_use]
     pub fn events(&self) -> usize {

@@ -1,5 +1,6 @@
 //! A service without a validator, that tells which headers it was sent: what a
-//! request looks like that passes the gateway untouched.
+//! request looks like that passes the gateway untouched. Asked for `/refuse` it answers
+//! 401, as a service does that does not take a token.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -40,8 +41,12 @@ fn answer(mut stream: TcpStream) -> Option<()> {
         .map(|(name, value)| (name.to_ascii_lowercase(), json!(value)))
         .collect();
     let body = json!({ "headers": headers }).to_string();
+    let status = match head.contains(" /refuse") {
+        true => "401 Unauthorized",
+        false => "200 OK",
+    };
     let answer = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
          connection: close\r\n\r\n{body}",
         body.len()
     );

@@ -22,6 +22,7 @@ mod keycloak;
 mod keys;
 mod memory;
 mod refusals;
+mod renewals;
 mod revocation;
 #[path = "../model/store.rs"]
 mod store;

@@ -6,10 +6,13 @@ use std::sync::Arc;
 
 use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::config::Config;
+use apikey_jwt_exchange::exchange::background::Background;
 use apikey_jwt_exchange::exchange::credentials::Headers;
 use apikey_jwt_exchange::exchange::gate::Gate;
 use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
 use apikey_jwt_exchange::exchange::{Env, Exchange, Forward, Input, Output, Pass, Source, Worker};
+use apikey_jwt_exchange::keycloak::Call;
+use apikey_jwt_exchange::revocation::poller::{PollCall, PollInput};
 use serde_json::Value;
 
 use super::checksum::summed;
@@ -215,6 +218,51 @@ impl World {
             source: &|| None,
         };
         exchange.abort(&mut env);
+    }
+
+    /// What happens outside of a request, where no address can be asked for.
+    pub fn with_env<T>(&mut self, act: impl FnOnce(&mut Env<'_>) -> T) -> T {
+        let nonce = || {
+            self.nonces.set(self.nonces.get() + 1);
+            self.nonces.get().to_be_bytes().to_vec()
+        };
+        act(&mut Env {
+            now: self.now,
+            worker: &mut self.worker,
+            gate: &mut self.gate,
+            store: &mut self.shared,
+            nonce: &nonce,
+            source: &|| panic!("outside of a request nobody comes from anywhere"),
+        })
+    }
+
+    /// A tick of the root context, and the answers to all that it asks for.
+    pub fn tick(&mut self, background: &mut Background) {
+        self.tick_with(background, |_, reply| Ok(reply));
+    }
+
+    /// The same, with Keycloak's answers passed through `tamper`.
+    pub fn tick_with(
+        &mut self,
+        background: &mut Background,
+        mut tamper: impl FnMut(&Call, Reply) -> Result<Reply, &'static str>,
+    ) {
+        self.worker.tick(self.now, &mut self.shared);
+        let mut next = self.with_env(|env| background.handle_input(PollInput::Tick, env));
+        while let Some(PollCall { call, .. }) = next {
+            let reply = tamper(&call, self.keycloak.answer(&call, self.now));
+            self.now = self.now.plus_ms(5);
+            next = self.with_env(|env| match &reply {
+                Ok((status, body)) => {
+                    let (status, body) = (*status, Some(body.as_slice()));
+                    background.handle_input(PollInput::Answer { status, body }, env)
+                }
+                Err(why) => background.handle_input(PollInput::Failed(why), env),
+            });
+        }
+        let said = format!("{background:?} {:?}", self.worker);
+        self.secrets
+            .expect_unsaid("what is done between requests", &said);
     }
 
     /// Sends a request and takes it to its end.

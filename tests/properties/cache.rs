@@ -159,7 +159,7 @@ impl World {
                     .insert(authorization.clone(), (config, key, asked_at, ends_at));
                 if now < ends_at {
                     let found = cache.find(digest, now, &mut self.store);
-                    let same = matches!(&found, Found::Token(found, Level::L1) if *found.authorization == authorization);
+                    let same = matches!(&found, Found::Token(found, Level::L1, _) if *found.authorization == authorization);
                     assert!(same, "{found:?}");
                 }
             }
@@ -204,7 +204,7 @@ impl World {
     fn find(&mut self, worker: usize, key: usize, config: usize) {
         let now = self.now;
         match self.caches[worker].find(&self.digests[worker][key], now, &mut self.store) {
-            Found::Token(token, _) => {
+            Found::Token(token, _, _) => {
                 let (of, for_key, asked_at, ends_at) = self.truth.tokens[&*token.authorization];
                 assert_eq!((of, for_key), (config, key), "somebody else's token");
                 assert_eq!(*token.owner_id, format!("owner-{key}"));

@@ -67,12 +67,29 @@ impl World {
             return;
         };
         let at = self.routes[request.route].realm;
-        let realm = &mut self.realms[at];
-        if self.now < realm.down_until {
+        if self.now < self.realms[at].down_until {
             let fed = Fed::Failed("connection refused");
             return self.push(back, Event::Answer { id, step, fed });
         }
+        let delivered = self.serve(at, asks, call);
+        self.tally.poisoned += u32::from(delivered.poison.is_some());
+        self.note(format_args!(
+            "#{id} is answered {}{}",
+            delivered.status,
+            delivered
+                .poison
+                .map_or(String::new(), |poison| format!(" with {poison}"))
+        ));
+        if !self.faults.hits(Fault::AnswerLost, &mut self.dice) {
+            let fed = Fed::Answer(delivered);
+            self.push(back, Event::Answer { id, step, fed });
+        }
+    }
+
+    /// Keycloak does what it is asked for; its answer as the network leaves it.
+    pub(super) fn serve(&mut self, at: usize, asks: &Asks, call: &Call) -> Delivered {
         let outlives = self.faults.hits(Fault::TokenOutlivesKey, &mut self.dice);
+        let realm = &mut self.realms[at];
         realm.keycloak.limits_tokens = !outlives;
         let reply = realm.keycloak.answer(call, UnixMillis(self.now));
         self.tally.called(asks.kind());
@@ -90,19 +107,8 @@ impl World {
         {
             self.note_nobody(at, key_id);
         }
-        self.tally.poisoned += u32::from(delivered.poison.is_some());
         self.last.insert((at, asks.kind()), (asks.clone(), reply));
-        self.note(format_args!(
-            "#{id} is answered {}{}",
-            delivered.status,
-            delivered
-                .poison
-                .map_or(String::new(), |poison| format!(" with {poison}"))
-        ));
-        if !self.faults.hits(Fault::AnswerLost, &mut self.dice) {
-            let fed = Fed::Answer(delivered);
-            self.push(back, Event::Answer { id, step, fed });
-        }
+        delivered
     }
 
     /// Keycloak says that nobody owns a key. It knows, unless somebody does and the

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::config::Config;
+use apikey_jwt_exchange::exchange::background::Background;
 use apikey_jwt_exchange::exchange::gate::Gate;
 use apikey_jwt_exchange::exchange::{Env, Exchange, Worker};
 use apikey_jwt_exchange::revocation::poller::{PollCall, PollInput, Polling};
@@ -46,6 +47,8 @@ impl ClockSteps {
 pub struct NodeWorker {
     pub routes: Vec<Option<Worker>>,
     pub gate: Gate,
+    /// What each route's root context does between requests.
+    pub backgrounds: Vec<Background>,
     /// How many there were in its place before it.
     pub generation: u32,
 }
@@ -55,6 +58,7 @@ impl NodeWorker {
         Self {
             routes: (0..routes).map(|_| None).collect(),
             gate: Gate::new(),
+            backgrounds: (0..routes).map(|_| Background::default()).collect(),
             generation,
         }
     }
@@ -160,29 +164,46 @@ impl Node {
         }
     }
 
-    /// Tells the poll of a worker what happened.
-    pub fn poll(
+    /// Tells what a worker does between requests what happened; what it asks for, whether a
+    /// poll goes on, and how polls go.
+    pub fn go_on(
         &mut self,
         (worker, route): (usize, usize),
         with: &mut With<'_>,
         input: PollInput<'_>,
-    ) -> (Option<PollCall>, Option<Polling>) {
+    ) -> (Option<PollCall>, bool, Option<Polling>) {
         let now = UnixMillis(self.now(with.now));
         // No request is there, so nothing that Kong would know it by.
         let nonce = match self.host {
             Host::Kong => vec![7; 16],
             Host::Envoy => with.dice.bytes::<16>().to_vec(),
         };
-        let Some(state) = &mut self.workers[worker].routes[route] else {
-            return (None, None);
+        let NodeWorker {
+            routes,
+            gate,
+            backgrounds,
+            ..
+        } = &mut self.workers[worker];
+        let (Some(state), background) = (&mut routes[route], &mut backgrounds[route]) else {
+            return (None, false, None);
         };
+        let polled = state.is_polling();
         let mut store = Access {
             data: &mut self.data,
             dice: with.dice,
             faults: with.faults,
         };
-        let call = state.poll(input, now, &mut store, &|| nonce.clone());
-        (call, state.take_polling())
+        let mut env = Env {
+            now,
+            worker: state,
+            gate,
+            store: &mut store,
+            nonce: &|| nonce.clone(),
+            source: &|| None,
+        };
+        let call = background.handle_input(input, &mut env);
+        let polls = polled && state.is_polling();
+        (call, polls, state.take_polling())
     }
 
     /// A worker is told that this owner is revoked; whether the others will be as well.

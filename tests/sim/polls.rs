@@ -1,13 +1,12 @@
-//! The polls of Keycloak's admin events in the world: ticks, callouts, answers.
+//! What workers do between requests, polls and renewals: ticks, callouts, answers.
 
 use std::collections::BTreeSet;
 
-use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::keycloak::Call;
 use apikey_jwt_exchange::revocation::poller::{PollCall, PollInput};
 use serde_json::Value;
 
-use super::callout::{Asks, deliver};
+use super::callout::Asks;
 use super::faults::Fault;
 use super::node::With;
 use super::requests::KEY;
@@ -48,7 +47,7 @@ impl World {
         }
     }
 
-    /// Tells a worker's poll what happened; whether it asks for something.
+    /// Tells what a worker does between requests what happened; whether a poll goes on.
     fn poll(&mut self, (node, worker, route): (usize, usize, usize), fed: &Fed) -> bool {
         let input = match fed {
             Fed::Request => PollInput::Tick,
@@ -67,16 +66,15 @@ impl World {
             request_id: 0,
             address: None,
         };
-        let (call, polling) = self.nodes[node].poll((worker, route), &mut with, input);
+        let (call, polls, polling) = self.nodes[node].go_on((worker, route), &mut with, input);
         if let Some(polling) = polling {
             self.say(&polling.to_string());
             self.note(format_args!("node {node} worker {worker}: {polling}"));
         }
-        let asks = call.is_some();
         if let Some(PollCall { call, timeout_ms }) = call {
             self.dispatch_poll((node, worker, route), call, timeout_ms);
         }
-        asks
+        polls
     }
 
     fn dispatch_poll(&mut self, at: (usize, usize, usize), call: Call, timeout_ms: u64) {
@@ -126,15 +124,11 @@ impl World {
             return;
         };
         let (at, asks) = (self.routes[flight.route].realm, flight.asks.clone());
-        let realm = &mut self.realms[at];
-        if self.now < realm.down_until {
+        if self.now < self.realms[at].down_until {
             let fed = Fed::Failed("connection refused");
             return self.push(back, Event::PollAnswer { id, fed });
         }
-        let reply = realm.keycloak.answer(call, UnixMillis(self.now));
-        self.tally.called(asks.kind());
-        let with = (&self.faults, &mut self.dice);
-        let delivered = deliver(&asks, reply, None, &self.realms[at].keycloak, with);
+        let delivered = self.serve(at, &asks, call);
         if !self.faults.hits(Fault::AnswerLost, &mut self.dice) {
             let fed = Fed::Answer(delivered);
             self.push(back, Event::PollAnswer { id, fed });
@@ -155,8 +149,8 @@ impl World {
         } = flight;
         let taken = self.poll((node, worker, route), fed);
         self.show_written(node);
-        // A worker that shares nothing tells nobody; one that asks for nothing more gave
-        // the poll up before.
+        // A worker that shares nothing tells nobody; one that does not go on gave the poll
+        // up before.
         let tells = taken && lists && self.routes[route].config.l2_slots > 0;
         if let (Fed::Answer(delivered), true) = (fed, tells) {
             let realm = self.routes[route].realm;

@@ -205,7 +205,8 @@ impl World {
         let idle = !self.in_flight.values().any(here);
         let state = &self.nodes[node].workers[worker];
         let places = state.gate.places();
-        for (route, held) in self.routes.iter().zip(&state.routes) {
+        let held = state.routes.iter().zip(&state.backgrounds);
+        for (route, (held, background)) in self.routes.iter().zip(held) {
             let Some(held) = held else {
                 continue;
             };
@@ -216,7 +217,7 @@ impl World {
                 config: &route.config,
             };
             self.jury.see(&seen, &self.truth);
-            if idle {
+            if idle && !background.is_renewing() {
                 let seen = Seen::Idle { worker, places };
                 self.jury.see(&seen, &self.truth);
             }
@@ -226,8 +227,9 @@ impl World {
     /// Shows what a step wrote into shared data.
     pub(super) fn show_written(&mut self, node: usize) {
         let slots = self.routes.iter().map(|route| route.config.l2_slots).max();
-        // And two copies of the log of each realm, and the lease of its polls.
-        let slots_max = 4 * slots.unwrap_or(0) as usize + 3 * self.realms.len();
+        // And claims of renewals, two copies of the log of each realm, and the lease of its
+        // polls.
+        let slots_max = 5 * slots.unwrap_or(0) as usize + 3 * self.realms.len();
         let data = &mut self.nodes[node].data;
         let (written, entries) = (data.take_written(), data.len());
         for (name, value) in &written {

@@ -14,6 +14,7 @@ mod management_refusals;
 mod outage;
 mod records;
 mod refusals;
+mod renewals;
 mod revocation;
 mod secrecy;
 mod smuggling;
@@ -31,6 +32,7 @@ pub(crate) fn all() -> Vec<Case> {
         bad_input::cases(),
         smuggling::cases(),
         cache::cases(),
+        renewals::cases(),
         revocation::cases(),
         configuration::cases(),
         abuse::cases(),

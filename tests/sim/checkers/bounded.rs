@@ -9,6 +9,7 @@ const FAILURES_MAX: usize = 1024;
 const QUEUE_MAX: usize = 64;
 const EVENTS_MAX: usize = 1000;
 const ADDRESSES_MAX: usize = 4096;
+const RENEWING_MAX: usize = 1024;
 
 pub struct Bounded;
 
@@ -31,6 +32,8 @@ impl Checker for Bounded {
                     && worker.failures <= FAILURES_MAX
                     && worker.events <= EVENTS_MAX
                     && worker.addresses <= ADDRESSES_MAX
+                    && worker.renewing <= RENEWING_MAX
+                    && worker.dropped <= RENEWING_MAX
                     && *places <= QUEUE_MAX + 1;
                 holds(fits, || {
                     format!("a worker holds {worker:?} and {places} places")

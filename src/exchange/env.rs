@@ -1,0 +1,38 @@
+//! What an exchange works with: it has no clock, no store and no randomness of its own.
+
+use super::Worker;
+use super::gate::Gate;
+use crate::cache::slots::SharedStore;
+use crate::clock::UnixMillis;
+
+/// What an exchange works with: time and everything that it shares.
+pub struct Env<'a> {
+    /// The instant.
+    pub now: UnixMillis,
+    /// The worker's state for this configuration.
+    pub worker: &'a mut Worker,
+    /// The worker's gate, shared by all its configurations.
+    pub gate: &'a mut Gate,
+    /// The host's shared data.
+    pub store: &'a mut dyn SharedStore,
+    /// Gives bytes that no other request has; they need not be secret.
+    pub nonce: &'a dyn Fn() -> Vec<u8>,
+    /// Gives the address that the request comes from, as the host has it: asked for no
+    /// warm request.
+    pub source: &'a dyn Fn() -> Option<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Env<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Env")
+            .field("now", &self.now)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Env<'_> {
+    /// The id of an assertion that concerns this key.
+    pub(crate) fn jti(&mut self, key_id: &str) -> String {
+        self.worker.jti(key_id, &(self.nonce)(), self.now)
+    }
+}
