@@ -17,10 +17,12 @@ pub mod config;
 pub mod drbg;
 pub mod exchange;
 pub mod keycloak;
+mod lease;
 pub mod mac;
 pub mod manage;
 pub mod revocation;
 pub mod sabotage;
+pub mod self_check;
 pub mod signing_key;
 
 #[cfg(target_arch = "wasm32")]

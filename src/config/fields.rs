@@ -134,6 +134,7 @@ pub(super) fn realm(raw: &RawConfig) -> Result<Realm, ConfigError> {
         authority: authority.to_owned(),
         token_path: format!("{path}/realms/{in_path}/protocol/openid-connect/token"),
         certs_path: format!("{path}/realms/{in_path}/protocol/openid-connect/certs"),
+        discovery_path: format!("{path}/realms/{in_path}/.well-known/openid-configuration"),
         users_path: format!("{path}/admin/realms/{in_path}/users"),
         events_path: format!("{path}/admin/realms/{in_path}/events"),
         admin_events_path: format!("{path}/admin/realms/{in_path}/admin-events"),

@@ -81,6 +81,8 @@ pub struct Realm {
     pub token_path: String,
     /// The path of the realm's public keys (its `jwks_uri`).
     pub certs_path: String,
+    /// The path of what the realm says of itself (OpenID Connect Discovery 1.0, 4).
+    pub discovery_path: String,
     /// The path of the admin REST interface's users.
     pub users_path: String,
     /// The path of the admin REST interface's events of users.

@@ -1,4 +1,4 @@
-//! What a root context does between requests: polls, and tokens that are renewed.
+//! What a root context does between requests: polls, self-checks, and tokens that are renewed.
 //!
 //! Kong allows a root context one callout at a time, so the jobs take turns: each has at
 //! most one call to make, calls go out in the order in which they came up, and the poll is
@@ -39,8 +39,9 @@ pub struct Renewed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Job {
     Poll,
+    SelfCheck,
     Renewal,
-    /// Nobody's any more: its poll was given up, and another has begun.
+    /// Nobody's any more: its poll or check was given up.
     GivenUp,
 }
 
@@ -53,6 +54,7 @@ impl Background {
         } else {
             match self.under_way.take() {
                 Some((Job::Poll, _)) => self.poll(input, env),
+                Some((Job::SelfCheck, _)) => self.check(input, env),
                 Some((Job::Renewal, _)) => {
                     let input = match input {
                         PollInput::Answer { status, body } => Input::Answer { status, body },
@@ -93,12 +95,15 @@ impl Background {
             && (env.now >= until || env.now.plus_ms(120_000) < until)
         {
             self.under_way = None;
-            if job == Job::Renewal {
-                self.go_on(&Input::Failed("no answer came in time"), env);
+            match job {
+                Job::Renewal => self.go_on(&Input::Failed("no answer came in time"), env),
+                Job::SelfCheck => self.check(PollInput::Failed("no answer came in time"), env),
+                Job::Poll | Job::GivenUp => {}
             }
         }
         // Itself it minds how long its call takes.
         self.poll(PollInput::Tick, env);
+        self.check(PollInput::Tick, env);
         if std::mem::take(&mut self.looks_again) {
             let turn = Input::Answer {
                 status: 200,
@@ -118,6 +123,19 @@ impl Background {
             }
             self.waiting.push_back((Job::Poll, call));
         }
+    }
+
+    fn check(&mut self, input: PollInput<'_>, env: &mut Env<'_>) {
+        let call = env.worker.self_check(input, env.now, env.store, env.nonce);
+        if call.is_some() || !env.worker.is_self_check_under_way() {
+            // It has but one at a time: those before were given up.
+            self.waiting.retain(|(job, _)| *job != Job::SelfCheck);
+            if let Some((job @ Job::SelfCheck, _)) = &mut self.under_way {
+                *job = Job::GivenUp;
+            }
+        }
+        let call = call.map(|call| (Job::SelfCheck, call));
+        self.waiting.extend(call);
     }
 
     fn begin_renewal(&mut self, env: &mut Env<'_>) {

@@ -196,6 +196,7 @@ mod tests {
             subject: "gateway".into(),
             expires_at,
             exp: expires_at,
+            issued_at: None,
             management_roles: vec![],
         }
     }

@@ -17,6 +17,7 @@ use crate::mac::MacKey;
 use crate::revocation::poller::{PollCall, PollEnv, PollInput, Poller, Polling};
 use crate::revocation::{NotShared, Notice};
 use crate::sabotage::{Sabotage, is};
+use crate::self_check::{CheckEnv, Findings, SelfCheck};
 use crate::signing_key::SigningKey;
 
 /// Requests of one worker that may be in an exchange at once: each holds memory
@@ -41,6 +42,7 @@ pub struct Worker {
     jti: JtiSource,
     exchanges: ExchangeId,
     poller: Poller,
+    self_check: SelfCheck,
 }
 
 /// How much a worker holds: each number has a bound (invariant 9).
@@ -78,6 +80,7 @@ impl Worker {
         let cache = Cache::new(&config, &signing_key);
         let jti = JtiSource::new(&signing_key, seed);
         let poller = Poller::new(config.revocation_poll_ms, &signing_key, seed);
+        let self_check = SelfCheck::new(&config, &signing_key, seed);
         let throttle = Throttle::new(&config, &signing_key);
         let lookups = Lookups::new(&config);
         Self {
@@ -93,6 +96,7 @@ impl Worker {
             jti,
             exchanges: 0,
             poller,
+            self_check,
         }
     }
 
@@ -138,6 +142,49 @@ impl Worker {
     /// How polling goes, if that changed since it was last asked.
     pub fn take_polling(&mut self) -> Option<Polling> {
         self.poller.take_notice()
+    }
+
+    /// Takes what happened to the self-check, and says what to call. To be told of each
+    /// tick after [`Worker::poll`], and of the answer to each call.
+    pub fn self_check(
+        &mut self,
+        input: PollInput<'_>,
+        now: UnixMillis,
+        store: &mut dyn SharedStore,
+        nonce: &dyn Fn() -> Vec<u8>,
+    ) -> Option<PollCall> {
+        let (jti, exchanges) = (&mut self.jti, &mut self.exchanges);
+        let mut env = CheckEnv {
+            now,
+            config: &self.config,
+            signing_key: &self.signing_key,
+            service_token: &mut self.service_token,
+            store,
+            next_exchange: &mut || {
+                *exchanges += 1;
+                *exchanges
+            },
+            jti: &mut |name| jti.next(name, &nonce(), now),
+        };
+        self.self_check.handle_input(input, &mut env)
+    }
+
+    /// Whether the self-check waits for the answer to a call.
+    #[must_use]
+    pub fn is_self_check_under_way(&self) -> bool {
+        self.self_check.is_under_way()
+    }
+
+    /// What the latest self-check of this worker found; all unchecked as long as another
+    /// worker of the node checks.
+    #[must_use]
+    pub const fn findings(&self) -> &Findings {
+        self.self_check.findings()
+    }
+
+    /// The same, if it is the first or says something that was not told yet.
+    pub fn take_findings(&mut self) -> Option<Findings> {
+        self.self_check.take_findings()
     }
 
     /// Drops what is cached for an owner: in this worker at once, and within a tick in

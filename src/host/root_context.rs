@@ -19,6 +19,7 @@ use crate::exchange::Worker;
 use crate::exchange::background::Background;
 use crate::manage::Manager;
 use crate::revocation::poller::{PollCall, PollInput, Polling};
+use crate::self_check::{Findings, Severity};
 use crate::signing_key::SigningKey;
 
 /// Reads the configuration and makes the context of each request.
@@ -128,6 +129,14 @@ impl RootFilter {
             Some(Polling::Good) => log::info!("realm {realm}: {}", Polling::Good),
             Some(polling) => log::warn!("realm {realm}: {polling}"),
             None => {}
+        }
+        let findings = worker.take_findings();
+        for (severity, line) in findings.iter().flat_map(Findings::lines) {
+            match severity {
+                Severity::Info => log::info!("realm {realm}: {line}"),
+                Severity::Warning => log::warn!("realm {realm}: {line}"),
+                Severity::Error => log::error!("realm {realm}: {line}"),
+            }
         }
     }
 }

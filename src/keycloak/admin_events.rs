@@ -15,6 +15,16 @@ use crate::config::Config;
 /// The role of client `realm-management` without which Keycloak answers 403.
 pub const EVENTS_ROLE: &str = "view-events";
 
+/// Roles with which Keycloak shows events.
+const EVENTS_ROLES: [&str; 3] = [EVENTS_ROLE, "manage-events", "realm-admin"];
+
+/// Whether a service token with these roles can read the realm's events.
+#[must_use]
+pub fn may_read_events(management_roles: &[String]) -> bool {
+    let mut roles = management_roles.iter();
+    roles.any(|role| EVENTS_ROLES.contains(&role.as_str()))
+}
+
 /// Links of owners to this identity provider are locks of our own tools and say nothing of
 /// the owner.
 const LOCK_PROVIDER: &str = "api-keys-lock";

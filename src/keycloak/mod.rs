@@ -10,6 +10,7 @@ pub mod jwks;
 pub mod key_store;
 pub mod owner;
 pub mod public_key;
+pub mod realm_checks;
 pub mod token;
 pub mod user_events;
 pub mod users;
@@ -101,6 +102,10 @@ pub enum Endpoint {
     Events,
     /// A change of an owner's keys.
     Change,
+    /// What the realm says of itself.
+    Discovery,
+    /// The realm's user profile.
+    UserProfile,
 }
 
 impl std::fmt::Display for Endpoint {
@@ -114,6 +119,8 @@ impl std::fmt::Display for Endpoint {
             Self::Owner => "owner",
             Self::Events => "events",
             Self::Change => "change",
+            Self::Discovery => "discovery",
+            Self::UserProfile => "user-profile",
         })
     }
 }
@@ -191,6 +198,8 @@ mod tests {
             Endpoint::Owner,
             Endpoint::Events,
             Endpoint::Change,
+            Endpoint::Discovery,
+            Endpoint::UserProfile,
         ];
         assert_eq!(
             endpoints.map(|endpoint| endpoint.to_string()),
@@ -202,7 +211,9 @@ mod tests {
                 "scopes",
                 "owner",
                 "events",
-                "change"
+                "change",
+                "discovery",
+                "user-profile",
             ]
         );
     }

@@ -163,6 +163,8 @@ pub struct AccessToken {
     pub expires_at: UnixMillis,
     /// Its `exp`, by Keycloak's clock: when those that verify it stop taking it.
     pub exp: UnixMillis,
+    /// Its `iat`, by Keycloak's clock, if it has one.
+    pub issued_at: Option<UnixMillis>,
     /// The roles of client `realm-management` that it carries.
     pub management_roles: Vec<String>,
 }
@@ -227,6 +229,9 @@ struct Claims {
     iss: String,
     sub: String,
     exp: u64,
+    /// None is looked at but for the clock: whatever it is, it spoils no token.
+    #[serde(default)]
+    iat: Value,
     #[serde(default)]
     resource_access: Value,
 }
@@ -294,6 +299,7 @@ pub fn read_token_answer(
         subject: claims.sub,
         expires_at,
         exp,
+        issued_at: claims.iat.as_u64().map(UnixMillis::from_seconds),
         management_roles,
     })
 }

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::admin_events::EVENTS_ROLE;
 use super::{Call, UNRESERVED};
 use crate::api_key::record::{Attributes, INDEX_ATTRIBUTE, KeyRecord, RecordError, index_value};
 use crate::config::Config;
@@ -20,6 +21,15 @@ pub fn may_look_up(management_roles: &[String]) -> bool {
     management_roles
         .iter()
         .any(|role| LOOKUP_ROLES.contains(&role.as_str()))
+}
+
+/// The roles of client `realm-management` among these that nobody needs who only looks
+/// owners up and reads events: those that make up [`LOOKUP_ROLE`] come along with it.
+#[must_use]
+pub fn needless_roles(management_roles: &[String]) -> Vec<&str> {
+    const NEEDED: [&str; 4] = [LOOKUP_ROLE, "query-users", "query-groups", EVENTS_ROLE];
+    let roles = management_roles.iter().map(String::as_str);
+    roles.filter(|role| !NEEDED.contains(role)).collect()
 }
 
 /// The call that finds the owner of a key by the long index attribute. Two

@@ -11,17 +11,16 @@
 //! everything revoked. An instant is by the clock of the node, at which its revocation
 //! was learnt: no other clock comes into it.
 
-mod lease;
 pub mod poller;
 pub mod revoked;
 mod shared_log;
 
 use crate::cache::slots::SharedStore;
 use crate::clock::UnixMillis;
+use crate::lease::{Holder, Lease};
 use crate::mac::MacKey;
 use crate::sabotage::{Sabotage, is};
 use crate::signing_key::SigningKey;
-use lease::{Holder, Lease};
 use revoked::{OwnerTag, Revoked, Watched};
 pub use shared_log::NotShared;
 use shared_log::SharedLog;
@@ -37,6 +36,8 @@ const MISSES_MAX: u8 = 3;
 const LAGS_MAX: u8 = 5;
 /// A poll may be this late: ticks of two workers and an answer.
 const LATE_MS: u64 = 1000;
+/// No poll takes longer.
+const POLL_LEASE_MS_MAX: u64 = 120_000;
 /// Polls may fail for so long, or for three polls, until only young entries count: a
 /// Keycloak that is down changes nothing, and keys that are in use go on for the usual TTL.
 const UNSEEN_MS_MAX: u64 = 300_000;
@@ -90,7 +91,7 @@ impl Revocations {
             tagger: MacKey::new(&derive(b"revoked owner")),
             known: Revoked::default(),
             log: shared.then(|| SharedLog::new(&derive(b"revocations"))),
-            lease: Lease::new(&derive(b"lease of polls")),
+            lease: Lease::new(&derive(b"lease of polls"), POLL_LEASE_MS_MAX),
             poll_ms: 0,
             looked_at: None,
             latest: UnixMillis::default(),

@@ -22,7 +22,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Revocations;
-use super::lease::Holder;
 use super::revoked::Watched;
 use crate::cache::slots::SharedStore;
 use crate::clock::UnixMillis;
@@ -34,6 +33,7 @@ use crate::keycloak::admin_events::{
     AdminEvent, Concerns, config_call, read_config_answer, read_events_answer,
 };
 use crate::keycloak::{Call, Endpoint, loggable};
+use crate::lease::Holder;
 use crate::sabotage::{Sabotage, is};
 use crate::signing_key::SigningKey;
 pub use polling::{PollError, Polling};

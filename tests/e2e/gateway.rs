@@ -21,6 +21,7 @@ static STARTED: AtomicUsize = AtomicUsize::new(0);
 #[derive(Default)]
 pub(crate) struct Spec {
     fields: Vec<(String, Value)>,
+    variables: Vec<(String, String)>,
     keycloak: Option<SocketAddr>,
     service: Option<SocketAddr>,
     workers: Option<usize>,
@@ -37,6 +38,12 @@ impl Spec {
     /// A field of the filter's configuration.
     pub(crate) fn field(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.fields.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// A variable that its filters can read.
+    pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -207,13 +214,18 @@ fn edit_filter(listener: &mut Value, spec: &Spec) {
         listener,
         "/filter_chains/0/filters/0/typed_config/http_filters",
     );
+    let filters = filters.as_array_mut().expect("filters");
+    // One machine serves all filters, and takes the variables of the first.
+    for filter in &mut *filters {
+        if let Some(machine) = filter.pointer_mut("/typed_config/config/vm_config") {
+            for (name, value) in &spec.variables {
+                machine["environment_variables"]["key_values"][name] = json!(value);
+            }
+        }
+    }
     let filter = filters
-        .as_array_mut()
-        .and_then(|filters| {
-            filters
-                .iter_mut()
-                .find(|f| f["name"] == "apikey_jwt_exchange")
-        })
+        .iter_mut()
+        .find(|filter| filter["name"] == "apikey_jwt_exchange")
         .expect("the filter");
     let text = member(filter, "/typed_config/config/configuration/value");
     let mut fields: Value = serde_json::from_str(text.as_str().expect("a text")).expect("JSON");

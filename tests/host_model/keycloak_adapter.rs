@@ -33,6 +33,8 @@ pub enum Asked {
     Grant,
     /// What administrators changed, or whether that is kept.
     Events,
+    /// What the realm says of itself, which only the self-check asks for.
+    Realm,
     /// What only the management API asks for, by the model's word for it.
     Managing(&'static str),
     /// A turn at once.
@@ -50,6 +52,7 @@ pub fn asked(sent: &Sent) -> Asked {
             "grant" => Asked::Grant,
             "token" => Asked::ServiceToken,
             "changes" => Asked::Events,
+            "discovery" | "profile" => Asked::Realm,
             other => Asked::Managing(other),
         },
     }

@@ -16,6 +16,8 @@ pub enum Asks {
     Events,
     /// Whether that is kept.
     EventsOn,
+    /// What the realm says of itself: the self-check asks.
+    Realm,
     /// The owner of the key of this id.
     Lookup(String),
     /// A token for this owner, that ends by this second at the latest.
@@ -29,6 +31,10 @@ impl Asks {
     pub fn of(call: &Call) -> Self {
         if call.path.ends_with("/events/config") {
             return Self::EventsOn;
+        }
+        let of_realm = ["/.well-known/openid-configuration", "/users/profile"];
+        if of_realm.iter().any(|end| call.path.ends_with(end)) {
+            return Self::Realm;
         }
         if call.path.contains("/admin-events?") {
             return Self::Events;
@@ -55,6 +61,7 @@ impl Asks {
             Self::ServiceToken => "service token",
             Self::Events => "events",
             Self::EventsOn => "events on",
+            Self::Realm => "realm",
             Self::Lookup(_) => "look-up",
             Self::Grant { .. } => "grant",
         }
@@ -212,7 +219,7 @@ fn another_token(body: &[u8], subject: bool, issuer: bool) -> Vec<u8> {
 /// Why nobody may believe this answer with status 200.
 fn poison(asks: &Asks, body: &[u8]) -> Option<&'static str> {
     match asks {
-        Asks::ServiceToken | Asks::Events | Asks::EventsOn => None,
+        Asks::ServiceToken | Asks::Events | Asks::EventsOn | Asks::Realm => None,
         Asks::Lookup(id) => {
             let list: Vec<Value> = serde_json::from_slice(body).ok()?;
             if list.len() > 1 {

@@ -1,6 +1,7 @@
 //! What is looked at in a realm before a key is written to it.
 
 use anyhow::{Context, Result, bail, ensure};
+use apikey_jwt_exchange::keycloak::realm_checks::AttributePolicy;
 use serde_json::Value;
 
 use crate::keycloak_admin::{KeycloakAdmin, query, segment};
@@ -27,7 +28,7 @@ pub(crate) fn check_realm(admin: &KeycloakAdmin, alias: &str) -> Result<()> {
         .get("unmanagedAttributePolicy")
         .and_then(Value::as_str);
     ensure!(
-        policy == Some("ADMIN_EDIT"),
+        AttributePolicy::of(policy) == Ok(AttributePolicy::Administrators),
         "the user profile of realm {:?} has unmanagedAttributePolicy {}, where keys need \
          ADMIN_EDIT: run apikeys setup",
         admin.realm(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::client::Request;
-use crate::faults::Counts;
+use crate::faults::Proxy;
 use crate::gateway::Spec;
 use crate::owner::{Key, Record};
 use crate::wait::{self, now_ms, now_seconds};
@@ -28,13 +28,12 @@ pub(crate) fn cases() -> Vec<Case> {
     .collect()
 }
 
-/// The calls of one exchange by a gateway that has asked nothing before.
-const ONE_EXCHANGE: Counts = Counts {
-    service_token: 1,
-    look_up: 1,
-    grant: 1,
-    other: 0,
-};
+/// The look-ups and the grants that a gateway made. Service tokens and others are the
+/// self-check's as well, whenever it comes.
+fn calls(proxy: &Proxy) -> (usize, usize) {
+    let counts = proxy.counts();
+    (counts.look_up, counts.grant)
+}
 
 fn no_call(world: &World) {
     let proxy = world.proxy();
@@ -50,7 +49,7 @@ fn no_call(world: &World) {
         assert_eq!(again.subject, owner.id);
         assert!(again.token == first.token, "another token");
     }
-    assert_eq!(proxy.counts(), ONE_EXCHANGE);
+    assert_eq!(calls(&proxy), (1, 1));
 }
 
 fn unknown_once(world: &World) {
@@ -60,11 +59,7 @@ fn unknown_once(world: &World) {
     for _ in 0..5 {
         gateway.target.orders(&key.text).invalid_api_key();
     }
-    let once = Counts {
-        grant: 0,
-        ..ONE_EXCHANGE
-    };
-    assert_eq!(proxy.counts(), once);
+    assert_eq!(calls(&proxy), (1, 0));
 }
 
 fn shared(world: &World) {
@@ -79,7 +74,7 @@ fn shared(world: &World) {
         let both = by_worker.len() == 2 && by_worker.iter().all(|count| *count >= 3);
         both.then_some(()).ok_or(format!("{by_worker:?}"))
     });
-    assert_eq!(proxy.counts(), ONE_EXCHANGE);
+    assert_eq!(calls(&proxy), (1, 1));
 }
 
 fn refresh(world: &World) {
@@ -100,7 +95,8 @@ fn refresh(world: &World) {
     let id = format!("key_id={}", key.id);
     gateway.log.expect(&[&id, "source=Refresh"]);
     assert_eq!(gateway.log.lines(&[&id, "source=FirstUse"]).len(), 1);
-    assert_eq!(proxy.counts().service_token, 1, "{:?}", proxy.counts());
+    // Its own at most, and one for each filter's self-check.
+    assert!(proxy.counts().service_token <= 3, "{:?}", proxy.counts());
 }
 
 /// Refused, by a gateway that remembers tokens for a second.
@@ -145,7 +141,7 @@ fn expires(world: &World) {
     world.owner_of(&[Record::sha256(&key).expiring_at(ends_at)]);
     gateway.target.orders(&key.text).orders();
     gateway.target.orders(&key.text).orders();
-    assert_eq!(proxy.counts(), ONE_EXCHANGE, "it was not cached");
+    assert_eq!(calls(&proxy), (1, 1), "it was not cached");
     wait::until("the key is refused", Duration::from_secs(20), || {
         let sent_at = now_ms();
         let answer = gateway.target.orders(&key.text);

@@ -184,8 +184,8 @@ fn prefix(world: &World) {
     gateway.log.expect(&[&request_id, "not the shape of a key"]);
 }
 
-/// The gateway's service account without view-users; gives it back, whatever happens.
-struct RoleTaken<'a> {
+/// The gateway's service account without one of its roles; gives it back, whatever happens.
+pub(super) struct RoleTaken<'a> {
     world: &'a World,
     path: String,
     taken: Value,
@@ -193,8 +193,13 @@ struct RoleTaken<'a> {
 }
 
 impl<'a> RoleTaken<'a> {
-    /// Takes the role, and gives others in its place.
+    /// Takes view-users, and gives others in its place.
     fn take(world: &'a World, instead: &[&str]) -> Self {
+        Self::take_role(world, &["view-users"], instead)
+    }
+
+    /// Takes roles, and gives others in their place.
+    pub(super) fn take_role(world: &'a World, taken: &[&str], instead: &[&str]) -> Self {
         let admin = &world.keycloak;
         let account = admin.service_account_id("api-key-gateway");
         let management = admin.client_id("realm-management");
@@ -202,7 +207,7 @@ impl<'a> RoleTaken<'a> {
         let this = Self {
             world,
             path: format!("users/{account}/role-mappings/clients/{management}"),
-            taken: json!([role("view-users")]),
+            taken: taken.iter().map(|name| role(name)).collect(),
             given: instead.iter().map(|name| role(name)).collect(),
         };
         admin.must("DELETE", &this.path, Some(&this.taken));
@@ -241,8 +246,8 @@ fn without_role(world: &World, instead: &[&str]) {
     assert_eq!(orders.subject, owner.id);
 }
 
-fn foreign_key(world: &World) {
-    // A key pair that Keycloak has never seen: made for this test, used nowhere.
+/// A key pair that Keycloak has never seen: made for this test, used nowhere.
+pub(super) fn foreign_pem() -> String {
     let pem = std::process::Command::new("openssl")
         .args([
             "genpkey",
@@ -255,9 +260,13 @@ fn foreign_key(world: &World) {
         .expect("openssl (apt-get install openssl)");
     let pem = String::from_utf8(pem.stdout).unwrap();
     register_key_body(&pem);
+    pem
+}
+
+fn foreign_key(world: &World) {
     let spec = Spec::default()
         .field("signing_key_property", Value::Null)
-        .field("signing_key", pem);
+        .field("signing_key", foreign_pem());
     let gateway = world.start_gateway(&spec);
     let request_id = gateway.target.orders(&world.api_key).unavailable();
     gateway.log.expect(&[&request_id, "invalid_client"]);

@@ -81,10 +81,9 @@ fn fifty(world: &World) {
         assert_eq!(answer.orders().subject, owner.id);
     }
     let counts = proxy.counts();
-    assert_eq!(
-        (counts.service_token, counts.look_up, counts.grant),
-        (1, 1, 1)
-    );
+    assert_eq!((counts.look_up, counts.grant), (1, 1));
+    // Its own at most, and one for each filter's self-check.
+    assert!(counts.service_token <= 3, "{counts:?}");
     let id = format!("key_id={}", key.id);
     gateway.log.expect(&[&id, "source=FirstUse"]);
     assert_eq!(gateway.log.lines(&[&id, "source=FirstUse"]).len(), 1);

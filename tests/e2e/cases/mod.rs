@@ -17,6 +17,7 @@ mod refusals;
 mod renewals;
 mod revocation;
 mod secrecy;
+mod self_check;
 mod smuggling;
 
 use crate::world::Case;
@@ -34,6 +35,7 @@ pub(crate) fn all() -> Vec<Case> {
         cache::cases(),
         renewals::cases(),
         revocation::cases(),
+        self_check::cases(),
         configuration::cases(),
         abuse::cases(),
         management::cases(),

@@ -12,7 +12,10 @@ use crate::world::{Case, Need, World};
 pub(crate) fn cases() -> Vec<Case> {
     [
         Case::new("renewals::a_busy_key_sees_no_cold_request", busy),
-        Case::new("renewals::a_token_that_the_service_refuses_is_dropped", refused),
+        Case::new(
+            "renewals::a_token_that_the_service_refuses_is_dropped",
+            refused,
+        ),
     ]
     .into_iter()
     .map(|case| case.needs(Need::OwnGateway))
@@ -44,12 +47,16 @@ fn busy(world: &World) {
     let gateway = world.start_gateway(&spec(world).field("cache_ttl_seconds", 5));
     let (_owner, key) = world.owner();
     let mut tokens = BTreeSet::new();
-    wait::until("its token is another, twice", Duration::from_secs(60), || {
-        tokens.insert(forwarded(&gateway, &key));
-        (tokens.len() == 3)
-            .then_some(())
-            .ok_or(format!("{} tokens", tokens.len()))
-    });
+    wait::until(
+        "its token is another, twice",
+        Duration::from_secs(60),
+        || {
+            tokens.insert(forwarded(&gateway, &key));
+            (tokens.len() == 3)
+                .then_some(())
+                .ok_or(format!("{} tokens", tokens.len()))
+        },
+    );
     assert_eq!(exchanges(&gateway, &key), 1, "only the first was cold");
 }
 

@@ -16,5 +16,6 @@ mod memory;
 mod outages;
 mod refusals;
 mod revocation;
+mod self_check;
 mod shared_cache;
 mod wasm;

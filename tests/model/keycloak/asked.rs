@@ -18,6 +18,8 @@ pub fn asked(call: &Call) -> &'static str {
         (_, None) if path.contains("/groups") => "claim",
         ("PUT", _) => "write",
         ("GET", _) if path.ends_with("/certs") => "keys",
+        ("GET", _) if path.ends_with("/.well-known/openid-configuration") => "discovery",
+        ("GET", _) if path.ends_with("/users/profile") => "profile",
         ("GET", _) if path.ends_with("/events") => "events",
         ("GET", _) if path.ends_with("/admin-events") => "changes",
         ("GET", _) if path.ends_with("/events/config") => "changes",

@@ -90,6 +90,10 @@ pub struct FakeKeycloak {
     pub events: Vec<AdminEvent>,
     /// The realm keeps no admin events.
     pub events_off: bool,
+    /// The issuer that the realm names, if it is not [`FakeKeycloak::issuer`].
+    pub names_issuer: Option<&'static str>,
+    /// Who may write attributes: the profile's `unmanagedAttributePolicy`.
+    pub attribute_policy: Option<&'static str>,
     /// How often it was asked for admin events.
     pub polls: u32,
     /// The realm keeps user events.
@@ -136,6 +140,7 @@ impl FakeKeycloak {
             token_life_seconds: 300,
             limits_tokens: true,
             keeps_grants: true,
+            attribute_policy: Some("ADMIN_EDIT"),
             scopes: vec!["openid", "profile", "email", "orders:read", "orders:write"],
             providers: [PROVIDER, "api-keys-lock"].map(str::to_owned).to_vec(),
             keys: vec![RealmKey::Rs256],
@@ -148,8 +153,17 @@ impl FakeKeycloak {
     }
 
     pub fn answer(&mut self, call: &Call, now: UnixMillis) -> Reply {
-        let realm = format!("/realms/{}/protocol/openid-connect", self.realm);
-        match call.path.strip_prefix(&realm) {
+        let realm = format!("/realms/{}", self.realm);
+        if call.path == format!("{realm}/.well-known/openid-configuration") {
+            assert_eq!((call.method, &call.bearer), ("GET", &None));
+            self.count("discovery");
+            let issuer = self.issuer();
+            return shown(&json!({ "issuer": self.names_issuer.unwrap_or(&issuer) }));
+        }
+        match call
+            .path
+            .strip_prefix(&format!("{realm}/protocol/openid-connect"))
+        {
             Some("/token") => self.token_endpoint(&form(call), now),
             Some("/certs") => {
                 assert_eq!((call.method, &call.bearer), ("GET", &None));
@@ -375,6 +389,13 @@ impl FakeKeycloak {
             "users" if is_lookup => {
                 let sees = has(self, "view-users") || has(self, "manage-users");
                 self.search(query, sees)
+            }
+            "users/profile" if has(self, "view-users") || has(self, "manage-users") => {
+                self.count("profile");
+                shown(&match self.attribute_policy {
+                    Some(policy) => json!({ "unmanagedAttributePolicy": policy }),
+                    None => json!({ "attributes": [] }),
+                })
             }
             _ if !has(self, "manage-users") => error(403, "HTTP 403 Forbidden"),
             "users" => {

@@ -1,38 +1,39 @@
-//! The lease of a poll: of all workers of a node one asks Keycloak at a time.
+//! A lease: of all workers of a node one does something that need be done once.
 //!
-//! It lies in the host's shared data under a seal and is held for one poll, not between
-//! polls, so that a holder who dies holds up one poll at most. Where the host loses it two
-//! workers may ask at once, which does no harm: both learn the same.
+//! It lies in the host's shared data under a seal and has an end, so that a holder who dies
+//! holds up the others no longer. Where the host loses it two workers may do the same at
+//! once, which must do no harm: what is done under one is to ask, never to change.
 
 use crate::cache::slots::SharedStore;
 use crate::clock::UnixMillis;
 use crate::mac::MacKey;
 
 /// Names a worker among those of its node.
-pub(super) type Holder = [u8; 16];
+pub(crate) type Holder = [u8; 16];
 
-/// No poll takes longer; a lease that ends later was made before the clock was set back.
-const LEASE_MS_MAX: u64 = 120_000;
-
-/// The lease of one realm and signing key.
+/// One lease, named by the key that it is sealed with.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub(crate) struct Lease {
     seal: MacKey,
     name: String,
+    longest_ms: u64,
 }
 
 impl Lease {
-    pub(super) fn new(key: &[u8; 32]) -> Self {
+    /// Nobody takes it for longer than `longest_ms`: one that ends later was made before
+    /// the clock was set back.
+    pub(crate) fn new(key: &[u8; 32], longest_ms: u64) -> Self {
         let seal = MacKey::new(key);
         let [a, b, c, d, ..] = seal.tag(&[b"name"]);
         Self {
             name: format!("al:{:08x}", u32::from_be_bytes([a, b, c, d])),
             seal,
+            longest_ms,
         }
     }
 
     /// Takes the lease until an instant, unless another holds it.
-    pub(super) fn take(
+    pub(crate) fn take(
         &self,
         holder: &Holder,
         until: UnixMillis,
@@ -44,7 +45,7 @@ impl Lease {
             && let Some((other, ends_at)) = self.open(value)
             && other != *holder
             && now < ends_at
-            && ends_at <= now.plus_ms(LEASE_MS_MAX)
+            && ends_at <= now.plus_ms(self.longest_ms)
         {
             return false;
         }
@@ -58,7 +59,7 @@ impl Lease {
     }
 
     /// Gives the lease back, if it is this holder's still.
-    pub(super) fn give_back(&self, holder: &Holder, store: &mut dyn SharedStore) {
+    pub(crate) fn give_back(&self, holder: &Holder, store: &mut dyn SharedStore) {
         if let Some((value, version)) = store.get(&self.name)
             && self.open(&value).is_some_and(|(other, _)| other == *holder)
         {
@@ -93,7 +94,7 @@ mod tests {
 
     #[test]
     fn one_worker_holds_it_until_it_gives_it_back_or_dies() {
-        let (lease, mut shared) = (Lease::new(&[1; 32]), Shared::default());
+        let (lease, mut shared) = (Lease::new(&[1; 32], 120_000), Shared::default());
         let (one, other) = ([1; 16], [2; 16]);
         assert!(lease.take(&one, at(8000), at(0), &mut shared));
         assert!(!lease.take(&other, at(9000), at(1000), &mut shared));
@@ -108,15 +109,15 @@ mod tests {
 
     #[test]
     fn a_lease_from_before_the_clock_was_set_back_is_void() {
-        let (lease, mut shared) = (Lease::new(&[1; 32]), Shared::default());
+        let (lease, mut shared) = (Lease::new(&[1; 32], 120_000), Shared::default());
         assert!(lease.take(&[1; 16], at(128_001), at(120_001), &mut shared));
         assert!(lease.take(&[2; 16], at(16_000), at(8_000), &mut shared));
     }
 
     #[test]
     fn another_filters_value_is_no_lease() {
-        let (lease, mut shared) = (Lease::new(&[1; 32]), Shared::default());
-        let theirs = Lease::new(&[2; 32]).seal(&[9; 16], at(8000));
+        let (lease, mut shared) = (Lease::new(&[1; 32], 120_000), Shared::default());
+        let theirs = Lease::new(&[2; 32], 120_000).seal(&[9; 16], at(8000));
         for foreign in [b"4711".to_vec(), Vec::new(), theirs] {
             shared.0.insert(lease.name.clone(), foreign);
             assert!(lease.take(&[1; 16], at(8000), at(0), &mut shared));
