@@ -4,7 +4,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run stop up down wasm tool test sim fuzz mutants fmt lint bench audit sbom reproducible dist clean
+.PHONY: help run stop up down wasm tool test sim soak fuzz mutants fmt lint bench audit sbom reproducible dist clean
 
 help: ## Lists these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test: ## Runs every check: format, lints, unit, property and documentation tests
 
 sim: ## Simulates more runs than make test does: make sim SEEDS=20000 FROM=2000
 	@scripts/sim.sh range
+
+soak: ## Load while keys die and Keycloak suffers, on a stack of its own: make soak MINUTES=30
+	@scripts/soak.sh
 
 fuzz: ## Gives every property of tests/properties to libFuzzer: SECONDS_EACH=60, TARGETS="users tokens"
 	@scripts/fuzz.sh

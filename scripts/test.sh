@@ -7,7 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 
 ALL=(tools format clippy-native clippy-wasm scripts deny unit simulation build reproducible sbom host-model
-  kong cli end-to-end writes)
+  kong cli end-to-end writes soak)
 SUMMARY=()
 FAILED=0
 
@@ -36,6 +36,7 @@ run_step() {
     cli) scripts/with-keycloak.sh cargo test --locked --features cli,e2e --test cli ;;
     end-to-end) cargo test --locked --features cli,e2e --test e2e ;;
     writes) scripts/with-postgres.sh cargo test --locked --features cli,e2e --test writes ;;
+    soak) MINUTES=3 scripts/soak.sh ;;
     *) die "there is no step '$1'" "the steps are: ${ALL[*]}" ;;
   esac
 }

@@ -134,7 +134,7 @@ impl<'a> Gateway<'a> {
     }
 
     /// A figure of its process's memory, as Linux names it; in bytes.
-    fn memory(&self, name: &str) -> u64 {
+    pub(crate) fn memory(&self, name: &str) -> u64 {
         let pid = fs::read_to_string(self.file("pid")).expect("its pid");
         let status =
             fs::read_to_string(format!("/proc/{}/status", pid.trim())).expect("its status");
