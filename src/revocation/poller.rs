@@ -392,6 +392,10 @@ impl Poller {
         // What was changed while they were off is in none.
         let was_on = before.polled_at >= before.off_at;
         let turned = on != was_on && before.answered_at() > UnixMillis::default();
+        if turned || before.failed_at > before.answered_at() {
+            // Whoever told of what was before, this is news.
+            self.polling = None;
+        }
         if on {
             watched.polled_at = at;
         } else {

@@ -300,6 +300,19 @@ fn a_realm_that_keeps_no_events_is_told_of_and_the_ttl_counts() {
 }
 
 #[test]
+fn what_another_worker_told_of_last_is_news_when_it_changes() {
+    let (mut one, mut shared, mut events) = polled();
+    let mut other = Poll::new(b"2");
+    events.on = false;
+    other.poll(5_500, &mut shared, &mut events);
+    assert_eq!(other.poller.take_notice(), Some(Polling::Off));
+    events.on = true;
+    one.poll(11_000, &mut shared, &mut events);
+    // It was good when this worker polled before.
+    assert_eq!(one.poller.take_notice(), Some(Polling::Good));
+}
+
+#[test]
 fn one_worker_polls_and_another_takes_over_when_it_is_gone() {
     let (mut one, mut shared, mut events) = polled();
     let mut other = Poll::new(b"2");

@@ -44,7 +44,7 @@ fn forwarded(gateway: &Gateway<'_>, key: &Key) -> String {
 }
 
 fn busy(world: &World) {
-    let gateway = world.start_gateway(&spec(world).field("cache_ttl_seconds", 5));
+    let gateway = world.start_gateway(&spec(world).field("cache_ttl_seconds", 15));
     let (_owner, key) = world.owner();
     let mut tokens = BTreeSet::new();
     wait::until(
