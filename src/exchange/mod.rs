@@ -246,6 +246,8 @@ struct Pending {
     first_use: bool,
     /// The key was verified on this node, in this exchange or before.
     known: bool,
+    /// Its turn came then, and it has not looked the key up yet.
+    turn_at: Option<UnixMillis>,
     /// The deadline was moved for the queue and the verification already.
     queued: bool,
     /// The deadline was moved to a leader's already.
@@ -279,6 +281,7 @@ impl Pending {
             retried: false,
             first_use: false,
             known: false,
+            turn_at: None,
             queued: false,
             followed: false,
             unseen: None,

@@ -24,6 +24,8 @@ use crate::sabotage::{Sabotage, is};
 pub(super) const WAIT_MS_MIN: u64 = 5;
 /// The longest wait for another request's result.
 const WAIT_MS_MAX: u64 = 40;
+/// Who has not used its turn by then takes another.
+const TURN_MS: u64 = 40;
 /// The longest that a leader takes beside its callouts: a full queue of bcrypt.
 const LEADER_MS_MAX: u64 = 60_000;
 /// The roles of the gateway's account are taken for what they were so long ago, where
@@ -229,11 +231,14 @@ impl Pending {
     /// Waits until its turn comes: a host may be back before. No turn is further away
     /// than a callout may take, unless the clock was set back meanwhile.
     fn await_turn(&mut self, from: UnixMillis, env: &mut Env<'_>) -> Step {
-        let left = from.since_ms(env.now);
-        if left == 0 || left > env.worker.config.callout_timeout_ms {
-            return self.need_service_token(WAIT_MS_MIN, env);
+        match from.since_ms(env.now) {
+            0 => {
+                self.turn_at = Some(env.now);
+                self.need_service_token(WAIT_MS_MIN, env)
+            }
+            left if left > env.worker.config.callout_timeout_ms => self.take_turn(env),
+            left => self.wait(State::AwaitingTurn { from }, left, env),
         }
-        self.wait(State::AwaitingTurn { from }, left, env)
     }
 
     /// A follower's turn: the leader may have left a token or a refusal.
@@ -297,12 +302,21 @@ impl Pending {
     fn go_to_keycloak(&mut self, service_token: Arc<str>, env: &mut Env<'_>) -> Step {
         match self.unseen {
             Some(unseen) if !unseen.falls_back => Err(self.unknown(Refused::Unseen, env)),
+            // All who waited for the service token meanwhile would go at one moment.
+            _ if self
+                .turn_at
+                .is_some_and(|at| env.now >= at.plus_ms(TURN_MS)) =>
+            {
+                self.turn_at = None;
+                self.take_turn(env)
+            }
             // A role may have come back since: asked with this token, which shows it.
             _ => self.look_up(service_token, env),
         }
     }
 
     fn look_up(&mut self, service_token: Arc<str>, env: &mut Env<'_>) -> Step {
+        self.turn_at = None;
         self.asked_at = env.now;
         self.generation = env.worker.cache.revocations().generation();
         let call = users::lookup_call(&env.worker.config, &service_token, &self.key_id);

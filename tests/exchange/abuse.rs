@@ -368,3 +368,29 @@ fn a_clock_that_is_set_back_ends_the_wait_for_a_turn() {
     client.answer_until(&mut world, Client::is_over);
     client.forwarded();
 }
+
+#[test]
+fn those_that_wait_for_the_service_token_do_not_go_at_one_moment() {
+    let mut world = world(vec![]);
+    world.address = None;
+    let mut clients: Vec<Client> = (0..200)
+        .map(|at| Client::send_key(&mut world, &unknown(at)))
+        .collect();
+    // Keycloak takes its time with the token.
+    while world.now < super::world::START.plus_ms(1900) {
+        world.now = world.now.plus_ms(10);
+        for client in &mut clients[1..] {
+            client.answer(&mut world);
+        }
+    }
+    assert_eq!(world.keycloak.calls.lookup, 0);
+    let start = world.now;
+    while world.now < start.plus_ms(1000) {
+        for client in clients.iter_mut().filter(|client| !client.is_over()) {
+            client.answer(&mut world);
+        }
+        world.now = world.now.plus_ms(10);
+    }
+    let lookups = world.keycloak.calls.lookup;
+    assert!((50..=152).contains(&lookups), "{lookups}");
+}

@@ -16,9 +16,6 @@ use crate::truth::Truth;
 // Not the core's own numbers, which are what is checked.
 const LOOKUPS_PER_SECOND: u64 = 50;
 const LOOKUPS_BURST: usize = 100;
-/// Turns of so many seconds may come together: those whose turn it was go on when there is
-/// a service token, for which one waits as long as two callouts may take.
-const WAITED_SECONDS_MAX: usize = 5;
 /// How long an entry lives at the least that was made just now: the shortest TTL of
 /// these runs, and half of the shortest token.
 const WARM_MS: u64 = 900;
@@ -85,7 +82,7 @@ impl Abuse {
         let of_late = lookups.values().filter(|at| (since..=now).contains(at));
         let (count, most) = (
             of_late.count(),
-            LOOKUPS_BURST + WAITED_SECONDS_MAX * LOOKUPS_PER_SECOND as usize + 2,
+            LOOKUPS_BURST + LOOKUPS_PER_SECOND as usize + 2,
         );
         holds(count <= most, || {
             format!(
