@@ -61,10 +61,12 @@ impl World {
         let output = self.act(&mut flight, |exchange, env| {
             exchange.handle_input(&input, env)
         });
-        let node = flight.request.node;
+        let node = &self.nodes[flight.request.node];
+        let worker = &node.workers[flight.request.worker];
         let seen = Seen::Step {
             request: &flight.request,
-            node_now: self.nodes[node].now(self.now),
+            node_now: node.now(self.now),
+            era: (node.clock.count(), worker.generation),
             output: &output,
             poison,
         };

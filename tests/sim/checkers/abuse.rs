@@ -16,6 +16,8 @@ use crate::truth::Truth;
 // Not the core's own numbers, which are what is checked.
 const LOOKUPS_PER_SECOND: u64 = 50;
 const LOOKUPS_BURST: usize = 100;
+/// A turn is used up to 40 ms after it came, and a host may be a little late.
+const TURNS_LATE: usize = 6;
 /// How long an entry lives at the least that was made just now: the shortest TTL of
 /// these runs, and half of the shortest token.
 const WARM_MS: u64 = 900;
@@ -31,8 +33,9 @@ fn place(request: &Request) -> Place {
 pub struct Abuse {
     /// Refusals by worker and address: when, since the worker began or its clock was set.
     refusals: BTreeMap<(Place, Address), (Era, Vec<u64>)>,
-    /// Requests whose key nobody has, and when they were looked up first.
-    lookups: BTreeMap<Place, BTreeMap<u64, u64>>,
+    /// Requests whose key nobody has, and when they were looked up first, since the worker
+    /// began or its clock was set.
+    lookups: BTreeMap<Place, (Era, BTreeMap<u64, u64>)>,
     /// When a key came fresh from Keycloak.
     fresh: BTreeMap<(Place, usize), (Era, u64)>,
 }
@@ -55,9 +58,10 @@ impl Checker for Abuse {
             Seen::Step {
                 request,
                 node_now,
+                era,
                 output,
                 ..
-            } => self.step(request, *node_now, output),
+            } => self.step(request, *node_now, *era, output),
             Seen::Ended(ended) => {
                 self.refused(ended)?;
                 self.warm(ended, truth)
@@ -68,21 +72,32 @@ impl Checker for Abuse {
 }
 
 impl Abuse {
-    fn step(&mut self, request: &Request, now: u64, output: &Output) -> Word {
+    fn step(
+        &mut self,
+        request: &Request,
+        now: u64,
+        (clock_sets, generation): (usize, u32),
+        output: &Output,
+    ) -> Word {
         let Output::Callout { call, .. } = output else {
             return Ok(());
         };
         if call.method != "GET" || !matches!(request.credential, Credential::Unknown(_)) {
             return Ok(());
         }
-        let lookups = self.lookups.entry(place(request)).or_default();
+        // A worker that is new, or whose clock was set, has its burst again.
+        let era = (generation, clock_sets);
+        let (since, lookups) = self.lookups.entry(place(request)).or_default();
+        if *since != era {
+            *since = era;
+            lookups.clear();
+        }
         lookups.entry(request.id).or_insert(now);
-        // In the order of requests; a clock that was set makes it smaller, never larger.
         let since = now.saturating_sub(1000);
         let of_late = lookups.values().filter(|at| (since..=now).contains(at));
         let (count, most) = (
             of_late.count(),
-            LOOKUPS_BURST + LOOKUPS_PER_SECOND as usize + 2,
+            LOOKUPS_BURST + LOOKUPS_PER_SECOND as usize + TURNS_LATE,
         );
         holds(count <= most, || {
             format!(

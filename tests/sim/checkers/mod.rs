@@ -32,6 +32,8 @@ pub enum Seen<'a> {
         request: &'a Request,
         /// The time by the node's clock.
         node_now: u64,
+        /// How often the node's clock was set, and how many workers were in this one's place.
+        era: (usize, u32),
         output: &'a Output,
         /// It was just given an answer that nobody may believe: what is wrong with it.
         poison: Option<&'static str>,
