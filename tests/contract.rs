@@ -820,6 +820,7 @@ fn reasons() -> Vec<Reason> {
                 status: 302,
                 what: "neither a token nor an OAuth error",
             },
+            TokenError::Expired,
             TokenError::Issuer,
         ] {
             reasons.push(Reason::TokenFault { endpoint, error });
@@ -888,6 +889,7 @@ fn is_listed_above(reason: &Reason) {
                 TokenError::OwnerRefused(_)
                 | TokenError::Refused { .. }
                 | TokenError::Unusable { .. }
+                | TokenError::Expired
                 | TokenError::Issuer,
             ..
         } => {}

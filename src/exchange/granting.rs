@@ -48,6 +48,9 @@ impl Pending {
             Err(TokenError::OwnerRefused(why)) => {
                 return Err(End::invalid(Reason::OwnerRefused(why)));
             }
+            Err(TokenError::Expired) if ends_with_key(owner, env) => {
+                return Err(End::invalid(Reason::Expired));
+            }
             Err(error) => return Err(End::unavailable(Reason::TokenFault { endpoint, error })),
         };
         if token.subject != owner.id && !is(Sabotage::SubjectUnchecked) {
@@ -104,4 +107,11 @@ impl Pending {
         };
         Ok((State::Over, Output::Forward(forward)))
     }
+}
+
+/// Whether a token that is over may be so because its key is: it ends with the key's whole
+/// second, by a clock of Keycloak's that may be ahead of ours.
+fn ends_with_key(owner: &Owner, env: &Env<'_>) -> bool {
+    let ahead_ms = env.worker.config.clock_skew_ms.max(1000);
+    owner.record.ends_at <= env.now.plus_ms(ahead_ms)
 }

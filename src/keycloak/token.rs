@@ -202,6 +202,12 @@ pub enum TokenError {
         /// What was found wanting.
         what: &'static str,
     },
+    /// A token that is over when it comes.
+    #[error(
+        "an answer with status 200 that is no token: the token has expired already; \
+         compare the clocks"
+    )]
+    Expired,
     /// The token names another issuer than the configuration does.
     #[error(
         "tokens name another issuer than keycloak_url and realm do; \
@@ -281,9 +287,7 @@ pub fn read_token_answer(
     let exp = UnixMillis::from_seconds(claims.exp);
     let expires_at = exp.min(by_duration);
     if expires_at <= now {
-        return Err(unusable(
-            "the token has expired already; compare the clocks",
-        ));
+        return Err(TokenError::Expired);
     }
     let roles = claims
         .resource_access
@@ -385,9 +389,7 @@ mod tests {
             b"".to_vec(),
             b"[]".to_vec(),
             answer(&claims(), 300)[..40].to_vec(),
-            answer(&claims(), 0),
             answer(&endless, 300),
-            answer(&over, 300),
             header_split.to_string().into_bytes(),
             json!({"access_token": "a.b", "expires_in": 1, "token_type": "Bearer"})
                 .to_string()
@@ -401,6 +403,9 @@ mod tests {
             assert!(matches!(fault, TokenError::Unusable { .. }), "{fault}");
         }
         assert_eq!(read(200, &answer(&foreign, 300)), Err(TokenError::Issuer));
+        for expired in [answer(&claims(), 0), answer(&over, 300)] {
+            assert_eq!(read(200, &expired), Err(TokenError::Expired));
+        }
     }
 
     #[test]

@@ -223,15 +223,25 @@ fn edit_filter(listener: &mut Value, spec: &Spec) {
             }
         }
     }
+    // A poll is a call that most trials do not ask for, and some of them count calls. The
+    // management API polls for all of the node's filters.
+    for filter in &mut *filters {
+        edit_fields(filter, &[("revocation_poll_seconds".to_owned(), json!(0))]);
+    }
     let filter = filters
         .iter_mut()
         .find(|filter| filter["name"] == "apikey_jwt_exchange")
         .expect("the filter");
-    let text = member(filter, "/typed_config/config/configuration/value");
+    edit_fields(filter, &spec.fields);
+}
+
+/// Sets fields of a filter's configuration, where it is one of ours.
+fn edit_fields(filter: &mut Value, changed: &[(String, Value)]) {
+    let Some(text) = filter.pointer_mut("/typed_config/config/configuration/value") else {
+        return;
+    };
     let mut fields: Value = serde_json::from_str(text.as_str().expect("a text")).expect("JSON");
-    // A poll is a call that most trials do not ask for, and some of them count calls.
-    fields["revocation_poll_seconds"] = json!(0);
-    for (name, value) in &spec.fields {
+    for (name, value) in changed {
         fields[name] = value.clone();
     }
     *text = json!(fields.to_string());

@@ -152,6 +152,27 @@ fn a_key_that_ends_while_the_grant_is_out_is_refused() {
 }
 
 #[test]
+fn a_key_whose_last_token_is_over_when_it_comes_is_expired_and_no_fault_of_keycloak() {
+    // The second is by a clock of Keycloak's that is ahead, the third by one that is wrong.
+    for (key_ends_ms, is_expired) in [(500, true), (29_500, true), (31_500, false)] {
+        let ends_at = START.plus_ms(1_000 + key_ends_ms);
+        let mut world = World::new(vec![ending("alice", 1, ends_at)]);
+        let mut client = Client::send(&mut world, 1);
+        client.answer_until(&mut world, Client::is_granting);
+        world.now = START.plus_ms(1_010);
+        client.reply(&mut world, 200, &grant_ending(1_000, 0));
+        let expected = if is_expired {
+            (Rejection::InvalidApiKey, "key expired")
+        } else {
+            (Rejection::IdentityProviderUnavailable, "compare the clocks")
+        };
+        let (rejection, reason) = client.rejected();
+        assert_eq!(rejection, expected.0, "{key_ends_ms}");
+        assert!(reason.to_string().contains(expected.1), "{reason}");
+    }
+}
+
+#[test]
 fn a_key_in_its_last_second_is_expired_and_no_fault_of_keycloak() {
     let mut world = World::new(vec![ending("alice", 1, START.plus_ms(500))]);
     let mut client = Client::send(&mut world, 1);

@@ -134,6 +134,15 @@ fn assert_refused(error: &TokenError, status: u16, answer: &Value) {
             assert_loggable(error);
             assert_loggable(description);
         }
+        TokenError::Expired => {
+            let jwt = answer["access_token"].as_str().unwrap();
+            let exp = claims_of(jwt).unwrap()["exp"].as_u64().unwrap();
+            let life = answer["expires_in"].as_u64().unwrap();
+            assert!(
+                exp.saturating_mul(1000) <= NOW.0 || life == 0,
+                "{exp} {life}"
+            );
+        }
         TokenError::Issuer => {
             let jwt = answer["access_token"].as_str().unwrap();
             let issuer = claims_of(jwt).unwrap()["iss"].clone();

@@ -1,12 +1,15 @@
 //! Keycloak is stopped, really.
 
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::client::Request;
 use crate::owner::Key;
 use crate::wait;
 use crate::world::{Case, Need, World};
+
+/// By then the stack's gateway has polled, which it does every five seconds.
+const POLLED: Duration = Duration::from_secs(7);
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -43,7 +46,16 @@ impl Outage {
     fn prepare(world: &World) -> Self {
         let (warm_owner, warm) = world.owner();
         let (cold_owner, cold) = world.owner();
-        world.gateway.orders(&warm.text).orders();
+        // What was changed until now is polled within seconds, and drops tokens.
+        let (mut token, mut since) = (String::new(), Instant::now());
+        wait::until("its token is kept", Duration::from_secs(60), || {
+            let now = world.gateway.orders(&warm.text).orders().token;
+            if now != token {
+                (token, since) = (now, Instant::now());
+            }
+            let kept = since.elapsed();
+            (kept > POLLED).then_some(()).ok_or(format!("for {kept:?}"))
+        });
         Self {
             warm,
             warm_owner: warm_owner.id,
