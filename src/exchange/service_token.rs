@@ -13,6 +13,8 @@ use crate::keycloak::users::may_look_up;
 
 /// A token is renewed this long before its end, or at half of a shorter life.
 const RENEWAL_MARGIN_MS: u64 = 30_000;
+/// A token may have been made this long before it came, its whole second included.
+const ON_ITS_WAY_MS: u64 = 5_000;
 
 /// Reads the answer with the token. Without the role Keycloak answers a search with an
 /// empty list: a known key would look like an unknown one.
@@ -63,6 +65,8 @@ struct Kept {
     asked_at: UnixMillis,
     from: UnixMillis,
     until: UnixMillis,
+    /// When it was made by Keycloak's clock, and when it came by ours.
+    issued: Option<(UnixMillis, UnixMillis)>,
 }
 
 /// Who fetches a token.
@@ -136,10 +140,20 @@ impl ServiceToken {
             // A clock that was set back a little is still within the token's life.
             from: now.minus_ms(life),
             until,
+            issued: token.issued_at.map(|issued_at| (issued_at, now)),
         });
         self.give_up(id);
         self.failure = None;
         jwt
+    }
+
+    /// Keycloak's clock as far as the token shows it: it is past the first instant, and not
+    /// past the second unless our own clock stood still.
+    #[must_use]
+    pub fn keycloak_clock(&self, now: UnixMillis) -> Option<(UnixMillis, UnixMillis)> {
+        let (issued_at, came_at) = self.token.as_ref()?.issued?;
+        let latest = issued_at.plus_ms(now.since_ms(came_at) + ON_ITS_WAY_MS);
+        Some((issued_at, latest))
     }
 
     /// Leaves a failure for those that wait now.
@@ -159,6 +173,11 @@ impl ServiceToken {
         if self.fetcher.is_some_and(|fetcher| fetcher.id == id) {
             self.fetcher = None;
         }
+    }
+
+    /// Forgets the token: a newer one is wanted.
+    pub fn forget(&mut self) {
+        self.token = None;
     }
 
     /// Forgets the token, if it is still this one: Keycloak no longer takes it.
@@ -274,6 +293,23 @@ mod tests {
         assert_eq!(since(&mut service, 2, 6), Need::Fetch);
         service.fetched(2, &token(at(300_000)), at(22));
         assert!(matches!(since(&mut service, 3, 20), Need::Use(_)));
+    }
+
+    #[test]
+    fn keycloaks_clock_is_known_within_a_few_seconds() {
+        let mut service = ServiceToken::default();
+        assert_eq!(service.keycloak_clock(at(0)), None);
+        let issued = AccessToken {
+            issued_at: Some(at(100_000)),
+            ..token(at(300_000))
+        };
+        service.fetched(1, &issued, at(50));
+        let clock = Some((at(100_000), at(105_000)));
+        assert_eq!(service.keycloak_clock(at(50)), clock);
+        // Set back, a clock says nothing of how long that is ago.
+        assert_eq!(service.keycloak_clock(at(0)), clock);
+        let later = Some((at(100_000), at(107_000)));
+        assert_eq!(service.keycloak_clock(at(2_050)), later);
     }
 
     #[test]

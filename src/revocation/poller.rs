@@ -13,6 +13,8 @@
 //! Invariants: what was listed is acted on at once, and the time up to which all is known
 //! moves only when all of it was; what cannot be listed (too much, cleared, never asked for
 //! before) revokes everybody; an instant of Keycloak's clock is compared with none of ours.
+//! An event that is dated ahead of Keycloak's clock hides none that come after it, and one
+//! that is too large to be read is taken to concern everybody.
 
 mod polling;
 mod steps;
@@ -126,6 +128,8 @@ struct Poll {
     calls: u32,
     listed: BTreeMap<String, UnixMillis>,
     newest_at: UnixMillis,
+    /// An event was too large to be read: nobody knows whom it concerns, nor when it was.
+    blind: bool,
 }
 
 /// What a poll waits for.
@@ -280,6 +284,7 @@ impl Poller {
             calls: 0,
             listed: BTreeMap::new(),
             newest_at,
+            blind: false,
         })
     }
 
@@ -312,7 +317,7 @@ impl Poller {
             PollInput::Tick => return Ok(Next::Wait),
         };
         match (&poll.asks, token, body) {
-            (Asks::Events(_), Some(token), None) => self.ask_for_less(poll, token, env),
+            (Asks::Events(_), Some(token), None) => Ok(self.ask_for_less(poll, token, env)),
             (Asks::Events(_), Some(token), Some(body)) => match read_events_answer(status, body) {
                 Ok(events) if poll.since.is_none() => {
                     Ok(poll.list_from(&events, token, self.page, env))
@@ -329,17 +334,24 @@ impl Poller {
         }
     }
 
-    /// The page is too large to be read: asks for smaller ones, from here on.
-    fn ask_for_less(&mut self, poll: &mut Poll, token: Arc<str>, env: &PollEnv<'_>) -> Step {
-        if self.page == 1 || poll.since.is_none() {
-            return Err(PollError::TooLarge);
+    /// The page is too large to be read: asks for smaller ones, from here on. A single
+    /// event that is too large may concern anybody, and is stepped over.
+    fn ask_for_less(&mut self, poll: &mut Poll, token: Arc<str>, env: &mut PollEnv<'_>) -> Next {
+        if poll.since.is_none() {
+            poll.blind = true;
+            return poll.list_from(&[], token, self.page, env);
         }
-        self.page = (self.page / 4).max(1);
-        poll.first = 0;
-        Ok(poll.ask_for_events(token, self.page, env))
+        if self.page > 1 {
+            self.page = (self.page / 4).max(1);
+            return poll.ask_for_events(token, self.page, env);
+        }
+        poll.blind = true;
+        let next = self.go_on(poll, token, (&[], true), true, env);
+        self.page = PAGE;
+        next
     }
 
-    /// Acts on a page of events, and asks for the next, if there is one.
+    /// Acts on a page of events.
     fn list(
         &mut self,
         poll: &mut Poll,
@@ -361,6 +373,18 @@ impl Poller {
             }
             poll.listed.insert(event.id, event.time);
         }
+        self.go_on(poll, token, (&owners, everybody), is_full, env)
+    }
+
+    /// Revokes whom a page concerns, and asks for the next page, if there is one.
+    fn go_on(
+        &self,
+        poll: &mut Poll,
+        token: Arc<str>,
+        (owners, mut everybody): (&[String], bool),
+        is_full: bool,
+        env: &mut PollEnv<'_>,
+    ) -> Next {
         let goes_on = is_full && poll.calls < CALLS_MAX;
         if !goes_on {
             // Events that were there and are not any more: cleared, and with them what
@@ -373,7 +397,7 @@ impl Poller {
         if everybody || !owners.is_empty() {
             let watched = *env.revocations.watched();
             env.revocations
-                .polled(&owners, everybody, watched, env.now, env.store);
+                .polled(owners, everybody, watched, env.now, env.store);
         }
         if goes_on {
             poll.first += self.page;
@@ -387,7 +411,11 @@ impl Poller {
         let before = *env.revocations.watched();
         let mut watched = before;
         // Whoever looks for the first time has looked, though there was nothing.
-        watched.newest_event_at = poll.newest_at.max(UnixMillis(1));
+        watched.newest_event_at = poll.newest_seen(env).max(UnixMillis(1));
+        if poll.blind {
+            // The next is made later, and shows how late it is.
+            env.service_token.forget();
+        }
         let at = poll.listed_at;
         // What was changed while they were off is in none.
         let was_on = before.polled_at >= before.off_at;

@@ -48,10 +48,4 @@ pub enum PollError {
     /// It was, and not with what was asked for.
     #[error("{0}")]
     Events(#[from] EventsError),
-    /// A single event is larger than what is read.
-    #[error(
-        "an event is too large to be read; turn off that admin events hold representations \
-         (adminEventsDetailsEnabled)"
-    )]
-    TooLarge,
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Asks, Next, OVERLAP_MS, Poll, PollEnv, PollError, Step};
+use crate::clock::UnixMillis;
 use crate::exchange::rejection::{Reason, Rejection};
 use crate::exchange::service_token::{Need, read_service_token};
 use crate::keycloak::admin_events::{AdminEvent, EventsError, events_call};
@@ -63,8 +64,22 @@ impl Poll {
     ) -> Next {
         let times = newest.iter().map(|event| event.time);
         self.newest_at = times.max().unwrap_or_default();
+        self.newest_at = self.newest_seen(env);
         self.since = Some(self.newest_at.minus_ms(OVERLAP_MS));
         self.ask_for_events(token, page, env)
+    }
+
+    /// Up to when events were seen, by Keycloak's clock: to the newest, unless that is dated
+    /// ahead of the clock, and to when the service token was made where one could not be
+    /// read, or it would be come upon for as long as no other follows.
+    pub(super) fn newest_seen(&self, env: &PollEnv<'_>) -> UnixMillis {
+        let Some((earliest, latest)) = env.service_token.keycloak_clock(self.listed_at) else {
+            return self.newest_at;
+        };
+        if self.blind {
+            return self.newest_at.min(latest).max(earliest);
+        }
+        self.newest_at.min(latest)
     }
 
     pub(super) fn ask_for_events(
