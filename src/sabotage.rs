@@ -14,6 +14,8 @@ compile_error!("the feature sabotage breaks the filter on purpose: it is for nat
 pub enum Sabotage {
     /// None in particular, and what all of it is for: every key is refused.
     RefusesAll,
+    /// None in particular either: a Keycloak that was left alone once is asked no more.
+    BreakerStaysOpen,
     /// 1: an entry of shared data is believed without its seal and whoever it is of.
     SealUnchecked,
     /// 2: a token is used past its end.
@@ -62,8 +64,9 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::RefusesAll,
+        Self::BreakerStaysOpen,
         Self::SealUnchecked,
         Self::EndIgnored,
         Self::KeyEndIgnored,

@@ -24,7 +24,7 @@ use jsonschema::{Draft, Validator};
 use serde_json::{Map, Value, json};
 
 /// The fields of the contract, in the order of the README's table.
-const FIELDS: [&str; 35] = [
+const FIELDS: [&str; 36] = [
     "mode",
     "enabled",
     "storage",
@@ -51,6 +51,7 @@ const FIELDS: [&str; 35] = [
     "index_key",
     "revocation_poll_seconds",
     "throttle_failures_per_minute",
+    "stale_if_error_seconds",
     "clock_skew_seconds",
     "l1_entries",
     "l2_slots",

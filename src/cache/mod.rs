@@ -98,6 +98,7 @@ pub struct Cache {
     sealer: Sealer,
     revocations: Revocations,
     ttl_ms: u64,
+    stale_ms: u64,
     negative_ttl_ms: u64,
     entries_max: usize,
     tokens: LruCache<KeyDigest, Entry<CachedToken>>,
@@ -123,6 +124,7 @@ impl Cache {
             revocations: Revocations::new(&config.realm.issuer, signing_key, config.l2_slots > 0)
                 .polled_every(config.revocation_poll_ms),
             ttl_ms: config.cache_ttl_ms,
+            stale_ms: config.stale_if_error_ms,
             negative_ttl_ms: config.negative_ttl_ms,
             entries_max: config.l1_entries,
             tokens: LruCache::unbounded(),
@@ -222,6 +224,52 @@ impl Cache {
         Found::Nothing
     }
 
+    /// A token past its TTL, for as long as `stale_if_error_seconds` allows: for when
+    /// Keycloak cannot be asked. None that was revoked, dropped, or is past its own end.
+    pub fn find_stale(
+        &mut self,
+        digest: &KeyDigest,
+        now: UnixMillis,
+        store: &mut dyn SharedStore,
+    ) -> Option<CachedToken> {
+        if self.stale_ms == 0 {
+            return None;
+        }
+        let age_max = self.ttl_ms + self.stale_ms;
+        let (revocations, renewals) = (&self.revocations, &self.renewals);
+        if let Some(entry) = self.tokens.get(digest)
+            && is_valid(entry, age_max, now)
+            && !revocations.kills(&entry.payload.owner_id, entry.cached_at)
+        {
+            return Some(entry.payload.clone());
+        }
+        let read = |entry: Entry<&[u8]>| {
+            let entry = is_valid(&entry, age_max, now).then(|| read_token(&entry))??;
+            let dead = revocations.kills_shared(&entry.payload.owner_id, entry.cached_at)
+                || renewals.is_dropped(digest, entry.cached_at);
+            (!dead).then_some(entry.payload)
+        };
+        self.shared_tokens.find(store, &self.sealer, digest, read)
+    }
+
+    /// The key was refused: no worker of this node serves its token of before any more,
+    /// however long Keycloak cannot be asked after this.
+    fn revoke_stale(&mut self, digest: &KeyDigest, now: UnixMillis, store: &mut dyn SharedStore) {
+        if self.stale_ms == 0 {
+            return;
+        }
+        let read = |entry: Entry<&[u8]>| Some(read_token(&entry)?.payload.owner_id);
+        let own = self.tokens.peek(digest);
+        let owner_id = match own.map(|entry| Arc::clone(&entry.payload.owner_id)) {
+            Some(owner_id) => Some(owner_id),
+            None => self.shared_tokens.find(store, &self.sealer, digest, read),
+        };
+        if let Some(owner_id) = owner_id {
+            // Where others cannot be told, each of them learns it from its own refusal.
+            let _ = self.revocations.revoke_owner(&owner_id, now, store);
+        }
+    }
+
     /// Remembers a token until `ends_at`, or for the TTL if that is sooner. The TTL
     /// runs from `asked_at`, when Keycloak was asked for the owner: what was revoked
     /// since is used no longer than the TTL.
@@ -234,7 +282,7 @@ impl Cache {
         now: UnixMillis,
         store: &mut dyn SharedStore,
     ) {
-        let ttl_ends_at = asked_at.plus_ms(self.ttl_ms);
+        let ttl_ends_at = asked_at.plus_ms(self.ttl_ms + self.stale_ms);
         let ends_at = if is(Sabotage::TtlSlides) {
             ends_at
         } else {
@@ -303,6 +351,7 @@ impl Cache {
         now: UnixMillis,
         store: &mut dyn SharedStore,
     ) {
+        self.revoke_stale(digest, now, store);
         self.tokens.pop(digest);
         if self.negative_ttl_ms == 0 {
             return;

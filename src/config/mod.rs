@@ -156,6 +156,8 @@ pub struct Config {
     pub revocation_poll_ms: u64,
     /// Refusals in a minute after which a source address is told to wait; 0 is never.
     pub throttle_failures_per_minute: u64,
+    /// So long past its TTL a token may be used where Keycloak cannot be asked; 0 is not.
+    pub stale_if_error_ms: u64,
     /// How far the clocks of the gateway, Keycloak and the services may be apart.
     pub clock_skew_ms: u64,
     /// Entries of each cache in worker memory.
@@ -267,6 +269,13 @@ impl Config {
                 0..=100_000,
                 20,
             )?,
+            stale_if_error_ms: 1000
+                * integer(
+                    raw.stale_if_error_seconds.as_ref(),
+                    "stale_if_error_seconds",
+                    0..=86_400,
+                    0,
+                )?,
             clock_skew_ms: 1000
                 * integer(
                     raw.clock_skew_seconds.as_ref(),

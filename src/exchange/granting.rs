@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::calling::answer;
 use super::rejection::Reason;
-use super::steps::{WAIT_MS_MIN, answer};
+use super::steps::WAIT_MS_MIN;
 use super::{End, Env, Forward, Input, Output, Pending, Source, State, Step};
 use crate::cache::CachedToken;
 use crate::keycloak::Endpoint;
@@ -20,7 +21,8 @@ impl Pending {
     pub(super) fn sign(&mut self, owner: Box<Owner>, env: &mut Env<'_>) -> Step {
         let config = Arc::clone(&env.worker.config);
         let key = Arc::clone(&env.worker.signing_key);
-        let life = (config.cache_ttl_ms + 2 * config.clock_skew_ms).max(TOKEN_LIFE_MS_MIN);
+        let used_for = config.cache_ttl_ms + config.stale_if_error_ms;
+        let life = (used_for + 2 * config.clock_skew_ms).max(TOKEN_LIFE_MS_MIN);
         let expires_at = owner.record.ends_at.min(env.now.plus_ms(life));
         if expires_at.as_seconds() <= env.now.as_seconds() {
             return Err(End::invalid(Reason::Expired));

@@ -24,8 +24,11 @@
 //! however it ends; whatever fails is a rejection.
 
 pub mod background;
+pub mod breaker;
 pub mod bucket;
+mod calling;
 pub mod credentials;
+mod end;
 mod env;
 pub mod flight;
 pub mod gate;
@@ -44,11 +47,12 @@ use crate::api_key::format::ApiKey;
 use crate::api_key::hash::BcryptJob;
 use crate::cache::sealed::KeyDigest;
 use crate::clock::UnixMillis;
+use crate::keycloak::Call;
 use crate::keycloak::users::Owner;
-use crate::keycloak::{Call, Endpoint};
 use crate::sabotage::{Sabotage, is};
 
 use credentials::Headers;
+use end::End;
 pub use env::Env;
 use flight::ExchangeId;
 use gate::Ticket;
@@ -138,6 +142,9 @@ pub enum Source {
     Refresh,
     /// From Keycloak, after the key's first verification on this node.
     FirstUse,
+    /// From a cache and past its TTL: Keycloak cannot be asked, and `stale_if_error_seconds`
+    /// allows it.
+    Stale,
 }
 
 /// A request that goes on with a token.
@@ -242,6 +249,8 @@ struct Pending {
     generation: u64,
     /// The service token was refused once and fetched anew.
     retried: bool,
+    /// The call under way is sent a second time.
+    tried_again: bool,
     /// The key was verified in this exchange.
     first_use: bool,
     /// The key was verified on this node, in this exchange or before.
@@ -279,6 +288,7 @@ impl Pending {
             asked_at: now,
             generation: 0,
             retried: false,
+            tried_again: false,
             first_use: false,
             known: false,
             turn_at: None,
@@ -296,54 +306,6 @@ struct Unseen {
     since: UnixMillis,
     /// The key is to fall back: Keycloak is asked once more, with that token.
     falls_back: bool,
-}
-
-/// An exchange's end other than with a token.
-enum End {
-    Refused {
-        rejection: Rejection,
-        reason: Reason,
-        /// To be remembered of the key.
-        remember: Option<crate::cache::Refused>,
-    },
-    Fallback,
-}
-
-impl End {
-    /// The key is no good, and will not be for a while.
-    fn invalid(reason: Reason) -> Self {
-        Self::Refused {
-            rejection: Rejection::InvalidApiKey,
-            reason,
-            remember: Some(crate::cache::Refused::Invalid),
-        }
-    }
-
-    /// The request is refused, and nothing is remembered of the key.
-    fn refused(rejection: Rejection, reason: Reason) -> Self {
-        Self::Refused {
-            rejection,
-            reason,
-            remember: None,
-        }
-    }
-
-    /// Nothing can be said of the key now.
-    fn unavailable(reason: Reason) -> Self {
-        Self::refused(Rejection::IdentityProviderUnavailable, reason)
-    }
-
-    /// There is no room for the key now.
-    fn overloaded(reason: Reason) -> Self {
-        Self::refused(Rejection::Overloaded, reason)
-    }
-
-    fn callout(endpoint: Endpoint, failure: &str) -> Self {
-        Self::unavailable(Reason::Callout {
-            endpoint,
-            failure: crate::keycloak::loggable(failure),
-        })
-    }
 }
 
 /// A step's outcome: wait for something in a new state, or the end.
@@ -461,7 +423,9 @@ impl Exchange {
                             .fail_if_leading(digest, *id, now, rejection, &reason);
                     }
                 }
-                if is(Sabotage::RefusedFallsBack) && steps::falls_back(env) {
+                if let Some(forward) = self.stale(&reason, env) {
+                    Output::Forward(forward)
+                } else if is(Sabotage::RefusedFallsBack) && steps::falls_back(env) {
                     Output::Pass(Pass::Fallback)
                 } else if is(Sabotage::FailsOpen)
                     && rejection == Rejection::IdentityProviderUnavailable
@@ -494,6 +458,7 @@ fn release(pending: &Pending, env: &mut Env<'_>) {
     }
     env.worker.flights.land(&pending.digest, pending.id);
     env.worker.service_token.give_up(pending.id);
+    env.worker.breaker.give_up(pending.id);
     env.worker.leave();
     env.gate.leave(pending.ticket);
 }

@@ -220,6 +220,12 @@ pub enum Reason {
     /// More keys came that nobody has seen than are looked up.
     #[error("too many keys that are new here wait for their look-up")]
     TooManyNewKeys,
+    /// Keycloak did not answer others, and is left alone for a moment.
+    #[error("Keycloak does not answer and is left alone for a moment")]
+    BreakerOpen,
+    /// Keycloak has only just come back, and more keys came than it is asked for at once.
+    #[error("too many keys wait for Keycloak, which has only just come back")]
+    TooManyReturn,
     /// A token was to be renewed, and the key's stored hash is another: it is verified anew
     /// when a request brings the key.
     #[error("the stored hash was changed: the key's next request verifies it")]
@@ -227,6 +233,23 @@ pub enum Reason {
     /// The address that yields go to does not answer.
     #[error("yield_upstream does not answer: {0}")]
     YieldFailed(String),
+}
+
+impl Reason {
+    /// Whether it says that Keycloak cannot be asked now, and nothing of the key, the owner
+    /// or how the gateway is set up.
+    #[must_use]
+    pub const fn is_outage(&self) -> bool {
+        match self {
+            Self::Callout { .. } | Self::BreakerOpen | Self::TooManyReturn | Self::Deadline => true,
+            Self::LookupFault(LookupError::Status(status))
+            | Self::TokenFault {
+                error: TokenError::Refused { status, .. } | TokenError::Unusable { status, .. },
+                ..
+            } => *status >= 500 || *status == 429,
+            _ => false,
+        }
+    }
 }
 
 #[cfg(test)]

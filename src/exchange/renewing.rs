@@ -90,6 +90,9 @@ impl Exchange {
     /// that this worker is to renew.
     #[must_use]
     pub fn renew(env: &mut Env<'_>) -> Option<(Self, Output)> {
+        if env.worker.breaker.is_open() {
+            return None;
+        }
         loop {
             let due = env.worker.renewing.next(env.now)?;
             let timeout_ms = env.worker.config.callout_timeout_ms;

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use super::calling::answer;
 use super::credentials::{Credentials, Headers, extract};
 use super::flight::Claim;
 use super::rejection::{Reason, Rejection};
-use super::renewing::CALLOUT_MS_MAX;
 use super::service_token::{Need, read_service_token};
 use super::throttle::SourceAddress;
 use super::{
@@ -15,9 +15,9 @@ use super::{
 use crate::cache::renewal::Age;
 use crate::cache::{CachedToken, Found, Level, Refused};
 use crate::clock::UnixMillis;
+use crate::keycloak::Endpoint;
 use crate::keycloak::token;
 use crate::keycloak::users::{self, Lookup, LookupError};
-use crate::keycloak::{Call, Endpoint};
 use crate::sabotage::{Sabotage, is};
 
 /// The first wait for another request's result; each further one is twice as long.
@@ -137,11 +137,12 @@ impl Exchange {
                 (State::New | State::Over, _) | (_, Input::Request { .. }) => {
                     Err(End::unavailable(Reason::Deadline))
                 }
-                (State::FetchingToken, input) => pending.token_fetched(input, env),
-                (State::LookingUp { service_token }, input) => {
-                    pending.looked_up(&service_token, input, env)
-                }
-                (State::Granting { owner }, input) => pending.granted(&owner, input, env),
+                (
+                    state @ (State::FetchingToken
+                    | State::LookingUp { .. }
+                    | State::Granting { .. }),
+                    input,
+                ) => pending.answered(state, input, env),
                 // From here on a turn that was waited for.
                 (_, Input::Failed(why)) => Err(End::overloaded(Reason::YieldFailed(
                     crate::keycloak::loggable(why),
@@ -216,14 +217,28 @@ impl Pending {
     }
 
     /// Keycloak is asked at once for a key that was verified on this node before; for one
-    /// that nobody has seen there are so many turns in a second.
-    fn take_turn(&mut self, env: &mut Env<'_>) -> Step {
-        self.known = env.worker.cache.was_verified(&self.digest, env.store);
-        if self.known {
-            return self.need_service_token(WAIT_MS_MIN, env);
+    /// that nobody has seen there are so many turns in a second, and for all when Keycloak
+    /// has only just come back.
+    pub(super) fn take_turn(&mut self, env: &mut Env<'_>) -> Step {
+        let (now, worker) = (env.now, &mut *env.worker);
+        if !worker.breaker.would_admit(now) {
+            return Err(End::unavailable(Reason::BreakerOpen));
         }
-        match env.worker.lookups.take_turn(env.now) {
-            Some(wait_ms) => self.await_turn(env.now.plus_ms(wait_ms), env),
+        self.known = worker.cache.was_verified(&self.digest, env.store);
+        let wait_ms = if !self.known {
+            worker.lookups.take_turn(now)
+        } else if worker.breaker.is_recovering(now) {
+            let wait_ms = worker.refreshes.take_turn(now);
+            if wait_ms != Some(0) {
+                worker.breaker.go_on_recovering(now);
+            }
+            wait_ms
+        } else {
+            return self.need_service_token(WAIT_MS_MIN, env);
+        };
+        match wait_ms {
+            Some(wait_ms) => self.await_turn(now.plus_ms(wait_ms), env),
+            None if self.known => Err(End::overloaded(Reason::TooManyReturn)),
             None => Err(End::overloaded(Reason::TooManyNewKeys)),
         }
     }
@@ -273,7 +288,7 @@ impl Pending {
         }
     }
 
-    fn token_fetched(&mut self, input: &Input<'_>, env: &mut Env<'_>) -> Step {
+    pub(super) fn token_fetched(&mut self, input: &Input<'_>, env: &mut Env<'_>) -> Step {
         let endpoint = Endpoint::ServiceToken;
         let fetched = answer(endpoint, input).and_then(|(status, body)| {
             read_service_token(&env.worker.config, status, body, env.now).map_err(End::unavailable)
@@ -315,7 +330,7 @@ impl Pending {
         }
     }
 
-    fn look_up(&mut self, service_token: Arc<str>, env: &mut Env<'_>) -> Step {
+    pub(super) fn look_up(&mut self, service_token: Arc<str>, env: &mut Env<'_>) -> Step {
         self.turn_at = None;
         self.asked_at = env.now;
         self.generation = env.worker.cache.revocations().generation();
@@ -323,7 +338,12 @@ impl Pending {
         self.call(State::LookingUp { service_token }, call, env)
     }
 
-    fn looked_up(&mut self, service_token: &str, input: &Input<'_>, env: &mut Env<'_>) -> Step {
+    pub(super) fn looked_up(
+        &mut self,
+        service_token: &str,
+        input: &Input<'_>,
+        env: &mut Env<'_>,
+    ) -> Step {
         let (status, body) = answer(Endpoint::Lookup, input)?;
         match users::read_lookup_answer(status, body, &self.key_id) {
             Ok(Lookup::Owner(owner)) => self.check_record(owner, env),
@@ -368,21 +388,6 @@ impl Pending {
         }
     }
 
-    /// Sends a call to Keycloak.
-    pub(super) fn call(&self, state: State, call: Call, env: &Env<'_>) -> Step {
-        let most = match state {
-            State::LookingUp { .. } | State::Granting { .. } if self.key.is_none() => {
-                CALLOUT_MS_MAX
-            }
-            _ => u64::MAX,
-        };
-        let timeout_ms = self
-            .time_left(&state, env)?
-            .min(env.worker.config.callout_timeout_ms)
-            .min(most);
-        Ok((state, Output::Callout { call, timeout_ms }))
-    }
-
     /// Lets others have the worker, and comes back at once.
     pub(super) fn turn(&self, state: State, env: &Env<'_>) -> Step {
         let timeout_ms = self
@@ -407,31 +412,6 @@ impl Pending {
                 timeout_ms,
             },
         ))
-    }
-
-    /// Milliseconds until the deadline, at least one.
-    fn time_left(&self, state: &State, env: &Env<'_>) -> Result<u64, End> {
-        match self.deadline_at.since_ms(env.now) {
-            left if is(Sabotage::DeadlineIgnored) => Ok(left.max(60_000)),
-            0 if matches!(state, State::Queueing { .. } | State::Verifying { .. }) => {
-                Err(End::overloaded(Reason::Deadline))
-            }
-            0 => Err(End::unavailable(Reason::Deadline)),
-            left => Ok(left),
-        }
-    }
-}
-
-/// The answer to a callout, if there is one that can be read.
-pub(super) fn answer<'a>(endpoint: Endpoint, input: &Input<'a>) -> Result<(u16, &'a [u8]), End> {
-    match input {
-        Input::Answer {
-            status,
-            body: Some(body),
-        } => Ok((*status, body)),
-        Input::Answer { body: None, .. } => Err(End::callout(endpoint, "the answer is too large")),
-        Input::Failed(why) => Err(End::callout(endpoint, why)),
-        Input::Request { .. } => Err(End::unavailable(Reason::Deadline)),
     }
 }
 

@@ -31,6 +31,10 @@ const MINUTE_MS: u64 = 60_000;
 const LOOKUPS_PER_SECOND: u64 = 50;
 /// Such look-ups that a worker makes at once.
 const LOOKUPS_BURST: u64 = 100;
+/// Keys that are known here and are asked for in a second, after Keycloak came back.
+const REFRESHES_PER_SECOND: u64 = 200;
+/// Such keys that a worker asks for at once.
+const REFRESHES_BURST: u64 = 50;
 
 /// Where a request comes from: an IPv4 address, or the network of an IPv6 one.
 ///
@@ -210,7 +214,18 @@ impl Lookups {
     /// None was made. A request may wait for its turn for as long as a callout may take.
     #[must_use]
     pub const fn new(config: &Config) -> Self {
-        let bucket = Bucket::new(LOOKUPS_PER_SECOND, 1000, LOOKUPS_BURST);
+        Self::at_rate(config, LOOKUPS_PER_SECOND, LOOKUPS_BURST)
+    }
+
+    /// The same for keys whose verification this node has seen: used while all of them
+    /// come at once, since none could be refreshed before.
+    #[must_use]
+    pub const fn of_known_keys(config: &Config) -> Self {
+        Self::at_rate(config, REFRESHES_PER_SECOND, REFRESHES_BURST)
+    }
+
+    const fn at_rate(config: &Config, per_second: u64, burst: u64) -> Self {
+        let bucket = Bucket::new(per_second, 1000, burst);
         Self {
             bucket: bucket.with_patience_ms(config.callout_timeout_ms),
             full_at: FullAt(0),

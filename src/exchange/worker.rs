@@ -5,6 +5,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use super::breaker::Breaker;
 use super::flight::{ExchangeId, Flights};
 use super::renewing::Renewing;
 use super::service_token::ServiceToken;
@@ -38,6 +39,9 @@ pub struct Worker {
     pub(super) renewing: Renewing,
     pub(crate) throttle: Throttle,
     pub(super) lookups: Lookups,
+    /// Turns of keys that are known here: taken after an outage alone.
+    pub(super) refreshes: Lookups,
+    pub(super) breaker: Breaker,
     pub(super) pending: usize,
     jti: JtiSource,
     exchanges: ExchangeId,
@@ -83,6 +87,8 @@ impl Worker {
         let self_check = SelfCheck::new(&config, &signing_key, seed);
         let throttle = Throttle::new(&config, &signing_key);
         let lookups = Lookups::new(&config);
+        let refreshes = Lookups::of_known_keys(&config);
+        let breaker = Breaker::new(&signing_key.derive(&[b"breaker:", seed]));
         Self {
             config,
             signing_key,
@@ -92,6 +98,8 @@ impl Worker {
             renewing: Renewing::default(),
             throttle,
             lookups,
+            refreshes,
+            breaker,
             pending: 0,
             jti,
             exchanges: 0,
@@ -200,6 +208,12 @@ impl Worker {
     ) -> Result<(), NotShared> {
         let revocations = self.cache.revocations_mut();
         revocations.revoke_owner(owner_id, now, store)
+    }
+
+    /// Whether Keycloak is left alone, since it did not answer.
+    #[must_use]
+    pub fn is_breaker_open(&self) -> bool {
+        self.breaker.is_open()
     }
 
     /// How much it holds right now.

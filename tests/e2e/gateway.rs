@@ -22,7 +22,8 @@ static STARTED: AtomicUsize = AtomicUsize::new(0);
 pub(crate) struct Spec {
     fields: Vec<(String, Value)>,
     variables: Vec<(String, String)>,
-    keycloak: Option<SocketAddr>,
+    /// Nodes of Keycloak; the stack's own if there is none.
+    keycloak: Vec<SocketAddr>,
     service: Option<SocketAddr>,
     workers: Option<usize>,
     trusted_hops: Option<u32>,
@@ -47,9 +48,15 @@ impl Spec {
         self
     }
 
-    /// Its callouts to Keycloak go through this proxy.
-    pub(crate) fn through(mut self, proxy: &Proxy) -> Self {
-        self.keycloak = Some(proxy.address);
+    /// Its callouts to Keycloak go through this proxy; through several in turn, if it is
+    /// told of several.
+    pub(crate) fn through(self, proxy: &Proxy) -> Self {
+        self.through_address(proxy.address)
+    }
+
+    /// The same for an address where nobody may be.
+    pub(crate) fn through_address(mut self, address: SocketAddr) -> Self {
+        self.keycloak.push(address);
         self
     }
 
@@ -193,17 +200,16 @@ fn edited(rendered: &Path, spec: &Spec, port: u16, yield_port: u16) -> Value {
         }
     }
     for cluster in resources["clusters"].as_array_mut().expect("clusters") {
-        let address = match cluster["name"].as_str() {
-            Some("yield") => Some(([127, 0, 0, 1], yield_port).into()),
-            Some("keycloak") => spec.keycloak,
-            Some("orders") => spec.service,
-            _ => None,
+        let addresses = match cluster["name"].as_str() {
+            Some("yield") => vec![([127, 0, 0, 1], yield_port).into()],
+            Some("keycloak") => spec.keycloak.clone(),
+            Some("orders") => spec.service.into_iter().collect(),
+            _ => vec![],
         };
-        if let Some(address) = address {
-            *member(
-                cluster,
-                "/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address",
-            ) = socket_address(address);
+        if !addresses.is_empty() {
+            let endpoint = |address| json!({"endpoint": {"address": socket_address(address)}});
+            *member(cluster, "/load_assignment/endpoints/0/lb_endpoints") =
+                addresses.into_iter().map(endpoint).collect();
         }
     }
     config

@@ -24,13 +24,20 @@ const SERVICE_TOKEN: u32 = 0;
 const LOOKUP: u32 = 1;
 const GRANT: u32 = 2;
 
-/// Sends the key once while one call goes wrong, then once more without the fault.
+/// Sends the key once while one call goes wrong, and the second try of it, then once more
+/// without the fault.
 fn rejected_once(at: u32, fault: impl Fn() -> Result<Reply, &'static str>) -> (Rejection, Reason) {
     let mut world = world();
     let authorization = format!("ApiKey {}", key(1));
     let rejected = world
         .request_with(&[("authorization", &authorization)], |call, reply| {
-            if call == at { fault() } else { Ok(reply) }
+            let faulty = fault();
+            let again = matches!(faulty, Err(_) | Ok((502..=504, _)));
+            if call == at || call == at + 1 && again {
+                faulty
+            } else {
+                Ok(reply)
+            }
         })
         .rejected();
     world.expect_source_after_fault();

@@ -21,6 +21,7 @@ mod keycloak;
 #[path = "../model/keys.rs"]
 mod keys;
 mod memory;
+mod outages;
 mod refusals;
 mod renewals;
 mod revocation;

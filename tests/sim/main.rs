@@ -154,6 +154,7 @@ fn reaches_everything(tally: &Tally) {
         "forwarded L2",
         "forwarded Refresh",
         "forwarded FirstUse",
+        "forwarded Stale",
         "passed NoKey",
         "passed Fallback",
         "rejected missing_credentials",

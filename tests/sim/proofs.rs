@@ -11,7 +11,7 @@ const SEEDS: u64 = 400;
 /// The invariant that a breakage breaks.
 fn invariant(sabotage: Sabotage) -> u8 {
     match sabotage {
-        Sabotage::RefusesAll => 0,
+        Sabotage::RefusesAll | Sabotage::BreakerStaysOpen => 0,
         Sabotage::SealUnchecked => 1,
         Sabotage::EndIgnored | Sabotage::KeyEndIgnored => 2,
         Sabotage::TtlSlides | Sabotage::RevocationIgnored | Sabotage::EventsIgnored => 3,

@@ -155,6 +155,8 @@ fn config(dice: &mut Dice, realm: usize, length_ms: u64) -> Arc<Config> {
         "revocation_poll_seconds": dice.pick(&[0, 2, 5, 30]),
         "on_missing_key": dice.pick(&["bearer", "pass", "reject"]),
     });
+    // Mostly off, as it is where nothing is said.
+    config["stale_if_error_seconds"] = json!(dice.pick(&[0, 0, 10, 60]));
     let (falls_back, scoped) = (dice.chance(0.3), dice.chance(0.3));
     if falls_back {
         let until = UnixMillis(START + length_ms / 2);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::faults::{Endpoint, Fault};
 use crate::gateway::Spec;
 use crate::owner::{Key, Owner, Record, attributes};
-use crate::wait::now_seconds;
+use crate::wait::{self, now_seconds};
 use crate::world::{Case, Faulty, Need, World};
 
 const HTML: &str = "<!DOCTYPE html><html><body>Bad gateway</body></html>";
@@ -194,7 +194,20 @@ impl Disturbed {
     #[track_caller]
     fn works_again(&self) {
         self.faulty.proxy.lift();
-        let orders = self.faulty.gateway.target.orders(&self.key.text).orders();
+        let gateway = &self.faulty.gateway;
+        let served = wait::until("it works again", Duration::from_secs(20), || {
+            let answer = gateway.target.orders(&self.key.text);
+            if answer.status == 503 {
+                // Nothing else keeps it from Keycloak, and that not for long.
+                let request_id = answer.unavailable();
+                gateway
+                    .log
+                    .expect(&[&request_id, "left alone for a moment"]);
+                return Err(answer.describe());
+            }
+            Ok(answer)
+        });
+        let orders = served.orders();
         assert_eq!(orders.subject, self.owner.id);
         let sent: Vec<_> = orders
             .headers

@@ -2,6 +2,7 @@
 
 mod abuse;
 mod bad_input;
+mod breaker;
 mod cache;
 mod configuration;
 mod credentials;
@@ -42,6 +43,7 @@ pub(crate) fn all() -> Vec<Case> {
         management_refusals::cases(),
         faults::cases(),
         load::cases(),
+        breaker::cases(),
         outage::cases(),
         secrecy::cases(),
     ]

@@ -1,6 +1,6 @@
 //! Invariant 3: what was revoked is exchanged no longer than the stated bound.
 //!
-//! The bound is the TTL, from the look-up on, and the longest that an exchange takes
+//! The bound is the TTL (and `stale_if_error_seconds`), from the look-up on, and the longest that an exchange takes
 //! after its look-up. On a node that was told of the revocation it is a second, for what
 //! is cached and for an exchange that is under way: by a tool, or by the answer to a poll.
 //! In calm weather, in which no event is lost, it is the time between two polls, a tick
@@ -33,7 +33,8 @@ impl Checker for Revocation {
         let Some(last) = last else {
             return Ok(());
         };
-        let ttl = ended.config.cache_ttl_ms;
+        // What may be used past its TTL when Keycloak cannot be asked may be used so long.
+        let ttl = ended.config.cache_ttl_ms + ended.config.stale_if_error_ms;
         let took = ended.now - ended.sent_at;
         let bound = ttl.max(took.min(longest_ms(ended)));
         holds(ended.now <= last + bound, || {

@@ -2,6 +2,7 @@
 //!
 //! Without this a gateway that refuses everything would hold every invariant.
 
+use apikey_jwt_exchange::exchange::Source;
 use apikey_jwt_exchange::exchange::rejection::Rejection;
 
 use super::{Checker, Seen, Word, holds};
@@ -37,6 +38,10 @@ impl Checker for Serves {
             return Ok(());
         }
         match ended.end {
+            End::Forwarded {
+                source: Source::Stale,
+                ..
+            } => holds(false, || "a token past its TTL in calm weather".to_owned()),
             End::Forwarded { .. } => Ok(()),
             // Others failed too often from its address.
             End::Rejected {

@@ -1,0 +1,138 @@
+//! How an exchange calls Keycloak: through the breaker, within its deadline, and a second
+//! time where another node may answer what the first could not; and what is done where
+//! none answers.
+
+use super::breaker::Health;
+use super::end::End;
+use super::rejection::Reason;
+use super::renewing::CALLOUT_MS_MAX;
+use super::steps::WAIT_MS_MIN;
+use super::{Env, Exchange, Forward, Input, Output, Pending, Source, State, Step};
+use crate::keycloak::{Call, Endpoint};
+use crate::sabotage::{Sabotage, is};
+
+/// A second try with less time than this is none.
+const TRY_MS_MIN: u64 = 50;
+/// A probe's answer comes this much later than it may at most.
+const LATE_MS: u64 = 1000;
+
+impl State {
+    /// Which of Keycloak's endpoints is waited for.
+    const fn endpoint(&self) -> Option<Endpoint> {
+        match self {
+            Self::FetchingToken => Some(Endpoint::ServiceToken),
+            Self::LookingUp { .. } => Some(Endpoint::Lookup),
+            Self::Granting { .. } => Some(Endpoint::Grant),
+            _ => None,
+        }
+    }
+}
+
+impl Pending {
+    /// Sends a call to Keycloak.
+    pub(super) fn call(&self, state: State, call: Call, env: &mut Env<'_>) -> Step {
+        let most = match state {
+            State::LookingUp { .. } | State::Granting { .. } if self.key.is_none() => {
+                CALLOUT_MS_MAX
+            }
+            _ => u64::MAX,
+        };
+        let timeout_ms = self
+            .time_left(&state, env)?
+            .min(env.worker.config.callout_timeout_ms)
+            .min(most);
+        if let (Some(endpoint), Some(_)) = (state.endpoint(), &self.key) {
+            let lease_until = env.now.plus_ms(timeout_ms + LATE_MS);
+            let breaker = &mut env.worker.breaker;
+            if !breaker.admits(endpoint, self.id, lease_until, env.now) {
+                return Err(End::unavailable(Reason::BreakerOpen));
+            }
+        }
+        Ok((state, Output::Callout { call, timeout_ms }))
+    }
+
+    /// Takes the answer to a call.
+    pub(super) fn answered(&mut self, state: State, input: &Input<'_>, env: &mut Env<'_>) -> Step {
+        let health = match input {
+            Input::Answer { status, .. } => Health::of(Some(*status)),
+            Input::Failed(_) | Input::Request { .. } => Health::Gone,
+        };
+        if let (Some(endpoint), Some(_)) = (state.endpoint(), &self.key) {
+            let breaker = &mut env.worker.breaker;
+            breaker.heard(endpoint, health, self.id, &self.digest, env.now);
+        }
+        if health != Health::Gone {
+            self.tried_again = false;
+        } else if self.tries_again(&state, env) {
+            self.tried_again = true;
+            return match state {
+                State::FetchingToken => self.need_service_token(WAIT_MS_MIN, env),
+                // Each look-up for a key that nobody has seen takes a turn.
+                State::LookingUp { .. } if !self.known => self.take_turn(env),
+                State::LookingUp { service_token } => self.look_up(service_token, env),
+                State::Granting { owner } => self.sign(owner, env),
+                _ => Err(End::unavailable(Reason::Deadline)),
+            };
+        }
+        match state {
+            State::FetchingToken => self.token_fetched(input, env),
+            State::LookingUp { service_token } => self.looked_up(&service_token, input, env),
+            State::Granting { owner } => self.granted(&owner, input, env),
+            _ => Err(End::unavailable(Reason::Deadline)),
+        }
+    }
+
+    /// Whether a call that was not answered is sent again: once, for a request, where time
+    /// is left, and where Keycloak is not left alone.
+    fn tries_again(&self, state: &State, env: &Env<'_>) -> bool {
+        let left = self.deadline_at.since_ms(env.now);
+        self.key.is_some()
+            && !self.tried_again
+            && left >= TRY_MS_MIN
+            && state.endpoint().is_some()
+            && env.worker.breaker.would_admit(env.now)
+    }
+
+    /// Milliseconds until the deadline, at least one.
+    pub(super) fn time_left(&self, state: &State, env: &Env<'_>) -> Result<u64, End> {
+        match self.deadline_at.since_ms(env.now) {
+            left if is(Sabotage::DeadlineIgnored) => Ok(left.max(60_000)),
+            0 if matches!(state, State::Queueing { .. } | State::Verifying { .. }) => {
+                Err(End::overloaded(Reason::Deadline))
+            }
+            0 => Err(End::unavailable(Reason::Deadline)),
+            left => Ok(left),
+        }
+    }
+}
+
+impl Exchange {
+    /// The token of before, where Keycloak cannot be asked for another.
+    pub(super) fn stale(&mut self, reason: &Reason, env: &mut Env<'_>) -> Option<Forward> {
+        let pending = self
+            .pending
+            .as_mut()
+            .filter(|p| p.key.is_some() && reason.is_outage())?;
+        let cache = &mut env.worker.cache;
+        let token = cache.find_stale(&pending.digest, env.now, env.store)?;
+        self.forwarded = Some(pending.digest);
+        Some(Forward {
+            authorization: token.authorization,
+            remove: std::mem::take(&mut pending.remove),
+            source: Source::Stale,
+        })
+    }
+}
+
+/// The answer to a callout, if there is one that can be read.
+pub(super) fn answer<'a>(endpoint: Endpoint, input: &Input<'a>) -> Result<(u16, &'a [u8]), End> {
+    match input {
+        Input::Answer {
+            status,
+            body: Some(body),
+        } => Ok((*status, body)),
+        Input::Answer { body: None, .. } => Err(End::callout(endpoint, "the answer is too large")),
+        Input::Failed(why) => Err(End::callout(endpoint, why)),
+        Input::Request { .. } => Err(End::unavailable(Reason::Deadline)),
+    }
+}
