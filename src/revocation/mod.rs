@@ -36,6 +36,8 @@ const MISSES_MAX: u8 = 3;
 const LAGS_MAX: u8 = 5;
 /// A poll may be this late: ticks of two workers and an answer.
 const LATE_MS: u64 = 1000;
+/// Who waits for a poll's answer says so again within this.
+const ASKING_MS: u64 = 2500;
 /// No poll takes longer.
 const POLL_LEASE_MS_MAX: u64 = 120_000;
 /// Polls may fail for so long, or for three polls, until only young entries count: a
@@ -126,7 +128,8 @@ impl Revocations {
         if poll_ms == 0 || unseen_ms <= poll_ms + LATE_MS || is(Sabotage::RevocationIgnored) {
             return u64::MAX;
         }
-        if watched.failed_at <= watched.answered_at() {
+        let asking = now < watched.asked_at.plus_ms(ASKING_MS);
+        if watched.failed_at <= watched.answered_at() && !asking {
             // Nobody even tried: the node was paused, or has only begun.
             return poll_ms + LATE_MS;
         }

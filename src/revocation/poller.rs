@@ -28,6 +28,7 @@ use super::revoked::Watched;
 use crate::cache::slots::SharedStore;
 use crate::clock::UnixMillis;
 use crate::config::Config;
+use crate::exchange::breaker::Health;
 use crate::exchange::flight::ExchangeId;
 use crate::exchange::rejection::Reason;
 use crate::exchange::service_token::ServiceToken;
@@ -51,6 +52,8 @@ const SEEN_MAX: usize = 1000;
 const OVERLAP_MS: u64 = 90_000;
 /// A poll that failed is tried again after this, or at the next if that is sooner.
 const RETRY_MS: u64 = 5_000;
+/// A poll whose answer takes longer says that it waits, and again after each second.
+const SLOW_MS: u64 = 200;
 /// So long a worker leaves a poll that is due to the one that polled last.
 const TAKE_OVER_MS: u64 = 400;
 
@@ -113,10 +116,14 @@ pub struct Poller {
 struct Poll {
     id: ExchangeId,
     started_at: UnixMillis,
+    /// When all were told that it waits.
+    told_at: Option<UnixMillis>,
     deadline_at: UnixMillis,
     asks: Asks,
     /// The service token was refused once and fetched anew.
     retried: bool,
+    /// The call under way is made a second time.
+    tried_again: bool,
     /// When the first page of this listing was asked for.
     listed_at: UnixMillis,
     /// The events after this are listed; none asks for the newest alone, to know when
@@ -218,6 +225,7 @@ impl Poller {
             (None, _) => return None,
             (Some(mut poll), PollInput::Tick) => {
                 let over = env.now >= poll.deadline_at || env.now < poll.started_at;
+                poll.tell_that_it_waits(env);
                 let step = match poll.asks {
                     _ if over => Err(PollError::Call("no answer came in time".to_owned())),
                     Asks::TokenOfAnother => poll.need_token(self.page, env),
@@ -274,9 +282,11 @@ impl Poller {
         Some(Poll {
             id: (env.next_exchange)(),
             started_at: now,
+            told_at: None,
             deadline_at,
             asks: Asks::TokenOfAnother,
             retried: false,
+            tried_again: false,
             listed_at: now,
             since: asked_before.then(|| newest_at.minus_ms(OVERLAP_MS)),
             first_ever: !asked_before,
@@ -311,11 +321,18 @@ impl Poller {
                 (Endpoint::Events, Some(Arc::clone(token)))
             }
         };
-        let (status, body) = match input {
-            PollInput::Answer { status, body } => (status, body),
-            PollInput::Failed(why) => return Err(call_failed(endpoint, why)),
+        let answered = match input {
+            PollInput::Answer { status, body } => Ok((status, body)),
+            PollInput::Failed(why) => Err(why),
             PollInput::Tick => return Ok(Next::Wait),
         };
+        let health = Health::of(answered.ok().map(|(status, _)| status));
+        let again = health == Health::Gone && !poll.tried_again;
+        poll.tried_again = again;
+        if again {
+            return poll.ask_again(self.page, env);
+        }
+        let (status, body) = answered.map_err(|why| call_failed(endpoint, why))?;
         match (&poll.asks, token, body) {
             (Asks::Events(_), Some(token), None) => Ok(self.ask_for_less(poll, token, env)),
             (Asks::Events(_), Some(token), Some(body)) => match read_events_answer(status, body) {

@@ -29,6 +29,8 @@ pub struct Watched {
     pub off_at: UnixMillis,
     /// It could not be asked.
     pub failed_at: UnixMillis,
+    /// A poll waited for its answer, and that took long.
+    pub asked_at: UnixMillis,
     /// The time of the newest event that was seen, by Keycloak's clock; 0 if none was
     /// ever asked for.
     pub newest_event_at: UnixMillis,
@@ -47,6 +49,7 @@ impl Watched {
             polled_at: self.polled_at.max(other.polled_at),
             off_at: self.off_at.max(other.off_at),
             failed_at: self.failed_at.max(other.failed_at),
+            asked_at: self.asked_at.max(other.asked_at),
             newest_event_at: self.newest_event_at.max(other.newest_event_at),
         }
     }
@@ -177,6 +180,7 @@ impl Revoked {
             &mut watched.polled_at,
             &mut watched.off_at,
             &mut watched.failed_at,
+            &mut watched.asked_at,
         ] {
             *at = latest.min(*at);
         }
@@ -259,6 +263,7 @@ mod tests {
             polled_at: at(9),
             off_at: at(8),
             failed_at: at(1),
+            asked_at: at(7),
             newest_event_at: at(99),
         };
         let mut revoked = Revoked::new(watched, at(3), at(50), owners);
@@ -269,6 +274,7 @@ mod tests {
         let clamped = Watched {
             polled_at: at(5),
             off_at: at(5),
+            asked_at: at(5),
             ..watched
         };
         assert_eq!(revoked.watched, clamped);

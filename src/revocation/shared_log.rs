@@ -11,10 +11,10 @@ use crate::cache::slots::SharedStore;
 use crate::clock::UnixMillis;
 use crate::mac::MacKey;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const MAC_LENGTH: usize = 32;
-/// Seven numbers of eight bytes.
-const HEAD_LENGTH: usize = 56;
+/// Eight numbers of eight bytes.
+const HEAD_LENGTH: usize = 64;
 /// How often a write is tried: it fails where another worker was faster.
 const TRIES: u8 = 8;
 /// How often a copy is read that cannot be opened: it may be torn.
@@ -175,6 +175,7 @@ fn seal(key: &MacKey, sequence: u64, revoked: &Revoked) -> Vec<u8> {
         watched.polled_at.0,
         watched.off_at.0,
         watched.failed_at.0,
+        watched.asked_at.0,
         watched.newest_event_at.0,
     ] {
         sealed.extend_from_slice(&number.to_be_bytes());
@@ -200,7 +201,7 @@ fn open(key: &MacKey, sealed: &[u8]) -> Option<(u64, Revoked)> {
         return None;
     }
     let (numbers, _) = numbers.as_chunks::<8>();
-    let numbers = <[[u8; 8]; 7]>::try_from(numbers).ok()?;
+    let numbers = <[[u8; 8]; 8]>::try_from(numbers).ok()?;
     let [sequence, numbers @ ..] = numbers.map(u64::from_be_bytes);
     let [
         floor,
@@ -208,12 +209,14 @@ fn open(key: &MacKey, sealed: &[u8]) -> Option<(u64, Revoked)> {
         polled_at,
         off_at,
         failed_at,
+        asked_at,
         newest_event_at,
     ] = numbers.map(UnixMillis);
     let watched = Watched {
         polled_at,
         off_at,
         failed_at,
+        asked_at,
         newest_event_at,
     };
     let owners = owners.iter().filter_map(|owner| {

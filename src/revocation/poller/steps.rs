@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Asks, Next, OVERLAP_MS, Poll, PollEnv, PollError, Step};
+use super::{Asks, Next, OVERLAP_MS, Poll, PollEnv, PollError, SLOW_MS, Step};
 use crate::clock::UnixMillis;
 use crate::exchange::rejection::{Reason, Rejection};
 use crate::exchange::service_token::{Need, read_service_token};
-use crate::keycloak::admin_events::{AdminEvent, EventsError, events_call};
+use crate::keycloak::admin_events::{AdminEvent, EventsError, config_call, events_call};
 use crate::keycloak::token;
 
 impl Poll {
@@ -28,6 +28,35 @@ impl Poll {
                     .map_err(|_| PollError::Token(Box::new(Reason::Signing)))?;
                 let call = token::service_token_call(env.config, &assertion);
                 Ok(Next::Ask(Asks::Token, call))
+            }
+        }
+    }
+
+    /// A Keycloak that takes its time is none that nobody asks: keys that are in use go on
+    /// meanwhile, as they do when it is down.
+    pub(super) fn tell_that_it_waits(&mut self, env: &mut PollEnv<'_>) {
+        let next = match self.told_at {
+            Some(told_at) => told_at.plus_ms(1000),
+            None => self.started_at.plus_ms(SLOW_MS),
+        };
+        if env.now < next {
+            return;
+        }
+        self.told_at = Some(env.now);
+        let mut watched = *env.revocations.watched();
+        watched.asked_at = env.now;
+        env.revocations
+            .polled(&[], false, watched, env.now, env.store);
+    }
+
+    /// What was not answered is asked once more: another node of Keycloak may answer.
+    pub(super) fn ask_again(&mut self, page: usize, env: &mut PollEnv<'_>) -> Step {
+        match &self.asks {
+            Asks::Token | Asks::TokenOfAnother => self.need_token(page, env),
+            Asks::Events(token) => Ok(self.ask_for_events(Arc::clone(token), page, env)),
+            Asks::Config(token) => {
+                let (token, call) = (Arc::clone(token), config_call(env.config, token));
+                Ok(Next::Ask(Asks::Config(token), call))
             }
         }
     }

@@ -386,6 +386,8 @@ fn a_poll_that_fails_is_told_of_once_and_tried_again() {
     let (mut poll, mut shared, mut events) = polled();
     assert!(poll.tick(5_000, &mut shared).is_some());
     let failed = PollInput::Failed("connection refused");
+    // Another node of Keycloak might answer.
+    assert!(poll.input(failed, 5_050, &mut shared).is_some());
     assert!(poll.input(failed, 5_100, &mut shared).is_none());
     let notice = poll.poller.take_notice().unwrap().to_string();
     assert!(notice.contains("events") && notice.contains("connection refused"));
@@ -393,11 +395,38 @@ fn a_poll_that_fails_is_told_of_once_and_tried_again() {
     let call = poll.tick(10_100, &mut shared).unwrap();
     assert_eq!(call.timeout_ms, 2_000);
     poll.input(failed, 10_101, &mut shared);
+    poll.input(failed, 10_101, &mut shared);
     assert_eq!(poll.poller.take_notice(), None);
     events.tell(10_200, "UPDATE", "users/alice");
     poll.poll(15_101, &mut shared, &mut events);
     assert_eq!(poll.poller.take_notice(), Some(Polling::Good));
     assert!(poll.kills("alice", 15_351) && !poll.kills("bob", 300));
+}
+
+#[test]
+fn what_one_node_of_keycloak_does_not_answer_the_other_is_asked() {
+    for every_other in [0, 1] {
+        let (mut poll, mut shared, mut events) = polled();
+        poll.service_token = ServiceToken::default();
+        events.tell(1_000, "UPDATE", "users/alice");
+        let mut call = poll.tick(5_000, &mut shared);
+        for number in 0.. {
+            let Some(PollCall { call: next, .. }) = call else {
+                break;
+            };
+            let (status, body) = events.answer(&next, at(5_000));
+            let input = match number % 2 {
+                gone if gone == every_other => PollInput::Failed("connection refused"),
+                _ => PollInput::Answer {
+                    status,
+                    body: Some(&body),
+                },
+            };
+            call = poll.input(input, 5_000, &mut shared);
+        }
+        assert!(poll.kills("alice", 5_250));
+        assert_eq!(poll.revocations.watched().failed_at, UnixMillis(0));
+    }
 }
 
 #[test]
@@ -417,6 +446,30 @@ fn a_call_that_is_never_answered_ends_with_its_poll() {
     };
     assert!(poll.input(late, 13_001, &mut shared).is_none());
     assert!(poll.tick(18_000, &mut shared).is_some());
+}
+
+#[test]
+fn keys_in_use_go_on_while_a_poll_hangs_and_not_on_a_node_that_was_paused() {
+    let (mut poll, mut shared, _) = polled();
+    let mut other = Poll::new(b"other");
+    let age = |poll: &Poll, ms: u64| poll.revocations.age_max_ms(at(ms));
+    assert!(poll.tick(5_000, &mut shared).is_some());
+    for ms in (5_200..13_000).step_by(200) {
+        assert!(poll.tick(ms, &mut shared).is_none());
+        other.revocations.look(at(ms), &mut shared);
+        assert_eq!(
+            (age(&poll, ms), age(&other, ms)),
+            (u64::MAX, u64::MAX),
+            "{ms}"
+        );
+    }
+    // Whoever waited is gone, or the whole node stood still: that was long ago.
+    assert_eq!(age(&poll, 15_300), 6_000);
+    assert_eq!(age(&other, 15_300), 6_000);
+    // One that is answered in time tells nobody that it waited.
+    let (mut poll, mut shared, mut events) = polled();
+    poll.poll(5_000, &mut shared, &mut events);
+    assert_eq!(poll.revocations.watched().asked_at, UnixMillis(0));
 }
 
 #[test]
@@ -494,6 +547,7 @@ fn how_old_a_cached_token_may_be_depends_on_how_far_what_was_changed_is_known() 
     assert_eq!(age(&poll, 6_001), 6_000);
     // It was tried, and failed: for five minutes nothing changes, then a minute counts.
     assert!(poll.tick(20_000, &mut shared).is_some());
+    poll.input(PollInput::Failed("gone"), 20_050, &mut shared);
     poll.input(PollInput::Failed("gone"), 20_100, &mut shared);
     assert_eq!(age(&poll, 300_000), u64::MAX);
     assert_eq!(age(&poll, 300_001), 60_000);
