@@ -770,6 +770,8 @@ fn reasons() -> Vec<Reason> {
         Reason::Throttled,
         Reason::TooManyNewKeys,
         Reason::NoKeyAtHand,
+        Reason::BreakerOpen,
+        Reason::TooManyReturn,
         Reason::YieldFailed("no answer".to_owned()),
     ];
     for malformed in [
@@ -855,6 +857,8 @@ fn is_listed_above(reason: &Reason) {
         | Reason::Throttled
         | Reason::TooManyNewKeys
         | Reason::NoKeyAtHand
+        | Reason::BreakerOpen
+        | Reason::TooManyReturn
         | Reason::YieldFailed(_)
         | Reason::Malformed(
             MalformedKey::Length

@@ -150,10 +150,11 @@ fn left_alone(world: &World) {
     let (owner, key) = &cold[0];
     wait::until("it is back", BACK, || {
         let answer = gateway.target.orders(&key.text);
-        match answer.status {
-            200 => Ok(assert_eq!(answer.orders().subject, owner.id)),
-            _ => Err(answer.describe()),
+        if answer.status != 200 {
+            return Err(answer.describe());
         }
+        assert_eq!(answer.orders().subject, owner.id);
+        Ok(())
     });
 }
 
