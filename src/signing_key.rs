@@ -20,6 +20,9 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+/// How much of a key's name the ids of assertions hold.
+pub const SHORT_KID_BYTES: usize = 8;
+
 /// A private key on P-256, ready to sign.
 #[derive(Clone)]
 pub struct SigningKey {
@@ -74,6 +77,13 @@ impl SigningKey {
     #[must_use]
     pub fn kid(&self) -> &str {
         &self.kid
+    }
+
+    /// The first [`SHORT_KID_BYTES`] bytes of the key's name, which tell two keys of one realm
+    /// apart: 48 bits of the thumbprint.
+    #[must_use]
+    pub fn short_kid(&self) -> &str {
+        self.kid.get(..SHORT_KID_BYTES).unwrap_or(&self.kid)
     }
 
     /// The public half as a JWK (RFC 7517), for signatures with ES256.

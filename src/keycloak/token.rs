@@ -1,7 +1,8 @@
 //! The token endpoint: the gateway's own token and the owner's (RFC 7523).
 //!
 //! Both calls prove the client by a signed assertion (RFC 7523, 2.2); the grant
-//! adds a second one that names the owner (2.1). Keycloak takes each `jti` once.
+//! adds a second one that names the owner (2.1). Keycloak takes each `jti` once, and keeps
+//! it in its events: its end names the signing key, so that they tell which key is in use.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -29,7 +30,7 @@ struct AssertionClaims<'a> {
     aud: &'a str,
     iat: u64,
     exp: u64,
-    jti: &'a str,
+    jti: String,
 }
 
 /// Signs the assertion that proves the gateway's client.
@@ -62,7 +63,7 @@ pub fn client_assertion_of(
         aud: &config.realm.issuer,
         iat: issued_at(config, now),
         exp: now.as_seconds() + CLIENT_ASSERTION_LIFE_SECONDS,
-        jti,
+        jti: signed_by(key, jti),
     })
 }
 
@@ -85,8 +86,13 @@ pub fn grant_assertion(
         aud: &config.realm.issuer,
         iat: issued_at(config, now),
         exp: expires_at.as_seconds(),
-        jti,
+        jti: signed_by(key, jti),
     })
+}
+
+/// The id of an assertion, with the signing key's short name at its end.
+fn signed_by(key: &SigningKey, jti: &str) -> String {
+    [jti, key.short_kid()].join(".")
 }
 
 /// A clock of ours that is ahead of Keycloak's must not make an assertion one from
@@ -455,7 +461,7 @@ mod tests {
         let payload: Value = serde_json::from_slice(&payload).unwrap();
         let expected = json!({
             "iss": config().assertion_issuer, "sub": "owner-1", "aud": config().realm.issuer,
-            "iat": 1_699_999_970_u64, "exp": 1_700_000_007_u64, "jti": "id.1",
+            "iat": 1_699_999_970_u64, "exp": 1_700_000_007_u64, "jti": "id.1.DXEzWNr5",
         });
         assert_eq!(payload, expected);
     }

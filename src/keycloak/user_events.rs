@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::{Call, UNRESERVED};
 use crate::clock::UnixMillis;
+use crate::signing_key::SHORT_KID_BYTES;
 
 /// Events that one answer holds; each takes about 600 bytes of the
 /// [`ANSWER_BYTES_MAX`](super::ANSWER_BYTES_MAX).
@@ -65,6 +66,16 @@ pub fn read_exchanges(status: u16, body: &[u8]) -> Option<(Vec<ExchangeSeen>, us
     Some((seen.collect(), events.len()))
 }
 
+/// The signing key that an assertion was signed with, by its `jti`: the first bytes of the
+/// key's `kid` ([`SigningKey::short_kid`](crate::signing_key::SigningKey::short_kid)). None of
+/// an id that another program made, or an older filter.
+#[must_use]
+pub fn signer_of(jti: &str) -> Option<&str> {
+    let mut parts = jti.split('.');
+    let (_, _, signer) = (parts.next()?, parts.next()?, parts.next()?);
+    (parts.next().is_none() && signer.len() == SHORT_KID_BYTES).then_some(signer)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -98,6 +109,21 @@ mod tests {
                 at: UnixMillis(2000)
             }]
         );
+    }
+
+    #[test]
+    fn an_assertions_id_tells_who_signed_it_if_the_filter_made_it() {
+        assert_eq!(signer_of("poll.x-_.DXEzWNr5"), Some("DXEzWNr5"));
+        for other in [
+            "",
+            "poll",
+            "poll.x",
+            "poll.x.DXEzWNr",
+            "a.b.c.DXEzWNr5",
+            "a.b.",
+        ] {
+            assert_eq!(signer_of(other), None, "{other}");
+        }
     }
 
     #[test]

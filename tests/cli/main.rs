@@ -27,6 +27,7 @@ mod pattern;
 mod records;
 mod secrets;
 mod setup;
+mod signing_key;
 #[path = "../e2e/page.rs"]
 mod steps;
 mod world;

@@ -43,7 +43,7 @@ impl<'a> Operator<'a> {
     fn run(&self, command: &str, extra: &[&str]) -> Run {
         let realm = &self.realm.name;
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_apikeys"))
-            .arg(command)
+            .args(command.split(' '))
             .args(["--keycloak-url", &keycloak_url(), "--realm", realm])
             .args(["--admin-realm", realm, "--admin-user", "operator"])
             .args(extra)
@@ -86,6 +86,25 @@ fn the_roles_that_the_help_names_are_enough() {
     operator
         .run("setup", &["--signing-key-file", &key])
         .succeeded();
+}
+
+#[test]
+fn the_roles_that_the_page_names_are_enough_to_rotate_the_signing_key() {
+    let realm = Realm::prepared();
+    let operator = Operator::of(&realm);
+    let file = realm.file("next.pem");
+    let key = ["--signing-key-file", file.as_str()];
+    let run = |step: &str, extra: &[&str]| {
+        operator.run(&format!("signing-key {step}"), &[&key, extra].concat())
+    };
+    operator.give(&["manage-clients", "view-identity-providers"]);
+    assert!(run("new", &[]).stderr.contains("lacks a role"));
+    operator.give(&["manage-identity-providers"]);
+    run("new", &[]).succeeded();
+    assert!(run("activate", &[]).stderr.contains("lacks a role"));
+    operator.give(&["view-events"]);
+    run("activate", &[]).succeeded();
+    run("retire", &["--now"]).succeeded();
 }
 
 #[test]

@@ -214,11 +214,11 @@ impl Realm {
         format!("{}/realms/{}", keycloak_url(), self.name)
     }
 
-    /// The tool, told everything but what it is to do.
+    /// The tool, told everything but what it is to do; a command may be of two words.
     pub(crate) fn command(&self, command: &str, extra: &[&str]) -> Command {
         let mut process = Command::new(env!("CARGO_BIN_EXE_apikeys"));
         process
-            .arg(command)
+            .args(command.split(' '))
             .args(["--keycloak-url", &keycloak_url(), "--realm", &self.name])
             .args(["--admin-user", &variable("KEYCLOAK_ADMIN_USER")])
             .args(extra)
@@ -394,7 +394,11 @@ impl Realm {
         Ok(serde_json::from_slice(&claims).unwrap())
     }
 
-    fn token(&self, (client_id, jti): (&str, &str), pairs: &[(&str, &str)]) -> (u16, Value) {
+    pub(crate) fn token(
+        &self,
+        (client_id, jti): (&str, &str),
+        pairs: &[(&str, &str)],
+    ) -> (u16, Value) {
         let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
         let assertion = self.assertion_with(client_id, client_id, jti);
         let fixed = [

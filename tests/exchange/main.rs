@@ -25,6 +25,7 @@ mod outages;
 mod refusals;
 mod renewals;
 mod revocation;
+mod signing_keys;
 #[path = "../model/store.rs"]
 mod store;
 #[path = "../model/sweep.rs"]

@@ -29,6 +29,7 @@ mod progress;
 mod realm_checks;
 mod reindex;
 mod setup;
+mod signing_key;
 mod summary;
 mod system;
 mod users;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Reindex(args) => reindex::run(&args),
         Command::Expiring(args) => expiring::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::SigningKey(args) => signing_key::run(&args).map(done),
         Command::Inspect(args) => inspect::run(&args),
         Command::Hash(args) => inspect::hash(&args).map(done),
         Command::Completions(args) => completions(&args).map(done),

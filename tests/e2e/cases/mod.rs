@@ -19,6 +19,7 @@ mod renewals;
 mod revocation;
 mod secrecy;
 mod self_check;
+mod signing_key;
 mod smuggling;
 
 use crate::world::Case;
@@ -41,6 +42,7 @@ pub(crate) fn all() -> Vec<Case> {
         abuse::cases(),
         management::cases(),
         management_refusals::cases(),
+        signing_key::cases(),
         faults::cases(),
         load::cases(),
         breaker::cases(),

@@ -10,6 +10,7 @@ mod making;
 mod offline;
 mod records;
 mod setup;
+mod signing_key;
 #[cfg(test)]
 mod tests;
 mod values;
@@ -24,6 +25,7 @@ pub(crate) use offline::{
 };
 pub(crate) use records::{DoctorArgs, ExpiringArgs, ReindexArgs};
 pub(crate) use setup::SetupArgs;
+pub(crate) use signing_key::{KeyInRealmArgs, RetireArgs, SigningKeyArgs, SigningKeyCommand};
 
 /// Prepares Keycloak realms for API keys, and manages the keys.
 #[derive(Debug, Parser)]
@@ -68,6 +70,8 @@ pub(crate) enum Command {
     Expiring(ExpiringArgs),
     /// Looks at everything that keys depend on, and says what to do. Changes nothing.
     Doctor(DoctorArgs),
+    /// Replaces the gateway's signing key, in steps that refuse no request.
+    SigningKey(SigningKeyArgs),
     /// Tells what a key says of itself: its form, id and checksum. Asks nobody.
     Inspect(InspectArgs),
     /// Prints the hash of a key, as Keycloak stores it. Asks nobody.

@@ -27,7 +27,8 @@ pub(crate) struct SetupArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) signing_key_file: PathBuf,
     /// Trust the key of --signing-key-file in place of the one the realm trusts now. Gateways
-    /// that sign with the old one are refused from then on.
+    /// that sign with the old one are refused from then on; apikeys signing-key replaces a key
+    /// without that.
     #[arg(long)]
     pub(crate) replace_signing_key: bool,
     /// Issuer of the gateway's assertions; Keycloak takes https URLs alone.

@@ -12,7 +12,7 @@ mod providers;
 mod settings;
 pub(crate) mod signing_key_file;
 pub(crate) mod state;
-mod trust;
+pub(crate) mod trust;
 pub(crate) mod verify;
 
 use std::process::ExitCode;

@@ -248,7 +248,8 @@ impl Plan {
             Trust::Ours { others } => {
                 if !others.is_empty() {
                     self.warnings.push(format!(
-                        "{object} trusts other signing keys beside the one given here: {}",
+                        "{object} trusts other signing keys beside the one given here: {}; once no \
+                         gateway signs with them: apikeys signing-key retire",
                         others.join(", ")
                     ));
                 }

@@ -59,8 +59,16 @@ impl SigningKeyFile {
             fs::create_dir_all(folder)
                 .with_context(|| format!("cannot make the folder {}", folder.display()))?;
         }
-        let file = system::create_private(&self.path)?;
-        system::write_private(file, &self.path, text)
+        // Under its name once it is whole: whoever is interrupted here is left with no file,
+        // or with all of it.
+        let mut unfinished = self.path.clone().into_os_string();
+        unfinished.push(format!(".{}", system::random_name()?));
+        let unfinished = PathBuf::from(unfinished);
+        let file = system::create_private(&unfinished)?;
+        system::write_private(file, &unfinished, text)?;
+        let named = fs::hard_link(&unfinished, &self.path);
+        let _ = fs::remove_file(&unfinished);
+        named.with_context(|| format!("cannot make {}; it is not overwritten", self.path.display()))
     }
 }
 
@@ -96,6 +104,8 @@ mod tests {
         assert!(!read.is_new());
         assert_eq!(read.key().kid(), made.key().kid());
         assert!(made.save().is_err(), "a key is never overwritten");
+        let files = fs::read_dir(path.parent().unwrap()).unwrap();
+        assert_eq!(files.count(), 1, "and nothing else is left");
         fs::remove_dir_all(&folder).unwrap();
     }
 

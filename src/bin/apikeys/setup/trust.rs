@@ -23,14 +23,9 @@ impl Trust {
         let Some(keys) = keys else {
             return Self::Other("another signing key".to_owned());
         };
-        let same = |key: &Value| {
-            ["kid", "crv", "x", "y"]
-                .iter()
-                .all(|name| key.get(name) == ours.get(name))
-        };
         let others = keys
             .iter()
-            .filter(|key| !same(key))
+            .filter(|key| !same_key(key, ours))
             .map(kid_of)
             .collect::<Vec<_>>();
         match (keys.len() > others.len(), others.is_empty()) {
@@ -39,6 +34,12 @@ impl Trust {
             (false, false) => Self::Other(format!("key {}", others.join(", "))),
         }
     }
+}
+
+/// Whether two JWKs are one key under one name.
+pub(crate) fn same_key(one: &Value, other: &Value) -> bool {
+    let members = ["kid", "crv", "x", "y"];
+    members.iter().all(|name| one.get(name) == other.get(name))
 }
 
 pub(crate) fn kid_of(jwk: &Value) -> String {

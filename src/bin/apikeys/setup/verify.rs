@@ -18,6 +18,8 @@ use crate::system;
 /// future, and a client's assertion for 60 s alone.
 const SKEW_SECONDS: u64 = 30;
 const ASSERTION_SECONDS: u64 = 60;
+/// What the ids of this tool's assertions begin with: no id of a key, and so no gateway's.
+pub(crate) const JTI_PREFIX: &str = "apikeys-";
 
 /// A client and the key that it signs in with.
 pub(crate) struct Signer<'a> {
@@ -181,7 +183,7 @@ impl Realm<'_> {
             "aud": self.issuer,
             "iat": now.saturating_sub(SKEW_SECONDS),
             "exp": now + ASSERTION_SECONDS,
-            "jti": system::random_name()?,
+            "jti": format!("{JTI_PREFIX}{}", system::random_name()?),
         }))?)
     }
 }
