@@ -8,12 +8,14 @@ FROM rust:1.95-slim-bookworm AS build
 WORKDIR /src
 RUN rustup target add wasm32-wasip1
 COPY . .
+# What the builds name as their commit: the folder that comes here has no git.
+ARG APIKEYS_COMMIT=
 # The caches outlive a build, so a change of one file does not compile the world anew;
 # what is wanted is copied out, since a cache is no layer.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     APIKEYS_WASM_TOOLCHAIN=rustup scripts/build-wasm.sh \
- && cargo build --locked --release --features cli --bin apikeys \
+ && scripts/build-tool.sh \
  && install -D -m 0644 target/wasm/apikey_jwt_exchange.wasm /out/apikey_jwt_exchange.wasm \
  && install -D -m 0755 target/release/apikeys /out/apikeys
 

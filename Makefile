@@ -25,7 +25,7 @@ wasm: ## Builds the filter: target/wasm/apikey_jwt_exchange.wasm
 	@scripts/build-wasm.sh
 
 tool: ## Builds the command-line tool: target/release/apikeys
-	cargo build --release --locked --features cli --bin apikeys
+	@scripts/build-tool.sh
 
 test: ## Runs every check: format, lints, unit, property and documentation tests, scripts, Kong, end to end
 	@scripts/test.sh

@@ -6,6 +6,7 @@
 # usage: build-wasm.sh [--has-target]
 #   --has-target   builds nothing; succeeds if the installed Rust has the target or rustup adds it
 #   APIKEYS_WASM_TOOLCHAIN   auto (default), rustup: only the installed Rust, debian: only Debian's
+#   APIKEYS_COMMIT   the commit that it names in its log, where this folder knows no git
 #
 # Who builds the same commit with the same compiler gets the same bytes, wherever: reproducible.sh
 # shows it. So no path of this machine goes into the wasm, and no RUSTFLAGS of its user's.
@@ -124,6 +125,7 @@ if [ "${1:-}" = --has-target ]; then
   exit
 fi
 step "Building the filter"
+export_source_commit
 case ${APIKEYS_WASM_TOOLCHAIN:-auto} in
   auto)
     if has_target || add_target; then

@@ -14,28 +14,41 @@ TARGET_DIR=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}
 DIST=$TARGET_DIR/dist
 NAME=apikey_jwt_exchange
 
-need git "apt-get install git"
 need python3 "apt-get install python3"
 need sha256sum "apt-get install coreutils"
 
+export_source_commit
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
-revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
-git diff --quiet HEAD 2>/dev/null || warn "there are changes that are not committed: this is no release"
+revision=${APIKEYS_COMMIT:-unknown}
+case $revision in
+  unknown | *-modified) warn "the source is of no commit ($revision): this is no release" ;;
+esac
+grep -qF "## [$version]" CHANGELOG.md || warn "CHANGELOG.md has no entry [$version]: this is no release"
 
 step "Building $NAME $version"
 wasm=$(scripts/build-wasm.sh)
-CARGO_TARGET_DIR=$TARGET_DIR cargo build --release --locked --features cli --bin apikeys >&2
+tool=$(scripts/build-tool.sh)
 
 step "Putting it together"
 rm -rf "$DIST"
 mkdir -p "$DIST"
 cp "$wasm" "$DIST/$NAME.wasm"
 cp kong/apikey_jwt_exchange.meta.json "$DIST/$NAME.meta.json"
-cp "$TARGET_DIR/release/apikeys" "$DIST/apikeys-linux-$(uname -m)"
+cp "$tool" "$DIST/apikeys-linux-$(uname -m)"
 cp LICENSE CHANGELOG.md "$DIST/"
 scripts/sbom.sh >&2
 cp "$TARGET_DIR"/sbom/*.json "$DIST/"
 python3 scripts/oci_layout.py "$wasm" "$NAME" "$version" "$revision" "$DIST/$NAME-$version.oci.tar"
 (cd "$DIST" && sha256sum -- * >SHA256SUMS)
 (cd "$DIST" && cat SHA256SUMS) >&2
+
+step "Looking at it as who downloads it does"
+(cd "$DIST" && sha256sum --check --strict --quiet SHA256SUMS) || die "the checksums do not fit"
+said=$("$DIST/apikeys-linux-$(uname -m)" --version)
+[ "$said" = "apikeys $version (commit $revision, features cli)" ] ||
+  die "the tool calls itself: $said" "it should name $version and $revision"
+grep -qaF "$revision" "$DIST/$NAME.wasm" || die "the filter does not name commit $revision"
+tar -xOf "$DIST/$NAME-$version.oci.tar" index.json | grep -qF "\"$version\"" ||
+  die "the image does not name $version"
+note "$said"
 printf '%s\n' "$DIST"

@@ -119,6 +119,24 @@ need_rust() {
   need cargo "Rust 1.88 or newer, by rustup or your distribution"
 }
 
+# export_source_commit: what a build names as its commit (src/build_info.rs): APIKEYS_COMMIT as it is
+# given, else git's of this folder; "unknown" is left to the build.
+export_source_commit() {
+  local commit top
+  if [ -z "${APIKEYS_COMMIT:-}" ]; then
+    # An archive that is unpacked within a repository of something else is no part of it.
+    top=$(git -C "$PROJECT_ROOT" rev-parse --show-toplevel 2>/dev/null) || top=
+    [ "$top" = "$PROJECT_ROOT" ] || return 0
+    commit=$(git -C "$PROJECT_ROOT" rev-parse HEAD 2>/dev/null) || return 0
+    [ -z "$(git -C "$PROJECT_ROOT" status --porcelain -- src Cargo.toml Cargo.lock)" ] ||
+      commit=$commit-modified
+    APIKEYS_COMMIT=$commit
+  fi
+  [[ $APIKEYS_COMMIT =~ ^[0-9A-Za-z._-]{1,80}$ ]] ||
+    die "APIKEYS_COMMIT is '$APIKEYS_COMMIT'" "set it to the commit's hexadecimal name, or leave it out"
+  export APIKEYS_COMMIT
+}
+
 # ---- ports --------------------------------------------------------------------------------------
 
 # free_ports COUNT: below those that the system gives to outgoing connections; asked for together, so

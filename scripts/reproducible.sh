@@ -12,6 +12,8 @@ home=${CARGO_HOME:-$HOME/.cargo}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
+# The second folder knows no git; what a build names as its commit is a part of it.
+export_source_commit
 first=$("$PROJECT_ROOT/scripts/build-wasm.sh")
 
 # The sources as they are, whatever git knows of them, without what was built.

@@ -49,9 +49,7 @@ main() {
   doing "building"
   WASM_FILE=$("$SCRIPTS/build-wasm.sh")
   export WASM_FILE
-  step "Building the apikeys tool"
-  CARGO_TARGET_DIR=$TARGET_DIR cargo build --release --locked --features cli --bin apikeys \
-    --manifest-path "$PROJECT_ROOT/Cargo.toml" >&2
+  "$SCRIPTS/build-tool.sh" >/dev/null
 
   start_keycloak
   provision

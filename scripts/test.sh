@@ -6,7 +6,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 
-ALL=(tools format clippy-native clippy-wasm scripts deny unit simulation build reproducible sbom host-model
+ALL=(tools format clippy-native clippy-wasm scripts deny unit simulation build reproducible sbom dist host-model
   kong cli end-to-end writes soak)
 SUMMARY=()
 FAILED=0
@@ -27,9 +27,11 @@ run_step() {
     simulation) scripts/sim.sh range && scripts/sim.sh proofs ;;
     # What the suites below run, fetched and built where its time can be seen.
     build) scripts/fetch.sh all && KEYCLOAK_DB=postgres scripts/fetch.sh keycloak && scripts/build-wasm.sh &&
-      cargo build --release --locked --features cli --bin apikeys ;;
+      scripts/build-tool.sh ;;
     reproducible) scripts/reproducible.sh ;;
     sbom) scripts/sbom.sh check ;;
+    # What a release is, put together and held against its own checksums.
+    dist) scripts/dist.sh ;;
     # The filter of the step before, under a model of both hosts.
     host-model) cargo test --locked --features host-model --test host_model ;;
     kong) APIKEYS=$TARGET_DIR/release/apikeys tests/kong/check.sh ;;

@@ -11,6 +11,7 @@
 //! pure: no clock, no randomness, no I/O.
 
 pub mod api_key;
+pub mod build_info;
 pub mod cache;
 pub mod clock;
 pub mod config;

@@ -1,4 +1,5 @@
-//! The OCI image of a release: each blob is what its digest says, and the filter is in it.
+//! A release: each blob of its OCI image is what its digest says, and the filter is in it;
+//! its changelog is in the form that it claims.
 
 #![allow(
     clippy::unwrap_used,
@@ -115,4 +116,43 @@ fn what_is_no_wasm_is_no_image() {
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(said.contains("is no Wasm module"), "{said}");
     assert!(!folder.join("image.tar").exists());
+}
+
+#[test]
+fn the_changelog_has_the_form_that_it_names() {
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/CHANGELOG.md")).unwrap();
+    let kinds = [
+        "Added",
+        "Changed",
+        "Deprecated",
+        "Removed",
+        "Fixed",
+        "Security",
+    ];
+    let mut versions = Vec::new();
+    let mut seen: Vec<&str> = Vec::new();
+    for line in text.lines() {
+        if let Some(version) = line.strip_prefix("## ") {
+            versions.push(version);
+            seen.clear();
+        } else if let Some(kind) = line.strip_prefix("### ") {
+            assert!(kinds.contains(&kind), "{kind} is no kind of change");
+            assert!(!seen.contains(&kind), "{kind} twice in {versions:?}");
+            seen.push(kind);
+        }
+    }
+    assert_eq!(versions.first(), Some(&"[Unreleased]"));
+    for version in &versions[1..] {
+        // As `[1.2.3] - 2026-01-28`.
+        let (name, date) = version.split_once(" - ").unwrap_or_default();
+        assert!(name.starts_with('[') && name.ends_with(']'), "{version}");
+        let digits = |part: &str, length| {
+            part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit())
+        };
+        let parts: Vec<&str> = date.split('-').collect();
+        assert!(
+            matches!(parts[..], [y, m, d] if digits(y, 4) && digits(m, 2) && digits(d, 2)),
+            "{version}"
+        );
+    }
 }

@@ -14,6 +14,7 @@ use super::http_context::HttpFilter;
 use super::manage_context::ManageFilter;
 use super::wiping::Wiping;
 use super::{TICK_PERIOD, TextDigest, system, tick, with_background_env, worker_for};
+use crate::build_info::BuildInfo;
 use crate::config::{Config, SigningKeySource};
 use crate::exchange::Worker;
 use crate::exchange::background::Background;
@@ -172,8 +173,7 @@ impl RootContext for RootFilter {
             }
         };
         log::info!(
-            "apikey-jwt-exchange {} for realm {} at {}, signing key: {:?}",
-            env!("CARGO_PKG_VERSION"),
+            "apikey-jwt-exchange {BuildInfo} for realm {} at {}, signing key: {:?}",
             config.realm.name,
             config.realm.issuer,
             config.signing_key,

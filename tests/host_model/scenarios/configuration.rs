@@ -8,6 +8,17 @@ use crate::keys::{SIGNING_KEY, key, owner};
 use crate::node::{BOTH, Profile};
 
 #[test]
+fn a_filter_tells_at_its_start_which_build_it_is() {
+    for profile in BOTH {
+        let mut gateway = Gateway::with(profile, vec![], &json!({}));
+        assert!(gateway.accepts(0));
+        let build = format!("apikey-jwt-exchange {} (commit ", env!("CARGO_PKG_VERSION"));
+        assert!(gateway.logged(&build));
+        assert!(gateway.logged(", features none) for realm "));
+    }
+}
+
+#[test]
 fn a_refused_configuration_is_logged_by_field_and_lets_nothing_through() {
     for profile in BOTH {
         let wrong = [

@@ -1,5 +1,8 @@
 //! The command line: what can be asked for, and in which bounds.
 
+use std::sync::LazyLock;
+
+use apikey_jwt_exchange::build_info::BuildInfo;
 use clap::{Parser, Subcommand};
 
 mod connection;
@@ -27,9 +30,12 @@ pub(crate) use records::{DoctorArgs, ExpiringArgs, ReindexArgs};
 pub(crate) use setup::SetupArgs;
 pub(crate) use signing_key::{KeyInRealmArgs, RetireArgs, SigningKeyArgs, SigningKeyCommand};
 
+/// What `--version` tells after the name.
+static VERSION: LazyLock<String> = LazyLock::new(|| BuildInfo.to_string());
+
 /// Prepares Keycloak realms for API keys, and manages the keys.
 #[derive(Debug, Parser)]
-#[command(name = "apikeys", version, arg_required_else_help = true)]
+#[command(name = "apikeys", version = VERSION.as_str(), arg_required_else_help = true)]
 #[command(after_help = "\
 Examples:
   export KEYCLOAK_URL=https://id.example.com KEYCLOAK_REALM=shop KEYCLOAK_ADMIN_PASSWORD=…

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# `make tool`: builds the command-line tool. A script since a build is to name its commit, which
+# cargo does not know.
+#
+# usage: build-tool.sh
+#   APIKEYS_COMMIT   the commit to name, where this folder knows no git
+#
+# Prints the path of the tool on stdout: target/release/apikeys
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+TARGET_DIR=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}
+
+need_rust
+step "Building the apikeys tool"
+export_source_commit
+CARGO_TARGET_DIR=$TARGET_DIR cargo build --release --locked --features cli --bin apikeys \
+  --manifest-path "$PROJECT_ROOT/Cargo.toml" >&2
+echo "$TARGET_DIR/release/apikeys"

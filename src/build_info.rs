@@ -1,0 +1,52 @@
+//! Which build this is: its version, the commit of its source, its features.
+//!
+//! The commit comes from the build's environment (`APIKEYS_COMMIT`, which the scripts
+//! set) and not from a look at the tree, so that the same source and the same name give
+//! the same bytes, in a folder without git as well.
+
+use std::fmt;
+
+/// The version of the crate.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit that was built, in hexadecimal, with `-modified` behind it where the tree was
+/// not that commit's; `unknown` where the build was told nothing.
+pub const COMMIT: &str = match option_env!("APIKEYS_COMMIT") {
+    Some(commit) if !commit.is_empty() => commit,
+    _ => "unknown",
+};
+
+/// Cargo's features that change what is built, each with whether it is on.
+const FEATURES: [(&str, bool); 2] = [
+    ("cli", cfg!(feature = "cli")),
+    ("sabotage", cfg!(feature = "sabotage")),
+];
+
+/// The build in one line: `0.1.0 (commit 0123abc…, features cli)`.
+#[derive(Debug, Clone, Copy)]
+pub struct BuildInfo;
+
+impl fmt::Display for BuildInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{VERSION} (commit {COMMIT}, features")?;
+        let mut any = false;
+        for (name, _) in FEATURES.iter().filter(|(_, on)| *on) {
+            write!(f, " {name}")?;
+            any = true;
+        }
+        f.write_str(if any { ")" } else { " none)" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_tells_its_version_its_commit_and_its_features() {
+        let line = BuildInfo.to_string();
+        assert!(line.starts_with(&format!("{VERSION} (commit {COMMIT}, features ")));
+        assert_eq!(line.contains(" cli"), cfg!(feature = "cli"), "{line}");
+        assert!(!COMMIT.is_empty());
+    }
+}
