@@ -14,5 +14,5 @@ need_rust
 step "Building the apikeys tool"
 export_source_commit
 CARGO_TARGET_DIR=$TARGET_DIR cargo build --release --locked --features cli --bin apikeys \
-  --manifest-path "$PROJECT_ROOT/Cargo.toml" >&2
+  --manifest-path "$PROJECT_ROOT/Cargo.toml" >&2 || cargo_failed "the apikeys tool"
 echo "$TARGET_DIR/release/apikeys"

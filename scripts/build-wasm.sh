@@ -66,13 +66,15 @@ build() {
     # None was ever unpacked here; what their folder is called is known once they are.
     local host
     host=$(rustc -vV | sed -n 's/^host: //p')
-    (cd "$PROJECT_ROOT" && cargo fetch --locked --target "$TARGET" --target "$host") >&2
+    (cd "$PROJECT_ROOT" && cargo fetch --locked --target "$TARGET" --target "$host") >&2 ||
+      cargo_failed "the filter"
     paths=$(machine_paths)
   fi
   while read -r path; do
     [ -z "$path" ] || flags+=("--remap-path-prefix=$path")
   done <<<"$paths"$'\n'"$folder=/target"
-  CARGO_TARGET_DIR=$folder CARGO_ENCODED_RUSTFLAGS=$(joined "${flags[@]}") "${BUILD[@]}" "$@" >&2
+  CARGO_TARGET_DIR=$folder CARGO_ENCODED_RUSTFLAGS=$(joined "${flags[@]}") "${BUILD[@]}" "$@" >&2 ||
+    cargo_failed "the filter"
   built=$folder/$TARGET/release/$NAME
   if grep -qaF "$CARGO_HOME/registry/" "$built"; then
     die "the wasm holds a path of this machine: it is not what others build" \

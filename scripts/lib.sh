@@ -115,8 +115,84 @@ postgres_programs() {
   printf '%s' "$found"
 }
 
+# want TOOL PACKAGE...: notes a program that is missing; need_wanted then names all of them at once,
+# instead of one failure after the other.
+WANTING=()
+WANTED_PACKAGES=()
+want() {
+  command -v "$1" >/dev/null 2>&1 && return
+  WANTING+=("$1")
+  shift
+  WANTED_PACKAGES+=("$@")
+}
+need_wanted() {
+  [ ${#WANTING[@]} -gt 0 ] || return 0
+  die "these programs are missing: ${WANTING[*]}" \
+    "on Debian or Ubuntu, as root: apt-get install ${WANTED_PACKAGES[*]}"
+}
+
+RUST_MIN=1.88
 need_rust() {
-  need cargo "Rust 1.88 or newer, by rustup or your distribution"
+  local version
+  need cargo "Rust $RUST_MIN or newer, by rustup or your distribution"
+  version=$(cd "$PROJECT_ROOT" && cargo --version 2>&1) ||
+    die "cargo does not run: $version" "install Rust $RUST_MIN or newer, by rustup or your distribution"
+  version=${version#cargo }
+  is_at_least "${version%%[- ]*}" "$RUST_MIN" ||
+    die "this Rust is too old: cargo $version" "install $RUST_MIN or newer: rustup update"
+}
+
+JAVA_MIN=17
+need_java() {
+  local said version
+  need java "Java $JAVA_MIN or newer (apt-get install openjdk-17-jre-headless)"
+  said=$(java -version 2>&1) || die "java does not run: $(head -n 1 <<<"$said")" \
+    "install Java $JAVA_MIN or newer (apt-get install openjdk-17-jre-headless)"
+  version=$(sed -n 's/.*version "\([0-9][0-9.]*\).*/\1/p' <<<"$said" | head -n 1)
+  # A Java that tells its version in another way is taken at its word.
+  [ -z "$version" ] || is_at_least "$version" "$JAVA_MIN" ||
+    die "this Java is too old: $version" \
+      "install Java $JAVA_MIN or newer (apt-get install openjdk-17-jre-headless), first in PATH or as JAVA_HOME"
+}
+
+# is_at_least VERSION LEAST
+is_at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+
+# ---- room ---------------------------------------------------------------------------------------
+
+# free_mb FOLDER: what its disk has left, by the nearest folder that exists; nothing if that cannot be
+# told.
+free_mb() {
+  local folder=$1
+  until [ -e "$folder" ] || [ "$folder" = / ]; do folder=$(dirname "$folder"); done
+  df -Pm "$folder" 2>/dev/null | awk 'NR == 2 { print $4 }' || true
+}
+
+# need_room MB FOLDER WHAT-MOVES-IT
+need_room() {
+  local free
+  free=$(free_mb "$2")
+  [[ $free =~ ^[0-9]+$ ]] || return 0
+  [ "$free" -ge "$1" ] ||
+    die "the disk of $2 is full: $free MB are left, and $1 MB are needed" "free some, or move it: $3"
+}
+
+# tell_full_disks: after a failure. What a full disk does to programs seldom says so itself.
+tell_full_disks() {
+  local folder free
+  for folder in "$RUN_DIR" "$CACHE_DIR" "${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}" "${TMPDIR:-/tmp}"; do
+    free=$(free_mb "$folder")
+    if [[ $free =~ ^[0-9]+$ ]] && [ "$free" -lt 50 ]; then
+      warn "the disk of $folder is full ($free MB left): that may be why"
+    fi
+  done
+}
+
+# cargo_failed WHAT: cargo has said why, in its own words.
+cargo_failed() {
+  tell_full_disks
+  die "$1 could not be built" "cargo says above why" \
+    "where it could not download crates: is this machine online? It takes a proxy or a mirror from ~/.cargo/config.toml"
 }
 
 # export_source_commit: what a build names as its commit (src/build_info.rs): APIKEYS_COMMIT as it is
@@ -142,6 +218,7 @@ export_source_commit() {
 # free_ports COUNT: below those that the system gives to outgoing connections; asked for together, so
 # that they differ.
 free_ports() {
+  need python3 "apt-get install python3"
   python3 - "$1" <<'PYTHON'
 import random, socket, sys
 found = []

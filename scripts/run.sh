@@ -28,7 +28,8 @@ export API_KEY_MAX_PER_USER=${API_KEY_MAX_PER_USER:-5}
 export API_KEY_EXCHANGE_CACHE_TTL=${API_KEY_EXCHANGE_CACHE_TTL:-300}
 
 main() {
-  mkdir -p "$RUN_DIR"
+  need flock "apt-get install util-linux"
+  mkdir -p "$RUN_DIR" || die "cannot make the run folder $RUN_DIR" "choose another: RUN_DIR=<folder> make run"
   take_lock
   if already_running; then
     note "already running (run folder $RUN_DIR); to start anew: make stop run"
@@ -37,6 +38,7 @@ main() {
   fi
   check_settings
   check_tools
+  check_room
   stop_leftovers
   check_ports GATEWAY_PORT SERVICE_PORT DEMO_PORT YIELD_PORT KEYCLOAK_PORT \
     KEYCLOAK_MANAGEMENT_PORT ENVOY_ADMIN_PORT
@@ -66,7 +68,8 @@ main() {
 # ---- one at a time, and never half ---------------------------------------------------------------
 
 take_lock() {
-  exec 9>"$RUN_DIR/lock"
+  exec 9>"$RUN_DIR/lock" || die "cannot write into the run folder $RUN_DIR" \
+    "choose another: RUN_DIR=<folder> make run"
   flock -n 9 || die "another run is just starting in $RUN_DIR" "wait for it, or set RUN_DIR to another folder"
 }
 
@@ -100,6 +103,7 @@ on_exit() {
   [ "$status" -ne 0 ] || status=1
   trap - EXIT INT TERM
   printf '\nThe run failed while %s.\n' "$DOING" >&2
+  tell_full_disks
   [ -z "$LOG_TO_READ" ] || printf 'The log to read: %s\n' "$LOG_TO_READ" >&2
   local part
   for part in "${PARTS[@]}"; do
@@ -127,12 +131,26 @@ check_settings() {
 }
 
 check_tools() {
+  want curl curl
+  want java openjdk-17-jre-headless
+  want python3 python3 python3-venv
+  want setsid util-linux
+  want cc gcc
+  # These fetch Keycloak, once.
+  if ! "$SCRIPTS/fetch.sh" has keycloak; then
+    want mvn maven
+    want unzip unzip
+  fi
+  need_wanted
   need_rust
-  need curl "apt-get install curl"
-  need java "Java 17 or newer (apt-get install openjdk-17-jre-headless)"
-  need python3 "apt-get install python3 python3-venv"
-  need flock "apt-get install util-linux"
-  need setsid "apt-get install util-linux"
+  need_java
+}
+
+# About what a first run takes, which fails halfway without it, in words that name no disk.
+check_room() {
+  need_room 100 "$RUN_DIR" "RUN_DIR=<folder> make run"
+  "$SCRIPTS/fetch.sh" has all || need_room 1000 "$CACHE_DIR" "APIKEYS_CACHE_DIR=<folder> make run"
+  [ -x "$TARGET_DIR/release/apikeys" ] || need_room 1500 "$TARGET_DIR" "CARGO_TARGET_DIR=<folder> make run"
 }
 
 # ---- the parts ----------------------------------------------------------------------------------

@@ -56,8 +56,11 @@ for name in "$@"; do
   fi
   note "$name: $outcome in $(seconds_since "$step_began")"
   SUMMARY+=("$(printf '%-14s %-7s %10s' "$name" "$outcome" "$(seconds_since "$step_began")")")
+  # What is said above is all there is to say: each of the others would fail for it in its own words.
+  [ "$name $outcome" != "tools FAILED" ] || die "the other steps need what is missing" "install it, and try again"
 done
 
 step "Summary, $(seconds_since "$began")"
 for line in "${SUMMARY[@]}"; do note "$line"; done
+[ "$FAILED" -eq 0 ] || tell_full_disks
 [ "$FAILED" -eq 0 ] || die "$FAILED of $# steps failed: they are named above"

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::world::Realm;
+use crate::world::{Realm, random_name};
 
 fn doctor(realm: &Realm, extra: &[&str]) -> (i32, Value) {
     let run = realm.run("doctor", &[&["--output", "json"], extra].concat());
@@ -21,6 +21,14 @@ fn advice<'a>(found: &'a Value, subject: &str, problem: &str) -> &'a str {
     });
     let finding = finding.unwrap_or_else(|| panic!("no {subject} {problem} in {found:#}"));
     finding["advice"].as_str().unwrap()
+}
+
+#[test]
+fn doctor_in_a_realm_that_is_not_there_says_so() {
+    let name = format!("cli-{}-nowhere", random_name());
+    let folder = std::env::temp_dir().join(&name);
+    let nowhere = Realm { name, folder };
+    nowhere.run("doctor", &[]).refused_with("check --realm");
 }
 
 #[test]

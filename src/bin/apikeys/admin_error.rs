@@ -20,7 +20,8 @@ pub(crate) enum AdminError {
     /// Keycloak does not take this user and password.
     #[error(
         "cannot sign in to realm {realm:?} as {username:?}: Keycloak answers {status} ({message}). \
-         Check --admin-realm, --admin-user and the password"
+         {}",
+        sign_in_hint(*status)
     )]
     SignIn {
         username: String,
@@ -53,6 +54,17 @@ fn tls_hint(url: &str) -> &'static str {
         " (certificates of your own authority are given by --ca-file)"
     } else {
         ""
+    }
+}
+
+fn sign_in_hint(status: u16) -> &'static str {
+    match status {
+        // A wrong password is 400 or 401: nothing there answers for this realm.
+        404 => {
+            "Check --keycloak-url, with the path that Keycloak is under if it has one, and \
+             --admin-realm"
+        }
+        _ => "Check --admin-realm, --admin-user and the password",
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
 
 mod admin_error;
@@ -40,7 +41,7 @@ use wrong_usage::WrongUsage;
 
 fn main() -> ExitCode {
     let done = |()| ExitCode::SUCCESS;
-    let outcome = match Cli::parse().command {
+    let outcome = match parsed().command {
         Command::Setup(args) => setup::run(&args),
         Command::Create(args) => create::run(&args).map(done),
         Command::List(args) => keys::list(&args).map(done),
@@ -62,6 +63,22 @@ fn main() -> ExitCode {
             true => ExitCode::from(wrong_usage::EXIT_STATUS),
             false => ExitCode::FAILURE,
         }
+    })
+}
+
+/// The command line; where it lacks where Keycloak is, the variables are told that hold it
+/// for all commands.
+fn parsed() -> Cli {
+    Cli::try_parse().unwrap_or_else(|mut refusal| {
+        if refusal.kind() == ErrorKind::MissingRequiredArgument
+            && refusal.to_string().contains("--keycloak-url")
+        {
+            let tip = "KEYCLOAK_URL and KEYCLOAK_REALM in the environment stand for --keycloak-url \
+                       and --realm";
+            let tip = ContextValue::StyledStrs(vec![tip.into()]);
+            refusal.insert(ContextKind::Suggested, tip);
+        }
+        refusal.exit()
     })
 }
 

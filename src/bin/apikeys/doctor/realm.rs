@@ -53,6 +53,11 @@ impl Keys {
 
 /// Looks at all of the realm but its users.
 pub(crate) fn look(args: &DoctorArgs, admin: &KeycloakAdmin, keys: &Keys) -> Result<Vec<Finding>> {
+    ensure!(
+        admin.find("")?.is_some(),
+        "there is no realm {:?}: check --realm",
+        admin.realm()
+    );
     let mut findings = clock(admin.clock_ahead_seconds());
     findings.extend(issuer(admin)?);
     let provider = segment(&args.names.identity_provider);
