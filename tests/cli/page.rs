@@ -1,4 +1,5 @@
-//! `docs/tool.md`, each command run in its order, each answer held against the page.
+//! Pages whose commands need Keycloak alone: each command run in its order, each answer
+//! held against the page.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,10 +9,34 @@ use crate::world::{Realm, admin_password, keycloak_url};
 
 #[test]
 fn every_command_of_the_page_prints_what_the_page_says() {
-    let realm = Realm::new();
-    let page = steps::steps(include_str!("../../docs/tool.md"));
+    walk(&Realm::new(), include_str!("../../docs/tool.md"), 15);
+}
+
+#[test]
+fn a_realm_that_was_prepared_by_hand_leaves_setup_nothing_to_do() {
+    walk(&Realm::new(), include_str!("../../docs/realm.md"), 11);
+}
+
+#[test]
+fn a_key_that_leaked_is_found_ended_and_its_uses_are_told() {
+    let realm = Realm::prepared();
+    let made = realm.create(&["--owner", "alice", "--name", "Nightly"]);
+    let made = made.succeeded().json();
+    realm.private_file("leaked.txt", made["api_key"].as_str().unwrap());
+    // As a gateway does that exchanges it.
+    let jti = format!("{}.1", made["key_id"].as_str().unwrap());
+    let alice = realm.user("alice");
+    let granted = realm.grant_with("api-key-gateway", alice["id"].as_str().unwrap(), &jti);
+    assert_eq!(granted.unwrap()["sub"], alice["id"]);
+    walk(&realm, include_str!("../../docs/runbooks/key-leaked.md"), 3);
+}
+
+/// Runs a page that tells at least so many answers.
+#[track_caller]
+fn walk(realm: &Realm, page: &str, answers: usize) {
+    let page = steps::steps(page);
     let expecting = page.iter().filter(|step| step.expected.is_some());
-    assert!(expecting.count() >= 15, "the page's answers are found");
+    assert!(expecting.count() >= answers, "the page's answers are found");
     let tool = Path::new(env!("CARGO_BIN_EXE_apikeys")).parent().unwrap();
     let path = std::env::var("PATH").unwrap();
     let mut shell = Command::new("bash");

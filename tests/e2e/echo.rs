@@ -4,26 +4,49 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use crate::client::find;
 
+/// The headers of a request, with names in lower case.
+pub(crate) type Headers = Map<String, Value>;
+
 /// Starts one that lives as long as the suite does.
 pub(crate) fn start() -> SocketAddr {
+    serve(|path, headers| {
+        let status = match path.starts_with("/refuse") {
+            true => "401 Unauthorized",
+            false => "200 OK",
+        };
+        (status, json!({ "headers": headers }))
+    })
+}
+
+/// Starts a service that answers each request by its path and its headers, for as long as
+/// the suite lives.
+pub(crate) fn serve(
+    answer: impl Fn(&str, &Headers) -> (&'static str, Value) + Send + Sync + 'static,
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
+    let answer = Arc::new(answer);
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            thread::spawn(move || answer(stream));
+            let answer = Arc::clone(&answer);
+            thread::spawn(move || respond(stream, &*answer));
         }
     });
     address
 }
 
-fn answer(mut stream: TcpStream) -> Option<()> {
+fn respond(
+    mut stream: TcpStream,
+    answer: &dyn Fn(&str, &Headers) -> (&'static str, Value),
+) -> Option<()> {
     stream
         .set_read_timeout(Some(Duration::from_secs(60)))
         .ok()?;
@@ -34,17 +57,15 @@ fn answer(mut stream: TcpStream) -> Option<()> {
         bytes.extend_from_slice(&part[..length]);
     }
     let head = String::from_utf8_lossy(&bytes);
-    let headers: Map<_, _> = head
+    let path = head.split(' ').nth(1).unwrap_or_default();
+    let headers = head
         .lines()
         .skip(1)
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_ascii_lowercase(), json!(value)))
         .collect();
-    let body = json!({ "headers": headers }).to_string();
-    let status = match head.contains(" /refuse") {
-        true => "401 Unauthorized",
-        false => "200 OK",
-    };
+    let (status, body) = answer(path, &headers);
+    let body = body.to_string();
     let answer = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
          connection: close\r\n\r\n{body}",

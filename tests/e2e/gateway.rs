@@ -27,12 +27,19 @@ pub(crate) struct Spec {
     service: Option<SocketAddr>,
     workers: Option<usize>,
     trusted_hops: Option<u32>,
+    before: Option<Value>,
 }
 
 impl Spec {
     /// So many load balancers are in front of it.
     pub(crate) fn behind(mut self, hops: u32) -> Self {
         self.trusted_hops = Some(hops);
+        self
+    }
+
+    /// This filter of Envoy's stands before ours.
+    pub(crate) fn before(mut self, filter: Value) -> Self {
+        self.before = Some(filter);
         self
     }
 
@@ -114,6 +121,11 @@ impl<'a> Gateway<'a> {
         }
         let said = String::from_utf8_lossy(&started.stderr).into_owned();
         Err(redact(&format!("{said}\n{}", gateway.log.text())))
+    }
+
+    /// Where it listens.
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
     }
 
     /// What a GET of Envoy's admin interface answers.
@@ -239,6 +251,9 @@ fn edit_filter(listener: &mut Value, spec: &Spec) {
         .find(|filter| filter["name"] == "apikey_jwt_exchange")
         .expect("the filter");
     edit_fields(filter, &spec.fields);
+    if let Some(before) = &spec.before {
+        filters.insert(0, before.clone());
+    }
 }
 
 /// Sets fields of a filter's configuration, where it is one of ours.

@@ -78,12 +78,41 @@ impl Admin {
         }
     }
 
+    /// The same administrator, of another realm, which is made.
+    #[track_caller]
+    pub(crate) fn new_realm(&self, realm: &Value) -> Self {
+        let made = self.send("POST", &format!("{}/admin/realms", self.url), Some(realm));
+        assert_eq!(made.status, 201, "{}", made.body);
+        let name = realm["realm"].as_str().expect("a name");
+        Self::new(&self.url, name, &self.user, &self.password)
+    }
+
+    /// Deletes the realm.
+    pub(crate) fn delete_realm(&self) {
+        let url = format!("{}/admin/realms/{}", self.url, self.realm);
+        self.send("DELETE", &url, None);
+    }
+
+    /// The variables by which the tool finds this realm and its administrator.
+    pub(crate) fn variables(&self) -> [(&'static str, String); 4] {
+        [
+            ("KEYCLOAK_URL", self.url.clone()),
+            ("KEYCLOAK_REALM", self.realm.clone()),
+            ("KEYCLOAK_ADMIN_USER", self.user.clone()),
+            ("KEYCLOAK_ADMIN_PASSWORD", self.password.clone()),
+        ]
+    }
+
     /// Calls the admin interface below the realm; gives what it answers.
     pub(crate) fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
         let url = format!("{}/admin/realms/{}/{path}", self.url, self.realm);
+        self.send(method, &url, body)
+    }
+
+    fn send(&self, method: &str, url: &str, body: Option<&Value>) -> Answer {
         let request = ureq::http::Request::builder()
             .method(method)
-            .uri(&url)
+            .uri(url)
             .header("authorization", format!("Bearer {}", self.admin_token()));
         let response = match body {
             None => self.agent.run(request.body(()).unwrap()),
@@ -92,7 +121,7 @@ impl Admin {
                 self.agent.run(request.body(body.to_string()).unwrap())
             }
         };
-        let mut response = response.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
+        let mut response = response.unwrap_or_else(|error| panic!("{method} {url}: {error}"));
         let created_id = response.headers().get("location").and_then(|location| {
             location
                 .to_str()

@@ -60,6 +60,7 @@ mod portal;
 mod secrets;
 mod stack;
 mod wait;
+mod walk;
 mod world;
 
 use std::cell::RefCell;

@@ -2,7 +2,8 @@
 //!
 //! A block of `sh` is run as a reader's shell would run it, in one shell for the whole
 //! page; the block after it, if it is one of `text` or `json`, is what it must print,
-//! with `…` for what differs from run to run.
+//! with `…` for what differs from run to run. A block of `yaml` that begins with a
+//! comment of a file's name alone is that file.
 
 use std::fs;
 use std::path::Path;
@@ -10,6 +11,9 @@ use std::process::Command;
 
 use crate::pattern::matches;
 use crate::secrets;
+
+/// What ends a file that a page shows.
+pub(crate) const END_OF_FILE: &str = "END OF FILE";
 
 /// A command, and what it must print.
 pub(crate) struct Step {
@@ -34,6 +38,20 @@ pub(crate) fn steps(page: &str) -> Vec<Step> {
                 command: block,
                 expected: None,
             }),
+            "yaml" => {
+                let name = block
+                    .lines()
+                    .next()
+                    .and_then(|line| line.strip_prefix("# "));
+                if let Some(name) =
+                    name.filter(|name| name.ends_with(".yaml") || name.ends_with(".yml"))
+                {
+                    steps.push(Step {
+                        command: format!("cat >{name} <<'{END_OF_FILE}'\n{block}\n{END_OF_FILE}"),
+                        expected: None,
+                    });
+                }
+            }
             "text" | "json" if follows => {
                 steps.last_mut().expect("a command").expected = Some(block);
             }
@@ -70,13 +88,20 @@ pub(crate) fn run(steps: &[Step], folder: &Path, mut shell: Command) {
             step.command,
             secrets::redact(&faults)
         );
-        if let Some(expected) = &step.expected {
-            assert!(
-                matches(expected.trim(), printed[at].trim()),
-                "{}\nprinted:\n{shown}\ninstead of:\n{expected}",
-                step.command
-            );
-        }
+        check(step, printed[at]);
     }
     assert!(output.status.success(), "{}", secrets::redact(&faults));
+}
+
+/// Holds what a step printed against what it must print.
+#[track_caller]
+pub(crate) fn check(step: &Step, printed: &str) {
+    if let Some(expected) = &step.expected {
+        assert!(
+            matches(expected.trim(), printed.trim()),
+            "{}\nprinted:\n{}\ninstead of:\n{expected}",
+            step.command,
+            secrets::redact(printed)
+        );
+    }
 }

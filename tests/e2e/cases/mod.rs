@@ -12,6 +12,7 @@ mod first_run;
 mod load;
 mod management;
 mod management_refusals;
+mod migration;
 mod outage;
 mod records;
 mod refusals;
@@ -43,6 +44,7 @@ pub(crate) fn all() -> Vec<Case> {
         management::cases(),
         management_refusals::cases(),
         signing_key::cases(),
+        migration::cases(),
         faults::cases(),
         load::cases(),
         breaker::cases(),
