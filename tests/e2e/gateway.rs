@@ -98,23 +98,33 @@ impl<'a> Gateway<'a> {
 
     /// Starts one, or gives what it and its script said.
     pub(crate) fn try_start(stack: &'a Stack, spec: &Spec) -> Result<Self, String> {
+        let ports = free_ports(2);
+        let edited = edited(&stack.run_dir.join("envoy.yaml"), spec, ports[0], ports[1]);
+        Self::try_start_as(stack, &edited, ports[0], spec.workers.unwrap_or(1))
+    }
+
+    /// Starts one with this configuration of Envoy's, which listens on that port.
+    pub(crate) fn try_start_as(
+        stack: &'a Stack,
+        envoy: &Value,
+        port: u16,
+        workers: usize,
+    ) -> Result<Self, String> {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let name = format!("e2e-{}-{number}", std::process::id());
-        let ports = free_ports(2);
         let config = stack.run_dir.join(format!("{name}.json"));
-        let edited = edited(&stack.run_dir.join("envoy.yaml"), spec, ports[0], ports[1]);
-        fs::write(&config, edited.to_string()).expect("a configuration");
+        fs::write(&config, envoy.to_string()).expect("a configuration");
         let started = stack
             .script("envoy.sh", &["start", &name, config.to_str().unwrap()])
-            .env("ENVOY_CONCURRENCY", spec.workers.unwrap_or(1).to_string())
+            .env("ENVOY_CONCURRENCY", workers.to_string())
             .output()
             .expect("scripts/envoy.sh");
         let gateway = Self {
-            target: Target::local(ports[0]),
+            target: Target::local(port),
             log: Log::File(stack.run_dir.join(format!("{name}.log"))),
             stack,
             name,
-            port: ports[0],
+            port,
         };
         if started.status.success() {
             return Ok(gateway);
@@ -268,12 +278,12 @@ fn edit_fields(filter: &mut Value, changed: &[(String, Value)]) {
     *text = json!(fields.to_string());
 }
 
-fn member<'a>(value: &'a mut Value, path: &str) -> &'a mut Value {
+pub(crate) fn member<'a>(value: &'a mut Value, path: &str) -> &'a mut Value {
     value
         .pointer_mut(path)
         .unwrap_or_else(|| panic!("Envoy's configuration has no {path}"))
 }
 
-fn socket_address(address: SocketAddr) -> Value {
+pub(crate) fn socket_address(address: SocketAddr) -> Value {
     json!({"socket_address": {"address": address.ip().to_string(), "port_value": address.port()}})
 }

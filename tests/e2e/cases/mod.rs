@@ -9,6 +9,7 @@ mod credentials;
 mod exchange;
 mod faults;
 mod first_run;
+mod install;
 mod load;
 mod management;
 mod management_refusals;
@@ -18,6 +19,7 @@ mod records;
 mod refusals;
 mod renewals;
 mod revocation;
+mod runbooks;
 mod secrecy;
 mod self_check;
 mod signing_key;
@@ -29,6 +31,7 @@ use crate::world::Case;
 pub(crate) fn all() -> Vec<Case> {
     [
         first_run::cases(),
+        install::cases(),
         exchange::cases(),
         credentials::cases(),
         refusals::cases(),
@@ -45,6 +48,7 @@ pub(crate) fn all() -> Vec<Case> {
         management_refusals::cases(),
         signing_key::cases(),
         migration::cases(),
+        runbooks::cases(),
         faults::cases(),
         load::cases(),
         breaker::cases(),

@@ -1,0 +1,47 @@
+//! The runbooks that need a gateway: each command run in its order, against the suite's stack.
+
+use std::fs;
+use std::process::Command;
+
+use crate::page;
+use crate::world::{Case, Need, World};
+
+pub(crate) fn cases() -> Vec<Case> {
+    [
+        Case::new("runbooks::a_401_that_nobody_understands", |world| {
+            let page = include_str!("../../../docs/runbooks/unexplained-401.md");
+            walk(world, page, 4);
+        }),
+        Case::new("runbooks::keycloak_is_down", |world| {
+            let page = include_str!("../../../docs/runbooks/keycloak-down.md");
+            walk(world, page, 3);
+        }),
+        Case::new("runbooks::the_hit_rate_is_low", |world| {
+            let page = include_str!("../../../docs/runbooks/hit-rate-low.md");
+            walk(world, page, 1);
+        }),
+    ]
+    .into_iter()
+    .map(|case| case.needs(Need::OwnGateway))
+    .collect()
+}
+
+/// Runs a page that tells at least so many answers, in a folder whose `.run` is that of the
+/// suite's stack. The key in question has expired.
+fn walk(world: &World, page: &str, answers: usize) {
+    let steps = page::steps(page);
+    let expecting = steps.iter().filter(|step| step.expected.is_some());
+    assert!(expecting.count() >= answers, "the page's answers are found");
+    let folder = world.stack().run_dir.join("runbook");
+    fs::create_dir_all(&folder).expect("a folder");
+    std::os::unix::fs::symlink(&world.stack().run_dir, folder.join(".run")).expect("a link");
+    fs::write(folder.join("key.txt"), &world.expired_api_key).expect("a file");
+    let mut shell = Command::new("bash");
+    let tool = std::path::Path::new(env!("CARGO_BIN_EXE_apikeys"));
+    let tool = tool.parent().expect("a folder").display();
+    let path = std::env::var("PATH").expect("a path");
+    shell.env("PATH", format!("{tool}:{path}"));
+    page::run(&steps, &folder, shell);
+    // It holds a key.
+    fs::remove_dir_all(&folder).expect("the folder goes");
+}
