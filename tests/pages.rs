@@ -369,7 +369,7 @@ fn every_answer_is_told_with_its_status() {
             .filter(|line| line.starts_with("| `"))
             .map(|line| {
                 let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-                assert!(cells[3].len() > 10 && cells[4].len() > 10, "{line}");
+                assert!(!cells[3].is_empty() && !cells[4].is_empty(), "{line}");
                 (cells[1].trim_matches('`').to_owned(), cells[2].to_owned())
             })
             .collect()

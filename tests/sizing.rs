@@ -48,22 +48,19 @@ fn table(head: &str) -> Vec<Vec<String>> {
 
 /// Slices that a verification takes, counted as the gate runs them.
 fn slices(cost: u32) -> u64 {
-    let hash = hash_bcrypt(KEY, cost, [7; 16]).unwrap();
+    // A hash of another cost by its text: what it is of does not matter here.
+    let hash = hash_bcrypt(KEY, BCRYPT_COST_MIN, [7; 16]).unwrap();
+    let hash = hash.replace("$04$", &format!("${cost:02}$"));
     let stored = StoredHash::parse(&hash).unwrap();
     assert_eq!(stored.rounds(), 1 << cost);
     let Verification::Computing(mut job) = stored.verify(KEY) else {
         panic!("no bcrypt");
     };
     let mut slices = 1;
-    loop {
-        match job.run(ROUNDS_PER_SLICE) {
-            Some(verified) => {
-                assert!(verified);
-                return slices;
-            }
-            None => slices += 1,
-        }
+    while job.run(ROUNDS_PER_SLICE).is_none() {
+        slices += 1;
     }
+    slices
 }
 
 #[test]
