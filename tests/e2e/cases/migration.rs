@@ -62,7 +62,8 @@ fn from_seed_format(world: &World) {
     let walk = Walk::new(world);
     let key = Key::random();
     walk.file("carol.key", &key.text);
-    walk.unfound("carol", &Record::bcrypt(&key, "2b", 10));
+    let record = Record::bcrypt(&key, "2b", 10);
+    walk.unfound("carol", &record.expiring_at(now_seconds() + 90 * 86_400));
     // The seed's own example of an id.
     let mut odd = Record::bcrypt(&Key::random(), "2b", 4);
     odd.id = "abc123".to_owned();
