@@ -5,6 +5,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
+    clippy::indexing_slicing,
     unreachable_pub,
     reason = "a test says what went wrong by failing, and shares its model"
 )]
