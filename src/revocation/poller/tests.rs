@@ -1,5 +1,8 @@
 //! Polls of a made-up log of events, answer by answer.
 
+mod blind;
+mod unwell;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -267,48 +270,6 @@ fn a_page_that_is_too_large_is_asked_for_in_parts() {
 }
 
 #[test]
-fn an_event_that_is_too_large_concerns_everybody_and_hides_no_other() {
-    let (mut poll, mut shared, mut events) = polled();
-    events.tell(4_000, "UPDATE", "users/alice");
-    let huge = "x".repeat(200_000);
-    events.tell(4_500, "UPDATE", &format!("users/carol/{huge}"));
-    poll.poll(5_000, &mut shared, &mut events);
-    assert!(poll.kills("bob", 5_250));
-    assert_eq!(poll.poller.take_notice(), None, "it polls as before");
-    // It is come upon for no longer than any other, though none follows it.
-    poll.poll(10_000, &mut shared, &mut events);
-    events.tell(100_500, "UPDATE", "users/dora");
-    poll.poll(101_000, &mut shared, &mut events);
-    assert!(poll.kills("dora", 101_250));
-    poll.poll(106_000, &mut shared, &mut events);
-    assert!(!poll.kills("bob", 101_251));
-}
-
-#[test]
-fn an_event_that_is_too_large_is_stepped_over_by_the_first_poll_too() {
-    let (mut shared, mut events) = (Shared::default(), Events::new());
-    let huge = "x".repeat(200_000);
-    events.tell(0, "UPDATE", &format!("users/carol/{huge}"));
-    let mut poll = Poll::new(b"1");
-    poll.poll(1_000, &mut shared, &mut events);
-    assert_eq!(poll.poller.take_notice(), Some(Polling::Good));
-    events.tell(5_000, "UPDATE", "users/alice");
-    poll.poll(6_000, &mut shared, &mut events);
-    assert!(poll.kills("alice", 6_250));
-}
-
-#[test]
-fn an_event_that_is_dated_ahead_of_keycloaks_clock_hides_none() {
-    let (mut poll, mut shared, mut events) = polled();
-    events.tell(3_600_000, "UPDATE", "users/alice");
-    poll.poll(5_000, &mut shared, &mut events);
-    assert!(poll.kills("alice", 5_250));
-    events.tell(9_000, "UPDATE", "users/bob");
-    poll.poll(10_000, &mut shared, &mut events);
-    assert!(poll.kills("bob", 10_250) && !poll.kills("carol", 251));
-}
-
-#[test]
 fn events_that_are_cleared_revoke_everybody_once() {
     let (mut poll, mut shared, mut events) = polled();
     events.tell(1_000, "UPDATE", "users/alice");
@@ -404,32 +365,6 @@ fn a_poll_that_fails_is_told_of_once_and_tried_again() {
 }
 
 #[test]
-fn what_one_node_of_keycloak_does_not_answer_the_other_is_asked() {
-    for every_other in [0, 1] {
-        let (mut poll, mut shared, mut events) = polled();
-        poll.service_token = ServiceToken::default();
-        events.tell(1_000, "UPDATE", "users/alice");
-        let mut call = poll.tick(5_000, &mut shared);
-        for number in 0.. {
-            let Some(PollCall { call: next, .. }) = call else {
-                break;
-            };
-            let (status, body) = events.answer(&next, at(5_000));
-            let input = match number % 2 {
-                gone if gone == every_other => PollInput::Failed("connection refused"),
-                _ => PollInput::Answer {
-                    status,
-                    body: Some(&body),
-                },
-            };
-            call = poll.input(input, 5_000, &mut shared);
-        }
-        assert!(poll.kills("alice", 5_250));
-        assert_eq!(poll.revocations.watched().failed_at, UnixMillis(0));
-    }
-}
-
-#[test]
 fn a_call_that_is_never_answered_ends_with_its_poll() {
     let (mut poll, mut shared, _) = polled();
     assert!(poll.tick(5_000, &mut shared).is_some());
@@ -446,30 +381,6 @@ fn a_call_that_is_never_answered_ends_with_its_poll() {
     };
     assert!(poll.input(late, 13_001, &mut shared).is_none());
     assert!(poll.tick(18_000, &mut shared).is_some());
-}
-
-#[test]
-fn keys_in_use_go_on_while_a_poll_hangs_and_not_on_a_node_that_was_paused() {
-    let (mut poll, mut shared, _) = polled();
-    let mut other = Poll::new(b"other");
-    let age = |poll: &Poll, ms: u64| poll.revocations.age_max_ms(at(ms));
-    assert!(poll.tick(5_000, &mut shared).is_some());
-    for ms in (5_200..13_000).step_by(200) {
-        assert!(poll.tick(ms, &mut shared).is_none());
-        other.revocations.look(at(ms), &mut shared);
-        assert_eq!(
-            (age(&poll, ms), age(&other, ms)),
-            (u64::MAX, u64::MAX),
-            "{ms}"
-        );
-    }
-    // Whoever waited is gone, or the whole node stood still: that was long ago.
-    assert_eq!(age(&poll, 15_300), 6_000);
-    assert_eq!(age(&other, 15_300), 6_000);
-    // One that is answered in time tells nobody that it waited.
-    let (mut poll, mut shared, mut events) = polled();
-    poll.poll(5_000, &mut shared, &mut events);
-    assert_eq!(poll.revocations.watched().asked_at, UnixMillis(0));
 }
 
 #[test]
