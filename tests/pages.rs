@@ -40,7 +40,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 /// Which test runs the commands of a page. It must name the page.
-const RUN_BY: [(&str, &str); 14] = [
+const RUN_BY: [(&str, &str); 15] = [
     ("docs/install/envoy.md", "tests/e2e/cases/install.rs"),
     ("docs/install/kong.md", "tests/pages.rs"),
     ("docs/management-api.md", "tests/e2e/cases/management.rs"),
@@ -66,6 +66,10 @@ const RUN_BY: [(&str, &str); 14] = [
     (
         "docs/runbooks/keycloak-down.md",
         "tests/e2e/cases/runbooks.rs",
+    ),
+    (
+        "docs/runbooks/signing-key.md",
+        "tests/e2e/cases/signing_key.rs",
     ),
     (
         "docs/runbooks/unexplained-401.md",
