@@ -46,19 +46,6 @@ impl Admin {
         }
     }
 
-    /// Makes a realm, and gives its administrator.
-    #[track_caller]
-    pub(crate) fn new_realm(&self, name: &str) -> Self {
-        let url = format!("{}/admin/realms", self.url);
-        let request = self.agent.post(&url);
-        let request = request.header("authorization", format!("Bearer {}", self.admin_token()));
-        let request = request.header("content-type", "application/json");
-        let realm = json!({ "realm": name, "enabled": true });
-        let answer = request.send(realm.to_string()).expect("an answer");
-        assert_eq!(answer.status(), 201, "realm {name}");
-        Self::new(&self.url, name, &self.user, &self.password)
-    }
-
     /// Keycloak's base URL.
     pub(crate) fn url(&self) -> &str {
         &self.url

@@ -49,7 +49,9 @@ impl<'a> Site<'a> {
         let folder = world.stack().run_dir.join(&realm);
         fs::create_dir_all(&folder).expect("a folder");
         let site = Self {
-            admin: world.keycloak.new_realm(&realm),
+            admin: world
+                .keycloak
+                .new_realm(&json!({ "realm": realm, "enabled": true })),
             world,
             realm,
             folder,
