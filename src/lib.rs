@@ -21,6 +21,7 @@ pub mod keycloak;
 mod lease;
 pub mod mac;
 pub mod manage;
+pub mod metrics;
 pub mod revocation;
 pub mod sabotage;
 pub mod self_check;

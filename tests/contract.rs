@@ -12,6 +12,8 @@
     reason = "a test says what went wrong by failing"
 )]
 
+#[path = "model/metrics.rs"]
+mod metrics;
 #[path = "model/pattern.rs"]
 mod pattern;
 
@@ -28,6 +30,7 @@ use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
 use apikey_jwt_exchange::keycloak::Endpoint;
 use apikey_jwt_exchange::keycloak::token::TokenError;
 use apikey_jwt_exchange::keycloak::users::{LookupError, LookupRefusal};
+use apikey_jwt_exchange::metrics::catalog::{COUNTED, GAUGES, Kind};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jsonschema::{Draft, Validator};
@@ -433,6 +436,27 @@ fn every_reason_of_the_log_is_in_the_readme_and_no_other() {
 }
 
 // --- keys --------------------------------------------------------------------
+
+#[test]
+fn the_metrics_that_are_documented_are_those_that_are_counted() {
+    let ours = COUNTED.iter().chain(&GAUGES).map(|family| {
+        let kind = match family.kind {
+            Kind::Counter => "counter",
+            Kind::Histogram(_) => "histogram",
+            Kind::Gauge(_) => "gauge",
+        };
+        let values = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect();
+        let labels = family.labels.iter();
+        let labels = labels.map(|(label, known)| ((*label).to_owned(), values(known)));
+        let listed = metrics::Listed {
+            kind: kind.to_owned(),
+            labels: labels.collect(),
+        };
+        (family.name.to_owned(), listed)
+    });
+    let ours: BTreeMap<String, metrics::Listed> = ours.collect();
+    assert_eq!(metrics::listed(), ours);
+}
 
 #[test]
 fn the_readmes_pattern_for_scanners_finds_keys_and_nothing_else() {

@@ -325,6 +325,12 @@ impl Exchange {
         self.key_id.as_deref()
     }
 
+    /// Whether a verification is being computed, in slices.
+    #[must_use]
+    pub const fn is_verifying(&self) -> bool {
+        matches!(self.state, State::Verifying { .. })
+    }
+
     /// Whether the exchange holds something that must be given back.
     #[must_use]
     pub fn is_pending(&self) -> bool {

@@ -16,7 +16,7 @@ use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::mac::MacKey;
 use crate::revocation::poller::{PollCall, PollEnv, PollInput, Poller, Polling};
-use crate::revocation::{NotShared, Notice};
+use crate::revocation::{Counts, NotShared, Notice};
 use crate::sabotage::{Sabotage, is};
 use crate::self_check::{CheckEnv, Findings, SelfCheck};
 use crate::signing_key::SigningKey;
@@ -50,7 +50,7 @@ pub struct Worker {
 }
 
 /// How much a worker holds: each number has a bound (invariant 9).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sizes {
     /// Tokens in its memory; at most `l1_entries`.
     pub tokens: usize,
@@ -214,6 +214,11 @@ impl Worker {
     #[must_use]
     pub fn is_breaker_open(&self) -> bool {
         self.breaker.is_open()
+    }
+
+    /// Revocations that this worker learnt first, since it was last asked.
+    pub fn take_revoked(&mut self) -> Counts {
+        self.cache.revocations_mut().take_counts()
     }
 
     /// How much it holds right now.

@@ -1,16 +1,20 @@
 //! The HTTP context: one request, led through its exchange.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, MapType};
 
 use super::callout::{self, Answer};
+use super::metrics::{self, Sent};
 use super::root_context::Route;
 use super::{system, with_env};
 use crate::exchange::rejection::Rejection;
-use crate::exchange::{Exchange, Forward, Input, Output, Pass};
+use crate::exchange::{Exchange, Forward, Input, Output, Pass, Source};
+use crate::keycloak::Endpoint;
+use crate::metrics::Way;
 
 /// The filter of one request.
 pub(super) struct HttpFilter {
@@ -21,6 +25,12 @@ pub(super) struct HttpFilter {
     /// The request is held until the exchange ends.
     paused: bool,
     request_id: String,
+    /// When it came, or when it began to wait; none where it is not timed.
+    came_at: Option<Instant>,
+    /// The callout to Keycloak that is waited for.
+    sent: Option<Sent>,
+    /// The gateway's own token was fetched for it.
+    fetched_token: bool,
 }
 
 impl HttpFilter {
@@ -31,6 +41,9 @@ impl HttpFilter {
             callout: None,
             paused: false,
             request_id: String::new(),
+            came_at: None,
+            sent: None,
+            fetched_token: false,
         }
     }
 
@@ -47,6 +60,8 @@ impl HttpFilter {
                 return self.reject(rejection);
             }
             Output::Callout { call, timeout_ms } => {
+                self.fetched_token |= call.endpoint == Endpoint::ServiceToken;
+                self.sent = Some(Sent::now(call.endpoint));
                 self.send(|route| callout::send(&route.config, &call, timeout_ms))
             }
             Output::Yield {
@@ -57,10 +72,14 @@ impl HttpFilter {
         match failure {
             None => {
                 self.paused = true;
+                self.came_at.get_or_insert_with(metrics::now);
                 Action::Pause
             }
             // Ends within one more step: a failed callout is never repeated.
-            Some(why) => self.step(&Input::Failed(&why)),
+            Some(why) => {
+                self.called(None);
+                self.step(&Input::Failed(&why))
+            }
         }
     }
 
@@ -82,9 +101,15 @@ impl HttpFilter {
         };
         let mut worker = worker.try_borrow_mut().ok()?;
         let exchange = &mut self.exchange;
-        Some(with_env(now, &mut worker, |env| {
-            exchange.handle_input(input, env)
-        }))
+        // A slice may be computed in any callback but the first.
+        let began = self.paused.then(metrics::now);
+        let verifies = exchange.is_verifying();
+        let output = with_env(now, &mut worker, |env| exchange.handle_input(input, env));
+        if let Some(began) = began.filter(|_| verifies || exchange.is_verifying()) {
+            let took = metrics::since(began);
+            metrics::count(|metrics| metrics.slice_took(took));
+        }
+        Some(output)
     }
 
     /// Sends a callout; gives why it could not be sent.
@@ -101,7 +126,15 @@ impl HttpFilter {
         }
     }
 
+    /// The callout to Keycloak that was waited for, if it was one, ended.
+    fn called(&mut self, status: Option<u16>) {
+        if let Some(sent) = self.sent.take() {
+            sent.ended(status);
+        }
+    }
+
     fn pass(&mut self, why: Pass) -> Action {
+        metrics::count(|metrics| metrics.passed(why));
         if why == Pass::Fallback {
             let key_id = self.exchange.key_id().unwrap_or("-");
             log::info!(
@@ -126,6 +159,13 @@ impl HttpFilter {
             );
             return self.reject(Rejection::IdentityProviderUnavailable);
         }
+        let took = self.came_at.map(metrics::since);
+        metrics::count(|metrics| {
+            metrics.exchanged(forward.source);
+            if let Some(took) = took {
+                metrics.exchange_took(self.way(forward.source), took);
+            }
+        });
         if let Some(key_id) = self.exchange.key_id() {
             log::info!(
                 "request_id={} exchanged: key_id={key_id} source={:?}",
@@ -134,6 +174,18 @@ impl HttpFilter {
             );
         }
         self.resume()
+    }
+
+    /// The way that the request took to its token.
+    const fn way(&self, source: Source) -> Way {
+        match source {
+            Source::L1 | Source::L2 if self.paused => Way::Waited,
+            Source::L1 | Source::L2 => Way::Warm,
+            Source::Refresh if self.fetched_token => Way::Cold,
+            Source::Refresh => Way::Refresh,
+            Source::FirstUse => Way::FirstUse,
+            Source::Stale => Way::Stale,
+        }
     }
 
     fn resume(&mut self) -> Action {
@@ -180,6 +232,7 @@ impl HttpFilter {
     }
 
     fn reject(&mut self, rejection: Rejection) -> Action {
+        metrics::count(|metrics| metrics.refused(rejection));
         let realm = self
             .route
             .as_ref()
@@ -208,12 +261,14 @@ impl Context for HttpFilter {
         let on_kong = headers == 0 && system::kong_request_id().is_some();
         match callout::read_answer(headers, body_bytes, on_kong) {
             Answer::Given { status, body } => {
+                self.called(Some(status));
                 self.step(&Input::Answer {
                     status,
                     body: body.as_deref(),
                 });
             }
             Answer::Failed(why) => {
+                self.called(None);
                 self.step(&Input::Failed(&why));
             }
         }
@@ -229,6 +284,7 @@ impl HttpContext for HttpFilter {
         if config.is_some_and(|config| !config.enabled) {
             return Action::Continue;
         }
+        self.came_at = metrics::request_came();
         let prefix = config.map_or("", |config| config.key_format.prefix());
         self.request_id = request_id(&headers, prefix);
         self.step(&Input::Request { headers: &headers })

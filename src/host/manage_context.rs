@@ -15,6 +15,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::callout::{self, Answer};
 use super::http_context::request_id;
+use super::metrics::{self, Sent};
 use super::root_context::Route;
 use super::{system, with_env};
 use crate::manage::body::BODY_BYTES_MAX;
@@ -27,6 +28,8 @@ pub(super) struct ManageFilter {
     manage: Manage,
     /// The callout that is waited for.
     callout: Option<u32>,
+    /// The same, where it goes to Keycloak.
+    sent: Option<Sent>,
     /// The body is waited for.
     reading: bool,
     on_kong: bool,
@@ -39,6 +42,7 @@ impl ManageFilter {
             route,
             manage: Manage::new(),
             callout: None,
+            sent: None,
             reading: false,
             on_kong: false,
             request_id: "-".to_owned(),
@@ -54,7 +58,10 @@ impl ManageFilter {
         let sent = match output {
             Output::Respond(answer) => return self.respond(&answer),
             Output::ReadBody { timeout_ms } => return self.read_body(timeout_ms),
-            Output::Callout { call, timeout_ms } => callout::send(config, &call, timeout_ms),
+            Output::Callout { call, timeout_ms } => {
+                self.sent = Some(Sent::now(call.endpoint));
+                callout::send(config, &call, timeout_ms)
+            }
             Output::Yield {
                 wait_ms,
                 timeout_ms,
@@ -66,7 +73,10 @@ impl ManageFilter {
                 Action::Pause
             }
             // Ends within a few steps: a failed callout is not repeated for ever.
-            Err(why) => self.step(&Input::Failed(&why)),
+            Err(why) => {
+                self.sent.take().map(|sent| sent.ended(None));
+                self.step(&Input::Failed(&why))
+            }
         }
     }
 
@@ -180,8 +190,10 @@ impl Context for ManageFilter {
             return;
         }
         self.callout = None;
+        let sent = self.sent.take();
         match callout::read_answer(headers, body_bytes, self.on_kong && headers == 0) {
             Answer::Given { status, body } => {
+                sent.map(|sent| sent.ended(Some(status)));
                 // May hold a token.
                 let body = body.map(Zeroizing::new);
                 self.step(&Input::Answer {
@@ -190,6 +202,7 @@ impl Context for ManageFilter {
                 });
             }
             Answer::Failed(why) => {
+                sent.map(|sent| sent.ended(None));
                 self.step(&Input::Failed(&why));
             }
         }
@@ -204,6 +217,7 @@ impl HttpContext for ManageFilter {
         if !self.route.config.enabled {
             return Action::Continue;
         }
+        metrics::request_came();
         self.on_kong = system::kong_request_id().is_some();
         self.request_id = request_id(&headers, self.route.config.key_format.prefix());
         let pseudo = |name: &str| {

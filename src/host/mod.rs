@@ -11,6 +11,7 @@
 mod callout;
 mod http_context;
 mod manage_context;
+mod metrics;
 mod root_context;
 mod shared_store;
 mod system;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 use proxy_wasm::types::LogLevel;
+use sha2::{Digest, Sha256};
 
 use self::shared_store::HostStore;
 use self::wiping::Wiping;
@@ -77,7 +79,10 @@ fn worker_for(
         machine
             .workers
             .retain(|_, worker| worker.strong_count() > 0);
-        let worker = Worker::new(Arc::clone(config), Arc::clone(key), &system::nonce());
+        let seed = system::nonce();
+        let digest: [u8; 32] = Sha256::digest(&seed).into();
+        metrics::has_worker(digest.first_chunk().copied().unwrap_or_default());
+        let worker = Worker::new(Arc::clone(config), Arc::clone(key), &seed);
         let worker = Rc::new(RefCell::new(worker));
         machine.workers.insert(text, Rc::downgrade(&worker));
         worker
@@ -101,6 +106,18 @@ fn tick() {
             };
             if let Some(notice) = worker.tick(now, &mut HostStore) {
                 log::warn!("realm {}: {notice}", worker.config.realm.name);
+            }
+        }
+    });
+}
+
+/// Shows each worker of this machine, and without one the gate that they share.
+fn with_machine(mut show: impl FnMut(&Gate, Option<&mut Worker>)) {
+    MACHINE.with_borrow_mut(|machine| {
+        show(&machine.gate, None);
+        for worker in machine.workers.values().filter_map(Weak::upgrade) {
+            if let Ok(mut worker) = worker.try_borrow_mut() {
+                show(&machine.gate, Some(&mut worker));
             }
         }
     });

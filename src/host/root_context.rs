@@ -12,12 +12,13 @@ use sha2::{Digest, Sha256};
 use super::callout::{self, Answer};
 use super::http_context::HttpFilter;
 use super::manage_context::ManageFilter;
+use super::metrics::{self, Sent};
 use super::wiping::Wiping;
 use super::{TICK_PERIOD, TextDigest, system, tick, with_background_env, worker_for};
 use crate::build_info::BuildInfo;
 use crate::config::{Config, SigningKeySource};
 use crate::exchange::Worker;
-use crate::exchange::background::Background;
+use crate::exchange::background::{Background, Renewed};
 use crate::manage::Manager;
 use crate::revocation::poller::{PollCall, PollInput, Polling};
 use crate::self_check::{Findings, Severity};
@@ -32,6 +33,10 @@ pub(super) struct RootFilter {
     /// The callout that is waited for. A root context has no other.
     callout: Option<u32>,
     background: Background,
+    /// The same, for what is counted.
+    sent: Option<Sent>,
+    /// Renewals that were counted.
+    renewed: Renewed,
 }
 
 /// One configuration of the filter and its worker.
@@ -116,6 +121,7 @@ impl RootFilter {
         {
             call = match callout::send(&worker.config, &next, timeout_ms) {
                 Ok(token) => {
+                    self.sent = Some(Sent::now(next.endpoint));
                     self.callout = Some(token);
                     None
                 }
@@ -125,6 +131,9 @@ impl RootFilter {
                 }),
             };
         }
+        let renewed = background.renewed();
+        let before = std::mem::replace(&mut self.renewed, renewed);
+        metrics::count(|metrics| metrics.renewed(before, renewed));
         let (realm, polling) = (worker.config.realm.name.clone(), worker.take_polling());
         match polling {
             Some(Polling::Good) => log::info!("realm {realm}: {}", Polling::Good),
@@ -148,13 +157,20 @@ impl Context for RootFilter {
         if self.callout.take_if(|sent| *sent == token).is_none() {
             return;
         }
+        let sent = self.sent.take();
         // A root context is in no request, where alone Kong says why a callout failed.
         match callout::read_answer(headers, body_bytes, false) {
-            Answer::Given { status, body } => self.go_on(PollInput::Answer {
-                status,
-                body: body.as_deref(),
-            }),
-            Answer::Failed(why) => self.go_on(PollInput::Failed(&why)),
+            Answer::Given { status, body } => {
+                sent.map(|sent| sent.ended(Some(status)));
+                self.go_on(PollInput::Answer {
+                    status,
+                    body: body.as_deref(),
+                });
+            }
+            Answer::Failed(why) => {
+                sent.map(|sent| sent.ended(None));
+                self.go_on(PollInput::Failed(&why));
+            }
         }
     }
 }
@@ -221,6 +237,9 @@ impl RootContext for RootFilter {
     fn on_tick(&mut self) {
         tick();
         self.go_on(PollInput::Tick);
+        if let Some(now) = system::now() {
+            metrics::tick(now);
+        }
     }
 
     fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {

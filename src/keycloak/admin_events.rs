@@ -7,8 +7,8 @@
 
 use serde::Deserialize;
 
-use super::Call;
 use super::users::is_user_id;
+use super::{Call, Endpoint};
 use crate::clock::UnixMillis;
 use crate::config::Config;
 
@@ -40,14 +40,14 @@ pub fn events_call(
     let since = since.map_or_else(String::new, |since| format!("&dateFrom={}", since.0));
     let path = &config.realm.admin_events_path;
     let path = format!("{path}?first={first}&max={max}{since}");
-    Call::get(path, service_token)
+    Call::get(Endpoint::Events, path, service_token)
 }
 
 /// The call for whether the realm keeps events.
 #[must_use]
 pub fn config_call(config: &Config, service_token: &str) -> Call {
     let path = format!("{}/config", config.realm.events_path);
-    Call::get(path, service_token)
+    Call::get(Endpoint::Events, path, service_token)
 }
 
 /// Whom a change concerns.

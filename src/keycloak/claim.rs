@@ -8,14 +8,20 @@
 use serde::Deserialize;
 use serde_json::json;
 
-use super::Call;
 use super::owner::{OwnerFault, encoded, read_status};
+use super::{Call, Endpoint};
 
 /// Claims a name: 201, or 409 where somebody has.
 #[must_use]
 pub fn claim_call(users_path: &str, name: &str, holder: &str, bearer: &str) -> Call {
     let group = json!({"name": name, "attributes": {"holder": [holder]}});
-    Call::with_json("POST", groups_path(users_path), &group, bearer)
+    Call::with_json(
+        Endpoint::Change,
+        "POST",
+        groups_path(users_path),
+        &group,
+        bearer,
+    )
 }
 
 /// Reads who claims a name.
@@ -23,6 +29,7 @@ pub fn claim_call(users_path: &str, name: &str, holder: &str, bearer: &str) -> C
 pub fn read_call(users_path: &str, name: &str, bearer: &str) -> Call {
     let (path, name) = (groups_path(users_path), encoded(name));
     Call::get(
+        Endpoint::Change,
         format!("{path}?search={name}&exact=true&briefRepresentation=false"),
         bearer,
     )
@@ -34,7 +41,7 @@ pub fn end_call(users_path: &str, claim: &Claim, bearer: &str) -> Call {
     let path = format!("{}/{}", groups_path(users_path), encoded(&claim.id));
     Call {
         method: "DELETE",
-        ..Call::get(path, bearer)
+        ..Call::get(Endpoint::Change, path, bearer)
     }
 }
 

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Call;
 use super::public_key::{Jwk, PublicKey};
+use super::{Call, Endpoint};
 use crate::config::Config;
 
 /// Keys that are kept of one answer. A realm has two or three, and one more while it
@@ -23,6 +23,7 @@ pub const KEYS_MAX: usize = 32;
 #[must_use]
 pub fn jwks_call(config: &Config) -> Call {
     Call {
+        endpoint: Endpoint::Jwks,
         method: "GET",
         path: config.realm.certs_path.clone(),
         bearer: None,

@@ -31,6 +31,8 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
 /// A request to Keycloak.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Call {
+    /// Which endpoint it is for: metrics are counted by it.
+    pub endpoint: Endpoint,
     /// `GET`, `POST`, `PUT` or `DELETE`.
     pub method: &'static str,
     /// Path and query.
@@ -46,8 +48,9 @@ pub struct Call {
 impl Call {
     /// A `GET` of this path with this Bearer token.
     #[must_use]
-    pub fn get(path: String, bearer: &str) -> Self {
+    pub fn get(endpoint: Endpoint, path: String, bearer: &str) -> Self {
         Self {
+            endpoint,
             method: "GET",
             path,
             bearer: Some(bearer.to_owned()),
@@ -59,6 +62,7 @@ impl Call {
     /// Sends a JSON text with this Bearer token.
     #[must_use]
     pub fn with_json(
+        endpoint: Endpoint,
         method: &'static str,
         path: String,
         body: &serde_json::Value,
@@ -67,7 +71,7 @@ impl Call {
         Self {
             method,
             json: Some(body.to_string()),
-            ..Self::get(path, bearer)
+            ..Self::get(endpoint, path, bearer)
         }
     }
 }
@@ -242,6 +246,7 @@ mod tests {
     #[test]
     fn debug_output_holds_neither_token_nor_form() {
         let call = Call {
+            endpoint: Endpoint::Lookup,
             method: "POST",
             path: "/p".into(),
             bearer: Some("SECRET1".into()),

@@ -8,7 +8,7 @@ use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Call, UNRESERVED};
+use super::{Call, Endpoint, UNRESERVED};
 use crate::api_key::record::Attributes;
 
 /// The name of a client's service account. Keycloak keeps names of users in lower case.
@@ -20,19 +20,25 @@ pub fn service_account_name(client_id: &str) -> String {
 /// Reads the whole of a user.
 #[must_use]
 pub fn read_call(users_path: &str, owner_id: &str, bearer: &str) -> Call {
-    Call::get(user_path(users_path, owner_id), bearer)
+    Call::get(Endpoint::Owner, user_path(users_path, owner_id), bearer)
 }
 
 /// Replaces a user by this representation, which must be whole.
 #[must_use]
 pub fn write_call(users_path: &str, owner_id: &str, user: &Value, bearer: &str) -> Call {
-    Call::with_json("PUT", user_path(users_path, owner_id), user, bearer)
+    Call::with_json(
+        Endpoint::Change,
+        "PUT",
+        user_path(users_path, owner_id),
+        user,
+        bearer,
+    )
 }
 
 /// Reads a user's links to identity providers.
 #[must_use]
 pub fn links_call(users_path: &str, owner_id: &str, bearer: &str) -> Call {
-    Call::get(links_path(users_path, owner_id), bearer)
+    Call::get(Endpoint::Owner, links_path(users_path, owner_id), bearer)
 }
 
 /// Links a user to an identity provider: 204, or 409 where it is linked already.
@@ -44,7 +50,7 @@ pub fn link_call(users_path: &str, owner_id: &str, link: &Link, bearer: &str) ->
     let body = json!({
         "identityProvider": link.provider, "userId": link.id, "userName": link.name,
     });
-    Call::with_json("POST", path, &body, bearer)
+    Call::with_json(Endpoint::Change, "POST", path, &body, bearer)
 }
 
 /// Takes a user's link to an identity provider away: 204, or 404 where there is none.
@@ -52,7 +58,11 @@ pub fn link_call(users_path: &str, owner_id: &str, link: &Link, bearer: &str) ->
 pub fn unlink_call(users_path: &str, owner_id: &str, provider: &str, bearer: &str) -> Call {
     Call {
         method: "DELETE",
-        ..Call::get(link_path(users_path, owner_id, provider), bearer)
+        ..Call::get(
+            Endpoint::Change,
+            link_path(users_path, owner_id, provider),
+            bearer,
+        )
     }
 }
 
@@ -61,6 +71,7 @@ pub fn unlink_call(users_path: &str, owner_id: &str, provider: &str, bearer: &st
 pub fn holders_call(users_path: &str, provider: &str, link_id: &str, bearer: &str) -> Call {
     let (provider, id) = (encoded(provider), encoded(link_id));
     Call::get(
+        Endpoint::Owner,
         format!("{users_path}?idpAlias={provider}&idpUserId={id}"),
         bearer,
     )

@@ -5,13 +5,14 @@
 
 use serde::Deserialize;
 
-use super::{Call, loggable};
+use super::{Call, Endpoint, loggable};
 use crate::config::Config;
 
 /// The call for the realm's issuer (OpenID Connect Discovery 1.0, 4). Needs no token.
 #[must_use]
 pub fn discovery_call(config: &Config) -> Call {
     Call {
+        endpoint: Endpoint::Discovery,
         method: "GET",
         path: config.realm.discovery_path.clone(),
         bearer: None,
@@ -24,7 +25,7 @@ pub fn discovery_call(config: &Config) -> Call {
 #[must_use]
 pub fn profile_call(config: &Config, service_token: &str) -> Call {
     let path = format!("{}/profile", config.realm.users_path);
-    Call::get(path, service_token)
+    Call::get(Endpoint::UserProfile, path, service_token)
 }
 
 /// Who may write attributes that the user profile does not declare, as keys are.

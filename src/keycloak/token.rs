@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Call, form, loggable};
+use super::{Call, Endpoint, form, loggable};
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::signing_key::{SigningFailed, SigningKey};
@@ -107,6 +107,7 @@ fn issued_at(config: &Config, now: UnixMillis) -> u64 {
 pub fn service_token_call(config: &Config, client_assertion: &str) -> Call {
     token_call(
         config,
+        Endpoint::ServiceToken,
         &[
             ("grant_type", "client_credentials"),
             ("client_assertion_type", CLIENT_ASSERTION_TYPE),
@@ -120,6 +121,7 @@ pub fn service_token_call(config: &Config, client_assertion: &str) -> Call {
 pub fn scoped_token_call(config: &Config, client_assertion: &str, scope: &str) -> Call {
     token_call(
         config,
+        Endpoint::Scopes,
         &[
             ("grant_type", "client_credentials"),
             ("client_assertion_type", CLIENT_ASSERTION_TYPE),
@@ -144,11 +146,12 @@ pub fn grant_call(
         ("client_assertion", client_assertion),
     ];
     pairs.extend(scope.map(|scope| ("scope", scope)));
-    token_call(config, &pairs)
+    token_call(config, Endpoint::Grant, &pairs)
 }
 
-fn token_call(config: &Config, pairs: &[(&str, &str)]) -> Call {
+fn token_call(config: &Config, endpoint: Endpoint, pairs: &[(&str, &str)]) -> Call {
     Call {
+        endpoint,
         method: "POST",
         path: config.realm.token_path.clone(),
         bearer: None,

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 
-use super::{Call, UNRESERVED};
+use super::{Call, Endpoint, UNRESERVED};
 use crate::clock::UnixMillis;
 use crate::signing_key::SHORT_KID_BYTES;
 
@@ -28,7 +28,7 @@ pub fn exchanges_call(events_path: &str, owner_id: &str, page: usize, bearer: &s
         utf8_percent_encode(owner_id, UNRESERVED),
         page * EVENTS_PER_PAGE
     );
-    Call::get(path, bearer)
+    Call::get(Endpoint::Events, path, bearer)
 }
 
 /// An exchange that Keycloak has an event of.

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::admin_events::EVENTS_ROLE;
-use super::{Call, UNRESERVED};
+use super::{Call, Endpoint, UNRESERVED};
 use crate::api_key::record::{Attributes, INDEX_ATTRIBUTE, KeyRecord, RecordError, index_value};
 use crate::config::Config;
 use crate::sabotage::{Sabotage, is};
@@ -42,7 +42,7 @@ pub fn lookup_call(config: &Config, service_token: &str, id: &str) -> Call {
         config.realm.users_path,
         utf8_percent_encode(&query, UNRESERVED)
     );
-    Call::get(path, service_token)
+    Call::get(Endpoint::Lookup, path, service_token)
 }
 
 /// An owner with the record of the key that was asked for.

@@ -82,6 +82,16 @@ pub struct Revocations {
     /// It knows something that the log may not hold.
     unshared: bool,
     notice: Option<Notice>,
+    counts: Counts,
+}
+
+/// Revocations that were learnt here first, and not from the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Owners, each time that one was revoked.
+    pub owners: u64,
+    /// Times that everybody was.
+    pub everybody: u64,
 }
 
 impl Revocations {
@@ -102,6 +112,7 @@ impl Revocations {
             generation: 0,
             unshared: false,
             notice: None,
+            counts: Counts::default(),
         }
     }
 
@@ -170,6 +181,11 @@ impl Revocations {
         self.notice.take()
     }
 
+    /// What was learnt here first since it was last asked.
+    pub fn take_counts(&mut self) -> Counts {
+        std::mem::take(&mut self.counts)
+    }
+
     /// Whether the last look at the log is too long ago to serve by.
     #[must_use]
     pub fn is_behind(&self, now: UnixMillis) -> bool {
@@ -210,6 +226,7 @@ impl Revocations {
                 self.known.distrust_shared(now.minus_ms(1));
                 let _ = self.publish(now, store);
             } else if self.misses >= MISSES_MAX {
+                self.counts.everybody += 1;
                 self.known.revoke_all(now.plus_ms(MARGIN_MS));
                 self.learnt(Some(Notice::LogLost));
                 let _ = self.publish(now, store);
@@ -243,6 +260,7 @@ impl Revocations {
         store: &mut dyn SharedStore,
     ) -> Result<(), NotShared> {
         let tag = self.tag(owner_id);
+        self.counts.owners += 1;
         self.known.revoke(tag, now.plus_ms(MARGIN_MS));
         self.learnt(None);
         self.publish(now, store)
@@ -257,6 +275,7 @@ impl Revocations {
         now: UnixMillis,
         store: &mut dyn SharedStore,
     ) -> Result<(), NotShared> {
+        self.counts.everybody += 1;
         self.known.revoke_all(now.plus_ms(MARGIN_MS));
         self.learnt(None);
         self.publish(now, store)
@@ -272,6 +291,8 @@ impl Revocations {
         store: &mut dyn SharedStore,
     ) {
         let at = now.plus_ms(MARGIN_MS);
+        self.counts.owners += owners.len() as u64;
+        self.counts.everybody += u64::from(everybody);
         for owner in owners {
             self.known.revoke(self.tag(owner), at);
         }

@@ -102,7 +102,7 @@ impl Findings {
         }
     }
 
-    pub(super) const fn of_mut(&mut self, check: Check) -> &mut State {
+    pub(crate) const fn of_mut(&mut self, check: Check) -> &mut State {
         match check {
             Check::ServiceToken => &mut self.service_token,
             Check::Roles => &mut self.roles,

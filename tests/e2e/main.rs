@@ -52,6 +52,7 @@ mod faults;
 mod gateway;
 mod keycloak;
 mod log;
+mod metrics;
 mod owner;
 mod page;
 #[path = "../model/pattern.rs"]

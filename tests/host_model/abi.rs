@@ -48,6 +48,10 @@ pub const PLUGIN_CONFIGURATION: i32 = 7;
 
 pub const REQUEST_STREAM: i32 = 0;
 
+/// Kinds of metrics.
+pub const COUNTER: i32 = 0;
+pub const GAUGE: i32 = 1;
+
 /// What a filter's callback gives back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {

@@ -305,6 +305,10 @@ impl Host {
                     |(_, value)| Ok(value.clone().into_bytes()),
                 )
             }
+            (Profile::Kong, [b"kong", b"version"], Some(_)) => match node.kong_version {
+                Some(version) => Ok(version.as_bytes().to_vec()),
+                None => refuse(Status::NotFound),
+            },
             (_, [b"source", b"address"], Some(request)) => Ok(node.address(&request.request_id)),
             (Profile::Envoy, [b"request", b"id"], Some(request)) => Ok(request.request_id.clone()),
             _ => refuse(Status::NotFound),
@@ -384,7 +388,12 @@ impl Host {
 
     pub fn define_metric(&mut self, kind: i32, name: &[u8]) -> HostResult<u32> {
         let name = String::from_utf8_lossy(name).into_owned();
-        let metrics = &mut self.node.borrow_mut().metrics;
+        let mut node = self.node.borrow_mut();
+        node.metric_calls += 1;
+        if !node.has_metrics() {
+            return trap("proxy_define_metric: not yet implemented");
+        }
+        let metrics = &mut node.metrics;
         let known = metrics.iter().position(|metric| metric.name == name);
         let index = known.unwrap_or_else(|| {
             metrics.push(Metric {
@@ -397,8 +406,39 @@ impl Host {
         Ok(u32::try_from(index).unwrap())
     }
 
+    /// Kong takes an increment for a counter alone; Envoy for a gauge as well.
+    pub fn increment_metric(&mut self, id: u32, by: i64) -> HostResult<()> {
+        if self.on_kong() && self.kind_of(id)? != abi::COUNTER {
+            return trap("could not increment metric: not a counter");
+        }
+        if !self.on_kong() && self.kind_of(id)? == abi::COUNTER && by < 0 {
+            return refuse(Status::BadArgument);
+        }
+        self.change_metric(id, |value| value + by).map(|_| ())
+    }
+
+    /// Kong records anything but a counter; Envoy adds what is recorded of one.
+    pub fn record_metric(&mut self, id: u32, value: i64) -> HostResult<()> {
+        let is_counter = self.kind_of(id)? == abi::COUNTER;
+        if self.on_kong() && is_counter {
+            return trap("could not record value: metric is a counter");
+        }
+        let before = if is_counter { 1 } else { 0 };
+        self.change_metric(id, |known| before * known + value)
+            .map(|_| ())
+    }
+
+    fn kind_of(&self, id: u32) -> HostResult<i32> {
+        match self.node.borrow().metrics.get(id as usize) {
+            Some(metric) => Ok(metric.kind),
+            None => refuse(Status::NotFound),
+        }
+    }
+
     pub fn change_metric(&mut self, id: u32, change: impl FnOnce(i64) -> i64) -> HostResult<i64> {
-        match self.node.borrow_mut().metrics.get_mut(id as usize) {
+        let mut node = self.node.borrow_mut();
+        node.metric_calls += 1;
+        match node.metrics.get_mut(id as usize) {
             Some(metric) => {
                 metric.value = change(metric.value);
                 Ok(metric.value)

@@ -298,18 +298,14 @@ fn link_metrics(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         ENV,
         "proxy_increment_metric",
         |mut c: Called, id: i32, by: i64| {
-            let changed = c
-                .data_mut()
-                .change_metric(id.cast_unsigned(), |value| value + by);
-            status(changed.map(|_| ()))
+            status(c.data_mut().increment_metric(id.cast_unsigned(), by))
         },
     )?;
     linker.func_wrap(
         ENV,
         "proxy_record_metric",
         |mut c: Called, id: i32, value: i64| {
-            let changed = c.data_mut().change_metric(id.cast_unsigned(), |_| value);
-            status(changed.map(|_| ()))
+            status(c.data_mut().record_metric(id.cast_unsigned(), value))
         },
     )?;
     linker.func_wrap(

@@ -5,7 +5,7 @@
 //! that may stand nowhere else.
 
 use apikey_jwt_exchange::clock::UnixMillis;
-use apikey_jwt_exchange::keycloak::Call;
+use apikey_jwt_exchange::keycloak::{Call, Endpoint};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use p256::ecdsa::signature::Verifier;
@@ -70,6 +70,8 @@ fn call_of(sent: &Sent) -> Call {
         text.strip_prefix("Bearer ").unwrap().to_owned()
     });
     Call {
+        // What crosses the border does not say it.
+        endpoint: Endpoint::Lookup,
         method: method.expect("a method of Keycloak's"),
         path: header(&sent.headers, ":path"),
         bearer,

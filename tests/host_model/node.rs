@@ -86,6 +86,10 @@ pub struct Node {
     pub refuses_callouts: u32,
     pub logs: Vec<String>,
     pub metrics: Vec<Metric>,
+    /// Calls that a filter made of its metrics.
+    pub metric_calls: u32,
+    /// What Kong says of its version; none says nothing.
+    pub kong_version: Option<&'static str>,
     pub properties_asked: Vec<Vec<u8>>,
     pub properties_set: u32,
     pub sent: Vec<Sent>,
@@ -111,6 +115,8 @@ impl Node {
             refuses_callouts: 0,
             logs: Vec::new(),
             metrics: Vec::new(),
+            metric_calls: 0,
+            kong_version: Some("3.9.1"),
             properties_asked: Vec::new(),
             properties_set: 0,
             sent: Vec::new(),
@@ -132,6 +138,13 @@ impl Node {
             Profile::Envoy if address.contains(':') => format!("[{address}]:1234").into_bytes(),
             Profile::Envoy => format!("{address}:1234").into_bytes(),
         }
+    }
+
+    /// Whether the host has metrics at all: Kong has the functions for longer, and they end
+    /// the filter.
+    pub fn has_metrics(&self) -> bool {
+        let is_new = |version: &str| version.starts_with("3.9");
+        self.profile == Profile::Envoy || self.kong_version.is_some_and(is_new)
     }
 
     /// An id for a request, a context or a callout.

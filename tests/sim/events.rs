@@ -1,7 +1,7 @@
 //! The admin events of the model: what a poller will have to live with.
 
 use apikey_jwt_exchange::clock::UnixMillis;
-use apikey_jwt_exchange::keycloak::Call;
+use apikey_jwt_exchange::keycloak::{Call, Endpoint};
 use serde_json::Value;
 
 use super::keycloak::{EventFate, FakeKeycloak, User};
@@ -11,6 +11,7 @@ const NOW: UnixMillis = UnixMillis(START);
 
 fn ask(keycloak: &mut FakeKeycloak, path: &str, token: &str, now: UnixMillis) -> (u16, Value) {
     let call = Call {
+        endpoint: Endpoint::Events,
         method: "GET",
         path: format!("/admin/realms/demo/{path}"),
         bearer: Some(token.to_owned()),

@@ -14,6 +14,7 @@ mod load;
 mod management;
 mod management_refusals;
 mod migration;
+mod metrics;
 mod outage;
 mod records;
 mod refusals;
@@ -40,6 +41,7 @@ pub(crate) fn all() -> Vec<Case> {
         smuggling::cases(),
         cache::cases(),
         renewals::cases(),
+        metrics::cases(),
         revocation::cases(),
         self_check::cases(),
         configuration::cases(),

@@ -13,7 +13,8 @@
 //! 8. One instance serves all routes: worker memory is shared by all configurations.
 //! 9. `end_of_stream` is never true in the headers; a local response cancels a pending
 //!    callout; to set an immutable variable traps.
-//! 10. Metrics work, across the workers of a node.
+//! 10. Metrics work, across the workers of a node; but before 3.9 they end the filter, as
+//!    does an increment of a gauge, or a counter that is recorded.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -21,7 +22,9 @@ use std::rc::Rc;
 
 use serde_json::json;
 
-use crate::abi::{CALL_RESPONSE_HEADERS, REQUEST_HEADERS, REQUEST_STREAM, Refusal, Status, pairs};
+use crate::abi::{
+    self, CALL_RESPONSE_HEADERS, REQUEST_HEADERS, REQUEST_STREAM, Refusal, Status, pairs,
+};
 use crate::flights::{Asked, Fate};
 use crate::gateway::{Gateway, configuration};
 use crate::host::{Answer, ContextState, Host, LocalResponse, Step};
@@ -366,4 +369,32 @@ fn trap_10_metrics_count_across_the_workers_of_a_node() {
     assert_eq!(host.change_metric(id, |value| value), Ok(2));
     let unknown = host.change_metric(id + 1, |value| value);
     assert_eq!(unknown, Err(Refusal::Status(Status::NotFound)));
+}
+
+#[test]
+fn trap_10_a_metric_of_another_kind_or_of_an_older_kong_ends_the_filter() {
+    let traps = |result: Result<(), Refusal>| matches!(result, Err(Refusal::Trap(_)));
+    let mut host = naive_host(Profile::Kong);
+    let counter = host.define_metric(abi::COUNTER, b"requests").unwrap();
+    let gauge = host.define_metric(abi::GAUGE, b"entries").unwrap();
+    host.increment_metric(counter, 1).unwrap();
+    host.record_metric(gauge, 1).unwrap();
+    assert!(traps(host.increment_metric(gauge, 1)));
+    assert!(traps(host.record_metric(counter, 1)));
+    for version in [None, Some("3.8.0")] {
+        host.node.borrow_mut().kong_version = version;
+        assert!(traps(host.define_metric(abi::COUNTER, b"more").map(|_| ())));
+    }
+}
+
+#[test]
+fn trap_10_an_older_kong_is_told_nothing_and_serves() {
+    for version in [None, Some("3.4.2"), Some("3.8.0"), Some("nonsense")] {
+        let mut gateway = Gateway::new(Profile::Kong, vec![plain_owner("alice", &key(1))]);
+        gateway.node.borrow_mut().kong_version = version;
+        gateway.ask(&key(1)).subject();
+        gateway.pass_ticking(3_000);
+        gateway.ask(&key(1)).subject();
+        assert_eq!(gateway.node.borrow().metric_calls, 0, "{version:?}");
+    }
 }

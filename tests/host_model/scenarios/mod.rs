@@ -13,6 +13,7 @@ mod interleaving;
 mod kong_traps;
 mod management;
 mod memory;
+mod metrics;
 mod outages;
 mod refusals;
 mod revocation;

@@ -213,7 +213,7 @@ fn routes_of_one_realm_are_told_together_and_other_realms_are_not() {
 }
 
 /// Two workers that poll every five seconds and have done so, and know alice and bob.
-fn polling(profile: Profile) -> Gateway {
+pub fn polling(profile: Profile) -> Gateway {
     let users = vec![plain_owner("alice", &key(1)), plain_owner("bob", &key(2))];
     let mut gateway = Gateway::new(profile, users);
     gateway.keycloaks.borrow_mut().realms[0]
@@ -231,7 +231,7 @@ fn polling(profile: Profile) -> Gateway {
     gateway
 }
 
-fn edit(gateway: &Gateway, user: &str, edit: impl FnOnce(&mut User)) {
+pub fn edit(gateway: &Gateway, user: &str, edit: impl FnOnce(&mut User)) {
     let now = gateway.now();
     let mut keycloaks = gateway.keycloaks.borrow_mut();
     let realm = &mut keycloaks.realms[0];

@@ -1,0 +1,137 @@
+//! Metrics, as Envoy shows them to Prometheus: what `docs/metrics.md` lists and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::client::Request;
+use crate::gateway::{Gateway, Spec};
+use crate::metrics::{Listed, Scrape, listed};
+use crate::owner::{Key, Record};
+use crate::wait;
+use crate::world::{Case, Need, World};
+
+pub(crate) fn cases() -> Vec<Case> {
+    [
+        Case::new("metrics::what_is_listed_is_there_and_nothing_else", all),
+        Case::new("metrics::they_count_what_happened", counted),
+        Case::new("metrics::gauges_are_those_of_all_workers", gauges),
+    ]
+    .into_iter()
+    .map(|case| case.needs(Need::OwnGateway))
+    .collect()
+}
+
+fn scrape(gateway: &Gateway<'_>) -> Scrape {
+    Scrape::read(&gateway.admin("/stats/prometheus"))
+}
+
+/// Waits until a metric has this value.
+#[track_caller]
+fn expect(gateway: &Gateway<'_>, name: &str, labels: &[(&str, &str)], value: f64) {
+    let what = format!("{name} {labels:?} is {value}");
+    wait::until(&what, Duration::from_secs(20), || {
+        match scrape(gateway).value(name, labels) {
+            Some(found) if found == value => Ok(()),
+            found => Err(format!("{found:?}")),
+        }
+    });
+}
+
+fn all(world: &World) {
+    let spec = Spec::default().field("revocation_poll_seconds", 1);
+    let gateway = world.start_gateway(&spec);
+    let (_owner, key) = world.owner();
+    assert_eq!(gateway.target.orders(&key.text).status, 200);
+    let poll = "apikey_last_good_poll_timestamp_seconds";
+    wait::until("a good poll", Duration::from_secs(20), || {
+        let at = scrape(&gateway).value(poll, &[]);
+        at.filter(|at| *at > 1.7e9)
+            .map(|_| ())
+            .ok_or(format!("{at:?}"))
+    });
+    let scrape = scrape(&gateway);
+    let mut found: BTreeMap<String, Listed> = BTreeMap::new();
+    for sample in scrape.samples.iter() {
+        let (name, is_part) = match sample.name.strip_suffix("_bucket") {
+            Some(name) => (name, true),
+            None => (sample.name.as_str(), false),
+        };
+        let part_of = ["_sum", "_count"]
+            .iter()
+            .find_map(|part| name.strip_suffix(part))
+            .filter(|name| name.ends_with("_seconds"));
+        let is_part = is_part || part_of.is_some();
+        let name = part_of.unwrap_or(name).to_owned();
+        let listed = found.entry(name.clone()).or_default();
+        listed.kind = match is_part {
+            true => "histogram".to_owned(),
+            false => scrape.kinds[&sample.name].clone(),
+        };
+        if is_part {
+            assert_eq!(scrape.kinds[&sample.name], "counter");
+        }
+        for (label, value) in &sample.labels {
+            if label != "le" {
+                let values = listed.labels.entry(label.clone()).or_default();
+                values.insert(value.clone());
+            }
+        }
+    }
+    assert_eq!(found, listed());
+    let text = format!("{:?}", scrape.samples);
+    assert!(!text.contains(&key.id) && !text.contains(&key.text));
+}
+
+fn counted(world: &World) {
+    let gateway = world.start_gateway(&Spec::default());
+    let key = Key::random();
+    let _owner = world.owner_of(&[Record::bcrypt(&key, "2b", 10)]);
+    for _ in 0..20 {
+        assert_eq!(gateway.target.orders(&key.text).status, 200);
+    }
+    let unknown = Key::random();
+    let answer = gateway
+        .target
+        .send(&Request::orders().api_key(&unknown.text));
+    assert_eq!(answer.status, 401);
+    let exchanges = "apikey_exchanges_total";
+    expect(&gateway, exchanges, &[("source", "l1")], 19.0);
+    expect(&gateway, exchanges, &[("source", "first_use")], 1.0);
+    let code = [("code", "invalid_api_key")];
+    expect(&gateway, "apikey_refusals_total", &code, 1.0);
+    let grants = [("endpoint", "grant"), ("result", "ok")];
+    expect(&gateway, "apikey_callouts_total", &grants, 1.0);
+    let scrape = scrape(&gateway);
+    let value = |name: &str, labels: &[(&str, &str)]| scrape.value(name, labels).expect(name);
+    let first = [("way", "first_use")];
+    let duration = "apikey_exchange_duration_seconds";
+    assert_eq!(value(&format!("{duration}_count"), &first), 1.0);
+    let within = |le: &str| value(&format!("{duration}_bucket"), &[first[0], ("le", le)]);
+    assert_eq!((within("0.00005"), within("inf")), (0.0, 1.0));
+    // bcrypt of cost 10 is 1024 rounds, some at a time.
+    assert!(value("apikey_bcrypt_slice_duration_seconds_count", &[]) >= 20.0);
+    let names: BTreeSet<_> = scrape.samples.iter().map(|sample| &sample.name).collect();
+    assert!(names.iter().all(|name| name.starts_with("apikey_")));
+}
+
+fn gauges(world: &World) {
+    let gateway = world.start_gateway(&Spec::default().workers(2));
+    let (_owner, key) = world.owner();
+    let workers = || {
+        let connections = gateway.connections_by_worker();
+        connections.iter().filter(|count| **count > 0).count()
+    };
+    wait::until("both workers serve", Duration::from_secs(30), || {
+        assert_eq!(gateway.target.orders(&key.text).status, 200);
+        (workers() == 2).then_some(()).ok_or(String::new())
+    });
+    expect(
+        &gateway,
+        "apikey_cache_entries",
+        &[("cache", "tokens")],
+        2.0,
+    );
+    expect(&gateway, "apikey_exchanges_pending", &[], 0.0);
+    let check = [("check", "service_token")];
+    expect(&gateway, "apikey_self_check_state", &check, 1.0);
+}
