@@ -76,6 +76,13 @@ impl UnixMillis {
             })
             .unwrap_or_default()
     }
+
+    /// The same with milliseconds: `2026-01-28T00:00:00.000Z`.
+    #[must_use]
+    pub fn to_rfc3339_ms(self) -> String {
+        let text = self.to_rfc3339();
+        format!("{}.{:03}Z", text.trim_end_matches('Z'), self.0 % 1000)
+    }
 }
 
 impl fmt::Debug for UnixMillis {
@@ -98,6 +105,7 @@ mod tests {
         let at = UnixMillis::parse_rfc3339("2026-01-28T00:00:00Z").unwrap();
         assert_eq!(at.as_seconds(), 1_769_558_400);
         assert_eq!(at.to_rfc3339(), "2026-01-28T00:00:00Z");
+        assert_eq!(at.plus_ms(7).to_rfc3339_ms(), "2026-01-28T00:00:00.007Z");
         for same in [
             "2026-01-28T01:00:00+01:00",
             "2026-01-28T00:00:00.000999+00:00",

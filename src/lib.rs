@@ -11,6 +11,7 @@
 //! pure: no clock, no randomness, no I/O.
 
 pub mod api_key;
+pub mod audit;
 pub mod build_info;
 pub mod cache;
 pub mod clock;
@@ -26,6 +27,7 @@ pub mod revocation;
 pub mod sabotage;
 pub mod self_check;
 pub mod signing_key;
+pub mod trace;
 
 #[cfg(target_arch = "wasm32")]
 mod host;

@@ -24,7 +24,7 @@ use jsonschema::{Draft, Validator};
 use serde_json::{Map, Value, json};
 
 /// The fields of the contract, in the order of the README's table.
-const FIELDS: [&str; 36] = [
+const FIELDS: [&str; 37] = [
     "mode",
     "enabled",
     "storage",
@@ -52,6 +52,7 @@ const FIELDS: [&str; 36] = [
     "revocation_poll_seconds",
     "throttle_failures_per_minute",
     "stale_if_error_seconds",
+    "audit_hits_per_1000",
     "clock_skew_seconds",
     "l1_entries",
     "l2_slots",
@@ -220,6 +221,7 @@ fn accepts_every_field_of_mode_exchange_at_once() {
         "on_missing_key": "reject", "fallback_until": "2026-12-31T23:59:59Z",
         "index_key": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
         "revocation_poll_seconds": 0, "throttle_failures_per_minute": 0,
+        "audit_hits_per_1000": 1000,
         "clock_skew_seconds": 0, "l1_entries": 1, "l2_slots": 0
     });
     for (field, value) in given.as_object().unwrap() {
@@ -393,6 +395,7 @@ fn holds_every_number_to_its_bounds() {
         ("callout_timeout_ms", 100, 30_000),
         ("revocation_poll_seconds", 0, 300),
         ("throttle_failures_per_minute", 0, 100_000),
+        ("audit_hits_per_1000", 0, 1000),
         ("clock_skew_seconds", 0, 300),
         ("l1_entries", 1, 1_000_000),
         ("l2_slots", 0, 65_536),

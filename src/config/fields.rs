@@ -45,6 +45,7 @@ pub(super) struct RawConfig {
     pub(super) revocation_poll_seconds: Option<Value>,
     pub(super) throttle_failures_per_minute: Option<Value>,
     pub(super) stale_if_error_seconds: Option<Value>,
+    pub(super) audit_hits_per_1000: Option<Value>,
     pub(super) clock_skew_seconds: Option<Value>,
     pub(super) l1_entries: Option<Value>,
     pub(super) l2_slots: Option<Value>,

@@ -158,6 +158,8 @@ pub struct Config {
     pub throttle_failures_per_minute: u64,
     /// So long past its TTL a token may be used where Keycloak cannot be asked; 0 is not.
     pub stale_if_error_ms: u64,
+    /// Of a thousand requests that a cache answers so many are in the audit log.
+    pub audit_hits_per_1000: u32,
     /// How far the clocks of the gateway, Keycloak and the services may be apart.
     pub clock_skew_ms: u64,
     /// Entries of each cache in worker memory.
@@ -276,6 +278,12 @@ impl Config {
                     0..=86_400,
                     0,
                 )?,
+            audit_hits_per_1000: small(
+                raw.audit_hits_per_1000.as_ref(),
+                "audit_hits_per_1000",
+                0..=1000,
+                0,
+            )?,
             clock_skew_ms: 1000
                 * integer(
                     raw.clock_skew_seconds.as_ref(),

@@ -115,6 +115,7 @@ impl Exchange {
             .filter(|p| p.key.is_some() && reason.is_outage())?;
         let cache = &mut env.worker.cache;
         let token = cache.find_stale(&pending.digest, env.now, env.store)?;
+        pending.owner_id = Some(token.owner_id);
         self.forwarded = Some(pending.digest);
         Some(Forward {
             authorization: token.authorization,

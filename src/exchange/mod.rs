@@ -38,6 +38,7 @@ pub mod renewing;
 pub mod service_token;
 mod steps;
 pub mod throttle;
+mod told;
 mod verification;
 mod worker;
 
@@ -173,6 +174,8 @@ pub struct Exchange {
     state: State,
     pending: Option<Pending>,
     key_id: Option<String>,
+    /// Keycloak's id of the key's owner, once it is known.
+    owner_id: Option<Arc<str>>,
     /// Where the request comes from, once it was asked for.
     source: Option<SourceAddress>,
     /// The key whose token went on with the request.
@@ -234,6 +237,7 @@ impl std::fmt::Debug for State {
 struct Pending {
     id: ExchangeId,
     key_id: String,
+    owner_id: Option<Arc<str>>,
     /// None where a token is renewed and no request brought the key.
     key: Option<ApiKey>,
     digest: KeyDigest,
@@ -278,6 +282,7 @@ impl Pending {
         Self {
             id,
             key_id,
+            owner_id: None,
             key: None,
             digest,
             remove: Vec::new(),
@@ -316,19 +321,6 @@ impl Exchange {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
-    }
-
-    /// The id of the key, for the log; it is public. None where no key was read, and
-    /// for a token from the caches.
-    #[must_use]
-    pub fn key_id(&self) -> Option<&str> {
-        self.key_id.as_deref()
-    }
-
-    /// Whether a verification is being computed, in slices.
-    #[must_use]
-    pub const fn is_verifying(&self) -> bool {
-        matches!(self.state, State::Verifying { .. })
     }
 
     /// Whether the exchange holds something that must be given back.
@@ -376,7 +368,8 @@ impl Exchange {
 
     fn give_back(&mut self, env: &mut Env<'_>) {
         self.state = State::Over;
-        if let Some(pending) = self.pending.take() {
+        if let Some(mut pending) = self.pending.take() {
+            self.owner_id = pending.owner_id.take().or(self.owner_id.take());
             release(&pending, env);
         }
     }

@@ -68,6 +68,8 @@ impl Exchange {
                 if age == Age::Due {
                     env.worker.renewing.note(&digest, &key_id);
                 }
+                self.key_id = Some(key_id);
+                self.owner_id = Some(Arc::clone(&token.owner_id));
                 Output::Forward(forward(&token, remove, level))
             }
             // A key that was verified on this node is nobody's guess.
@@ -260,6 +262,7 @@ impl Pending {
     fn look_again(&mut self, waited_ms: u64, env: &mut Env<'_>) -> Step {
         match env.worker.cache.find(&self.digest, env.now, env.store) {
             Found::Token(token, level, _) => {
+                self.owner_id = Some(Arc::clone(&token.owner_id));
                 let forward = forward(&token, std::mem::take(&mut self.remove), level);
                 Ok((State::Over, Output::Forward(forward)))
             }

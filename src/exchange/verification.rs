@@ -15,6 +15,7 @@ const QUEUE_MS_MAX: u64 = 100;
 
 impl Pending {
     pub(super) fn check_record(&mut self, owner: Box<Owner>, env: &mut Env<'_>) -> Step {
+        self.owner_id = Some(owner.id.as_str().into());
         let record = &owner.record;
         if record.ends_at <= env.now {
             return Err(End::invalid(Reason::Expired));

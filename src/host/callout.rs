@@ -7,6 +7,7 @@ use proxy_wasm::types::{BufferType, MapType, Status};
 
 use crate::config::{Config, Upstream};
 use crate::keycloak::{ANSWER_BYTES_MAX, Call};
+use crate::trace::TraceContext;
 
 /// An answer, or why there is none.
 pub(super) enum Answer {
@@ -16,8 +17,13 @@ pub(super) enum Answer {
     Failed(String),
 }
 
-/// Sends a call to Keycloak; gives the callout's token.
-pub(super) fn send(config: &Config, call: &Call, timeout_ms: u64) -> Result<u32, String> {
+/// Sends a call to Keycloak, as part of the request's trace; gives the callout's token.
+pub(super) fn send(
+    config: &Config,
+    call: &Call,
+    trace: Option<&TraceContext>,
+    timeout_ms: u64,
+) -> Result<u32, String> {
     let authorization = call.bearer.as_ref().map(|token| format!("Bearer {token}"));
     let mut headers = vec![("accept", "application/json")];
     headers.extend(
@@ -30,6 +36,7 @@ pub(super) fn send(config: &Config, call: &Call, timeout_ms: u64) -> Result<u32,
     } else if call.json.is_some() {
         headers.push(("content-type", "application/json"));
     }
+    headers.extend(trace.into_iter().flat_map(TraceContext::headers));
     let body = call.form.as_deref().or(call.json.as_deref());
     let target = Target {
         upstream: &config.keycloak_upstream,

@@ -7,14 +7,20 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, MapType};
 
+use super::audit::Known;
 use super::callout::{self, Answer};
 use super::metrics::{self, Sent};
 use super::root_context::Route;
 use super::{system, with_env};
+use crate::audit::{self, Line};
+use crate::clock::UnixMillis;
 use crate::exchange::rejection::Rejection;
 use crate::exchange::{Exchange, Forward, Input, Output, Pass, Source};
 use crate::keycloak::Endpoint;
 use crate::metrics::Way;
+
+/// Why a request is refused where the host lacks what an exchange takes: the log says what.
+const NO_HOST: &str = "the host lacks what an exchange takes";
 
 /// The filter of one request.
 pub(super) struct HttpFilter {
@@ -31,6 +37,10 @@ pub(super) struct HttpFilter {
     sent: Option<Sent>,
     /// The gateway's own token was fetched for it.
     fetched_token: bool,
+    /// Microseconds that it waited for Keycloak.
+    keycloak_us: u64,
+    /// What the audit log knows of it; none as long as a cache may answer it.
+    known: Option<Known>,
 }
 
 impl HttpFilter {
@@ -44,25 +54,35 @@ impl HttpFilter {
             came_at: None,
             sent: None,
             fetched_token: false,
+            keycloak_us: 0,
+            known: None,
         }
     }
 
     /// Hands an input to the exchange and does what it says.
     fn step(&mut self, input: &Input<'_>) -> Action {
         let Some(output) = self.ask(input) else {
-            return self.reject(Rejection::IdentityProviderUnavailable);
+            return self.reject(Rejection::IdentityProviderUnavailable, NO_HOST);
         };
+        if let Input::Request { headers } = input
+            && self.is_audited(&output)
+        {
+            let config = self.route.as_ref().map(|route| &route.config);
+            let prefix = config.map_or("", |config| config.key_format.prefix());
+            self.known = Some(Known::ask(headers, prefix, &self.exchange));
+        }
         let failure = match output {
             Output::Pass(why) => return self.pass(why),
             Output::Forward(forward) => return self.forward(&forward),
             Output::Reject { rejection, reason } => {
-                self.log_rejection(rejection, &reason.to_string());
-                return self.reject(rejection);
+                return self.reject(rejection, &reason.to_string());
             }
             Output::Callout { call, timeout_ms } => {
                 self.fetched_token |= call.endpoint == Endpoint::ServiceToken;
                 self.sent = Some(Sent::now(call.endpoint));
-                self.send(|route| callout::send(&route.config, &call, timeout_ms))
+                let trace = self.known.as_ref().and_then(|known| known.trace.clone());
+                let trace = trace.as_ref();
+                self.send(|route| callout::send(&route.config, &call, trace, timeout_ms))
             }
             Output::Yield {
                 wait_ms,
@@ -129,18 +149,16 @@ impl HttpFilter {
     /// The callout to Keycloak that was waited for, if it was one, ended.
     fn called(&mut self, status: Option<u16>) {
         if let Some(sent) = self.sent.take() {
-            sent.ended(status);
+            self.keycloak_us = self.keycloak_us.saturating_add(sent.ended(status));
         }
     }
 
     fn pass(&mut self, why: Pass) -> Action {
         metrics::count(|metrics| metrics.passed(why));
         if why == Pass::Fallback {
-            let key_id = self.exchange.key_id().unwrap_or("-");
-            log::info!(
-                "request_id={} passed: unknown key {key_id}, fallback_until",
-                self.request_id
-            );
+            self.audit(log::Level::Info, |request, now| {
+                Line::passed(request, "unknown key, before fallback_until", now)
+            });
         }
         self.resume()
     }
@@ -157,7 +175,7 @@ impl HttpFilter {
                 "request_id={} no exchange: the host refuses headers",
                 self.request_id
             );
-            return self.reject(Rejection::IdentityProviderUnavailable);
+            return self.reject(Rejection::IdentityProviderUnavailable, NO_HOST);
         }
         let took = self.came_at.map(metrics::since);
         metrics::count(|metrics| {
@@ -166,13 +184,10 @@ impl HttpFilter {
                 metrics.exchange_took(self.way(forward.source), took);
             }
         });
-        if let Some(key_id) = self.exchange.key_id() {
-            log::info!(
-                "request_id={} exchanged: key_id={key_id} source={:?}",
-                self.request_id,
-                forward.source
-            );
-        }
+        let source = forward.source;
+        self.audit(log::Level::Info, |request, now| {
+            Line::exchanged(request, source, now)
+        });
         self.resume()
     }
 
@@ -217,21 +232,41 @@ impl HttpFilter {
         }
     }
 
-    fn log_rejection(&self, rejection: Rejection, reason: &str) {
-        let key_id = self.exchange.key_id().unwrap_or("-");
-        let (code, request_id) = (rejection.code(), &self.request_id);
+    /// Whether the audit log has a line of what this leads to: of all but most hits of a cache.
+    fn is_audited(&self, output: &Output) -> bool {
+        match output {
+            Output::Pass(pass) => *pass == Pass::Fallback,
+            Output::Forward(_) => self.route.as_ref().is_some_and(|route| route.samples_hit()),
+            _ => true,
+        }
+    }
+
+    /// Writes a line of the audit log, if there is to be one.
+    fn audit(&self, level: log::Level, line: impl FnOnce(audit::Request<'_>, UnixMillis) -> Line) {
+        let Some(known) = &self.known else {
+            return;
+        };
+        let realm = self.route.as_ref().map(|route| &route.config.realm);
+        let realm = realm.map_or("", |realm| realm.name.as_str());
+        let request = audit::Request {
+            duration_ms: self.came_at.map_or(0, metrics::since) / 1000,
+            keycloak_ms: self.keycloak_us / 1000,
+            ..known.request(&self.exchange, realm, &self.request_id)
+        };
+        let line = line(request, system::now().unwrap_or_default());
+        log::log!(level, "{}", line.json());
+    }
+
+    fn reject(&mut self, rejection: Rejection, reason: &str) -> Action {
         let level = if rejection.status() >= 500 {
             log::Level::Warn
         } else {
             log::Level::Info
         };
-        log::log!(
-            level,
-            "request_id={request_id} rejected: code={code} key_id={key_id} reason={reason}"
-        );
-    }
-
-    fn reject(&mut self, rejection: Rejection) -> Action {
+        self.known.get_or_insert_default();
+        self.audit(level, |request, now| {
+            Line::refused(request, rejection.code(), reason, now)
+        });
         metrics::count(|metrics| metrics.refused(rejection));
         let realm = self
             .route
@@ -278,7 +313,7 @@ impl Context for HttpFilter {
 impl HttpContext for HttpFilter {
     fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
         let Ok(headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
-            return self.reject(Rejection::IdentityProviderUnavailable);
+            return self.reject(Rejection::IdentityProviderUnavailable, NO_HOST);
         };
         let config = self.route.as_ref().map(|route| &route.config);
         if config.is_some_and(|config| !config.enabled) {

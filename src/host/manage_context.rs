@@ -21,6 +21,7 @@ use super::{system, with_env};
 use crate::manage::body::BODY_BYTES_MAX;
 use crate::manage::problem::Problem;
 use crate::manage::{self, Input, Manage, ManageEnv, Output};
+use crate::trace::TraceContext;
 
 /// The filter of one management request.
 pub(super) struct ManageFilter {
@@ -32,6 +33,7 @@ pub(super) struct ManageFilter {
     sent: Option<Sent>,
     /// The body is waited for.
     reading: bool,
+    trace: Option<TraceContext>,
     on_kong: bool,
     request_id: String,
 }
@@ -44,6 +46,7 @@ impl ManageFilter {
             callout: None,
             sent: None,
             reading: false,
+            trace: None,
             on_kong: false,
             request_id: "-".to_owned(),
         }
@@ -60,7 +63,7 @@ impl ManageFilter {
             Output::ReadBody { timeout_ms } => return self.read_body(timeout_ms),
             Output::Callout { call, timeout_ms } => {
                 self.sent = Some(Sent::now(call.endpoint));
-                callout::send(config, &call, timeout_ms)
+                callout::send(config, &call, self.trace.as_ref(), timeout_ms)
             }
             Output::Yield {
                 wait_ms,
@@ -220,6 +223,7 @@ impl HttpContext for ManageFilter {
         metrics::request_came();
         self.on_kong = system::kong_request_id().is_some();
         self.request_id = request_id(&headers, self.route.config.key_format.prefix());
+        self.trace = TraceContext::read(&headers, self.route.config.key_format.prefix());
         let pseudo = |name: &str| {
             let value = headers.iter().find(|(found, _)| found == name);
             value

@@ -37,6 +37,9 @@ struct Teller {
     metrics: Metrics,
     member: Option<Member>,
     host: Host,
+    /// A request was asked what host this is, and whether it is Kong.
+    asked: bool,
+    on_kong: bool,
     /// Requests since one was timed.
     untimed: u32,
 }
@@ -64,8 +67,13 @@ pub(super) fn count(act: impl FnOnce(&mut Metrics)) {
 /// first asks what host this is.
 pub(super) fn request_came() -> Option<Instant> {
     TELLER.with_borrow_mut(|teller| {
-        if matches!(teller.host, Host::Unknown) {
-            teller.host = ask_host();
+        if !std::mem::replace(&mut teller.asked, true) {
+            let known = matches!(teller.host, Host::Knows(..));
+            let (on_kong, host) = ask_host();
+            teller.on_kong = on_kong;
+            if !known {
+                teller.host = host;
+            }
         }
         teller.untimed += 1;
         (teller.untimed % TIMED_OF == 1).then(now)
@@ -76,6 +84,11 @@ pub(super) fn request_came() -> Option<Instant> {
 #[expect(clippy::disallowed_methods, reason = "the shell reads the clock")]
 pub(super) fn now() -> Instant {
     Instant::now()
+}
+
+/// Whether the host is Kong: known once a request came.
+pub(super) fn on_kong() -> bool {
+    TELLER.with_borrow(|teller| teller.on_kong)
 }
 
 /// Microseconds since then.
@@ -199,14 +212,16 @@ fn of_worker(worker: &Worker) -> OfWorker<'_> {
 }
 
 /// What this host is: to be asked within a request, where alone Kong answers.
-fn ask_host() -> Host {
+fn ask_host() -> (bool, Host) {
     let version = system::property(&["kong".to_owned(), "version".to_owned()]);
-    let takes = match version {
-        Some(version) => of_version(&version).is_some_and(|version| version >= KONG_MIN),
-        // One that is too old to say which it is.
-        None => system::kong_request_id().is_none(),
-    };
-    if takes { Host::Takes } else { Host::Refuses }
+    let is_new = |version: &String| of_version(version).is_some_and(|version| version >= KONG_MIN);
+    // One that is too old says nothing of its version.
+    let on_kong = version.is_some() || system::kong_request_id().is_some();
+    if !on_kong || version.as_ref().is_some_and(is_new) {
+        (on_kong, Host::Takes)
+    } else {
+        (on_kong, Host::Refuses)
+    }
 }
 
 fn of_version(text: &str) -> Option<(u32, u32)> {

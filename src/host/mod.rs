@@ -8,6 +8,7 @@
 //! ARCHITECTURE.md lists what is left. What the hosts do differently from each
 //! other is met in the module that it concerns.
 
+mod audit;
 mod callout;
 mod http_context;
 mod manage_context;

@@ -1,6 +1,6 @@
 //! The root context: one for each configuration of the filter.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -43,6 +43,8 @@ pub(super) struct RootFilter {
 pub(super) struct Route {
     pub(super) config: Arc<Config>,
     text: TextDigest,
+    /// Hits since one was in the audit log, in so many of a thousand.
+    hits: Cell<u32>,
     worker: RefCell<Option<Rc<RefCell<Worker>>>>,
     manager: RefCell<Option<Rc<RefCell<Manager>>>>,
 }
@@ -61,6 +63,13 @@ impl Route {
         let worker = worker_for(self.text, &self.config, &Arc::new(key));
         *self.worker.borrow_mut() = Some(Rc::clone(&worker));
         Ok(worker)
+    }
+
+    /// Whether a request that a cache answered is to be in the audit log.
+    pub(super) fn samples_hit(&self) -> bool {
+        let hits = self.hits.get() + self.config.audit_hits_per_1000;
+        self.hits.set(hits % 1000);
+        hits >= 1000
     }
 
     /// The worker, if there is one already.
@@ -119,7 +128,7 @@ impl RootFilter {
             timeout_ms,
         }) = call
         {
-            call = match callout::send(&worker.config, &next, timeout_ms) {
+            call = match callout::send(&worker.config, &next, None, timeout_ms) {
                 Ok(token) => {
                     self.sent = Some(Sent::now(next.endpoint));
                     self.callout = Some(token);
@@ -200,6 +209,7 @@ impl RootContext for RootFilter {
         let route = Route {
             config,
             text: Sha256::digest(&text).into(),
+            hits: Cell::new(0),
             worker: RefCell::new(None),
             manager: RefCell::new(None),
         };

@@ -14,6 +14,7 @@ use crate::faults::Proxy;
 use crate::log::Log;
 use crate::secrets::redact;
 use crate::stack::{Stack, free_ports};
+use crate::tracing;
 
 static STARTED: AtomicUsize = AtomicUsize::new(0);
 
@@ -28,6 +29,7 @@ pub(crate) struct Spec {
     workers: Option<usize>,
     trusted_hops: Option<u32>,
     before: Option<Value>,
+    spans: Option<SocketAddr>,
 }
 
 impl Spec {
@@ -41,6 +43,13 @@ impl Spec {
     pub(crate) fn before(mut self, filter: Value) -> Self {
         self.before = Some(filter);
         self
+    }
+
+    /// It traces, and tells its spans to this collector; so does a second Envoy listener that
+    /// its callouts to Keycloak go through.
+    pub(crate) fn traced(mut self, collector: SocketAddr) -> Self {
+        self.spans = Some(collector);
+        self.field("keycloak_upstream", "traced")
     }
 
     /// A field of the filter's configuration.
@@ -98,8 +107,11 @@ impl<'a> Gateway<'a> {
 
     /// Starts one, or gives what it and its script said.
     pub(crate) fn try_start(stack: &'a Stack, spec: &Spec) -> Result<Self, String> {
-        let ports = free_ports(2);
-        let edited = edited(&stack.run_dir.join("envoy.yaml"), spec, ports[0], ports[1]);
+        let ports = free_ports(3);
+        let mut edited = edited(&stack.run_dir.join("envoy.yaml"), spec, ports[0], ports[1]);
+        if let Some(collector) = spec.spans {
+            tracing::add(&mut edited["static_resources"], collector, ports[2]);
+        }
         Self::try_start_as(stack, &edited, ports[0], spec.workers.unwrap_or(1))
     }
 

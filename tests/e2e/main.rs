@@ -60,6 +60,7 @@ mod pattern;
 mod portal;
 mod secrets;
 mod stack;
+mod tracing;
 mod wait;
 mod walk;
 mod world;

@@ -309,6 +309,14 @@ impl Host {
                 Some(version) => Ok(version.as_bytes().to_vec()),
                 None => refuse(Status::NotFound),
             },
+            (Profile::Kong, [b"kong", b"router", b"route"], Some(_)) => {
+                Ok(br#"{"paths":["/orders"],"name":"orders","id":"4711"}"#.to_vec())
+            }
+            // Known, and not supported: an error, and no lack of a value.
+            (Profile::Kong, [b"route_name" | b"node" | b"cluster_name"], _) => {
+                refuse(Status::InternalFailure)
+            }
+            (Profile::Envoy, [b"xds", b"route_name"], Some(_)) => Ok(b"orders".to_vec()),
             (_, [b"source", b"address"], Some(request)) => Ok(node.address(&request.request_id)),
             (Profile::Envoy, [b"request", b"id"], Some(request)) => Ok(request.request_id.clone()),
             _ => refuse(Status::NotFound),

@@ -46,7 +46,7 @@ fn refused(world: &World, request: &Request) {
     let answer = world.gateway.send(request);
     answer.refused_cleanly();
     if let Some(request_id) = answer.json()["request_id"].as_str() {
-        world.expect_logged(request_id, "rejected: code=");
+        world.expect_logged(request_id, r#""outcome":"refused","code":"#);
     }
     // The gateway is none the worse for it.
     world.gateway.orders(&world.api_key).orders();

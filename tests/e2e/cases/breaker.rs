@@ -175,7 +175,7 @@ fn stale(world: &World) {
     wait::until("a token past its TTL is used", BACK, || {
         let orders = gateway.target.orders(&key.text).orders();
         assert_eq!(orders.subject, owner.id);
-        let stale = gateway.log.lines(&[&key.id, "source=Stale"]);
+        let stale = gateway.log.lines(&[&key.id, r#""source":"stale""#]);
         stale.first().map(drop).ok_or("not yet".to_owned())
     });
     gateway.target.orders(&Key::random().text).unavailable();
@@ -183,7 +183,7 @@ fn stale(world: &World) {
     wait::until("Keycloak is asked again", BACK, || {
         let orders = gateway.target.orders(&key.text).orders();
         assert_eq!(orders.subject, owner.id);
-        let fresh = gateway.log.lines(&[&key.id, "source=Refresh"]);
+        let fresh = gateway.log.lines(&[&key.id, r#""source":"refresh""#]);
         fresh.first().map(drop).ok_or("not yet".to_owned())
     });
 }

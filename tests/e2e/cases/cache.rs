@@ -86,16 +86,19 @@ fn refresh(world: &World) {
     let gateway = world.start_gateway(&spec);
     let key = Key::random();
     world.owner_of(&[Record::bcrypt(&key, "2b", 10)]);
-    let id = format!("key_id={}", key.id);
+    let id = format!(r#""key_id":"{}""#, key.id);
     // One that is asked for all the time may be renewed ahead of its end each time.
     wait::until("a request fetches it anew", Duration::from_secs(30), || {
         gateway.target.orders(&key.text).orders();
         thread::sleep(Duration::from_millis(1100));
-        let refreshed = gateway.log.lines(&[&id, "source=Refresh"]);
+        let refreshed = gateway.log.lines(&[&id, r#""source":"refresh""#]);
         refreshed.first().map(drop).ok_or("no such line".to_owned())
     });
     assert!(proxy.counts().grant >= 2, "{:?}", proxy.counts());
-    assert_eq!(gateway.log.lines(&[&id, "source=FirstUse"]).len(), 1);
+    assert_eq!(
+        gateway.log.lines(&[&id, r#""source":"first_use""#]).len(),
+        1
+    );
     // One for each of its two filters, and one for the self-check of each.
     assert!(proxy.counts().service_token <= 4, "{:?}", proxy.counts());
 }

@@ -55,7 +55,7 @@ fn nothing(world: &World) {
         .gateway
         .send(&Request::orders())
         .problem(401, "missing_credentials");
-    world.expect_logged(&request_id, "reason=no credentials");
+    world.expect_logged(&request_id, r#""reason":"no credentials""#);
     let empty = Request::orders()
         .header("X-API-Key", "")
         .header("Authorization", " ");
@@ -227,7 +227,7 @@ fn beside_token(world: &World) {
     ] {
         let request = Request::orders().bearer(&token).header(name, value);
         let request_id = world.gateway.send(&request).invalid_api_key();
-        world.expect_logged(&request_id, "code=invalid_api_key");
+        world.expect_logged(&request_id, r#""code":"invalid_api_key""#);
     }
 }
 

@@ -185,7 +185,11 @@ impl Disturbed {
             let answer = self.faulty.gateway.target.orders(&self.key.text);
             let request_id = answer.unavailable();
             let log = &self.faulty.gateway.log;
-            log.expect(&[&request_id, "code=identity_provider_unavailable", "reason="]);
+            log.expect(&[
+                &request_id,
+                r#""code":"identity_provider_unavailable""#,
+                r#""reason":"#,
+            ]);
             assert!(answer.took < Duration::from_secs(8), "{:?}", answer.took);
         }
         self.works_again();
@@ -407,7 +411,9 @@ fn nothing_listens(world: &World) {
     let gateway = world.start_gateway(&spec);
     let answer = gateway.target.orders(&world.api_key);
     let request_id = answer.unavailable();
-    gateway.log.expect(&[&request_id, "reason=service-token"]);
+    gateway
+        .log
+        .expect(&[&request_id, r#""reason":"service-token"#]);
 }
 
 /// A line break in a token answer must not become a header for the service.

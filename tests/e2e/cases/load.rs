@@ -84,9 +84,12 @@ fn fifty(world: &World) {
     assert_eq!((counts.look_up, counts.grant), (1, 1));
     // One for each of its two filters, and one for the self-check of each.
     assert!(counts.service_token <= 4, "{counts:?}");
-    let id = format!("key_id={}", key.id);
-    gateway.log.expect(&[&id, "source=FirstUse"]);
-    assert_eq!(gateway.log.lines(&[&id, "source=FirstUse"]).len(), 1);
+    let id = format!(r#""key_id":"{}""#, key.id);
+    gateway.log.expect(&[&id, r#""source":"first_use""#]);
+    assert_eq!(
+        gateway.log.lines(&[&id, r#""source":"first_use""#]).len(),
+        1
+    );
 }
 
 fn fifty_wrong(world: &World) {

@@ -1,6 +1,7 @@
 //! The cases, by theme, in the order in which they are run.
 
 mod abuse;
+mod audit;
 mod bad_input;
 mod breaker;
 mod cache;
@@ -25,6 +26,7 @@ mod secrecy;
 mod self_check;
 mod signing_key;
 mod smuggling;
+mod tracing;
 
 use crate::world::Case;
 
@@ -42,6 +44,8 @@ pub(crate) fn all() -> Vec<Case> {
         cache::cases(),
         renewals::cases(),
         metrics::cases(),
+        audit::cases(),
+        tracing::cases(),
         revocation::cases(),
         self_check::cases(),
         configuration::cases(),

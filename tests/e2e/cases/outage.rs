@@ -83,7 +83,7 @@ fn cold(world: &World, outage: &Outage) {
     for key in [&outage.cold, &Key::random()] {
         let answer = world.gateway.orders(&key.text);
         let request_id = answer.unavailable();
-        world.expect_logged(&request_id, "code=identity_provider_unavailable");
+        world.expect_logged(&request_id, r#""code":"identity_provider_unavailable""#);
         // Twice the time-out of a callout is 4 s; the rest is for a slow machine.
         assert!(answer.took < Duration::from_secs(8), "{:?}", answer.took);
     }

@@ -30,7 +30,7 @@ fn spec(world: &World) -> Spec {
 
 /// How often a request with this key was not answered by a cache.
 fn exchanges(gateway: &Gateway<'_>, key: &Key) -> usize {
-    let id = format!("key_id={}", key.id);
+    let id = format!(r#""key_id":"{}""#, key.id);
     gateway.log.lines(&["exchanged", &id]).len()
 }
 

@@ -38,7 +38,8 @@ fn logs(world: &World) {
     let forms = secrets::forms();
     let logs = all_logs(world);
     assert!(
-        logs.iter().any(|(_, text)| text.contains("request_id=")),
+        logs.iter()
+            .any(|(_, text)| text.contains(r#""request_id":""#)),
         "no log of the filter"
     );
     let mut leaks = Vec::new();

@@ -219,7 +219,7 @@ fn forged_id(world: &World) {
         let answer = world.gateway.send(&request);
         let request_id = answer.problem(401, "missing_credentials");
         assert!(!request_id.contains("forged"), "{}", answer.describe());
-        world.expect_logged(&request_id, "reason=no credentials");
+        world.expect_logged(&request_id, r#""reason":"no credentials""#);
     }
     let escape = Request::orders().header("X-Request-Id", "x\u{1b}[2Jforged");
     refused(world, &escape);

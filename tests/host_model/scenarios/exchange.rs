@@ -20,7 +20,7 @@ fn a_first_use_is_verified_in_slices_and_exchanged() {
         assert_eq!(gateway.count(Asked::Grant), 1);
         let turns = gateway.count(Asked::Yield);
         assert!(turns >= 3, "bcrypt, and a turn to sign");
-        assert!(gateway.logged("source=FirstUse"));
+        assert!(gateway.logged(r#""source":"first_use""#));
     }
 }
 
@@ -64,7 +64,7 @@ fn a_refresh_asks_keycloak_and_runs_no_bcrypt() {
             "verified once on the node"
         );
         assert_eq!(gateway.count(Asked::Grant), 3);
-        assert!(gateway.logged("source=Refresh"));
+        assert!(gateway.logged(r#""source":"refresh""#));
     }
 }
 

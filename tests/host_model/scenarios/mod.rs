@@ -1,6 +1,7 @@
 //! Scenarios, by what they are about.
 
 mod abuse;
+mod audit;
 mod checks;
 mod clocks;
 mod configuration;
@@ -19,4 +20,5 @@ mod refusals;
 mod revocation;
 mod self_check;
 mod shared_cache;
+mod tracing;
 mod wasm;

@@ -1,0 +1,69 @@
+//! What the audit log knows of a request: asked of the host at most once, and for none that
+//! a cache answers.
+
+use serde_json::Value;
+
+use super::{metrics, system};
+use crate::exchange::Exchange;
+use crate::trace::TraceContext;
+
+/// What the host knows of a request.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    route: Option<String>,
+    source_address: Option<String>,
+    pub(super) trace: Option<TraceContext>,
+}
+
+impl Known {
+    /// Asks: within the request's head, where alone Kong answers all of it.
+    pub(super) fn ask(
+        headers: &[(String, Vec<u8>)],
+        key_prefix: &str,
+        exchange: &Exchange,
+    ) -> Self {
+        let trace = TraceContext::read(headers, key_prefix);
+        let source_address = system::source_address();
+        Self {
+            route: route(),
+            source_address: source_address.and_then(|text| String::from_utf8(text).ok()),
+            trace: trace.map(|trace| trace.without(|state| exchange.is_key_in(state))),
+        }
+    }
+
+    /// The same as what a line takes, with what the exchange knows.
+    pub(super) fn request<'a>(
+        &'a self,
+        exchange: &'a Exchange,
+        realm: &'a str,
+        request_id: &'a str,
+    ) -> crate::audit::Request<'a> {
+        crate::audit::Request {
+            key_id: exchange.key_id(),
+            owner: exchange.owner_id(),
+            realm,
+            route: self.route.as_deref(),
+            source_address: self.source_address.as_deref(),
+            request_id,
+            trace_id: self.trace.as_ref().map(TraceContext::trace_id),
+            duration_ms: 0,
+            keycloak_ms: 0,
+        }
+    }
+}
+
+/// The gateway's name of the route. Each host is asked for its own property alone: Kong
+/// answers `route_name` with an error that the SDK does not take.
+fn route() -> Option<String> {
+    let property = |path: &[&str]| {
+        let path: Vec<String> = path.iter().map(|part| (*part).to_owned()).collect();
+        system::property(&path)
+    };
+    if metrics::on_kong() {
+        let route = property(&["kong", "router", "route"])?;
+        let route: Value = serde_json::from_slice(route.as_bytes()).ok()?;
+        let text = |name: &str| route.get(name)?.as_str().map(str::to_owned);
+        return text("name").or_else(|| text("id"));
+    }
+    property(&["xds", "route_name"])
+}
