@@ -9,7 +9,7 @@ SHELL := /bin/bash
 help: ## Lists these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: ## Builds and starts all of it here: Keycloak, Envoy with the filter, a service; then prints a curl line
+run: ## Builds and starts all of it here: Keycloak, Envoy with the filter, a service; OBSERVE=1 adds Prometheus
 	@scripts/run.sh
 
 stop: ## Ends what make run started

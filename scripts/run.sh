@@ -7,6 +7,7 @@
 #   RUN_DIR     the run folder, default .run; a second stack takes another, and other ports
 #   REALM, GATEWAY_PORT, KEYCLOAK_PORT, KEYCLOAK_MANAGEMENT_PORT, ENVOY_ADMIN_PORT, SERVICE_PORT,
 #   DEMO_PORT, YIELD_PORT, ENVOY_CONCURRENCY, APIKEYS_CACHE_DIR, APIKEYS_WASM_TOOLCHAIN
+#   OBSERVE=1   Prometheus beside it, on PROMETHEUS_PORT (9095), with rules and alerts
 #   API_KEY_ENABLED, API_KEY_STORAGE, API_KEY_HASH_ALGORITHM, API_KEY_PREFIX, API_KEY_MAX_PER_USER,
 #   API_KEY_EXCHANGE_CACHE_TTL   go into the filter's configuration, and into the keys made here
 #
@@ -18,6 +19,8 @@ umask 077
 SCRIPTS=$PROJECT_ROOT/scripts
 DEMO_ENV=$RUN_DIR/demo.env
 PARTS=(envoy orders keycloak)
+# Ended with the others; not needed by them.
+ALL_PARTS=(prometheus "${PARTS[@]}")
 TARGET_DIR=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}
 
 export API_KEY_ENABLED=${API_KEY_ENABLED:-true}
@@ -33,6 +36,7 @@ main() {
   take_lock
   if already_running; then
     note "already running (run folder $RUN_DIR); to start anew: make stop run"
+    observe
     show_how_to_call
     return
   fi
@@ -60,6 +64,7 @@ main() {
   prove
   write_demo_env
   live_through_a_key
+  observe
   trap - EXIT
   step "Running, after $(seconds_since "$BEGAN")"
   show_how_to_call
@@ -83,7 +88,7 @@ already_running() {
 
 stop_leftovers() {
   local part
-  for part in "${PARTS[@]}"; do
+  for part in "${ALL_PARTS[@]}"; do
     if daemon_pid "$part" >/dev/null; then
       note "an earlier run left its $part behind; stopping it"
     fi
@@ -106,7 +111,7 @@ on_exit() {
   tell_full_disks
   [ -z "$LOG_TO_READ" ] || printf 'The log to read: %s\n' "$LOG_TO_READ" >&2
   local part
-  for part in "${PARTS[@]}"; do
+  for part in "${ALL_PARTS[@]}"; do
     stop_daemon "$part" || true
   done
   rm -f "$DEMO_ENV"
@@ -256,6 +261,14 @@ live_through_a_key() {
   doing "living through the life of a key" "$RUN_DIR/envoy.log"
   step "The life of a key (scripts/key-life.sh)"
   "$SCRIPTS/key-life.sh"
+}
+
+observe() {
+  [ "${OBSERVE:-}" = 1 ] && ! daemon_pid prometheus >/dev/null || return 0
+  doing "starting Prometheus" "$RUN_DIR/prometheus.log"
+  step "Starting Prometheus"
+  "$SCRIPTS/prometheus.sh" start
+  note "http://127.0.0.1:${PROMETHEUS_PORT:-9095}: metrics, rules and alerts; docs/observe.md says what to look at"
 }
 
 # show_how_to_call: the key itself is not printed, since the output of make ends up in logs.

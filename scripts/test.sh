@@ -6,7 +6,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 
-ALL=(tools format clippy-native clippy-wasm scripts deny unit simulation build reproducible sbom dist host-model
+ALL=(tools format clippy-native clippy-wasm scripts deny unit observe simulation build reproducible sbom dist host-model
   kong cli end-to-end writes soak)
 SUMMARY=()
 FAILED=0
@@ -24,6 +24,8 @@ run_step() {
     deny) "$(scripts/cargo-tool.sh cargo-deny)" --locked check bans licenses sources ;;
     # Unit, property, documentation and layering tests; the range of seeds has a step of its own.
     unit) cargo test --locked --features cli -- --skip no_seed_of_the_range ;;
+    # Rules, alerts and dashboard, with Debian's Prometheus.
+    observe) scripts/observe.sh ;;
     simulation) scripts/sim.sh range && scripts/sim.sh proofs ;;
     # What the suites below run, fetched and built where its time can be seen.
     build) scripts/fetch.sh all && KEYCLOAK_DB=postgres scripts/fetch.sh keycloak && scripts/build-wasm.sh &&

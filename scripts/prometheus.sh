@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Brings Debian's Prometheus into the per-user cache, unpacked beside the system and not installed,
+# and runs it beside the demo: it needs no root, keeps a day at most and listens on loopback alone.
+#
+# usage: prometheus.sh fetch|start|stop
+#   fetch   prints the folder with the programs prometheus and promtool
+#   start   reads the gateway whose admin port is ENVOY_ADMIN_PORT, on PROMETHEUS_PORT (default 9095)
+#   stop
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+: "${PROMETHEUS_PORT:=9095}"
+: "${PROMETHEUS_INTERVAL:=5s}"
+PREFIX=$CACHE_DIR/prometheus
+PROGRAMS=$PREFIX/usr/bin
+
+download() {
+  local work=$1
+  need apt-get "Debian or Ubuntu; elsewhere put prometheus and promtool into $PROGRAMS"
+  need dpkg "the Debian package tools"
+  if [ -z "$(apt-cache show prometheus 2>/dev/null)" ] && [ "$(id -u)" = 0 ]; then
+    with_progress "apt-get update" "$work/update.log" apt-get update
+  fi
+  [ -n "$(apt-cache show prometheus 2>/dev/null)" ] ||
+    die "apt knows no package prometheus" "run apt-get update as root"
+  mkdir "$work/packages" "$work/prefix"
+  cd "$work/packages"
+  with_progress "downloading prometheus" "$work/apt.log" apt-get download prometheus
+  dpkg -x prometheus_*.deb "$work/prefix"
+  "$work/prefix/usr/bin/promtool" --version >/dev/null 2>&1 || die "Debian's Prometheus does not run on this system"
+}
+
+fetch() {
+  if [ ! -x "$PROGRAMS/prometheus" ]; then
+    mkdir -p "$CACHE_DIR"
+    work=$(mktemp -d "$CACHE_DIR/unpacking.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    step "Fetching Debian's Prometheus (once)"
+    (download "$work")
+    # Whole or not at all; and whoever was first has it.
+    mv -T "$work/prefix" "$PREFIX" 2>/dev/null || [ -x "$PROGRAMS/prometheus" ] ||
+      die "cannot write $PREFIX" "remove it and try again"
+  fi
+  echo "$PROGRAMS"
+}
+
+start() {
+  fetch >/dev/null
+  check_ports PROMETHEUS_PORT
+  local folder=$RUN_DIR/prometheus
+  rm -rf "$folder"
+  mkdir -p "$folder"
+  cp "$PROJECT_ROOT/observe/rules.yml" "$folder/rules.yml"
+  # The example's configuration, with this demo's port, and read more often.
+  {
+    printf 'global:\n  evaluation_interval: %s\nrule_files: [rules.yml]\n' "$PROMETHEUS_INTERVAL"
+    sed -e "s/127\.0\.0\.1:9901/127.0.0.1:$ENVOY_ADMIN_PORT/" \
+      -e "s/scrape_interval: .*/scrape_interval: $PROMETHEUS_INTERVAL/" "$PROJECT_ROOT/observe/prometheus.yml"
+  } >"$folder/prometheus.yml"
+  start_daemon prometheus "$RUN_DIR/prometheus.log" "$PROGRAMS/prometheus" \
+    --config.file="$folder/prometheus.yml" --storage.tsdb.path="$folder/data" \
+    --storage.tsdb.retention.time=1d --storage.tsdb.retention.size=256MB \
+    --web.listen-address="127.0.0.1:$PROMETHEUS_PORT"
+  wait_for_http prometheus "$RUN_DIR/prometheus.log" 30 "http://127.0.0.1:$PROMETHEUS_PORT/-/ready"
+}
+
+case ${1:-} in
+  fetch) fetch ;;
+  start) start ;;
+  stop) stop_daemon prometheus ;;
+  *) die "usage: prometheus.sh fetch|start|stop" ;;
+esac

@@ -1,0 +1,143 @@
+"""A real Prometheus reads both hosts' metrics by observe/prometheus.yml, and gets the same series.
+
+Both hosts are made up here, from the list of docs/metrics.md: Kong with labels in its names, as its
+Prometheus plugin writes them, and Envoy with those that its stats_tags make, beside metrics of its own.
+PROMETHEUS names the folder of the programs (scripts/prometheus.sh fetch).
+"""
+
+import http.server
+import itertools
+import json
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import unittest
+import urllib.parse
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+ENDS = ["0.00005", "0.005", "1", "2.5", "inf"]
+
+
+def listed():
+    """Name, kind and labels of each metric."""
+    for line in (ROOT / "docs/metrics.md").read_text().splitlines():
+        if not line.startswith("| `apikey_"):
+            continue
+        _, name, kind, _, labels, *_ = [cell.strip() for cell in line.split("|")]
+        parts = [re.findall("`([^`]+)`", label) for label in labels.split(";")]
+        yield name.strip("`"), kind, [(part[0], part[1:]) for part in parts if part]
+
+
+def series():
+    """Each series as its name and labels."""
+    for name, kind, labels in listed():
+        names = [label for label, _ in labels]
+        for values in itertools.product(*(values for _, values in labels)):
+            of = list(zip(names, values))
+            if kind == "histogram":
+                for end in ENDS:
+                    yield name + "_bucket", of + [("le", end)]
+                yield name + "_sum", of
+                yield name + "_count", of
+            else:
+                yield name, of
+
+
+def kong():
+    lines = []
+    for name, labels in series():
+        flat = ".".join([name] + [part for label in labels for part in label])
+        flat = "pw_apikey_jwt_exchange_" + flat.replace(".", "_")
+        lines += [f"# HELP {flat}", f"# TYPE {flat} counter", f"{flat} 1"]
+    return "\n".join(lines + ["kong_node_info 1", ""])
+
+
+def envoy():
+    lines = ["# TYPE envoy_cluster_upstream_rq counter", 'envoy_cluster_upstream_rq{le="x"} 1']
+    for name, labels in series():
+        text = ",".join(f'{label}="{value}"' for label, value in labels)
+        lines.append(f"{name}{{{text}}} 1")
+    return "\n".join(lines + [""])
+
+
+def serve(text):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = text.encode()
+            self.send_response(200)
+            self.send_header("content-type", "text/plain; version=0.0.4")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server.server_address[1]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Scrape(unittest.TestCase):
+    def test_both_hosts_give_the_same_series(self):
+        targets = [f"127.0.0.1:{serve(kong())}", f"127.0.0.1:{serve(envoy())}"]
+        config = (ROOT / "observe/prometheus.yml").read_text()
+        config = config.replace('["127.0.0.1:9901"]', json.dumps(targets))
+        config = config.replace("scrape_interval: 15s", "scrape_interval: 1s")
+        expected = set()
+        for name, labels in series():
+            of = [(label, "+Inf" if value == "inf" else value) for label, value in labels]
+            expected.add((name, *sorted(of)))
+        port = free_port()
+        with tempfile.TemporaryDirectory() as folder:
+            pathlib.Path(folder, "prometheus.yml").write_text(config)
+            prometheus = subprocess.Popen(
+                [
+                    os.path.join(os.environ["PROMETHEUS"], "prometheus"),
+                    f"--config.file={folder}/prometheus.yml",
+                    f"--storage.tsdb.path={folder}/data",
+                    f"--web.listen-address=127.0.0.1:{port}",
+                    "--log.level=error",
+                ]
+            )
+            try:
+                for target in targets:
+                    found = self.await_series(port, target, len(expected))
+                    self.assertEqual(found, expected, target)
+            finally:
+                prometheus.terminate()
+                prometheus.wait()
+
+    def await_series(self, port, target, count):
+        query = urllib.parse.urlencode({"query": f'{{instance="{target}", __name__!~"up|scrape_.*"}}'})
+        found, deadline = set(), time.monotonic() + 60
+        while time.monotonic() < deadline and len(found) != count:
+            time.sleep(0.2)
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?{query}") as answer:
+                    result = json.load(answer)["data"]["result"]
+            except OSError:
+                continue
+            found = set()
+            for one in result:
+                labels = one["metric"]
+                name = labels.pop("__name__")
+                labels = [label for label in labels.items() if label[0] not in ("job", "instance")]
+                found.add((name, *sorted(labels)))
+        return found
+
+
+if __name__ == "__main__":
+    unittest.main()
