@@ -30,14 +30,16 @@ wasm=$(scripts/build-wasm.sh)
 tool=$(scripts/build-tool.sh)
 
 step "Putting it together"
+umask 022
 rm -rf "$DIST"
 mkdir -p "$DIST"
-cp "$wasm" "$DIST/$NAME.wasm"
-cp kong/apikey_jwt_exchange.meta.json "$DIST/$NAME.meta.json"
-cp "$tool" "$DIST/apikeys-linux-$(uname -m)"
-cp LICENSE CHANGELOG.md "$DIST/"
+# For everybody to read, whatever the umask of whoever built it.
+install -m 0644 "$wasm" "$DIST/$NAME.wasm"
+install -m 0644 kong/apikey_jwt_exchange.meta.json "$DIST/$NAME.meta.json"
+install -m 0755 "$tool" "$DIST/apikeys-linux-$(uname -m)"
+install -m 0644 LICENSE CHANGELOG.md "$DIST/"
 scripts/sbom.sh >&2
-cp "$TARGET_DIR"/sbom/*.json "$DIST/"
+install -m 0644 "$TARGET_DIR"/sbom/*.json "$DIST/"
 python3 scripts/oci_layout.py "$wasm" "$NAME" "$version" "$revision" "$DIST/$NAME-$version.oci.tar"
 (cd "$DIST" && sha256sum -- * >SHA256SUMS)
 (cd "$DIST" && cat SHA256SUMS) >&2
