@@ -90,6 +90,7 @@ fn events(world: &World) {
     assert_eq!(gateway.target.orders(&key.text).status, 200);
     let line = line_of(&gateway, &key.id);
     assert_eq!(line["owner"], owner.id);
+    assert_eq!(line["route"], "orders");
     let path = format!(
         "events?type=JWT_AUTHORIZATION_GRANT&user={}&max=100",
         owner.id
