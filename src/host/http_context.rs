@@ -236,7 +236,9 @@ impl HttpFilter {
     fn is_audited(&self, output: &Output) -> bool {
         match output {
             Output::Pass(pass) => *pass == Pass::Fallback,
-            Output::Forward(_) => self.route.as_ref().is_some_and(|route| route.samples_hit()),
+            Output::Forward(forward) if matches!(forward.source, Source::L1 | Source::L2) => {
+                self.route.as_ref().is_some_and(|route| route.samples_hit())
+            }
             _ => true,
         }
     }

@@ -14,9 +14,11 @@ use crate::faults::Proxy;
 use crate::log::Log;
 use crate::secrets::redact;
 use crate::stack::{Stack, free_ports};
-use crate::tracing;
 
 static STARTED: AtomicUsize = AtomicUsize::new(0);
+
+/// Changes resources of Envoy's; is given a free port.
+type Edit = Box<dyn Fn(&mut Value, u16)>;
 
 /// What is different about a gateway.
 #[derive(Default)]
@@ -29,7 +31,7 @@ pub(crate) struct Spec {
     workers: Option<usize>,
     trusted_hops: Option<u32>,
     before: Option<Value>,
-    spans: Option<SocketAddr>,
+    edits: Vec<Edit>,
 }
 
 impl Spec {
@@ -45,11 +47,10 @@ impl Spec {
         self
     }
 
-    /// It traces, and tells its spans to this collector; so does a second Envoy listener that
-    /// its callouts to Keycloak go through.
-    pub(crate) fn traced(mut self, collector: SocketAddr) -> Self {
-        self.spans = Some(collector);
-        self.field("keycloak_upstream", "traced")
+    /// Its `static_resources` are changed by this as well, which is given a free port.
+    pub(crate) fn edit(mut self, edit: impl Fn(&mut Value, u16) + 'static) -> Self {
+        self.edits.push(Box::new(edit));
+        self
     }
 
     /// A field of the filter's configuration.
@@ -109,8 +110,8 @@ impl<'a> Gateway<'a> {
     pub(crate) fn try_start(stack: &'a Stack, spec: &Spec) -> Result<Self, String> {
         let ports = free_ports(3);
         let mut edited = edited(&stack.run_dir.join("envoy.yaml"), spec, ports[0], ports[1]);
-        if let Some(collector) = spec.spans {
-            tracing::add(&mut edited["static_resources"], collector, ports[2]);
+        for edit in &spec.edits {
+            edit(&mut edited["static_resources"], ports[2]);
         }
         Self::try_start_as(stack, &edited, ports[0], spec.workers.unwrap_or(1))
     }

@@ -172,11 +172,28 @@ fn stale(world: &World) {
     let (owner, key) = world.owner();
     gateway.target.orders(&key.text).orders();
     fail_all(&proxy, &Fault::Close);
-    wait::until("a token past its TTL is used", BACK, || {
+    let used = || gateway.log.lines(&[&key.id, r#""source":"stale""#]).len();
+    let send = || {
         let orders = gateway.target.orders(&key.text).orders();
         assert_eq!(orders.subject, owner.id);
-        let stale = gateway.log.lines(&[&key.id, r#""source":"stale""#]);
-        stale.first().map(drop).ok_or("not yet".to_owned())
+    };
+    wait::until("a token past its TTL is used", BACK, || {
+        send();
+        (used() > 0).then_some(()).ok_or("not yet".to_owned())
+    });
+    // One for which nobody is called is in the audit log as well: no cache answered it.
+    wait::until("Keycloak is left alone", BACK, || {
+        let before = calls(&proxy);
+        send();
+        (calls(&proxy) == before)
+            .then_some(())
+            .ok_or("it is called".to_owned())
+    });
+    let before = used();
+    send();
+    wait::until("the log tells of it", Duration::from_secs(5), || {
+        let now = used();
+        (now > before).then_some(()).ok_or(format!("{now} lines"))
     });
     gateway.target.orders(&Key::random().text).unavailable();
     proxy.lift();

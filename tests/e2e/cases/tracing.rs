@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::client::Request;
 use crate::gateway::Spec;
-use crate::tracing::{Collector, TO_KEYCLOAK};
+use crate::tracing::{self, Collector, TO_KEYCLOAK};
 use crate::wait;
 use crate::world::{Case, Need, World};
 
@@ -18,7 +18,10 @@ pub(crate) fn cases() -> Vec<Case> {
 
 fn calls(world: &World) {
     let collector = Collector::start();
-    let spec = Spec::default().traced(collector.address);
+    let address = collector.address;
+    let spec = Spec::default()
+        .field("keycloak_upstream", "traced")
+        .edit(move |resources, port| tracing::add(resources, address, port));
     let gateway = world.start_gateway(&spec);
     let (_owner, key) = world.owner();
     let trace: [u8; 16] = *b"\x4b\xf9\x2f\x35\x77\xb3\x4d\xa6\xa3\xce\x92\x9d\x0e\x0e\x47\x36";

@@ -10,7 +10,7 @@ use crate::node::{BOTH, Profile};
 #[test]
 fn a_filter_tells_at_its_start_which_build_it_is() {
     for profile in BOTH {
-        let mut gateway = Gateway::with(profile, vec![], &json!({}));
+        let gateway = Gateway::with(profile, vec![], &json!({}));
         assert!(gateway.accepts(0));
         let build = format!("apikey-jwt-exchange {} (commit ", env!("CARGO_PKG_VERSION"));
         assert!(gateway.logged(&build));

@@ -14,7 +14,7 @@
 //! 9. `end_of_stream` is never true in the headers; a local response cancels a pending
 //!    callout; to set an immutable variable traps.
 //! 10. Metrics work, across the workers of a node; but before 3.9 they end the filter, as
-//!    does an increment of a gauge, or a counter that is recorded.
+//!     does an increment of a gauge, or a counter that is recorded.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
