@@ -40,10 +40,12 @@ use serde::Deserialize;
 use serde_json::Value;
 
 /// Which test runs the commands of a page. It must name the page.
-const RUN_BY: [(&str, &str); 15] = [
+const RUN_BY: [(&str, &str); 17] = [
+    ("docs/audit.md", "tests/e2e/cases/runbooks.rs"),
     ("docs/install/envoy.md", "tests/e2e/cases/install.rs"),
     ("docs/install/kong.md", "tests/pages.rs"),
     ("docs/management-api.md", "tests/e2e/cases/management.rs"),
+    ("docs/metrics.md", "tests/e2e/cases/runbooks.rs"),
     ("docs/migrate/back.md", "tests/e2e/cases/migration.rs"),
     (
         "docs/migrate/from-kong-key-auth.md",

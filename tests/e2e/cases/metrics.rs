@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::client::Request;
+use serde_json::Value;
+
+use crate::client::{Request, Target};
 use crate::gateway::{Gateway, Spec};
 use crate::metrics::{Listed, Scrape, listed};
 use crate::owner::{Key, Record};
+use crate::stack::free_ports;
 use crate::wait;
 use crate::world::{Case, Need, World};
 
@@ -15,6 +18,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("metrics::what_is_listed_is_there_and_nothing_else", all),
         Case::new("metrics::they_count_what_happened", counted),
         Case::new("metrics::gauges_are_those_of_all_workers", gauges),
+        Case::new("metrics::prometheus_reads_the_demo", scraped),
     ]
     .into_iter()
     .map(|case| case.needs(Need::OwnGateway))
@@ -134,4 +138,43 @@ fn gauges(world: &World) {
     expect(&gateway, "apikey_exchanges_pending", &[], 0.0);
     let check = [("check", "service_token")];
     expect(&gateway, "apikey_self_check_state", &check, 1.0);
+}
+
+/// Debian's Prometheus beside the suite's stack, as `make run OBSERVE=1` starts it.
+fn scraped(world: &World) {
+    let (_owner, key) = world.owner();
+    world.gateway.orders(&key.text).orders();
+    let (stack, port) = (world.stack(), free_ports(1)[0]);
+    let script = |act: &str| {
+        let mut script = stack.script("prometheus.sh", &[act]);
+        script.env("PROMETHEUS_PORT", port.to_string());
+        let output = script.env("PROMETHEUS_INTERVAL", "1s").output();
+        let output = output.expect("scripts/prometheus.sh");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+    };
+    script("start");
+    let ask = |path: &str| {
+        let answer = Target::local(port).send(&Request::root().at(path));
+        assert_eq!(answer.status, 200, "{}", answer.describe());
+        answer.json()["data"].clone()
+    };
+    for query in ["apikey_exchanges_total", "apikey:exchanges:rate5m"] {
+        wait::until(query, Duration::from_secs(60), || {
+            let data = ask(&format!("/api/v1/query?query={query}"));
+            let series = data["result"].as_array().expect("a list");
+            let sources = series.iter().map(|one| &one["metric"]["source"]);
+            let found = sources.filter(|source| **source == "first_use").count();
+            (found == 1).then_some(()).ok_or(data.to_string())
+        });
+    }
+    let groups = ask("/api/v1/rules")["groups"].clone();
+    let rules = groups.as_array().expect("groups").iter();
+    let rules: Vec<_> = rules
+        .flat_map(|group| group["rules"].as_array().expect("rules"))
+        .collect();
+    assert!(rules.len() >= 15, "{} rules", rules.len());
+    let broken = rules.iter().filter(|rule| rule["health"] == "err");
+    assert_eq!(broken.collect::<Vec<_>>(), Vec::<&&Value>::new());
+    script("stop");
 }

@@ -1,4 +1,4 @@
-//! The runbooks that need a gateway: each command run in its order, against the suite's stack.
+//! The pages that need a gateway and no change of it: each command run in its order, against the suite's stack.
 
 use std::fs;
 use std::process::Command;
@@ -19,6 +19,12 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("runbooks::the_hit_rate_is_low", |world| {
             let page = include_str!("../../../docs/runbooks/hit-rate-low.md");
             walk(world, page, 1);
+        }),
+        Case::new("runbooks::the_audit_log", |world| {
+            walk(world, include_str!("../../../docs/audit.md"), 1);
+        }),
+        Case::new("runbooks::the_metrics", |world| {
+            walk(world, include_str!("../../../docs/metrics.md"), 0);
         }),
     ]
     .into_iter()
