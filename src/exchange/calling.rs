@@ -70,7 +70,8 @@ impl Pending {
                 // Each look-up for a key that nobody has seen takes a turn.
                 State::LookingUp { .. } if !self.known => self.take_turn(env),
                 State::LookingUp { service_token } => self.look_up(service_token, env),
-                State::Granting { owner } => self.sign(owner, env),
+                // Where the host did not even send it, both signatures were made just now.
+                State::Granting { owner } => self.turn(State::Signing { owner }, env),
                 _ => Err(End::unavailable(Reason::Deadline)),
             };
         }

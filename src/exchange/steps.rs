@@ -145,7 +145,12 @@ impl Exchange {
                     | State::Granting { .. }),
                     input,
                 ) => pending.answered(state, input, env),
-                // From here on a turn that was waited for.
+                // From here on a turn that was waited for. One that would have come after
+                // the deadline says nothing of who gives turns.
+                (state, Input::Failed(_)) if env.now >= pending.deadline_at => Err(pending
+                    .time_left(&state, env)
+                    .err()
+                    .unwrap_or_else(|| End::unavailable(Reason::Deadline))),
                 (_, Input::Failed(why)) => Err(End::overloaded(Reason::YieldFailed(
                     crate::keycloak::loggable(why),
                 ))),

@@ -53,8 +53,14 @@ fn whatever_keycloak_answers_wrong_is_a_503_and_the_next_request_is_served() {
             for fate in bad_fates() {
                 let mut gateway = Gateway::new(profile, vec![plain_owner("alice", &key(1))]);
                 let bad = fate.clone();
+                // What another node might answer is asked a second time.
+                let tries = match fate {
+                    Fate::Reset | Fate::TimesOut | Fate::Late(_) | Fate::NoStatus => 2,
+                    Fate::Status(502..=504, _) => 2,
+                    _ => 1,
+                };
                 gateway.fate = Box::new(move |now, count| {
-                    if now == asked && count == 0 {
+                    if now == asked && count < tries {
                         bad.clone()
                     } else {
                         Fate::Answered
@@ -170,11 +176,13 @@ fn a_callout_that_the_host_does_not_send_is_a_503() {
             for _ in 0..sent {
                 gateway.step();
             }
-            gateway.node.borrow_mut().refuses_callouts = 1;
+            // A call is sent again, a yield is not.
+            gateway.node.borrow_mut().refuses_callouts = 2;
             let outcome = gateway.finish(request);
-            if gateway.node.borrow().refuses_callouts == 0 {
+            if gateway.node.borrow().refuses_callouts < 2 {
                 assert_eq!(outcome.refusal().0, 503, "after {sent}");
             }
+            gateway.node.borrow_mut().refuses_callouts = 0;
             assert_eq!(gateway.ask(&key(1)).subject(), "alice");
         }
     }
