@@ -1,17 +1,20 @@
-//! How an exchange calls Keycloak: through the breaker, within its deadline, and a second
-//! time where another node may answer what the first could not; and what is done where
+//! How an exchange calls Keycloak: through the breaker, within its deadline, and again where
+//! another node may answer what the first did not; and what is done where
 //! none answers.
 
 use super::breaker::Health;
 use super::end::End;
 use super::rejection::Reason;
 use super::renewing::CALLOUT_MS_MAX;
-use super::steps::WAIT_MS_MIN;
 use super::{Env, Exchange, Forward, Input, Output, Pending, Source, State, Step};
 use crate::keycloak::{Call, Endpoint};
 use crate::sabotage::{Sabotage, is};
 
-/// A second try with less time than this is none.
+/// A call that is not answered is made again after so long, twice at the most. A host needs
+/// a moment to leave out the node that did not answer: Envoy's workers are told by its main
+/// thread.
+const PAUSES_MS: [u64; 2] = [25, 100];
+/// A try with less time than this is none.
 const TRY_MS_MIN: u64 = 50;
 /// A probe's answer comes this much later than it may at most.
 const LATE_MS: u64 = 1000;
@@ -62,17 +65,14 @@ impl Pending {
             breaker.heard(endpoint, health, self.id, &self.digest, env.now);
         }
         if health != Health::Gone {
-            self.tried_again = false;
-        } else if self.tries_again(&state, env) {
-            self.tried_again = true;
+            self.tries = 0;
+        } else if let Some(pause_ms) = self.tries_again(&state, env) {
+            self.tries += 1;
             return match state {
-                State::FetchingToken => self.need_service_token(WAIT_MS_MIN, env),
                 // Each look-up for a key that nobody has seen takes a turn.
-                State::LookingUp { .. } if !self.known => self.take_turn(env),
-                State::LookingUp { service_token } => self.look_up(service_token, env),
-                // Where the host did not even send it, both signatures were made just now.
-                State::Granting { owner } => self.turn(State::Signing { owner }, env),
-                _ => Err(End::unavailable(Reason::Deadline)),
+                State::LookingUp { .. } if !self.known => self.take_turn(pause_ms, env),
+                State::Granting { owner } => self.wait(State::Signing { owner }, pause_ms, env),
+                _ => self.wait(State::AwaitingToken { wait_ms: pause_ms }, pause_ms, env),
             };
         }
         match state {
@@ -83,15 +83,16 @@ impl Pending {
         }
     }
 
-    /// Whether a call that was not answered is sent again: once, for a request, where time
+    /// After how long a call that was not answered is made again: for a request, where time
     /// is left, and where Keycloak is not left alone.
-    fn tries_again(&self, state: &State, env: &Env<'_>) -> bool {
+    fn tries_again(&self, state: &State, env: &Env<'_>) -> Option<u64> {
+        let pause_ms = *PAUSES_MS.get(self.tries)?;
         let left = self.deadline_at.since_ms(env.now);
-        self.key.is_some()
-            && !self.tried_again
-            && left >= TRY_MS_MIN
+        let again = self.key.is_some()
+            && left >= pause_ms + TRY_MS_MIN
             && state.endpoint().is_some()
-            && env.worker.breaker.would_admit(env.now)
+            && env.worker.breaker.would_admit(env.now);
+        again.then_some(pause_ms)
     }
 
     /// Milliseconds until the deadline, at least one.

@@ -253,8 +253,8 @@ struct Pending {
     generation: u64,
     /// The service token was refused once and fetched anew.
     retried: bool,
-    /// The call under way is sent a second time.
-    tried_again: bool,
+    /// How often the call under way was made again.
+    tries: usize,
     /// The key was verified in this exchange.
     first_use: bool,
     /// The key was verified on this node, in this exchange or before.
@@ -293,7 +293,7 @@ impl Pending {
             asked_at: now,
             generation: 0,
             retried: false,
-            tried_again: false,
+            tries: 0,
             first_use: false,
             known: false,
             turn_at: None,

@@ -206,7 +206,7 @@ impl Pending {
             env.now,
         );
         match claimed {
-            Claim::Lead => self.take_turn(env),
+            Claim::Lead => self.take_turn(0, env),
             Claim::Follow { until } => {
                 // Once: a row of leaders that hang up must not hold a follower. And not
                 // to an instant that only a clock step can have made so far.
@@ -225,8 +225,8 @@ impl Pending {
 
     /// Keycloak is asked at once for a key that was verified on this node before; for one
     /// that nobody has seen there are so many turns in a second, and for all when Keycloak
-    /// has only just come back.
-    pub(super) fn take_turn(&mut self, env: &mut Env<'_>) -> Step {
+    /// has only just come back. It takes so long at the least.
+    pub(super) fn take_turn(&mut self, least_ms: u64, env: &mut Env<'_>) -> Step {
         let (now, worker) = (env.now, &mut *env.worker);
         if !worker.breaker.would_admit(now) {
             return Err(End::unavailable(Reason::BreakerOpen));
@@ -244,7 +244,7 @@ impl Pending {
             return self.need_service_token(WAIT_MS_MIN, env);
         };
         match wait_ms {
-            Some(wait_ms) => self.await_turn(now.plus_ms(wait_ms), env),
+            Some(wait_ms) => self.await_turn(now.plus_ms(wait_ms.max(least_ms)), env),
             None if self.known => Err(End::overloaded(Reason::TooManyReturn)),
             None => Err(End::overloaded(Reason::TooManyNewKeys)),
         }
@@ -258,7 +258,7 @@ impl Pending {
                 self.turn_at = Some(env.now);
                 self.need_service_token(WAIT_MS_MIN, env)
             }
-            left if left > env.worker.config.callout_timeout_ms => self.take_turn(env),
+            left if left > env.worker.config.callout_timeout_ms => self.take_turn(0, env),
             left => self.wait(State::AwaitingTurn { from }, left, env),
         }
     }
@@ -331,7 +331,7 @@ impl Pending {
                 .is_some_and(|at| env.now >= at.plus_ms(TURN_MS)) =>
             {
                 self.turn_at = None;
-                self.take_turn(env)
+                self.take_turn(0, env)
             }
             // A role may have come back since: asked with this token, which shows it.
             _ => self.look_up(service_token, env),

@@ -185,7 +185,7 @@ fn a_dead_keycloak_is_asked_and_asked_again_by_one_for_all_that_wait() {
         callouts += u32::from(matches!(output, Output::Callout { .. }));
         crowd.step(&mut world, false);
     }
-    assert_eq!(callouts, 2);
+    assert_eq!(callouts, 3);
     for (_, output) in &crowd.ended {
         let Output::Reject { rejection, .. } = output else {
             panic!("{output:?}")

@@ -114,9 +114,9 @@ fn dies(world: &World) {
         dead.store(true, Ordering::Relaxed);
         let before = (calls(&one), calls(&other));
         // A client that fails ends the trial before.
-        wait::until("the other does the work", Duration::from_secs(30), || {
+        wait::until("the other does the work", Duration::from_secs(60), || {
             let asked = (calls(&one) - before.0, calls(&other) - before.1);
-            let done = asked.0 >= 10 && asked.1 >= 30 || clients.iter().any(|c| c.is_finished());
+            let done = asked.0 >= 2 && asked.1 >= 60 || clients.iter().any(|c| c.is_finished());
             done.then_some(()).ok_or(format!("{asked:?}"))
         });
         over.store(true, Ordering::Relaxed);

@@ -53,10 +53,10 @@ fn whatever_keycloak_answers_wrong_is_a_503_and_the_next_request_is_served() {
             for fate in bad_fates() {
                 let mut gateway = Gateway::new(profile, vec![plain_owner("alice", &key(1))]);
                 let bad = fate.clone();
-                // What another node might answer is asked a second time.
+                // What another node might answer is asked again.
                 let tries = match fate {
-                    Fate::Reset | Fate::TimesOut | Fate::Late(_) | Fate::NoStatus => 2,
-                    Fate::Status(502..=504, _) => 2,
+                    Fate::Reset | Fate::TimesOut | Fate::Late(_) | Fate::NoStatus => 3,
+                    Fate::Status(502..=504, _) => 3,
                     _ => 1,
                 };
                 gateway.fate = Box::new(move |now, count| {
@@ -176,7 +176,7 @@ fn a_callout_that_the_host_does_not_send_is_a_503() {
             for _ in 0..sent {
                 gateway.step();
             }
-            // A call is sent again, a yield is not.
+            // Neither the call nor the wait before it is made again.
             gateway.node.borrow_mut().refuses_callouts = 2;
             let outcome = gateway.finish(request);
             if gateway.node.borrow().refuses_callouts < 2 {
