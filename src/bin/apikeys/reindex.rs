@@ -228,7 +228,7 @@ fn beyond_help(user: &User) -> Result<Vec<String>> {
         .filter_map(|key| match key.state {
             _ if !is_id(&key.id) => Some(format!(
                 "the id {:?} cannot be in a key: no gateway finds it; make another key, and \
-                 revoke this one",
+                 take this value out of apiKeys",
                 one_line(&key.id)
             )),
             KeyState::Unusable(error) => Some(format!("key {}: {error}", one_line(&key.id))),
