@@ -7,7 +7,7 @@ use super::end::End;
 use super::rejection::Reason;
 use super::renewing::CALLOUT_MS_MAX;
 use super::{Env, Exchange, Forward, Input, Output, Pending, Source, State, Step};
-use crate::keycloak::{Call, Endpoint};
+use crate::keycloak::{Call, Endpoint, loggable};
 use crate::sabotage::{Sabotage, is};
 
 /// A call that is not answered is made again after so long, twice at the most. A host needs
@@ -66,8 +66,10 @@ impl Pending {
         }
         if health != Health::Gone {
             self.tries = 0;
+            self.unanswered = None;
         } else if let Some(pause_ms) = self.tries_again(&state, env) {
             self.tries += 1;
+            self.unanswered = state.endpoint().map(|endpoint| unanswered(endpoint, input));
             return match state {
                 // Each look-up for a key that nobody has seen takes a turn.
                 State::LookingUp { .. } if !self.known => self.take_turn(pause_ms, env),
@@ -80,6 +82,14 @@ impl Pending {
             State::LookingUp { service_token } => self.looked_up(&service_token, input, env),
             State::Granting { owner } => self.granted(&owner, input, env),
             _ => Err(End::unavailable(Reason::Deadline)),
+        }
+    }
+
+    /// A turn was not given: tells of that, or of the call that was to be made again.
+    pub(super) fn not_given(&mut self, why: String) -> End {
+        match self.unanswered.take() {
+            Some(reason) => End::unavailable(reason),
+            None => End::overloaded(Reason::YieldFailed(why)),
         }
     }
 
@@ -125,6 +135,16 @@ impl Exchange {
             source: Source::Stale,
         })
     }
+}
+
+/// Why a call is made again.
+fn unanswered(endpoint: Endpoint, input: &Input<'_>) -> Reason {
+    let failure = match input {
+        Input::Answer { status, .. } => format!("status {status}"),
+        Input::Failed(why) => loggable(why),
+        Input::Request { .. } => String::new(),
+    };
+    Reason::Callout { endpoint, failure }
 }
 
 /// The answer to a callout, if there is one that can be read.

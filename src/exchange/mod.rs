@@ -255,6 +255,8 @@ struct Pending {
     retried: bool,
     /// How often the call under way was made again.
     tries: usize,
+    /// Why it is made again.
+    unanswered: Option<Reason>,
     /// The key was verified in this exchange.
     first_use: bool,
     /// The key was verified on this node, in this exchange or before.
@@ -294,6 +296,7 @@ impl Pending {
             generation: 0,
             retried: false,
             tries: 0,
+            unanswered: None,
             first_use: false,
             known: false,
             turn_at: None,

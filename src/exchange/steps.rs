@@ -151,12 +151,10 @@ impl Exchange {
                     .time_left(&state, env)
                     .err()
                     .unwrap_or_else(|| End::unavailable(Reason::Deadline))),
-                (_, Input::Failed(why)) => Err(End::overloaded(Reason::YieldFailed(
-                    crate::keycloak::loggable(why),
-                ))),
-                (_, Input::Answer { status, .. }) if *status >= 400 => Err(End::overloaded(
-                    Reason::YieldFailed(format!("status {status}")),
-                )),
+                (_, Input::Failed(why)) => Err(pending.not_given(crate::keycloak::loggable(why))),
+                (_, Input::Answer { status, .. }) if *status >= 400 => {
+                    Err(pending.not_given(format!("status {status}")))
+                }
                 (State::Following { wait_ms }, _) => pending.look_again(wait_ms, env),
                 (State::AwaitingTurn { from }, _) => pending.await_turn(from, env),
                 (State::AwaitingToken { wait_ms }, _) => {

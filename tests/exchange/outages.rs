@@ -393,3 +393,14 @@ fn a_token_lasts_for_as_long_as_it_may_be_used() {
     assert_eq!(life(&mut world(&Value::Null)), 360);
     assert_eq!(life(&mut with_stale(600)), 960);
 }
+
+#[test]
+fn where_turns_are_not_given_either_what_keycloak_did_is_told() {
+    let mut world = world(&Value::Null);
+    let mut client = Client::send(&mut world, 1);
+    client.fail(&mut world);
+    client.fail(&mut world);
+    let (rejection, reason) = client.rejected();
+    assert_eq!(rejection, Rejection::IdentityProviderUnavailable);
+    assert!(matches!(reason, Reason::Callout { .. }), "{reason}");
+}
