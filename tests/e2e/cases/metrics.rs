@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::client::{Request, Target};
 use crate::gateway::{Gateway, Spec};
@@ -159,12 +159,16 @@ fn scraped(world: &World) {
         assert_eq!(answer.status, 200, "{}", answer.describe());
         answer.json()["data"].clone()
     };
-    for query in ["apikey_exchanges_total", "apikey:exchanges:rate5m"] {
-        wait::until(query, Duration::from_secs(60), || {
-            let data = ask(&format!("/api/v1/query?query={query}"));
+    // What is counted, by its label; and what a rule makes of it, without.
+    for (name, source) in [
+        ("apikey_exchanges_total", json!("first_use")),
+        ("apikey:exchanges:rate5m", Value::Null),
+    ] {
+        wait::until(name, Duration::from_secs(60), || {
+            let data = ask(&format!("/api/v1/query?query={name}"));
             let series = data["result"].as_array().expect("a list");
             let sources = series.iter().map(|one| &one["metric"]["source"]);
-            let found = sources.filter(|source| **source == "first_use").count();
+            let found = sources.filter(|found| **found == source).count();
             (found == 1).then_some(()).ok_or(data.to_string())
         });
     }
