@@ -418,8 +418,10 @@ impl Exchange {
                             .cache
                             .remember_refused(digest, refused, now, env.store);
                     }
-                    // What a renewal could not wait for, a request may.
-                    if pending.key.is_some() || remember.is_some() {
+                    // What a renewal could not wait for, a request may; and what an address
+                    // has done is no word on a key that comes from others as well.
+                    let of_the_key = rejection != Rejection::Throttled;
+                    if of_the_key && (pending.key.is_some() || remember.is_some()) {
                         worker
                             .flights
                             .fail_if_leading(digest, *id, now, rejection, &reason);

@@ -394,3 +394,32 @@ fn those_that_wait_for_the_service_token_do_not_go_at_one_moment() {
     let lookups = world.keycloak.calls.lookup;
     assert!((50..=152).contains(&lookups), "{lookups}");
 }
+
+#[test]
+fn who_follows_an_address_that_has_failed_too_often_is_not_told_to_wait() {
+    let mut world = world(vec![]);
+    // More keys than are looked up at once, from nowhere, so that the next waits its turn.
+    world.address = None;
+    let mut crowd: Vec<_> = (0..101)
+        .map(|at| Client::send_key(&mut world, &unknown(10_000 + at)))
+        .collect();
+    // The service token, for all of them.
+    crowd[0].answer(&mut world);
+    let key = unknown(20_000);
+    world.address = Some(ADDRESS.to_owned());
+    let mut leader = Client::send_key(&mut world, &key);
+    world.address = None;
+    let mut follower = Client::send_key(&mut world, &key);
+    // The leader's address fails too often meanwhile.
+    world.address = Some(ADDRESS.to_owned());
+    for at in 0..20 {
+        let mut client = Client::send_key(&mut world, &unknown(30_000 + at));
+        world.abort(&mut client.exchange);
+    }
+    leader.answer(&mut world);
+    assert_eq!(leader.rejected().0, Rejection::Throttled);
+    world.address = None;
+    world.now = world.now.plus_ms(1_900);
+    follower.answer_until(&mut world, Client::is_over);
+    assert_eq!(follower.rejected().0, Rejection::InvalidApiKey);
+}
