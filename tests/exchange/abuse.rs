@@ -416,6 +416,7 @@ fn who_follows_an_address_that_has_failed_too_often_is_not_told_to_wait() {
         let mut client = Client::send_key(&mut world, &unknown(30_000 + at));
         world.abort(&mut client.exchange);
     }
+    world.now = world.now.plus_ms(10);
     leader.answer(&mut world);
     assert_eq!(leader.rejected().0, Rejection::Throttled);
     world.address = None;
