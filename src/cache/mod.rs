@@ -7,6 +7,7 @@
 //! before it was stored (the clock was set back), and no token whose owner was revoked
 //! since it was asked for (see [`crate::revocation`]).
 
+mod payload;
 pub mod renewal;
 pub mod sealed;
 pub mod slots;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 use lru::LruCache;
 
+use self::payload::{read_refused, read_token, refused_byte, write_token};
 use self::renewal::{Age, Renewals};
 use crate::api_key::format::ApiKey;
 use crate::clock::UnixMillis;
@@ -183,29 +185,18 @@ impl Cache {
         now: UnixMillis,
         store: &mut dyn SharedStore,
     ) -> Found {
-        let revocations = &self.revocations;
-        let ttl = self.ttl_ms.min(revocations.age_max_ms(now));
+        let ttl = self.ttl_ms.min(self.revocations.age_max_ms(now));
         let negative_ttl = self.negative_ttl_ms;
-        if let Some(entry) = self.tokens.get(digest)
-            && is_valid(entry, ttl, now)
-            && !revocations.kills(&entry.payload.owner_id, entry.cached_at)
-        {
-            let age = self.renewals.age(entry, digest, now);
-            return Found::Token(entry.payload.clone(), Level::L1, age);
+        if let Some(entry) = self.own_token(digest, ttl, now) {
+            let age = self.renewals.age(&entry, digest, now);
+            return Found::Token(entry.payload, Level::L1, age);
         }
         if let Some(entry) = self.refused.get(digest)
             && is_valid(entry, negative_ttl, now)
         {
             return Found::Refused(entry.payload);
         }
-        let read = |entry: Entry<&[u8]>| {
-            let entry = is_valid(&entry, ttl, now).then(|| read_token(&entry))??;
-            let owner_id = &entry.payload.owner_id;
-            let dead = revocations.kills_shared(owner_id, entry.cached_at)
-                || self.renewals.is_dropped(digest, entry.cached_at);
-            (!dead).then_some(entry)
-        };
-        if let Some(entry) = self.shared_tokens.find(store, &self.sealer, digest, read) {
+        if let Some(entry) = self.shared_token(digest, ttl, now, store) {
             let token = entry.payload.clone();
             let age = self.renewals.age(&entry, digest, now);
             put(&mut self.tokens, self.entries_max, *digest, entry);
@@ -236,18 +227,38 @@ impl Cache {
             return None;
         }
         let age_max = self.ttl_ms + self.stale_ms;
-        let (revocations, renewals) = (&self.revocations, &self.renewals);
-        if let Some(entry) = self.tokens.get(digest)
-            && is_valid(entry, age_max, now)
-            && !revocations.kills(&entry.payload.owner_id, entry.cached_at)
-        {
-            return Some(entry.payload.clone());
-        }
+        let own = self.own_token(digest, age_max, now);
+        let entry = own.or_else(|| self.shared_token(digest, age_max, now, store))?;
+        Some(entry.payload)
+    }
+
+    /// The token in worker memory, if it may be used at this age and was not revoked.
+    fn own_token(
+        &mut self,
+        digest: &KeyDigest,
+        age_max_ms: u64,
+        now: UnixMillis,
+    ) -> Option<Entry<CachedToken>> {
+        let entry = self.tokens.get(digest)?;
+        let lives = is_valid(entry, age_max_ms, now)
+            && !(self.revocations).kills(&entry.payload.owner_id, entry.cached_at);
+        lives.then(|| entry.clone())
+    }
+
+    /// The same in shared data, if it was not dropped.
+    fn shared_token(
+        &self,
+        digest: &KeyDigest,
+        age_max_ms: u64,
+        now: UnixMillis,
+        store: &mut dyn SharedStore,
+    ) -> Option<Entry<CachedToken>> {
         let read = |entry: Entry<&[u8]>| {
-            let entry = is_valid(&entry, age_max, now).then(|| read_token(&entry))??;
-            let dead = revocations.kills_shared(&entry.payload.owner_id, entry.cached_at)
-                || renewals.is_dropped(digest, entry.cached_at);
-            (!dead).then_some(entry.payload)
+            let entry = is_valid(&entry, age_max_ms, now).then(|| read_token(&entry))??;
+            let owner_id = &entry.payload.owner_id;
+            let dead = self.revocations.kills_shared(owner_id, entry.cached_at)
+                || self.renewals.is_dropped(digest, entry.cached_at);
+            (!dead).then_some(entry)
         };
         self.shared_tokens.find(store, &self.sealer, digest, read)
     }
@@ -444,52 +455,6 @@ fn put<V>(cache: &mut LruCache<KeyDigest, V>, entries_max: usize, digest: KeyDig
     while cache.len() > entries_max && !is(Sabotage::CacheUnbounded) {
         cache.pop_lru();
     }
-}
-
-/// The length of the owner's id (one byte), the id, the header's value.
-fn write_token(token: &CachedToken) -> Vec<u8> {
-    let owner = token.owner_id.as_bytes();
-    let mut payload = Vec::with_capacity(1 + owner.len() + token.authorization.len());
-    payload.push(u8::try_from(owner.len()).unwrap_or(0));
-    payload.extend_from_slice(owner);
-    payload.extend_from_slice(token.authorization.as_bytes());
-    payload
-}
-
-fn read_token(entry: &Entry<&[u8]>) -> Option<Entry<CachedToken>> {
-    let (&length, rest) = entry.payload.split_first()?;
-    let (owner, authorization) = rest.split_at_checked(usize::from(length))?;
-    let payload = CachedToken {
-        authorization: std::str::from_utf8(authorization).ok()?.into(),
-        owner_id: std::str::from_utf8(owner).ok()?.into(),
-    };
-    Some(Entry {
-        cached_at: entry.cached_at,
-        ends_at: entry.ends_at,
-        payload,
-    })
-}
-
-fn refused_byte(refused: Refused) -> u8 {
-    match refused {
-        Refused::Unknown => 1,
-        Refused::Invalid => 2,
-        Refused::Unseen => 3,
-    }
-}
-
-fn read_refused(entry: &Entry<&[u8]>) -> Option<Entry<Refused>> {
-    let payload = match entry.payload {
-        [1] => Refused::Unknown,
-        [2] => Refused::Invalid,
-        [3] => Refused::Unseen,
-        _ => return None,
-    };
-    Some(Entry {
-        cached_at: entry.cached_at,
-        ends_at: entry.ends_at,
-        payload,
-    })
 }
 
 #[cfg(test)]

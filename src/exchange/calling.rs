@@ -44,12 +44,10 @@ impl Pending {
             .time_left(&state, env)?
             .min(env.worker.config.callout_timeout_ms)
             .min(most);
-        if let (Some(endpoint), Some(_)) = (state.endpoint(), &self.key) {
-            let lease_until = env.now.plus_ms(timeout_ms + LATE_MS);
-            let breaker = &mut env.worker.breaker;
-            if !breaker.admits(endpoint, self.id, lease_until, env.now) {
-                return Err(End::unavailable(Reason::BreakerOpen));
-            }
+        let lease_until = env.now.plus_ms(timeout_ms + LATE_MS);
+        let breaker = &mut env.worker.breaker;
+        if self.key.is_some() && !breaker.admits(call.endpoint, self.id, lease_until, env.now) {
+            return Err(End::unavailable(Reason::BreakerOpen));
         }
         Ok((state, Output::Callout { call, timeout_ms }))
     }
