@@ -27,7 +27,7 @@ use fields::{
 };
 pub use management::Management;
 pub use read::ConfigError;
-use read::{boolean, integer, name_or, one_of, small};
+use read::{boolean, integer, milliseconds, name_or, one_of, small};
 
 /// The defaults that the filter and the native tool must agree on.
 pub mod defaults {
@@ -219,20 +219,18 @@ impl Config {
                 1..=100,
                 defaults::MAX_KEYS_PER_USER,
             )?,
-            cache_ttl_ms: 1000
-                * integer(
-                    raw.cache_ttl_seconds.as_ref(),
-                    "cache_ttl_seconds",
-                    1..=86_400,
-                    300,
-                )?,
-            negative_ttl_ms: 1000
-                * integer(
-                    raw.negative_ttl_seconds.as_ref(),
-                    "negative_ttl_seconds",
-                    0..=3600,
-                    30,
-                )?,
+            cache_ttl_ms: milliseconds(
+                raw.cache_ttl_seconds.as_ref(),
+                "cache_ttl_seconds",
+                1..=86_400,
+                300,
+            )?,
+            negative_ttl_ms: milliseconds(
+                raw.negative_ttl_seconds.as_ref(),
+                "negative_ttl_seconds",
+                0..=3600,
+                30,
+            )?,
             realm,
             keycloak_upstream: upstream(raw.keycloak_upstream.as_ref(), "keycloak_upstream")?,
             yield_upstream: upstream(raw.yield_upstream.as_ref(), "yield_upstream")?,
@@ -258,39 +256,36 @@ impl Config {
                 ],
             )?,
             fallback_until: fallback_until(&raw)?,
-            revocation_poll_ms: 1000
-                * integer(
-                    raw.revocation_poll_seconds.as_ref(),
-                    "revocation_poll_seconds",
-                    0..=300,
-                    5,
-                )?,
+            revocation_poll_ms: milliseconds(
+                raw.revocation_poll_seconds.as_ref(),
+                "revocation_poll_seconds",
+                0..=300,
+                5,
+            )?,
             throttle_failures_per_minute: integer(
                 raw.throttle_failures_per_minute.as_ref(),
                 "throttle_failures_per_minute",
                 0..=100_000,
                 20,
             )?,
-            stale_if_error_ms: 1000
-                * integer(
-                    raw.stale_if_error_seconds.as_ref(),
-                    "stale_if_error_seconds",
-                    0..=86_400,
-                    0,
-                )?,
+            stale_if_error_ms: milliseconds(
+                raw.stale_if_error_seconds.as_ref(),
+                "stale_if_error_seconds",
+                0..=86_400,
+                0,
+            )?,
             audit_hits_per_1000: small(
                 raw.audit_hits_per_1000.as_ref(),
                 "audit_hits_per_1000",
                 0..=1000,
                 0,
             )?,
-            clock_skew_ms: 1000
-                * integer(
-                    raw.clock_skew_seconds.as_ref(),
-                    "clock_skew_seconds",
-                    0..=300,
-                    30,
-                )?,
+            clock_skew_ms: milliseconds(
+                raw.clock_skew_seconds.as_ref(),
+                "clock_skew_seconds",
+                0..=300,
+                30,
+            )?,
             l1_entries: small(raw.l1_entries.as_ref(), "l1_entries", 1..=1_000_000, 10_000)?
                 as usize,
             l2_slots: l2_slots(&raw)?,

@@ -124,6 +124,16 @@ pub(super) fn small(
     Ok(u32::try_from(integer(value, field, bounds, default)?).unwrap_or(u32::MAX))
 }
 
+/// A number of seconds within bounds, as milliseconds. Bounds and default are in seconds.
+pub(super) fn milliseconds(
+    value: Option<&Value>,
+    field: &str,
+    bounds: std::ops::RangeInclusive<u64>,
+    default: u64,
+) -> Result<u64, ConfigError> {
+    Ok(1000 * integer(value, field, bounds, default)?)
+}
+
 /// One of the named choices; the first is the default.
 pub(super) fn one_of<T: Copy>(
     value: Option<&Value>,
