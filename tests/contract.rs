@@ -12,6 +12,8 @@
     reason = "a test says what went wrong by failing"
 )]
 
+#[path = "model/markdown.rs"]
+mod markdown;
 #[path = "model/metrics.rs"]
 mod metrics;
 #[path = "model/pattern.rs"]
@@ -37,6 +39,8 @@ use jsonschema::{Draft, Validator};
 use p256::pkcs8::EncodePrivateKey;
 use pattern::matches;
 use serde_json::{Map, Value, json};
+
+use markdown::blocks;
 
 /// The seed's variables and the fields that they set.
 const SEED: [(&str, &str); 6] = [
@@ -566,21 +570,6 @@ fn table(text: &str, head: &str) -> Vec<Vec<String>> {
                 .collect()
         })
         .collect()
-}
-
-/// The fenced blocks of one language.
-fn blocks(text: &str, language: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut lines = text.lines();
-    while let Some(line) = lines.next() {
-        if let Some(of) = line.strip_prefix("```") {
-            let block: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
-            if of == language {
-                found.push(block.join("\n"));
-            }
-        }
-    }
-    found
 }
 
 /// What the README must say of a property's bounds, where that is not a matter of words.

@@ -13,6 +13,8 @@
     reason = "a test says what went wrong by failing"
 )]
 
+#[path = "model/markdown.rs"]
+mod markdown;
 #[path = "e2e/page.rs"]
 mod page;
 #[path = "model/pattern.rs"]
@@ -38,6 +40,8 @@ use jsonschema::{Draft, Validator};
 use regex::Regex;
 use serde::Deserialize;
 use serde_json::Value;
+
+use markdown::{blocks, links};
 
 /// Which test runs the commands of a page. It must name the page.
 const RUN_BY: [(&str, &str); 17] = [
@@ -596,36 +600,4 @@ fn plain(path: &Path) -> String {
         }
     }
     parts.join("/")
-}
-
-/// The code blocks of a language.
-fn blocks(text: &str, language: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut lines = text.lines();
-    while let Some(line) = lines.next() {
-        let Some(kind) = line.strip_prefix("```") else {
-            continue;
-        };
-        let block: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
-        if kind == language {
-            found.push(block.join("\n"));
-        }
-    }
-    found
-}
-
-/// The targets of `[text](target)`, outside of code.
-fn links(text: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut fenced = false;
-    for line in text.lines() {
-        if line.starts_with("```") {
-            fenced = !fenced;
-        }
-        if !fenced {
-            let targets = line.split("](").skip(1);
-            found.extend(targets.filter_map(|part| Some(part.split(')').next()?.to_owned())));
-        }
-    }
-    found
 }

@@ -11,11 +11,16 @@
     reason = "a test says what went wrong by failing"
 )]
 
+#[path = "model/markdown.rs"]
+mod markdown;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use markdown::{links, prose};
 
 /// Lines that a source file may have.
 const LINES_MAX: usize = 500;
@@ -577,47 +582,16 @@ fn code_spans(text: &str) -> Vec<String> {
 }
 
 fn inline_code(text: &str) -> Vec<String> {
-    let mut spans = Vec::new();
-    let mut fenced = false;
-    for line in text.lines() {
-        if line.starts_with("```") {
-            fenced = !fenced;
-        } else if !fenced {
-            spans.extend(line.split('`').skip(1).step_by(2).map(str::to_owned));
-        }
-    }
-    spans
-}
-
-/// The targets of `[text](target)`, outside of code.
-fn links(text: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut fenced = false;
-    for line in text.lines() {
-        if line.starts_with("```") {
-            fenced = !fenced;
-        }
-        if fenced {
-            continue;
-        }
-        for part in line.split("](").skip(1) {
-            found.push(part.split(')').next().unwrap_or_default().to_owned());
-        }
-    }
-    found
+    prose(text)
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The anchors that headings get.
 fn headings(text: &str) -> Vec<String> {
     let mut found = Vec::new();
-    let mut fenced = false;
-    for line in text.lines() {
-        if line.starts_with("```") {
-            fenced = !fenced;
-        }
-        if fenced || !line.starts_with('#') {
-            continue;
-        }
+    for line in prose(text).filter(|line| line.starts_with('#')) {
         let title = line.trim_start_matches('#').trim().to_lowercase();
         let kept = title
             .chars()
