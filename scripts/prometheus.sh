@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Brings Debian's Prometheus into the per-user cache, unpacked beside the system and not installed,
-# and runs it beside the demo: it needs no root, keeps a day at most and listens on loopback alone.
+# Brings Debian's Prometheus into the per-user cache (debian-program.sh) and runs it beside the demo:
+# it needs no root, keeps a day at most and listens on loopback alone.
 #
 # usage: prometheus.sh fetch|start|stop
 #   fetch   prints the folder with the programs prometheus and promtool
@@ -10,36 +10,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 : "${PROMETHEUS_PORT:=9095}"
 : "${PROMETHEUS_INTERVAL:=5s}"
-PREFIX=$CACHE_DIR/prometheus
-PROGRAMS=$PREFIX/usr/bin
-
-download() {
-  local work=$1
-  need apt-get "Debian or Ubuntu; elsewhere put prometheus and promtool into $PROGRAMS"
-  need dpkg "the Debian package tools"
-  if [ -z "$(apt-cache show prometheus 2>/dev/null)" ] && [ "$(id -u)" = 0 ]; then
-    with_progress "apt-get update" "$work/update.log" apt-get update
-  fi
-  [ -n "$(apt-cache show prometheus 2>/dev/null)" ] ||
-    die "apt knows no package prometheus" "run apt-get update as root"
-  mkdir "$work/packages" "$work/prefix"
-  cd "$work/packages"
-  with_progress "downloading prometheus" "$work/apt.log" apt-get download prometheus
-  dpkg -x prometheus_*.deb "$work/prefix"
-  "$work/prefix/usr/bin/promtool" --version >/dev/null 2>&1 || die "Debian's Prometheus does not run on this system"
-}
 
 fetch() {
-  if [ ! -x "$PROGRAMS/prometheus" ]; then
-    mkdir -p "$CACHE_DIR"
-    work=$(mktemp -d "$CACHE_DIR/unpacking.XXXXXX")
-    trap 'rm -rf "$work"' EXIT
-    step "Fetching Debian's Prometheus (once)"
-    (download "$work")
-    # Whole or not at all; and whoever was first has it.
-    mv -T "$work/prefix" "$PREFIX" 2>/dev/null || [ -x "$PROGRAMS/prometheus" ] ||
-      die "cannot write $PREFIX" "remove it and try again"
-  fi
+  PROGRAMS=$("$PROJECT_ROOT/scripts/debian-program.sh" prometheus prometheus promtool)
   echo "$PROGRAMS"
 }
 
