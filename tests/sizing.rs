@@ -10,6 +10,8 @@
     reason = "a test says what went wrong by failing, and shares its model"
 )]
 
+#[path = "model/markdown.rs"]
+mod markdown;
 #[path = "model/store.rs"]
 mod store;
 
@@ -31,22 +33,6 @@ const PAGE: &str = include_str!("../docs/sizing.md");
 const KEY: &[u8] = b"sk_live_a_key_of_no_consequence";
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
-/// The rows below a table's head, as cells.
-fn table(head: &str) -> Vec<Vec<String>> {
-    let rows = PAGE.lines().skip_while(|line| !line.starts_with(head));
-    let cells = |line: &str| {
-        let cells = line.trim_matches('|').split('|');
-        cells.map(|cell| cell.trim().to_owned()).collect()
-    };
-    let rows: Vec<Vec<String>> = rows
-        .skip(2)
-        .take_while(|line| line.starts_with('|'))
-        .map(cells)
-        .collect();
-    assert!(!rows.is_empty(), "the page has no table {head}");
-    rows
-}
-
 /// Slices that a verification takes, counted as the gate runs them.
 fn slices(cost: u32) -> u64 {
     // A hash of another cost by its text: what it is of does not matter here.
@@ -67,7 +53,7 @@ fn slices(cost: u32) -> u64 {
 #[test]
 fn a_bcrypt_takes_the_rounds_and_slices_that_the_page_says() {
     let mut costs = Vec::new();
-    for row in table("| Cost | Rounds |") {
+    for row in markdown::table(PAGE, "| Cost | Rounds |") {
         let cost: u32 = row[0].parse().unwrap();
         let computed = [
             cost.to_string(),
@@ -130,7 +116,7 @@ fn entry_bytes() -> [(&'static str, usize); 3] {
 
 #[test]
 fn an_entry_takes_the_bytes_that_the_page_says() {
-    let rows = table("| Entry | Bytes |");
+    let rows = markdown::table(PAGE, "| Entry | Bytes |");
     for ((kind, bytes), row) in entry_bytes().into_iter().zip(rows) {
         println!("| {kind} | {bytes} |");
         assert!(row[0].starts_with(kind), "{row:?}");
@@ -140,7 +126,7 @@ fn an_entry_takes_the_bytes_that_the_page_says() {
 
 #[test]
 fn calls_follow_from_keys_nodes_and_time_as_the_page_says() {
-    for row in table("| Keys in use | Nodes |") {
+    for row in markdown::table(PAGE, "| Keys in use | Nodes |") {
         let number = |at: usize| row[at].parse::<f64>().unwrap();
         let calls = 2.0 * number(0) * number(1) / number(2);
         println!("| {} | {calls:.1} |", row[..3].join(" | "));

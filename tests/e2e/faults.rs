@@ -209,7 +209,7 @@ impl State {
     }
 }
 
-fn endpoint_of(head: &str, body: &str) -> Endpoint {
+pub(crate) fn endpoint_of(head: &str, body: &str) -> Endpoint {
     let path = head.split(' ').nth(1).unwrap_or_default();
     if path.contains("/users?") {
         Endpoint::LookUp
@@ -238,7 +238,7 @@ fn register_secrets(head: &str, body: &str) {
     }
 }
 
-fn read_request(client: &mut TcpStream) -> Option<(String, String)> {
+pub(crate) fn read_request(client: &mut TcpStream) -> Option<(String, String)> {
     let mut bytes = Vec::new();
     let head_end = loop {
         if let Some(at) = find(&bytes, b"\r\n\r\n") {

@@ -177,12 +177,16 @@ impl<'a> Gateway<'a> {
 
     /// A figure of its process's memory, as Linux names it; in bytes.
     pub(crate) fn memory(&self, name: &str) -> u64 {
-        let pid = fs::read_to_string(self.file("pid")).expect("its pid");
-        let status =
-            fs::read_to_string(format!("/proc/{}/status", pid.trim())).expect("its status");
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("its status");
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
         kilobytes.expect(name) * 1024
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> String {
+        self.stack.pid(&self.name)
     }
 
     /// Stops it; once is enough.
@@ -280,7 +284,7 @@ fn edit_filter(listener: &mut Value, spec: &Spec) {
 }
 
 /// Sets fields of a filter's configuration, where it is one of ours.
-fn edit_fields(filter: &mut Value, changed: &[(String, Value)]) {
+pub(crate) fn edit_fields(filter: &mut Value, changed: &[(String, Value)]) {
     let Some(text) = filter.pointer_mut("/typed_config/config/configuration/value") else {
         return;
     };

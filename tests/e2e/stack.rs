@@ -90,6 +90,12 @@ impl Stack {
             .collect()
     }
 
+    /// The process of one of its parts, or of another that was started in its folder.
+    pub(crate) fn pid(&self, part: &str) -> String {
+        let pid = fs::read_to_string(self.run_dir.join(format!("{part}.pid")));
+        pid.expect("a pid").trim().to_owned()
+    }
+
     /// A script of the project, told about this stack.
     pub(crate) fn script(&self, name: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(format!("{PROJECT}/scripts/{name}"));

@@ -30,6 +30,19 @@ pub(crate) fn blocks(text: &str, language: &str) -> Vec<String> {
     found
 }
 
+/// The rows below the head of a table, as cells.
+pub(crate) fn table(text: &str, head: &str) -> Vec<Vec<String>> {
+    let cells = |line: &str| {
+        let cells = line.trim_matches('|').split('|');
+        cells.map(|cell| cell.trim().to_owned()).collect()
+    };
+    let rows = text.lines().skip_while(|line| !line.starts_with(head));
+    let rows = rows.skip(2).take_while(|line| line.starts_with('|'));
+    let rows: Vec<Vec<String>> = rows.map(cells).collect();
+    assert!(!rows.is_empty(), "the page has no table {head}");
+    rows
+}
+
 /// The targets of `[text](target)`, outside of code.
 pub(crate) fn links(text: &str) -> Vec<String> {
     prose(text)

@@ -1,8 +1,9 @@
 //! Keycloak's own tables, written by `psql`: twenty thousand users by its interface would
-//! take minutes.
+//! take minutes, and the bench has many more.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::ops::Range;
 use std::process::{Command, Stdio};
 
 use apikey_jwt_exchange::api_key::hash::hash_sha256;
@@ -20,7 +21,40 @@ pub(crate) struct Stored {
     pub(crate) key: Key,
 }
 
-/// What Keycloak 26.7 writes of a user with one key and its link. A value of more than 255
+/// A key of an owner: its id, and what `apiKeys` holds of its hash.
+pub(crate) type StoredKey = (String, String);
+
+/// Takes what is to be written, in tables that go with the transaction.
+const BEGIN: &str = "
+begin;
+create temporary table new_owner (user_id text, username text) on commit drop;
+create temporary table new_key (user_id text, key_id text, hash text) on commit drop;
+-- All of them refer to each other as they should: it need not be looked at for each row.
+set local session_replication_role = replica;
+";
+
+/// What takes the indexes from the attributes until all are written, which makes hundreds of
+/// thousands of keys a matter of a minute. Nobody else reads attributes meanwhile.
+const INDEXES_OFF: &str = "
+create temporary table index_off on commit drop as
+  select indexname, indexdef from pg_indexes
+  where tablename = 'user_attribute' and schemaname = current_schema()
+    and indexname not in (select conname from pg_constraint);
+do $$ declare off record; begin
+  for off in select indexname from index_off loop execute 'drop index ' || off.indexname; end loop;
+end $$;
+";
+const INDEXES_ON: &str = "
+set local maintenance_work_mem = '512MB';
+do $$ declare off record; begin
+  for off in select indexdef from index_off loop execute off.indexdef; end loop;
+end $$;
+";
+
+/// More keys than this are written with the indexes off.
+const KEYS_WITH_INDEXES: usize = 50_000;
+
+/// What Keycloak 26.7 writes of a user with keys and its link. A value of more than 255
 /// characters is found by its SHA-512, as it is and in lower case.
 const OWNERS: &str = "
 insert into user_entity (id, email, email_constraint, email_verified, enabled, first_name,
@@ -33,19 +67,30 @@ insert into federated_identity (identity_provider, realm_id, federated_user_id,
     federated_username, user_id)
   select 'api-keys', :'realm', user_id, username, user_id from new_owner;
 insert into user_attribute (id, name, user_id, value)
-  select gen_random_uuid()::text, name, user_id, value from new_owner, lateral (values
+  select gen_random_uuid()::text, name, user_id, value from new_key, lateral (values
     ('apiKeys', 'key:' || key_id || ':' || hash),
     ('apiKey_' || key_id || '_name', 'One of many'),
-    ('apiKey_' || key_id || '_created', created),
-    ('apiKey_' || key_id || '_expiresAt', expires_at)) as attribute (name, value);
+    ('apiKey_' || key_id || '_created', :'created'),
+    ('apiKey_' || key_id || '_expiresAt', :'expires_at')) as attribute (name, value);
 insert into user_attribute (id, name, user_id, long_value, long_value_hash,
     long_value_hash_lower_case)
   select gen_random_uuid()::text, 'apiKeyIndex', user_id, value,
     sha512(convert_to(value, 'UTF8')), sha512(convert_to(lower(value), 'UTF8'))
-  from new_owner, lateral (select rpad(key_id, 288, '.') as value) as index_value;
-commit;
-analyze;
+  from new_key, lateral (select rpad(key_id, 288, '.') as value) as index_value;
 ";
+
+/// What is written in one go stays unvacuumed until the server finds the time, and then is
+/// in the way of whoever measures: so it is done here.
+const END: &str = "
+commit;
+vacuum (analyze) user_entity, user_role_mapping, federated_identity, user_attribute;
+checkpoint;
+";
+
+/// Keycloak's id of the owner of this number.
+pub(crate) fn owner_id(number: u64) -> String {
+    format!("{number:08x}-0000-4000-8000-00000000cafe")
+}
 
 impl Database {
     /// The one that the environment names.
@@ -60,41 +105,53 @@ impl Database {
 
     /// Writes so many owners of one key each; gives those whose numbers are asked for.
     pub(crate) fn add_owners(&self, realm: &str, count: u64, wanted: &[u64]) -> Vec<Stored> {
+        let mut stored = Vec::new();
+        self.write_owners(realm, 0..count, |number, username| {
+            if !wanted.contains(&number) {
+                return vec![(format!("many{number:08}"), hash_sha256(username.as_bytes()))];
+            }
+            let key = Key::random();
+            let record = (key.id.clone(), hash_sha256(key.text.as_bytes()));
+            stored.push(Stored {
+                id: owner_id(number),
+                username: username.to_owned(),
+                key,
+            });
+            vec![record]
+        });
+        stored
+    }
+
+    /// Writes the owners of these numbers; `keys` gives the keys of each, by its number and
+    /// its name.
+    pub(crate) fn write_owners(
+        &self,
+        realm: &str,
+        numbers: Range<u64>,
+        mut keys: impl FnMut(u64, &str) -> Vec<StoredKey>,
+    ) {
         let realm_id = self.ask(&format!("select id from realm where name = '{realm}'"));
-        let mut script = format!(
-            "\\set ON_ERROR_STOP on\n\\set realm '{}'\nbegin;\n\
-             create temporary table new_owner (user_id text, username text, key_id text, \
-             hash text, created text, expires_at text) on commit drop;\n\
-             copy new_owner from stdin;\n",
+        let (mut owners, mut all_keys) = (String::new(), String::new());
+        for number in numbers {
+            let (id, username) = (owner_id(number), format!("many-{number:05}"));
+            writeln!(owners, "{id}\t{username}").expect("a text");
+            for (key_id, hash) in keys(number, &username) {
+                writeln!(all_keys, "{id}\t{key_id}\t{hash}").expect("a text");
+            }
+        }
+        let (off, on) = if all_keys.lines().count() > KEYS_WITH_INDEXES {
+            (INDEXES_OFF, INDEXES_ON)
+        } else {
+            ("", "")
+        };
+        let (created, ends) = (rfc3339(now_seconds()), rfc3339(now_seconds() + 90 * 86_400));
+        let script = format!(
+            "\\set realm '{}'\n\\set created '{created}'\n\\set expires_at '{ends}'\n{BEGIN}\
+             copy new_owner from stdin;\n{owners}\\.\n\
+             copy new_key from stdin;\n{all_keys}\\.\n{off}{OWNERS}{on}{END}",
             realm_id.trim()
         );
-        let (created, ends) = (rfc3339(now_seconds()), rfc3339(now_seconds() + 90 * 86_400));
-        let mut stored = Vec::new();
-        for number in 0..count {
-            let id = format!("{number:08x}-0000-4000-8000-00000000cafe");
-            let username = format!("many-{number:05}");
-            let (key_id, hash) = if wanted.contains(&number) {
-                let key = Key::random();
-                let found = (key.id.clone(), hash_sha256(key.text.as_bytes()));
-                stored.push(Stored {
-                    id: id.clone(),
-                    username: username.clone(),
-                    key,
-                });
-                found
-            } else {
-                (format!("many{number:08}"), hash_sha256(username.as_bytes()))
-            };
-            writeln!(
-                script,
-                "{id}\t{username}\t{key_id}\t{hash}\t{created}\t{ends}"
-            )
-            .expect("a text");
-        }
-        script.push_str("\\.\n");
-        script.push_str(OWNERS);
         self.psql(&["-q"], &script);
-        stored
     }
 
     /// What a query gives.
