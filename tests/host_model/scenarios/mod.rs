@@ -20,5 +20,6 @@ mod refusals;
 mod revocation;
 mod self_check;
 mod shared_cache;
+mod speed;
 mod tracing;
 mod wasm;
