@@ -3,22 +3,27 @@
 # be had: where rustup cannot download it (a mirror of Debian and of the crates registry is all that
 # many build machines see), Debian's own Rust does the same. Says which of the two it took.
 #
-# usage: build-wasm.sh [--has-target]
+# usage: build-wasm.sh [--has-target | --noop]
 #   --has-target   builds nothing; succeeds if the installed Rust has the target or rustup adds it
+#   --noop         builds bench/noop_filter instead, what make bench measures against
 #   APIKEYS_WASM_TOOLCHAIN   auto (default), rustup: only the installed Rust, debian: only Debian's
 #   APIKEYS_COMMIT   the commit that it names in its log, where this folder knows no git
 #
 # Who builds the same commit with the same compiler gets the same bytes, wherever: reproducible.sh
 # shows it. So no path of this machine goes into the wasm, and no RUSTFLAGS of its user's.
 #
-# Prints the path of the wasm on stdout: target/wasm/apikey_jwt_exchange.wasm
+# Prints the path of the wasm on stdout: target/wasm/apikey_jwt_exchange.wasm, or noop_filter.wasm
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 TARGET=wasm32-wasip1
 NAME=apikey_jwt_exchange.wasm
+WHAT="the filter" MANIFEST=$PROJECT_ROOT/Cargo.toml
+if [ "${1:-}" = --noop ]; then
+  NAME=noop_filter.wasm WHAT="a filter that does nothing" MANIFEST=$PROJECT_ROOT/bench/noop_filter/Cargo.toml
+fi
 TARGET_DIR=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}
 CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}
-BUILD=(cargo build --release --lib --locked --target "$TARGET" --manifest-path "$PROJECT_ROOT/Cargo.toml")
+BUILD=(cargo build --release --lib --locked --target "$TARGET" --manifest-path "$MANIFEST")
 
 # has_target: whether the installed Rust holds the target's standard library.
 has_target() {
@@ -67,14 +72,14 @@ build() {
     local host
     host=$(rustc -vV | sed -n 's/^host: //p')
     (cd "$PROJECT_ROOT" && cargo fetch --locked --target "$TARGET" --target "$host") >&2 ||
-      cargo_failed "the filter"
+      cargo_failed "$WHAT"
     paths=$(machine_paths)
   fi
   while read -r path; do
     [ -z "$path" ] || flags+=("--remap-path-prefix=$path")
   done <<<"$paths"$'\n'"$folder=/target"
   CARGO_TARGET_DIR=$folder CARGO_ENCODED_RUSTFLAGS=$(joined "${flags[@]}") "${BUILD[@]}" "$@" >&2 ||
-    cargo_failed "the filter"
+    cargo_failed "$WHAT"
   built=$folder/$TARGET/release/$NAME
   if grep -qaF "$CARGO_HOME/registry/" "$built"; then
     die "the wasm holds a path of this machine: it is not what others build" \
@@ -126,7 +131,7 @@ if [ "${1:-}" = --has-target ]; then
   has_target || add_target
   exit
 fi
-step "Building the filter"
+step "Building $WHAT"
 export_source_commit
 case ${APIKEYS_WASM_TOOLCHAIN:-auto} in
   auto)

@@ -49,7 +49,11 @@ const IMPURE: [(&str, &str); 16] = [
 ];
 
 /// What cargo writes, with the address of the index in it.
-const LOCKS: [&str; 2] = ["Cargo.lock", "fuzz/Cargo.lock"];
+const LOCKS: [&str; 3] = [
+    "Cargo.lock",
+    "bench/noop_filter/Cargo.lock",
+    "fuzz/Cargo.lock",
+];
 
 /// The one place where core and shell meet.
 const ENTRY: (&str, &str) = (
@@ -207,7 +211,7 @@ fn every_dependency_comes_from_the_public_index() {
             assert_eq!(source, index, "{path}");
             count += 1;
         }
-        assert!(count > 20, "{path}");
+        assert!(count > 5, "{path}");
     }
 }
 

@@ -28,7 +28,7 @@ use crate::signing_key::SigningKey;
 pub const ADDRESSES_MAX: usize = 4096;
 const MINUTE_MS: u64 = 60_000;
 /// Look-ups in a second for keys that this node has never seen a verification of.
-const LOOKUPS_PER_SECOND: u64 = 50;
+pub const LOOKUPS_PER_SECOND: u64 = 50;
 /// Such look-ups that a worker makes at once.
 const LOOKUPS_BURST: u64 = 100;
 /// Keys that are known here and are asked for in a second, after Keycloak came back.

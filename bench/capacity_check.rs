@@ -1,0 +1,97 @@
+//! The capacity model beside what was simulated: its figure over the simulation's, point by
+//! point.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::capacity_model::Deployment;
+use crate::hit_rate::{CURVE_KEYS, CURVE_TTLS, FIFTH, GROWTH_RATE, ttl_line};
+use crate::report::{Curve, Report};
+use crate::traffic::Usage;
+
+/// What the model says over what was simulated: 1 where both say the same.
+pub(crate) fn compare(report: &mut Report) {
+    let one_worker = |usage, ttl: u64, call_ms: f64| Deployment {
+        usage,
+        nodes: 1,
+        workers: 1,
+        ttl_seconds: ttl as f64,
+        workers_share: true,
+        renews_ahead: true,
+        call_seconds: call_ms / 1000.0,
+    };
+    let zipf = |keys, requests_per_second| Usage {
+        keys,
+        requests_per_second,
+        exponent: 1.0,
+    };
+    let (mut refreshes, mut hits) = (Vec::new(), Vec::new());
+    for ttl in CURVE_TTLS {
+        let model = |rate| one_worker(zipf(CURVE_KEYS, rate), ttl, 10.0).demand();
+        let line = ttl_line(ttl);
+        let over = |curve: &str, of: &dyn Fn(f64) -> f64| {
+            let points = points(report, curve, &line);
+            let ratios = points
+                .into_iter()
+                .map(|(x, simulated)| (x, of(x) / simulated));
+            (line.clone(), ratios.collect::<Vec<_>>())
+        };
+        let of = |rate| model(rate).refreshes_per_second;
+        refreshes.push(over("refreshes_by_rate", &of));
+        hits.push(over("hit_rate_by_rate", &|rate| model(rate).hit_rate));
+    }
+    let by = |curve: &str, line: &str, of: &dyn Fn(f64) -> f64| {
+        let points = points(report, curve, line);
+        let ratios = points
+            .into_iter()
+            .map(|(x, simulated)| (x, of(x) / simulated));
+        vec![(line.to_owned(), ratios.collect::<Vec<_>>())]
+    };
+    let of_call = |ms| one_worker(FIFTH, 300, ms).demand().hit_rate;
+    let by_call = by("hit_rate_by_call_ms", "simulated", &of_call);
+    let of_keys = |keys| {
+        let usage = zipf(keys as usize, GROWTH_RATE);
+        one_worker(usage, 300, 10.0).demand().hit_rate
+    };
+    let line = format!("{GROWTH_RATE} requests/s");
+    let by_keys = by("hit_rate_by_keys", &line, &of_keys);
+    let curves = [
+        ("capacity_refreshes_over_simulated", "requests/s", refreshes),
+        ("capacity_hit_rate_over_simulated", "requests/s", hits),
+        ("capacity_hit_rate_over_simulated_by_call_ms", "ms", by_call),
+        ("capacity_hit_rate_over_simulated_by_keys", "keys", by_keys),
+    ];
+    let mut off: f64 = 0.0;
+    for (name, x, lines) in curves {
+        let all = lines.iter().flat_map(|(_, points)| points);
+        let largest = all.map(|(_, ratio)| (ratio - 1.0).abs());
+        off = largest.fold(off, f64::max);
+        report.curve(Curve {
+            name,
+            title: "The model over the simulation".to_owned(),
+            x,
+            y: "ratio",
+            lines,
+        });
+    }
+    report.fact("capacity_model_off_by_at_most_share", &[off]);
+}
+
+/// A curve's line: of this run, else of the last that drew it.
+fn points(report: &Report, curve: &str, line: &str) -> Vec<(f64, f64)> {
+    let drawn = report.curves.iter().find(|drawn| drawn.name == curve);
+    let lines = drawn.map(|drawn| &drawn.lines);
+    if let Some((_, points)) = lines.and_then(|lines| lines.iter().find(|(name, _)| name == line)) {
+        return points.clone();
+    }
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/results.json");
+    let text = fs::read(file).unwrap_or_default();
+    let results: Value = serde_json::from_slice(&text).unwrap_or_default();
+    let points = results["curves"][curve]["lines"][line].as_array();
+    let points = points.unwrap_or_else(|| panic!("no {curve}: measure hit_rate first"));
+    let number = |value: &Value| value.as_f64().expect("a number");
+    let pair = |point: &Value| (number(&point[0]), number(&point[1]));
+    points.iter().map(pair).collect()
+}

@@ -1,0 +1,253 @@
+//! How many requests find their token in the cache, and what the others ask of Keycloak: an
+//! hour in virtual time, and how both change with the use of the keys and their number.
+//!
+//! Real servers would take the hour, and a Keycloak with as many keys. What is made up is
+//! around the core ([`crate::virtual_node`]); a run with the same seed is the same run.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Instant;
+
+use crate::bench::Bench;
+use crate::capacity_model::hit_rate_without_renewals;
+use crate::report::{Curve, Report};
+use crate::traffic::Usage;
+use crate::virtual_node::{Run, Scenario, run};
+
+const TTL_SECONDS: u64 = 300;
+
+/// The row: an hour from empty caches, on one node of one worker with all settings as they
+/// are by default. What the hour begins with is told apart from what follows.
+const HOUR: Scenario = Scenario {
+    usage: zipf(10_000, 3000.0),
+    workers: 1,
+    cache_ttl_seconds: TTL_SECONDS,
+    l1_entries: None,
+    l2_slots: None,
+    call_ms: 10,
+    known: false,
+    warm_up_seconds: 600,
+    seconds: 3000,
+    seed: 1,
+};
+
+/// The curves' keys, fewer than the row's so that there can be many points: with ten times
+/// the keys and ten times the requests it is much the same.
+pub(crate) const CURVE_KEYS: usize = 1000;
+const CURVE_RATES: [f64; 5] = [3.0, 10.0, 30.0, 100.0, 300.0];
+pub(crate) const CURVE_TTLS: [u64; 3] = [60, 300, 900];
+/// A million keys are not to take all the time there is.
+pub(crate) const GROWTH_RATE: f64 = 100.0;
+const GROWTH_KEYS: [usize; 4] = [1_000_000, 100_000, 10_000, 1000];
+/// A fifth of the row's keys and requests.
+pub(crate) const FIFTH: Usage = zipf(2000, 600.0);
+const CALL_MS: [u64; 4] = [10, 50, 100, 200];
+
+const fn zipf(keys: usize, requests_per_second: f64) -> Usage {
+    Usage {
+        keys,
+        requests_per_second,
+        exponent: 1.0,
+    }
+}
+
+/// A node that has seen all of its keys before, with room for them.
+///
+/// All tokens begin at about the same time, and one in steady use is renewed after 0.85 of the
+/// TTL on the average. What is counted begins in the middle of its second round and has four
+/// of them: else nearly all tokens would have a round too many in it, or too few.
+const fn steady(usage: Usage, ttl_seconds: u64) -> Scenario {
+    Scenario {
+        usage,
+        cache_ttl_seconds: ttl_seconds,
+        l1_entries: Some(if usage.keys < 10_000 {
+            10_000
+        } else {
+            usage.keys
+        }),
+        known: true,
+        warm_up_seconds: ttl_seconds * 1275 / 1000,
+        seconds: ttl_seconds * 34 / 10,
+        ..HOUR
+    }
+}
+
+pub(crate) fn measure(bench: &Bench, report: &mut Report) {
+    let pid = std::process::id().to_string();
+    bench.cores.give_all(&pid);
+    let began = Instant::now();
+    measure_all(report, bench.cores.count());
+    report.fact("simulation_seconds", &[began.elapsed().as_secs_f64()]);
+    bench.cores.give_rest(&pid);
+}
+
+/// All of it, by so many threads.
+pub(crate) fn measure_all(report: &mut Report, threads: usize) {
+    let by_rate =
+        CURVE_TTLS.map(|ttl| CURVE_RATES.map(|rate| (rate, steady(zipf(CURVE_KEYS, rate), ttl))));
+    let by_keys = GROWTH_KEYS.map(|keys| {
+        let scenario = steady(zipf(keys, GROWTH_RATE), TTL_SECONDS);
+        (keys as f64, scenario)
+    });
+    let by_call = CALL_MS.map(|call_ms| {
+        let scenario = steady(FIFTH, TTL_SECONDS);
+        (
+            call_ms as f64,
+            Scenario {
+                call_ms,
+                ..scenario
+            },
+        )
+    });
+    let crowd = crowds();
+    // What takes longest goes first.
+    let mut scenarios = vec![HOUR];
+    scenarios.extend(by_keys.iter().map(|(_, scenario)| *scenario));
+    scenarios.extend(crowd.iter().map(|(_, scenario)| *scenario));
+    scenarios.extend(by_call.iter().map(|(_, scenario)| *scenario));
+    scenarios.extend(by_rate.iter().flatten().map(|(_, scenario)| *scenario));
+    let mut runs = run_all(&scenarios, threads).into_iter();
+    let mut next = || runs.next().expect("a run for each scenario");
+
+    report_hour(&next(), report);
+    let growth = by_keys.map(|(keys, _)| (keys, next()));
+    report_growth(&growth, report);
+    for (name, _) in crowd {
+        let run = next().counted;
+        report.fact(&format!("{name}_hit_rate_share"), &[run.hit_rate()]);
+        report.fact(
+            &format!("{name}_calls_per_1k_requests"),
+            &[run.calls_per_1k_requests()],
+        );
+        let refused = run.refused as f64 / run.requests as f64;
+        report.fact(&format!("{name}_refused_share"), &[refused]);
+    }
+    let by_call = by_call.map(|(call_ms, _)| (call_ms, next().counted.hit_rate()));
+    report.curve(Curve {
+        name: "hit_rate_by_call_ms",
+        title: format!(
+            "Hit rate, {} keys, {} requests/s, one worker",
+            FIFTH.keys, FIFTH.requests_per_second
+        ),
+        x: "what a call to Keycloak takes, ms",
+        y: "hit rate",
+        lines: vec![("simulated".to_owned(), by_call.to_vec())],
+    });
+    let by_rate = by_rate.map(|line| line.map(|(rate, _)| (rate, next().counted)));
+    let lines = |of: &dyn Fn(&crate::virtual_node::Outcome) -> f64| {
+        let all = CURVE_TTLS.iter().zip(&by_rate);
+        let line = all.map(|(ttl, line)| {
+            let points = line.iter().map(|(rate, outcome)| (*rate, of(outcome)));
+            (ttl_line(*ttl), points.collect())
+        });
+        line.collect()
+    };
+    report.curve(Curve {
+        name: "hit_rate_by_rate",
+        title: format!("Hit rate, {CURVE_KEYS} keys, Zipf 1.0"),
+        x: "requests/s",
+        y: "hit rate",
+        lines: lines(&|outcome| outcome.hit_rate()),
+    });
+    report.curve(Curve {
+        name: "refreshes_by_rate",
+        title: format!("Look-ups and as many grants, {CURVE_KEYS} keys, Zipf 1.0"),
+        x: "requests/s",
+        y: "grants/s",
+        lines: lines(&|outcome| outcome.grants_per_second()),
+    });
+}
+
+/// The name of a TTL's line.
+pub(crate) fn ttl_line(ttl_seconds: u64) -> String {
+    format!("TTL {ttl_seconds} s")
+}
+
+/// Four workers, with shared data as small beside the keys as the default is beside the
+/// row's, and with room for all; and one worker with ten times the keys that its memory holds
+/// by default.
+fn crowds() -> [(&'static str, Scenario); 3] {
+    let crowd = |l2_slots| Scenario {
+        workers: 4,
+        l2_slots: Some(l2_slots),
+        ..steady(FIFTH, TTL_SECONDS)
+    };
+    let many = Scenario {
+        l1_entries: None,
+        seconds: TTL_SECONDS,
+        ..steady(zipf(100_000, 600.0), TTL_SECONDS)
+    };
+    [
+        ("four_workers_l2_too_small", crowd(820)),
+        ("four_workers_l2_fits", crowd(4096)),
+        ("l1_too_small", many),
+    ]
+}
+
+fn report_hour(run: &Run, report: &mut Report) {
+    let (whole, steady) = (run.whole(), run.counted);
+    report.row("hit_rate_zipf", &[whole.hit_rate()]);
+    let calls = whole.calls_per_1k_requests();
+    report.row("keycloak_calls_per_1k_requests", &[calls]);
+    report.fact("hit_rate_zipf_steady_share", &[steady.hit_rate()]);
+    let without = hit_rate_without_renewals(&HOUR.usage, TTL_SECONDS as f64);
+    report.fact("hit_rate_zipf_without_renewals_share", &[without]);
+    let refused = run.warm_up.refused as f64 / run.warm_up.requests as f64;
+    report.fact("hit_rate_zipf_refused_first_10_min_share", &[refused]);
+    let refused = steady.refused as f64 / steady.requests as f64;
+    report.fact("hit_rate_zipf_refused_later_share", &[refused]);
+    report.fact(
+        "hit_rate_zipf_grants_per_second",
+        &[steady.grants_per_second()],
+    );
+    let renewed = steady.renewals as f64 / steady.grants as f64;
+    report.fact("hit_rate_zipf_renewed_ahead_share", &[renewed]);
+}
+
+fn report_growth(growth: &[(f64, Run)], report: &mut Report) {
+    let line = |of: &dyn Fn(&Run) -> f64| {
+        let mut points: Vec<(f64, f64)> =
+            growth.iter().map(|(keys, run)| (*keys, of(run))).collect();
+        points.reverse();
+        vec![(format!("{GROWTH_RATE} requests/s"), points)]
+    };
+    report.curve(Curve {
+        name: "hit_rate_by_keys",
+        title: format!("Hit rate, Zipf 1.0, TTL {TTL_SECONDS} s"),
+        x: "keys",
+        y: "hit rate",
+        lines: line(&|run| run.counted.hit_rate()),
+    });
+    report.curve(Curve {
+        name: "calls_by_keys",
+        title: format!("Calls to Keycloak, Zipf 1.0, TTL {TTL_SECONDS} s"),
+        x: "keys",
+        y: "calls for 1,000 requests",
+        lines: line(&|run| run.counted.calls_per_1k_requests()),
+    });
+}
+
+/// Runs that know nothing of each other, by so many threads; in the scenarios' order.
+fn run_all(scenarios: &[Scenario], threads: usize) -> Vec<Run> {
+    let next = AtomicUsize::new(0);
+    let (sender, done) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let (sender, next) = (sender.clone(), &next);
+            scope.spawn(move || {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(scenario) = scenarios.get(at) else {
+                        break;
+                    };
+                    sender.send((at, run(scenario))).expect("someone waits");
+                }
+            });
+        }
+    });
+    drop(sender);
+    let mut runs: Vec<(usize, Run)> = done.iter().collect();
+    assert_eq!(runs.len(), scenarios.len(), "each came to its end");
+    runs.sort_by_key(|(at, _)| *at);
+    runs.into_iter().map(|(_, run)| run).collect()
+}
