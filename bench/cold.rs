@@ -12,7 +12,7 @@ use crate::bench::Bench;
 use crate::client::{Connection, Request};
 use crate::load::open;
 use crate::owner::{Key, Owner, Record};
-use crate::report::Report;
+use crate::report::{Report, median};
 use crate::targets::{Filter, Targets};
 use crate::wait;
 
@@ -108,14 +108,16 @@ fn refresh(bench: &Bench, targets: &Targets, bare: &mut Bare, report: &mut Repor
     let mut gateway = targets.target("short").connect();
     let (mut ours, mut calls, mut ratios) = (vec![], vec![], vec![]);
     for round in 0..=REFRESHES {
+        let (mut refreshed, mut made) = (vec![], vec![]);
         for key in &owned.keys {
-            let took = ask(&mut gateway, key);
-            let bare: f64 = bare.exchange(&key.id, &owned.owner.id).iter().sum();
-            if round > 0 {
-                ours.push(took);
-                calls.push(bare);
-                ratios.push(took / bare);
-            }
+            refreshed.push(ask(&mut gateway, key));
+            made.push(bare.exchange(&key.id, &owned.owner.id).iter().sum());
+        }
+        // The first is their first use.
+        if round > 0 {
+            ratios.push(median(&refreshed) / median(&made));
+            ours.append(&mut refreshed);
+            calls.append(&mut made);
         }
         // All that are in the cache end within it.
         thread::sleep(Duration::from_millis(1050));
