@@ -1,8 +1,6 @@
 //! How far a deployment goes: what a refresh costs Keycloak and a worker is measured here,
 //! the rest is computed ([`crate::capacity_model`]).
 
-use std::fs;
-
 use apikey_jwt_exchange::exchange::throttle::LOOKUPS_PER_SECOND;
 use serde_json::json;
 
@@ -102,7 +100,7 @@ pub(crate) fn keycloak_capacity(bench: &Bench, report: &mut Report) -> (Machine,
     closed(port, &one, Order::Turn, 1, Until::Requests(10));
     let mut warm = Vec::new();
     for _ in 0..ROUNDS {
-        let busy = busy_seconds(&targets);
+        let busy = targets.processor_seconds();
         let done = closed(
             port,
             &one,
@@ -110,7 +108,7 @@ pub(crate) fn keycloak_capacity(bench: &Bench, report: &mut Report) -> (Machine,
             CONNECTIONS,
             Until::Seconds(SECONDS),
         );
-        warm.push((busy_seconds(&targets) - busy) / done.requests);
+        warm.push((targets.processor_seconds() - busy) / done.requests);
     }
 
     let keys: Vec<Key> = (0..BCRYPT_KEYS).map(|_| Key::random()).collect();
@@ -118,10 +116,10 @@ pub(crate) fn keycloak_capacity(bench: &Bench, report: &mut Report) -> (Machine,
     let records: Vec<Record> = keys.iter().map(bcrypt).collect();
     owners.extend(records.chunks(KEYS_EACH).map(owner));
     let new = Keys::new(bench, keys.iter().map(|key| key.text.as_str()));
-    let busy = busy_seconds(&targets);
+    let busy = targets.processor_seconds();
     let each_once = Until::Requests(keys.len() as u64);
     closed(port, &new, Order::Turn, 1, each_once);
-    let first_use = (busy_seconds(&targets) - busy) / keys.len() as f64;
+    let first_use = (targets.processor_seconds() - busy) / keys.len() as f64;
     drop(targets);
     owners.iter().for_each(Owner::delete);
 
@@ -153,28 +151,14 @@ struct Refreshed {
 /// and not requests: a run may begin with keys that were used a moment ago.
 fn refresh(targets: &Targets, keys: &Keys, connections: u32) -> Refreshed {
     let asked = || targets.counter("cluster.keycloak.upstream_rq_total");
-    let (asked_before, busy) = (asked(), busy_seconds(targets));
+    let (asked_before, busy) = (asked(), targets.processor_seconds());
     let (port, until) = (targets.port("refreshing"), Until::Seconds(SECONDS));
     let done = closed(port, keys, Order::Turn, connections, until);
     Refreshed {
         refreshes: (asked() - asked_before) / 2.0,
         seconds: done.requests / done.per_second,
-        busy_seconds: busy_seconds(targets) - busy,
+        busy_seconds: targets.processor_seconds() - busy,
     }
-}
-
-/// The processor time that the gateway's process has had.
-fn busy_seconds(targets: &Targets) -> f64 {
-    let tasks = format!("/proc/{}/task", targets.gateway.pid());
-    let tasks = fs::read_dir(tasks).expect("a process");
-    let of_task = |task: fs::DirEntry| {
-        // "<nanoseconds run> <nanoseconds waited> <times>", proc(5).
-        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split(' ').next()?.parse::<f64>().ok()
-    };
-    let nanoseconds: f64 = tasks.flatten().filter_map(of_task).sum();
-    assert!(nanoseconds > 0.0, "the kernel counts no processor time");
-    nanoseconds / 1e9
 }
 
 /// What is asked for as keys are added, beside what there is.

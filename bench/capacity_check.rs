@@ -13,50 +13,37 @@ use crate::traffic::Usage;
 
 /// What the model says over what was simulated: 1 where both say the same.
 pub(crate) fn compare(report: &mut Report) {
-    let one_worker = |usage, ttl: u64, call_ms: f64| Deployment {
-        usage,
-        nodes: 1,
-        workers: 1,
-        ttl_seconds: ttl as f64,
-        workers_share: true,
-        renews_ahead: true,
-        call_seconds: call_ms / 1000.0,
-    };
-    let zipf = |keys, requests_per_second| Usage {
-        keys,
-        requests_per_second,
-        exponent: 1.0,
+    let over = |curve: &str, line: &str, of: &dyn Fn(f64) -> f64| {
+        let points = points(report, curve, line).into_iter();
+        let ratios = points.map(|(x, simulated)| (x, of(x) / simulated));
+        (line.to_owned(), ratios.collect::<Vec<_>>())
     };
     let (mut refreshes, mut hits) = (Vec::new(), Vec::new());
     for ttl in CURVE_TTLS {
-        let model = |rate| one_worker(zipf(CURVE_KEYS, rate), ttl, 10.0).demand();
-        let line = ttl_line(ttl);
-        let over = |curve: &str, of: &dyn Fn(f64) -> f64| {
-            let points = points(report, curve, &line);
-            let ratios = points
-                .into_iter()
-                .map(|(x, simulated)| (x, of(x) / simulated));
-            (line.clone(), ratios.collect::<Vec<_>>())
+        let model = |rate| {
+            Deployment::of_one_worker(Usage::zipf(CURVE_KEYS, rate), ttl as f64, 0.010).demand()
         };
+        let line = ttl_line(ttl);
         let of = |rate| model(rate).refreshes_per_second;
-        refreshes.push(over("refreshes_by_rate", &of));
-        hits.push(over("hit_rate_by_rate", &|rate| model(rate).hit_rate));
+        refreshes.push(over("refreshes_by_rate", &line, &of));
+        hits.push(over("hit_rate_by_rate", &line, &|rate| {
+            model(rate).hit_rate
+        }));
     }
-    let by = |curve: &str, line: &str, of: &dyn Fn(f64) -> f64| {
-        let points = points(report, curve, line);
-        let ratios = points
-            .into_iter()
-            .map(|(x, simulated)| (x, of(x) / simulated));
-        vec![(line.to_owned(), ratios.collect::<Vec<_>>())]
+    let of_call = |ms| {
+        Deployment::of_one_worker(FIFTH, 300.0, ms / 1000.0)
+            .demand()
+            .hit_rate
     };
-    let of_call = |ms| one_worker(FIFTH, 300, ms).demand().hit_rate;
-    let by_call = by("hit_rate_by_call_ms", "simulated", &of_call);
+    let by_call = vec![over("hit_rate_by_call_ms", "simulated", &of_call)];
     let of_keys = |keys| {
-        let usage = zipf(keys as usize, GROWTH_RATE);
-        one_worker(usage, 300, 10.0).demand().hit_rate
+        let usage = Usage::zipf(keys as usize, GROWTH_RATE);
+        Deployment::of_one_worker(usage, 300.0, 0.010)
+            .demand()
+            .hit_rate
     };
     let line = format!("{GROWTH_RATE} requests/s");
-    let by_keys = by("hit_rate_by_keys", &line, &of_keys);
+    let by_keys = vec![over("hit_rate_by_keys", &line, &of_keys)];
     let curves = [
         ("capacity_refreshes_over_simulated", "requests/s", refreshes),
         ("capacity_hit_rate_over_simulated", "requests/s", hits),

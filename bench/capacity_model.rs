@@ -65,6 +65,19 @@ pub(crate) struct Machine {
 }
 
 impl Deployment {
+    /// One node of one worker, as it is.
+    pub(crate) const fn of_one_worker(usage: Usage, ttl_seconds: f64, call_seconds: f64) -> Self {
+        Self {
+            usage,
+            nodes: 1,
+            workers: 1,
+            ttl_seconds,
+            workers_share: true,
+            renews_ahead: true,
+            call_seconds,
+        }
+    }
+
     /// Caches that know nothing of each other.
     fn caches(&self) -> f64 {
         let each = if self.workers_share { 1 } else { self.workers };

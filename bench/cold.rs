@@ -110,7 +110,7 @@ fn refresh(bench: &Bench, targets: &Targets, bare: &mut Bare, report: &mut Repor
     for round in 0..=REFRESHES {
         let (mut refreshed, mut made) = (vec![], vec![]);
         for key in &owned.keys {
-            refreshed.push(ask(&mut gateway, key));
+            refreshed.push(ask(&mut gateway, &key.text));
             made.push(bare.exchange(&key.id, &owned.owner.id).iter().sum());
         }
         // The first is their first use.
@@ -136,8 +136,8 @@ fn refresh(bench: &Bench, targets: &Targets, bare: &mut Bare, report: &mut Repor
 }
 
 /// Milliseconds of a request that is served.
-fn ask(gateway: &mut Connection, key: &Key) -> f64 {
-    let answer = gateway.send(&Request::orders().api_key(&key.text));
+fn ask(gateway: &mut Connection, key: &str) -> f64 {
+    let answer = gateway.send(&Request::orders().api_key(key));
     assert_eq!(answer.status, 200, "{}", answer.describe());
     answer.took.as_secs_f64() * 1000.0
 }
@@ -149,9 +149,9 @@ fn first_use(bench: &Bench, targets: &Targets, bare: &mut Bare, report: &mut Rep
     let mut gateway = targets.target("exchange").connect();
     let (mut ours, mut native, mut ratios) = (vec![], vec![], vec![]);
     // So that the gateway's own token is there.
-    ask_text(&mut gateway, &bench.key);
+    ask(&mut gateway, &bench.key);
     for key in &owned.keys {
-        let took = ask(&mut gateway, key);
+        let took = ask(&mut gateway, &key.text);
         let began = Instant::now();
         let hash = bcrypt::hash_with_salt(&key.text, COST, [7; 16]);
         let hashed = began.elapsed().as_secs_f64() * 1000.0;
@@ -174,7 +174,7 @@ fn slices(bench: &Bench, report: &mut Report) {
     let targets = Targets::start(bench, &[("exchange", Filter::Exchange(vec![]))]);
     let mut gateway = targets.target("exchange").connect();
     // The worker's own start is not a slice.
-    ask_text(&mut gateway, &bench.key);
+    ask(&mut gateway, &bench.key);
     let (mut longest, mut most, mut computed) = (vec![], vec![], vec![]);
     for keys in owned.keys.chunks(SLICED_TOGETHER) {
         targets.turns_ms(["P100"]);
@@ -182,7 +182,7 @@ fn slices(bench: &Bench, report: &mut Report) {
         thread::sleep(Duration::from_millis(300));
         let before = targets.processor_seconds();
         for key in keys {
-            ask(&mut gateway, key);
+            ask(&mut gateway, &key.text);
         }
         let spent = targets.processor_seconds() - before;
         let slices = keys.len() * (1_usize << COST).div_ceil(ROUNDS_PER_SLICE as usize);
@@ -205,7 +205,7 @@ fn stall(bench: &Bench, report: &mut Report) {
         let owned = Owned::new(bench, COLD_KEYS, bcrypt_record);
         let targets = Targets::start(bench, &[("exchange", Filter::Exchange(vec![]))]);
         let target = targets.target("exchange");
-        ask_text(&mut target.connect(), &bench.key);
+        ask(&mut target.connect(), &bench.key);
         let port = targets.port("exchange");
         open(port, WARM_PER_SECOND, WARM_UP);
         let quiet = open(port, WARM_PER_SECOND, STALL);
@@ -214,7 +214,7 @@ fn stall(bench: &Bench, report: &mut Report) {
             targets.wait_for_requests();
             let cold = owned.keys.iter().map(|key| {
                 let mut gateway = target.connect();
-                scope.spawn(move || ask(&mut gateway, key))
+                scope.spawn(move || ask(&mut gateway, &key.text))
             });
             let cold: Vec<_> = cold.collect();
             let cold: Vec<f64> = cold
@@ -233,10 +233,4 @@ fn stall(bench: &Bench, report: &mut Report) {
     report.fact("stall_beside_p99_us", &beside);
     report.fact("stall_cold_keys_s", &took);
     report.row("stall_p99_ratio", &ratios);
-}
-
-/// The same for a key of which only the text is known.
-fn ask_text(gateway: &mut Connection, key: &str) {
-    let answer = gateway.send(&Request::orders().api_key(key));
-    assert_eq!(answer.status, 200, "{}", answer.describe());
 }

@@ -19,7 +19,7 @@ const TTL_SECONDS: u64 = 300;
 /// The row: an hour from empty caches, on one node of one worker with all settings as they
 /// are by default. What the hour begins with is told apart from what follows.
 const HOUR: Scenario = Scenario {
-    usage: zipf(10_000, 3000.0),
+    usage: Usage::zipf(10_000, 3000.0),
     workers: 1,
     cache_ttl_seconds: TTL_SECONDS,
     l1_entries: None,
@@ -40,16 +40,8 @@ pub(crate) const CURVE_TTLS: [u64; 3] = [60, 300, 900];
 pub(crate) const GROWTH_RATE: f64 = 100.0;
 const GROWTH_KEYS: [usize; 4] = [1_000_000, 100_000, 10_000, 1000];
 /// A fifth of the row's keys and requests.
-pub(crate) const FIFTH: Usage = zipf(2000, 600.0);
+pub(crate) const FIFTH: Usage = Usage::zipf(2000, 600.0);
 const CALL_MS: [u64; 4] = [10, 50, 100, 200];
-
-const fn zipf(keys: usize, requests_per_second: f64) -> Usage {
-    Usage {
-        keys,
-        requests_per_second,
-        exponent: 1.0,
-    }
-}
 
 /// A node that has seen all of its keys before, with room for them.
 ///
@@ -83,10 +75,10 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) {
 
 /// All of it, by so many threads.
 pub(crate) fn measure_all(report: &mut Report, threads: usize) {
-    let by_rate =
-        CURVE_TTLS.map(|ttl| CURVE_RATES.map(|rate| (rate, steady(zipf(CURVE_KEYS, rate), ttl))));
+    let by_rate = CURVE_TTLS
+        .map(|ttl| CURVE_RATES.map(|rate| (rate, steady(Usage::zipf(CURVE_KEYS, rate), ttl))));
     let by_keys = GROWTH_KEYS.map(|keys| {
-        let scenario = steady(zipf(keys, GROWTH_RATE), TTL_SECONDS);
+        let scenario = steady(Usage::zipf(keys, GROWTH_RATE), TTL_SECONDS);
         (keys as f64, scenario)
     });
     let by_call = CALL_MS.map(|call_ms| {
@@ -175,7 +167,7 @@ fn crowds() -> [(&'static str, Scenario); 3] {
     let many = Scenario {
         l1_entries: None,
         seconds: TTL_SECONDS,
-        ..steady(zipf(100_000, 600.0), TTL_SECONDS)
+        ..steady(Usage::zipf(100_000, 600.0), TTL_SECONDS)
     };
     [
         ("four_workers_l2_too_small", crowd(820)),

@@ -6,7 +6,6 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -70,7 +69,7 @@ pub(crate) fn closed(
     connections: u32,
     until: Until,
 ) -> Closed {
-    let mut wrk = Command::new(program("wrk"));
+    let mut wrk = Command::new(program("WRK"));
     let seconds = match until {
         Until::Seconds(seconds) => seconds,
         // Ended by its script before.
@@ -119,7 +118,7 @@ pub(crate) struct Open {
 /// key is the one that the listener adds.
 #[track_caller]
 pub(crate) fn open(port: u16, per_second: f64, time: Duration) -> Open {
-    let mut oha = Command::new(program("oha"));
+    let mut oha = Command::new(program("OHA"));
     oha.args([
         "--no-tui",
         "--output-format",
@@ -178,15 +177,7 @@ fn output(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Where a load generator is; fetched once, by scripts/bench.sh.
-fn program(name: &str) -> &'static str {
-    static WRK: OnceLock<String> = OnceLock::new();
-    static OHA: OnceLock<String> = OnceLock::new();
-    let (known, variable) = match name {
-        "wrk" => (&WRK, "WRK"),
-        _ => (&OHA, "OHA"),
-    };
-    known.get_or_init(|| {
-        std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: run make bench"))
-    })
+/// Where a program is that scripts/bench.sh has fetched.
+pub(crate) fn program(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: run make bench"))
 }

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::client::{Request, Target};
+use crate::load::program;
 use crate::wait;
 
 /// A running nginx; ended when it is dropped, and with whoever started it.
@@ -21,8 +22,7 @@ impl Service {
         fs::create_dir_all(&folder).expect("a folder");
         let config = folder.join("nginx.conf");
         fs::write(&config, configuration(&folder, port)).expect("a configuration");
-        let nginx =
-            std::env::var("NGINX_PROGRAM").expect("NGINX_PROGRAM is not set: run make bench");
+        let nginx = program("NGINX_PROGRAM");
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "TERM", &nginx, "-e", "stderr", "-c"])
             .arg(&config)

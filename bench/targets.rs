@@ -130,11 +130,13 @@ impl Targets {
     pub(crate) fn processor_seconds(&self) -> f64 {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.gateway.pid())).expect("its tasks");
         let nanoseconds = tasks.flatten().filter_map(|task| {
-            // Its first figure is the time on a processor.
+            // "<nanoseconds run> <nanoseconds waited> <times>", proc(5).
             let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
             text.split(' ').next()?.parse::<u64>().ok()
         });
-        nanoseconds.sum::<u64>() as f64 / 1e9
+        let nanoseconds: u64 = nanoseconds.sum();
+        assert!(nanoseconds > 0, "the kernel counts no processor time");
+        nanoseconds as f64 / 1e9
     }
 
     /// One of Envoy's counters.

@@ -15,6 +15,15 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
+    /// By Zipf's law with exponent 1.
+    pub(crate) const fn zipf(keys: usize, requests_per_second: f64) -> Self {
+        Self {
+            keys,
+            requests_per_second,
+            exponent: 1.0,
+        }
+    }
+
     /// Each key's share of the requests, the most used first.
     pub(crate) fn shares(&self) -> impl Iterator<Item = f64> + use<> {
         let exponent = self.exponent;

@@ -4,9 +4,10 @@
 # machine must not turn a test red.
 #
 # usage: bench.sh
-#   BENCH_GROUPS   what to measure, of: warm cold store caches hit_rate; all unless told
+#   BENCH_GROUPS   what to measure, of: warm cold hit_rate capacity caches store; all unless
+#                  told; page makes plots and page anew of what was measured
 #
-# Prints a table, and writes bench/results.json and the plots beside it. Under twenty minutes on two
+# Prints a table, and writes bench/results.json and the plots beside it. Some 25 minutes on two
 # cores; what is fetched and built the first time comes on top.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"

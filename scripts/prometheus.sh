@@ -13,6 +13,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 fetch() {
   PROGRAMS=$("$PROJECT_ROOT/scripts/debian-program.sh" prometheus prometheus promtool)
+  "$PROGRAMS/promtool" --version >/dev/null 2>&1 || die "Debian's Prometheus does not run on this system"
   echo "$PROGRAMS"
 }
 

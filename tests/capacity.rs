@@ -48,24 +48,12 @@ fn expect_rows(head: &str, inputs: usize, computed: impl Fn(&[f64]) -> Vec<Strin
 }
 
 fn zipf(keys: f64, requests_per_second: f64) -> Usage {
-    Usage {
-        keys: keys as usize,
-        requests_per_second,
-        exponent: 1.0,
-    }
+    Usage::zipf(keys as usize, requests_per_second)
 }
 
 /// One node of one worker, whose calls take 10 ms.
 fn one_node(usage: Usage, ttl_seconds: f64) -> Deployment {
-    Deployment {
-        usage,
-        nodes: 1,
-        workers: 1,
-        ttl_seconds,
-        workers_share: true,
-        renews_ahead: true,
-        call_seconds: 0.010,
-    }
+    Deployment::of_one_worker(usage, ttl_seconds, 0.010)
 }
 
 /// The same in virtual time, all keys known: eight rounds of a token in steady use, from the

@@ -48,11 +48,11 @@ const IMPURE: [(&str, &str); 16] = [
     ("print", "what is to be told is an output"),
 ];
 
-/// What cargo writes, with the address of the index in it.
-const LOCKS: [&str; 3] = [
-    "Cargo.lock",
-    "bench/noop_filter/Cargo.lock",
-    "fuzz/Cargo.lock",
+/// What cargo writes, with the address of the index in it, of more packages than these.
+const LOCKS: [(&str, usize); 3] = [
+    ("Cargo.lock", 20),
+    ("bench/noop_filter/Cargo.lock", 5),
+    ("fuzz/Cargo.lock", 20),
 ];
 
 /// The one place where core and shell meet.
@@ -184,7 +184,7 @@ fn nothing_names_this_machine_or_a_package_registry() {
                     "{at}: a path of one machine\n    {line}"
                 );
             }
-            if LOCKS.contains(&path.as_str()) {
+            if LOCKS.iter().any(|(lock, _)| *lock == path) {
                 continue;
             }
             for name in registries {
@@ -203,7 +203,7 @@ fn every_dependency_comes_from_the_public_index() {
         "source = \"registry+https://github.com/rust-lang/{}-index\"",
         concat!("crates", ".io")
     );
-    for path in LOCKS {
+    for (path, more_than) in LOCKS {
         let lock = read(path);
         let sources = lock.lines().filter(|line| line.starts_with("source = "));
         let mut count = 0;
@@ -211,7 +211,7 @@ fn every_dependency_comes_from_the_public_index() {
             assert_eq!(source, index, "{path}");
             count += 1;
         }
-        assert!(count > 5, "{path}");
+        assert!(count > more_than, "{path}");
     }
 }
 
