@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::bench::Bench;
 use crate::client::Target;
-use crate::gateway::{Gateway, edit_fields, member, socket_address};
+use crate::gateway::{Gateway, edit_fields, lead_to, member, socket_address};
 use crate::shares::share_out;
 use crate::stack::{PROJECT, free_ports};
 use crate::wait;
@@ -60,7 +60,13 @@ impl Targets {
         let free = free_ports(listeners.len() + 1);
         let (yield_port, free) = free.split_first().expect("a port");
         let mut config = example(&bench.stack.run_dir, *yield_port);
-        set_clusters(&mut config, bench.service_port, *yield_port, keycloak);
+        let local = |port: u16| vec![SocketAddr::from(([127, 0, 0, 1], port))];
+        lead_to(&mut config, |cluster| match cluster {
+            "orders" => local(bench.service_port),
+            "yield" => local(*yield_port),
+            "keycloak" => keycloak.to_vec(),
+            _ => vec![],
+        });
         let all = member(&mut config, "/static_resources/listeners");
         let all = all.as_array_mut().expect("listeners");
         let at = all
@@ -165,26 +171,6 @@ fn example(run_dir: &Path, yield_port: u16) -> Value {
         }
     }
     config
-}
-
-fn set_clusters(config: &mut Value, service: u16, yield_port: u16, keycloak: &[SocketAddr]) {
-    let local = |port: u16| vec![SocketAddr::from(([127, 0, 0, 1], port))];
-    for cluster in member(config, "/static_resources/clusters")
-        .as_array_mut()
-        .expect("clusters")
-    {
-        let addresses = match cluster["name"].as_str() {
-            Some("orders") => local(service),
-            Some("yield") => local(yield_port),
-            Some("keycloak") => keycloak.to_vec(),
-            _ => continue,
-        };
-        if !addresses.is_empty() {
-            let endpoint = |address| json!({"endpoint": {"address": socket_address(address)}});
-            *member(cluster, "/load_assignment/endpoints/0/lb_endpoints") =
-                addresses.into_iter().map(endpoint).collect();
-        }
-    }
 }
 
 fn listener(example: &Value, name: &str, filter: &Filter, port: u16, bench: &Bench) -> Value {

@@ -238,20 +238,26 @@ fn edited(rendered: &Path, spec: &Spec, port: u16, yield_port: u16) -> Value {
             }
         }
     }
-    for cluster in resources["clusters"].as_array_mut().expect("clusters") {
-        let addresses = match cluster["name"].as_str() {
-            Some("yield") => vec![([127, 0, 0, 1], yield_port).into()],
-            Some("keycloak") => spec.keycloak.clone(),
-            Some("orders") => spec.service.into_iter().collect(),
-            _ => vec![],
-        };
+    lead_to(&mut config, |cluster| match cluster {
+        "yield" => vec![([127, 0, 0, 1], yield_port).into()],
+        "keycloak" => spec.keycloak.clone(),
+        "orders" => spec.service.into_iter().collect(),
+        _ => vec![],
+    });
+    config
+}
+
+/// Lets clusters lead to the addresses given for their names; those with none stay.
+pub(crate) fn lead_to(config: &mut Value, addresses: impl Fn(&str) -> Vec<SocketAddr>) {
+    let clusters = member(config, "/static_resources/clusters");
+    for cluster in clusters.as_array_mut().expect("clusters") {
+        let addresses = cluster["name"].as_str().map_or_else(Vec::new, &addresses);
         if !addresses.is_empty() {
             let endpoint = |address| json!({"endpoint": {"address": socket_address(address)}});
             *member(cluster, "/load_assignment/endpoints/0/lb_endpoints") =
                 addresses.into_iter().map(endpoint).collect();
         }
     }
-    config
 }
 
 fn edit_filter(listener: &mut Value, spec: &Spec) {
