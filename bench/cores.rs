@@ -1,7 +1,10 @@
-//! Which core runs what: a gateway's process has the first to itself, so that it is the
-//! gateway that is measured and not who else was running. On a machine of one core all
-//! share it, and the figures say so.
+//! Which core runs what: a gateway's worker has the first to itself, so that it is the
+//! gateway that is measured and not who else was running: not even Envoy's main thread, which
+//! adds up histograms for some milliseconds at a time. On a machine of one core all share it,
+//! and the figures say so.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 /// The core that is the gateway's.
@@ -26,9 +29,13 @@ impl Cores {
         self.count
     }
 
-    /// Moves a process to the gateway's core.
+    /// Moves an Envoy's workers to the gateway's core, and the rest of it to the others.
     pub(crate) fn give_gateway(&self, pid: &str) {
-        self.pin(GATEWAY, pid);
+        self.give_rest(pid);
+        for worker in workers(pid) {
+            let thread = worker.file_name().expect("a number").to_string_lossy();
+            self.set(&["--cpu-list", "--pid", GATEWAY, &thread]);
+        }
     }
 
     /// Moves a process, and whatever it starts from now on, to the other cores.
@@ -43,14 +50,29 @@ impl Cores {
     }
 
     fn pin(&self, cores: &str, pid: &str) {
+        self.set(&["--all-tasks", "--cpu-list", "--pid", cores, pid]);
+    }
+
+    fn set(&self, arguments: &[&str]) {
         if self.count == 1 {
             return;
         }
-        let set = Command::new("taskset")
-            .args(["--all-tasks", "--cpu-list", "--pid", cores, pid])
-            .output()
-            .expect("taskset, of util-linux");
+        let set = Command::new("taskset").args(arguments).output();
+        let set = set.expect("taskset, of util-linux");
         let said = String::from_utf8_lossy(&set.stderr);
-        assert!(set.status.success(), "taskset {cores} {pid}: {said}");
+        assert!(set.status.success(), "taskset {arguments:?}: {said}");
     }
+}
+
+/// The folders of an Envoy's worker threads in /proc (proc(5)).
+pub(crate) fn workers(pid: &str) -> Vec<PathBuf> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+    let threads = threads.flatten().map(|thread| thread.path());
+    let is_worker = |thread: &PathBuf| {
+        let name = fs::read_to_string(thread.join("comm"));
+        name.is_ok_and(|name| name.starts_with("wrk:worker_"))
+    };
+    let workers: Vec<PathBuf> = threads.filter(is_worker).collect();
+    assert!(!workers.is_empty(), "Envoy {pid} has no workers");
+    workers
 }

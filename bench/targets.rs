@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::bench::Bench;
 use crate::client::Target;
+use crate::cores;
 use crate::gateway::{Gateway, edit_fields, lead_to, member, socket_address};
 use crate::shares::share_out;
 use crate::stack::{PROJECT, free_ports};
@@ -132,13 +133,17 @@ impl Targets {
         longest
     }
 
-    /// Seconds of a processor that its process has had.
+    /// Seconds of a processor that its worker has had.
     pub(crate) fn processor_seconds(&self) -> f64 {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.gateway.pid())).expect("its tasks");
-        let nanoseconds = tasks.flatten().filter_map(|task| {
+        let nanoseconds = cores::workers(&self.gateway.pid()).into_iter();
+        let nanoseconds = nanoseconds.map(|thread| {
             // "<nanoseconds run> <nanoseconds waited> <times>", proc(5).
-            let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
-            text.split(' ').next()?.parse::<u64>().ok()
+            let text = fs::read_to_string(thread.join("schedstat")).expect("its times");
+            let run = text
+                .split(' ')
+                .next()
+                .and_then(|run| run.parse::<u64>().ok());
+            run.expect("nanoseconds")
         });
         let nanoseconds: u64 = nanoseconds.sum();
         assert!(nanoseconds > 0, "the kernel counts no processor time");
