@@ -24,6 +24,9 @@ fi
 TARGET_DIR=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}
 CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}
 BUILD=(cargo build --release --lib --locked --target "$TARGET" --manifest-path "$MANIFEST")
+# Without the instructions for blocks of memory: V8 leaves its compiled code for each of them, and
+# most that are copied or wiped here are short. A warm request takes some 2 % less time without.
+CODE=(-C target-feature=-bulk-memory,-bulk-memory-opt)
 
 # has_target: whether the installed Rust holds the target's standard library.
 has_target() {
@@ -59,7 +62,7 @@ machine_paths() {
 # build FOLDER [FLAG]... -- [OPTION]...: builds into the folder with these flags of rustc. They take
 # the place of RUSTFLAGS, and with a --target they are none of the build scripts'.
 build() {
-  local folder=$1 flags=() paths path built
+  local folder=$1 flags=("${CODE[@]}") paths path built
   shift
   while [ "$1" != -- ]; do
     flags+=("$1")
