@@ -265,7 +265,7 @@ fn scan(bench: &Bench, database: &Database, report: &mut Report) {
     let (key, cost) = (Key::random(), 10);
     let hash = |text: &str| {
         let mut salt = [0; 16];
-        getrandom::getrandom(&mut salt).expect("random bytes");
+        getrandom::fill(&mut salt).expect("random bytes");
         hash_bcrypt(text.as_bytes(), cost, salt).expect("a hash")
     };
     let others: Vec<String> = (0..4).map(|_| hash(&Key::random().text)).collect();

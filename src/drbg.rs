@@ -8,11 +8,10 @@
 
 use std::fmt;
 
-use rfc6979::HmacDrbg;
-use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::clock::UnixMillis;
+use crate::mac::MacKey;
 use crate::signing_key::SigningKey;
 
 /// Tells what these bytes are for from all that is ever drawn in another way.
@@ -50,7 +49,7 @@ impl KeyRandom {
         add_part(&mut nonce, &self.worker_seed);
         add_part(&mut nonce, &self.given.to_be_bytes());
         add_part(&mut nonce, &now.0.to_be_bytes());
-        KeyDrbg(HmacDrbg::new(&input, &nonce, PERSONALIZATION))
+        KeyDrbg::new(&input, &nonce, PERSONALIZATION)
     }
 }
 
@@ -69,13 +68,46 @@ fn add_part(to: &mut Vec<u8>, part: &[u8]) {
 }
 
 /// A generator for the random bytes of one key: its id, its secret, its salt.
-pub struct KeyDrbg(HmacDrbg<Sha256>);
+///
+/// HMAC_DRBG of NIST SP 800-90A Rev. 1, 10.1.2, with SHA-256, without reseeding or
+/// additional input. Written out here since no kept crate has it in the open.
+pub struct KeyDrbg {
+    /// `Key` of the standard.
+    key: MacKey,
+    /// `V` of the standard.
+    value: Zeroizing<[u8; 32]>,
+}
 
 impl KeyDrbg {
-    /// Fills the buffer with the next bytes. One request of the standard, which bounds
-    /// it to 65,536 bytes; a key takes less than a thousand in all.
+    /// Instantiates it (10.1.2.3).
+    fn new(entropy: &[u8], nonce: &[u8], personalization: &[u8]) -> Self {
+        let mut drbg = Self {
+            key: MacKey::new(&[0; 32]),
+            value: Zeroizing::new([1; 32]),
+        };
+        drbg.update(0, &[entropy, nonce, personalization]);
+        drbg.update(1, &[entropy, nonce, personalization]);
+        drbg
+    }
+
+    /// Fills the buffer with the next bytes (10.1.2.5). One request of the standard, which
+    /// bounds it to 65,536 bytes; a key takes less than a thousand in all.
     pub fn fill(&mut self, bytes: &mut [u8]) {
-        self.0.fill_bytes(bytes);
+        for block in bytes.chunks_mut(32) {
+            *self.value = self.key.tag(&[self.value.as_slice()]);
+            for (to, from) in block.iter_mut().zip(self.value.iter()) {
+                *to = *from;
+            }
+        }
+        self.update(0, &[]);
+    }
+
+    /// One of the two rounds of an update (10.1.2.2); without data there is but the first.
+    fn update(&mut self, round: u8, data: &[&[u8]]) {
+        let mut parts = vec![self.value.as_slice(), std::slice::from_ref(&round)];
+        parts.extend(data);
+        self.key = MacKey::new(&Zeroizing::new(self.key.tag(&parts)));
+        *self.value = self.key.tag(&[self.value.as_slice()]);
     }
 }
 
@@ -114,7 +146,7 @@ mod tests {
                 .split(' ')
                 .map(|part| bytes_of(part.trim_matches('-')))
                 .collect();
-            let mut drbg = KeyDrbg(HmacDrbg::new(&parts[0], &parts[1], &parts[2]));
+            let mut drbg = KeyDrbg::new(&parts[0], &parts[1], &parts[2]);
             let mut returned = vec![0; parts[3].len()];
             drbg.fill(&mut returned);
             drbg.fill(&mut returned);

@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn agrees_with_hmac_under_a_key_of_any_length() {
         let key = [0xaa; 32];
-        let mut reference = <Hmac<Sha256> as Mac>::new_from_slice(&key).unwrap();
+        let mut reference = <Hmac<Sha256> as KeyInit>::new_from_slice(&key).unwrap();
         reference.update(b"what do ya want for nothing?");
         let expected: [u8; 32] = reference.finalize().into_bytes().into();
         let ours = MacKey::new(&key);

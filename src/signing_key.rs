@@ -13,7 +13,7 @@ use hkdf::Hkdf;
 use jsonwebtoken::{Algorithm, Header};
 use p256::SecretKey;
 use p256::ecdsa::{self, Signature, signature::Signer};
-use p256::elliptic_curve::sec1::ToEncodedPoint;
+use p256::elliptic_curve::sec1::ToSec1Point;
 use p256::pkcs8::DecodePrivateKey;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -54,7 +54,7 @@ impl SigningKey {
                 .map_err(|_| UnusableSigningKey::Encoding)?,
         );
         let key = SecretKey::from_pkcs8_der(&der).map_err(|_| UnusableSigningKey::NotP256)?;
-        let point = key.public_key().to_encoded_point(false);
+        let point = key.public_key().to_sec1_point(false);
         let (Some(x), Some(y)) = (point.x(), point.y()) else {
             return Err(UnusableSigningKey::NotP256);
         };

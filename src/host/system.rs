@@ -25,7 +25,7 @@ pub(super) fn now() -> Option<UnixMillis> {
 pub(super) fn nonce() -> Vec<u8> {
     let mut bytes = vec![0_u8; 16];
     // Where it fails the zeros stay; the caller adds time and a counter.
-    let _ = getrandom::getrandom(&mut bytes);
+    let _ = getrandom::fill(&mut bytes);
     bytes.extend(kong_request_id().unwrap_or_default());
     bytes
 }

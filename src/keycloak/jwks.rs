@@ -76,11 +76,7 @@ pub fn read_jwks_answer(status: u16, body: &[u8]) -> Result<KeySet, JwksError> {
         return Err(JwksError::Status(status));
     }
     let answer: Answer = serde_json::from_slice(body).map_err(|_| JwksError::Malformed)?;
-    let listed: Vec<Jwk> = answer
-        .keys
-        .into_iter()
-        .filter_map(|key| serde_json::from_value(key).ok())
-        .collect();
+    let listed: Vec<Jwk> = answer.keys.iter().filter_map(Jwk::read).collect();
     let mut bearers: BTreeMap<&str, usize> = BTreeMap::new();
     for kid in listed.iter().filter_map(Jwk::signing_kid) {
         *bearers.entry(kid).or_default() += 1;

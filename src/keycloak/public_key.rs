@@ -9,15 +9,14 @@ use std::fmt;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use p256::ecdsa::signature::Verifier;
-use rsa::traits::PublicKeyParts;
-use rsa::{BigUint, Pkcs1v15Sign, RsaPublicKey};
-use serde::Deserialize;
+use rsa::{BoxedUint, Pkcs1v15Sign};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 /// Bits of the smallest RSA modulus that is used (RFC 7518, 3.3).
-const RSA_BITS_MIN: usize = 2048;
+const RSA_BITS_MIN: u32 = 2048;
 /// Bits of the largest: a larger one would hold the worker for too long.
-const RSA_BITS_MAX: usize = 4096;
+const RSA_BITS_MAX: u32 = 4096;
 /// The smallest public exponent (FIPS 186-5, 5.1), and the one that Keycloak makes.
 const RSA_EXPONENT_MIN: u32 = 65_537;
 /// Bytes of the longest name of a key.
@@ -52,11 +51,9 @@ impl Algorithm {
 }
 
 /// The members of a JWK (RFC 7517, 4) that matter here.
-#[derive(Deserialize)]
 pub(super) struct Jwk {
     kty: String,
     kid: Option<String>,
-    #[serde(rename = "use")]
     usage: Option<String>,
     alg: Option<String>,
     crv: Option<String>,
@@ -67,6 +64,27 @@ pub(super) struct Jwk {
 }
 
 impl Jwk {
+    /// Reads it; `None` without a kind, and where a member is no text. Member by member: the
+    /// reader that serde derives for a [`Value`] is 30 KB of Wasm.
+    pub(super) fn read(jwk: &Value) -> Option<Self> {
+        let member = |name| match jwk.get(name) {
+            None | Some(Value::Null) => Some(None),
+            Some(Value::String(text)) => Some(Some(text.clone())),
+            Some(_) => None,
+        };
+        Some(Self {
+            kty: member("kty")??,
+            kid: member("kid")?,
+            usage: member("use")?,
+            alg: member("alg")?,
+            crv: member("crv")?,
+            n: member("n")?,
+            e: member("e")?,
+            x: member("x")?,
+            y: member("y")?,
+        })
+    }
+
     /// The key's name, if it is one to verify signatures with: neither an encryption
     /// key nor one without a name, by which alone a token finds it.
     pub(super) fn signing_kid(&self) -> Option<&str> {
@@ -77,7 +95,12 @@ impl Jwk {
 }
 
 enum Material {
-    Rsa(RsaPublicKey),
+    /// Modulus and exponent: made a key of for each use, since that computes what a set of
+    /// many keys would hold the worker with.
+    Rsa {
+        n: BoxedUint,
+        e: u32,
+    },
     P256(p256::ecdsa::VerifyingKey),
     Ed25519(Box<ed25519_dalek::VerifyingKey>),
 }
@@ -98,7 +121,7 @@ impl PublicKey {
             Some(name) => Some(Algorithm::from_name(name)?),
         };
         let material = match (jwk.kty.as_str(), jwk.crv.as_deref()) {
-            ("RSA", _) => Material::Rsa(rsa_key(jwk)?),
+            ("RSA", _) => rsa_numbers(jwk)?,
             ("EC", Some("P-256")) => Material::P256(p256_key(jwk)?),
             ("OKP", Some("Ed25519")) => Material::Ed25519(Box::new(ed25519_key(jwk)?)),
             _ => return None,
@@ -121,7 +144,7 @@ impl PublicKey {
     #[must_use]
     pub fn is_for(&self, algorithm: Algorithm) -> bool {
         let fits = match &self.material {
-            Material::Rsa(_) => matches!(algorithm, Algorithm::Rs256 | Algorithm::Ps256),
+            Material::Rsa { .. } => matches!(algorithm, Algorithm::Rs256 | Algorithm::Ps256),
             Material::P256(_) => algorithm == Algorithm::Es256,
             Material::Ed25519(_) => algorithm == Algorithm::EdDsa,
         };
@@ -136,7 +159,10 @@ impl PublicKey {
             return false;
         }
         match &self.material {
-            Material::Rsa(key) => {
+            Material::Rsa { n, e } => {
+                let Ok(key) = rsa::PublicKey::new(n.clone(), (*e).into()) else {
+                    return false;
+                };
                 if algorithm == Algorithm::Ps256 {
                     return verifies_pss(key, message, signature);
                 }
@@ -163,8 +189,9 @@ impl fmt::Debug for PublicKey {
 
 /// The salt is as long as the hash (RFC 7518, 3.5). Not by the crate's `Pss`, which also
 /// takes a signature to which the modulus was added (RFC 8017, 8.1.2 forbids it).
-fn verifies_pss(key: &RsaPublicKey, message: &[u8], signature: &[u8]) -> bool {
-    let key = rsa::pss::VerifyingKey::<Sha256>::new(key.clone());
+fn verifies_pss(key: rsa::PublicKey, message: &[u8], signature: &[u8]) -> bool {
+    use rsa::signature::Verifier;
+    let key = rsa::pss::VerifyingKey::<Sha256>::new(key);
     rsa::pss::Signature::try_from(signature)
         .is_ok_and(|signature| key.verify(message, &signature).is_ok())
 }
@@ -173,26 +200,25 @@ fn decoded(member: Option<&String>) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(member?).ok()
 }
 
-fn rsa_key(jwk: &Jwk) -> Option<RsaPublicKey> {
-    let modulus = BigUint::from_bytes_be(&decoded(jwk.n.as_ref())?);
+fn rsa_numbers(jwk: &Jwk) -> Option<Material> {
+    let modulus = decoded(jwk.n.as_ref())?;
+    let n = BoxedUint::from_be_slice_vartime(&modulus);
     let exponent = decoded(jwk.e.as_ref())?;
-    let exponent: u32 = exponent.iter().try_fold(0_u32, |value, &byte| {
+    let e: u32 = exponent.iter().try_fold(0_u32, |value, &byte| {
         value.checked_mul(256)?.checked_add(u32::from(byte))
     })?;
-    if exponent < RSA_EXPONENT_MIN {
-        return None;
-    }
-    let key = RsaPublicKey::new(modulus, exponent.into()).ok()?;
-    (RSA_BITS_MIN..=RSA_BITS_MAX)
-        .contains(&key.n().bits())
-        .then_some(key)
+    let is_used = (RSA_BITS_MIN..=RSA_BITS_MAX).contains(&n.bit_width())
+        && modulus.last().is_some_and(|byte| byte % 2 == 1)
+        && e >= RSA_EXPONENT_MIN
+        && e % 2 == 1;
+    is_used.then_some(Material::Rsa { n, e })
 }
 
 fn p256_key(jwk: &Jwk) -> Option<p256::ecdsa::VerifyingKey> {
     let coordinate = |member| -> Option<[u8; 32]> { decoded(member)?.try_into().ok() };
     let (x, y) = (coordinate(jwk.x.as_ref())?, coordinate(jwk.y.as_ref())?);
-    let point = p256::EncodedPoint::from_affine_coordinates(&x.into(), &y.into(), false);
-    p256::ecdsa::VerifyingKey::from_encoded_point(&point).ok()
+    let point = p256::Sec1Point::from_affine_coordinates(&x.into(), &y.into(), false);
+    p256::ecdsa::VerifyingKey::from_sec1_point(&point).ok()
 }
 
 fn ed25519_key(jwk: &Jwk) -> Option<ed25519_dalek::VerifyingKey> {

@@ -30,7 +30,7 @@ fn run(arguments: &[&str], input: &str, variables: &[(&str, &str)]) -> Run {
 fn new_key() -> (String, String) {
     let key = KeyFormat::new("sk_live_")
         .unwrap()
-        .generate(|bytes| getrandom::getrandom(bytes).unwrap());
+        .generate(|bytes| getrandom::fill(bytes).unwrap());
     (key.expose().to_owned(), key.id().to_owned())
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn now_seconds() -> u64 {
 
 pub(crate) fn random_name() -> String {
     let mut bytes = [0_u8; 8];
-    getrandom::getrandom(&mut bytes).unwrap();
+    getrandom::fill(&mut bytes).unwrap();
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

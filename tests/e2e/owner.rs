@@ -20,7 +20,7 @@ const PREFIX: &str = "sk_live_";
 
 fn random_text(alphabet: &[u8], length: usize) -> String {
     let mut bytes = vec![0_u8; length];
-    getrandom::getrandom(&mut bytes).unwrap();
+    getrandom::fill(&mut bytes).unwrap();
     // Slightly uneven, which a test key may be.
     bytes
         .iter()
@@ -110,7 +110,7 @@ impl Record {
     /// A record as the seed has it: `$<mark>$<cost>$…`.
     pub(crate) fn bcrypt(key: &Key, mark: &str, cost: u32) -> Self {
         let mut salt = [0_u8; 16];
-        getrandom::getrandom(&mut salt).unwrap();
+        getrandom::fill(&mut salt).unwrap();
         let parts = bcrypt::hash_with_salt(&key.text, cost, salt).unwrap();
         let hash = parts.format_for_version(bcrypt::Version::TwoB);
         Self::new(key, hash.replacen("$2b$", &format!("${mark}$"), 1))

@@ -170,7 +170,7 @@ impl Drop for Stack {
 /// Ports that nobody listens on.
 pub(crate) fn free_ports(count: usize) -> Vec<u16> {
     let mut bytes = [0_u8; 2];
-    getrandom::getrandom(&mut bytes).unwrap();
+    getrandom::fill(&mut bytes).unwrap();
     let start = u16::from_le_bytes(bytes) % (PORTS.end - PORTS.start);
     let from_start = PORTS.skip(usize::from(start)).chain(PORTS);
     // Held until all are found, so that none is found twice.

@@ -18,12 +18,12 @@ use super::imports;
 use super::node::{Random, SharedNode};
 
 /// Instructions that one callback may take (measured: a slice of 14 rounds of bcrypt takes
-/// 11 million, the turn with both signatures 26, a caller's token with RS256 or ES256 22).
-const FUEL_PER_CALLBACK: u64 = 30_000_000;
+/// 11 million, both signatures take 8, a caller's token with ES256 13).
+const FUEL_PER_CALLBACK: u64 = 20_000_000;
 
-/// The same for those that read the signing key, once for each root context (33 million, and
-/// one signature more; twice that where the management API has a key of its own).
-const FUEL_TO_BEGIN: u64 = 80_000_000;
+/// The same for those that read the signing key, once for each root context (28 million, most
+/// of it for a table of the curve, and one signature).
+const FUEL_TO_BEGIN: u64 = 40_000_000;
 
 /// Where the stack lies, but for its first frames: it is the first mebibyte, and grows down.
 const STACK: Range<usize> = 0..(1 << 20) - 256;

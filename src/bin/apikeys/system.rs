@@ -29,7 +29,7 @@ pub(crate) fn now() -> Result<UnixMillis> {
 
 /// Fills the bytes from the system's cryptographic random source.
 pub(crate) fn fill_random(bytes: &mut [u8]) -> Result<()> {
-    getrandom::getrandom(bytes).context("the system's random source gave nothing")
+    getrandom::fill(bytes).context("the system's random source gave nothing")
 }
 
 /// 128 random bits in hexadecimal, for values that must not repeat.

@@ -5,20 +5,21 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use p256::ecdsa::signature::{RandomizedSigner, SignatureEncoding, Signer};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
 use rsa::pkcs8::DecodePrivateKey;
-use rsa::rand_core::{CryptoRng, RngCore};
+use rsa::signature::{RandomizedSigner, SignatureEncoding, Signer};
 use rsa::traits::PublicKeyParts;
 use serde_json::{Value, json};
 use sha2::Sha256;
 use std::sync::LazyLock;
 
 /// Reading it takes longer than signing with it.
-static RSA: LazyLock<rsa::RsaPrivateKey> = LazyLock::new(|| {
+static RSA: LazyLock<rsa::PrivateKey> = LazyLock::new(|| {
     let text: String = include_str!("../../fixtures/realm_rsa.txt")
         .split_whitespace()
         .collect();
-    rsa::RsaPrivateKey::from_pkcs8_der(&STANDARD.decode(text).unwrap()).unwrap()
+    rsa::PrivateKey::from_pkcs8_der(&STANDARD.decode(text).unwrap()).unwrap()
 });
 
 /// A key of the realm's.
@@ -53,10 +54,10 @@ impl RealmKey {
         let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let mut jwk = match self {
             Self::Rs256 | Self::Ps256 => json!({
-                "kty": "RSA", "n": text(&RSA.n().to_bytes_be()), "e": text(&RSA.e().to_bytes_be()),
+                "kty": "RSA", "n": text(&RSA.n().to_be_bytes()), "e": text(&RSA.e().to_be_bytes_trimmed_vartime()),
             }),
             Self::Es256 | Self::Later => {
-                let point = self.p256().verifying_key().to_encoded_point(false);
+                let point = self.p256().verifying_key().to_sec1_point(false);
                 let (x, y) = (point.x().unwrap(), point.y().unwrap());
                 json!({ "kty": "EC", "crv": "P-256", "x": text(x), "y": text(y) })
             }
@@ -98,10 +99,13 @@ impl RealmKey {
             }
             Self::Ps256 => {
                 let key = rsa::pss::SigningKey::<Sha256>::new(RSA.clone());
-                key.sign_with_rng(&mut Salts(1), bytes).to_vec()
+                // Salts that are the same in each run.
+                let mut salts = ChaCha8Rng::seed_from_u64(1);
+                key.sign_with_rng(&mut salts, bytes).to_vec()
             }
             Self::Es256 | Self::Later => {
-                let signature: p256::ecdsa::Signature = self.p256().sign(bytes);
+                let signature: p256::ecdsa::Signature =
+                    p256::ecdsa::signature::Signer::sign(self.p256(), bytes);
                 signature.to_vec()
             }
             Self::EdDsa => self.ed25519().sign(bytes).to_vec(),
@@ -131,30 +135,3 @@ pub fn jwks(keys: &[RealmKey]) -> Value {
     shown.push(encryption);
     json!({ "keys": shown })
 }
-
-/// Salts that are the same in each run.
-struct Salts(u8);
-
-impl RngCore for Salts {
-    fn next_u32(&mut self) -> u32 {
-        rsa::rand_core::impls::next_u32_via_fill(self)
-    }
-
-    fn next_u64(&mut self) -> u64 {
-        rsa::rand_core::impls::next_u64_via_fill(self)
-    }
-
-    fn fill_bytes(&mut self, bytes: &mut [u8]) {
-        for byte in bytes {
-            self.0 = self.0.wrapping_mul(5).wrapping_add(13);
-            *byte = self.0;
-        }
-    }
-
-    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), rsa::rand_core::Error> {
-        self.fill_bytes(bytes);
-        Ok(())
-    }
-}
-
-impl CryptoRng for Salts {}
