@@ -33,21 +33,25 @@ create temporary table new_key (user_id text, key_id text, hash text) on commit 
 set local session_replication_role = replica;
 ";
 
-/// What takes the indexes from the attributes until all are written, which makes hundreds of
-/// thousands of keys a matter of a minute. Nobody else reads attributes meanwhile.
+/// What takes the indexes from the attributes until all are written, that of the primary key
+/// among them, which makes hundreds of thousands of keys a matter of a minute. Nobody else
+/// reads attributes meanwhile.
 const INDEXES_OFF: &str = "
 create temporary table index_off on commit drop as
-  select indexname, indexdef from pg_indexes
+  select format('drop index %I', indexname) as off, indexdef as on_again from pg_indexes
   where tablename = 'user_attribute' and schemaname = current_schema()
-    and indexname not in (select conname from pg_constraint);
-do $$ declare off record; begin
-  for off in select indexname from index_off loop execute 'drop index ' || off.indexname; end loop;
+    and indexname not in (select conname from pg_constraint)
+  union all select format('alter table user_attribute drop constraint %I', conname),
+    format('alter table user_attribute add constraint %I %s', conname, pg_get_constraintdef(oid))
+  from pg_constraint where conrelid = 'user_attribute'::regclass and contype = 'p';
+do $$ declare index record; begin
+  for index in select off from index_off loop execute index.off; end loop;
 end $$;
 ";
 const INDEXES_ON: &str = "
 set local maintenance_work_mem = '512MB';
-do $$ declare off record; begin
-  for off in select indexdef from index_off loop execute off.indexdef; end loop;
+do $$ declare index record; begin
+  for index in select on_again from index_off loop execute index.on_again; end loop;
 end $$;
 ";
 
