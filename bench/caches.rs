@@ -18,7 +18,7 @@ const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
 /// Requests in all, the first use of each key among them.
 const REQUESTS: f64 = 1_000_000.0;
 const ROUNDS: usize = 5;
-const SECONDS: u32 = 2;
+const SECONDS: u32 = 1;
 const CONNECTIONS: u32 = 16;
 /// Requests with as many keys and the default sizes, where keys push each other out.
 const PUSHING: [u64; 2] = [11_000, 9_000];
@@ -150,7 +150,7 @@ fn warm_rounds(targets: &Targets, keys: &Keys) -> ([Vec<f64>; 2], f64) {
     let mut rates = [vec![], vec![]];
     let mut ours = 0.0;
     for round in 0..=ROUNDS {
-        let until = Until::Seconds(if round == 0 { 1 } else { SECONDS });
+        let until = Until::Seconds(SECONDS);
         for (name, rates) in ["noop", "ours"].into_iter().zip(&mut rates) {
             let port = targets.port(name);
             let done = closed(port, keys, Order::Random, CONNECTIONS, until);
