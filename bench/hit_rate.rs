@@ -43,25 +43,9 @@ const GROWTH_KEYS: [usize; 4] = [1_000_000, 100_000, 10_000, 1000];
 pub(crate) const FIFTH: Usage = Usage::zipf(2000, 600.0);
 const CALL_MS: [u64; 4] = [10, 50, 100, 200];
 
-/// A node that has seen all of its keys before, with room for them.
-///
-/// All tokens begin at about the same time, and one in steady use is renewed after 0.85 of the
-/// TTL on the average. What is counted begins in the middle of its second round and has four
-/// of them: else nearly all tokens would have a round too many in it, or too few.
+/// Four rounds of a token in steady use.
 const fn steady(usage: Usage, ttl_seconds: u64) -> Scenario {
-    Scenario {
-        usage,
-        cache_ttl_seconds: ttl_seconds,
-        l1_entries: Some(if usage.keys < 10_000 {
-            10_000
-        } else {
-            usage.keys
-        }),
-        known: true,
-        warm_up_seconds: ttl_seconds * 1275 / 1000,
-        seconds: ttl_seconds * 34 / 10,
-        ..HOUR
-    }
+    Scenario::steady(usage, ttl_seconds, 4)
 }
 
 pub(crate) fn measure(bench: &Bench, report: &mut Report) {

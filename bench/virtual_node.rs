@@ -32,6 +32,8 @@ mod store;
 const TICK_US: u64 = 200_000;
 /// A turn of the host's loop: what a yield without a wait takes.
 const TURN_US: u64 = 200;
+/// The default of `l1_entries`.
+const L1_ENTRIES: usize = 10_000;
 
 /// A node and what it is asked.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +52,32 @@ pub(crate) struct Scenario {
     pub(crate) warm_up_seconds: u64,
     pub(crate) seconds: u64,
     pub(crate) seed: u64,
+}
+
+impl Scenario {
+    /// A node of one worker that has seen all of its keys before, with room for them.
+    ///
+    /// All tokens begin at about the same time, and one in steady use is renewed after 0.85 of
+    /// the TTL on the average. What is counted begins in the middle of its second round and has
+    /// so many of them: else nearly all tokens would have a round too many in it, or too few.
+    pub(crate) const fn steady(usage: Usage, ttl_seconds: u64, rounds: u64) -> Self {
+        Self {
+            usage,
+            workers: 1,
+            cache_ttl_seconds: ttl_seconds,
+            l1_entries: Some(if usage.keys < L1_ENTRIES {
+                L1_ENTRIES
+            } else {
+                usage.keys
+            }),
+            l2_slots: None,
+            call_ms: 10,
+            known: true,
+            warm_up_seconds: ttl_seconds * 1275 / 1000,
+            seconds: ttl_seconds * rounds * 85 / 100,
+            seed: 1,
+        }
+    }
 }
 
 /// What became of the requests, and what Keycloak was asked meanwhile.

@@ -56,23 +56,9 @@ fn one_node(usage: Usage, ttl_seconds: f64) -> Deployment {
     Deployment::of_one_worker(usage, ttl_seconds, 0.010)
 }
 
-/// The same in virtual time, all keys known: eight rounds of a token in steady use, from the
-/// middle of its second one on.
+/// The same in virtual time, all keys known: eight rounds of a token in steady use.
 fn simulated(usage: Usage, ttl_seconds: f64) -> Outcome {
-    let ttl = ttl_seconds as u64;
-    let scenario = Scenario {
-        usage,
-        workers: 1,
-        cache_ttl_seconds: ttl,
-        l1_entries: None,
-        l2_slots: None,
-        call_ms: 10,
-        known: true,
-        warm_up_seconds: ttl * 1275 / 1000,
-        seconds: ttl * 68 / 10,
-        seed: 1,
-    };
-    run(&scenario).counted
+    run(&Scenario::steady(usage, ttl_seconds as u64, 8)).counted
 }
 
 fn demand_cells(demand: &Demand) -> [String; 2] {
