@@ -7,7 +7,7 @@
 #   BENCH_GROUPS   what to measure, of: warm cold hit_rate capacity caches store; all unless
 #                  told; page makes plots and page anew of what was measured
 #
-# Prints a table, and writes bench/results.json and the plots beside it. Some 25 minutes on two
+# Prints a table, and writes bench/results.json and the plots beside it. Some 20 minutes on two
 # cores; what is fetched and built the first time comes on top.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
@@ -27,4 +27,4 @@ scripts/build-tool.sh >/dev/null
 export JAVA_OPTS_APPEND=${JAVA_OPTS_APPEND:--Dnone=}
 step "Measuring: let nothing else run beside it"
 BENCH_GROUPS=${BENCH_GROUPS:-} scripts/with-postgres.sh \
-  cargo --config 'profile.dev.package.apikey-jwt-exchange.opt-level=2' test --locked --features bench --test bench
+  cargo --config bench/optimised.toml test --locked --features bench --test bench
