@@ -48,7 +48,7 @@ fmt: ## Formats the Rust code
 lint: ## The lints alone: Rust (native and Wasm) and the scripts
 	@scripts/lint.sh
 
-bench: ## Measures it side by side with what one would use instead (25 minutes): BENCH_GROUPS="warm cold"
+bench: ## Measures it side by side with what one would use instead (20 minutes): BENCH_GROUPS="warm cold"
 	@scripts/bench.sh
 
 audit: ## Looks all dependencies up in the database of advisories, which it fetches from the network
