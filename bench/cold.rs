@@ -29,6 +29,8 @@ const STALL: Duration = Duration::from_secs(8);
 /// So long a new Envoy compiles the code that is used most.
 const WARM_UP: Duration = Duration::from_secs(3);
 const COLD_KEYS: usize = 50;
+/// Of warm requests; some wait while a slice is computed.
+const CONNECTIONS: u32 = 32;
 /// Warm requests a second beside them: a quarter of what a worker bears, or less.
 const WARM_PER_SECOND: f64 = 1000.0;
 
@@ -213,10 +215,10 @@ fn stall(bench: &Bench, report: &mut Report) {
         let target = targets.target("exchange");
         ask(&mut target.connect(), &bench.key);
         let port = targets.port("exchange");
-        open(port, WARM_PER_SECOND, WARM_UP);
-        let quiet = open(port, WARM_PER_SECOND, STALL);
+        open(port, WARM_PER_SECOND, CONNECTIONS, WARM_UP);
+        let quiet = open(port, WARM_PER_SECOND, CONNECTIONS, STALL);
         let (crowded, cold) = thread::scope(|scope| {
-            let warm = scope.spawn(|| open(port, WARM_PER_SECOND, STALL));
+            let warm = scope.spawn(|| open(port, WARM_PER_SECOND, CONNECTIONS, STALL));
             targets.wait_for_requests();
             let cold = owned.keys.iter().map(|key| {
                 let mut gateway = target.connect();

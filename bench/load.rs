@@ -16,9 +16,6 @@ use crate::secrets::redact;
 use crate::stack::PROJECT;
 use crate::targets::PEER_KEY;
 
-/// Connections of an open loop: more than are ever busy at half of a worker's capacity.
-const OPEN_CONNECTIONS: &str = "32";
-
 /// Keys to send, as a file that only its owner can read.
 pub(crate) struct Keys(PathBuf);
 
@@ -117,7 +114,7 @@ pub(crate) struct Open {
 /// So many requests a second for so long, whatever becomes of those before. Their
 /// key is the one that the listener adds.
 #[track_caller]
-pub(crate) fn open(port: u16, per_second: f64, time: Duration) -> Open {
+pub(crate) fn open(port: u16, per_second: f64, connections: u32, time: Duration) -> Open {
     let mut oha = Command::new(program("OHA"));
     oha.args([
         "--no-tui",
@@ -125,7 +122,8 @@ pub(crate) fn open(port: u16, per_second: f64, time: Duration) -> Open {
         "json",
         "--latency-correction",
     ])
-    .args(["-c", OPEN_CONNECTIONS, "--worker-threads", "1", "-w"])
+    .args(["-c", &connections.to_string()])
+    .args(["--worker-threads", "1", "-w"])
     .args([
         "-q",
         &format!("{per_second:.0}"),
