@@ -1,6 +1,8 @@
 //! What the groups share: the stack, its administrator, the cores, and a service that
 //! answers at once.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::cores::Cores;
@@ -42,8 +44,14 @@ impl Bench {
         );
         let cores = Cores::new();
         cores.give_rest(&std::process::id().to_string());
-        for part in ["keycloak", "envoy", "orders"] {
+        for part in ["envoy", "orders"] {
             cores.give_rest(&stack.pid(part));
+        }
+        cores.give_rest_last(&stack.pid("keycloak"));
+        // Of scripts/with-postgres.sh; a `make run` that is up has none.
+        if let Ok(folder) = std::env::var("POSTGRES_DIR") {
+            let pid = std::fs::read_to_string(Path::new(&folder).join("postgres.pid"));
+            cores.give_rest_last(pid.expect("PostgreSQL's process").trim());
         }
         let service_port = free_ports(1)[0];
         let service = Service::start(&stack.run_dir, service_port);

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! It starts what `make run` starts, with a Keycloak that keeps its data in PostgreSQL, and
-//! gateways of its own beside it. Each gateway has one worker and that a core to itself, all else
-//! shares the others ([`cores`]). What is compared is measured in turns, round by round.
+//! gateways of its own beside it. Each gateway has one worker, and that a core to itself; all
+//! else shares the others ([`cores`]). What is compared is measured in turns, round by round.
 //!
 //! `E2E_RUN_DIR` names the run folder of a `make run` that is up, to measure beside it: quick,
 //! while one thing is being made faster.

@@ -131,7 +131,7 @@ impl Rates {
 /// At a load that all can bear, in an open loop. Two listeners have the same filter: what one
 /// of them adds to the other is what such a figure is off by here.
 fn latency(targets: &Targets, per_second: f64, report: &mut Report) {
-    let names = ["noop", "l1", "noop_again"];
+    let names = ["noop", "l1", "noop_again", "host_calls"];
     let (mut p50, mut p99) = (names.map(|_| vec![]), names.map(|_| vec![]));
     for _ in 0..ROUNDS {
         let mut quietest = names.map(|_| (f64::MAX, f64::MAX));
@@ -154,6 +154,7 @@ fn latency(targets: &Targets, per_second: f64, report: &mut Report) {
     report.fact("noop_p99_us", &p99[0]);
     report.fact("warm_p99_us", &p99[1]);
     report.fact("noop_again_added_p99_us", &over(&p99, 2));
+    report.fact("host_calls_added_p99_us", &over(&p99, 3));
     report.fact("warm_added_p50_us", &over(&p50, 1));
     report.row("warm_added_p99_us", &over(&p99, 1));
 }
