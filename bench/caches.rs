@@ -21,7 +21,7 @@ const ROUNDS: usize = 5;
 const SECONDS: u32 = 1;
 const CONNECTIONS: u32 = 16;
 /// Requests with as many keys and the default sizes, where keys push each other out.
-const PUSHING: [u64; 2] = [11_000, 9_000];
+const PUSHING: [u64; 2] = [11_000, 6_000];
 const MEGABYTE: f64 = 1024.0 * 1024.0;
 
 pub(crate) fn measure(bench: &Bench, report: &mut Report) {
