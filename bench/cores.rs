@@ -43,28 +43,16 @@ impl Cores {
         self.pin(&format!("1-{}", self.count.saturating_sub(1)), pid);
     }
 
-    /// The same of a server that is no part of what is timed, and of all that it has started:
-    /// there, load and the service behind the gateway go first. A timed request would wait for
-    /// Keycloak's other work else.
-    pub(crate) fn give_rest_last(&self, pid: &str) {
+    /// The same of all that a process has started: of a server that is started by a script, or
+    /// has a process for each connection.
+    pub(crate) fn give_rest_with_children(&self, pid: &str) {
         if !Path::new(&format!("/proc/{pid}")).exists() {
             return;
         }
         self.give_rest(pid);
-        let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
-        let threads = threads.flatten().map(|thread| thread.file_name());
-        let set = Command::new("renice")
-            .args(["-n", "10", "-p"])
-            .args(threads)
-            .output();
-        let set = set.expect("renice, of util-linux");
-        // One that has ended meanwhile is no matter.
-        let said = String::from_utf8_lossy(&set.stderr);
-        let is_gone = said.lines().all(|line| line.contains("No such process"));
-        assert!(set.status.success() || is_gone, "renice {pid}: {said}");
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
         for child in children.unwrap_or_default().split_whitespace() {
-            self.give_rest_last(child);
+            self.give_rest_with_children(child);
         }
     }
 
