@@ -26,7 +26,7 @@ CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}
 BUILD=(cargo build --release --lib --locked --target "$TARGET" --manifest-path "$MANIFEST")
 # Without the instructions for blocks of memory: V8 leaves its compiled code for each of them, and
 # most that are copied or wiped here are short. A warm request takes some 2 % less time without.
-CODE=(-C target-feature=-bulk-memory,-bulk-memory-opt)
+CODE=(-C "target-feature=-bulk-memory,-bulk-memory-opt")
 
 # has_target: whether the installed Rust holds the target's standard library.
 has_target() {
