@@ -44,14 +44,13 @@ impl Bench {
         );
         let cores = Cores::new();
         cores.give_rest(&std::process::id().to_string());
-        for part in ["envoy", "orders"] {
+        for part in ["keycloak", "envoy", "orders"] {
             cores.give_rest(&stack.pid(part));
         }
-        cores.give_rest_with_children(&stack.pid("keycloak"));
         // Of scripts/with-postgres.sh; a `make run` that is up has none.
         if let Ok(folder) = std::env::var("POSTGRES_DIR") {
             let pid = std::fs::read_to_string(Path::new(&folder).join("postgres.pid"));
-            cores.give_rest_with_children(pid.expect("PostgreSQL's process").trim());
+            cores.give_rest(pid.expect("PostgreSQL's process").trim());
         }
         let service_port = free_ports(1)[0];
         let service = Service::start(&stack.run_dir, service_port);

@@ -12,6 +12,7 @@ use crate::report::{Curve, Report, median};
 use crate::shares;
 use crate::stand_in::StandIn;
 use crate::targets::{Filter, Targets};
+use crate::virtual_node::L1_ENTRIES;
 
 /// Keys that are cached, one after the other.
 const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
@@ -33,7 +34,10 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) {
     grow(bench, &targets, &keys, report);
     drop(targets);
     // Each share has the default's part of worker memory.
-    let sizes = [("l1_entries", 10_000 / shares::SHARES), ("l2_slots", 4_096)];
+    let sizes = [
+        ("l1_entries", L1_ENTRIES / shares::SHARES),
+        ("l2_slots", 4_096),
+    ];
     let targets = start(bench, &stand_in, sizes);
     push_out(bench, &targets, &keys, report);
 }

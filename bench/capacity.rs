@@ -12,6 +12,7 @@ use crate::owner::{Key, Owner, Record};
 use crate::report::{Curve, Report, median};
 use crate::targets::{Filter, Targets};
 use crate::traffic::Usage;
+use crate::virtual_node::L1_ENTRIES;
 
 /// So many that none is used twice within the TTL of a second, nearly as fast as it goes.
 const OWNERS: usize = 80;
@@ -43,7 +44,6 @@ const EXAMPLE: Deployment = Deployment {
 };
 /// Of a token with a few roles; `docs/sizing.md` says how to count one's own.
 const TOKEN_BYTES: usize = 1500;
-const L1_ENTRIES: usize = 10_000;
 const L2_SLOTS: u32 = 4096;
 
 pub(crate) fn measure(bench: &Bench, report: &mut Report) {

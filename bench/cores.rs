@@ -38,21 +38,16 @@ impl Cores {
         }
     }
 
-    /// Moves a process, and whatever it starts from now on, to the other cores.
+    /// Moves a process to the other cores, with all that it has started and will start: a
+    /// server may be the child of a script, or have a process for each connection.
     pub(crate) fn give_rest(&self, pid: &str) {
         self.pin(&format!("1-{}", self.count.saturating_sub(1)), pid);
-    }
-
-    /// The same of all that a process has started: of a server that is started by a script, or
-    /// has a process for each connection.
-    pub(crate) fn give_rest_with_children(&self, pid: &str) {
-        if !Path::new(&format!("/proc/{pid}")).exists() {
-            return;
-        }
-        self.give_rest(pid);
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
         for child in children.unwrap_or_default().split_whitespace() {
-            self.give_rest_with_children(child);
+            // It may have ended meanwhile.
+            if Path::new(&format!("/proc/{child}")).exists() {
+                self.give_rest(child);
+            }
         }
     }
 

@@ -33,7 +33,7 @@ const TICK_US: u64 = 200_000;
 /// A turn of the host's loop: what a yield without a wait takes.
 const TURN_US: u64 = 200;
 /// The default of `l1_entries`.
-const L1_ENTRIES: usize = 10_000;
+pub(crate) const L1_ENTRIES: usize = 10_000;
 
 /// A node and what it is asked.
 #[derive(Debug, Clone, Copy)]

@@ -85,8 +85,7 @@ impl KeyDrbg {
             key: MacKey::new(&[0; 32]),
             value: Zeroizing::new([1; 32]),
         };
-        drbg.update(0, &[entropy, nonce, personalization]);
-        drbg.update(1, &[entropy, nonce, personalization]);
+        drbg.update(&[entropy, nonce, personalization]);
         drbg
     }
 
@@ -99,15 +98,17 @@ impl KeyDrbg {
                 *to = *from;
             }
         }
-        self.update(0, &[]);
+        self.update(&[]);
     }
 
-    /// One of the two rounds of an update (10.1.2.2); without data there is but the first.
-    fn update(&mut self, round: u8, data: &[&[u8]]) {
-        let mut parts = vec![self.value.as_slice(), std::slice::from_ref(&round)];
-        parts.extend(data);
-        self.key = MacKey::new(&Zeroizing::new(self.key.tag(&parts)));
-        *self.value = self.key.tag(&[self.value.as_slice()]);
+    /// Updates key and value (10.1.2.2): in two rounds, in one where there is no data.
+    fn update(&mut self, data: &[&[u8]]) {
+        for round in 0..=u8::from(!data.is_empty()) {
+            let round = [round];
+            let parts = [&[self.value.as_slice(), &round], data].concat();
+            self.key = MacKey::new(&Zeroizing::new(self.key.tag(&parts)));
+            *self.value = self.key.tag(&[self.value.as_slice()]);
+        }
     }
 }
 

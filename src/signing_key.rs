@@ -13,7 +13,6 @@ use hkdf::Hkdf;
 use jsonwebtoken::{Algorithm, Header};
 use p256::SecretKey;
 use p256::ecdsa::{self, Signature, signature::Signer};
-use p256::elliptic_curve::sec1::ToSec1Point;
 use p256::pkcs8::DecodePrivateKey;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -54,7 +53,10 @@ impl SigningKey {
                 .map_err(|_| UnusableSigningKey::Encoding)?,
         );
         let key = SecretKey::from_pkcs8_der(&der).map_err(|_| UnusableSigningKey::NotP256)?;
-        let point = key.public_key().to_sec1_point(false);
+        let secret = Zeroizing::new(key.to_bytes().into());
+        // Computes the public half, once.
+        let key = ecdsa::SigningKey::from(key);
+        let point = key.verifying_key().to_sec1_point(false);
         let (Some(x), Some(y)) = (point.x(), point.y()) else {
             return Err(UnusableSigningKey::NotP256);
         };
@@ -64,8 +66,8 @@ impl SigningKey {
         header.kid = Some(kid.clone());
         let header = serde_json::to_vec(&header).map_err(|_| UnusableSigningKey::Encoding)?;
         Ok(Self {
-            secret: Zeroizing::new(key.to_bytes().into()),
-            key: key.into(),
+            secret,
+            key,
             kid,
             header: URL_SAFE_NO_PAD.encode(header),
             x,

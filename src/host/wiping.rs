@@ -28,10 +28,10 @@ const COLD_BYTES: usize = 64 * 1024;
 /// A context whose callbacks leave nothing on the stack.
 pub(super) struct Wiping<C>(pub(super) C);
 
-/// Runs this, then wipes the stack that it used.
-fn wiping<const BYTES: usize, T>(act: impl FnOnce() -> T) -> T {
+/// Runs this, then wipes the stack that it used, however deep it went.
+fn wiping<T>(act: impl FnOnce() -> T) -> T {
     let result = apart(act);
-    wipe_stack::<BYTES>();
+    wipe_stack::<COLD_BYTES>();
     result
 }
 
@@ -50,7 +50,7 @@ fn wipe_stack<const BYTES: usize>() {
 
 impl<C: Context> Context for Wiping<C> {
     fn on_http_call_response(&mut self, token: u32, headers: usize, body: usize, trailers: usize) {
-        wiping::<COLD_BYTES, _>(|| {
+        wiping(|| {
             self.0.on_http_call_response(token, headers, body, trailers);
         });
     }
@@ -71,7 +71,7 @@ impl<C: HttpContext> HttpContext for Wiping<C> {
     }
 
     fn on_http_request_body(&mut self, bytes: usize, end_of_stream: bool) -> Action {
-        wiping::<COLD_BYTES, _>(|| self.0.on_http_request_body(bytes, end_of_stream))
+        wiping(|| self.0.on_http_request_body(bytes, end_of_stream))
     }
 
     fn on_http_response_headers(&mut self, count: usize, end_of_stream: bool) -> Action {
@@ -89,11 +89,11 @@ impl<C: RootContext> RootContext for Wiping<C> {
     }
 
     fn on_configure(&mut self, bytes: usize) -> bool {
-        wiping::<COLD_BYTES, _>(|| self.0.on_configure(bytes))
+        wiping(|| self.0.on_configure(bytes))
     }
 
     fn on_tick(&mut self) {
-        wiping::<COLD_BYTES, _>(|| self.0.on_tick());
+        wiping(|| self.0.on_tick());
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {

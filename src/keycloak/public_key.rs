@@ -190,7 +190,6 @@ impl fmt::Debug for PublicKey {
 /// The salt is as long as the hash (RFC 7518, 3.5). Not by the crate's `Pss`, which also
 /// takes a signature to which the modulus was added (RFC 8017, 8.1.2 forbids it).
 fn verifies_pss(key: rsa::PublicKey, message: &[u8], signature: &[u8]) -> bool {
-    use rsa::signature::Verifier;
     let key = rsa::pss::VerifyingKey::<Sha256>::new(key);
     rsa::pss::Signature::try_from(signature)
         .is_ok_and(|signature| key.verify(message, &signature).is_ok())

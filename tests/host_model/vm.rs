@@ -21,7 +21,7 @@ use super::node::{Random, SharedNode};
 /// 11 million, both signatures take 8, a caller's token with ES256 13).
 const FUEL_PER_CALLBACK: u64 = 20_000_000;
 
-/// The same for those that read the signing key, once for each root context (28 million, most
+/// The same for those that read the signing key, once for each root context (24 million, most
 /// of it for a table of the curve, and one signature).
 const FUEL_TO_BEGIN: u64 = 40_000_000;
 

@@ -1,4 +1,4 @@
-//! What a warm request takes, in instructions: a figure that no busy machine changes.
+//! What a warm request and a refresh take, in instructions: a figure that no busy machine changes.
 
 use crate::gateway::Gateway;
 use crate::keycloak_adapter::Asked;
@@ -44,7 +44,7 @@ fn a_warm_request_takes_few_instructions() {
 }
 
 /// Two signatures, 3,800,000 each, by a table of the curve that is computed once a start:
-/// without it they took 13,100,000. A slice of bcrypt is of about 10,000,000, and no step may
+/// without it they took 13,100,000. A slice of bcrypt takes about 11,000,000, and no step may
 /// hold the worker for longer.
 const REFRESH_INSTRUCTIONS_MAX: u64 = 9_000_000;
 

@@ -104,8 +104,7 @@ impl RealmKey {
                 key.sign_with_rng(&mut salts, bytes).to_vec()
             }
             Self::Es256 | Self::Later => {
-                let signature: p256::ecdsa::Signature =
-                    p256::ecdsa::signature::Signer::sign(self.p256(), bytes);
+                let signature: p256::ecdsa::Signature = self.p256().sign(bytes);
                 signature.to_vec()
             }
             Self::EdDsa => self.ed25519().sign(bytes).to_vec(),
