@@ -1,12 +1,15 @@
 //! What the groups share: the stack, its administrator, the cores, and a service that
 //! answers at once.
 
+use std::cell::Cell;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
 use crate::cores::Cores;
+use crate::hit_rate::Simulation;
 use crate::keycloak::Admin;
+use crate::lull::Lull;
 use crate::secrets;
 use crate::service::Service;
 use crate::stack::{Stack, free_ports};
@@ -16,6 +19,10 @@ pub(crate) struct Bench {
     pub(crate) stack: &'static Stack,
     pub(crate) admin: Admin,
     pub(crate) cores: Cores,
+    /// Where work waits until nothing is timed.
+    pub(crate) lull: Lull,
+    /// Begun where it is asked for.
+    pub(crate) simulation: Cell<Option<Simulation>>,
     /// A key of the demo's.
     pub(crate) key: String,
     /// The port of the service behind the gateways.
@@ -59,6 +66,8 @@ impl Bench {
             stack,
             admin,
             cores,
+            lull: Lull::default(),
+            simulation: Cell::new(None),
             key: demo["API_KEY"].clone(),
             service_port,
             service,

@@ -5,7 +5,6 @@ use apikey_jwt_exchange::exchange::throttle::LOOKUPS_PER_SECOND;
 use serde_json::json;
 
 use crate::bench::Bench;
-use crate::capacity_check;
 use crate::capacity_model::{Deployment, Machine};
 use crate::load::{Keys, Order, Until, closed};
 use crate::owner::{Key, Owner, Record};
@@ -47,7 +46,6 @@ const TOKEN_BYTES: usize = 1500;
 const L2_SLOTS: u32 = 4096;
 
 pub(crate) fn measure(bench: &Bench, report: &mut Report) {
-    capacity_check::compare(report);
     let (machine, call_seconds) = keycloak_capacity(bench, report);
     let example = Deployment {
         call_seconds,

@@ -1,11 +1,6 @@
 //! The capacity model beside what was simulated: its figure over the simulation's, point by
 //! point.
 
-use std::fs;
-use std::path::Path;
-
-use serde_json::Value;
-
 use crate::capacity_model::Deployment;
 use crate::hit_rate::{CURVE_KEYS, CURVE_TTLS, FIFTH, GROWTH_RATE, ttl_line};
 use crate::report::{Curve, Report};
@@ -66,19 +61,11 @@ pub(crate) fn compare(report: &mut Report) {
     report.fact("capacity_model_off_by_at_most_share", &[off]);
 }
 
-/// A curve's line: of this run, else of the last that drew it.
+/// A curve's line, as this run drew it.
 fn points(report: &Report, curve: &str, line: &str) -> Vec<(f64, f64)> {
     let drawn = report.curves.iter().find(|drawn| drawn.name == curve);
-    let lines = drawn.map(|drawn| &drawn.lines);
-    if let Some((_, points)) = lines.and_then(|lines| lines.iter().find(|(name, _)| name == line)) {
-        return points.clone();
-    }
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/results.json");
-    let text = fs::read(file).unwrap_or_default();
-    let results: Value = serde_json::from_slice(&text).unwrap_or_default();
-    let points = results["curves"][curve]["lines"][line].as_array();
-    let points = points.unwrap_or_else(|| panic!("no {curve}: measure hit_rate first"));
-    let number = |value: &Value| value.as_f64().expect("a number");
-    let pair = |point: &Value| (number(&point[0]), number(&point[1]));
-    points.iter().map(pair).collect()
+    let mut lines = drawn.map(|drawn| drawn.lines.iter()).into_iter().flatten();
+    let found = lines.find(|(name, _)| name == line);
+    let (_, points) = found.unwrap_or_else(|| panic!("no line {line} of {curve}"));
+    points.clone()
 }

@@ -11,6 +11,7 @@ use std::process::Command;
 const GATEWAY: &str = "0";
 
 /// How the cores are shared out.
+#[derive(Clone, Copy)]
 pub(crate) struct Cores {
     count: usize,
 }
@@ -51,10 +52,11 @@ impl Cores {
         }
     }
 
-    /// Lets a process, and whatever it starts from now on, have all cores: while no gateway
-    /// is measured.
-    pub(crate) fn give_all(&self, pid: &str) {
-        self.pin(&format!("0-{}", self.count.saturating_sub(1)), pid);
+    /// Lets a thread have what others leave of all cores.
+    pub(crate) fn give_what_is_left(&self, thread: &str) {
+        let all = format!("0-{}", self.count.saturating_sub(1));
+        self.set(&["--cpu-list", "--pid", &all, thread]);
+        run("renice", &["-n", "19", "-p", thread]);
     }
 
     fn pin(&self, cores: &str, pid: &str) {
@@ -62,14 +64,18 @@ impl Cores {
     }
 
     fn set(&self, arguments: &[&str]) {
-        if self.count == 1 {
-            return;
+        if self.count > 1 {
+            run("taskset", arguments);
         }
-        let set = Command::new("taskset").args(arguments).output();
-        let set = set.expect("taskset, of util-linux");
-        let said = String::from_utf8_lossy(&set.stderr);
-        assert!(set.status.success(), "taskset {arguments:?}: {said}");
     }
+}
+
+/// Runs a program of util-linux.
+fn run(program: &str, arguments: &[&str]) {
+    let ran = Command::new(program).args(arguments).output();
+    let ran = ran.unwrap_or_else(|error| panic!("{program}, of util-linux: {error}"));
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{program} {arguments:?}: {said}");
 }
 
 /// The folders of an Envoy's worker threads in /proc (proc(5)).

@@ -4,11 +4,13 @@
 //! Real servers would take the hour, and a Keycloak with as many keys. What is made up is
 //! around the core ([`crate::virtual_node`]); a run with the same seed is the same run.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
-use std::time::Instant;
+use std::sync::mpsc::{self, Receiver};
+use std::thread::JoinHandle;
 
 use crate::bench::Bench;
+use crate::capacity_check;
 use crate::capacity_model::hit_rate_without_renewals;
 use crate::report::{Curve, Report};
 use crate::traffic::Usage;
@@ -48,47 +50,104 @@ const fn steady(usage: Usage, ttl_seconds: u64) -> Scenario {
     Scenario::steady(usage, ttl_seconds, 4)
 }
 
-pub(crate) fn measure(bench: &Bench, report: &mut Report) {
-    let pid = std::process::id().to_string();
-    bench.cores.give_all(&pid);
-    let began = Instant::now();
-    measure_all(report, bench.cores.count());
-    report.fact("simulation_seconds", &[began.elapsed().as_secs_f64()]);
-    bench.cores.give_rest(&pid);
+/// All that is simulated, at each point of its curve.
+struct Scenarios {
+    by_rate: [[(f64, Scenario); CURVE_RATES.len()]; CURVE_TTLS.len()],
+    by_keys: [(f64, Scenario); GROWTH_KEYS.len()],
+    by_call: [(f64, Scenario); CALL_MS.len()],
+    crowds: [(&'static str, Scenario); 3],
 }
 
-/// All of it, by so many threads.
-pub(crate) fn measure_all(report: &mut Report, threads: usize) {
-    let by_rate = CURVE_TTLS
-        .map(|ttl| CURVE_RATES.map(|rate| (rate, steady(Usage::zipf(CURVE_KEYS, rate), ttl))));
-    let by_keys = GROWTH_KEYS.map(|keys| {
-        let scenario = steady(Usage::zipf(keys, GROWTH_RATE), TTL_SECONDS);
-        (keys as f64, scenario)
-    });
-    let by_call = CALL_MS.map(|call_ms| {
-        let scenario = steady(FIFTH, TTL_SECONDS);
-        (
-            call_ms as f64,
-            Scenario {
-                call_ms,
-                ..scenario
-            },
-        )
-    });
-    let crowd = crowds();
-    // What takes longest goes first.
-    let mut scenarios = vec![HOUR];
-    scenarios.extend(by_keys.iter().map(|(_, scenario)| *scenario));
-    scenarios.extend(crowd.iter().map(|(_, scenario)| *scenario));
-    scenarios.extend(by_call.iter().map(|(_, scenario)| *scenario));
-    scenarios.extend(by_rate.iter().flatten().map(|(_, scenario)| *scenario));
-    let mut runs = run_all(&scenarios, threads).into_iter();
-    let mut next = || runs.next().expect("a run for each scenario");
+impl Scenarios {
+    fn new() -> Self {
+        let of_keys = |keys| steady(Usage::zipf(keys, GROWTH_RATE), TTL_SECONDS);
+        let of_call = |call_ms| Scenario {
+            call_ms,
+            ..steady(FIFTH, TTL_SECONDS)
+        };
+        Self {
+            by_rate: CURVE_TTLS.map(|ttl| {
+                CURVE_RATES.map(|rate| (rate, steady(Usage::zipf(CURVE_KEYS, rate), ttl)))
+            }),
+            by_keys: GROWTH_KEYS.map(|keys| (keys as f64, of_keys(keys))),
+            by_call: CALL_MS.map(|call_ms| (call_ms as f64, of_call(call_ms))),
+            crowds: crowds(),
+        }
+    }
 
+    /// What takes longest goes first.
+    fn in_order(&self) -> Vec<Scenario> {
+        let mut all = vec![HOUR];
+        all.extend(self.by_keys.iter().map(|(_, scenario)| *scenario));
+        all.extend(self.crowds.iter().map(|(_, scenario)| *scenario));
+        all.extend(self.by_call.iter().map(|(_, scenario)| *scenario));
+        all.extend(self.by_rate.iter().flatten().map(|(_, scenario)| *scenario));
+        all
+    }
+}
+
+/// Runs that know nothing of each other, on a thread for each core.
+pub(crate) struct Simulation {
+    threads: Vec<JoinHandle<()>>,
+    done: Receiver<(usize, Run)>,
+}
+
+impl Simulation {
+    /// Begins all of them. They go on in each lull: their time is virtual, so it does not
+    /// matter what else is done meanwhile, and they would take more than a minute alone.
+    pub(crate) fn begin(bench: &Bench) -> Self {
+        let scenarios = Arc::new(Scenarios::new().in_order());
+        let next = Arc::new(AtomicUsize::new(0));
+        let (sender, done) = mpsc::channel();
+        let threads = (0..bench.cores.count()).map(|_| {
+            let (scenarios, next, sender) = (scenarios.clone(), next.clone(), sender.clone());
+            bench.lull.spawn(bench.cores, move |lull| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(scenario) = scenarios.get(at) else {
+                        break;
+                    };
+                    let ran = run(scenario, &|| lull.wait());
+                    sender.send((at, ran)).expect("someone waits");
+                }
+            })
+        });
+        Self {
+            threads: threads.collect(),
+            done,
+        }
+    }
+
+    /// Waits for all of them; in the scenarios' order.
+    fn wait(self, bench: &Bench) -> Vec<Run> {
+        bench.lull.during(|| {
+            for thread in self.threads {
+                thread.join().expect("each comes to its end");
+            }
+        });
+        let mut runs: Vec<(usize, Run)> = self.done.iter().collect();
+        runs.sort_by_key(|(at, _)| *at);
+        runs.into_iter().map(|(_, run)| run).collect()
+    }
+}
+
+pub(crate) fn measure(bench: &Bench, report: &mut Report) {
+    let simulation = bench
+        .simulation
+        .take()
+        .expect("begun, where it is asked for");
+    let mut runs = simulation.wait(bench).into_iter();
+    let mut next = || runs.next().expect("a run for each scenario");
+    let Scenarios {
+        by_rate,
+        by_keys,
+        by_call,
+        crowds,
+    } = Scenarios::new();
     report_hour(&next(), report);
     let growth = by_keys.map(|(keys, _)| (keys, next()));
     report_growth(&growth, report);
-    for (name, _) in crowd {
+    for (name, _) in crowds {
         let run = next().counted;
         report.fact(&format!("{name}_hit_rate_share"), &[run.hit_rate()]);
         report.fact(
@@ -132,6 +191,7 @@ pub(crate) fn measure_all(report: &mut Report, threads: usize) {
         y: "grants/s",
         lines: lines(&|outcome| outcome.grants_per_second()),
     });
+    capacity_check::compare(report);
 }
 
 /// The name of a TTL's line.
@@ -201,29 +261,4 @@ fn report_growth(growth: &[(f64, Run)], report: &mut Report) {
         y: "calls for 1,000 requests",
         lines: line(&|run| run.counted.calls_per_1k_requests()),
     });
-}
-
-/// Runs that know nothing of each other, by so many threads; in the scenarios' order.
-fn run_all(scenarios: &[Scenario], threads: usize) -> Vec<Run> {
-    let next = AtomicUsize::new(0);
-    let (sender, done) = mpsc::channel();
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            let (sender, next) = (sender.clone(), &next);
-            scope.spawn(move || {
-                loop {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(scenario) = scenarios.get(at) else {
-                        break;
-                    };
-                    sender.send((at, run(scenario))).expect("someone waits");
-                }
-            });
-        }
-    });
-    drop(sender);
-    let mut runs: Vec<(usize, Run)> = done.iter().collect();
-    assert_eq!(runs.len(), scenarios.len(), "each came to its end");
-    runs.sort_by_key(|(at, _)| *at);
-    runs.into_iter().map(|(_, run)| run).collect()
 }

@@ -63,6 +63,7 @@ mod cold;
 mod cores;
 mod hit_rate;
 mod load;
+mod lull;
 mod page;
 mod plots;
 mod report;
@@ -82,18 +83,20 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use bench::Bench;
+use hit_rate::Simulation;
 use report::Report;
 
 type Group = (&'static str, fn(&Bench, &mut Report));
 
-/// In this order: the store is filled after all that is measured with a small one.
+/// In this order: the store is filled after all that is measured with a small one, and what
+/// is simulated goes on beside what nobody times of the others.
 const GROUPS: [Group; 6] = [
     ("warm", warm::measure),
     ("cold", cold::measure),
-    ("hit_rate", hit_rate::measure),
     ("capacity", capacity::measure),
     ("caches", caches::measure),
     ("store", store::measure),
+    ("hit_rate", hit_rate::measure),
 ];
 
 fn main() -> ExitCode {
@@ -115,7 +118,11 @@ fn main() -> ExitCode {
         let names = GROUPS.map(|(group, _)| group).join(", ");
         assert!(known, "there is no group '{name}': they are {names}");
     }
+    let is_asked = |name| asked.is_empty() || asked.contains(&name);
     let bench = Bench::start();
+    if is_asked("hit_rate") {
+        bench.simulation.set(Some(Simulation::begin(&bench)));
+    }
     let run = bench.run();
     let mut report = Report::default();
     let filter = Path::new(stack::PROJECT).join("target/wasm/apikey_jwt_exchange.wasm");
@@ -123,7 +130,7 @@ fn main() -> ExitCode {
     report.row("wasm_mb", &[bytes as f64 / 1e6]);
     let mut failed = Vec::new();
     for (name, measure) in GROUPS {
-        if !asked.is_empty() && !asked.contains(&name) {
+        if !is_asked(name) {
             continue;
         }
         println!("\n{name}");

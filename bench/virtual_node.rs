@@ -153,7 +153,8 @@ struct NodeWorker {
     reply: Option<Reply>,
 }
 
-struct VirtualNode {
+struct VirtualNode<'a> {
+    wait: &'a dyn Fn(),
     now_us: u64,
     workers: Vec<NodeWorker>,
     shared: Shared,
@@ -179,9 +180,10 @@ impl Run {
     }
 }
 
-/// Lets the time pass, and says what became of the requests.
-pub(crate) fn run(scenario: &Scenario) -> Run {
-    let mut node = VirtualNode::new(scenario);
+/// Lets the time pass, and says what became of the requests. `wait` is called at each tick, to
+/// hold it for as long as it is not to go on.
+pub(crate) fn run(scenario: &Scenario, wait: &dyn Fn()) -> Run {
+    let mut node = VirtualNode::new(scenario, wait);
     let mut traffic = Traffic::new(&scenario.usage, scenario.seed);
     let mut headers = vec![("authorization".to_owned(), Vec::new())];
     node.push(0, Event::Tick);
@@ -194,8 +196,8 @@ pub(crate) fn run(scenario: &Scenario) -> Run {
     }
 }
 
-impl VirtualNode {
-    fn new(scenario: &Scenario) -> Self {
+impl<'a> VirtualNode<'a> {
+    fn new(scenario: &Scenario, wait: &'a dyn Fn()) -> Self {
         let config = config(scenario);
         // So that it is `cache_ttl_seconds` that ends a token's time, and not its own end.
         let token_life_seconds = 2 * scenario.cache_ttl_seconds + 120;
@@ -215,6 +217,7 @@ impl VirtualNode {
             }
         });
         Self {
+            wait,
             now_us: 0,
             workers: workers.collect(),
             shared,
@@ -295,6 +298,7 @@ impl VirtualNode {
         };
         match event {
             Event::Tick => {
+                (self.wait)();
                 for worker in 0..self.workers.len() {
                     self.tick(worker);
                 }

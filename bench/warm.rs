@@ -14,12 +14,12 @@ use crate::targets::{Filter, Targets};
 /// Of the turns of a round the best counts: what else the machine does can only slow one down.
 /// Short and many, so that it spoils some of them and not all.
 const ROUNDS: usize = 6;
-const TURNS: usize = 5;
-const REQUESTS: u64 = 1_500;
+const TURNS: usize = 12;
+const REQUESTS: u64 = 500;
 const CONNECTIONS: u32 = 16;
 /// The same of latency, where the quietest window of a round counts.
-const WINDOWS: usize = 8;
-const WINDOW: Duration = Duration::from_millis(500);
+const WINDOWS: usize = 14;
+const WINDOW: Duration = Duration::from_millis(250);
 /// So few that those that are opened are no hundredth of a window's requests, and more than
 /// are busy at half of a worker's capacity.
 const OPEN_CONNECTIONS: u32 = 8;

@@ -58,7 +58,7 @@ fn one_node(usage: Usage, ttl_seconds: f64) -> Deployment {
 
 /// The same in virtual time, all keys known: eight rounds of a token in steady use.
 fn simulated(usage: Usage, ttl_seconds: f64) -> Outcome {
-    run(&Scenario::steady(usage, ttl_seconds as u64, 8)).counted
+    run(&Scenario::steady(usage, ttl_seconds as u64, 8), &|| {}).counted
 }
 
 fn demand_cells(demand: &Demand) -> [String; 2] {

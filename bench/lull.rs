@@ -1,0 +1,118 @@
+//! Work that needs a processor and no quiet machine: it goes on while nothing is timed, and
+//! stands still while something is.
+
+use std::fs;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+
+use crate::cores::Cores;
+
+/// Where such work waits for the lulls between what is timed.
+#[derive(Clone, Default)]
+pub(crate) struct Lull {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Nothing is timed.
+    is_open: bool,
+    /// Threads that are not waiting.
+    going: usize,
+}
+
+impl Lull {
+    /// Lets the work go on while this is done; all of it stands still when this returns.
+    pub(crate) fn during<T>(&self, act: impl FnOnce() -> T) -> T {
+        let closed_at_the_end = Open::new(self);
+        let done = act();
+        drop(closed_at_the_end);
+        done
+    }
+
+    /// Does work on a thread that takes what others leave of each core; it is to call
+    /// [`Lull::wait`] often.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        cores: Cores,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        let lull = self.clone();
+        thread::spawn(move || {
+            let thread = fs::read_link("/proc/thread-self").expect("proc(5)");
+            let number = thread.file_name().expect("a number").to_string_lossy();
+            cores.give_what_is_left(&number);
+            let going = Going::new(&lull);
+            let done = work(&lull);
+            drop(going);
+            done
+        })
+    }
+
+    /// Waits for a lull, unless it is one.
+    pub(crate) fn wait(&self) {
+        let mut state = self.state();
+        if !state.is_open {
+            state.going -= 1;
+            self.inner.changed.notify_all();
+            state = self.until(state, |state| state.is_open);
+            state.going += 1;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.inner.state.lock().expect("nobody panics with it")
+    }
+
+    fn until<'a>(
+        &'a self,
+        state: MutexGuard<'a, State>,
+        is: impl Fn(&State) -> bool,
+    ) -> MutexGuard<'a, State> {
+        let waited = self.inner.changed.wait_while(state, |state| !is(state));
+        waited.expect("nobody panics with it")
+    }
+}
+
+/// A lull, until dropped.
+struct Open<'a>(&'a Lull);
+
+impl<'a> Open<'a> {
+    fn new(lull: &'a Lull) -> Self {
+        lull.state().is_open = true;
+        lull.inner.changed.notify_all();
+        Self(lull)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.is_open = false;
+        drop(self.0.until(state, |state| state.going == 0));
+    }
+}
+
+/// A thread at work, whether it ends well or panics.
+struct Going<'a>(&'a Lull);
+
+impl<'a> Going<'a> {
+    fn new(lull: &'a Lull) -> Self {
+        lull.state().going += 1;
+        lull.wait();
+        Self(lull)
+    }
+}
+
+impl Drop for Going<'_> {
+    fn drop(&mut self) {
+        self.0.state().going -= 1;
+        self.0.inner.changed.notify_all();
+    }
+}
