@@ -27,7 +27,7 @@ fn a_first_use_verifies_and_every_later_request_comes_from_the_cache() {
             grant: 1
         }
     );
-    // 32 rounds in slices of 14, and a turn for the signatures.
+    // 32 rounds in slices of 12, and a turn for the signatures.
     assert_eq!(world.yields, 2 + 1);
     world.expect_source(&key(1), Source::L1, "alice");
     world.next_worker();

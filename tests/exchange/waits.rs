@@ -57,7 +57,7 @@ fn a_slow_verification_is_waited_for_by_its_followers_too() {
     let mut leader = Client::send(&mut world, 1);
     leader.answer_until(&mut world, is_yield);
     let mut follower = None;
-    // 74 slices of 3 ms: longer than two callouts may take.
+    // 86 slices of 3 ms: longer than two callouts may take.
     while !leader.is_over() {
         world.now = world.now.plus_ms(3);
         leader.answer(&mut world);

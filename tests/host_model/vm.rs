@@ -17,8 +17,8 @@ use super::host::{Answer, ContextState, Host, Step};
 use super::imports;
 use super::node::{Random, SharedNode};
 
-/// Instructions that one callback may take (measured: a slice of 14 rounds of bcrypt takes
-/// 11 million, both signatures take 8, a caller's token with ES256 13).
+/// Instructions that one callback may take (measured: a slice of 12 rounds of bcrypt takes
+/// 9.3 million, both signatures take 8, a caller's token with ES256 13).
 const FUEL_PER_CALLBACK: u64 = 20_000_000;
 
 /// The same for those that read the signing key, once for each root context (24 million, most

@@ -44,7 +44,7 @@ fn a_warm_request_takes_few_instructions() {
 }
 
 /// Two signatures, 3,800,000 each, by a table of the curve that is computed once a start:
-/// without it they took 13,100,000. A slice of bcrypt takes about 11,000,000, and no step may
+/// without it they took 13,100,000. A slice of bcrypt takes about 9,300,000, and no step may
 /// hold the worker for longer.
 const REFRESH_INSTRUCTIONS_MAX: u64 = 9_000_000;
 

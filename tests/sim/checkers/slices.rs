@@ -11,7 +11,7 @@ use crate::truth::Truth;
 
 /// Rounds that take a worker no longer than a slice may; not the core's own number,
 /// which is what is checked.
-const ROUNDS_PER_SLICE: u32 = 14;
+const ROUNDS_PER_SLICE: u32 = 12;
 
 pub struct Slices;
 
