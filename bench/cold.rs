@@ -20,6 +20,9 @@ const STARTS: usize = 5;
 const REFRESHED_KEYS: usize = 10;
 const REFRESHES: usize = 5;
 const FIRST_USES: usize = 20;
+/// So many first uses are a round of the longest turn, and the quietest counts: what holds the
+/// worker holds it in each of them, and what else the machine does in some.
+const FIRST_USES_A_ROUND: usize = 4;
 /// bcrypt's, of the keys that are used for the first time: what `apikeys create` takes.
 const COST: u32 = 10;
 const STALL_ROUNDS: usize = 5;
@@ -186,18 +189,31 @@ fn slices(bench: &Bench, report: &mut Report) {
     // The worker's own start is not a slice.
     ask(&mut gateway, &bench.key);
     let (mut longest, mut most, mut computed) = (vec![], vec![], vec![]);
-    // A round for each: between two looks there is so little that the machine takes the core
-    // away in few of them.
-    for key in &owned.keys {
-        targets.turns_ms(["P100"]);
-        let before = targets.processor_seconds();
-        ask(&mut gateway, &key.text);
-        let spent = targets.processor_seconds() - before;
-        let slices = (1_usize << COST).div_ceil(ROUNDS_PER_SLICE as usize);
-        computed.push(spent * 1000.0 / slices as f64);
-        let [p99, p100] = targets.turns_ms(["P99", "P100"]);
-        most.push(p99);
-        longest.push(p100);
+    // Looked at one by one: between two looks there is so little that the machine takes the
+    // core away in few of them.
+    for round in owned.keys.chunks(FIRST_USES_A_ROUND) {
+        let mut turns = Vec::new();
+        for key in round {
+            targets.turns_ms(["P100"]);
+            let before = targets.processor_seconds();
+            ask(&mut gateway, &key.text);
+            let spent = targets.processor_seconds() - before;
+            let slices = (1_usize << COST).div_ceil(ROUNDS_PER_SLICE as usize);
+            let slice = spent * 1000.0 / slices as f64;
+            computed.push(slice);
+            let [p99, p100] = targets.turns_ms(["P99", "P100"]);
+            // Else Envoy has not shown the turns that computed it.
+            if p100 >= slice {
+                turns.push((p100, p99));
+            }
+        }
+        let quietest = turns
+            .into_iter()
+            .min_by(|one, other| one.0.total_cmp(&other.0));
+        if let Some((p100, p99)) = quietest {
+            longest.push(p100);
+            most.push(p99);
+        }
     }
     report.fact("slice_processor_ms", &computed);
     report.fact("slice_turn_p99_ms", &most);

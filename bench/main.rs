@@ -2,7 +2,7 @@
 //! use instead.
 //!
 //! ```text
-//! make bench                      all of it, some 20 minutes on two cores
+//! make bench                      all of it, 19 minutes on two cores
 //! make bench BENCH_GROUPS="warm cold"   these groups alone; the others' figures stay
 //! make bench BENCH_GROUPS=page          none: plots and page anew from what was measured
 //! ```

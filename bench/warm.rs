@@ -130,6 +130,7 @@ impl Rates {
         report.fact("noop_vs_api_key_auth", &self.over("noop", "api_key_auth"));
         report.fact("host_calls_vs_noop", &self.over("host_calls", "noop"));
         report.fact("warm_vs_host_calls", &self.over("l1", "host_calls"));
+        report.fact("l2_vs_l1", &self.over("l2", "l1"));
     }
 }
 

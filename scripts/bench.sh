@@ -7,7 +7,7 @@
 #   BENCH_GROUPS   what to measure, of: warm cold hit_rate capacity caches store; all unless
 #                  told; page makes plots and page anew of what was measured
 #
-# Prints a table, and writes bench/results.json and the plots beside it. Some 20 minutes on two
+# Prints a table, and writes bench/results.json and the plots beside it. 19 minutes on two
 # cores; what is fetched and built the first time comes on top.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
