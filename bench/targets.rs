@@ -31,6 +31,8 @@ pub(crate) enum Filter {
     Noop,
     /// The same, which makes the calls to the host that ours makes, and nothing else.
     HostCalls,
+    /// The same calls, and the one for an entry of shared data.
+    L2HostCalls,
     /// Envoy's own filter, in C++: compares the key with a list.
     ApiKeyAuth,
     /// Ours, with these fields changed.
@@ -207,7 +209,7 @@ fn listener(example: &Value, name: &str, filter: &Filter, port: u16, bench: &Ben
         Filter::None | Filter::Shared(_) => {
             filters.remove(0);
         }
-        Filter::Noop | Filter::HostCalls => {
+        Filter::Noop | Filter::HostCalls | Filter::L2HostCalls => {
             let config = member(&mut filters[0], "/typed_config/config");
             config["name"] = json!("noop");
             config["root_id"] = json!("noop");
@@ -216,6 +218,7 @@ fn listener(example: &Value, name: &str, filter: &Filter, port: u16, bench: &Ben
                 json!(format!("{PROJECT}/target/wasm/noop_filter.wasm"));
             config["configuration"]["value"] = match filter {
                 Filter::HostCalls => json!(TOKEN_BYTES.to_string()),
+                Filter::L2HostCalls => json!(format!("{TOKEN_BYTES} shared")),
                 _ => json!("{}"),
             };
         }

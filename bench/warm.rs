@@ -50,6 +50,7 @@ fn filters() -> Vec<(&'static str, Filter)> {
         ("none", Filter::None),
         ("noop", Filter::Noop),
         ("host_calls", Filter::HostCalls),
+        ("l2_host_calls", Filter::L2HostCalls),
         ("api_key_auth", Filter::ApiKeyAuth),
         ("l1", Filter::Exchange(vec![])),
         ("l2", exchange(("l1_entries", json!(1)))),
@@ -130,7 +131,8 @@ impl Rates {
         report.fact("noop_vs_api_key_auth", &self.over("noop", "api_key_auth"));
         report.fact("host_calls_vs_noop", &self.over("host_calls", "noop"));
         report.fact("warm_vs_host_calls", &self.over("l1", "host_calls"));
-        report.fact("l2_vs_l1", &self.over("l2", "l1"));
+        report.fact("l2_host_calls_vs_noop", &self.over("l2_host_calls", "noop"));
+        report.fact("l2_vs_host_calls", &self.over("l2", "l2_host_calls"));
     }
 }
 

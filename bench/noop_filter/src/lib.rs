@@ -3,8 +3,9 @@
 //!
 //! Its configuration may be a number: then it makes the calls to the host that an exchange
 //! out of the cache makes, and nothing between them: it reads the headers and the time,
-//! sets `authorization` to a value of so many bytes, and reads the response's status. What
-//! that costs, no filter of ours can save.
+//! sets `authorization` to a value of so many bytes, and reads the response's status. With
+//! `shared` behind the number it also reads as many bytes of shared data, as an exchange out
+//! of that does. What this costs, no filter of ours can save.
 
 use std::hint::black_box;
 use std::rc::Rc;
@@ -14,11 +15,21 @@ use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{Action, BufferType, ContextType, MapType};
 
 proxy_wasm::main! {{
-    proxy_wasm::set_root_context(|_| Box::new(Root { value: None }));
+    proxy_wasm::set_root_context(|_| Box::new(Root { calls: None }));
 }}
 
+/// What is shared, under a name as long as ours are.
+const SHARED: &str = "no:0000";
+
 struct Root {
-    value: Option<Rc<str>>,
+    calls: Option<Calls>,
+}
+
+/// The calls to make.
+#[derive(Clone)]
+struct Calls {
+    value: Rc<str>,
+    reads_shared: bool,
 }
 
 impl Context for Root {}
@@ -27,15 +38,26 @@ impl RootContext for Root {
     fn on_configure(&mut self, bytes: usize) -> bool {
         let given = hostcalls::get_buffer(BufferType::PluginConfiguration, 0, bytes);
         let given = given.ok().flatten().unwrap_or_default();
-        let length = std::str::from_utf8(&given).ok();
-        let length = length.and_then(|text| text.trim().parse::<usize>().ok());
-        self.value = length.map(|length| "x".repeat(length).into());
+        let given = std::str::from_utf8(&given).unwrap_or_default();
+        let mut words = given.split_whitespace();
+        let length = words.next().and_then(|word| word.parse::<usize>().ok());
+        let reads_shared = words.next() == Some("shared");
+        self.calls = length.map(|length| Calls {
+            value: "x".repeat(length).into(),
+            reads_shared,
+        });
+        if let Some(calls) = &self.calls
+            && calls.reads_shared
+        {
+            let shared = Some(calls.value.as_bytes());
+            let _ = hostcalls::set_shared_data(SHARED, shared, None);
+        }
         true
     }
 
     fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
-        let value = self.value.clone();
-        Some(Box::new(Request { value }))
+        let calls = self.calls.clone();
+        Some(Box::new(Request { calls }))
     }
 
     fn get_type(&self) -> Option<ContextType> {
@@ -44,28 +66,31 @@ impl RootContext for Root {
 }
 
 struct Request {
-    value: Option<Rc<str>>,
+    calls: Option<Calls>,
 }
 
 impl Context for Request {}
 
 impl HttpContext for Request {
     fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
-        if let Some(value) = &self.value {
+        if let Some(calls) = &self.calls {
             let headers = MapType::HttpRequestHeaders;
             let _ = black_box(hostcalls::get_map_bytes(headers));
             let _ = black_box(hostcalls::get_current_time());
+            if calls.reads_shared {
+                let _ = black_box(hostcalls::get_shared_data(SHARED));
+            }
             let _ = black_box(hostcalls::set_map_value(
                 headers,
                 "authorization",
-                Some(value),
+                Some(&calls.value),
             ));
         }
         Action::Continue
     }
 
     fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {
-        if self.value.is_some() {
+        if self.calls.is_some() {
             let headers = MapType::HttpResponseHeaders;
             let _ = black_box(hostcalls::get_map_value_bytes(headers, ":status"));
         }
