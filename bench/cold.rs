@@ -189,6 +189,7 @@ fn slices(bench: &Bench, report: &mut Report) {
     // The worker's own start is not a slice.
     ask(&mut gateway, &bench.key);
     let (mut longest, mut most, mut computed) = (vec![], vec![], vec![]);
+    let slices = (1_usize << COST).div_ceil(ROUNDS_PER_SLICE as usize);
     // Looked at one by one: between two looks there is so little that the machine takes the
     // core away in few of them.
     for round in owned.keys.chunks(FIRST_USES_A_ROUND) {
@@ -198,7 +199,6 @@ fn slices(bench: &Bench, report: &mut Report) {
             let before = targets.processor_seconds();
             ask(&mut gateway, &key.text);
             let spent = targets.processor_seconds() - before;
-            let slices = (1_usize << COST).div_ceil(ROUNDS_PER_SLICE as usize);
             let slice = spent * 1000.0 / slices as f64;
             computed.push(slice);
             let [p99, p100] = targets.turns_ms(["P99", "P100"]);

@@ -30,10 +30,8 @@ struct State {
 impl Lull {
     /// Lets the work go on while this is done; all of it stands still when this returns.
     pub(crate) fn during<T>(&self, act: impl FnOnce() -> T) -> T {
-        let closed_at_the_end = Open::new(self);
-        let done = act();
-        drop(closed_at_the_end);
-        done
+        let _closed_at_the_end = Open::new(self);
+        act()
     }
 
     /// Does work on a thread that takes what others leave of each core; it is to call
@@ -48,10 +46,8 @@ impl Lull {
             let thread = fs::read_link("/proc/thread-self").expect("proc(5)");
             let number = thread.file_name().expect("a number").to_string_lossy();
             cores.give_what_is_left(&number);
-            let going = Going::new(&lull);
-            let done = work(&lull);
-            drop(going);
-            done
+            let _going = Going::new(&lull);
+            work(&lull)
         })
     }
 
