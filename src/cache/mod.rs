@@ -21,7 +21,7 @@ use self::renewal::{Age, Renewals};
 use crate::api_key::format::ApiKey;
 use crate::clock::UnixMillis;
 use crate::config::Config;
-use crate::mac::MacKey;
+use crate::mac::{FastMacKey, MacKey};
 use crate::revocation::Revocations;
 use crate::sabotage::{Sabotage, is};
 use crate::signing_key::SigningKey;
@@ -95,7 +95,7 @@ pub enum Found {
 /// The caches of one configuration in one worker.
 #[derive(Debug)]
 pub struct Cache {
-    digest_key: MacKey,
+    digest_key: FastMacKey,
     proof_key: MacKey,
     sealer: Sealer,
     revocations: Revocations,
@@ -120,7 +120,7 @@ impl Cache {
     pub fn new(config: &Config, signing_key: &SigningKey) -> Self {
         let derive = |purpose: &[u8]| signing_key.derive(&[purpose, b":", &config.fingerprint]);
         Self {
-            digest_key: MacKey::new(&derive(b"cache key")),
+            digest_key: FastMacKey::new(&derive(b"cache key")),
             proof_key: MacKey::new(&derive(b"proof of verification")),
             sealer: Sealer::new(&derive(b"seal")),
             revocations: Revocations::new(&config.realm.issuer, signing_key, config.l2_slots > 0)
@@ -175,7 +175,7 @@ impl Cache {
     /// The digest that stands for a key here.
     #[must_use]
     pub fn digest(&self, key: &ApiKey) -> KeyDigest {
-        self.digest_key.tag(&[key.expose().as_bytes()])
+        self.digest_key.tag(key.expose().as_bytes())
     }
 
     /// What is known of a key. A find in shared data is taken into worker memory.
