@@ -8,6 +8,7 @@
 
 use std::fmt;
 
+use memchr::memchr_iter;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::mac::MacKey;
@@ -69,7 +70,25 @@ impl fmt::Debug for ApiKey {
 #[derive(Clone)]
 pub struct KeyFormat {
     prefix: String,
+    mark: Mark,
     index_key: Option<MacKey>,
+}
+
+/// The byte of a prefix by which it is looked for in other text.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    byte: u8,
+    at: usize,
+}
+
+impl Mark {
+    /// No letter, if the prefix has another character: most of what headers hold is letters.
+    fn of(prefix: &str) -> Self {
+        let bytes = || prefix.bytes().enumerate();
+        let rare = bytes().find(|(_, byte)| !byte.is_ascii_alphabetic());
+        let (at, byte) = rare.or_else(|| bytes().next()).unwrap_or_default();
+        Self { byte, at }
+    }
 }
 
 impl KeyFormat {
@@ -84,6 +103,7 @@ impl KeyFormat {
         }
         Ok(Self {
             prefix: prefix.to_owned(),
+            mark: Mark::of(prefix),
             index_key: None,
         })
     }
@@ -115,6 +135,20 @@ impl KeyFormat {
     #[must_use]
     pub fn has_prefix(&self, text: &[u8]) -> bool {
         text.starts_with(self.prefix.as_bytes())
+    }
+
+    /// The parts of a text that begin like a key made here and are as long as one. They may
+    /// overlap, so one that begins within what only looked like one is among them.
+    pub fn parts_like_keys<'a>(&'a self, text: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        let (length, mark) = (self.key_bytes(), self.mark);
+        // A shorter text holds no mark of a whole key.
+        let marks = (text.len().checked_sub(length))
+            .and_then(|last| text.get(mark.at..=last + mark.at))
+            .map(|marks| memchr_iter(mark.byte, marks));
+        let parts = marks.into_iter().flatten();
+        parts
+            .filter_map(move |at| text.get(at..at + length))
+            .filter(|part| self.has_prefix(part))
     }
 
     /// Reads a presented key.
@@ -321,6 +355,36 @@ mod tests {
         assert_eq!(rest[13..].len(), 38);
         assert_eq!(format().parse(text.as_bytes()), Ok(key.clone()));
         assert_eq!(key.id(), &rest[..12]);
+    }
+
+    #[test]
+    fn every_part_like_a_key_is_found_wherever_it_begins() {
+        // With a mark at each place, without one, and two that overlap themselves.
+        for prefix in ["sk_live_", "key", "_", "ab9", "a-a-", "zzz"] {
+            let format = KeyFormat::new(prefix).unwrap();
+            let key = format.generate(counting());
+            let length = format.key_bytes();
+            for more in 0..=2 * prefix.len() {
+                let before = &prefix.repeat(2)[..more];
+                let after = &prefix.repeat(2)[2 * prefix.len() - more..];
+                let text = [before, key.expose(), after, key.expose()].concat();
+                let windows = text.as_bytes().windows(length);
+                let expected = windows.filter(|part| part.starts_with(prefix.as_bytes()));
+                let expected: Vec<&[u8]> = expected.collect();
+                let found: Vec<&[u8]> = format.parts_like_keys(text.as_bytes()).collect();
+                assert_eq!(found, expected, "{text}");
+                assert!(
+                    found
+                        .iter()
+                        .filter(|part| **part == key.expose().as_bytes())
+                        .count()
+                        == 2
+                );
+            }
+            let short = &key.expose().as_bytes()[..length - 1];
+            assert_eq!(format.parts_like_keys(short).count(), 0);
+            assert_eq!(format.parts_like_keys(b"").count(), 0);
+        }
     }
 
     #[test]

@@ -89,13 +89,10 @@ impl Slots {
     /// The names of the slots where a key may lie.
     fn names(&self, digest: &KeyDigest) -> impl Iterator<Item = String> + use<> {
         let [a, b, c, d, ..] = *digest;
-        let first = u32::from_be_bytes([a, b, c, d])
-            .checked_rem(self.sets)
-            .map(|set| set * WAYS);
+        let set = u32::from_be_bytes([a, b, c, d]).checked_rem(self.sets);
+        let slots = set.map_or(0..0, |set| set * WAYS..(set + 1) * WAYS);
         let kind = self.kind;
-        first
-            .into_iter()
-            .flat_map(move |first| (first..first + WAYS).map(move |at| name(kind, at)))
+        slots.map(move |at| name(kind, at))
     }
 }
 

@@ -168,9 +168,9 @@ fn hides_key(config: &Config, name: &str, value: &[u8]) -> bool {
         config.key_format.key_bytes(),
     );
     !name.starts_with(':')
-        && (value
-            .windows(length)
-            .any(|window| window.starts_with(prefix) && config.key_format.parse(window).is_ok())
+        && (value.len() >= length
+            && (config.key_format.parts_like_keys(value))
+                .any(|part| config.key_format.parse(part).is_ok())
             || name
                 .as_bytes()
                 .windows(length)
@@ -232,7 +232,17 @@ fn headers_to_remove(
     headers: &Headers,
     key: &[u8],
 ) -> Result<Vec<String>, Refusal> {
-    let holds_key = |value: &[u8]| value.windows(key.len()).any(|window| window == key);
+    let format = &config.key_format;
+    let is_imported = !(format.has_prefix(key) && key.len() == format.key_bytes());
+    let holds_key = |value: &[u8]| {
+        if value.len() < key.len() {
+            false
+        } else if is_imported {
+            value.windows(key.len()).any(|window| window == key)
+        } else {
+            format.parts_like_keys(value).any(|part| part == key)
+        }
+    };
     let mut remove: Vec<String> = Vec::new();
     for (name, value) in headers {
         let replaced = name.eq_ignore_ascii_case(AUTHORIZATION);

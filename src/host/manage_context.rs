@@ -14,7 +14,7 @@ use proxy_wasm::types::{Action, BufferType, MapType};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::callout::{self, Answer};
-use super::http_context::request_id;
+use super::http_context::{id_header, request_id};
 use super::metrics::{self, Sent};
 use super::root_context::Route;
 use super::{system, with_env};
@@ -222,7 +222,8 @@ impl HttpContext for ManageFilter {
         }
         metrics::request_came();
         self.on_kong = system::kong_request_id().is_some();
-        self.request_id = request_id(&headers, self.route.config.key_format.prefix());
+        let id = id_header(&headers).map(Vec::as_slice);
+        self.request_id = request_id(id, self.route.config.key_format.prefix());
         self.trace = TraceContext::read(&headers, self.route.config.key_format.prefix());
         let pseudo = |name: &str| {
             let value = headers.iter().find(|(found, _)| found == name);

@@ -65,13 +65,31 @@ fn the_same_key_in_two_headers_is_one_credential() {
 
 #[test]
 fn a_header_that_holds_the_key_as_well_is_removed() {
-    let key = key();
-    let copy = format!("token={key}; path=/");
-    let found = extracted(&[("x-api-key", &key), ("cookie", &copy), (":path", &copy)]);
-    let Ok(Credentials::Key { remove, .. }) = found else {
-        panic!("a key")
-    };
-    assert_eq!(remove, ["x-api-key", "cookie"]);
+    let mut importing = config();
+    importing.key_format = importing.key_format.with_index_key(&[1; 32]);
+    let imported = "legacy-0123456789".to_owned();
+    for (config, key) in [
+        (&config(), key()),
+        (&importing, key()),
+        (&importing, imported),
+    ] {
+        let cookie = format!("token={key}; path=/");
+        let (first, last) = (format!("{key};"), format!("the key is {key}"));
+        let headers = headers(&[
+            ("x-api-key", &key),
+            ("cookie", &cookie),
+            (":path", &cookie),
+            ("x-same", &key),
+            ("x-first", &first),
+            ("x-last", &last),
+            ("x-other", &key[1..]),
+        ]);
+        let Ok(Credentials::Key { remove, .. }) = extract(config, &headers) else {
+            panic!("{key}")
+        };
+        let all = ["x-api-key", "cookie", "x-same", "x-first", "x-last"];
+        assert_eq!(remove, all, "{key}");
+    }
 }
 
 #[test]
