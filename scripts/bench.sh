@@ -13,10 +13,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 
 need taskset "apt-get install util-linux"
-OHA=$(scripts/cargo-tool.sh oha)
+# First what may be missing, then what takes minutes to build.
 WRK=$(scripts/debian-program.sh wrk)/wrk
 # Not by its own name, by which nginx finds sockets that it is to inherit.
 NGINX_PROGRAM=$(scripts/debian-program.sh nginx)/nginx
+OHA=$(scripts/cargo-tool.sh oha)
 export OHA WRK NGINX_PROGRAM
 scripts/fetch.sh all >/dev/null
 KEYCLOAK_DB=postgres scripts/fetch.sh keycloak >/dev/null
