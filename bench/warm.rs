@@ -143,8 +143,13 @@ fn latency(targets: &Targets, per_second: f64, report: &mut Report) {
     let (mut p50, mut p99) = (names.map(|_| vec![]), names.map(|_| vec![]));
     for _ in 0..ROUNDS {
         let mut quietest = names.map(|_| (f64::MAX, f64::MAX));
-        for _ in 0..WINDOWS {
-            for (name, least) in names.iter().zip(&mut quietest) {
+        for window in 0..WINDOWS {
+            // There and back, so that what comes before one is not the same each time.
+            let mut order: Vec<_> = names.iter().zip(&mut quietest).collect();
+            if window % 2 == 1 {
+                order.reverse();
+            }
+            for (name, least) in order {
                 let seen = open(targets.port(name), per_second, OPEN_CONNECTIONS, WINDOW);
                 *least = (least.0.min(seen.p50), least.1.min(seen.p99));
             }

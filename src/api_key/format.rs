@@ -137,6 +137,22 @@ impl KeyFormat {
         text.starts_with(self.prefix.as_bytes())
     }
 
+    /// Whether the prefix of the keys made here stands anywhere in a text.
+    #[must_use]
+    pub fn has_prefix_within(&self, text: &[u8]) -> bool {
+        memchr_iter(self.mark.byte, text).any(|at| {
+            let start = at.checked_sub(self.mark.at);
+            let rest = start.and_then(|start| text.get(start..));
+            rest.is_some_and(|rest| self.has_prefix(rest))
+        })
+    }
+
+    /// Whether keys of older systems are taken.
+    #[must_use]
+    pub const fn takes_imported(&self) -> bool {
+        self.index_key.is_some()
+    }
+
     /// The parts of a text that begin like a key made here and are as long as one. They may
     /// overlap, so one that begins within what only looked like one is among them.
     pub fn parts_like_keys<'a>(&'a self, text: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {

@@ -4,7 +4,7 @@
 //! headers that differ, a list where one value belongs. What the gateway and the
 //! service behind it understand differently is how credentials are smuggled.
 
-use crate::api_key::format::{ApiKey, ID_LENGTH};
+use crate::api_key::format::{ApiKey, ID_LENGTH, IMPORTED_BYTES_MIN};
 use crate::config::{Config, OnMissingKey};
 use crate::keycloak::loggable;
 use crate::sabotage::{Sabotage, is};
@@ -158,6 +158,23 @@ fn is_bearer_token(config: &Config, text: &[u8]) -> bool {
     let dots = token.iter().filter(|&&b| b == b'.').count();
     let may_be_imported = dots != 2 && config.key_format.parse(text).is_ok();
     !token.is_empty() && token.iter().all(allowed) && !may_be_imported
+}
+
+/// Whether a text may hold a key that came with these headers: the prefix of those made
+/// here, or, where keys are imported, a word of a header that keys are read from.
+#[must_use]
+pub fn may_hold_key(config: &Config, headers: &Headers, text: &[u8]) -> bool {
+    let format = &config.key_format;
+    let is_read = |name: &str| {
+        let mut read = config.headers.iter().map(String::as_str);
+        read.any(|header| name.eq_ignore_ascii_case(header))
+    };
+    let holds = |word: &[u8]| text.windows(word.len()).any(|part| part == word);
+    format.has_prefix_within(text)
+        || format.takes_imported()
+            && (headers.iter().filter(|(name, _)| is_read(name)))
+                .flat_map(|(_, value)| value.split(u8::is_ascii_whitespace))
+                .any(|word| word.len() >= IMPORTED_BYTES_MIN && holds(word))
 }
 
 /// Whether a header holds a key of ours, in whatever form: it would pass on to the

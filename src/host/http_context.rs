@@ -10,6 +10,7 @@ use proxy_wasm::types::{Action, MapType};
 use super::audit::Known;
 use super::callout::{self, Answer};
 use super::metrics::{self, Sent};
+use super::request_id::RequestId;
 use super::root_context::Route;
 use super::{system, with_env};
 use crate::audit::{self, Line};
@@ -30,8 +31,7 @@ pub(super) struct HttpFilter {
     callout: Option<u32>,
     /// The request is held until the exchange ends.
     paused: bool,
-    /// What its header says that its id is: most requests have no line in the log.
-    id_header: Option<Vec<u8>>,
+    request_id: RequestId,
     /// When it came, or when it began to wait; none where it is not timed.
     came_at: Option<Instant>,
     /// The callout to Keycloak that is waited for.
@@ -51,19 +51,13 @@ impl HttpFilter {
             exchange: Exchange::new(),
             callout: None,
             paused: false,
-            id_header: None,
+            request_id: RequestId::default(),
             came_at: None,
             sent: None,
             fetched_token: false,
             keycloak_us: 0,
             known: None,
         }
-    }
-
-    fn request_id(&self) -> String {
-        let config = self.route.as_ref().map(|route| &route.config);
-        let prefix = config.map_or("", |config| config.key_format.prefix());
-        request_id(self.id_header.as_deref(), prefix)
     }
 
     /// Hands an input to the exchange and does what it says.
@@ -115,14 +109,14 @@ impl HttpFilter {
         let worker = match self.route.as_ref()?.worker() {
             Ok(worker) => worker,
             Err(fault) => {
-                log::error!("request_id={} no exchange: {fault}", self.request_id());
+                log::error!("request_id={} no exchange: {fault}", self.request_id);
                 return None;
             }
         };
         let Some(now) = system::now() else {
             log::error!(
                 "request_id={} no exchange: the host gives no time",
-                self.request_id()
+                self.request_id
             );
             return None;
         };
@@ -180,7 +174,7 @@ impl HttpFilter {
         if written.is_err() {
             log::error!(
                 "request_id={} no exchange: the host refuses headers",
-                self.request_id()
+                self.request_id
             );
             return self.reject(Rejection::IdentityProviderUnavailable, NO_HOST);
         }
@@ -216,7 +210,7 @@ impl HttpFilter {
             if hostcalls::resume_http_request().is_err() {
                 log::error!(
                     "request_id={} the host does not resume the request",
-                    self.request_id()
+                    self.request_id
                 );
             }
         }
@@ -234,7 +228,7 @@ impl HttpFilter {
         if with_env(now, &mut worker, |env| self.exchange.token_refused(env)) {
             log::info!(
                 "request_id={} the service answered 401: its token is dropped",
-                self.request_id()
+                self.request_id
             );
         }
     }
@@ -257,11 +251,10 @@ impl HttpFilter {
         };
         let realm = self.route.as_ref().map(|route| &route.config.realm);
         let realm = realm.map_or("", |realm| realm.name.as_str());
-        let request_id = self.request_id();
         let request = audit::Request {
             duration_ms: self.came_at.map_or(0, metrics::since) / 1000,
             keycloak_ms: self.keycloak_us / 1000,
-            ..known.request(&self.exchange, realm, &request_id)
+            ..known.request(&self.exchange, realm, self.request_id.text())
         };
         let line = line(request, system::now().unwrap_or_default());
         log::log!(level, "{}", line.json());
@@ -287,10 +280,10 @@ impl HttpFilter {
             .iter()
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
-        let body = rejection.body(&self.request_id());
+        let body = rejection.body(self.request_id.text());
         let status = u32::from(rejection.status());
         if hostcalls::send_http_response(status, headers, Some(body.as_bytes())).is_err() {
-            log::error!("request_id={} the host takes no answer", self.request_id());
+            log::error!("request_id={} the host takes no answer", self.request_id);
         }
         self.paused = false;
         Action::Pause
@@ -330,7 +323,9 @@ impl HttpContext for HttpFilter {
             return Action::Continue;
         }
         self.came_at = metrics::request_came();
-        self.id_header = id_header(&headers).cloned();
+        if let Some(config) = config {
+            self.request_id = RequestId::of(config, &headers);
+        }
         self.step(&Input::Request { headers: &headers })
     }
 
@@ -360,34 +355,4 @@ impl Drop for HttpFilter {
         let exchange = &mut self.exchange;
         with_env(now, &mut worker, |env| exchange.abort(env));
     }
-}
-
-/// The header that gateways agree on for a request's id.
-pub(super) fn id_header(headers: &[(String, Vec<u8>)]) -> Option<&Vec<u8>> {
-    let mut headers = headers.iter();
-    let header = headers.find(|(name, _)| name.eq_ignore_ascii_case("x-request-id"));
-    header.map(|(_, id)| id)
-}
-
-/// The request's id: what its header says, if that is one, else Kong's own, else a
-/// dash. On Kong the header is the client's: a key in it would go into the log, so
-/// nothing that holds the prefix of one is an id.
-pub(super) fn request_id(header: Option<&[u8]>, key_prefix: &str) -> String {
-    let holds_prefix = |id: &[u8]| {
-        id.windows(key_prefix.len().max(1))
-            .any(|part| part == key_prefix.as_bytes())
-    };
-    let is_id = |id: &[u8]| {
-        (1..=128).contains(&id.len())
-            && id
-                .iter()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(b))
-            && !holds_prefix(id)
-    };
-    let id = match header {
-        Some(id) if is_id(id) => Some(id.to_vec()),
-        _ => system::kong_request_id().filter(|id| is_id(id)),
-    };
-    id.and_then(|id| String::from_utf8(id).ok())
-        .unwrap_or_else(|| "-".to_owned())
 }

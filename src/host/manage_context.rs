@@ -14,8 +14,8 @@ use proxy_wasm::types::{Action, BufferType, MapType};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::callout::{self, Answer};
-use super::http_context::{id_header, request_id};
 use super::metrics::{self, Sent};
+use super::request_id::RequestId;
 use super::root_context::Route;
 use super::{system, with_env};
 use crate::manage::body::BODY_BYTES_MAX;
@@ -35,7 +35,7 @@ pub(super) struct ManageFilter {
     reading: bool,
     trace: Option<TraceContext>,
     on_kong: bool,
-    request_id: String,
+    request_id: RequestId,
 }
 
 impl ManageFilter {
@@ -48,7 +48,7 @@ impl ManageFilter {
             reading: false,
             trace: None,
             on_kong: false,
-            request_id: "-".to_owned(),
+            request_id: RequestId::default(),
         }
     }
 
@@ -136,7 +136,7 @@ impl ManageFilter {
             .iter()
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
-        let body = answer.body(&self.request_id);
+        let body = answer.body(self.request_id.text());
         let bytes = body.as_ref().map(|body| body.as_bytes());
         if hostcalls::send_http_response(u32::from(answer.status), headers, bytes).is_err() {
             log::error!("request_id={} the host takes no answer", self.request_id);
@@ -177,7 +177,7 @@ impl ManageFilter {
             .iter()
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
-        let body = problem.body(&self.request_id);
+        let body = problem.body(self.request_id.text());
         let status = u32::from(problem.code.status());
         if hostcalls::send_http_response(status, headers, Some(body.as_bytes())).is_err() {
             log::error!("request_id={} the host takes no answer", self.request_id);
@@ -222,8 +222,7 @@ impl HttpContext for ManageFilter {
         }
         metrics::request_came();
         self.on_kong = system::kong_request_id().is_some();
-        let id = id_header(&headers).map(Vec::as_slice);
-        self.request_id = request_id(id, self.route.config.key_format.prefix());
+        self.request_id = RequestId::of(&self.route.config, &headers);
         self.trace = TraceContext::read(&headers, self.route.config.key_format.prefix());
         let pseudo = |name: &str| {
             let value = headers.iter().find(|(found, _)| found == name);

@@ -13,6 +13,7 @@ mod callout;
 mod http_context;
 mod manage_context;
 mod metrics;
+mod request_id;
 mod root_context;
 mod shared_store;
 mod system;

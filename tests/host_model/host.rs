@@ -294,8 +294,9 @@ impl Host {
         let context = self.contexts.get(&self.context);
         let request = context.filter(|context| context.root != 0);
         match (self.profile, parts.as_slice(), request) {
-            (Profile::Kong, [b"ngx", b"request_id"], Some(request)) => {
-                Ok(request.request_id.clone())
+            // nginx makes up another each time, where no configuration keeps it.
+            (Profile::Kong, [b"ngx", b"request_id"], Some(_)) => {
+                Ok(format!("{:032x}", node.next_id()).into_bytes())
             }
             // nginx's variables: within a request alone.
             (Profile::Kong, [b"ngx", name], Some(_)) => {

@@ -93,6 +93,40 @@ fn a_header_that_holds_the_key_as_well_is_removed() {
 }
 
 #[test]
+fn a_text_that_holds_a_key_is_told_from_others() {
+    let key = key();
+    let mut importing = config();
+    importing.key_format = importing.key_format.with_index_key(&[1; 32]);
+    let imported = "legacy-0123456789";
+    let bearer = format!("Bearer {imported}");
+    for (config, name, value, text, holds) in [
+        (&config(), "x-api-key", key.as_str(), key.as_str(), true),
+        (&config(), "x-api-key", &key, "x.sk_live_", true),
+        (&config(), "x-api-key", &key, "k_live_sk_liv", false),
+        (&config(), "x-api-key", imported, imported, false),
+        (&importing, "x-api-key", imported, imported, true),
+        (
+            &importing,
+            "X-API-Key",
+            imported,
+            "a:legacy-0123456789:b",
+            true,
+        ),
+        (&importing, "authorization", &bearer, imported, true),
+        (&importing, "x-api-key", imported, "legacy-012345678", false),
+        (&importing, "x-other", imported, imported, false),
+        (&importing, "x-api-key", "short", "short", false),
+    ] {
+        let headers = headers(&[(name, value)]);
+        assert_eq!(
+            may_hold_key(config, &headers, text.as_bytes()),
+            holds,
+            "{name}: {value}, {text}"
+        );
+    }
+}
+
+#[test]
 fn two_credentials_are_refused() {
     let key = key();
     let apikey = format!("ApiKey {key}");

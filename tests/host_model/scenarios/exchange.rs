@@ -165,6 +165,12 @@ fn an_imported_key_is_exchanged_and_never_shown() {
             .ask_with(&[("x-api-key", imported)])
             .expect_invalid();
         assert_eq!(gateway.count(Asked::Lookup), 1);
+        // Nor is it one where it stands for the request's id.
+        let within = format!("id:{imported}");
+        for id in [imported, &within] {
+            let outcome = gateway.ask_with(&[("x-api-key", imported), ("x-request-id", id)]);
+            outcome.refusal();
+        }
         assert!(!gateway.logged(imported));
         let sent = gateway.node.borrow().sent.clone();
         let shows = |text: &[u8]| {

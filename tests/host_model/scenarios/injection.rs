@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::gateway::{Gateway, Outcome};
 use crate::keys::{key, owner};
-use crate::node::BOTH;
+use crate::node::{BOTH, Profile};
 
 /// Each would forge something where it is repeated as it is.
 const FORGED: [&str; 9] = [
@@ -18,6 +18,29 @@ const FORGED: [&str; 9] = [
     "%0d%0aforged",
     "forged;x",
 ];
+
+#[test]
+fn the_id_in_an_answer_is_the_one_in_the_log() {
+    for profile in BOTH {
+        for header in [None, Some(("x-request-id", "5f0c-1d"))] {
+            let mut gateway = Gateway::new(profile, vec![]);
+            let key = key(1);
+            let headers = [("x-api-key", key.as_str())].into_iter().chain(header);
+            let outcome = gateway.ask_with(&headers.collect::<Vec<_>>());
+            outcome.expect_invalid();
+            let Outcome::Answered(answer) = outcome else {
+                unreachable!("it was refused");
+            };
+            let body: Value = serde_json::from_slice(&answer.body).unwrap();
+            let id = body["request_id"].as_str().unwrap();
+            // Envoy gives each request one, unless it is told not to.
+            let has_one = header.is_some() || profile == Profile::Kong;
+            assert_eq!(id != "-", has_one, "{profile:?}: {id}");
+            let logged = gateway.logged(&format!("\"request_id\":\"{id}\""));
+            assert_eq!(logged, has_one, "{profile:?}: {id}");
+        }
+    }
+}
 
 #[test]
 fn a_request_id_is_a_word_or_none() {
