@@ -14,7 +14,17 @@ use hmac::digest::KeyInit;
 use hmac::digest::consts::U32;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
-use zeroize::Zeroize;
+use zeroize::Zeroizing;
+
+/// A key with zeros behind it, by hand: so it has the one length that the infallible
+/// constructor of either hash takes.
+fn padded(key: &[u8; 32]) -> Zeroizing<[u8; 64]> {
+    let mut block = Zeroizing::new([0; 64]);
+    for (to, from) in block.iter_mut().zip(key) {
+        *to = *from;
+    }
+    block
+}
 
 /// A key with its first block already hashed, so that each use costs less.
 #[derive(Clone)]
@@ -24,15 +34,8 @@ impl MacKey {
     /// Prepares a key.
     #[must_use]
     pub fn new(key: &[u8; 32]) -> Self {
-        // HMAC pads a key shorter than its block with zeros (RFC 2104, 2); padded
-        // by hand it has the one length that the infallible constructor takes.
-        let mut block = [0_u8; 64];
-        for (to, from) in block.iter_mut().zip(key) {
-            *to = *from;
-        }
-        let mac = <Hmac<Sha256> as KeyInit>::new(&block.into());
-        block.zeroize();
-        Self(mac)
+        // HMAC pads a key shorter than its block with zeros (RFC 2104, 2).
+        Self(<Hmac<Sha256> as KeyInit>::new(&(*padded(key)).into()))
     }
 
     /// The tag over all the parts, one after the other.
@@ -69,13 +72,7 @@ impl FastMacKey {
     /// Prepares a key.
     #[must_use]
     pub fn new(key: &[u8; 32]) -> Self {
-        // Padded with zeros to 64 bytes, the one length that the infallible constructor takes.
-        let mut block = [0_u8; 64];
-        for (to, from) in block.iter_mut().zip(key) {
-            *to = *from;
-        }
-        let mut mac = <Blake2bMac<U32> as KeyInit>::new(&block.into());
-        block.zeroize();
+        let mut mac = <Blake2bMac<U32> as KeyInit>::new(&(*padded(key)).into());
         mac.update(BEGINNING);
         Self(mac)
     }

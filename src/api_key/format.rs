@@ -137,34 +137,33 @@ impl KeyFormat {
         text.starts_with(self.prefix.as_bytes())
     }
 
+    /// Where the prefix of the keys made here stands in a text; such places may overlap.
+    fn prefixes_in(&self, text: &[u8]) -> impl Iterator<Item = usize> {
+        memchr_iter(self.mark.byte, text)
+            .filter_map(|at| at.checked_sub(self.mark.at))
+            .filter(|&start| text.get(start..).is_some_and(|rest| self.has_prefix(rest)))
+    }
+
     /// Whether the prefix of the keys made here stands anywhere in a text.
     #[must_use]
     pub fn has_prefix_within(&self, text: &[u8]) -> bool {
-        memchr_iter(self.mark.byte, text).any(|at| {
-            let start = at.checked_sub(self.mark.at);
-            let rest = start.and_then(|start| text.get(start..));
-            rest.is_some_and(|rest| self.has_prefix(rest))
-        })
+        self.prefixes_in(text).next().is_some()
+    }
+
+    /// The parts of a text that begin like a key made here and are as long as one. They may
+    /// overlap, so one that begins within what only looked like one is among them.
+    pub fn parts_like_keys<'a>(&'a self, text: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        let length = self.key_bytes();
+        // Most values are shorter, and not searched.
+        let searched = if text.len() < length { &[] } else { text };
+        let starts = self.prefixes_in(searched);
+        starts.filter_map(move |start| text.get(start..start + length))
     }
 
     /// Whether keys of older systems are taken.
     #[must_use]
     pub const fn takes_imported(&self) -> bool {
         self.index_key.is_some()
-    }
-
-    /// The parts of a text that begin like a key made here and are as long as one. They may
-    /// overlap, so one that begins within what only looked like one is among them.
-    pub fn parts_like_keys<'a>(&'a self, text: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-        let (length, mark) = (self.key_bytes(), self.mark);
-        // A shorter text holds no mark of a whole key.
-        let marks = (text.len().checked_sub(length))
-            .and_then(|last| text.get(mark.at..=last + mark.at))
-            .map(|marks| memchr_iter(mark.byte, marks));
-        let parts = marks.into_iter().flatten();
-        parts
-            .filter_map(move |at| text.get(at..at + length))
-            .filter(|part| self.has_prefix(part))
     }
 
     /// Reads a presented key.
@@ -242,7 +241,7 @@ impl fmt::Debug for KeyFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyFormat")
             .field("prefix", &self.prefix)
-            .field("imported_keys", &self.index_key.is_some())
+            .field("imported_keys", &self.takes_imported())
             .finish()
     }
 }

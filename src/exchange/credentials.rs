@@ -165,16 +165,22 @@ fn is_bearer_token(config: &Config, text: &[u8]) -> bool {
 #[must_use]
 pub fn may_hold_key(config: &Config, headers: &Headers, text: &[u8]) -> bool {
     let format = &config.key_format;
-    let is_read = |name: &str| {
-        let mut read = config.headers.iter().map(String::as_str);
-        read.any(|header| name.eq_ignore_ascii_case(header))
-    };
-    let holds = |word: &[u8]| text.windows(word.len()).any(|part| part == word);
     format.has_prefix_within(text)
         || format.takes_imported()
-            && (headers.iter().filter(|(name, _)| is_read(name)))
+            && (headers.iter().filter(|(name, _)| is_read(config, name)))
                 .flat_map(|(_, value)| value.split(u8::is_ascii_whitespace))
-                .any(|word| word.len() >= IMPORTED_BYTES_MIN && holds(word))
+                .any(|word| word.len() >= IMPORTED_BYTES_MIN && holds(text, word))
+}
+
+/// Whether keys are read from the header of this name.
+fn is_read(config: &Config, name: &str) -> bool {
+    let mut read = config.headers.iter();
+    read.any(|header| name.eq_ignore_ascii_case(header))
+}
+
+/// Whether a text holds another, which is not empty.
+fn holds(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
 }
 
 /// Whether a header holds a key of ours, in whatever form: it would pass on to the
@@ -185,9 +191,10 @@ fn hides_key(config: &Config, name: &str, value: &[u8]) -> bool {
         config.key_format.key_bytes(),
     );
     !name.starts_with(':')
-        && (value.len() >= length
-            && (config.key_format.parts_like_keys(value))
-                .any(|part| config.key_format.parse(part).is_ok())
+        && (config
+            .key_format
+            .parts_like_keys(value)
+            .any(|part| config.key_format.parse(part).is_ok())
             || name
                 .as_bytes()
                 .windows(length)
@@ -252,10 +259,8 @@ fn headers_to_remove(
     let format = &config.key_format;
     let is_imported = !(format.has_prefix(key) && key.len() == format.key_bytes());
     let holds_key = |value: &[u8]| {
-        if value.len() < key.len() {
-            false
-        } else if is_imported {
-            value.windows(key.len()).any(|window| window == key)
+        if is_imported {
+            holds(value, key)
         } else {
             format.parts_like_keys(value).any(|part| part == key)
         }
@@ -264,10 +269,7 @@ fn headers_to_remove(
     for (name, value) in headers {
         let replaced = name.eq_ignore_ascii_case(AUTHORIZATION);
         let pseudo = name.starts_with(':');
-        let ours = config
-            .headers
-            .iter()
-            .any(|header| name.eq_ignore_ascii_case(header));
+        let ours = is_read(config, name);
         if replaced || pseudo {
             continue;
         }

@@ -15,16 +15,6 @@ impl Exchange {
         self.owner_id.as_deref()
     }
 
-    /// Whether a text of the request holds the key that is being exchanged.
-    #[must_use]
-    pub fn is_key_in(&self, text: &str) -> bool {
-        let key = self
-            .pending
-            .as_ref()
-            .and_then(|pending| pending.key.as_ref());
-        key.is_some_and(|key| text.contains(key.expose()))
-    }
-
     /// Whether a verification is being computed, in slices.
     #[must_use]
     pub const fn is_verifying(&self) -> bool {

@@ -4,7 +4,9 @@
 use serde_json::Value;
 
 use super::{metrics, system};
+use crate::config::Config;
 use crate::exchange::Exchange;
+use crate::exchange::credentials::{Headers, may_hold_key};
 use crate::trace::TraceContext;
 
 /// What the host knows of a request.
@@ -17,17 +19,12 @@ pub(super) struct Known {
 
 impl Known {
     /// Asks: within the request's head, where alone Kong answers all of it.
-    pub(super) fn ask(
-        headers: &[(String, Vec<u8>)],
-        key_prefix: &str,
-        exchange: &Exchange,
-    ) -> Self {
-        let trace = TraceContext::read(headers, key_prefix);
+    pub(super) fn ask(config: &Config, headers: &Headers) -> Self {
         let source_address = system::source_address();
         Self {
             route: route(),
             source_address: source_address.and_then(|text| String::from_utf8(text).ok()),
-            trace: trace.map(|trace| trace.without(|state| exchange.is_key_in(state))),
+            trace: trace(config, headers),
         }
     }
 
@@ -50,6 +47,11 @@ impl Known {
             keycloak_ms: 0,
         }
     }
+}
+
+/// The trace of the request with these headers, with no key in it.
+pub(super) fn trace(config: &Config, headers: &Headers) -> Option<TraceContext> {
+    TraceContext::read(headers, |state| may_hold_key(config, headers, state))
 }
 
 /// The gateway's name of the route. Each host is asked for its own property alone: Kong

@@ -65,12 +65,10 @@ impl HttpFilter {
         let Some(output) = self.ask(input) else {
             return self.reject(Rejection::IdentityProviderUnavailable, NO_HOST);
         };
-        if let Input::Request { headers } = input
+        if let (Input::Request { headers }, Some(route)) = (input, &self.route)
             && self.is_audited(&output)
         {
-            let config = self.route.as_ref().map(|route| &route.config);
-            let prefix = config.map_or("", |config| config.key_format.prefix());
-            self.known = Some(Known::ask(headers, prefix, &self.exchange));
+            self.known = Some(Known::ask(&route.config, headers));
         }
         let failure = match output {
             Output::Pass(why) => return self.pass(why),

@@ -13,6 +13,7 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, BufferType, MapType};
 use zeroize::{Zeroize, Zeroizing};
 
+use super::audit;
 use super::callout::{self, Answer};
 use super::metrics::{self, Sent};
 use super::request_id::RequestId;
@@ -223,7 +224,7 @@ impl HttpContext for ManageFilter {
         metrics::request_came();
         self.on_kong = system::kong_request_id().is_some();
         self.request_id = RequestId::of(&self.route.config, &headers);
-        self.trace = TraceContext::read(&headers, self.route.config.key_format.prefix());
+        self.trace = audit::trace(&self.route.config, &headers);
         let pseudo = |name: &str| {
             let value = headers.iter().find(|(found, _)| found == name);
             value

@@ -23,12 +23,11 @@ impl RequestId {
     /// The id of the request with these headers. On Kong its own header is the client's, and
     /// may hold a key, which would go into the log.
     pub(super) fn of(config: &Config, headers: &Headers) -> Self {
-        let mut named = headers
-            .iter()
-            .filter(|(name, _)| name.eq_ignore_ascii_case("x-request-id"));
-        let header = named.next().map(|(_, id)| id);
-        let header =
-            header.filter(|id| id.len() <= BYTES_MAX && !may_hold_key(config, headers, id));
+        let mut named = headers.iter();
+        let header = named
+            .find(|(name, _)| name.eq_ignore_ascii_case("x-request-id"))
+            .map(|(_, id)| id)
+            .filter(|id| id.len() <= BYTES_MAX && !may_hold_key(config, headers, id));
         Self {
             header: header.cloned(),
             read: OnceCell::new(),

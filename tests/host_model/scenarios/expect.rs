@@ -39,12 +39,21 @@ impl Outcome {
         }
     }
 
+    /// The body of an answer of the filter's, which is JSON.
+    #[track_caller]
+    pub fn body(&self) -> Value {
+        match self {
+            Self::Answered(answer) => serde_json::from_slice(&answer.body).unwrap(),
+            other => panic!("not answered: {other:?}"),
+        }
+    }
+
     /// Status and code of the filter's answer.
     #[track_caller]
     pub fn refusal(&self) -> (u32, String) {
         match self {
             Self::Answered(answer) => {
-                let body: Value = serde_json::from_slice(&answer.body).unwrap();
+                let body = self.body();
                 assert_eq!(body["status"], answer.status);
                 (answer.status, body["code"].as_str().unwrap().to_owned())
             }
