@@ -1,8 +1,8 @@
 //! What a root context does between requests: polls, self-checks, and tokens that are renewed.
 //!
 //! Kong allows a root context one callout at a time, so the jobs take turns: each has at
-//! most one call to make, calls go out in the order in which they came up, and the poll is
-//! asked first. A state machine without I/O: ticks and answers in, calls out.
+//! most one call to make, a poll's call goes first, and the others go out in their order. A
+//! state machine without I/O: ticks and answers in, calls out.
 
 use std::collections::VecDeque;
 
@@ -25,6 +25,8 @@ pub struct Background {
     /// the next tick.
     looks_again: bool,
     renewed: Renewed,
+    /// Calls are given out at ticks alone.
+    at_ticks_alone: bool,
 }
 
 /// How many renewals came to their end.
@@ -46,10 +48,21 @@ enum Job {
 }
 
 impl Background {
+    /// For a host whose root context may call out at ticks alone: a call that follows from
+    /// an answer waits for the next tick.
+    #[must_use]
+    pub fn at_ticks_alone() -> Self {
+        Self {
+            at_ticks_alone: true,
+            ..Self::default()
+        }
+    }
+
     /// Takes what happened and says what to call. To be told of each tick after
     /// [`Worker::tick`](super::Worker::tick), and of the answer to each call.
     pub fn handle_input(&mut self, input: PollInput<'_>, env: &mut Env<'_>) -> Option<PollCall> {
-        if matches!(input, PollInput::Tick) {
+        let is_tick = matches!(input, PollInput::Tick);
+        if is_tick {
             self.tick(env);
         } else {
             match self.under_way.take() {
@@ -66,6 +79,9 @@ impl Background {
                 Some((Job::GivenUp, _)) => {}
                 None => return None,
             }
+        }
+        if self.at_ticks_alone && !is_tick {
+            return None;
         }
         self.begin_renewal(env);
         self.next_call(env.now)
@@ -179,7 +195,9 @@ impl Background {
         if self.under_way.is_some() {
             return None;
         }
-        let (job, call) = self.waiting.pop_front()?;
+        // A revocation waits for one call of the others at most.
+        let poll = self.waiting.iter().position(|(job, _)| *job == Job::Poll);
+        let (job, call) = self.waiting.remove(poll.unwrap_or(0))?;
         self.under_way = Some((job, now.plus_ms(call.timeout_ms + LOST_MS)));
         Some(call)
     }

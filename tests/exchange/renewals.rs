@@ -51,6 +51,21 @@ fn a_busy_key_sees_no_cold_request() {
 }
 
 #[test]
+fn a_root_context_that_calls_out_at_ticks_alone_makes_one_call_at_each() {
+    let (mut world, _) = due();
+    let mut background = Background::at_ticks_alone();
+    let before = grants(&world);
+    // The look-up, then the grant.
+    world.tick(&mut background);
+    assert!(background.is_renewing());
+    assert_eq!(grants(&world), before);
+    world.now = world.now.plus_ms(200);
+    world.tick(&mut background);
+    assert_eq!(background.renewed().done, 1);
+    assert_eq!(grants(&world), before + 1);
+}
+
+#[test]
 fn a_key_that_is_not_in_use_is_not_renewed() {
     let (mut world, mut background) = (world(), Background::default());
     source(&mut world, 1);

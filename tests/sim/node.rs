@@ -58,9 +58,17 @@ impl NodeWorker {
         Self {
             routes: (0..routes).map(|_| None).collect(),
             gate: Gate::new(),
-            backgrounds: (0..routes).map(|_| Background::default()).collect(),
+            backgrounds: (0..routes).map(background).collect(),
             generation,
         }
+    }
+}
+
+/// Every other root context is that of a host like Kong, where it calls out at ticks alone.
+fn background(route: usize) -> Background {
+    match route % 2 {
+        0 => Background::default(),
+        _ => Background::at_ticks_alone(),
     }
 }
 
