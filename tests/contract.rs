@@ -762,6 +762,7 @@ fn reasons() -> Vec<Reason> {
         Reason::TwoCredentials,
         Reason::TooManyHeaders,
         Reason::KeyElsewhere("cookie".to_owned()),
+        Reason::KeyBeyondReach("via".to_owned()),
         Reason::Remembered(Refused::Unknown),
         Reason::Remembered(Refused::Invalid),
         Reason::Remembered(Refused::Unseen),
@@ -854,6 +855,7 @@ fn is_listed_above(reason: &Reason) {
         | Reason::TwoCredentials
         | Reason::TooManyHeaders
         | Reason::KeyElsewhere(_)
+        | Reason::KeyBeyondReach(_)
         | Reason::Remembered(Refused::Unknown | Refused::Invalid | Refused::Unseen)
         | Reason::Unknown
         | Reason::Expired

@@ -40,9 +40,21 @@ enum Credential<'a> {
     Other(&'a [u8]),
 }
 
-/// The most headers that are looked at. Kong shows a filter no more than 100, the
-/// pseudo-headers among them, and does not say when it hides some.
-pub(crate) const HEADERS_MAX: usize = 99;
+/// The most headers that are looked at, the pseudo-headers among them: Kong can show a
+/// filter no more.
+pub(crate) const HEADERS_MAX: usize = 100;
+
+/// Headers that a gateway makes anew before the filter runs: taking the client's away takes
+/// nothing from the service. Those that begin with `x-forwarded-` are among them.
+const MADE_BY_GATEWAYS: [&str; 7] = [
+    ":authority",
+    "host",
+    "connection",
+    "forwarded",
+    "te",
+    "upgrade",
+    "via",
+];
 
 /// A rejection, and why, for the log.
 type Refusal = (Rejection, Reason);
@@ -190,7 +202,7 @@ fn hides_key(config: &Config, name: &str, value: &[u8]) -> bool {
         config.key_format.prefix().as_bytes(),
         config.key_format.key_bytes(),
     );
-    !name.starts_with(':')
+    is_looked_at(name)
         && (config
             .key_format
             .parts_like_keys(value)
@@ -199,6 +211,22 @@ fn hides_key(config: &Config, name: &str, value: &[u8]) -> bool {
                 .as_bytes()
                 .windows(length)
                 .any(|window| is_like_a_key(prefix, window)))
+}
+
+/// Whether keys are looked for in this header. In a path they are not: it is logged on its
+/// way.
+fn is_looked_at(name: &str) -> bool {
+    !name.starts_with(':') || name == ":authority"
+}
+
+/// Whether gateways make this header anew before the filter runs.
+fn is_made_by_gateways(name: &str) -> bool {
+    const FORWARDED: &str = "x-forwarded-";
+    let start = name.get(..FORWARDED.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(FORWARDED))
+        || MADE_BY_GATEWAYS
+            .iter()
+            .any(|made| name.eq_ignore_ascii_case(made))
 }
 
 /// Whether a part of a header's name is like a key of ours, as HTTP/2 would write it: in
@@ -249,8 +277,8 @@ fn is_joined(config: &Config, name: &str, value: &[u8]) -> bool {
 /// and any other that would carry it on to the service (invariant 6).
 ///
 /// # Errors
-/// One of them came twice: Kong removes some headers once alone. Or another header
-/// holds another key.
+/// One of them came twice: Kong takes one of two away. Or the gateway made it anew before
+/// the filter ran. Or another header holds another key.
 fn headers_to_remove(
     config: &Config,
     headers: &Headers,
@@ -268,9 +296,8 @@ fn headers_to_remove(
     let mut remove: Vec<String> = Vec::new();
     for (name, value) in headers {
         let replaced = name.eq_ignore_ascii_case(AUTHORIZATION);
-        let pseudo = name.starts_with(':');
         let ours = is_read(config, name);
-        if replaced || pseudo {
+        if replaced || !is_looked_at(name) {
             continue;
         }
         let mut parts = name.as_bytes().windows(key.len());
@@ -282,6 +309,10 @@ fn headers_to_remove(
                 return Err((Rejection::AmbiguousCredentials, Reason::TwoCredentials));
             }
             continue;
+        }
+        if is_made_by_gateways(name) {
+            let reason = Reason::KeyBeyondReach(loggable(name));
+            return Err((Rejection::AmbiguousCredentials, reason));
         }
         let same = headers
             .iter()

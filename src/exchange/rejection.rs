@@ -141,6 +141,10 @@ pub enum Reason {
     /// A key in a header that is not read for one.
     #[error("header {0} holds a key and is not read for one: see headers")]
     KeyElsewhere(String),
+    /// The key stands in a header that the gateway made anew before the filter ran: the
+    /// service would get it.
+    #[error("header {0} holds the key, and the gateway has passed it on already")]
+    KeyBeyondReach(String),
     /// What was presented cannot be a key.
     #[error("malformed key: {0}")]
     Malformed(#[from] MalformedKey),

@@ -188,6 +188,12 @@ impl Problem {
         Code::Exchange(Rejection::IdentityProviderUnavailable).into()
     }
 
+    /// A request with more headers than can be looked through.
+    #[must_use]
+    pub fn too_many_headers() -> Self {
+        Self::new(Code::InvalidRequest, "There are too many headers.")
+    }
+
     /// The headers of the answer, `cache-control` not among them.
     #[must_use]
     pub fn headers(&self, realm: &str) -> Vec<(&'static str, String)> {

@@ -27,7 +27,7 @@ impl Manage {
         env: &mut ManageEnv<'_, '_>,
     ) -> Step {
         if headers.len() > HEADERS_MAX {
-            let problem = Problem::new(Code::InvalidRequest, "There are too many headers.");
+            let problem = Problem::too_many_headers();
             return Err(End::new(problem, "more headers than can be looked through"));
         }
         let config = std::sync::Arc::clone(&env.exchange.worker.config);

@@ -293,8 +293,29 @@ fn more_headers_than_a_host_shows_are_refused() {
         headers.extend((1..count).map(|at| (format!("x-{at}"), vec![])));
         extract(&config(), &headers).map_err(|(rejection, _)| rejection)
     };
-    assert!(many(99).is_ok());
-    assert_eq!(many(100), Err(Rejection::AmbiguousCredentials));
+    assert!(many(100).is_ok());
+    assert_eq!(many(101), Err(Rejection::AmbiguousCredentials));
+}
+
+#[test]
+fn a_key_in_a_header_that_the_gateway_made_anew_is_refused() {
+    let key = key();
+    for name in [
+        "X-Forwarded-For",
+        "x-forwarded-prefix",
+        "Via",
+        "host",
+        ":authority",
+        "forwarded",
+    ] {
+        let both = [("x-api-key", key.as_str()), (name, &key)];
+        assert_eq!(rejected(&both), Rejection::AmbiguousCredentials, "{name}");
+        let harmless = [("x-api-key", key.as_str()), (name, "203.0.113.7")];
+        assert!(
+            extract(&config(), &headers(&harmless)).is_ok(),
+            "{name}: a value that is no key"
+        );
+    }
 }
 
 #[test]
