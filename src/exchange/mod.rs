@@ -52,7 +52,7 @@ use crate::keycloak::Call;
 use crate::keycloak::users::Owner;
 use crate::sabotage::{Sabotage, is};
 
-use credentials::Headers;
+use credentials::{AUTHORIZATION, Headers};
 use end::End;
 pub use env::Env;
 use flight::ExchangeId;
@@ -330,6 +330,15 @@ impl Exchange {
     #[must_use]
     pub fn is_pending(&self) -> bool {
         self.pending.is_some()
+    }
+
+    /// The headers that the key came in: a request that is held must not hold them.
+    pub fn credential_headers(&self) -> impl Iterator<Item = &str> {
+        let pending = self.pending.iter();
+        pending.flat_map(|pending| {
+            let others = pending.remove.iter().map(String::as_str);
+            [AUTHORIZATION].into_iter().chain(others)
+        })
     }
 
     /// Takes what happened and says what to do next.

@@ -3,7 +3,8 @@
 
 use serde_json::Value;
 
-use super::{metrics, system};
+use super::gateway::Gateway;
+use super::system;
 use crate::config::Config;
 use crate::exchange::Exchange;
 use crate::exchange::credentials::{Headers, may_hold_key};
@@ -61,7 +62,7 @@ fn route() -> Option<String> {
         let path: Vec<String> = path.iter().map(|part| (*part).to_owned()).collect();
         system::property(&path)
     };
-    if metrics::on_kong() {
+    if Gateway::here() == Gateway::Kong {
         let route = property(&["kong", "router", "route"])?;
         let route: Value = serde_json::from_slice(route.as_bytes()).ok()?;
         let text = |name: &str| route.get(name)?.as_str().map(str::to_owned);

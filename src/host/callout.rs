@@ -5,6 +5,8 @@ use std::time::Duration;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType, Status};
 
+use super::gateway::Gateway;
+use super::system;
 use crate::config::{Config, Upstream};
 use crate::keycloak::{ANSWER_BYTES_MAX, Call};
 use crate::trace::TraceContext;
@@ -18,11 +20,12 @@ pub(super) enum Answer {
 }
 
 /// Sends a call to Keycloak, as part of the request's trace; gives the callout's token.
+/// `left_ms` is how long its caller can wait.
 pub(super) fn send(
     config: &Config,
     call: &Call,
     trace: Option<&TraceContext>,
-    timeout_ms: u64,
+    left_ms: u64,
 ) -> Result<u32, String> {
     let authorization = call.bearer.as_ref().map(|token| format!("Bearer {token}"));
     let mut headers = vec![("accept", "application/json")];
@@ -44,6 +47,7 @@ pub(super) fn send(
         method: call.method,
         path: &call.path,
     };
+    let timeout_ms = Gateway::here().call_timeout_ms(config, left_ms);
     target.dispatch(&headers, body.map(str::as_bytes), timeout_ms)
 }
 
@@ -101,10 +105,11 @@ impl Target<'_> {
     }
 }
 
-/// Reads the answer of the callout that the host reports now.
-pub(super) fn read_answer(headers: usize, body_bytes: usize, on_kong: bool) -> Answer {
+/// Reads the answer of the callout that the host reports now, of a request or of a root
+/// context.
+pub(super) fn read_answer(headers: usize, body_bytes: usize, of_request: bool) -> Answer {
     if headers == 0 {
-        return Answer::Failed(failure(on_kong));
+        return Answer::Failed(failure(of_request));
     }
     let status = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status");
     let status = status
@@ -126,10 +131,13 @@ pub(super) fn read_answer(headers: usize, body_bytes: usize, on_kong: bool) -> A
     Answer::Given { status, body }
 }
 
-/// Why a callout failed. Kong says it in a pseudo-header; on Envoy there are no
-/// headers to ask, and asking is an error that the SDK answers with a panic.
-fn failure(on_kong: bool) -> String {
-    let said = on_kong.then(|| {
+/// Why a callout failed. Kong says it in a pseudo-header to a request; on Envoy there are no
+/// headers to ask, and asking is an error that the SDK answers with a panic. So a request of
+/// Kong's it must be: one that has an id there.
+fn failure(of_request: bool) -> String {
+    let asks =
+        of_request && Gateway::here() == Gateway::Kong && system::kong_request_id().is_some();
+    let said = asks.then(|| {
         hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":dispatch_status")
     });
     said.and_then(Result::ok)

@@ -5,23 +5,29 @@ use std::time::Instant;
 
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext};
-use proxy_wasm::types::{Action, MapType};
+use proxy_wasm::types::{Action, MapType, Status};
 
 use super::audit::Known;
 use super::callout::{self, Answer};
+use super::gateway::Gateway;
 use super::metrics::{self, Sent};
 use super::request_id::RequestId;
 use super::root_context::Route;
 use super::{system, with_env};
 use crate::audit::{self, Line};
 use crate::clock::UnixMillis;
-use crate::exchange::rejection::Rejection;
+use crate::exchange::credentials::Headers;
+use crate::exchange::rejection::{Reason, Rejection};
 use crate::exchange::{Exchange, Forward, Input, Output, Pass, Source};
 use crate::keycloak::Endpoint;
 use crate::metrics::Way;
 
 /// Why a request is refused where the host lacks what an exchange takes: the log says what.
 const NO_HOST: &str = "the host lacks what an exchange takes";
+/// Why a request is refused in a gateway that is too old: an error line says which.
+const TOO_OLD: &str = "this release of Kong is not supported";
+/// Why a request is refused where the filter has no configuration.
+const NO_CONFIGURATION: &str = "the filter's configuration was refused";
 
 /// The filter of one request.
 pub(super) struct HttpFilter {
@@ -31,6 +37,9 @@ pub(super) struct HttpFilter {
     callout: Option<u32>,
     /// The request is held until the exchange ends.
     paused: bool,
+    /// The headers that held the key, taken out of the request before it was held: a host
+    /// that lets it go on by mistake (Kong, after a trap) sends neither key nor token.
+    taken: Vec<(String, Vec<u8>)>,
     request_id: RequestId,
     /// When it came, or when it began to wait; none where it is not timed.
     came_at: Option<Instant>,
@@ -51,6 +60,7 @@ impl HttpFilter {
             exchange: Exchange::new(),
             callout: None,
             paused: false,
+            taken: Vec::new(),
             request_id: RequestId::default(),
             came_at: None,
             sent: None,
@@ -69,6 +79,12 @@ impl HttpFilter {
             && self.is_audited(&output)
         {
             self.known = Some(Known::ask(&route.config, headers));
+        }
+        if let (Input::Request { headers }, Output::Callout { .. } | Output::Yield { .. }) =
+            (input, &output)
+            && self.take_credentials(headers).is_err()
+        {
+            return self.reject(Rejection::IdentityProviderUnavailable, NO_HOST);
         }
         let failure = match output {
             Output::Pass(why) => return self.pass(why),
@@ -100,6 +116,20 @@ impl HttpFilter {
                 self.step(&Input::Failed(&why))
             }
         }
+    }
+
+    /// Takes each header that held the key out of the request, and keeps it.
+    fn take_credentials(&mut self, headers: &Headers) -> Result<(), Status> {
+        for name in self.exchange.credential_headers() {
+            let held = headers
+                .iter()
+                .find(|(known, _)| known.eq_ignore_ascii_case(name));
+            if let Some(held) = held {
+                Gateway::here().take_header(name)?;
+                self.taken.push(held.clone());
+            }
+        }
+        Ok(())
     }
 
     /// Asks the exchange; none when the host lacks what it takes.
@@ -153,9 +183,15 @@ impl HttpFilter {
     }
 
     fn pass(&mut self, why: Pass) -> Action {
+        for (name, value) in std::mem::take(&mut self.taken) {
+            let headers = MapType::HttpRequestHeaders;
+            if hostcalls::set_map_value_bytes(headers, &name, Some(&value)).is_err() {
+                return self.reject(Rejection::IdentityProviderUnavailable, NO_HOST);
+            }
+        }
         metrics::count(|metrics| metrics.passed(why));
         if why == Pass::Fallback {
-            self.audit(log::Level::Info, |request, now| {
+            self.audit(Gateway::here().info(), |request, now| {
                 Line::passed(request, "unknown key, before fallback_until", now)
             });
         }
@@ -166,8 +202,11 @@ impl HttpFilter {
         let headers = MapType::HttpRequestHeaders;
         let mut written =
             hostcalls::set_map_value(headers, "authorization", Some(&forward.authorization));
-        for name in &forward.remove {
-            written = written.and(hostcalls::set_map_value(headers, name, None));
+        // Those of a request that was held are gone.
+        if !self.paused {
+            for name in &forward.remove {
+                written = written.and(Gateway::here().take_header(name));
+            }
         }
         if written.is_err() {
             log::error!(
@@ -184,7 +223,7 @@ impl HttpFilter {
             }
         });
         let source = forward.source;
-        self.audit(log::Level::Info, |request, now| {
+        self.audit(Gateway::here().info(), |request, now| {
             Line::exchanged(request, source, now)
         });
         self.resume()
@@ -224,7 +263,8 @@ impl HttpFilter {
             return;
         };
         if with_env(now, &mut worker, |env| self.exchange.token_refused(env)) {
-            log::info!(
+            log::log!(
+                Gateway::here().info(),
                 "request_id={} the service answered 401: its token is dropped",
                 self.request_id
             );
@@ -262,7 +302,7 @@ impl HttpFilter {
         let level = if rejection.status() >= 500 {
             log::Level::Warn
         } else {
-            log::Level::Info
+            Gateway::here().info()
         };
         self.known.get_or_insert_default();
         self.audit(level, |request, now| {
@@ -294,8 +334,7 @@ impl Context for HttpFilter {
             return;
         }
         self.callout = None;
-        let on_kong = headers == 0 && system::kong_request_id().is_some();
-        match callout::read_answer(headers, body_bytes, on_kong) {
+        match callout::read_answer(headers, body_bytes, true) {
             Answer::Given { status, body } => {
                 self.called(Some(status));
                 self.step(&Input::Answer {
@@ -312,18 +351,26 @@ impl Context for HttpFilter {
 }
 
 impl HttpContext for HttpFilter {
-    fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
-        let Ok(headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
-            return self.reject(Rejection::IdentityProviderUnavailable, NO_HOST);
+    fn on_http_request_headers(&mut self, count: usize, _: bool) -> Action {
+        if !Gateway::here().is_supported() {
+            return self.reject(Rejection::IdentityProviderUnavailable, TOO_OLD);
+        }
+        let Some(route) = self.route.clone() else {
+            return self.reject(Rejection::IdentityProviderUnavailable, NO_CONFIGURATION);
         };
-        let config = self.route.as_ref().map(|route| &route.config);
-        if config.is_some_and(|config| !config.enabled) {
+        if !route.config.enabled {
             return Action::Continue;
         }
         self.came_at = metrics::request_came();
-        if let Some(config) = config {
-            self.request_id = RequestId::of(config, &headers);
+        if !Gateway::here().shows_headers(count) {
+            self.known = Some(Known::ask(&route.config, &[]));
+            let reason = Reason::TooManyHeaders.to_string();
+            return self.reject(Rejection::AmbiguousCredentials, &reason);
         }
+        let Ok(headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
+            return self.reject(Rejection::IdentityProviderUnavailable, NO_HOST);
+        };
+        self.request_id = RequestId::of(&route.config, &headers);
         self.step(&Input::Request { headers: &headers })
     }
 

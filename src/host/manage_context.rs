@@ -4,21 +4,26 @@
 //! the filter's `allow_on_headers_stop_iteration` is true, and else never; so whoever
 //! waits for it waits for a turn of the yield address as well. Kong gives it only to a
 //! filter that lets the head go on, and before anything is sent to a service; but for
-//! a body that turns out empty, and so the head goes on without its credential.
+//! a body that turns out empty.
+//!
+//! Credentials are taken out of head and body before anything is waited for: a host that
+//! lets the request go on by mistake sends none of them to a service.
 
 use std::rc::Rc;
 
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext};
-use proxy_wasm::types::{Action, BufferType, MapType};
+use proxy_wasm::types::{Action, BufferType, MapType, Status};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::audit;
 use super::callout::{self, Answer};
+use super::gateway::Gateway;
 use super::metrics::{self, Sent};
 use super::request_id::RequestId;
 use super::root_context::Route;
 use super::{system, with_env};
+use crate::exchange::credentials::{AUTHORIZATION, Headers};
 use crate::manage::body::BODY_BYTES_MAX;
 use crate::manage::problem::Problem;
 use crate::manage::{self, Input, Manage, ManageEnv, Output};
@@ -35,7 +40,6 @@ pub(super) struct ManageFilter {
     /// The body is waited for.
     reading: bool,
     trace: Option<TraceContext>,
-    on_kong: bool,
     request_id: RequestId,
 }
 
@@ -48,7 +52,6 @@ impl ManageFilter {
             sent: None,
             reading: false,
             trace: None,
-            on_kong: false,
             request_id: RequestId::default(),
         }
     }
@@ -84,14 +87,24 @@ impl ManageFilter {
         }
     }
 
+    /// Takes each header that may hold a credential out of the request.
+    fn take_credentials(&self, headers: &Headers) -> Result<(), Status> {
+        let read = self.route.config.headers.iter().map(String::as_str);
+        for name in [AUTHORIZATION].into_iter().chain(read) {
+            if headers
+                .iter()
+                .any(|(known, _)| known.eq_ignore_ascii_case(name))
+            {
+                Gateway::here().take_header(name)?;
+            }
+        }
+        Ok(())
+    }
+
     fn read_body(&mut self, timeout_ms: u64) -> Action {
         self.reading = true;
-        if self.on_kong {
-            let headers = MapType::HttpRequestHeaders;
-            return match hostcalls::set_map_value(headers, "authorization", None) {
-                Ok(()) => Action::Continue,
-                Err(_) => self.unavailable(),
-            };
+        if Gateway::here() == Gateway::Kong {
+            return Action::Continue;
         }
         match callout::send_yield(&self.route.config, Some(timeout_ms), timeout_ms + 1000) {
             Ok(token) => {
@@ -152,7 +165,7 @@ impl ManageFilter {
         let level = if answer.status >= 500 {
             log::Level::Warn
         } else {
-            log::Level::Info
+            Gateway::here().info()
         };
         log::log!(
             level,
@@ -169,9 +182,13 @@ impl ManageFilter {
         );
     }
 
-    /// The host lacks what an answer takes: says so, without the machine.
+    /// The host lacks what an answer takes: says so.
     fn unavailable(&mut self) -> Action {
-        let problem = Problem::unavailable();
+        self.refuse(&Problem::unavailable())
+    }
+
+    /// Answers without the machine.
+    fn refuse(&mut self, problem: &Problem) -> Action {
         let mut headers = problem.headers(&self.route.config.realm.name);
         headers.push(("cache-control", "no-store".to_owned()));
         let headers = headers
@@ -195,7 +212,7 @@ impl Context for ManageFilter {
         }
         self.callout = None;
         let sent = self.sent.take();
-        match callout::read_answer(headers, body_bytes, self.on_kong && headers == 0) {
+        match callout::read_answer(headers, body_bytes, true) {
             Answer::Given { status, body } => {
                 sent.map(|sent| sent.ended(Some(status)));
                 // May hold a token.
@@ -214,15 +231,29 @@ impl Context for ManageFilter {
 }
 
 impl HttpContext for ManageFilter {
-    fn on_http_request_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
-        let Ok(mut headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
+    fn on_http_request_headers(&mut self, count: usize, end_of_stream: bool) -> Action {
+        let gateway = Gateway::here();
+        if !gateway.is_supported() {
             return self.unavailable();
-        };
+        }
         if !self.route.config.enabled {
             return Action::Continue;
         }
         metrics::request_came();
-        self.on_kong = system::kong_request_id().is_some();
+        if !gateway.shows_headers(count) {
+            log::log!(
+                gateway.info(),
+                "request_id={} refused: {count} headers are more than can be looked through",
+                self.request_id
+            );
+            return self.refuse(&Problem::too_many_headers());
+        }
+        let Ok(mut headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
+            return self.unavailable();
+        };
+        if self.take_credentials(&headers).is_err() {
+            return self.unavailable();
+        }
         self.request_id = RequestId::of(&self.route.config, &headers);
         self.trace = audit::trace(&self.route.config, &headers);
         let pseudo = |name: &str| {
@@ -237,10 +268,9 @@ impl HttpContext for ManageFilter {
             (name.eq_ignore_ascii_case("content-length") && value != b"0")
                 || name.eq_ignore_ascii_case("transfer-encoding")
         });
-        let body_follows = if self.on_kong {
-            announced
-        } else {
-            !end_of_stream
+        let body_follows = match gateway {
+            Gateway::Kong => announced,
+            Gateway::Envoy => !end_of_stream,
         };
         let action = self.step(&Input::Head {
             method: &method,
@@ -264,7 +294,7 @@ impl HttpContext for ManageFilter {
             self.callout = None;
             return self.step(&Input::Body(None));
         }
-        if !end_of_stream && !self.on_kong {
+        if !end_of_stream && Gateway::here() == Gateway::Envoy {
             return Action::Pause;
         }
         self.reading = false;
@@ -278,6 +308,13 @@ impl HttpContext for ManageFilter {
         };
         // May hold a key.
         let body = body.map(Zeroizing::new);
+        if body_bytes > 0 && body.is_some() {
+            let kind = BufferType::HttpRequestBody;
+            // Not an empty one: nginx sends no buffer of size zero.
+            if hostcalls::set_buffer(kind, 0, body_bytes, b" ").is_err() {
+                return self.unavailable();
+            }
+        }
         self.step(&Input::Body(body.as_ref().map(|body| body.as_slice())))
     }
 }

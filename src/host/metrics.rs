@@ -1,10 +1,9 @@
 //! Tells the host what was counted, on ticks.
 //!
-//! Hosts differ in what they take. Kong before 3.9 has proxy-wasm's metrics as functions
-//! that end the filter, so nothing is told until the host is known: Kong says its version
-//! within a request. A machine without requests, as that of Envoy's main thread, learns it
-//! from the others of its node. What Kong takes of a metric depends on its kind, and
-//! anything else ends the filter as well: counters are incremented, gauges recorded.
+//! Kong before 3.9 has proxy-wasm's metrics as functions that end the filter, so nothing is
+//! told before the gateway is known to take it. What Kong takes of a metric depends on its
+//! kind, and anything else ends the filter as well: counters are incremented, gauges
+//! recorded.
 
 use std::cell::RefCell;
 use std::time::Instant;
@@ -12,8 +11,9 @@ use std::time::Instant;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::MetricType;
 
+use super::gateway::Gateway;
 use super::shared_store::HostStore;
-use super::{system, with_machine};
+use super::with_machine;
 use crate::cache::slots::SharedStore;
 use crate::clock::UnixMillis;
 use crate::exchange::Worker;
@@ -24,8 +24,6 @@ use crate::metrics::{self, CallResult, Metrics};
 /// Of so many requests one is timed, until it is seen to wait: to read the clock twice for
 /// each would cost more than to count it.
 const TIMED_OF: u32 = 16;
-/// The first Kong whose Prometheus plugin exports a filter's metrics.
-const KONG_MIN: (u32, u32) = (3, 9);
 
 thread_local! {
     static TELLER: RefCell<Teller> = RefCell::new(Teller::default());
@@ -37,9 +35,6 @@ struct Teller {
     metrics: Metrics,
     member: Option<Member>,
     host: Host,
-    /// A request was asked what host this is, and whether it is Kong.
-    asked: bool,
-    on_kong: bool,
     /// Requests since one was timed.
     untimed: u32,
 }
@@ -63,18 +58,9 @@ pub(super) fn count(act: impl FnOnce(&mut Metrics)) {
     TELLER.with_borrow_mut(|teller| act(&mut teller.metrics));
 }
 
-/// A request came: gives the instant, if it is one of those that are timed. The machine's
-/// first asks what host this is.
+/// A request came: gives the instant, if it is one of those that are timed.
 pub(super) fn request_came() -> Option<Instant> {
     TELLER.with_borrow_mut(|teller| {
-        if !std::mem::replace(&mut teller.asked, true) {
-            let known = matches!(teller.host, Host::Knows(..));
-            let (on_kong, host) = ask_host();
-            teller.on_kong = on_kong;
-            if !known {
-                teller.host = host;
-            }
-        }
         teller.untimed += 1;
         (teller.untimed % TIMED_OF == 1).then(now)
     })
@@ -84,11 +70,6 @@ pub(super) fn request_came() -> Option<Instant> {
 #[expect(clippy::disallowed_methods, reason = "the shell reads the clock")]
 pub(super) fn now() -> Instant {
     Instant::now()
-}
-
-/// Whether the host is Kong: known once a request came.
-pub(super) fn on_kong() -> bool {
-    TELLER.with_borrow(|teller| teller.on_kong)
 }
 
 /// Microseconds since then.
@@ -134,6 +115,9 @@ pub(super) fn has_worker(holder: [u8; 16]) {
 /// Tells the host what has changed.
 pub(super) fn tick(now: UnixMillis) {
     TELLER.with_borrow_mut(|teller| {
+        if matches!(teller.host, Host::Unknown) && Gateway::here().takes_metrics() {
+            teller.host = Host::Takes;
+        }
         let seen = teller.look(now);
         teller.define();
         let Host::Knows(counters, gauges) = &teller.host else {
@@ -209,22 +193,4 @@ fn of_worker(worker: &Worker) -> OfWorker<'_> {
         breaker_open: worker.is_breaker_open(),
         findings: worker.findings(),
     }
-}
-
-/// What this host is: to be asked within a request, where alone Kong answers.
-fn ask_host() -> (bool, Host) {
-    let version = system::property(&["kong".to_owned(), "version".to_owned()]);
-    let is_new = |version: &String| of_version(version).is_some_and(|version| version >= KONG_MIN);
-    // One that is too old says nothing of its version.
-    let on_kong = version.is_some() || system::kong_request_id().is_some();
-    if !on_kong || version.as_ref().is_some_and(is_new) {
-        (on_kong, Host::Takes)
-    } else {
-        (on_kong, Host::Refuses)
-    }
-}
-
-fn of_version(text: &str) -> Option<(u32, u32)> {
-    let mut parts = text.split('.').map(str::parse);
-    Some((parts.next()?.ok()?, parts.next()?.ok()?))
 }

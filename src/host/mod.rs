@@ -10,6 +10,7 @@
 
 mod audit;
 mod callout;
+mod gateway;
 mod http_context;
 mod manage_context;
 mod metrics;
@@ -127,22 +128,23 @@ fn with_machine(mut show: impl FnMut(&Gate, Option<&mut Worker>)) {
 
 /// Lends an exchange what it works with: the worker, the machine's gate, the host.
 fn with_env<T>(now: UnixMillis, worker: &mut Worker, act: impl FnOnce(&mut Env<'_>) -> T) -> T {
-    with_source(now, worker, &system::source_address, act)
+    with_host(now, worker, &system::source_address, &system::nonce, act)
 }
 
-/// The same outside of requests, where there is nobody to come from an address.
+/// The same outside of requests, where no address and no id of a request can be asked for.
 fn with_background_env<T>(
     now: UnixMillis,
     worker: &mut Worker,
     act: impl FnOnce(&mut Env<'_>) -> T,
 ) -> T {
-    with_source(now, worker, &|| None, act)
+    with_host(now, worker, &|| None, &system::random_bytes, act)
 }
 
-fn with_source<T>(
+fn with_host<T>(
     now: UnixMillis,
     worker: &mut Worker,
     source: &dyn Fn() -> Option<Vec<u8>>,
+    nonce: &dyn Fn() -> Vec<u8>,
     act: impl FnOnce(&mut Env<'_>) -> T,
 ) -> T {
     MACHINE.with_borrow_mut(|machine| {
@@ -151,7 +153,7 @@ fn with_source<T>(
             worker,
             gate: &mut machine.gate,
             store: &mut HostStore,
-            nonce: &system::nonce,
+            nonce,
             source,
         })
     })

@@ -10,9 +10,9 @@ use crate::exchange::credentials::{Headers, may_hold_key};
 /// The longest id that a request may bring.
 const BYTES_MAX: usize = 128;
 
-/// What the header that gateways agree on says, if that can be an id; else nginx's own, on
-/// Kong; else a dash. Most requests have no line in the log, so it is read when it is first
-/// asked for, and once: nginx may make up another each time.
+/// What the header that gateways agree on says, if that can be an id; else Kong's own; else a
+/// dash. Most requests have no line in the log, so it is read when it is first asked for, and
+/// once: nginx may make up another each time.
 #[derive(Default)]
 pub(super) struct RequestId {
     header: Option<Vec<u8>>,

@@ -10,6 +10,7 @@ use proxy_wasm::types::{BufferType, ContextType};
 use sha2::{Digest, Sha256};
 
 use super::callout::{self, Answer};
+use super::gateway::Gateway;
 use super::http_context::HttpFilter;
 use super::manage_context::ManageFilter;
 use super::metrics::{self, Sent};
@@ -27,6 +28,7 @@ use crate::signing_key::SigningKey;
 /// Reads the configuration and makes the context of each request.
 #[derive(Default)]
 pub(super) struct RootFilter {
+    /// None where the configuration was refused: then each request is.
     route: Option<Rc<Route>>,
     /// The tick period is set: to set it again is a trap on Kong.
     ticking: bool,
@@ -112,6 +114,18 @@ fn read_key(source: &SigningKeySource, field: &str) -> Result<SigningKey, String
 }
 
 impl RootFilter {
+    /// Refuses the configuration: every request, where the host would let them go on.
+    fn refuse(&mut self, fault: &str) -> bool {
+        self.route = None;
+        let gateway = Gateway::here();
+        if gateway.refuses_unconfigured() {
+            log::error!("configuration refused: {fault}");
+            return false;
+        }
+        log::error!("configuration refused, and so is every request to it: {fault}");
+        true
+    }
+
     /// Tells what is done between requests what happened, and sends what it asks for.
     fn go_on(&mut self, input: PollInput<'_>) {
         let Some(worker) = self.route.as_ref().and_then(|route| route.made()) else {
@@ -143,16 +157,17 @@ impl RootFilter {
         let renewed = background.renewed();
         let before = std::mem::replace(&mut self.renewed, renewed);
         metrics::count(|metrics| metrics.renewed(before, renewed));
+        let info = Gateway::here().info();
         let (realm, polling) = (worker.config.realm.name.clone(), worker.take_polling());
         match polling {
-            Some(Polling::Good) => log::info!("realm {realm}: {}", Polling::Good),
+            Some(Polling::Good) => log::log!(info, "realm {realm}: {}", Polling::Good),
             Some(polling) => log::warn!("realm {realm}: {polling}"),
             None => {}
         }
         let findings = worker.take_findings();
         for (severity, line) in findings.iter().flat_map(Findings::lines) {
             match severity {
-                Severity::Info => log::info!("realm {realm}: {line}"),
+                Severity::Info => log::log!(info, "realm {realm}: {line}"),
                 Severity::Warning => log::warn!("realm {realm}: {line}"),
                 Severity::Error => log::error!("realm {realm}: {line}"),
             }
@@ -192,12 +207,10 @@ impl RootContext for RootFilter {
         };
         let config = match Config::from_json(&text) {
             Ok(config) => Arc::new(config),
-            Err(fault) => {
-                log::error!("configuration refused: {fault}");
-                return false;
-            }
+            Err(fault) => return self.refuse(&fault.to_string()),
         };
-        log::info!(
+        log::log!(
+            Gateway::here().info(),
             "apikey-jwt-exchange {BuildInfo} for realm {} at {}, signing key: {:?}",
             config.realm.name,
             config.realm.issuer,
@@ -213,12 +226,16 @@ impl RootContext for RootFilter {
             worker: RefCell::new(None),
             manager: RefCell::new(None),
         };
-        // On Envoy a key that cannot be used is told now, and not by the first request.
+        // On Envoy a key that cannot be used is told now, and not by the first request. Kong
+        // would let all requests go on.
         let management = route.config.management.as_ref();
         let of_manager = management.and_then(|management| management.signing_key.as_ref());
         let at_hand = |source: &SigningKeySource| match source {
             SigningKeySource::Inline(_) => false,
-            SigningKeySource::Property(path) => path.first().is_some_and(|first| first == "env"),
+            SigningKeySource::Property(path) => {
+                Gateway::here().refuses_unconfigured()
+                    && path.first().is_some_and(|first| first == "env")
+            }
         };
         let checked = match at_hand(&route.config.signing_key) {
             true => route.worker().map(drop),
@@ -231,15 +248,17 @@ impl RootContext for RootFilter {
             _ => Ok(()),
         });
         if let Err(fault) = checked {
-            log::error!("configuration refused: {fault}");
-            return false;
+            return self.refuse(&fault);
         }
         self.route = Some(Rc::new(route));
-        // Without ticks each worker looks within a second of its own.
-        if !std::mem::replace(&mut self.ticking, true)
-            && hostcalls::set_tick_period(TICK_PERIOD).is_err()
-        {
-            log::error!("the host gives no ticks: revocations take up to a second longer");
+        if !std::mem::replace(&mut self.ticking, true) {
+            if !Gateway::here().calls_out_from_answers() {
+                self.background = Background::at_ticks_alone();
+            }
+            // Without ticks each worker looks within a second of its own.
+            if hostcalls::set_tick_period(TICK_PERIOD).is_err() {
+                log::error!("the host gives no ticks: revocations take up to a second longer");
+            }
         }
         true
     }

@@ -19,14 +19,21 @@ pub(super) fn now() -> Option<UnixMillis> {
     (ms > 0).then_some(UnixMillis(ms))
 }
 
-/// Bytes that no other request has. Not secret, and no secret may be drawn from
-/// them: on Kong the random source is nginx's own, which is not cryptographic, and
-/// it is its request id that makes them differ between workers.
+/// Bytes that no other request has; to be asked for within one. Not secret, and no secret
+/// may be drawn from them: on Kong the random source is nginx's own, which is not
+/// cryptographic, and its request id makes them differ between workers.
 pub(super) fn nonce() -> Vec<u8> {
+    let mut bytes = random_bytes();
+    bytes.extend(kong_request_id().unwrap_or_default());
+    bytes
+}
+
+/// The host's random bytes alone, for a root context: Kong answers a question for the id of
+/// a request with an error line there.
+pub(super) fn random_bytes() -> Vec<u8> {
     let mut bytes = vec![0_u8; 16];
     // Where it fails the zeros stay; the caller adds time and a counter.
     let _ = getrandom::fill(&mut bytes);
-    bytes.extend(kong_request_id().unwrap_or_default());
     bytes
 }
 
@@ -45,12 +52,15 @@ pub(super) fn response_status() -> Option<u16> {
     std::str::from_utf8(&status).ok()?.parse().ok()
 }
 
-/// nginx's id of the request; none on Envoy, and outside of a request.
+/// Kong's id of the request, as in `X-Kong-Request-Id`; none on Envoy. To be asked for
+/// within a request.
 pub(super) fn kong_request_id() -> Option<Vec<u8>> {
-    hostcalls::get_property(vec!["ngx", "request_id"])
-        .ok()
-        .flatten()
-        .filter(|id| !id.is_empty())
+    ["kong_request_id", "request_id"]
+        .into_iter()
+        .find_map(|name| {
+            let id = hostcalls::get_property(vec!["ngx", name]);
+            id.ok().flatten().filter(|id| !id.is_empty())
+        })
 }
 
 /// A property of the host as text. A path that begins with `env` names a WASI
