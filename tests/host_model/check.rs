@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::abi::{Pairs, value_of};
 use super::gateway::{Gateway, Outcome, Request};
-use super::host::LocalResponse;
+use super::host::{LocalResponse, OUTSIDE};
 use super::keycloak_adapter::claims;
 use super::keys::{INDEX_KEY, SCALAR, SIGNING_KEY, id_of};
 use super::node::Profile;
@@ -45,7 +45,11 @@ pub fn judge(gateway: &mut Gateway) {
             }
             Outcome::Forwarded(headers) => judge_forwarded(gateway, request, headers),
             Outcome::Answered(answer) => {
-                judge_answered(answer.status, gateway.manages(request.route));
+                judge_answered(answer, gateway.manages(request.route));
+            }
+            Outcome::LetGo(headers, body) => {
+                assert!(gateway.allowed.traps, "10: request {index} was let go");
+                judge_let_go(gateway, request, headers, body);
             }
             Outcome::Crashed(why) => {
                 assert!(gateway.allowed.traps, "10: request {index} trapped: {why}");
@@ -109,7 +113,7 @@ fn judge_forwarded(gateway: &Gateway, request: &Request, headers: &Pairs) {
         "6: a key was forwarded"
     );
     let keys = keys_of(&request.sent);
-    if headers == &request.sent {
+    if sorted(headers) == sorted(&request.sent) {
         // Untouched: it had no key, or the scenario allows that it passes.
         assert!(
             keys.is_empty() || gateway.allowed.keys_upstream,
@@ -132,8 +136,34 @@ fn judge_forwarded(gateway: &Gateway, request: &Request, headers: &Pairs) {
     assert!(*key_ends_at > now, "2: the key had ended");
 }
 
+fn sorted(pairs: &Pairs) -> Pairs {
+    let mut pairs = pairs.clone();
+    pairs.sort();
+    pairs
+}
+
+/// 6: a request that the host lets go by mistake has neither key nor token, but for the
+/// token that the exchange had just given it.
+fn judge_let_go(gateway: &Gateway, request: &Request, headers: &Pairs, body: &[u8]) {
+    let holds_key = |value: &[u8]| value.windows(PREFIX.len()).any(|part| part == PREFIX);
+    let leaks = headers.iter().any(|(_, value)| holds_key(value)) || holds_key(body);
+    assert!(!leaks, "6: a request that was let go holds a key");
+    if value_of(headers, "authorization").is_some_and(|value| !value.is_empty()) {
+        assert!(
+            !gateway.manages(request.route),
+            "6: a request that was let go holds a caller's token"
+        );
+        judge_forwarded(gateway, request, headers);
+    }
+}
+
 /// The filter's own answers are refusals, but for those of the management API.
-fn judge_answered(status: u32, manages: bool) {
+fn judge_answered(answer: &LocalResponse, manages: bool) {
+    let status = answer.status;
+    assert!(
+        status == 204 || !answer.body.is_empty(),
+        "7: the body of an answer is lost"
+    );
     let known: &[u32] = match manages {
         false => &[400, 401, 429, 503],
         true => &[
@@ -184,6 +214,10 @@ fn sweep(gateway: &Gateway, requests: &[Request]) {
     let node = gateway.node.borrow();
     for line in &node.logs {
         look(&all, "a log line or panic", line.as_bytes());
+        assert!(
+            !line.starts_with(OUTSIDE),
+            "an error line of Kong's: {line}"
+        );
     }
     for metric in &node.metrics {
         look(&all, "a metric's name", metric.name.as_bytes());
@@ -227,7 +261,9 @@ fn sweep(gateway: &Gateway, requests: &[Request]) {
                     );
                 }
             }
-            Some(Outcome::Forwarded(headers)) if !gateway.allowed.keys_upstream => {
+            Some(Outcome::Forwarded(headers) | Outcome::LetGo(headers, _))
+                if !gateway.allowed.keys_upstream =>
+            {
                 for (_, value) in headers {
                     look(&sealed, "a header to the service", value);
                     look(&upstream, "a header to the service", value);

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use apikey_jwt_exchange::clock::UnixMillis;
 
 use super::abi::{pairs, value_of};
-use super::host::{Answer, Callout};
+use super::host::{Answer, Callout, TIMED_OUT};
 pub use super::keycloak_adapter::Asked;
 use super::keycloak_adapter::{Keycloaks, asked, response};
 use super::node::{Profile, Sent};
@@ -19,6 +19,8 @@ const KEYCLOAK_MS: u64 = 5;
 const TURN_MS: u64 = 1;
 /// How long nginx's queue takes for one that waits.
 const KONG_WAIT_MS: u64 = 5;
+/// All time limits of Kong's loopback server together (`kong/nginx-apikeys.conf`).
+const LOOPBACK_MS: u64 = 1_700;
 
 /// What becomes of a callout.
 #[derive(Clone, Debug)]
@@ -92,6 +94,11 @@ impl Flights {
                 _ => KEYCLOAK_MS,
             };
             let timeout_ms = u64::from(sent.timeout_ms);
+            let is_turn = matches!(asked, Asked::Yield | Asked::Wait);
+            let (fate, takes_ms) = match on == Profile::Kong && !is_turn && takes_ms > LOOPBACK_MS {
+                true => (Fate::Status(504, b"too late".to_vec()), LOOPBACK_MS),
+                false => (fate, takes_ms),
+            };
             let fate = match takes_ms > timeout_ms {
                 true => Fate::TimesOut,
                 false => fate,
@@ -141,10 +148,31 @@ impl Flights {
 }
 
 impl Fate {
-    pub fn answer(&self, sent: &Sent, now: UnixMillis, keycloaks: &mut Keycloaks) -> Answer {
+    /// How the callout ends; on Kong by way of the loopback server.
+    pub fn answer(
+        &self,
+        sent: &Sent,
+        on: Profile,
+        now: UnixMillis,
+        keycloaks: &mut Keycloaks,
+    ) -> Answer {
+        let answer = self.of_keycloak(sent, on, now, keycloaks);
+        match on {
+            Profile::Kong => loopback(answer),
+            Profile::Envoy => answer,
+        }
+    }
+
+    fn of_keycloak(
+        &self,
+        sent: &Sent,
+        on: Profile,
+        now: UnixMillis,
+        keycloaks: &mut Keycloaks,
+    ) -> Answer {
         match self {
             Self::Reset => Answer::Failed("connection reset"),
-            Self::TimesOut => Answer::Failed("timeout"),
+            Self::TimesOut => Answer::Failed(TIMED_OUT),
             Self::Status(status, body) => response(*status, body),
             Self::NoStatus => Answer::Response {
                 headers: pairs(&[("server", "nonsense")]),
@@ -152,6 +180,7 @@ impl Fate {
             },
             Self::Answered | Self::Late(_) | Self::Changed(_) => {
                 let answer = match asked(sent) {
+                    Asked::Yield | Asked::Wait if on == Profile::Kong => response(200, b"1"),
                     Asked::Yield | Asked::Wait => response(204, b""),
                     _ => keycloaks.answer(sent, now),
                 };
@@ -164,6 +193,24 @@ impl Fate {
                 }
             }
         }
+    }
+}
+
+/// An answer as Kong's loopback server gives it: never without a body, which would poison
+/// the next callout (K4).
+fn loopback(answer: Answer) -> Answer {
+    match answer {
+        Answer::Response { mut headers, body } if body.is_empty() => {
+            for (name, status) in &mut headers {
+                if name == b":status" && [&b"204"[..], b"205", b"304"].contains(&status.as_slice())
+                {
+                    *status = b"200".to_vec();
+                }
+            }
+            let body = b"{}".to_vec();
+            Answer::Response { headers, body }
+        }
+        answer => answer,
     }
 }
 

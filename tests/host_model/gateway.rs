@@ -29,8 +29,12 @@ pub enum Outcome {
     Forwarded(Pairs),
     /// The filter answered.
     Answered(LocalResponse),
-    /// The filter trapped: the host answers with an error of its own.
+    /// The filter trapped before the request was held: the host answers with an error of its
+    /// own.
     Crashed(String),
+    /// The filter trapped while it held the request, and the host lets it go on with these
+    /// headers and this body. Kong does (K10); of Envoy the worst is supposed.
+    LetGo(Pairs, Vec<u8>),
     /// The client went away.
     HungUp,
 }
@@ -39,6 +43,8 @@ pub struct Request {
     pub worker: usize,
     pub route: usize,
     pub context: u32,
+    /// As the gateway knows it.
+    pub id: String,
     pub sent: Pairs,
     pub outcome: Option<Outcome>,
     /// When it ended.
@@ -95,6 +101,8 @@ pub struct Gateway {
     pub truth: Truth,
     /// The keys that the management API made.
     pub made: Vec<String>,
+    /// The filter traps in `on_configure`.
+    pub ends_at_start: bool,
     /// Decides what becomes of each callout.
     pub fate: FateOf,
     pub flights: Flights,
@@ -157,6 +165,7 @@ impl Gateway {
             allowed: Allowed::default(),
             truth: Truth::default(),
             made: Vec::new(),
+            ends_at_start: false,
             fate: Box::new(|_, _| Fate::Answered),
             flights: Flights::default(),
             profile,
@@ -205,6 +214,10 @@ impl Gateway {
             worker.vms.push(Vm::start(Rc::clone(&self.node), random));
         }
         let vm = worker.vms.len() - 1;
+        if self.ends_at_start {
+            // Behind the creation of the context and the start.
+            worker.vms[vm].ends_in = Some((worker.vms[vm].callbacks + 3, 1));
+        }
         let configured = worker.vms[vm].configure(&self.routes[route].configuration);
         let (root, accepted) = configured.unwrap_or((0, false));
         worker.roots.push((vm, root, accepted));
@@ -305,7 +318,7 @@ impl Gateway {
     fn answer_root(&mut self, worker: usize, context: u32, token: u32, answer: Answer) {
         // None if the worker was restarted since.
         let mut vms = self.workers[worker].vms.iter_mut();
-        let waits = |vm: &mut &mut Vm| vm.host().in_flight.remove(&token).is_some();
+        let waits = |vm: &mut &mut Vm| vm.host().take_callout(token, &answer);
         let vm = vms.by_ref().find_map(|mut vm| waits(&mut vm).then_some(vm));
         if let Some(vm) = vm {
             let _ = vm.call_response(context, token, answer);
@@ -341,7 +354,7 @@ impl Gateway {
         sent.extend(headers.iter().cloned());
         let request_id = format!("{:032x}", self.node.borrow_mut().next_id());
         let state = ContextState {
-            request_id: request_id.into_bytes(),
+            request_id: request_id.clone().into_bytes(),
             request_headers: sent.clone(),
             body_in_file: body.is_some_and(|body| body.in_file),
             ..ContextState::default()
@@ -351,6 +364,7 @@ impl Gateway {
             worker,
             route,
             context: 0,
+            id: request_id,
             sent,
             outcome: None,
             ended_at: None,
@@ -359,9 +373,14 @@ impl Gateway {
         });
         let (_, root, accepted) = self.workers[worker].roots[route];
         if !accepted {
-            // Kong answers 500 and Envoy's listener does not come up.
+            // Kong lets each request go on without its filters (K3), and Envoy's listener does
+            // not come up.
+            let outcome = match self.profile {
+                Profile::Kong => Outcome::Forwarded(self.requests[index].sent.clone()),
+                Profile::Envoy => Outcome::Crashed("not configured".into()),
+            };
             self.requests[index].ends = 1;
-            self.ended(index, Outcome::Crashed("not configured".into()));
+            self.ended(index, outcome);
             return index;
         }
         let vm = self.vm(worker, route);
@@ -470,7 +489,10 @@ impl Gateway {
         let late_ms = callout.due_ms.saturating_sub(self.flights.time_ms);
         self.pass(late_ms);
         let now = self.now();
-        let answer = fate.answer(&callout.sent, now, &mut self.keycloaks.borrow_mut());
+        let answer = {
+            let keycloaks = &mut self.keycloaks.borrow_mut();
+            fate.answer(&callout.sent, self.profile, now, keycloaks)
+        };
         let index = match caller {
             Caller::Request(index) => index,
             Caller::Root { worker, context } => {
@@ -484,9 +506,14 @@ impl Gateway {
             context,
             ..
         } = self.requests[index];
+        let goes_on = self.node.borrow().goes_on_after_failures();
         let vm = self.vm(worker, route);
         // Cancelled, by a local response or since the request is over.
-        if vm.host().in_flight.remove(&callout.token).is_none() {
+        if !vm.host().take_callout(callout.token, &answer) {
+            return true;
+        }
+        if goes_on && matches!(answer, Answer::Failed(_)) {
+            self.let_go(index);
             return true;
         }
         match vm.call_response(context, callout.token, answer) {
@@ -516,8 +543,9 @@ impl Gateway {
         let callouts = callouts.filter(|callout| callout.context == context);
         let caller = Caller::Request(index);
         let callouts = callouts.map(|callout| (caller, callout.clone())).collect();
+        let headers = host.headers_to_service(context);
         let state = &host.contexts[&context];
-        let (headers, resumed) = (state.request_headers.clone(), state.resumed);
+        let resumed = state.resumed;
         let (answers, in_flight_max) = (state.local_responses.clone(), state.in_flight_max);
         let goes_on = u32::from(action == Action::Continue);
         let request = &mut self.requests[index];
@@ -569,7 +597,23 @@ impl Gateway {
         }
     }
 
-    /// A trap ends the machine, and all requests in it with an error.
+    /// A request that is held goes on as it stands, and nothing of the filter's is asked.
+    fn let_go(&mut self, index: usize) {
+        let Request {
+            worker,
+            route,
+            context,
+            ..
+        } = self.requests[index];
+        let host = self.vm(worker, route).host();
+        let headers = host.headers_to_service(context);
+        let body = host.contexts[&context].request_body.clone();
+        self.requests[index].ends = 1;
+        self.ended(index, Outcome::LetGo(headers, body));
+    }
+
+    /// A trap ends the machine. The request whose head was read gets an error; those that
+    /// are held the host lets go.
     fn crashed(&mut self, index: usize, trapped: &Trapped) {
         let (worker, route) = (self.requests[index].worker, self.requests[index].route);
         let vm = self.workers[worker].roots[route].0;
@@ -578,9 +622,11 @@ impl Gateway {
             let shares = request.worker == worker
                 && self.workers[worker].roots[request.route].0 == vm
                 && request.outcome.is_none();
-            if other == index || shares {
+            if other == index && !trapped.0.starts_with("proxy_on_http_call_response") {
                 self.requests[other].ends = 1;
                 self.ended(other, Outcome::Crashed(trapped.0.clone()));
+            } else if shares {
+                self.let_go(other);
             }
         }
     }
@@ -592,8 +638,14 @@ impl Gateway {
     }
 
     pub fn logged(&self, text: &str) -> bool {
+        !self.lines(text).is_empty()
+    }
+
+    /// The lines of the log that have this text.
+    pub fn lines(&self, text: &str) -> Vec<String> {
         let node = self.node.borrow();
-        node.logs.iter().any(|line| line.contains(text))
+        let lines = node.logs.iter().filter(|line| line.contains(text));
+        lines.cloned().collect()
     }
 }
 

@@ -37,6 +37,14 @@ pub struct ContextState {
     pub root: u32,
     pub request_id: Vec<u8>,
     pub request_headers: Pairs,
+    /// Headers that were removed, and copies of one that was set: Kong hides them from
+    /// filters, and its proxy sends them to the service (K2).
+    pub hidden_headers: Pairs,
+    /// The last answer had no body: the next callout of this request reads into a buffer
+    /// that is in use (K4).
+    pub poisoned: bool,
+    /// A POST ran into the host's time limit: the body of a later answer is emptied (K7).
+    pub loses_body: bool,
     /// What has come of the body.
     pub request_body: Vec<u8>,
     /// Kong's nginx wrote it to a file: its size is told, and nothing of it is shown.
@@ -75,8 +83,36 @@ pub struct Host {
     pub random: Random,
 }
 
-/// Headers that Kong shows a filter.
-const KONG_HEADERS_MAX: usize = 100;
+/// Entries of a map that Kong shows a filter.
+const KONG_PAIRS_MAX: usize = 100;
+/// Pseudo-headers that Kong puts before the headers of a request in its map, and leaves out
+/// of the number that it tells.
+pub const KONG_PSEUDO_HEADERS: usize = 4;
+/// Why a callout fails that ran into the host's time limit.
+pub const TIMED_OUT: &str = "timeout";
+/// How Kong's error lines begin for a property that a root context asks for.
+pub const OUTSIDE: &str = "[error] cannot get";
+
+/// A map as Kong writes it (`ngx_proxy_wasm_pairs_marshal`): the room is reckoned for the
+/// first 100 headers and a part of the pseudo-headers, then the pseudo-headers and the
+/// headers after them are written, 100 in all. More of them than there is room for is a
+/// write past the filter's block of memory; fewer leave bytes that nobody wrote (K6).
+fn kong_map(pairs: &Pairs) -> HostResult<Vec<u8>> {
+    if pairs.len() <= KONG_PAIRS_MAX {
+        return Ok(abi::serialize(pairs));
+    }
+    let (pseudo, headers) = pairs.split_at(KONG_PSEUDO_HEADERS.min(pairs.len()));
+    let counted = headers.len().min(KONG_PAIRS_MAX);
+    let of_pseudo = (KONG_PAIRS_MAX - counted + 1).min(pseudo.len());
+    let room: Pairs = [&headers[..counted], &pseudo[..of_pseudo]].concat();
+    let room = abi::serialize(&room).len();
+    let mut written = abi::serialize(&pairs[..KONG_PAIRS_MAX].to_vec());
+    if written.len() > room {
+        return trap("SIGSEGV, or worse: headers are written past the filter's memory");
+    }
+    written.resize(room, 0xaa);
+    Ok(written)
+}
 
 impl Host {
     pub fn new(node: SharedNode, random: Random) -> Self {
@@ -158,13 +194,16 @@ impl Host {
         Ok(())
     }
 
-    pub fn send_local_response(&mut self, response: LocalResponse) -> HostResult<()> {
+    pub fn send_local_response(&mut self, mut response: LocalResponse) -> HostResult<()> {
         let (on_kong, id) = (self.on_kong(), self.context);
         let Some(context) = self.contexts.get_mut(&id) else {
             return refuse(Status::BadArgument);
         };
         if on_kong && !context.local_responses.is_empty() {
             return trap("local response already stashed");
+        }
+        if context.loses_body {
+            response.body.clear();
         }
         context.local_responses.push(response);
         if on_kong {
@@ -191,18 +230,17 @@ impl Host {
 
     // --- maps and buffers ----------------------------------------------------------
 
-    /// The pairs of a map, as far as the host shows them.
-    pub fn header_pairs(&self, map: i32) -> HostResult<Pairs> {
-        let mut pairs = match (map, &self.answer) {
-            (abi::REQUEST_HEADERS, _) => self.request_headers()?.clone(),
-            (abi::CALL_RESPONSE_HEADERS, Some(Answer::Response { headers, .. })) => headers.clone(),
+    /// A map in the form in which the filter gets it.
+    pub fn header_map(&self, map: i32) -> HostResult<Vec<u8>> {
+        let pairs = match (map, &self.answer) {
+            (abi::REQUEST_HEADERS, _) => self.request_headers()?,
+            (abi::CALL_RESPONSE_HEADERS, Some(Answer::Response { headers, .. })) => headers,
             _ => return refuse(Status::BadArgument),
         };
-        if self.on_kong() {
-            // The rest is not shown, and nothing says so.
-            pairs.truncate(KONG_HEADERS_MAX);
+        match self.on_kong() {
+            true => kong_map(pairs),
+            false => Ok(abi::serialize(pairs)),
         }
-        Ok(pairs)
     }
 
     pub fn header_value(&self, map: i32, name: &[u8]) -> HostResult<Vec<u8>> {
@@ -235,7 +273,7 @@ impl Host {
         }
     }
 
-    /// Removes a request header, and sets it anew where there is a value.
+    /// Removes a request header, or sets it where there is a value.
     pub fn replace_header(
         &mut self,
         map: i32,
@@ -243,13 +281,65 @@ impl Host {
         value: Option<&[u8]>,
     ) -> HostResult<()> {
         self.request_headers()?;
+        let on_kong = self.on_kong();
         let context = self.contexts.get_mut(&self.context);
         let Some(context) = context.filter(|_| map == abi::REQUEST_HEADERS) else {
             return refuse(Status::BadArgument);
         };
+        let is_named = |known: &[u8]| known.eq_ignore_ascii_case(name);
         let headers = &mut context.request_headers;
-        headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
-        headers.extend(value.map(|value| (name.to_vec(), value.to_vec())));
+        let first = headers.iter().position(|(known, _)| is_named(known));
+        let (named, others): (Pairs, Pairs) = std::mem::take(headers)
+            .into_iter()
+            .partition(|(known, _)| is_named(known));
+        *headers = others;
+        if on_kong {
+            let is_list = [&b"cookie"[..], b"x-forwarded-for"]
+                .iter()
+                .any(|list| is_named(list));
+            if value.is_none() && is_list && named.len() != 1 {
+                return trap("SIGSEGV: removal of a header that is a list for nginx");
+            }
+            // The first of those that are set is written over.
+            let written = usize::from(value.is_some());
+            context
+                .hidden_headers
+                .extend(named.into_iter().skip(written));
+        }
+        if let Some(value) = value {
+            let at = first.unwrap_or(headers.len());
+            headers.insert(at, (name.to_vec(), value.to_vec()));
+        }
+        Ok(())
+    }
+
+    /// The headers that the service gets if the request goes on.
+    pub fn headers_to_service(&self, context: u32) -> Pairs {
+        let context = &self.contexts[&context];
+        [&context.request_headers[..], &context.hidden_headers].concat()
+    }
+
+    /// Puts other bytes in the place of the request's body.
+    pub fn set_request_body(
+        &mut self,
+        start: usize,
+        length: usize,
+        bytes: &[u8],
+    ) -> HostResult<()> {
+        if self.step != Step::RequestBody {
+            return trap("can only set request body during \"on_request_body\"");
+        }
+        let Some(context) = self.contexts.get_mut(&self.context) else {
+            return refuse(Status::BadArgument);
+        };
+        let body = &mut context.request_body;
+        if start != 0 || length < body.len() {
+            return refuse(Status::Unimplemented);
+        }
+        if self.profile == Profile::Kong && bytes.is_empty() {
+            return trap("zero size buf in writer");
+        }
+        bytes.clone_into(body);
         Ok(())
     }
 
@@ -294,6 +384,19 @@ impl Host {
         let context = self.contexts.get(&self.context);
         let request = context.filter(|context| context.root != 0);
         match (self.profile, parts.as_slice(), request) {
+            (Profile::Kong, [b"plugin_root_id"], _) => Ok(b"0".to_vec()),
+            (Profile::Envoy, [b"plugin_root_id"], _) => Ok(node.root_id.clone().into_bytes()),
+            (Profile::Kong, [b"plugin_name"], None) => {
+                trap("SIGSEGV: plugin_name of a root context")
+            }
+            (Profile::Kong, [b"ngx" | b"kong", ..], None) => {
+                let space = String::from_utf8_lossy(parts[0]).into_owned();
+                node.log(format!("{OUTSIDE} {space} properties outside of a request"));
+                refuse(Status::InternalFailure)
+            }
+            (Profile::Kong, [b"ngx", b"kong_request_id"], Some(request)) => {
+                Ok(request.request_id.clone())
+            }
             // nginx makes up another each time, where no configuration keeps it.
             (Profile::Kong, [b"ngx", b"request_id"], Some(_)) => {
                 Ok(format!("{:032x}", node.next_id()).into_bytes())
@@ -367,6 +470,13 @@ impl Host {
             if parallel > 1 {
                 return trap("parallel callouts of one context");
             }
+            let state = self.contexts.get(&context);
+            if self.step == Step::CallResponse && state.is_none_or(|state| state.root == 0) {
+                return trap("SIGSEGV: a root context calls out from an answer");
+            }
+            if state.is_some_and(|state| state.poisoned) {
+                return trap("SIGSEGV: the callout after an answer without a body");
+            }
         }
         let complete = [":method", ":path", ":authority"]
             .iter()
@@ -391,6 +501,25 @@ impl Host {
         };
         self.in_flight.insert(token, callout);
         Ok(token)
+    }
+
+    /// Takes a callout that is answered, with what its end leaves behind in its request;
+    /// false if it was cancelled.
+    pub fn take_callout(&mut self, token: u32, answer: &Answer) -> bool {
+        let Some(callout) = self.in_flight.remove(&token) else {
+            return false;
+        };
+        if self.on_kong()
+            && let Some(context) = self.contexts.get_mut(&callout.context)
+        {
+            match answer {
+                Answer::Response { body, .. } => context.poisoned |= body.is_empty(),
+                Answer::Failed(why) => {
+                    context.loses_body |= *why == TIMED_OUT && !callout.sent.body.is_empty();
+                }
+            }
+        }
+        true
     }
 
     // --- metrics ---------------------------------------------------------------------

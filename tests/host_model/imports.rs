@@ -144,12 +144,23 @@ fn link_maps(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     )?;
     linker.func_wrap(
         ENV,
+        "proxy_set_buffer_bytes",
+        |mut c: Called, buffer: i32, start: i32, length: i32, at: i32, size: i32| {
+            let bytes = read(&mut c, at, size)?;
+            if buffer != abi::REQUEST_BODY {
+                return Ok(Status::BadArgument as i32);
+            }
+            status(
+                c.data_mut()
+                    .set_request_body(index(start), index(length), &bytes),
+            )
+        },
+    )?;
+    linker.func_wrap(
+        ENV,
         "proxy_get_header_map_pairs",
         |mut c: Called, map: i32, to: i32, size_to: i32| {
-            let pairs = c
-                .data()
-                .header_pairs(map)
-                .map(|pairs| abi::serialize(&pairs));
+            let pairs = c.data().header_map(map);
             give(&mut c, pairs, to, size_to)
         },
     )?;

@@ -90,6 +90,8 @@ pub struct Node {
     pub metric_calls: u32,
     /// What Kong says of its version; none says nothing.
     pub kong_version: Option<&'static str>,
+    /// What Envoy's configuration calls the filter.
+    pub root_id: String,
     pub properties_asked: Vec<Vec<u8>>,
     pub properties_set: u32,
     pub sent: Vec<Sent>,
@@ -117,6 +119,7 @@ impl Node {
             metrics: Vec::new(),
             metric_calls: 0,
             kong_version: Some("3.9.1"),
+            root_id: String::new(),
             properties_asked: Vec::new(),
             properties_set: 0,
             sent: Vec::new(),
@@ -143,8 +146,14 @@ impl Node {
     /// Whether the host has metrics at all: Kong has the functions for longer, and they end
     /// the filter.
     pub fn has_metrics(&self) -> bool {
-        let is_new = |version: &str| version.starts_with("3.9");
+        let is_new = |version: &str| version.starts_with("3.9") || version.starts_with("3.10");
         self.profile == Profile::Envoy || self.kong_version.is_some_and(is_new)
+    }
+
+    /// Whether this is a Kong that lets a request go on when a callout of its fails (K11).
+    pub fn goes_on_after_failures(&self) -> bool {
+        let is_so = |version: &str| version.starts_with("3.8");
+        self.profile == Profile::Kong && self.kong_version.is_some_and(is_so)
     }
 
     /// An id for a request, a context or a callout.

@@ -13,9 +13,9 @@ use std::sync::OnceLock;
 use wasmtime::{Config, Engine, Instance, Linker, Module, Store, Val};
 
 use super::abi::Action;
-use super::host::{Answer, ContextState, Host, Step};
+use super::host::{Answer, ContextState, Host, KONG_PSEUDO_HEADERS, Step};
 use super::imports;
-use super::node::{Random, SharedNode};
+use super::node::{Profile, Random, SharedNode};
 
 /// Instructions that one callback may take (measured: a slice of 12 rounds of bcrypt takes
 /// 9.3 million, both signatures take 8, a caller's token with ES256 13).
@@ -43,6 +43,10 @@ pub struct Vm {
     begun: HashSet<u32>,
     /// Instructions that one callback may take.
     pub fuel: u64,
+    /// Ends the machine in the callback of this number, after so many instructions.
+    pub ends_in: Option<(u64, u64)>,
+    /// How many callbacks began.
+    pub callbacks: u64,
     /// The most instructions that a callback took, by what it was called for.
     pub spent: BTreeMap<&'static str, u64>,
     pub trapped: Option<Trapped>,
@@ -93,6 +97,8 @@ impl Vm {
             instance,
             begun: HashSet::new(),
             fuel: FUEL_PER_CALLBACK,
+            ends_in: None,
+            callbacks: 0,
             spent: BTreeMap::new(),
             trapped: None,
         };
@@ -162,7 +168,10 @@ impl Vm {
     }
 
     pub fn request_headers(&mut self, context: u32, has_body: bool) -> Outcome<Action> {
-        let count = self.host().contexts[&context].request_headers.len();
+        let mut count = self.host().contexts[&context].request_headers.len();
+        if self.host().profile == Profile::Kong {
+            count -= KONG_PSEUDO_HEADERS.min(count);
+        }
         let ends = i32::from(self.host().end_of_stream(has_body));
         let arguments = [id(context), number(count), ends];
         let callback = "proxy_on_request_headers";
@@ -246,7 +255,11 @@ impl Vm {
             .map_or(0, |known| known.root);
         let first = step == Step::RequestHeaders && self.begun.insert(root);
         let begins = first || step == Step::Configure;
-        let fuel = if begins { FUEL_TO_BEGIN } else { self.fuel };
+        let mut fuel = if begins { FUEL_TO_BEGIN } else { self.fuel };
+        self.callbacks += 1;
+        if let Some((_, instructions)) = self.ends_in.take_if(|(at, _)| *at == self.callbacks) {
+            fuel = fuel.min(instructions);
+        }
         self.store.set_fuel(fuel).unwrap();
         let function = self.instance.get_func(&mut self.store, name);
         let function = function.unwrap_or_else(|| panic!("the filter has no {name}"));

@@ -11,6 +11,7 @@ mod exchange;
 mod expect;
 mod injection;
 mod interleaving;
+mod kong_faults;
 mod kong_traps;
 mod management;
 mod memory;
