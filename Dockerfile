@@ -32,7 +32,7 @@ ENTRYPOINT ["apikeys"]
 FROM kong:3.9 AS kong
 # Kong finds a filter by its file's name, and the schema beside it.
 COPY --from=wasm / /opt/apikeys/filters/
-COPY kong/kong.yml kong/nginx-apikeys.conf /opt/apikeys/
+COPY kong/kong.yml kong/nginx-apikeys.conf kong/nginx-location.conf /opt/apikeys/
 COPY --chmod=0755 kong/entrypoint.sh kong/render.sh kong/ready.sh /opt/apikeys/
 ENTRYPOINT ["/opt/apikeys/entrypoint.sh"]
 # An ENTRYPOINT of one's own clears the image's command.

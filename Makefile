@@ -4,10 +4,10 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run stop up down wasm tool test sim soak fuzz mutants fmt lint bench audit sbom reproducible dist clean
+.PHONY: help run stop up down wasm tool test test-kong sim soak fuzz mutants fmt lint bench audit sbom reproducible dist clean
 
 help: ## Lists these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Builds and starts all of it here: Keycloak, Envoy with the filter, a service; OBSERVE=1 adds Prometheus
 	@scripts/run.sh
@@ -29,6 +29,9 @@ tool: ## Builds the command-line tool: target/release/apikeys
 
 test: ## Runs every check: format, lints, unit, property and documentation tests, scripts, Kong, end to end
 	@scripts/test.sh
+
+test-kong: ## Runs the end-to-end suite against Kong, in containers of its own: needs a Docker engine
+	@scripts/test-kong.sh
 
 sim: ## Simulates more runs than make test does: make sim SEEDS=20000 FROM=2000
 	@scripts/sim.sh range

@@ -165,6 +165,41 @@ fn the_signing_key_reaches_kong_by_a_file_that_only_setup_and_kong_see() {
 }
 
 #[test]
+fn an_emptied_header_does_not_reach_the_service() {
+    let kong = &services()["kong"];
+    let include = "/opt/apikeys/nginx-location.conf";
+    assert_eq!(kong["environment"]["KONG_NGINX_LOCATION_INCLUDE"], include);
+    let mount = format!("./kong/nginx-location.conf:{include}:ro");
+    assert!(texts(&kong["volumes"]).contains(&mount));
+    assert!(read("Dockerfile").lines().any(|line| {
+        line.starts_with("COPY ") && line.contains(" kong/nginx-location.conf /opt/apikeys/")
+    }));
+    // The names that the filter's `headers` has by default, but the one that carries the JWT.
+    let file = read("kong/nginx-location.conf");
+    let directives: Vec<&str> = file
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty())
+        .collect();
+    assert_eq!(directives, ["proxy_set_header X-API-Key \"\";"]);
+}
+
+#[test]
+fn kongs_log_is_at_a_level_without_headers_and_bounded() {
+    let kong = &services()["kong"];
+    assert_eq!(
+        kong["environment"]["KONG_LOG_LEVEL"], "${KONG_LOG_LEVEL:-notice}",
+        "at info nginx logs a header that comes twice, with its value"
+    );
+    assert_eq!(kong["logging"]["driver"], "local");
+}
+
+#[test]
+fn a_body_that_never_comes_ends_the_request() {
+    let limit = &services()["kong"]["environment"]["KONG_NGINX_PROXY_CLIENT_BODY_TIMEOUT"];
+    assert_eq!(limit, "10s");
+}
+
+#[test]
 fn one_issuer_is_named_by_everybody() {
     let services = services();
     let url = &services["keycloak"]["environment"]["KC_HOSTNAME"];

@@ -70,8 +70,10 @@ env -u API_KEY_PREFIX "${compose[@]}" -f docker-compose.yml config >/dev/null
 configured=$(GATEWAY_PORT=18900 KEYCLOAK_PORT=18901 API_KEY_ENABLED=false API_KEY_PREFIX=acme_ \
     API_KEY_HASH_ALGORITHM=sha256 API_KEY_MAX_PER_USER=7 API_KEY_EXCHANGE_CACHE_TTL=60 \
     API_KEY_STORAGE=keycloak KEYCLOAK_ADMIN_PASSWORD=other POSTGRES_PASSWORD=other \
+    RUN_DIR=/srv/run KONG_LOG_LEVEL=debug \
     "${compose[@]}" -f docker-compose.yml config)
-for expected in 18900 18901 acme_ sha256 'http://localhost:18901' 'KC_BOOTSTRAP_ADMIN_PASSWORD: other'; do
+for expected in 18900 18901 acme_ sha256 'http://localhost:18901' 'KC_BOOTSTRAP_ADMIN_PASSWORD: other' \
+    /srv/run 'KONG_LOG_LEVEL: debug'; do
     [[ $configured == *"$expected"* ]] || fail "docker-compose.yml: $expected does not arrive where it should"
 done
 echo "${compose[*]} accepts it, with and without variables"
