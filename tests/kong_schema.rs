@@ -1,4 +1,4 @@
-//! Holds the JSON Schema that Kong reads to what it must accept and refuse.
+//! Holds the meta file that Kong reads, its JSON Schema above all, to what it must accept and refuse.
 //!
 //! Kong 3.9 checks a filter's configuration with a Draft 4 validator of its own
 //! (lua-resty-ljsonschema) that applies no defaults and, in its message, quotes a
@@ -121,10 +121,36 @@ fn is_a_valid_draft_4_schema() {
 }
 
 #[test]
-fn holds_nothing_beside_the_schema() {
+fn holds_the_schema_and_the_labels_of_metrics_alone() {
     let meta = meta();
     let keys: Vec<&String> = meta.as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["config_schema"]);
+    assert_eq!(keys, ["config_schema", "metrics"]);
+}
+
+#[test]
+fn has_metrics_of_the_form_without_which_kong_does_not_start() {
+    // FILTER_META_SCHEMA of Kong's kong/runloop/wasm.lua, which has the schema above beside it.
+    let form = jsonschema::options().with_draft(Draft::Draft4);
+    let form = form.build(&json!({
+        "type": "object",
+        "required": ["label_patterns"],
+        "properties": {
+            "label_patterns": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["label", "pattern"],
+                    "properties": {
+                        "label": { "type": "string" },
+                        "pattern": { "type": "string" },
+                    },
+                },
+            },
+        },
+    }));
+    if let Err(fault) = form.unwrap().validate(&meta()["metrics"]) {
+        panic!("{fault} at {}", fault.instance_path());
+    }
 }
 
 #[test]

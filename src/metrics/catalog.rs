@@ -1,14 +1,16 @@
 //! The metrics: names, kinds, labels and buckets. `docs/metrics.md` lists the same, and a
 //! test holds both together.
 //!
-//! proxy-wasm knows a metric by its name alone, so a label is part of it:
-//! `apikey_exchanges_total.source.l1`. Envoy takes labels out of names by `stats_tags`
-//! (`envoy/envoy.yaml`); what Kong's Prometheus plugin makes of one, `apikey_exchanges_total_source_l1`
-//! behind `pw_apikey_jwt_exchange_`, is taken apart where it is scraped.
+//! proxy-wasm knows a metric by its name alone, so each label is a part of the name:
+//! `apikey_exchanges_total__source_l1`. Both hosts take labels out of names by regular
+//! expressions: Envoy's `stats_tags` (`envoy/envoy.yaml`), Kong's `label_patterns` (the
+//! filter's meta file). Kong exports the rest of a name as it is, and Prometheus refuses the
+//! whole scrape for one dot in it, so no name has a dot. Two underscores begin a label; no
+//! family, label or value has two in a row.
 //!
 //! A histogram is a counter for each bucket, which both hosts add up over their workers.
-//! Kong 3.9 exports a native one under a name that Prometheus takes for no histogram, with
-//! powers of two for buckets and no sum; and each value would be a call to the host.
+//! Kong 3.9 exports a native one with powers of two for buckets, under a name that Prometheus
+//! takes for no histogram; and each value would be a call to the host.
 
 use crate::keycloak::Endpoint;
 
@@ -231,7 +233,7 @@ impl Family {
                 .flat_map(|so_far| {
                     values
                         .iter()
-                        .map(move |value| [so_far, ".", label, ".", value].concat())
+                        .map(move |value| [so_far, "__", label, "_", value].concat())
                 })
                 .collect();
         }
@@ -242,7 +244,7 @@ impl Family {
                 Kind::Histogram(ends) => {
                     let ends = ends.iter().map(|end| seconds(*end));
                     for end in ends.chain(["inf".to_owned()]) {
-                        names.push([self.name, "_bucket", &labels, ".le.", &end].concat());
+                        names.push([self.name, "_bucket", &labels, "__le_", &end].concat());
                     }
                     names.push([self.name, "_sum", &labels].concat());
                     names.push([self.name, "_count", &labels].concat());
@@ -253,14 +255,17 @@ impl Family {
     }
 }
 
-/// Microseconds as seconds: `0.0025`.
+/// Microseconds as seconds, the shortest number without a dot: `25e-4`.
 fn seconds(microseconds: u64) -> String {
-    let (whole, rest) = (microseconds / 1_000_000, microseconds % 1_000_000);
-    if rest == 0 {
-        return whole.to_string();
+    let (mut digits, mut exponent) = (microseconds, -6);
+    while exponent < 0 && digits.is_multiple_of(10) {
+        digits /= 10;
+        exponent += 1;
     }
-    let fraction = format!("{rest:06}");
-    [&whole.to_string(), ".", fraction.trim_end_matches('0')].concat()
+    match exponent {
+        0 => digits.to_string(),
+        _ => format!("{digits}e{exponent}"),
+    }
 }
 
 #[cfg(test)]
@@ -288,39 +293,51 @@ mod tests {
     }
 
     #[test]
-    fn names_are_of_a_form_that_both_hosts_export() {
+    fn names_have_no_dots_and_labels_begin_with_two_underscores() {
         let names = all_names();
         for name in &names {
-            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._".contains(c);
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c);
             assert!(
                 name.starts_with("apikey_") && name.chars().all(plain),
                 "{name}"
             );
-            // Kong puts `pw.apikey_jwt_exchange.` before it and takes 256 characters.
+            // Kong puts `pw:apikey_jwt_exchange:` before it and takes 256 characters.
             assert!(name.len() < 200, "{name}");
         }
-        assert!(
-            names.contains(
-                &"apikey_exchange_duration_seconds_bucket.way.warm.le.0.00025".to_owned()
-            )
-        );
-        assert!(
-            names.contains(&"apikey_exchange_duration_seconds_bucket.way.warm.le.2.5".to_owned())
-        );
+        for name in [
+            "apikey_callouts_total__endpoint_service_token__result_ok",
+            "apikey_exchange_duration_seconds_bucket__way_warm__le_25e-5",
+            "apikey_exchange_duration_seconds_bucket__way_warm__le_5e-3",
+            "apikey_exchange_duration_seconds_bucket__way_warm__le_1",
+            "apikey_exchange_duration_seconds_bucket__way_warm__le_25e-1",
+            "apikey_exchange_duration_seconds_bucket__way_warm__le_inf",
+            "apikey_exchange_duration_seconds_sum__way_warm",
+        ] {
+            assert!(names.iter().any(|known| known == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_upper_end_is_the_same_number_of_seconds_without_a_dot() {
+        let ends = [EXCHANGE_US, ANSWER_US, SLICE_US].concat();
+        for end in ends.into_iter().chain([1, 10_000_000, 123_456_789]) {
+            let read: f64 = seconds(end).parse().unwrap();
+            assert_eq!(read, end as f64 / 1e6, "{end}");
+        }
+        assert_eq!(seconds(10_000_000), "10");
+        assert_eq!(seconds(123_456_789), "123456789e-6");
     }
 
     #[test]
     fn no_two_names_are_one_to_kong() {
-        // It knows a metric by the CRC-32 of its name, and makes an underscore of a dot.
+        // It knows a metric by the CRC-32 of its name.
         let names = all_names();
-        let of_kong = |name: &String| format!("pw.apikey_jwt_exchange.{name}");
+        let of_kong = |name: &String| format!("pw:apikey_jwt_exchange:{name}");
         let crcs: HashSet<u32> = names
             .iter()
             .map(|name| crc32fast::hash(of_kong(name).as_bytes()))
             .collect();
         assert_eq!(crcs.len(), names.len());
-        let flat: HashSet<String> = names.iter().map(|name| name.replace('.', "_")).collect();
-        assert_eq!(flat.len(), names.len());
         assert!(names.len() < 400, "{}", names.len());
     }
 }

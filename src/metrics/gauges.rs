@@ -334,10 +334,13 @@ mod tests {
         let names = names();
         assert_eq!(names[QUEUE], "apikey_bcrypt_queue_length");
         assert_eq!(names[PENDING], "apikey_exchanges_pending");
-        assert_eq!(names[ENTRIES], "apikey_cache_entries.cache.tokens");
+        assert_eq!(names[ENTRIES], "apikey_cache_entries__cache_tokens");
         assert_eq!(names[RENEWALS], "apikey_renewals_waiting");
         assert_eq!(names[LAST_POLL], "apikey_last_good_poll_timestamp_seconds");
-        assert_eq!(names[CHECKS], "apikey_self_check_state.check.service_token");
+        assert_eq!(
+            names[CHECKS],
+            "apikey_self_check_state__check_service_token"
+        );
         assert_eq!(names[BREAKERS], "apikey_breakers_open");
     }
 
@@ -359,13 +362,13 @@ mod tests {
             .show(&first, true, NOW.plus_ms(1_000), Some(&mut shared))
             .tell
             .unwrap();
-        assert_eq!(value(&whole, "apikey_cache_entries.cache.tokens"), Some(7));
+        assert_eq!(value(&whole, "apikey_cache_entries__cache_tokens"), Some(7));
         assert_eq!(
             value(&whole, "apikey_last_good_poll_timestamp_seconds"),
             Some(5)
         );
         assert_eq!(
-            value(&whole, "apikey_self_check_state.check.roles"),
+            value(&whole, "apikey_self_check_state__check_roles"),
             Some(3)
         );
     }
@@ -379,7 +382,7 @@ mod tests {
         let later = NOW.plus_ms(GONE_MS + 1);
         let whole = other.show(&of(4, 5_000, &good), true, later, Some(&mut shared));
         assert_eq!(
-            value(&whole.tell.unwrap(), "apikey_cache_entries.cache.tokens"),
+            value(&whole.tell.unwrap(), "apikey_cache_entries__cache_tokens"),
             Some(4)
         );
         assert_eq!(shared.0.len(), 2);
@@ -396,7 +399,7 @@ mod tests {
         assert_eq!(shown, Shown::default());
         let shown = other.show(&of(4, 5_000, &good), true, NOW, Some(&mut shared));
         assert_eq!(
-            value(&shown.tell.unwrap(), "apikey_cache_entries.cache.tokens"),
+            value(&shown.tell.unwrap(), "apikey_cache_entries__cache_tokens"),
             Some(7)
         );
         let shown = one.show(&of(3, 5_000, &good), false, NOW, Some(&mut shared));

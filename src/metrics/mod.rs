@@ -236,15 +236,15 @@ mod tests {
         metrics.renewed(renewed(1, 1), renewed(1, 2));
         let expected = [
             (
-                "apikey_callouts_total.endpoint.user_profile.result.failed",
+                "apikey_callouts_total__endpoint_user_profile__result_failed",
                 1,
             ),
-            ("apikey_exchanges_total.source.first_use", 1),
-            ("apikey_exchanges_total.source.l1", 2),
-            ("apikey_passes_total.why.fallback", 1),
-            ("apikey_refusals_total.code.overloaded", 1),
-            ("apikey_renewals_total.result.failed", 1),
-            ("apikey_revocations_total.of.owner", 3),
+            ("apikey_exchanges_total__source_first_use", 1),
+            ("apikey_exchanges_total__source_l1", 2),
+            ("apikey_passes_total__why_fallback", 1),
+            ("apikey_refusals_total__code_overloaded", 1),
+            ("apikey_renewals_total__result_failed", 1),
+            ("apikey_revocations_total__of_owner", 3),
         ];
         let expected = expected.map(|(name, by)| (name.to_owned(), by));
         assert_eq!(told(&mut metrics), BTreeMap::from(expected));
@@ -262,17 +262,17 @@ mod tests {
         let told = told(&mut metrics);
         let name = "apikey_bcrypt_slice_duration_seconds";
         let of = |rest: &str| told.get(&format!("{name}_{rest}")).copied();
-        assert_eq!(of("bucket.le.0.00025"), Some(1));
-        assert_eq!(of("bucket.le.0.0005"), Some(2));
-        assert_eq!(of("bucket.le.0.01"), Some(2));
-        assert_eq!(of("bucket.le.inf"), Some(3));
+        assert_eq!(of("bucket__le_25e-5"), Some(1));
+        assert_eq!(of("bucket__le_5e-4"), Some(2));
+        assert_eq!(of("bucket__le_1e-2"), Some(2));
+        assert_eq!(of("bucket__le_inf"), Some(3));
         assert_eq!((of("count"), of("sum")), (Some(3), None));
     }
 
     #[test]
     fn a_sum_is_told_in_seconds_and_loses_nothing() {
         let mut metrics = Metrics::default();
-        let sum = "apikey_exchange_duration_seconds_sum.way.first_use";
+        let sum = "apikey_exchange_duration_seconds_sum__way_first_use";
         let mut seconds = 0;
         for _ in 0..10 {
             metrics.exchange_took(Way::FirstUse, 450_000);

@@ -23,7 +23,7 @@ fn metrics_are_told_on_ticks_and_not_on_the_way_of_a_request() {
         gateway.ask(&key(1)).subject();
         assert_eq!(calls(&gateway), 0);
         gateway.pass_ticking(1_000);
-        let source = |name: &str| format!("apikey_exchanges_total.source.{name}");
+        let source = |name: &str| format!("apikey_exchanges_total__source_{name}");
         assert_eq!(value(&gateway, &source("first_use")), 1);
         assert_eq!(value(&gateway, &source("l1")), 0);
         let told = calls(&gateway);
@@ -34,7 +34,7 @@ fn metrics_are_told_on_ticks_and_not_on_the_way_of_a_request() {
         gateway.pass_ticking(1_000);
         assert_eq!(value(&gateway, &source("l1")), 40);
         // Most of the warm ones are not timed.
-        let timed = value(&gateway, "apikey_exchange_duration_seconds_count.way.warm");
+        let timed = value(&gateway, "apikey_exchange_duration_seconds_count__way_warm");
         assert!((1..=4).contains(&timed), "{timed}");
     }
 }
@@ -69,18 +69,18 @@ fn what_keycloak_was_asked_and_how_it_ended_is_counted() {
         let called = |endpoint: &str| {
             value(
                 &gateway,
-                &format!("apikey_callouts_total.endpoint.{endpoint}.result.ok"),
+                &format!("apikey_callouts_total__endpoint_{endpoint}__result_ok"),
             )
         };
         assert_eq!(called("grant"), 1);
         assert_eq!(called("lookup"), 2);
-        let code = "apikey_refusals_total.code.invalid_api_key";
+        let code = "apikey_refusals_total__code_invalid_api_key";
         assert_eq!(value(&gateway, code), 1);
-        let answers = "apikey_callout_duration_seconds_count.endpoint.lookup";
+        let answers = "apikey_callout_duration_seconds_count__endpoint_lookup";
         assert_eq!(value(&gateway, answers), 2);
         let slices = value(&gateway, "apikey_bcrypt_slice_duration_seconds_count");
         assert!(slices >= 2, "{slices}");
-        let first = "apikey_exchange_duration_seconds_count.way.first_use";
+        let first = "apikey_exchange_duration_seconds_count__way_first_use";
         assert_eq!(value(&gateway, first), 1);
     }
 }
@@ -95,9 +95,9 @@ fn gauges_are_of_all_workers_of_the_node() {
         gateway.ask_worker(second, &key(1)).subject();
         gateway.ask_worker(second, &key(2)).subject();
         gateway.pass_ticking(2_400);
-        let tokens = "apikey_cache_entries.cache.tokens";
+        let tokens = "apikey_cache_entries__cache_tokens";
         assert_eq!(value(&gateway, tokens), 3);
-        let check = "apikey_self_check_state.check.service_token";
+        let check = "apikey_self_check_state__check_service_token";
         assert_eq!(value(&gateway, check), 1);
         // Who is gone counts no more.
         gateway.restart(second);
@@ -117,7 +117,7 @@ fn without_shared_data_a_worker_tells_its_own() {
         let mut gateway = Gateway::with(profile, users, &json!({ "l2_slots": 0 }));
         gateway.ask(&key(1)).subject();
         gateway.pass_ticking(1_400);
-        assert_eq!(value(&gateway, "apikey_cache_entries.cache.tokens"), 1);
+        assert_eq!(value(&gateway, "apikey_cache_entries__cache_tokens"), 1);
         let names = gateway.node.borrow().shared.keys();
         assert!(!names.iter().any(|name| name.starts_with(b"am:")));
     }
@@ -128,7 +128,7 @@ fn a_revocation_is_counted_once_for_the_node_and_a_good_poll_has_its_time() {
     for profile in BOTH {
         let mut gateway = polling(profile);
         gateway.pass_ticking(1_000);
-        let owners = "apikey_revocations_total.of.owner";
+        let owners = "apikey_revocations_total__of_owner";
         assert_eq!(value(&gateway, owners), 0);
         edit(&gateway, "alice", |alice| alice.enabled = false);
         gateway.pass_ticking(8_000);
