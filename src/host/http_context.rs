@@ -202,7 +202,8 @@ impl HttpFilter {
         let headers = MapType::HttpRequestHeaders;
         let mut written =
             hostcalls::set_map_value(headers, "authorization", Some(&forward.authorization));
-        // Those of a request that was held are gone.
+        // Those of a request that was held are gone, and nobody needs them any more.
+        self.taken.clear();
         if !self.paused {
             for name in &forward.remove {
                 written = written.and(Gateway::here().take_header(name));
@@ -352,14 +353,14 @@ impl Context for HttpFilter {
 
 impl HttpContext for HttpFilter {
     fn on_http_request_headers(&mut self, count: usize, _: bool) -> Action {
-        if !Gateway::here().is_supported() {
-            return self.reject(Rejection::IdentityProviderUnavailable, TOO_OLD);
-        }
         let Some(route) = self.route.clone() else {
             return self.reject(Rejection::IdentityProviderUnavailable, NO_CONFIGURATION);
         };
         if !route.config.enabled {
             return Action::Continue;
+        }
+        if !Gateway::here().is_supported() {
+            return self.reject(Rejection::IdentityProviderUnavailable, TOO_OLD);
         }
         self.came_at = metrics::request_came();
         if !Gateway::here().shows_headers(count) {

@@ -233,11 +233,11 @@ impl Context for ManageFilter {
 impl HttpContext for ManageFilter {
     fn on_http_request_headers(&mut self, count: usize, end_of_stream: bool) -> Action {
         let gateway = Gateway::here();
-        if !gateway.is_supported() {
-            return self.unavailable();
-        }
         if !self.route.config.enabled {
             return Action::Continue;
+        }
+        if !gateway.is_supported() {
+            return self.unavailable();
         }
         metrics::request_came();
         if !gateway.shows_headers(count) {
