@@ -1,7 +1,7 @@
 //! The gateway that runs the filter, and each thing that the two do differently.
 //!
 //! Kong's Wasm host (`ngx_wasm_module`) is maintained no more, so its faults stay: the
-//! remedies are here and in `kong/nginx-apikeys.conf`. The numbers K1 to K11 are those of
+//! remedies are here and in `kong/nginx-apikeys.conf`. The numbers K1 to K12 are those of
 //! `tests/host_model/scenarios/kong_faults.rs`, where each fault traps a naive filter.
 
 use std::cell::Cell;
@@ -98,9 +98,10 @@ impl Gateway {
         matches!(self, Self::Envoy)
     }
 
-    /// Whether a root context may call out when it was answered. Kong's worker crashes on
-    /// it (K1): there a root context calls out at ticks alone.
-    pub(super) const fn calls_out_from_answers(self) -> bool {
+    /// Whether a root context may go on as soon as it is answered. Kong's worker crashes when
+    /// a root context calls out or traps then (K1), and shared data may trap: so there it
+    /// keeps the answer until the next tick.
+    pub(super) const fn acts_on_answers(self) -> bool {
         matches!(self, Self::Envoy)
     }
 
@@ -122,6 +123,21 @@ impl Gateway {
             Self::Kong if config.callout_timeout_ms < KONG_CALL_MS_MIN => KONG_CALL_MS_MIN,
             Self::Kong => config.callout_timeout_ms,
         }
+    }
+
+    /// Prepares the writing of a longer value over an entry of shared data; gives the version
+    /// to write over. In a full zone Kong may evict that very entry for its own room and go on
+    /// to use it (K12), so there it is deleted first.
+    pub(super) fn make_way(self, name: &str, bytes: usize, version: u32) -> Option<u32> {
+        if self == Self::Envoy {
+            return Some(version);
+        }
+        let found = hostcalls::get_shared_data(name);
+        let grows = matches!(found, Ok((Some(value), _)) if value.len() < bytes);
+        if grows && hostcalls::set_shared_data(name, None, Some(version)).is_ok() {
+            return None;
+        }
+        Some(version)
     }
 
     /// Takes a header of the request away from the service. Kong's proxy sends a header

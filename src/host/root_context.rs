@@ -34,6 +34,8 @@ pub(super) struct RootFilter {
     ticking: bool,
     /// The callout that is waited for. A root context has no other.
     callout: Option<u32>,
+    /// The answer that waits for the next tick.
+    answer: Option<Answer>,
     background: Background,
     /// The same, for what is counted.
     sent: Option<Sent>,
@@ -126,6 +128,18 @@ impl RootFilter {
         true
     }
 
+    /// Goes on by the answer that came, if one did.
+    fn take_answer(&mut self) {
+        match self.answer.take() {
+            Some(Answer::Given { status, body }) => self.go_on(PollInput::Answer {
+                status,
+                body: body.as_deref(),
+            }),
+            Some(Answer::Failed(why)) => self.go_on(PollInput::Failed(&why)),
+            None => {}
+        }
+    }
+
     /// Tells what is done between requests what happened, and sends what it asks for.
     fn go_on(&mut self, input: PollInput<'_>) {
         let Some(worker) = self.route.as_ref().and_then(|route| route.made()) else {
@@ -181,20 +195,17 @@ impl Context for RootFilter {
         if self.callout.take_if(|sent| *sent == token).is_none() {
             return;
         }
-        let sent = self.sent.take();
         // A root context is in no request, where alone Kong says why a callout failed.
-        match callout::read_answer(headers, body_bytes, false) {
-            Answer::Given { status, body } => {
-                sent.map(|sent| sent.ended(Some(status)));
-                self.go_on(PollInput::Answer {
-                    status,
-                    body: body.as_deref(),
-                });
-            }
-            Answer::Failed(why) => {
-                sent.map(|sent| sent.ended(None));
-                self.go_on(PollInput::Failed(&why));
-            }
+        let answer = callout::read_answer(headers, body_bytes, false);
+        if let Some(sent) = self.sent.take() {
+            sent.ended(match answer {
+                Answer::Given { status, .. } => Some(status),
+                Answer::Failed(_) => None,
+            });
+        }
+        self.answer = Some(answer);
+        if Gateway::here().acts_on_answers() {
+            self.take_answer();
         }
     }
 }
@@ -252,7 +263,7 @@ impl RootContext for RootFilter {
         }
         self.route = Some(Rc::new(route));
         if !std::mem::replace(&mut self.ticking, true) {
-            if !Gateway::here().calls_out_from_answers() {
+            if !Gateway::here().acts_on_answers() {
                 self.background = Background::at_ticks_alone();
             }
             // Without ticks each worker looks within a second of its own.
@@ -265,6 +276,7 @@ impl RootContext for RootFilter {
 
     fn on_tick(&mut self) {
         tick();
+        self.take_answer();
         self.go_on(PollInput::Tick);
         if let Some(now) = system::now() {
             metrics::tick(now);

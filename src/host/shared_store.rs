@@ -2,6 +2,7 @@
 
 use proxy_wasm::hostcalls;
 
+use super::gateway::Gateway;
 use crate::cache::slots::SharedStore;
 
 /// Shared data of the host that this filter runs in.
@@ -17,6 +18,10 @@ impl SharedStore for HostStore {
     }
 
     fn set(&mut self, name: &str, value: &[u8], version: Option<u32>) {
+        let version = match version {
+            Some(version) => Gateway::here().make_way(name, value.len(), version),
+            None => None,
+        };
         // A lost write is a miss later: another worker wrote first, or the host
         // takes none.
         let _ = hostcalls::set_shared_data(name, Some(value), version);

@@ -52,8 +52,9 @@ const SEEN_MAX: usize = 1000;
 const OVERLAP_MS: u64 = 90_000;
 /// A poll that failed is tried again after this, or at the next if that is sooner.
 const RETRY_MS: u64 = 5_000;
-/// A poll whose answer takes longer says that it waits, and again after each second.
-const SLOW_MS: u64 = 200;
+/// A poll that takes longer says that it waits, and again after each second. On Kong each of
+/// its two calls takes a tick of 200 ms, and before the sixth second all must know of it.
+const SLOW_MS: u64 = 500;
 /// So long a worker leaves a poll that is due to the one that polled last.
 const TAKE_OVER_MS: u64 = 400;
 

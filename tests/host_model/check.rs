@@ -175,6 +175,10 @@ fn judge_answered(answer: &LocalResponse, manages: bool) {
 
 /// 10, and 8: a callback that takes too long is a trap.
 fn judge_machines(gateway: &mut Gateway) {
+    if gateway.profile() == Profile::Kong {
+        let used = gateway.node.borrow().shared_in_root_answers;
+        assert_eq!(used, 0, "10: a root context's answer can trap on Kong");
+    }
     let traps = gateway.allowed.traps;
     for vm in gateway.vms() {
         assert!(traps || vm.trapped.is_none(), "10: {:?}", vm.trapped);

@@ -438,6 +438,7 @@ impl Host {
     // --- shared data ---------------------------------------------------------------
 
     pub fn get_shared_data(&mut self, key: &[u8]) -> HostResult<(Vec<u8>, u32)> {
+        self.note_shared_data();
         self.node.borrow_mut().shared.get(key)
     }
 
@@ -447,7 +448,19 @@ impl Host {
         value: Option<&[u8]>,
         cas: u32,
     ) -> HostResult<()> {
+        self.note_shared_data();
         self.node.borrow_mut().shared.set(key, value, cas)
+    }
+
+    /// Shared data may trap, and a trap in a root context's answer crashes Kong's worker.
+    fn note_shared_data(&mut self) {
+        let root = self
+            .contexts
+            .get(&self.context)
+            .is_some_and(|context| context.root == 0);
+        if root && self.step == Step::CallResponse {
+            self.node.borrow_mut().shared_in_root_answers += 1;
+        }
     }
 
     // --- callouts --------------------------------------------------------------------

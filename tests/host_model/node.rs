@@ -95,6 +95,8 @@ pub struct Node {
     pub properties_asked: Vec<Vec<u8>>,
     pub properties_set: u32,
     pub sent: Vec<Sent>,
+    /// How often a root context used shared data when it was answered.
+    pub shared_in_root_answers: u32,
     next_id: u32,
 }
 
@@ -123,6 +125,7 @@ impl Node {
             properties_asked: Vec::new(),
             properties_set: 0,
             sent: Vec::new(),
+            shared_in_root_answers: 0,
             next_id: 0,
         }
     }

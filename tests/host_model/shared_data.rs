@@ -145,9 +145,13 @@ impl SharedData {
             cas: cas + 1,
             used_at: self.uses,
         };
-        let grows = found.is_none_or(|entry| new.class() > entry.class());
-        if grows {
+        let before = found.map(|entry| entry.value.len());
+        if before.is_none_or(|bytes| value.len() > bytes) {
+            // The one before stays until the new one is there, unless it is evicted for it.
             self.make_room(new.class(), zone_bytes.unwrap_or_default())?;
+            if before.is_some() && !self.entries.contains_key(&address) {
+                return trap("use after free: the entry was evicted for its own room");
+            }
         }
         self.entries.insert(address, new);
         Ok(())

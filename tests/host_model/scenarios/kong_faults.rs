@@ -14,6 +14,7 @@
 //! | K7 | answers after a POST that ran into the host's time limit | the answer has no body | `ngx_http_proxy_wasm_dispatch_destroy` |
 //! | K10 | traps while it holds a request | the request goes on | test 42 of `130-proxy_dispatch_http.t` |
 //! | K11 | calls out in Kong 3.8, and the call fails | the request goes on | the module of 3.8 |
+//! | K12 | writes a longer value over an entry while the zone is full | the entry may be freed before it is used | `ngx_wa_shm_kv_set_locked`: `old` (read, not seen) |
 //!
 //! K5 is K4 and K7 in the management API; K8 and K9 are no business of a host's model.
 
@@ -27,9 +28,10 @@ use crate::host::{Answer, LocalResponse, Step, TIMED_OUT};
 use crate::keycloak_adapter::{RealmKey, User};
 use crate::keys::{key, owner, plain_owner};
 use crate::node::{BOTH, Profile};
+use crate::shared_data::{Kind, SharedData};
 
 use super::kong_traps::{callout, naive_host, traps};
-use super::revocation::polling;
+use super::revocation::{edit, polling};
 
 fn no_body() -> Answer {
     Answer::Response {
@@ -437,6 +439,38 @@ fn k11_kong_3_9_and_3_10_are_served() {
         let mut gateway = Gateway::new(Profile::Kong, vec![plain_owner("alice", &key(1))]);
         gateway.node.borrow_mut().kong_version = Some(version);
         assert_eq!(gateway.ask(&key(1)).subject(), "alice");
+    }
+}
+
+#[test]
+fn k12_a_naive_value_that_grows_in_a_full_zone_is_used_after_it_was_freed() {
+    let mut zone = SharedData::new(Kind::Kong {
+        zone_bytes: Some(6000),
+    });
+    zone.set(b"log", Some(&[1; 3000]), 0).unwrap();
+    assert!(traps(&zone.set(b"log", Some(&[1; 3001]), 1)));
+    // Deleted first, it grows.
+    zone.set(b"log", Some(&[1; 3000]), 0).unwrap();
+    zone.set(b"log", None, 1).unwrap();
+    zone.set(b"log", Some(&[1; 3001]), 0).unwrap();
+}
+
+#[test]
+fn k12_a_log_of_revocations_that_grows_in_a_zone_without_room_for_two_is_written() {
+    let users = (1..=20).map(|number| plain_owner(&format!("user-{number}"), &key(number)));
+    let mut gateway = Gateway::new(Profile::Kong, users.collect());
+    gateway.keycloaks.borrow_mut().realms[0]
+        .management_roles
+        .push("view-events");
+    gateway.node.borrow_mut().shared = SharedData::new(Kind::Kong {
+        zone_bytes: Some(6 * 1024),
+    });
+    for number in 1..=20 {
+        let user = format!("user-{number}");
+        assert_eq!(gateway.ask(&key(number)).subject(), user);
+        edit(&gateway, &user, |user| user.enabled = false);
+        gateway.pass_ticking(7_000);
+        gateway.ask(&key(number)).expect_invalid();
     }
 }
 
