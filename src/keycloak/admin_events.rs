@@ -29,6 +29,9 @@ pub fn may_read_events(management_roles: &[String]) -> bool {
 /// the owner.
 const LOCK_PROVIDER: &str = "api-keys-lock";
 
+/// No event is dated after this, the end of the year 9999.
+const NEVER: UnixMillis = UnixMillis(253_402_300_799_999);
+
 /// The call for a page of events, the newest first: those after `since`, or any.
 #[must_use]
 pub fn events_call(
@@ -41,6 +44,12 @@ pub fn events_call(
     let path = &config.realm.admin_events_path;
     let path = format!("{path}?first={first}&max={max}{since}");
     Call::get(Endpoint::Events, path, service_token)
+}
+
+/// The call for a page of no events, as small as can be: whether Keycloak tells of them.
+#[must_use]
+pub fn no_events_call(config: &Config, service_token: &str) -> Call {
+    events_call(config, service_token, Some(NEVER), (0, 1))
 }
 
 /// The call for whether the realm keeps events.
