@@ -90,12 +90,12 @@ impl Poller {
     ) -> Step {
         let read = match answered {
             Err(why) => Err(call_failed(Endpoint::Events, why)),
-            Ok((_, None)) => {
+            Ok((200, None)) => {
                 poll.tried_again = false;
                 let error = call_failed(Endpoint::Events, "the answer is too large");
                 return Ok(self.ask_for_less(poll, token, &error, STEP, env));
             }
-            Ok((status, Some(body))) => match read_events_answer(status, body) {
+            Ok((status, body)) => match read_events_answer(status, body.unwrap_or_default()) {
                 Err(error @ (EventsError::Status(500..) | EventsError::Malformed)) => {
                     Err(error.into())
                 }

@@ -129,6 +129,20 @@ fn a_keycloak_that_is_gone_or_answers_no_events_revokes_nobody() {
 }
 
 #[test]
+fn a_refusal_with_a_large_body_is_a_refusal() {
+    let (mut poll, mut shared, _) = polled();
+    assert!(poll.tick(5_000, &mut shared).is_some());
+    let refused = PollInput::Answer {
+        status: 403,
+        body: None,
+    };
+    assert!(poll.input(refused, 5_010, &mut shared).is_none());
+    let notice = poll.poller.take_notice();
+    let forbidden = PollError::Events(EventsError::Forbidden);
+    assert_eq!(notice, Some(Polling::Failing(forbidden)));
+}
+
+#[test]
 fn what_takes_its_time_is_no_event_that_is_too_large() {
     let (mut poll, mut shared, mut events) = polled();
     events.tell(1_000, "UPDATE", "users/alice");
