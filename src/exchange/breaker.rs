@@ -6,9 +6,12 @@
 //! answers keep it closed. Open, it lets nothing through for a while, then one call; that
 //! call's answer closes it, or opens it for twice as long.
 //!
-//! A status that says "not now" (500 and above, 429) counts once for each key, so that one
-//! owner whose token Keycloak cannot make takes nothing from the others. Polls of events,
-//! self-checks and renewals neither ask it nor tell it anything.
+//! What fails may be one owner's: a token that Keycloak cannot make, a record that the host
+//! does not buffer. A status that says "not now" (500 and above, 429) counts once for each
+//! key. Where calls of fewer than [`KEYS_MIN`] keys are not answered at all, the circuit
+//! opens for those keys alone; the next key that fails opens it for all. The service token
+//! is nobody's: without it the circuit opens for all. Polls of events, self-checks and
+//! renewals neither ask it nor tell it anything.
 
 use crate::cache::sealed::KeyDigest;
 use crate::clock::UnixMillis;
@@ -20,7 +23,9 @@ use crate::sabotage::{Sabotage, is};
 pub const FAILING_MS: u64 = 1000;
 /// So many calls fail, at the least.
 const FAILURES_MIN: usize = 3;
-/// Keys that failed by a status and are told apart.
+/// So many keys fail until it opens for all.
+const KEYS_MIN: usize = 3;
+/// Keys that failed and are told apart.
 const KEYS_MAX: usize = 8;
 /// The first time that it stays open; each that follows is twice as long.
 const OPEN_MS_MIN: u64 = 1000;
@@ -43,9 +48,17 @@ struct Circuit {
     /// When the first call failed of those that no good answer came after.
     failing_since: Option<UnixMillis>,
     failures: usize,
-    /// The keys that failed by a status.
-    keys: Vec<KeyDigest>,
+    /// The keys that failed.
+    keys: Vec<Failed>,
     open: Option<Open>,
+}
+
+/// A key whose call failed.
+#[derive(Debug, Clone, Copy)]
+struct Failed {
+    digest: KeyDigest,
+    /// Not by a status alone: it got no answer.
+    gone: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +66,8 @@ struct Open {
     since: UnixMillis,
     until: UnixMillis,
     for_ms: u64,
+    /// For whichever key, and not only for those that got no answer.
+    for_all: bool,
     /// Whose call finds out, and by when it is answered.
     probe: Option<(ExchangeId, UnixMillis)>,
 }
@@ -95,19 +110,21 @@ impl Breaker {
         }
     }
 
-    /// Whether a call may go out; of those that find out whether Keycloak is back, one.
-    /// That one is answered before `lease_until`.
+    /// Whether a call for a key may go out; of those that find out whether Keycloak is back,
+    /// one. That one is answered before `lease_until`.
     pub fn admits(
         &mut self,
         endpoint: Endpoint,
         id: ExchangeId,
+        digest: &KeyDigest,
         lease_until: UnixMillis,
         now: UnixMillis,
     ) -> bool {
-        let Some(open) = self
-            .circuit(endpoint)
-            .and_then(|circuit| circuit.open.as_mut())
-        else {
+        let Some(circuit) = self.circuit(endpoint) else {
+            return true;
+        };
+        let concerned = circuit.concerns(digest);
+        let Some(open) = circuit.open.as_mut().filter(|_| concerned) else {
             return true;
         };
         let admitted = open.admits(Some(id), now);
@@ -117,18 +134,21 @@ impl Breaker {
         admitted
     }
 
-    /// Whether a request may begin that needs all endpoints. Nothing is kept of the
-    /// question.
+    /// Whether a request with this key may begin that needs all endpoints. Nothing is kept
+    /// of the question.
     #[must_use]
-    pub fn would_admit(&self, now: UnixMillis) -> bool {
-        let mut open = self.circuits.iter().filter_map(|circuit| circuit.open);
-        open.all(|open| open.admits(None, now))
+    pub fn would_admit(&self, digest: &KeyDigest, now: UnixMillis) -> bool {
+        let mut circuits = self.circuits.iter();
+        circuits.all(|circuit| {
+            let open = circuit.open.filter(|_| circuit.concerns(digest));
+            open.is_none_or(|open| open.admits(None, now))
+        })
     }
 
-    /// Whether any circuit is open: Keycloak is left alone, or one call finds out.
+    /// Whether any circuit is open for all: Keycloak is left alone, or one call finds out.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.circuits.iter().any(|circuit| circuit.open.is_some())
+        self.circuits.iter().any(Circuit::is_open_for_all)
     }
 
     /// Takes what a call showed. `digest` is the key that it was for.
@@ -145,27 +165,35 @@ impl Breaker {
             .wrapping_mul(0x5851_f42d_4c95_7f2d)
             .wrapping_add(1);
         let spread = self.spread >> 33;
+        let of_a_key = endpoint != Endpoint::ServiceToken;
         let Some(circuit) = self.circuit(endpoint) else {
             return;
         };
         if health == Health::Good {
-            let was_open = circuit.open.is_some();
+            let was_open = circuit.is_open_for_all();
             *circuit = Circuit::default();
             if was_open {
                 self.recovered_at = Some(now);
             }
             return;
         }
+        let for_all = |circuit: &Circuit| !of_a_key || circuit.keys.len() >= KEYS_MIN;
         match circuit.open {
             // Sent before it opened: says nothing new.
-            Some(open) if !open.is_probed_by(id) => {}
-            Some(open) => circuit.open = Some(Open::new(2 * open.for_ms, spread, now)),
+            Some(open) if !open.is_probed_by(id) && circuit.concerns(digest) => {}
+            Some(open) if open.is_probed_by(id) => {
+                let for_ms = 2 * open.for_ms;
+                circuit.open = Some(Open::new(for_ms, open.for_all, spread, now));
+            }
+            Some(_) => {
+                circuit.note(digest, health);
+                if for_all(circuit) {
+                    circuit.open = Some(Open::new(OPEN_MS_MIN, true, spread, now));
+                }
+            }
             None => {
-                if health == Health::Unwell {
-                    if circuit.keys.contains(digest) {
-                        return;
-                    }
-                    circuit.keys.push(*digest);
+                if !circuit.note(digest, health) && health == Health::Unwell {
+                    return;
                 }
                 circuit.failures += 1;
                 let since = *circuit.failing_since.get_or_insert(now);
@@ -173,10 +201,9 @@ impl Breaker {
                 if now < since {
                     circuit.failing_since = Some(now);
                 } else if circuit.failures >= FAILURES_MIN && now >= since.plus_ms(FAILING_MS) {
-                    circuit.keys.clear();
-                    circuit.open = Some(Open::new(OPEN_MS_MIN, spread, now));
+                    let for_all = for_all(circuit);
+                    circuit.open = Some(Open::new(OPEN_MS_MIN, for_all, spread, now));
                 }
-                circuit.keys.truncate(KEYS_MAX);
             }
         }
     }
@@ -215,14 +242,41 @@ impl Breaker {
     }
 }
 
+impl Circuit {
+    /// Whether it may be open for this key.
+    fn concerns(&self, digest: &KeyDigest) -> bool {
+        let mut gone = self.keys.iter().filter(|key| key.gone);
+        self.is_open_for_all() || gone.any(|key| key.digest == *digest)
+    }
+
+    fn is_open_for_all(&self) -> bool {
+        self.open.is_some_and(|open| open.for_all)
+    }
+
+    /// Remembers a key that failed; whether it had not failed before.
+    fn note(&mut self, digest: &KeyDigest, health: Health) -> bool {
+        let gone = health == Health::Gone;
+        if let Some(known) = self.keys.iter_mut().find(|key| key.digest == *digest) {
+            known.gone |= gone;
+            return false;
+        }
+        if self.keys.len() < KEYS_MAX {
+            let digest = *digest;
+            self.keys.push(Failed { digest, gone });
+        }
+        true
+    }
+}
+
 impl Open {
     /// Open from now on for this long, or the longest, and up to a quarter more.
-    fn new(for_ms: u64, spread: u64, now: UnixMillis) -> Self {
+    fn new(for_ms: u64, for_all: bool, spread: u64, now: UnixMillis) -> Self {
         let for_ms = for_ms.min(OPEN_MS_MAX);
         Self {
             since: now,
             until: now.plus_ms(for_ms + spread % (for_ms / 4)),
             for_ms,
+            for_all,
             probe: None,
         }
     }
@@ -242,146 +296,4 @@ impl Open {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LOOKUP: Endpoint = Endpoint::Lookup;
-
-    fn at(ms: u64) -> UnixMillis {
-        UnixMillis(1_700_000_000_000 + ms)
-    }
-
-    fn fails(breaker: &mut Breaker, id: ExchangeId, ms: u64) {
-        breaker.heard(LOOKUP, Health::Gone, id, &[1; 32], at(ms));
-    }
-
-    fn admits(breaker: &mut Breaker, id: ExchangeId, ms: u64) -> bool {
-        let would = breaker.would_admit(at(ms));
-        let admits = breaker.admits(LOOKUP, id, at(ms + 2000), at(ms));
-        assert!(would == admits || breaker.circuits[1].open.unwrap().probe.is_some());
-        admits
-    }
-
-    fn opened() -> Breaker {
-        let mut breaker = Breaker::new(b"1");
-        for ms in [0, 500, 1000] {
-            assert!(admits(&mut breaker, 1, ms));
-            fails(&mut breaker, 1, ms);
-        }
-        assert!(breaker.is_open());
-        breaker
-    }
-
-    #[test]
-    fn it_opens_when_calls_fail_for_a_second_and_no_answer_comes_in_between() {
-        let mut breaker = opened();
-        assert!(!admits(&mut breaker, 2, 1999));
-        assert!(breaker.admits(Endpoint::Grant, 2, at(4000), at(1999)));
-        // All that were under way when one node died fail together.
-        let mut breaker = Breaker::new(b"1");
-        for id in 0..100 {
-            fails(&mut breaker, id, 999);
-        }
-        breaker.heard(LOOKUP, Health::Good, 7, &[1; 32], at(1000));
-        for id in 0..100 {
-            fails(&mut breaker, id, 1999);
-        }
-        fails(&mut breaker, 1, 2998);
-        assert!(!breaker.is_open());
-        fails(&mut breaker, 1, 2999);
-        assert!(breaker.is_open());
-    }
-
-    #[test]
-    fn one_call_finds_out_and_its_answer_counts() {
-        let mut breaker = opened();
-        assert!(admits(&mut breaker, 2, 2250));
-        assert!(admits(&mut breaker, 2, 2251), "it is its own");
-        assert!(!admits(&mut breaker, 3, 2252));
-        // One that was sent before says nothing.
-        fails(&mut breaker, 9, 2253);
-        assert!(admits(&mut breaker, 2, 2254));
-        fails(&mut breaker, 2, 2300);
-        assert!(!admits(&mut breaker, 3, 4299));
-        assert!(admits(&mut breaker, 3, 4800));
-        breaker.heard(LOOKUP, Health::Good, 3, &[1; 32], at(4900));
-        assert!(!breaker.is_open() && admits(&mut breaker, 4, 4900));
-        assert!(breaker.is_recovering(at(14_899)) && !breaker.is_recovering(at(14_900)));
-    }
-
-    #[test]
-    fn it_never_stays_open_for_longer_than_five_seconds() {
-        let mut breaker = opened();
-        let mut now = 1000;
-        for id in 10..30 {
-            let opened_at = now;
-            while !admits(&mut breaker, id, now) {
-                now += 10;
-            }
-            assert!(now - opened_at <= 5000 + 10, "{}", now - opened_at);
-            fails(&mut breaker, id, now);
-        }
-    }
-
-    #[test]
-    fn who_finds_out_and_goes_away_or_never_answers_leaves_it_to_another() {
-        let mut breaker = opened();
-        assert!(admits(&mut breaker, 2, 2250));
-        breaker.give_up(3);
-        assert!(!admits(&mut breaker, 3, 2250));
-        breaker.give_up(2);
-        assert!(admits(&mut breaker, 3, 2250));
-        assert!(!admits(&mut breaker, 4, 4249));
-        assert!(admits(&mut breaker, 4, 4250));
-    }
-
-    #[test]
-    fn one_key_that_fails_by_a_status_does_not_open_it() {
-        let mut breaker = Breaker::new(b"1");
-        for ms in 0..100 {
-            breaker.heard(LOOKUP, Health::Unwell, 1, &[1; 32], at(100 * ms));
-        }
-        breaker.heard(LOOKUP, Health::Unwell, 1, &[2; 32], at(20_000));
-        assert!(!breaker.is_open());
-        breaker.heard(LOOKUP, Health::Unwell, 1, &[3; 32], at(20_001));
-        assert!(breaker.is_open());
-    }
-
-    #[test]
-    fn a_clock_that_was_set_back_keeps_it_neither_open_nor_from_opening() {
-        let mut breaker = opened();
-        assert!(admits(&mut breaker, 2, 999));
-        let mut breaker = Breaker::new(b"1");
-        for ms in [100_000, 5_000, 5_500, 6_000] {
-            fails(&mut breaker, 1, ms);
-        }
-        assert!(breaker.is_open());
-    }
-
-    #[test]
-    fn workers_ask_at_different_times() {
-        let until = |seed: &[u8]| {
-            let mut breaker = Breaker::new(seed);
-            for ms in [0, 500, 1000] {
-                fails(&mut breaker, 1, ms);
-            }
-            breaker.circuits[1].open.unwrap().until
-        };
-        assert!((1..9_u8).any(|seed| until(&[seed]) != until(b"0")));
-    }
-
-    #[test]
-    fn an_answer_shows_how_keycloak_is() {
-        for (status, health) in [
-            (None, Health::Gone),
-            (Some(502), Health::Gone),
-            (Some(504), Health::Gone),
-            (Some(500), Health::Unwell),
-            (Some(429), Health::Unwell),
-            (Some(200), Health::Good),
-            (Some(401), Health::Good),
-        ] {
-            assert_eq!(Health::of(status), health, "{status:?}");
-        }
-    }
-}
+mod tests;

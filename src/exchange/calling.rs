@@ -46,7 +46,8 @@ impl Pending {
             .min(most);
         let lease_until = env.now.plus_ms(timeout_ms + LATE_MS);
         let breaker = &mut env.worker.breaker;
-        if self.key.is_some() && !breaker.admits(call.endpoint, self.id, lease_until, env.now) {
+        let (id, digest) = (self.id, &self.digest);
+        if self.key.is_some() && !breaker.admits(call.endpoint, id, digest, lease_until, env.now) {
             return Err(End::unavailable(Reason::BreakerOpen));
         }
         Ok((state, Output::Callout { call, timeout_ms }))
@@ -99,7 +100,7 @@ impl Pending {
         let again = self.key.is_some()
             && left >= pause_ms + TRY_MS_MIN
             && state.endpoint().is_some()
-            && env.worker.breaker.would_admit(env.now);
+            && env.worker.breaker.would_admit(&self.digest, env.now);
         again.then_some(pause_ms)
     }
 

@@ -226,7 +226,7 @@ impl Pending {
     /// has only just come back. It takes so long at the least.
     pub(super) fn take_turn(&mut self, least_ms: u64, env: &mut Env<'_>) -> Step {
         let (now, worker) = (env.now, &mut *env.worker);
-        if !worker.breaker.would_admit(now) {
+        if !worker.breaker.would_admit(&self.digest, now) {
             return Err(End::unavailable(Reason::BreakerOpen));
         }
         self.known = worker.cache.was_verified(&self.digest, env.store);

@@ -29,6 +29,9 @@ pub fn may_read_events(management_roles: &[String]) -> bool {
 /// the owner.
 const LOCK_PROVIDER: &str = "api-keys-lock";
 
+/// No event is dated after this, the end of the year 9999.
+const NEVER: UnixMillis = UnixMillis(253_402_300_799_999);
+
 /// The call for a page of events, the newest first: those after `since`, or any.
 #[must_use]
 pub fn events_call(
@@ -41,6 +44,12 @@ pub fn events_call(
     let path = &config.realm.admin_events_path;
     let path = format!("{path}?first={first}&max={max}{since}");
     Call::get(Endpoint::Events, path, service_token)
+}
+
+/// The call for a page of no events, as small as can be: whether Keycloak tells of them.
+#[must_use]
+pub fn no_events_call(config: &Config, service_token: &str) -> Call {
+    events_call(config, service_token, Some(NEVER), (0, 1))
 }
 
 /// The call for whether the realm keeps events.
@@ -155,22 +164,38 @@ impl From<RawEvent> for AdminEvent {
 
 /// Whom a change of what this path names concerns. What was just made has no members and
 /// no owner yet; a role or group that is changed may be anybody's, and so may a client,
-/// whose scopes and mappers make tokens, or the realm.
+/// whose scopes and mappers make tokens, or the realm. The console, organisations and SCIM
+/// name users in paths of their own (26.7.5); who comes to an organisation is in none.
 fn concerns(path: &str, created: bool) -> Concerns {
-    let mut parts = path.split('/');
-    match (parts.next(), parts.next(), parts.next(), parts.next()) {
-        (Some("users"), Some(id), Some("federated-identity"), Some(alias))
-            if alias == LOCK_PROVIDER && !id.is_empty() =>
+    let parts: Vec<&str> = path.split('/').collect();
+    match *parts {
+        ["users", id, "federated-identity", LOCK_PROVIDER] if !id.is_empty() => Concerns::Nobody,
+        [
+            "users" | "groups" | "roles" | "clients" | "client-scopes",
+            _,
+        ]
+        | ["clients", _, "roles", _]
+            if created =>
         {
             Concerns::Nobody
         }
-        (Some("users" | "groups" | "roles" | "clients" | "client-scopes"), Some(_), None, _)
-        | (Some("clients"), Some(_), Some("roles"), Some(_))
-            if created && parts.next().is_none() =>
+        // Whoever is invited is no member yet.
+        [
+            "organizations",
+            _,
+            "members",
+            "invite-user" | "invite-existing-user",
+        ]
+        | ["organizations", _, "invitations", _, ..] => Concerns::Nobody,
+        ["users", id, ..]
+        | ["ui-ext", _, "users", id]
+        | ["organizations", _, "members", id, ..]
+        | ["organizations", _, "groups", _, "members", id]
+        | ["scim", "v2", "Users", id]
+            if is_user_id(id) =>
         {
-            Concerns::Nobody
+            Concerns::Owner(id.to_owned())
         }
-        (Some("users"), Some(id), ..) if is_user_id(id) => Concerns::Owner(id.to_owned()),
         _ => Concerns::Everybody,
     }
 }
@@ -285,6 +310,68 @@ mod tests {
         for path in ["groups/g/children", "roles/r1/composites", "clients/c/x/y"] {
             let made = concerned("CREATE", Some(path));
             assert_eq!(made, Concerns::Everybody, "{path}");
+        }
+    }
+
+    /// As Keycloak's console, its organisations and its SCIM interface log them
+    /// (26.7.5; Keycloak's source).
+    #[test]
+    fn what_is_done_to_a_user_by_another_way_concerns_that_user() {
+        for path in [
+            "ui-ext/role-mapping-delete/users/ID",
+            "organizations/o/members/ID",
+            "organizations/o/members/ID/organizations",
+            "organizations/o/groups/g/members/ID",
+            "scim/v2/Users/ID",
+        ] {
+            let path = path.replace("ID", ID);
+            for operation in ["CREATE", "UPDATE", "DELETE", "ACTION"] {
+                let owner = Concerns::Owner(ID.to_owned());
+                assert_eq!(concerned(operation, Some(&path)), owner, "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_way_that_names_no_user_concerns_everybody() {
+        for path in [
+            "ui-ext",
+            "ui-ext/role-mapping-delete/groups/g",
+            "ui-ext/role-mapping-delete/roles/r",
+            "ui-ext/role-mapping-delete/clients/c",
+            "ui-ext/role-mapping-delete/users",
+            "ui-ext/role-mapping-delete/users/",
+            "ui-ext/role-mapping-delete/users/a b",
+            "ui-ext/users/u",
+            // The new member is not in the path.
+            "organizations/o/members",
+            "organizations/o/groups/g/members",
+            "organizations/o/groups/g",
+            "organizations/o",
+            "organizations/o/identity-providers/i",
+            "scim/v2/Users",
+            // Members come and go with it.
+            "scim/v2/Groups/g",
+            "scim/v3/Users/u",
+        ] {
+            for operation in ["CREATE", "UPDATE", "DELETE", "ACTION"] {
+                let concerns = concerned(operation, Some(path));
+                assert_eq!(concerns, Concerns::Everybody, "{operation} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_invitation_concerns_nobody() {
+        for path in [
+            "organizations/o/members/invite-user",
+            "organizations/o/members/invite-existing-user",
+            "organizations/o/invitations/i",
+            "organizations/o/invitations/i/resend",
+        ] {
+            for operation in ["ACTION", "DELETE"] {
+                assert_eq!(concerned(operation, Some(path)), Concerns::Nobody, "{path}");
+            }
         }
     }
 

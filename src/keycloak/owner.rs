@@ -8,8 +8,12 @@ use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Call, Endpoint, UNRESERVED};
+use super::{ANSWER_BYTES_MAX, Call, Endpoint, UNRESERVED};
 use crate::api_key::record::Attributes;
+
+/// An owner that takes more as JSON cannot be looked up: the answer with it in it would be
+/// larger than what is read.
+pub const OWNER_BYTES_MAX: usize = ANSWER_BYTES_MAX - 1024;
 
 /// The name of a client's service account. Keycloak keeps names of users in lower case.
 #[must_use]
@@ -211,6 +215,18 @@ impl User {
     pub fn required_actions(&self) -> impl Iterator<Item = &str> {
         let actions = self.whole.get("requiredActions").and_then(Value::as_array);
         actions.into_iter().flatten().filter_map(Value::as_str)
+    }
+
+    /// Bytes that it takes as JSON, with the attributes as they are now.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.to_value().to_string().len()
+    }
+
+    /// Whether a gateway that looks it up cannot read it.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        self.bytes() > OWNER_BYTES_MAX
     }
 
     /// The representation with the attributes as they are now.

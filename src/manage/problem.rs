@@ -277,9 +277,10 @@ impl From<EditRefused> for Problem {
             EditRefused::Expired | EditRefused::Unusable(_) | EditRefused::EndsBeforeItBegins => {
                 Code::KeyEnded
             }
-            EditRefused::OwnerDisabled | EditRefused::Unlinked | EditRefused::GatewayAccount => {
-                Code::OwnerNotEligible
-            }
+            EditRefused::OwnerDisabled
+            | EditRefused::Unlinked
+            | EditRefused::OwnerTooLarge
+            | EditRefused::GatewayAccount => Code::OwnerNotEligible,
             // A chance of 1 in 2^62; trying again makes another.
             EditRefused::IdTaken => Code::Busy,
         };

@@ -14,8 +14,9 @@
 //! moves only when all of it was; what cannot be listed (too much, cleared, never asked for
 //! before) revokes everybody; an instant of Keycloak's clock is compared with none of ours.
 //! An event that is dated ahead of Keycloak's clock hides none that come after it, and one
-//! that is too large to be read is taken to concern everybody.
+//! that cannot be read concerns everybody, once ([`pages`]).
 
+mod pages;
 mod polling;
 mod steps;
 
@@ -32,19 +33,13 @@ use crate::exchange::breaker::Health;
 use crate::exchange::flight::ExchangeId;
 use crate::exchange::rejection::Reason;
 use crate::exchange::service_token::ServiceToken;
-use crate::keycloak::admin_events::{
-    AdminEvent, Concerns, config_call, read_config_answer, read_events_answer,
-};
+use crate::keycloak::admin_events::read_config_answer;
 use crate::keycloak::{Call, Endpoint, loggable};
 use crate::lease::Holder;
-use crate::sabotage::{Sabotage, is};
 use crate::signing_key::SigningKey;
+use pages::{Fault, PAGE, Unread, Unreadable};
 pub use polling::{PollError, Polling};
 
-/// Events on a page; each takes about 430 bytes of an answer.
-const PAGE: usize = 100;
-/// Calls for pages in one poll: of more events than these hold everybody is revoked.
-const CALLS_MAX: u32 = 10;
 /// Events that are remembered from polls that failed.
 const SEEN_MAX: usize = 1000;
 /// Each poll looks this far behind the newest event: some come late, from a transaction
@@ -105,7 +100,7 @@ pub struct Poller {
     poll: Option<Poll>,
     /// The events that were acted on, each with its time.
     seen: BTreeMap<String, UnixMillis>,
-    page: usize,
+    unread: Option<Unread>,
     /// When this worker polled last, as noted for all.
     own_at: UnixMillis,
     polling: Option<Polling>,
@@ -133,11 +128,20 @@ struct Poll {
     /// No worker of the node ever polled.
     first_ever: bool,
     first: usize,
+    /// Events on the page that is asked for, and on the largest that may be.
+    page: usize,
+    page_max: usize,
     calls: u32,
+    asked_at: UnixMillis,
+    /// No further page is asked for from then on.
+    list_until: UnixMillis,
     listed: BTreeMap<String, UnixMillis>,
     newest_at: UnixMillis,
-    /// An event was too large to be read: nobody knows whom it concerns, nor when it was.
-    blind: bool,
+    /// Keycloak tells of events, if they are none of those that cannot be read.
+    reached: bool,
+    /// A page that could not be read while it is not known whether Keycloak can be reached.
+    fault: Option<Fault>,
+    unreadable: Unreadable,
 }
 
 /// What a poll waits for.
@@ -148,6 +152,8 @@ enum Asks {
     TokenOfAnother,
     /// A page of events.
     Events(Arc<str>),
+    /// No events at all: whether Keycloak tells of them.
+    NoEvents(Arc<str>),
     /// Whether the realm keeps events.
     Config(Arc<str>),
 }
@@ -159,6 +165,7 @@ impl fmt::Debug for Asks {
             Self::Token => "Token",
             Self::TokenOfAnother => "TokenOfAnother",
             Self::Events(_) => "Events",
+            Self::NoEvents(_) => "NoEvents",
             Self::Config(_) => "Config",
         })
     }
@@ -186,7 +193,7 @@ impl Poller {
             holder,
             poll: None,
             seen: BTreeMap::new(),
-            page: PAGE,
+            unread: None,
             own_at: UnixMillis::default(),
             polling: None,
             notice: None,
@@ -219,7 +226,7 @@ impl Poller {
         let (mut poll, step) = match (self.poll.take(), input) {
             (None, PollInput::Tick) => {
                 let mut poll = self.begin(env)?;
-                let step = poll.need_token(self.page, env);
+                let step = poll.need_token(env);
                 (poll, step)
             }
             // Too late: the poll was given up.
@@ -229,7 +236,7 @@ impl Poller {
                 poll.tell_that_it_waits(env);
                 let step = match poll.asks {
                     _ if over => Err(PollError::Call("no answer came in time".to_owned())),
-                    Asks::TokenOfAnother => poll.need_token(self.page, env),
+                    Asks::TokenOfAnother => poll.need_token(env),
                     _ => Ok(Next::Wait),
                 };
                 (poll, step)
@@ -265,7 +272,7 @@ impl Poller {
     }
 
     /// Begins a poll, if one is due and no other worker polls.
-    fn begin(&self, env: &mut PollEnv<'_>) -> Option<Poll> {
+    fn begin(&mut self, env: &mut PollEnv<'_>) -> Option<Poll> {
         let now = env.now;
         if !self.is_due(env.revocations.watched(), now) {
             return None;
@@ -280,6 +287,7 @@ impl Poller {
         }
         let newest_at = env.revocations.watched().newest_event_at;
         let asked_before = newest_at > UnixMillis::default();
+        let since = self.since(newest_at);
         Some(Poll {
             id: (env.next_exchange)(),
             started_at: now,
@@ -289,13 +297,19 @@ impl Poller {
             retried: false,
             tried_again: false,
             listed_at: now,
-            since: asked_before.then(|| newest_at.minus_ms(OVERLAP_MS)),
+            since: asked_before.then_some(since),
             first_ever: !asked_before,
             first: 0,
+            page: self.first_page(),
+            page_max: PAGE,
             calls: 0,
+            asked_at: now,
+            list_until: now.plus_ms(2 * env.config.callout_timeout_ms + 1000),
             listed: BTreeMap::new(),
             newest_at,
-            blind: false,
+            reached: false,
+            fault: None,
+            unreadable: Unreadable::default(),
         })
     }
 
@@ -318,7 +332,7 @@ impl Poller {
         let (endpoint, token) = match &poll.asks {
             Asks::Token => (Endpoint::ServiceToken, None),
             Asks::TokenOfAnother => return Ok(Next::Wait),
-            Asks::Events(token) | Asks::Config(token) => {
+            Asks::Events(token) | Asks::NoEvents(token) | Asks::Config(token) => {
                 (Endpoint::Events, Some(Arc::clone(token)))
             }
         };
@@ -327,102 +341,32 @@ impl Poller {
             PollInput::Failed(why) => Err(why),
             PollInput::Tick => return Ok(Next::Wait),
         };
+        if let Asks::Events(token) = &poll.asks {
+            let token = Arc::clone(token);
+            return self.page_answered(poll, token, answered, env);
+        }
         let health = Health::of(answered.ok().map(|(status, _)| status));
-        let again = health == Health::Gone && !poll.tried_again;
+        let hangs = poll.fault.as_ref().is_some_and(|fault| fault.slow);
+        let again = health == Health::Gone && !poll.tried_again && !hangs;
         poll.tried_again = again;
         if again {
-            return poll.ask_again(self.page, env);
+            return poll.ask_again(env);
         }
-        let (status, body) = answered.map_err(|why| call_failed(endpoint, why))?;
+        let (status, body) = answered.map_err(|why| match poll.fault.take() {
+            Some(fault) => fault.error,
+            None => call_failed(endpoint, why),
+        })?;
         match (&poll.asks, token, body) {
-            (Asks::Events(_), Some(token), None) => Ok(self.ask_for_less(poll, token, env)),
-            (Asks::Events(_), Some(token), Some(body)) => match read_events_answer(status, body) {
-                Ok(events) if poll.since.is_none() => {
-                    Ok(poll.list_from(&events, token, self.page, env))
-                }
-                Ok(events) => Ok(self.list(poll, token, events, env)),
-                Err(error) => poll.refused(&token, error, self.page, env),
-            },
+            (Asks::NoEvents(_), Some(token), Some(body)) => {
+                self.reached(poll, token, (status, body), env)
+            }
             (Asks::Config(_), Some(token), Some(body)) => match read_config_answer(status, body) {
                 Ok(on) => Ok(Next::Over(on)),
-                Err(error) => poll.refused(&token, error, self.page, env),
+                Err(error) => poll.refused(&token, error, env),
             },
-            (Asks::Token, _, Some(body)) => poll.token_answered(status, body, self.page, env),
+            (Asks::Token, _, Some(body)) => poll.token_answered(status, body, env),
             _ => Err(call_failed(endpoint, "the answer is too large")),
         }
-    }
-
-    /// The page is too large to be read: asks for smaller ones, from here on. A single
-    /// event that is too large may concern anybody, and is stepped over.
-    fn ask_for_less(&mut self, poll: &mut Poll, token: Arc<str>, env: &mut PollEnv<'_>) -> Next {
-        if poll.since.is_none() {
-            poll.blind = true;
-            return poll.list_from(&[], token, self.page, env);
-        }
-        if self.page > 1 {
-            self.page = (self.page / 4).max(1);
-            return poll.ask_for_events(token, self.page, env);
-        }
-        poll.blind = true;
-        let next = self.go_on(poll, token, (&[], true), true, env);
-        self.page = PAGE;
-        next
-    }
-
-    /// Acts on a page of events.
-    fn list(
-        &mut self,
-        poll: &mut Poll,
-        token: Arc<str>,
-        events: Vec<AdminEvent>,
-        env: &mut PollEnv<'_>,
-    ) -> Next {
-        let (mut owners, mut everybody) = (Vec::new(), false);
-        let is_full = events.len() >= self.page;
-        for event in events {
-            poll.newest_at = poll.newest_at.max(event.time);
-            if self.seen.insert(event.id.clone(), event.time).is_none() {
-                match event.concerns {
-                    _ if is(Sabotage::EventsIgnored) => {}
-                    Concerns::Nobody => {}
-                    Concerns::Owner(owner) => owners.push(owner),
-                    Concerns::Everybody => everybody = true,
-                }
-            }
-            poll.listed.insert(event.id, event.time);
-        }
-        self.go_on(poll, token, (&owners, everybody), is_full, env)
-    }
-
-    /// Revokes whom a page concerns, and asks for the next page, if there is one.
-    fn go_on(
-        &self,
-        poll: &mut Poll,
-        token: Arc<str>,
-        (owners, mut everybody): (&[String], bool),
-        is_full: bool,
-        env: &mut PollEnv<'_>,
-    ) -> Next {
-        let goes_on = is_full && poll.calls < CALLS_MAX;
-        if !goes_on {
-            // Events that were there and are not any more: cleared, and with them what
-            // was not seen yet.
-            let after = poll.since.unwrap_or_default().plus_ms(1);
-            let gone =
-                |(id, time): (&String, &UnixMillis)| *time > after && !poll.listed.contains_key(id);
-            everybody |= is_full || poll.first_ever || self.seen.iter().any(gone);
-        }
-        if everybody || !owners.is_empty() {
-            let watched = *env.revocations.watched();
-            env.revocations
-                .polled(owners, everybody, watched, env.now, env.store);
-        }
-        if goes_on {
-            poll.first += self.page;
-            return poll.ask_for_events(token, self.page, env);
-        }
-        let call = config_call(env.config, &token);
-        Next::Ask(Asks::Config(token), call)
     }
 
     fn over(&mut self, poll: Poll, on: bool, env: &mut PollEnv<'_>) {
@@ -430,10 +374,7 @@ impl Poller {
         let mut watched = before;
         // Whoever looks for the first time has looked, though there was nothing.
         watched.newest_event_at = poll.newest_seen(env).max(UnixMillis(1));
-        if poll.blind {
-            // The next is made later, and shows how late it is.
-            env.service_token.forget();
-        }
+        let unread = self.keep_unread(&poll, env);
         let at = poll.listed_at;
         // What was changed while they were off is in none.
         let was_on = before.polled_at >= before.off_at;
@@ -447,11 +388,15 @@ impl Poller {
         } else {
             watched.off_at = at;
         }
-        let since = watched.newest_event_at.minus_ms(OVERLAP_MS);
+        let since = self.since(watched.newest_event_at);
         self.seen = poll.listed;
         self.seen.retain(|_, time| *time > since);
         self.end(poll.id, at, watched, turned, env);
-        self.tell(if on { Polling::Good } else { Polling::Off });
+        self.tell(match unread {
+            _ if !on => Polling::Off,
+            Some(why) => Polling::Unread(why),
+            None => Polling::Good,
+        });
     }
 
     fn failed(&mut self, poll: &Poll, error: PollError, env: &mut PollEnv<'_>) {

@@ -203,6 +203,31 @@ fn an_owner_for_whom_keycloak_cannot_make_a_token_takes_nothing_from_others() {
 }
 
 #[test]
+fn an_owner_whose_record_no_host_buffers_takes_nothing_from_others() {
+    let mut world = world(&Value::Null);
+    world.expect_source(&key(2), Source::FirstUse, "user-2");
+    let mut calls = 0;
+    for number in 0..40 {
+        let (ended, sent) = request(&mut world, 1, &DOWN);
+        assert_eq!(ended.rejected().0, Rejection::IdentityProviderUnavailable);
+        calls += sent;
+        if number % 5 == 4 {
+            let (new, owner) = (number / 5 + 3, format!("user-{}", number / 5 + 3));
+            world.expect_source(&key(new), Source::FirstUse, &owner);
+        }
+        world.now = world.now.plus_ms(300);
+    }
+    assert!(!world.worker.is_breaker_open());
+    // Where nobody else shows that Keycloak is there, it is left alone for that key.
+    for _ in 0..100 {
+        calls += request(&mut world, 1, &DOWN).1;
+        world.now = world.now.plus_ms(300);
+    }
+    assert!(calls <= 140, "{calls}");
+    world.expect_source(&key(20), Source::FirstUse, "user-20");
+}
+
+#[test]
 fn who_finds_out_and_hangs_up_leaves_it_to_the_next() {
     let mut world = world(&Value::Null);
     fail_until_open(&mut world, &DOWN);
@@ -222,8 +247,8 @@ fn after_an_outage_known_keys_are_asked_for_in_turn() {
     }
     world.now = world.now.plus_ms(20_000);
     // Found gone by keys that are not in use else.
-    for _ in 0..20 {
-        request(&mut world, 60, &DOWN).0.rejected();
+    for number in 0..20 {
+        request(&mut world, 56 + number % 5, &DOWN).0.rejected();
         world.now = world.now.plus_ms(100);
     }
     assert!(world.worker.is_breaker_open());

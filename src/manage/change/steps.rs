@@ -50,8 +50,12 @@ impl OwnerChange {
         bearer: &str,
         now: UnixMillis,
     ) -> Step {
+        let gives_a_key = self.change.edit.gives_a_key();
+        if gives_a_key && matches!(input, ChangeInput::Answer { body: None, .. }) {
+            return Err(EditRefused::OwnerTooLarge.into());
+        }
         let before = self.user(input)?;
-        if self.change.edit.gives_a_key() {
+        if gives_a_key {
             let name = before.username();
             if self.change.gateway_accounts.iter().any(|own| own == name) {
                 return Err(EditRefused::GatewayAccount.into());
@@ -62,6 +66,9 @@ impl OwnerChange {
         }
         let mut after = before.clone();
         let edited = self.change.edit.apply(&mut after.attributes, now)?;
+        if edited.added.is_some() && after.is_too_large() {
+            return Err(EditRefused::OwnerTooLarge.into());
+        }
         let written = Box::new(Written {
             before,
             after,

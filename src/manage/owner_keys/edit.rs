@@ -6,6 +6,7 @@ use crate::api_key::record::{
     Attributes, Field, INDEX_ATTRIBUTE, KEYS_ATTRIBUTE, RecordError, index_value, key_value,
 };
 use crate::clock::UnixMillis;
+use crate::keycloak::owner::OWNER_BYTES_MAX;
 
 /// Records that one owner can hold at most for each key that counts: a key in its
 /// grace is one beside its replacement.
@@ -226,6 +227,13 @@ pub enum EditRefused {
          them all; revoke them, or have the owner linked again (apikeys reindex)"
     )]
     Unlinked,
+    /// The owner is larger than what a gateway reads.
+    #[error(
+        "the owner's record is larger than what a gateway reads of it ({} KiB), so none of its \
+         keys would work: have less in the user's attributes",
+        OWNER_BYTES_MAX / 1024
+    )]
+    OwnerTooLarge,
     /// The owner is an account of the gateway's own.
     #[error("an account of the gateway's own may hold no key")]
     GatewayAccount,

@@ -10,6 +10,8 @@ use crate::keycloak::admin_events::EventsError;
 pub enum Polling {
     /// What is changed is seen.
     Good,
+    /// What is changed is seen, but for events that cannot be read: why not.
+    Unread(String),
     /// The realm keeps no events.
     Off,
     /// Keycloak cannot be asked.
@@ -22,6 +24,12 @@ impl fmt::Display for Polling {
             Self::Good => f.write_str(
                 "admin events are polled: what is revoked is refused within \
                  revocation_poll_seconds and a second",
+            ),
+            Self::Unread(why) => write!(
+                f,
+                "admin events are polled, and not all of them can be read: {why}; what was \
+                 cached was dropped for everybody. With adminEventsDetailsEnabled an event is as \
+                 large as what was changed: turn it off in the realm, or have less in one user"
             ),
             Self::Off => f.write_str(
                 "the realm keeps no admin events: what is revoked is refused only after \

@@ -2,21 +2,24 @@
 
 use std::sync::Arc;
 
+use super::pages::Unreadable;
 use super::{Asks, Next, OVERLAP_MS, Poll, PollEnv, PollError, SLOW_MS, Step};
 use crate::clock::UnixMillis;
 use crate::exchange::rejection::{Reason, Rejection};
 use crate::exchange::service_token::{Need, read_service_token};
-use crate::keycloak::admin_events::{AdminEvent, EventsError, config_call, events_call};
+use crate::keycloak::admin_events::{
+    AdminEvent, EventsError, config_call, events_call, no_events_call,
+};
 use crate::keycloak::token;
 
 impl Poll {
-    pub(super) fn need_token(&mut self, page: usize, env: &mut PollEnv<'_>) -> Step {
+    pub(super) fn need_token(&mut self, env: &mut PollEnv<'_>) -> Step {
         let lease_until = env.now.plus_ms(env.config.callout_timeout_ms + 1000);
         let need = env
             .service_token
             .need(self.id, self.started_at, lease_until, env.now);
         match need {
-            Need::Use(token) => Ok(self.ask_for_events(token, page, env)),
+            Need::Use(token) => Ok(self.ask_for_events(token, env)),
             Need::Wait => {
                 self.asks = Asks::TokenOfAnother;
                 Ok(Next::Wait)
@@ -50,10 +53,14 @@ impl Poll {
     }
 
     /// What was not answered is asked once more: another node of Keycloak may answer.
-    pub(super) fn ask_again(&mut self, page: usize, env: &mut PollEnv<'_>) -> Step {
+    pub(super) fn ask_again(&mut self, env: &mut PollEnv<'_>) -> Step {
         match &self.asks {
-            Asks::Token | Asks::TokenOfAnother => self.need_token(page, env),
-            Asks::Events(token) => Ok(self.ask_for_events(Arc::clone(token), page, env)),
+            Asks::Token | Asks::TokenOfAnother => self.need_token(env),
+            Asks::Events(token) => Ok(self.ask_for_events(Arc::clone(token), env)),
+            Asks::NoEvents(token) => {
+                let (token, call) = (Arc::clone(token), no_events_call(env.config, token));
+                Ok(Next::Ask(Asks::NoEvents(token), call))
+            }
             Asks::Config(token) => {
                 let (token, call) = (Arc::clone(token), config_call(env.config, token));
                 Ok(Next::Ask(Asks::Config(token), call))
@@ -65,13 +72,12 @@ impl Poll {
         &mut self,
         status: u16,
         body: &[u8],
-        page: usize,
         env: &mut PollEnv<'_>,
     ) -> Step {
         match read_service_token(env.config, status, body, env.now) {
             Ok(token) => {
                 let token = env.service_token.fetched(self.id, &token, env.now);
-                Ok(self.ask_for_events(token, page, env))
+                Ok(self.ask_for_events(token, env))
             }
             Err(reason) => {
                 let rejection = Rejection::IdentityProviderUnavailable;
@@ -88,14 +94,13 @@ impl Poll {
         &mut self,
         newest: &[AdminEvent],
         token: Arc<str>,
-        page: usize,
         env: &PollEnv<'_>,
     ) -> Next {
         let times = newest.iter().map(|event| event.time);
         self.newest_at = times.max().unwrap_or_default();
         self.newest_at = self.newest_seen(env);
         self.since = Some(self.newest_at.minus_ms(OVERLAP_MS));
-        self.ask_for_events(token, page, env)
+        self.ask_for_events(token, env)
     }
 
     /// Up to when events were seen, by Keycloak's clock: to the newest, unless that is dated
@@ -105,24 +110,20 @@ impl Poll {
         let Some((earliest, latest)) = env.service_token.keycloak_clock(self.listed_at) else {
             return self.newest_at;
         };
-        if self.blind {
+        if self.unreadable.any() {
             return self.newest_at.min(latest).max(earliest);
         }
         self.newest_at.min(latest)
     }
 
-    pub(super) fn ask_for_events(
-        &mut self,
-        token: Arc<str>,
-        page: usize,
-        env: &PollEnv<'_>,
-    ) -> Next {
+    pub(super) fn ask_for_events(&mut self, token: Arc<str>, env: &PollEnv<'_>) -> Next {
         if self.first == 0 {
             self.listed_at = env.now;
             self.listed.clear();
         }
         self.calls += 1;
-        let page = if self.since.is_none() { 1 } else { page };
+        self.asked_at = env.now;
+        let page = if self.since.is_none() { 1 } else { self.page };
         let call = events_call(env.config, &token, self.since, (self.first, page));
         Next::Ask(Asks::Events(token), call)
     }
@@ -132,7 +133,6 @@ impl Poll {
         &mut self,
         token: &str,
         error: EventsError,
-        page: usize,
         env: &mut PollEnv<'_>,
     ) -> Step {
         if error != EventsError::Unauthorized {
@@ -143,6 +143,7 @@ impl Poll {
             return Err(error.into());
         }
         self.first = 0;
-        self.need_token(page, env)
+        self.unreadable = Unreadable::default();
+        self.need_token(env)
     }
 }

@@ -29,6 +29,11 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("revocation::one_worker_polls_for_all", one_polls),
         Case::new("revocation::events_that_are_off_are_told_of", events_off),
         Case::new("revocation::polls_that_fail_are_told_of", failing),
+        Case::new("revocation::events_too_large_to_read_hide_none", too_large),
+        Case::new(
+            "revocation::a_role_taken_in_the_console_is_that_owners",
+            role_taken_in_the_console,
+        ),
     ]
     .into_iter()
     .map(|case| case.needs(Need::OwnGateway))
@@ -266,4 +271,84 @@ fn failing(world: &World) {
         let told = told_good(&gateway);
         (told.len() == 2).then_some(()).ok_or(format!("{told:?}"))
     });
+}
+
+/// Sets whether events hold what was changed.
+fn set_details(world: &World, on: bool) {
+    let mut config = world.keycloak.get("events/config");
+    config["adminEventsDetailsEnabled"] = json!(on);
+    world.keycloak.must("PUT", "events/config", Some(&config));
+}
+
+/// Turns the details off again, however a trial ends.
+struct DetailsOff<'a>(&'a World);
+
+impl Drop for DetailsOff<'_> {
+    fn drop(&mut self) {
+        set_details(self.0, false);
+    }
+}
+
+/// A page of them is more than Envoy buffers, and each alone more than the filter reads.
+fn too_large(world: &World) {
+    let proxy = world.proxy();
+    let gateway = world.start_gateway(&spec().through(&proxy));
+    gateway.log.expect(&["admin events are polled"]);
+    let (owner, key) = world.owner();
+    let (_, other) = world.owner();
+    let admin = &world.keycloak;
+    let large = json!({ "picture": vec!["x".repeat(1000); 146] });
+    let large = admin.create_user(&unique_name("large"), &large);
+    warm(&gateway, &key);
+    let _off = DetailsOff(world);
+    set_details(world, true);
+    let path = format!("users/{large}");
+    let whole = admin.get(&path);
+    for _ in 0..41 {
+        admin.must("PUT", &path, Some(&whole));
+    }
+    owner.set_records(&[]);
+    refused(&gateway, &key);
+    gateway
+        .log
+        .expect(&["not all of them can be read", "adminEventsDetailsEnabled"]);
+    assert!(gateway.log.lines(&["cannot be polled"]).is_empty());
+    // Each of them counts once: while polls come upon them again the caches are kept.
+    let kept = wait::until("the other's token is kept", IN_FORCE, || {
+        let token = gateway.target.orders(&other.text).orders().token;
+        warm(&gateway, &other);
+        let again = gateway.target.orders(&other.text).orders().token;
+        (token == again).then_some(token).ok_or("another".into())
+    });
+    let before = proxy.counts().other;
+    wait::until("they are polled again", Duration::from_secs(60), || {
+        let polled = proxy.counts().other - before;
+        // Each time one by one.
+        (polled > 5 * 41).then_some(()).ok_or(format!("{polled}"))
+    });
+    let again = gateway.target.orders(&other.text).orders().token;
+    assert!(again == kept, "it was dropped");
+}
+
+fn role_taken_in_the_console(world: &World) {
+    let gateway = polling(world);
+    let (owner, key) = world.owner();
+    let (_, other) = world.owner();
+    let (admin, role) = (&world.keycloak, new_role(world));
+    let path = format!("users/{}/role-mappings/realm", owner.id);
+    admin.must("POST", &path, Some(&json!([role])));
+    until_role(&gateway, &key, &role, true);
+    warm(&gateway, &key);
+    let kept = wait::until("the other's token is kept", IN_FORCE, || {
+        let token = gateway.target.orders(&other.text).orders().token;
+        warm(&gateway, &other);
+        let again = gateway.target.orders(&other.text).orders().token;
+        (token == again).then_some(token).ok_or("another".into())
+    });
+    // As the console of 26.7.3 and later does it.
+    let path = format!("ui-ext/role-mapping-delete/users/{}", owner.id);
+    admin.must("POST", &path, Some(&json!([{ "roleId": role["id"] }])));
+    until_role(&gateway, &key, &role, false);
+    let again = gateway.target.orders(&other.text).orders().token;
+    assert!(again == kept, "it was dropped too");
 }

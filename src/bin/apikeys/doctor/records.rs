@@ -7,7 +7,7 @@ use anyhow::Result;
 use apikey_jwt_exchange::api_key::format::is_id;
 use apikey_jwt_exchange::api_key::record::{KEYS_ATTRIBUTE, RecordError};
 use apikey_jwt_exchange::clock::UnixMillis;
-use apikey_jwt_exchange::keycloak::owner::{Link, User};
+use apikey_jwt_exchange::keycloak::owner::{Link, OWNER_BYTES_MAX, User};
 use apikey_jwt_exchange::manage::owner_keys::{self, KeyState};
 
 use super::finding::Finding;
@@ -141,6 +141,18 @@ impl Rules<'_> {
                 "it is an account of the gateway's own, and holds keys: whoever has one can do \
                  what the gateway can",
                 "revoke them",
+            ));
+        }
+        if owner.is_too_large() {
+            findings.push(Finding::error(
+                &subject,
+                format!(
+                    "it takes {} KiB, and a gateway reads {} KiB of an owner: its keys are answered \
+                     503",
+                    owner.bytes() / 1024,
+                    OWNER_BYTES_MAX / 1024
+                ),
+                "have less in its attributes, or hold the keys by another user",
             ));
         }
         let actions: Vec<&str> = owner.required_actions().collect();

@@ -128,6 +128,9 @@ fn each_fault_of_a_link_is_told_with_what_to_do() {
 fn owners_that_should_hold_none_or_cannot_use_them_are_told() {
     let own = alice(|user| user["username"] = json!("service-account-gateway"));
     assert_eq!(only(&rules().check(&own, &link("1"))).0, Level::Error);
+    let large = alice(|user| user["attributes"]["picture"] = json!(["x".repeat(146_000)]));
+    let (level, text) = only(&rules().check(&large, &link("1")));
+    assert!(level == Level::Error && text.contains("143 KiB"), "{text}");
     let waiting = alice(|user| user["requiredActions"] = json!(["UPDATE_PASSWORD"]));
     let (level, text) = only(&rules().check(&waiting, &link("1")));
     assert!(
