@@ -5,6 +5,8 @@ use crate::args::OwnerField;
 use apikey_jwt_exchange::api_key::format::KeyFormat;
 use apikey_jwt_exchange::clock::UnixMillis;
 
+mod of_kong;
+
 const KEY: &str = "old-key-number-one";
 const OTHER: &str = "old-key-number-two";
 
@@ -32,6 +34,13 @@ fn id_of(key: &str) -> String {
 fn csv(rows: &str) -> (Vec<Import>, Vec<Refused>) {
     let text = format!("owner,key,name,expires_at,scopes\n{rows}");
     rules().apply(table::read_csv(&text).unwrap())
+}
+
+fn by(field: OwnerField) -> kong::Reading {
+    kong::Reading {
+        field,
+        dumped_at: None,
+    }
 }
 
 fn only_refusal((imports, refused): (Vec<Import>, Vec<Refused>)) -> Refused {
@@ -213,81 +222,6 @@ fn json_is_a_list_of_objects_with_these_members_alone() {
         let error = table::read_json(&text).unwrap_err().to_string();
         assert!(error.contains("line 1, column"), "{error}");
         assert!(!error.contains(KEY), "{error}");
-    }
-}
-
-#[test]
-fn kongs_credentials_are_read_within_their_consumers_and_beside_them() {
-    let text = format!(
-        r#"
-_format_version: "3.0"
-services: [{{name: orders, url: "http://orders"}}]
-consumers:
-- id: 5f0c1d0e-7a52-4f0e-9a57-0e4b8a6d1c11
-  username: mobile
-  custom_id: alice
-  keyauth_credentials:
-  - key: {KEY}
-  - key: 1234567890123456
-- username: nightly
-keyauth_credentials:
-- consumer: 5f0c1d0e-7a52-4f0e-9a57-0e4b8a6d1c11
-  key: {OTHER}
-  created_at: 1795000000
-  ttl: 31536000
-- consumer: {{username: nightly}}
-  key: old-key-number-three
-- key: old-key-number-four
-- {{consumer: nightly, key: old-key-number-five, ttl: 60}}
-"#
-    );
-    let read = |field| rules().apply(kong::read(&text, field).unwrap());
-    let (imports, refused) = read(OwnerField::Username);
-    let owners: Vec<(&str, &str)> = imports
-        .iter()
-        .map(|import| (import.owner.as_str(), import.place.as_str()))
-        .collect();
-    assert_eq!(
-        owners,
-        [
-            ("mobile", "consumers[0].keyauth_credentials[0]"),
-            ("mobile", "keyauth_credentials[0]"),
-            ("nightly", "keyauth_credentials[1]"),
-        ]
-    );
-    assert_eq!(
-        imports[1].expires_at.as_seconds(),
-        1_795_000_000 + 31_536_000
-    );
-    let reasons: Vec<&str> = refused
-        .iter()
-        .map(|refusal| refusal.reason.as_str())
-        .collect();
-    assert_eq!(
-        reasons,
-        [
-            "its key is no text: quote it in the file",
-            "it names no consumer",
-            "it has a ttl and no created_at: when it ends cannot be told",
-        ]
-    );
-    let (imports, refused) = read(OwnerField::CustomId);
-    assert!(imports.iter().all(|import| import.owner == "alice") && imports.len() == 2);
-    assert!(refused.iter().any(|refusal| {
-        refusal.owner.as_deref() == Some("nightly") && refusal.reason.contains("no custom_id")
-    }));
-    // JSON is YAML too; what is neither is told by its place alone.
-    let json = format!(r#"{{"keyauth_credentials": [{{"consumer": "a", "key": "{KEY}"}}]}}"#);
-    assert_eq!(kong::read(&json, OwnerField::Username).unwrap().len(), 1);
-    for text in [
-        format!("consumers: {KEY}"),
-        format!("a: b: {KEY}"),
-        format!("- {KEY}"),
-    ] {
-        let error = kong::read(&text, OwnerField::Username)
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("Kong") && !error.contains(KEY), "{error}");
     }
 }
 
