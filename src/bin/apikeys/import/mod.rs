@@ -9,6 +9,7 @@
 mod check;
 mod entry;
 mod kong;
+mod reference;
 mod report;
 mod table;
 

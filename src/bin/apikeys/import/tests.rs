@@ -153,6 +153,86 @@ fn each_way_to_be_wrong_is_refused_with_its_place_and_never_the_key() {
 }
 
 #[test]
+fn a_reference_that_nobody_resolved_is_no_key_and_keeps_no_other_out() {
+    for reference in [
+        "$SUPABASE_SERVICE_KEY",
+        "$supabase_service_key",
+        "${SUPABASE_SERVICE_KEY}",
+        "${KEY_OF_ALICE:-none}",
+        "${keyOfAliceOrBob}",
+        "sk-live-${KEY_OF_ALICE}",
+        "${{secrets.KEY_OF_ALICE}}",
+        "$(KEY_OF_ALICE_HERE)",
+        "#{KEY_OF_ALICE_HERE}#",
+        "{{.Values.alice.key}}",
+        "{{key_of_alice_here}}",
+        "<%=key_of_alice_here%>",
+        "((key-of-alice-here))",
+        "[[key-of-alice-here]]",
+        "%KEY_OF_ALICE_HERE%",
+        "<KEY-OF-ALICE-HERE>",
+        "@KEY_OF_ALICE_HERE@",
+        "__KEY_OF_ALICE_HERE__",
+        "op://vault/alice/key",
+        "ref+vault://secret/alice#key",
+    ] {
+        let (imports, refused) = csv(&format!("alice,{reference},,,\nbob,{OTHER},,,\n"));
+        assert_eq!(imports.len(), 1, "{reference}");
+        assert_eq!(imports[0].owner, "bob");
+        let [refusal] = refused.as_slice() else {
+            panic!("{reference}: {refused:?}")
+        };
+        assert_eq!(refusal.place, "line 2");
+        assert!(refusal.reason.contains("reference"), "{refusal:?}");
+        assert!(!refusal.reason.contains(reference), "{refusal:?}");
+    }
+}
+
+#[test]
+fn a_key_of_any_visible_characters_is_no_reference() {
+    for key in [
+        "JvT1vQ9mZk3sXw7pLr2nYb5dGh8fCa4e",
+        "5f0c1d0e-7a52-4f0e-9a57-0e4b8a6d1c11",
+        "c2VjcmV0LWtleS1vZi1hbGljZQ==",
+        "a+b/c+d/e+f/g+h/i==",
+        "eyJhbGciOiJIUzI1NiJ9.e30.abc",
+        "$ecretPassw0rdOfAlice",
+        "$x{Q}(z)<w>%v%[u]#t",
+        "p$A${9x}r(t)}w{{q>z",
+        "100%sure-and-50%more",
+        "<b>x</b>-y-z-1-2-3-4",
+        "a@example.com:s3cret",
+        "__proto__.__class__x",
+        "$2y$not-a-hash-of-it",
+        "//cdn.example.com/ab",
+    ] {
+        let (imports, refused) = csv(&format!("alice,\"{key}\",,,\n"));
+        assert_eq!((imports.len(), refused.len()), (1, 0), "{key} {refused:?}");
+    }
+}
+
+#[test]
+fn a_key_that_a_template_left_as_no_text_keeps_no_other_out() {
+    let text = format!(
+        "consumers:\n- username: alice\n  keyauth_credentials:\n  \
+         - key: {{{{ .Values.key }}}}\n  - key: [a, b]\n  - key: !ENV KEY_OF_ALICE\n  \
+         - key: {OTHER}\n"
+    );
+    let (imports, refused) = rules().apply(kong::read(&text, by(OwnerField::Username)).unwrap());
+    assert_eq!((imports.len(), refused.len()), (1, 3));
+    let json = format!(
+        r#"[{{"owner": "alice", "key": {{"from": "{KEY}"}}}}, {{"owner": "bob", "key": ["{KEY}"]}},
+            {{"owner": "bob", "key": "{OTHER}"}}]"#
+    );
+    let (imports, refused) = rules().apply(table::read_json(&json).unwrap());
+    assert_eq!((imports.len(), refused.len()), (1, 2));
+    assert!(
+        refused
+            .iter()
+            .all(|refusal| refusal.reason.contains("no text"))
+    );
+}
+
 fn a_key_that_is_there_twice_counts_once_and_one_of_two_owners_never() {
     let (imports, refused) = csv(&format!("alice,{KEY},,,\nAlice,{KEY},,,\n"));
     assert_eq!(imports.len(), 1);
