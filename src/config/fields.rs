@@ -71,8 +71,10 @@ pub(super) fn parse_object(text: &[u8]) -> Result<RawConfig, ConfigError> {
     if !value.is_object() {
         return error("configuration", "must be one flat JSON object");
     }
-    RawConfig::deserialize(value).or_else(|fault| {
-        // All fields are of any type, so only an unknown name can end here.
+    // From the text: the value does not tell that a field came twice.
+    serde_json::from_slice(text).or_else(|fault: serde_json::Error| {
+        // All fields are of any type, so only an unknown name, or one that comes twice, can
+        // end here.
         error("configuration", fault.to_string())
     })
 }

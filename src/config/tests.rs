@@ -195,6 +195,11 @@ fn refuses_unknown_fields_and_what_is_no_object() {
         fault.contains("cache_ttl") && fault.contains("cache_ttl_seconds"),
         "{fault}"
     );
+    let twice = minimal()
+        .to_string()
+        .replacen('{', "{\"realm\":\"other\",", 1);
+    let fault = Config::from_json(twice.as_bytes()).unwrap_err().to_string();
+    assert!(fault.contains("duplicate field `realm`"), "{fault}");
     for text in ["", "[]", "{", "null", "\"x\"", "\u{feff}{}"] {
         let fault = Config::from_json(text.as_bytes()).unwrap_err();
         assert_eq!(fault.field, "configuration", "{text}");

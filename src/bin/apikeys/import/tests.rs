@@ -233,6 +233,34 @@ fn a_key_that_a_template_left_as_no_text_keeps_no_other_out() {
     );
 }
 
+#[test]
+fn what_is_there_twice_in_one_place_is_refused() {
+    let twice = format!("owner,key,key\nalice,{KEY},{OTHER}\n");
+    let error = table::read_csv(&twice).unwrap_err().to_string();
+    assert!(error.contains("head \"key\" twice"), "{error}");
+    for members in [
+        format!(r#""owner": "alice", "owner": "bob", "key": "{KEY}""#),
+        format!(r#""owner": "alice", "key": "{KEY}", "key": "{OTHER}""#),
+    ] {
+        assert!(table::read_json(&format!("[{{{members}}}]")).is_err());
+    }
+    for text in [
+        format!(
+            "consumers: []\nconsumers:\n- {{username: a, keyauth_credentials: [{{key: {KEY}}}]}}"
+        ),
+        format!(
+            "consumers:\n- {{username: a, username: b, keyauth_credentials: [{{key: {KEY}}}]}}"
+        ),
+        format!("keyauth_credentials:\n- {{consumer: {{username: a, username: b}}, key: {KEY}}}"),
+    ] {
+        assert!(
+            kong::read(&text, by(OwnerField::Username)).is_err(),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn a_key_that_is_there_twice_counts_once_and_one_of_two_owners_never() {
     let (imports, refused) = csv(&format!("alice,{KEY},,,\nAlice,{KEY},,,\n"));
     assert_eq!(imports.len(), 1);
