@@ -125,6 +125,7 @@ fn each_wrong_value_is_refused_by_a_message_that_names_the_field_and_its_bounds(
         ("identity_provider", json!(""), "not empty"),
         ("signing_key_property", json!("ngx.a b"), "path with dots"),
         ("realm", json!(".."), "not dots alone"),
+        ("realm", json!("übung"), "ASCII letters"),
         (
             "keycloak_upstream",
             json!("http://https://x:1"),
