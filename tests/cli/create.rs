@@ -177,7 +177,7 @@ fn an_owner_that_is_not_exactly_one_is_refused_with_what_to_do() {
         .refused_with("the gateway's own");
     realm
         .create(&["--owner", "00000000-0000-0000-0000-000000000000"])
-        .refused_with("with the id");
+        .refused_with("has no user");
     realm.edit("", |settings| {
         settings["duplicateEmailsAllowed"] = json!(true);
         settings["loginWithEmailAllowed"] = json!(false);
@@ -287,4 +287,24 @@ fn text_output_is_the_key_alone_and_a_file_is_its_owners_alone() {
         ])
         .refused_with("may hold 2");
     assert!(!std::path::Path::new(&unused).exists());
+}
+#[test]
+fn a_user_whose_name_has_the_form_of_an_id_can_be_named() {
+    let realm = Realm::prepared();
+    let name = "174aa39f-d2c5-4654-8727-b5119384708d";
+    let user = json!({"username": name, "enabled": true, "email": "u@example.com",
+                "firstName": "U", "lastName": "Example"});
+    realm.admin("POST", "users", Some(&user));
+    let made = realm.create(&["--owner", name]).succeeded().json();
+    assert_eq!(made["owner"]["username"], name);
+    // Now it is the id of another as well.
+    let alices = realm.user("alice")["id"].as_str().unwrap().to_owned();
+    let user = json!({"username": alices, "enabled": true, "email": "v@example.com",
+                "firstName": "V", "lastName": "Example"});
+    realm.admin("POST", "users", Some(&user));
+    realm
+        .create(&["--owner", &alices])
+        .refused_with("2 users of realm");
+    let made = realm.create(&["--owner", "alice"]).succeeded().json();
+    assert_eq!(made["owner"]["id"], alices);
 }

@@ -33,6 +33,8 @@ mod setup;
 mod signing_key;
 mod summary;
 mod system;
+#[cfg(test)]
+mod test_server;
 mod users;
 mod wrong_usage;
 
