@@ -27,6 +27,7 @@ mod new_key;
 mod output;
 mod owner;
 mod progress;
+mod proxy;
 mod realm_checks;
 mod reindex;
 mod setup;
@@ -35,6 +36,7 @@ mod summary;
 mod system;
 #[cfg(test)]
 mod test_server;
+mod trust;
 mod users;
 mod wrong_usage;
 
