@@ -71,8 +71,10 @@ pub(super) fn parse_object(text: &[u8]) -> Result<RawConfig, ConfigError> {
     if !value.is_object() {
         return error("configuration", "must be one flat JSON object");
     }
-    RawConfig::deserialize(value).or_else(|fault| {
-        // All fields are of any type, so only an unknown name can end here.
+    // From the text: the value does not tell that a field came twice.
+    serde_json::from_slice(text).or_else(|fault: serde_json::Error| {
+        // All fields are of any type, so only an unknown name, or one that comes twice, can
+        // end here.
         error("configuration", fault.to_string())
     })
 }
@@ -103,6 +105,22 @@ pub(super) fn key_format(raw: &RawConfig) -> Result<KeyFormat, ConfigError> {
     Ok(format.with_index_key(&bytes))
 }
 
+/// Checks the name of a realm: whether a filter can work for a realm that is called so.
+///
+/// # Errors
+/// The rule that the name breaks.
+pub fn check_realm_name(name: &str) -> Result<(), &'static str> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~ ".contains(&byte);
+    let dots = name == "." || name == "..";
+    let length = (1..=255).contains(&name.len());
+    if dots || !length || !name.bytes().all(allowed) || name.trim() != name {
+        return Err(
+            "must be 1 to 255 ASCII letters, digits, '-', '.', '_', '~' or spaces, not dots alone",
+        );
+    }
+    Ok(())
+}
+
 pub(super) fn realm(raw: &RawConfig) -> Result<Realm, ConfigError> {
     const URL: &str = "must be Keycloak's public base URL, as https://login.example.com, without \
                        a query, a fragment, a user name or a slash at the end";
@@ -122,14 +140,7 @@ pub(super) fn realm(raw: &RawConfig) -> Result<Realm, ConfigError> {
         return error("keycloak_url", URL);
     }
     let name = required(raw.realm.as_ref(), "realm")?;
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~ ".contains(&byte);
-    let dots = name == "." || name == "..";
-    if dots || !name.bytes().all(allowed) || name.trim() != name {
-        return error(
-            "realm",
-            "must be 1 to 255 letters, digits, '-', '.', '_', '~' or spaces, not dots alone",
-        );
-    }
+    check_realm_name(&name).or_else(|rule| error("realm", rule))?;
     let in_path = name.replace(' ', "%20");
     Ok(Realm {
         issuer: format!("{url}/realms/{in_path}"),

@@ -21,6 +21,7 @@ mod fields;
 mod management;
 mod read;
 
+pub use fields::check_realm_name;
 use fields::{
     assertion_issuer, fallback_until, headers, key_format, l2_slots, parse_object, realm, scope,
     signing_key, upstream,

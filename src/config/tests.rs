@@ -125,6 +125,7 @@ fn each_wrong_value_is_refused_by_a_message_that_names_the_field_and_its_bounds(
         ("identity_provider", json!(""), "not empty"),
         ("signing_key_property", json!("ngx.a b"), "path with dots"),
         ("realm", json!(".."), "not dots alone"),
+        ("realm", json!("übung"), "ASCII letters"),
         (
             "keycloak_upstream",
             json!("http://https://x:1"),
@@ -195,6 +196,11 @@ fn refuses_unknown_fields_and_what_is_no_object() {
         fault.contains("cache_ttl") && fault.contains("cache_ttl_seconds"),
         "{fault}"
     );
+    let twice = minimal()
+        .to_string()
+        .replacen('{', "{\"realm\":\"other\",", 1);
+    let fault = Config::from_json(twice.as_bytes()).unwrap_err().to_string();
+    assert!(fault.contains("duplicate field `realm`"), "{fault}");
     for text in ["", "[]", "{", "null", "\"x\"", "\u{feff}{}"] {
         let fault = Config::from_json(text.as_bytes()).unwrap_err();
         assert_eq!(fault.field, "configuration", "{text}");

@@ -66,14 +66,15 @@ impl Answer {
         answer
     }
 
-    /// A browser may call from its origin (Fetch Standard, CORS protocol).
-    pub(super) fn preflight() -> Self {
+    /// A browser may call from its origin by these methods (Fetch Standard, CORS protocol).
+    pub(super) fn preflight(methods: &str) -> Self {
         let mut answer = Self::no_content();
         for (name, value) in [
-            ("access-control-allow-methods", "GET, POST, DELETE"),
+            ("access-control-allow-methods", methods),
             (
                 "access-control-allow-headers",
-                "authorization, content-type",
+                // A request's trace goes on to Keycloak.
+                "authorization, content-type, traceparent, tracestate",
             ),
             ("access-control-max-age", "600"),
         ] {
@@ -134,6 +135,8 @@ impl Answer {
     pub(super) fn allow_origin(&mut self, origin: &str) {
         self.headers
             .push(("access-control-allow-origin", origin.to_owned()));
+        self.headers
+            .push(("access-control-expose-headers", "retry-after".to_owned()));
         self.headers.push(("vary", "origin".to_owned()));
     }
 

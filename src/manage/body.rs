@@ -3,6 +3,7 @@
 //! A message names the member and its bounds and never repeats a value: a key may
 //! stand in the wrong place.
 
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
@@ -113,9 +114,13 @@ fn invalid<T>(detail: &'static str) -> Result<T, Problem> {
 }
 
 fn object(body: &[u8], known: &[&str]) -> Result<Map<String, Value>, Problem> {
-    let Ok(Value::Object(members)) = serde_json::from_slice(body) else {
+    let Ok(Members { members, is_twice }) = serde_json::from_slice(body) else {
         return invalid("The body must be one JSON object.");
     };
+    // RFC 8259, 4: readers differ in which one they take.
+    if is_twice {
+        return invalid("The body has a member twice.");
+    }
     if members.keys().any(|name| !known.contains(&name.as_str())) {
         let detail = format!(
             "The body has a member that is not known here; there are {}.",
@@ -124,6 +129,36 @@ fn object(body: &[u8], known: &[&str]) -> Result<Map<String, Value>, Problem> {
         return Err(Problem::new(Code::InvalidRequest, detail));
     }
     Ok(members)
+}
+
+/// The members of an object, and whether one of them came twice.
+struct Members {
+    members: Map<String, Value>,
+    is_twice: bool,
+}
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+struct MembersVisitor;
+
+impl<'de> Visitor<'de> for MembersVisitor {
+    type Value = Members;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+        let (mut members, mut is_twice) = (Map::new(), false);
+        while let Some((name, value)) = map.next_entry::<String, Value>()? {
+            is_twice |= members.insert(name, value).is_some();
+        }
+        Ok(Members { members, is_twice })
+    }
 }
 
 fn expires_days(members: &Map<String, Value>) -> Result<Option<u64>, Problem> {
@@ -273,6 +308,20 @@ mod tests {
             let problem = read_rotate(body.as_bytes()).unwrap_err();
             assert!(problem.detail.contains(named), "{body}");
         }
+    }
+
+    #[test]
+    fn a_member_that_comes_twice_is_refused() {
+        for body in [
+            r#"{"name":"a","name":"b"}"#,
+            r#"{"name":"a","name":"a"}"#,
+            r#"{"name":"a","expires_days":1,"n\u0061me":"b"}"#,
+        ] {
+            let problem = read_create(body.as_bytes()).unwrap_err();
+            assert!(problem.detail.contains("twice"), "{}", problem.detail);
+        }
+        assert!(read_validate(br#"{"api_key":"a","api_key":"b"}"#).is_err());
+        assert!(read_rotate(br#"{"grace_seconds":0,"grace_seconds":1}"#).is_err());
     }
 
     #[test]

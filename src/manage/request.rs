@@ -51,12 +51,14 @@ impl Manage {
         let respond = |answer| Ok((State::Over, Output::Respond(answer)));
         match operation {
             Operation::OpenApi => return respond(Answer::openapi()),
-            Operation::Preflight if self.cors.is_some() => return respond(Answer::preflight()),
-            Operation::Preflight if allowed.is_empty() => {
-                let problem = Code::MethodNotAllowed("GET, POST, DELETE");
+            Operation::Preflight(methods) if self.cors.is_some() => {
+                return respond(Answer::preflight(methods));
+            }
+            Operation::Preflight(methods) if allowed.is_empty() => {
+                let problem = Code::MethodNotAllowed(methods);
                 return Err(End::new(problem, "CORS is off"));
             }
-            Operation::Preflight => {
+            Operation::Preflight(_) => {
                 return Err(End::new(
                     Code::Forbidden,
                     "another origin than cors_origins",
@@ -110,7 +112,7 @@ impl Manage {
             Operation::List => Asked::List,
             Operation::Show(id) => Asked::Show(id),
             Operation::Revoke(id) => Asked::Revoke(id),
-            Operation::OpenApi | Operation::Preflight => {
+            Operation::OpenApi | Operation::Preflight(_) => {
                 return Err(End::unavailable("an answer that was not given"));
             }
         };

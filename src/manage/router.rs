@@ -26,8 +26,8 @@ pub enum Operation {
     Validate,
     /// The description of the API.
     OpenApi,
-    /// May a browser of this origin call? (CORS)
-    Preflight,
+    /// May a browser of this origin call? (CORS) With the methods of the path.
+    Preflight(&'static str),
 }
 
 impl Operation {
@@ -57,7 +57,7 @@ impl Operation {
             Self::Rotate(_) => "rotate",
             Self::Validate => "validate",
             Self::OpenApi => "openapi",
-            Self::Preflight => "preflight",
+            Self::Preflight(_) => "preflight",
         }
     }
 }
@@ -121,7 +121,7 @@ fn choose(
     allow: &'static str,
 ) -> Result<Operation, Problem> {
     if method == "OPTIONS" {
-        return Ok(Operation::Preflight);
+        return Ok(Operation::Preflight(allow));
     }
     let found = choices.iter().find(|(name, _)| *name == method);
     found
@@ -155,7 +155,7 @@ fn read_query(text: &str, operation: &Operation) -> Result<Query, Problem> {
         seen.push(name);
         let of_an_owner = !matches!(
             operation,
-            Operation::Validate | Operation::OpenApi | Operation::Preflight
+            Operation::Validate | Operation::OpenApi | Operation::Preflight(_)
         );
         match name {
             "user_id" if of_an_owner => {
@@ -177,7 +177,7 @@ fn read_query(text: &str, operation: &Operation) -> Result<Query, Problem> {
                 }
                 query.after = Some(value.into_owned());
             }
-            _ if *operation == Operation::Preflight => {}
+            _ if matches!(operation, Operation::Preflight(_)) => {}
             _ => {
                 return invalid(
                     "The query has a parameter that this path does not take; there are user_id, \
@@ -224,7 +224,16 @@ mod tests {
             ),
             ("POST", "/api/v1/api-keys/validate", Operation::Validate),
             ("GET", "/api/v1/openapi.json", Operation::OpenApi),
-            ("OPTIONS", "/api/v1/api-keys", Operation::Preflight),
+            (
+                "OPTIONS",
+                "/api/v1/api-keys",
+                Operation::Preflight("GET, POST"),
+            ),
+            (
+                "OPTIONS",
+                "/api/v1/api-keys/validate",
+                Operation::Preflight("POST"),
+            ),
         ] {
             assert_eq!(operation(method, path), Ok(expected), "{method} {path}");
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 use std::time::Duration;
 
 use apikey_jwt_exchange::api_key::format::KeyFormat;
@@ -11,7 +12,7 @@ use apikey_jwt_exchange::api_key::record::KeyRecord;
 use apikey_jwt_exchange::clock::UnixMillis;
 use serde_json::{Value, json};
 
-use crate::world::{Realm, in_order, now_seconds};
+use crate::world::{Realm, Run, in_order, now_seconds};
 
 fn own_format() -> KeyFormat {
     KeyFormat::new("sk_live_").unwrap()
@@ -177,7 +178,7 @@ fn an_owner_that_is_not_exactly_one_is_refused_with_what_to_do() {
         .refused_with("the gateway's own");
     realm
         .create(&["--owner", "00000000-0000-0000-0000-000000000000"])
-        .refused_with("with the id");
+        .refused_with("has no user");
     realm.edit("", |settings| {
         settings["duplicateEmailsAllowed"] = json!(true);
         settings["loginWithEmailAllowed"] = json!(false);
@@ -287,4 +288,82 @@ fn text_output_is_the_key_alone_and_a_file_is_its_owners_alone() {
         ])
         .refused_with("may hold 2");
     assert!(!std::path::Path::new(&unused).exists());
+}
+
+/// The messages of a run that can tell its key to nobody.
+fn untold(realm: &Realm, command: &str, extra: &[&str], stdout: Stdio) -> String {
+    let mut process = realm.command(command, &[extra, &["--hash-algorithm", "sha256"]].concat());
+    let run = Run::of(process.stdout(stdout).output().unwrap());
+    assert_eq!(run.status, 1, "{}", run.stderr);
+    run.stderr
+}
+
+fn closed_pipe() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+#[test]
+fn a_key_that_nobody_could_be_told_is_not_made_or_is_taken_away_again() {
+    let realm = Realm::prepared();
+    let create = ["--owner", "alice", "--name", "Lost"];
+    let before = realm.user("alice");
+    let told = untold(&realm, "create", &create, Stdio::null());
+    assert!(told.contains("Nothing was made"), "{told}");
+    assert_eq!(realm.user("alice"), before);
+    let told = untold(&realm, "create", &create, closed_pipe());
+    assert!(told.contains("was revoked at once"), "{told}");
+    let ids = |realm: &Realm| realm.user("alice")["attributes"]["apiKeys"].clone();
+    assert_eq!(ids(&realm), Value::Null);
+    // A key that was to be replaced goes on, and that is told.
+    let id = realm.key_of("alice");
+    let told = untold(&realm, "rotate", &[&id], Stdio::null());
+    assert!(told.contains("Nothing was made"), "{told}");
+    let told = untold(&realm, "rotate", &[&id], closed_pipe());
+    assert!(
+        told.contains("was revoked at once") && told.contains(&format!("key {id}, which goes on")),
+        "{told}"
+    );
+    let left = ids(&realm);
+    assert_eq!(left.as_array().unwrap().len(), 1, "{left}");
+    assert!(left[0].as_str().unwrap().contains(&id), "{left}");
+}
+
+#[test]
+fn an_output_that_the_shell_closed_makes_no_key() {
+    let realm = Realm::prepared();
+    let before = realm.user("alice");
+    let create = realm.command("create", &["--owner", "alice", "--name", "Lost"]);
+    let mut shell = std::process::Command::new("sh");
+    shell
+        .args(["-c", r#"exec "$0" "$@" >&-"#])
+        .arg(create.get_program())
+        .args(create.get_args());
+    for (name, value) in create.get_envs() {
+        shell.env(name, value.unwrap());
+    }
+    Run::of(shell.output().unwrap()).refused_with("standard output is closed");
+    assert_eq!(realm.user("alice"), before);
+}
+
+#[test]
+fn a_user_whose_name_has_the_form_of_an_id_can_be_named() {
+    let realm = Realm::prepared();
+    let name = "174aa39f-d2c5-4654-8727-b5119384708d";
+    let user = json!({"username": name, "enabled": true, "email": "u@example.com",
+                "firstName": "U", "lastName": "Example"});
+    realm.admin("POST", "users", Some(&user));
+    let made = realm.create(&["--owner", name]).succeeded().json();
+    assert_eq!(made["owner"]["username"], name);
+    // Now it is the id of another as well.
+    let alices = realm.user("alice")["id"].as_str().unwrap().to_owned();
+    let user = json!({"username": alices, "enabled": true, "email": "v@example.com",
+                "firstName": "V", "lastName": "Example"});
+    realm.admin("POST", "users", Some(&user));
+    realm
+        .create(&["--owner", &alices])
+        .refused_with("2 users of realm");
+    let made = realm.create(&["--owner", "alice"]).succeeded().json();
+    assert_eq!(made["owner"]["id"], alices);
 }

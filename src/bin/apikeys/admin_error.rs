@@ -9,12 +9,15 @@ use serde_json::Value;
 pub(crate) enum AdminError {
     /// No answer: the address, the network, TLS or the time limit.
     #[error(
-        "{method} {url}: no answer from Keycloak; check --keycloak-url, and that Keycloak runs{}",
+        "{method} {url}: no answer from Keycloak{}; check --keycloak-url, and that Keycloak runs{}",
+        by_proxy(proxy.as_deref()),
         tls_hint(url)
     )]
     Unreachable {
         method: &'static str,
         url: String,
+        /// The proxy that was to pass the call on, and the variable that names it.
+        proxy: Option<String>,
         source: Box<ureq::Error>,
     },
     /// Keycloak does not take this user and password.
@@ -47,11 +50,29 @@ pub(crate) enum AdminError {
     /// The file given by `--ca-file` holds no certificates.
     #[error("--ca-file holds no certificate in PEM (-----BEGIN CERTIFICATE-----)")]
     Certificates,
+    /// The variable that names the certificates to trust leads to none.
+    #[error("{name} is set, and no certificate can be read from there")]
+    TrustStore { name: &'static str },
+    /// The environment names a proxy that cannot be used.
+    #[error(
+        "{name} names no proxy that can be used: it must be as http://proxy.example.com:3128 (or \
+         https; SOCKS is not spoken here)"
+    )]
+    Proxy { name: &'static str },
+}
+
+fn by_proxy(proxy: Option<&str>) -> String {
+    match proxy {
+        Some(proxy) => {
+            format!(" by way of the proxy {proxy} (to call without one, name the host in no_proxy)")
+        }
+        None => String::new(),
+    }
 }
 
 fn tls_hint(url: &str) -> &'static str {
     if url.starts_with("https:") {
-        " (certificates of your own authority are given by --ca-file)"
+        " (certificates of your own authority are given by --ca-file or SSL_CERT_FILE)"
     } else {
         ""
     }

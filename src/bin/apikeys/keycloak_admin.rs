@@ -14,11 +14,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use ureq::Agent;
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::{RootCerts, TlsConfig};
 use zeroize::Zeroizing;
 
 use crate::admin_error::{AdminError, keycloak_words};
-use crate::system;
+use crate::proxy::{self, Chosen};
+use crate::{system, trust};
 
 /// An answer longer than this is no answer of Keycloak's to us.
 const BODY_BYTES_MAX: u64 = 32 * 1024 * 1024;
@@ -54,6 +55,8 @@ pub(crate) struct Credentials {
 /// A signed-in administrator's view of one realm.
 pub(crate) struct KeycloakAdmin {
     agent: Agent,
+    /// How the proxy is called that calls go by.
+    proxy: Option<String>,
     base_url: String,
     realm: String,
     credentials: Credentials,
@@ -89,8 +92,23 @@ impl KeycloakAdmin {
         credentials: Credentials,
         ca_pem: Option<&[u8]>,
     ) -> Result<Self, AdminError> {
+        let variable = |name: &str| std::env::var(name).ok();
+        Self::sign_in_from(base_url, realm, credentials, ca_pem, variable)
+    }
+
+    /// Signs in from this environment.
+    fn sign_in_from(
+        base_url: &str,
+        realm: &str,
+        credentials: Credentials,
+        ca_pem: Option<&[u8]>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, AdminError> {
+        let proxy = proxy::choose(base_url, &variable)?;
+        let roots = trust::roots(base_url, ca_pem, variable)?;
         let admin = Self {
-            agent: agent(ca_pem)?,
+            agent: agent(proxy.as_ref(), roots),
+            proxy: proxy.map(|proxy| proxy.shown),
             base_url: base_url.to_owned(),
             realm: realm.to_owned(),
             credentials,
@@ -279,6 +297,7 @@ impl KeycloakAdmin {
         let unreachable = |source| AdminError::Unreachable {
             method,
             url: url.clone(),
+            proxy: self.proxy.clone(),
             source: Box::new(source),
         };
         let bearer = token.map(|token| Zeroizing::new(format!("Bearer {token}")));
@@ -345,21 +364,8 @@ fn token_path(realm: &str) -> String {
     format!("/realms/{}/protocol/openid-connect/token", segment(realm))
 }
 
-fn agent(ca_pem: Option<&[u8]>) -> Result<Agent, AdminError> {
-    let mut tls = TlsConfig::builder();
-    if let Some(pem) = ca_pem {
-        let mut certificates = Vec::new();
-        for item in parse_pem(pem) {
-            if let PemItem::Certificate(certificate) = item.map_err(|_| AdminError::Certificates)? {
-                certificates.push(certificate);
-            }
-        }
-        if certificates.is_empty() {
-            return Err(AdminError::Certificates);
-        }
-        tls = tls.root_certs(RootCerts::from(certificates));
-    }
-    Ok(Agent::config_builder()
+fn agent(proxy: Option<&Chosen>, roots: RootCerts) -> Agent {
+    Agent::config_builder()
         .user_agent(concat!("apikeys/", env!("CARGO_PKG_VERSION")))
         .timeout_connect(Some(CONNECT_TIMEOUT))
         .timeout_global(Some(CALL_TIMEOUT))
@@ -368,9 +374,10 @@ fn agent(ca_pem: Option<&[u8]>) -> Result<Agent, AdminError> {
         // not a good one.
         .max_redirects(0)
         .max_redirects_will_error(false)
-        .tls_config(tls.build())
+        .proxy(proxy.map(|chosen| chosen.proxy.clone()))
+        .tls_config(TlsConfig::builder().root_certs(roots).build())
         .build()
-        .into())
+        .into()
 }
 
 #[derive(Clone, Copy)]
@@ -439,6 +446,7 @@ fn parse(method: &'static str, path: &str, body: &str) -> Result<Value, AdminErr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_server::TestServer;
 
     #[test]
     fn names_and_values_cannot_leave_their_place_in_an_address() {
@@ -465,10 +473,21 @@ mod tests {
     }
 
     #[test]
-    fn a_ca_file_without_certificates_is_refused() {
-        assert!(matches!(
-            agent(Some(b"nothing")),
-            Err(AdminError::Certificates)
-        ));
+    fn an_error_names_the_proxy_that_the_call_went_by() {
+        let proxy = TestServer::start(|_| (502, String::new()));
+        let at = proxy.url().replace("http://", "http://user:hunter2@");
+        let variable = |name: &str| (name == "all_proxy").then(|| at.clone());
+        let credentials = Credentials {
+            realm: "master".into(),
+            client_id: "admin-cli".into(),
+            username: "admin".into(),
+            password: Zeroizing::default(),
+        };
+        let url = "http://id.example.com";
+        let error =
+            KeycloakAdmin::sign_in_from(url, "demo", credentials, None, variable).unwrap_err();
+        let told = format!("{error} {error:?}");
+        let named = format!("the proxy {} of all_proxy", proxy.url());
+        assert!(told.contains(&named) && !told.contains("hunter2"), "{told}");
     }
 }

@@ -96,7 +96,6 @@ pub(crate) fn rotate(args: &RotateArgs) -> Result<()> {
     };
     let (names, making) = (&args.names, &args.making);
     new_key::record_and_tell(&admin, names, &owner, &made.key, (edit, Some(id)), making)
-        .with_context(|| format!("key {id} is as it was"))
 }
 
 /// Ends a key.

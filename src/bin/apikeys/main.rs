@@ -27,12 +27,16 @@ mod new_key;
 mod output;
 mod owner;
 mod progress;
+mod proxy;
 mod realm_checks;
 mod reindex;
 mod setup;
 mod signing_key;
 mod summary;
 mod system;
+#[cfg(test)]
+mod test_server;
+mod trust;
 mod users;
 mod wrong_usage;
 

@@ -1,9 +1,11 @@
 //! A new key: generated, hashed, and told once.
 
 use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 use apikey_jwt_exchange::api_key::format::{ApiKey, KeyFormat};
 use apikey_jwt_exchange::api_key::hash::{hash_bcrypt, hash_sha256};
 use apikey_jwt_exchange::keycloak::owner::User;
@@ -68,7 +70,11 @@ pub(crate) fn record_and_tell(
         Ok(changed) => changed,
         Err(error) => {
             destination.discard();
-            return Err(error.context(format!("key {} of {:?}", key.id(), owner.username())));
+            let error = error.context(format!("key {} of {:?}", key.id(), owner.username()));
+            return Err(match replaces {
+                Some(id) => error.context(format!("key {id} is as it was")),
+                None => error,
+            });
         }
     };
     for warning in &changed.warnings {
@@ -80,15 +86,34 @@ pub(crate) fn record_and_tell(
         id,
         goes_on: changed.keys.iter().find(|held| held.id == id),
     });
-    destination
-        .write(&shown(making.output, key, made, owner, replaced))
-        .with_context(|| {
-            format!(
-                "key {} of {:?} is recorded, and could not be told: revoke it, and make another",
-                key.id(),
-                owner.username()
-            )
-        })
+    let written = destination.write(&shown(making.output, key, made, owner, replaced));
+    written.map_err(|error| {
+        let id = key.id().to_owned();
+        let undone = change::make(admin, names, owner.id(), Edit::Revoke { id });
+        error.context(untold(key.id(), owner, replaced, undone.err().as_ref()))
+    })
+}
+
+/// The end of a key that nobody was told, and that could not, or could, be taken away again.
+fn untold(
+    id: &str,
+    owner: &User,
+    replaced: Option<Replaced<'_>>,
+    still_there: Option<&Error>,
+) -> String {
+    let name = owner.username();
+    let end = match still_there {
+        None => format!("key {id} of {name:?} could not be told, and was revoked at once"),
+        Some(error) => format!(
+            "key {id} of {name:?} could not be told, and could not be revoked ({error:#}): revoke \
+             it by apikeys revoke {id} --owner {}",
+            owner.id()
+        ),
+    };
+    match replaced {
+        None => end,
+        Some(old) => format!("{end}; key {}", old.end()),
+    }
 }
 
 /// The key that a new one takes the place of.
@@ -97,6 +122,20 @@ struct Replaced<'a> {
     id: &'a str,
     /// What it is now; none if it has ended with the change.
     goes_on: Option<&'a KeySummary>,
+}
+
+impl Replaced<'_> {
+    /// What becomes of it.
+    fn end(self) -> String {
+        match self.goes_on {
+            Some(key) => format!(
+                "{}, which goes on until {}",
+                self.id,
+                time_or_unknown(key.ends_at())
+            ),
+            None => format!("{}, which has ended", self.id),
+        }
+    }
 }
 
 /// What is told of the key: the result, with the key in it, and the rest.
@@ -132,14 +171,7 @@ fn shown(
             let created = time_or_unknown(made.created);
             let expires_at = time_or_unknown(made.expires_at);
             let scopes = or_unknown(made.scopes.as_deref(), "the gateway's own");
-            let replaces = replaced.map(|old| match old.goes_on {
-                Some(key) => format!(
-                    "{}, which goes on until {}",
-                    old.id,
-                    time_or_unknown(key.ends_at())
-                ),
-                None => format!("{}, which has ended", old.id),
-            });
+            let replaces = replaced.map(Replaced::end);
             let mut rows = vec![
                 ("key id", key.id()),
                 ("name", &made.name),
@@ -166,6 +198,11 @@ pub(crate) struct Destination<'a>(Option<(&'a Path, File)>);
 
 impl<'a> Destination<'a> {
     pub(crate) fn open(path: Option<&'a Path>) -> Result<Self> {
+        ensure!(
+            path.is_some() || !system::is_null_device(io::stdout().as_fd())?,
+            "standard output is closed or /dev/null: the key would be lost. Nothing was made; \
+             give --output-file FILE"
+        );
         let file = path.map(|path| system::create_private(path).map(|file| (path, file)));
         file.transpose().map(Self)
     }

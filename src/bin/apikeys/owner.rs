@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use apikey_jwt_exchange::api_key::record::{INDEX_ATTRIBUTE, index_value};
 use apikey_jwt_exchange::keycloak::owner::User;
+use apikey_jwt_exchange::keycloak::users::is_user_id;
 use serde_json::{Value, json};
 
 use crate::args::OwnerArgs;
@@ -79,45 +80,59 @@ pub(crate) fn shown(user: &User) -> Value {
     json!({ "id": user.id(), "username": user.username() })
 }
 
-fn find_user(admin: &KeycloakAdmin, name: &str) -> Result<Value> {
-    let realm = admin.realm();
-    if is_uuid(name) {
-        return admin
-            .find(&format!("users/{}", segment(name)))?
-            .with_context(|| format!("realm {realm:?} has no user with the id {name}"));
-    }
-    let mut found = admin.list(&format!("users?exact=true&username={}", query(name)))?;
-    if name.contains('@') {
-        let by_email = admin.list(&format!("users?exact=true&email={}", query(name)))?;
-        for user in by_email {
-            if !found.iter().any(|other| other.get("id") == user.get("id")) {
-                found.push(user);
-            }
-        }
+/// Paths of Keycloak's below `users/` that are no users.
+const NO_USERS: [&str; 2] = ["count", "profile"];
+
+/// Looks for a name, an e-mail address and an id alike: a name may have the form of an id.
+fn find_user(admin: &KeycloakAdmin, meant: &str) -> Result<Value> {
+    let mut found = admin.list(&format!("users?exact=true&username={}", query(meant)))?;
+    if meant.contains('@') {
+        found.extend(admin.list(&format!("users?exact=true&email={}", query(meant)))?);
     }
     // Older releases have answered an odd search with users that do not match.
     found.retain(|user| {
         ["username", "email"].iter().any(|field| {
             let value = user.get(*field).and_then(Value::as_str).unwrap_or_default();
-            value.to_lowercase() == name.to_lowercase()
+            value.to_lowercase() == meant.to_lowercase()
         })
     });
-    match found.as_slice() {
+    if is_user_id(meant) && !NO_USERS.contains(&meant) {
+        found.extend(admin.find(&format!("users/{}", segment(meant)))?);
+    }
+    let mut users: Vec<Value> = Vec::new();
+    for user in found {
+        if !users.iter().any(|other| other.get("id") == user.get("id")) {
+            users.push(user);
+        }
+    }
+    match users.as_slice() {
         [user] => Ok(user.clone()),
         [] => bail!(
-            "realm {realm:?} has no user {name:?}; for a client's service account give \
-             --service-account CLIENT_ID"
+            "realm {:?} has no user {meant:?}; for a client's service account give \
+             --service-account CLIENT_ID",
+            admin.realm()
         ),
         several => {
-            let ids: Vec<&str> = several.iter().filter_map(|user| id_of(user).ok()).collect();
+            let ways = several.iter().map(|user| way_to(user, meant));
             bail!(
-                "{} users of realm {realm:?} go by {name:?}; give the id of the one that is meant: \
-                 --owner {}",
+                "{} users of realm {:?} go by {meant:?}: {}",
                 several.len(),
-                ids.join(", or --owner ")
+                admin.realm(),
+                ways.collect::<Result<Vec<String>>>()?.join("; ")
             )
         }
     }
+}
+
+/// How one of several users that are meant can be named so that no other is.
+fn way_to(user: &Value, meant: &str) -> Result<String> {
+    let id = id_of(user)?;
+    let username = user.get("username").and_then(Value::as_str);
+    let username = username.unwrap_or_default();
+    Ok(match id == meant {
+        true => format!("it is the id of {username:?} (--owner {username:?})"),
+        false => format!("{username:?} is called so (--owner {id})"),
+    })
 }
 
 fn find_service_account(admin: &KeycloakAdmin, client_id: &str) -> Result<Value> {
@@ -140,22 +155,86 @@ fn id_of(object: &Value) -> Result<&str> {
     id.context("Keycloak gave an object without an id")
 }
 
-fn is_uuid(text: &str) -> bool {
-    text.len() == 36
-        && text.char_indices().all(|(at, c)| match at {
-            8 | 13 | 18 | 23 => c == '-',
-            _ => c.is_ascii_hexdigit(),
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keycloak_admin::Credentials;
+    use crate::test_server::TestServer;
+
+    const ID: &str = "174aa39f-d2c5-4654-8727-b5119384708d";
+    const OTHER_ID: &str = "9af1a39f-d2c5-4654-8727-b51193847000";
+
+    /// A Keycloak with these users: id, name, e-mail address.
+    fn find_among(users: &'static [(&str, &str, &str)], meant: &str) -> Result<Value> {
+        let shown = |(id, name, email): &(&str, &str, &str)| json!({ "id": id, "username": name, "email": email });
+        let server = TestServer::start(move |request| {
+            let path = request.split(' ').nth(1).unwrap_or_default();
+            let of = |index: fn(&(&str, &str, &str)) -> String, value: &str| {
+                let value = value
+                    .replace("%2D", "-")
+                    .replace("%2E", ".")
+                    .replace("%40", "@");
+                let found = users.iter().filter(|user| index(user) == value);
+                (200, Value::Array(found.map(shown).collect()).to_string())
+            };
+            let users_path = "/admin/realms/demo/users";
+            if path.ends_with("/token") {
+                (
+                    200,
+                    json!({ "access_token": "t", "expires_in": 60 }).to_string(),
+                )
+            } else if let Some((_, name)) = path.split_once("?exact=true&username=") {
+                of(|user| user.1.to_owned(), name)
+            } else if let Some((_, email)) = path.split_once("?exact=true&email=") {
+                of(|user| user.2.to_owned(), email)
+            } else if path.strip_prefix(users_path) == Some("/count") {
+                (200, "7".to_owned())
+            } else {
+                let id = path.rsplit('/').next().unwrap_or_default();
+                match users.iter().find(|user| user.0 == id) {
+                    Some(user) => (200, shown(user).to_string()),
+                    None => (404, json!({ "error": "User not found" }).to_string()),
+                }
+            }
+        });
+        let credentials = Credentials {
+            realm: "master".into(),
+            client_id: "admin-cli".into(),
+            username: "admin".into(),
+            password: "p".to_owned().into(),
+        };
+        let admin = KeycloakAdmin::sign_in(&server.url(), "demo", credentials, None)?;
+        find_user(&admin, meant)
+    }
 
     #[test]
-    fn an_id_is_told_from_a_name() {
-        assert!(is_uuid("174aa39f-d2c5-4654-8727-b5119384708d"));
-        assert!(!is_uuid("alice"));
-        assert!(!is_uuid("174aa39f-d2c5-4654-8727_b5119384708d"));
+    fn an_owner_is_found_by_name_address_and_id_whatever_their_forms() {
+        for (users, meant, id) in [
+            (&[("u-1", "alice", "a@b.de")][..], "alice", "u-1"),
+            (&[("u-1", "alice", "a@b.de")], "a@b.de", "u-1"),
+            (&[("u-1", "alice", "a@b.de")], "u-1", "u-1"),
+            (&[(ID, "alice", "a@b.de")], ID, ID),
+            // A name that has the form of an id.
+            (&[(OTHER_ID, ID, "")], ID, OTHER_ID),
+            (&[(ID, ID, "")], ID, ID),
+            (&[("u-1", "count", "")], "count", "u-1"),
+        ] {
+            let found = find_among(users, meant).unwrap();
+            assert_eq!(id_of(&found).unwrap(), id, "{meant}");
+        }
+        let error = find_among(&[], ID).unwrap_err().to_string();
+        assert!(error.contains("has no user"), "{error}");
+    }
+
+    #[test]
+    fn two_that_are_meant_are_told_with_a_way_to_each() {
+        let error = find_among(&[(ID, "alice", ""), (OTHER_ID, ID, "")], ID).unwrap_err();
+        let told = error.to_string();
+        assert!(told.contains("2 users"), "{told}");
+        assert!(told.contains("--owner \"alice\""), "{told}");
+        assert!(told.contains(&format!("--owner {OTHER_ID}")), "{told}");
+        let error = find_among(&[(ID, "a@b.de", ""), (OTHER_ID, "bob", "a@b.de")], "a@b.de");
+        let told = error.unwrap_err().to_string();
+        assert!(told.contains(ID) && told.contains(OTHER_ID), "{told}");
     }
 }

@@ -2,7 +2,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -100,9 +101,19 @@ pub(crate) fn write_private(mut file: File, path: &Path, text: &str) -> Result<(
     Ok(())
 }
 
+/// Whether what is written there is lost: where a process is started with a closed output,
+/// the runtime opens /dev/null in its place.
+pub(crate) fn is_null_device(output: BorrowedFd<'_>) -> io::Result<bool> {
+    let output = File::from(output.try_clone_to_owned()?).metadata()?;
+    let is_null =
+        |null: fs::Metadata| output.file_type().is_char_device() && output.rdev() == null.rdev();
+    Ok(fs::metadata("/dev/null").is_ok_and(is_null))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
     use std::path::PathBuf;
 
     struct Folder(PathBuf);
@@ -146,5 +157,18 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn the_null_device_is_told_from_what_keeps_a_text() {
+        let null = File::options().write(true).open("/dev/null").unwrap();
+        assert!(is_null_device(null.as_fd()).unwrap());
+        let folder = Folder::new();
+        let file = create_private(&folder.0.join("kept")).unwrap();
+        assert!(!is_null_device(file.as_fd()).unwrap());
+        let (_reader, writer) = io::pipe().unwrap();
+        assert!(!is_null_device(writer.as_fd()).unwrap());
+        let zero = File::open("/dev/zero").unwrap();
+        assert!(!is_null_device(zero.as_fd()).unwrap());
     }
 }

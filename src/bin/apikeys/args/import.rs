@@ -63,6 +63,10 @@ pub(crate) struct ImportArgs {
     /// What of a Kong consumer names the owner.
     #[arg(long, value_enum, default_value_t = OwnerField::Username)]
     pub(crate) owner_field: OwnerField,
+    /// When Kong's file was written, as 2026-11-28T09:00:00Z: a ttl in it that is the seconds
+    /// left counts from then.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) dumped_at: Option<String>,
     /// A CSV file with the heads from and to: who is called so in FILE is this owner in
     /// Keycloak. Whoever is not in it keeps the name.
     #[arg(long, value_name = "FILE")]

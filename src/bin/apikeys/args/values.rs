@@ -1,7 +1,7 @@
 //! Single values of arguments, each refused where it cannot be right.
 
 use anyhow::{Result, anyhow, bail, ensure};
-use apikey_jwt_exchange::config::defaults;
+use apikey_jwt_exchange::config::{check_realm_name, defaults};
 
 /// An absolute http(s) address without what a base address cannot have, and
 /// without a slash at its end.
@@ -40,16 +40,17 @@ pub(super) fn is_private(base_url: &str) -> bool {
 }
 
 pub(super) fn realm(text: &str) -> Result<String> {
-    let realm = admin_realm(text)?;
-    if realm == "master" {
+    check_realm_name(text).map_err(|rule| anyhow!(rule))?;
+    if text == "master" {
         bail!(
             "is Keycloak's realm of administrators: a key of theirs would manage every realm. \
              Use a realm of your own"
         );
     }
-    Ok(realm)
+    Ok(text.to_owned())
 }
 
+/// The administrator's realm, which no filter works for: a name that a path can hold.
 pub(super) fn admin_realm(text: &str) -> Result<String> {
     let allowed = !text.is_empty() && text != "." && text != ".." && !text.contains(['/', '\\']);
     ensure!(

@@ -10,6 +10,7 @@ use apikey_jwt_exchange::manage::owner_keys::is_key_name;
 use zeroize::Zeroizing;
 
 use super::entry::{Entry, Refused, Secret};
+use super::reference::is_reference;
 use crate::inspect::not_a_key;
 
 /// A key that is to be imported.
@@ -99,9 +100,11 @@ impl Rules {
     fn key(&self, secret: &Secret) -> Result<(String, Zeroizing<String>), String> {
         let text = match secret {
             Secret::Text(text) if text.is_empty() => return Err("it has no key".to_owned()),
-            Secret::Text(text) if text.starts_with("{vault://") => {
+            Secret::Text(text) if is_reference(text) => {
                 return Err(
-                    "its key is a reference into a vault: dump it with its value".to_owned(),
+                    "its key is a reference (to a variable, a vault, …) that nobody resolved: \
+                     write the file with the key itself"
+                        .to_owned(),
                 );
             }
             Secret::Text(text) => text,

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Visitor};
+use serde::de::{
+    Deserialize, Deserializer, EnumAccess, IgnoredAny, MapAccess, SeqAccess, VariantAccess, Visitor,
+};
 use zeroize::Zeroizing;
 
 /// A key of a file.
@@ -65,7 +67,7 @@ impl<'de> Deserialize<'de> for Secret {
 /// Takes what can stand for a key without an error, which would show it.
 struct SecretVisitor;
 
-impl Visitor<'_> for SecretVisitor {
+impl<'de> Visitor<'de> for SecretVisitor {
     type Value = Secret;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -98,6 +100,24 @@ impl Visitor<'_> for SecretVisitor {
     }
 
     fn visit_unit<E>(self) -> Result<Secret, E> {
+        Ok(Secret::NoText)
+    }
+
+    // What an unquoted `{{ … }}` is in YAML.
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Secret, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Secret::NoText)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Secret, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Secret::NoText)
+    }
+
+    // A text with a tag, as `!ENV NAME`: an order to put something else in its place.
+    fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<Secret, A::Error> {
+        let (IgnoredAny, value) = tagged.variant()?;
+        value.newtype_variant::<IgnoredAny>()?;
         Ok(Secret::NoText)
     }
 }

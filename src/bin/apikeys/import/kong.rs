@@ -4,6 +4,7 @@
 use anyhow::{Result, anyhow};
 use apikey_jwt_exchange::clock::UnixMillis;
 use serde::Deserialize;
+use serde_norway::Value;
 
 use super::entry::{Entry, Refused, Secret};
 use crate::args::OwnerField;
@@ -29,10 +30,12 @@ struct Consumer {
 struct Credential {
     key: Option<Secret>,
     consumer: Option<Reference>,
-    /// Seconds from `created_at` on.
-    ttl: Option<u64>,
-    created_at: Option<u64>,
+    ttl: Option<Value>,
 }
+
+/// The longest that a credential of Kong's can have left, in seconds (`DAO_MAX_TTL` of Kong
+/// 3.9.1): above it stands an instant.
+const TTL_SECONDS_MAX: u64 = 100_000_000;
 
 /// How a credential names its consumer: by id or username.
 #[derive(Deserialize)]
@@ -45,10 +48,18 @@ enum Reference {
     },
 }
 
+/// What a file of Kong's is read by.
+#[derive(Clone, Copy)]
+pub(crate) struct Reading {
+    pub(crate) field: OwnerField,
+    /// When the file was written, if that is known: a ttl counts from then.
+    pub(crate) dumped_at: Option<UnixMillis>,
+}
+
 /// Reads the key-auth credentials of an export, in YAML or JSON, which is YAML too.
-pub(crate) fn read(text: &str, field: OwnerField) -> Result<Vec<Result<Entry, Refused>>> {
-    let export: Export = serde_norway::from_str(text).map_err(|error| {
-        // Its own words may show a key.
+pub(crate) fn read(text: &str, reading: Reading) -> Result<Vec<Result<Entry, Refused>>> {
+    let export = parse(text).map_err(|error| {
+        // Its own words may show a key. Once merged, they tell no place.
         let place = error.location();
         let place = place.map(|at| format!("line {}, column {}: ", at.line(), at.column()));
         anyhow!(
@@ -60,17 +71,27 @@ pub(crate) fn read(text: &str, field: OwnerField) -> Result<Vec<Result<Entry, Re
     for (consumer, at) in export.consumers.iter().zip(0..) {
         for (credential, nth) in consumer.keyauth_credentials.iter().zip(0..) {
             let place = format!("consumers[{at}].keyauth_credentials[{nth}]");
-            entries.push(entry(place, consumer, credential, field));
+            entries.push(entry(place, consumer, credential, reading));
         }
     }
     for (credential, nth) in export.keyauth_credentials.iter().zip(0..) {
         let place = format!("keyauth_credentials[{nth}]");
         entries.push(match export.consumer_of(credential) {
-            Some(consumer) => entry(place, &consumer, credential, field),
+            Some(consumer) => entry(place, &consumer, credential, reading),
             None => Err(Refused::new(&place, None, "it names no consumer")),
         });
     }
     Ok(entries)
+}
+
+fn parse(text: &str) -> Result<Export, serde_norway::Error> {
+    if !text.contains("<<") {
+        return serde_norway::from_str(text);
+    }
+    // Merge keys, which the reader of a structure passes over.
+    let mut value: Value = serde_norway::from_str(text)?;
+    value.apply_merge()?;
+    serde_norway::from_value(value)
 }
 
 impl Export {
@@ -102,9 +123,9 @@ fn entry(
     place: String,
     consumer: &Consumer,
     credential: &Credential,
-    field: OwnerField,
+    reading: Reading,
 ) -> Result<Entry, Refused> {
-    let (owner, name) = match field {
+    let (owner, name) = match reading.field {
         OwnerField::Username => (&consumer.username, "username"),
         OwnerField::CustomId => (&consumer.custom_id, "custom_id"),
     };
@@ -113,22 +134,42 @@ fn entry(
         let reason = format!("its consumer has no {name} in the file");
         return Err(Refused::new(&place, known, reason));
     };
-    let expires_at = match (credential.ttl.filter(|ttl| *ttl > 0), credential.created_at) {
-        (None, _) => None,
-        (Some(ttl), Some(created_at)) => {
-            Some(UnixMillis::from_seconds(created_at.saturating_add(ttl)).to_rfc3339())
-        }
-        (Some(_), None) => {
-            let reason = "it has a ttl and no created_at: when it ends cannot be told";
-            return Err(Refused::new(&place, Some(owner), reason));
-        }
-    };
+    let expires_at = ends_at(credential, reading.dumped_at)
+        .map_err(|reason| Refused::new(&place, Some(owner), reason))?;
     Ok(Entry {
         owner: owner.to_owned(),
         key: credential.key.clone().unwrap_or_else(|| Secret::new("")),
         name: None,
-        expires_at,
+        expires_at: expires_at.map(UnixMillis::to_rfc3339),
         scopes: None,
         place,
     })
+}
+
+/// When a credential ends. Its ttl is what the Admin API gives, and deck writes: the seconds
+/// that were left then; or what `kong config db_export` writes, and a Kong without a
+/// database reads: the instant, in seconds of the epoch.
+fn ends_at(
+    credential: &Credential,
+    dumped_at: Option<UnixMillis>,
+) -> Result<Option<UnixMillis>, &'static str> {
+    let Some(ttl) = &credential.ttl else {
+        return Ok(None);
+    };
+    let seconds = ttl.as_f64().filter(|seconds| *seconds >= 0.0);
+    match (seconds.map(|seconds| seconds as u64), dumped_at) {
+        (None, _) => Err("its ttl is no number of seconds"),
+        // Kong's own word for no end.
+        (Some(0), _) => Ok(None),
+        (Some(instant), _) if instant > TTL_SECONDS_MAX => {
+            Ok(Some(UnixMillis::from_seconds(instant)))
+        }
+        (Some(left), Some(dumped_at)) => Ok(Some(UnixMillis::from_seconds(
+            dumped_at.as_seconds().saturating_add(left),
+        ))),
+        (Some(_), None) => Err(
+            "its ttl is the seconds that were left when the file was written: give that time by \
+             --dumped-at",
+        ),
+    }
 }

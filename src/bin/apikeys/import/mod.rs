@@ -9,6 +9,7 @@
 mod check;
 mod entry;
 mod kong;
+mod reference;
 mod report;
 mod table;
 
@@ -17,8 +18,9 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use apikey_jwt_exchange::api_key::record::Attributes;
+use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::keycloak::owner::User;
 use apikey_jwt_exchange::manage::change::ChangeError;
 use apikey_jwt_exchange::manage::owner_keys::{self, Edit, NewKey};
@@ -46,7 +48,8 @@ pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode> {
         );
     };
     let format = new_key::format(&args.key_prefix)?.with_index_key(&index_key);
-    let entries = read(args)?;
+    let now = system::now()?;
+    let entries = read(args, now)?;
     let owners = match &args.map {
         Some(path) => table::read_map(&read_file(path)?)?,
         None => BTreeMap::new(),
@@ -54,7 +57,6 @@ pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode> {
     let admin = args.connection.sign_in()?;
     check_realm(&admin, &args.names.identity_provider)?;
     let asks_for_scopes = entries.iter().flatten().any(|entry| entry.scopes.is_some());
-    let now = system::now()?;
     let rules = Rules {
         format,
         scopes: match asks_for_scopes {
@@ -91,17 +93,33 @@ pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode> {
     })
 }
 
-fn read(args: &ImportArgs) -> Result<Vec<Result<Entry, Refused>>> {
+fn read(args: &ImportArgs, now: UnixMillis) -> Result<Vec<Result<Entry, Refused>>> {
+    let reading = kong::Reading {
+        field: args.owner_field,
+        dumped_at: dumped_at(args.dumped_at.as_deref(), now)?,
+    };
     let text = read_file(&args.file)?;
     let text = text.trim_start_matches('\u{feff}');
     let entries = match args.format {
         ImportFormat::Csv => table::read_csv(text),
         ImportFormat::Json => table::read_json(text),
-        ImportFormat::Kong => kong::read(text, args.owner_field),
+        ImportFormat::Kong => kong::read(text, reading),
     };
     let entries = entries.with_context(|| args.file.display().to_string())?;
     ensure!(!entries.is_empty(), "{} holds no keys", args.file.display());
     Ok(entries)
+}
+
+fn dumped_at(text: Option<&str>, now: UnixMillis) -> Result<Option<UnixMillis>> {
+    let Some(text) = text else {
+        return Ok(None);
+    };
+    let at = UnixMillis::parse_rfc3339(text).map_err(|error| anyhow!("--dumped-at is {error}"))?;
+    ensure!(
+        at <= now,
+        "--dumped-at is in the future: it is when Kong wrote FILE"
+    );
+    Ok(Some(at))
 }
 
 fn read_file(path: &Path) -> Result<Zeroizing<String>> {

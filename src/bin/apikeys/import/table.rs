@@ -21,6 +21,12 @@ pub(crate) fn read_csv(text: &str) -> Result<Vec<Result<Entry, Refused>>> {
             at + 1
         );
     }
+    for head in HEADS {
+        ensure!(
+            heads.iter().filter(|other| *other == head).count() < 2,
+            "the CSV has the head {head:?} twice"
+        );
+    }
     for required in ["owner", "key"] {
         ensure!(
             heads.iter().any(|head| head == required),

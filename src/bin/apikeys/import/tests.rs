@@ -5,6 +5,8 @@ use crate::args::OwnerField;
 use apikey_jwt_exchange::api_key::format::KeyFormat;
 use apikey_jwt_exchange::clock::UnixMillis;
 
+mod of_kong;
+
 const KEY: &str = "old-key-number-one";
 const OTHER: &str = "old-key-number-two";
 
@@ -32,6 +34,13 @@ fn id_of(key: &str) -> String {
 fn csv(rows: &str) -> (Vec<Import>, Vec<Refused>) {
     let text = format!("owner,key,name,expires_at,scopes\n{rows}");
     rules().apply(table::read_csv(&text).unwrap())
+}
+
+fn by(field: OwnerField) -> kong::Reading {
+    kong::Reading {
+        field,
+        dumped_at: None,
+    }
 }
 
 fn only_refusal((imports, refused): (Vec<Import>, Vec<Refused>)) -> Refused {
@@ -144,6 +153,114 @@ fn each_way_to_be_wrong_is_refused_with_its_place_and_never_the_key() {
 }
 
 #[test]
+fn a_reference_that_nobody_resolved_is_no_key_and_keeps_no_other_out() {
+    for reference in [
+        "$SUPABASE_SERVICE_KEY",
+        "$supabase_service_key",
+        "${SUPABASE_SERVICE_KEY}",
+        "${KEY_OF_ALICE:-none}",
+        "${keyOfAliceOrBob}",
+        "sk-live-${KEY_OF_ALICE}",
+        "${{secrets.KEY_OF_ALICE}}",
+        "$(KEY_OF_ALICE_HERE)",
+        "#{KEY_OF_ALICE_HERE}#",
+        "{{.Values.alice.key}}",
+        "{{key_of_alice_here}}",
+        "<%=key_of_alice_here%>",
+        "((key-of-alice-here))",
+        "[[key-of-alice-here]]",
+        "%KEY_OF_ALICE_HERE%",
+        "<KEY-OF-ALICE-HERE>",
+        "@KEY_OF_ALICE_HERE@",
+        "__KEY_OF_ALICE_HERE__",
+        "op://vault/alice/key",
+        "ref+vault://secret/alice#key",
+    ] {
+        let (imports, refused) = csv(&format!("alice,{reference},,,\nbob,{OTHER},,,\n"));
+        assert_eq!(imports.len(), 1, "{reference}");
+        assert_eq!(imports[0].owner, "bob");
+        let [refusal] = refused.as_slice() else {
+            panic!("{reference}: {refused:?}")
+        };
+        assert_eq!(refusal.place, "line 2");
+        assert!(refusal.reason.contains("reference"), "{refusal:?}");
+        assert!(!refusal.reason.contains(reference), "{refusal:?}");
+    }
+}
+
+#[test]
+fn a_key_of_any_visible_characters_is_no_reference() {
+    for key in [
+        "JvT1vQ9mZk3sXw7pLr2nYb5dGh8fCa4e",
+        "5f0c1d0e-7a52-4f0e-9a57-0e4b8a6d1c11",
+        "c2VjcmV0LWtleS1vZi1hbGljZQ==",
+        "a+b/c+d/e+f/g+h/i==",
+        "eyJhbGciOiJIUzI1NiJ9.e30.abc",
+        "$ecretPassw0rdOfAlice",
+        "$x{Q}(z)<w>%v%[u]#t",
+        "p$A${9x}r(t)}w{{q>z",
+        "100%sure-and-50%more",
+        "<b>x</b>-y-z-1-2-3-4",
+        "a@example.com:s3cret",
+        "__proto__.__class__x",
+        "$2y$not-a-hash-of-it",
+        "//cdn.example.com/ab",
+    ] {
+        let (imports, refused) = csv(&format!("alice,\"{key}\",,,\n"));
+        assert_eq!((imports.len(), refused.len()), (1, 0), "{key} {refused:?}");
+    }
+}
+
+#[test]
+fn a_key_that_a_template_left_as_no_text_keeps_no_other_out() {
+    let text = format!(
+        "consumers:\n- username: alice\n  keyauth_credentials:\n  \
+         - key: {{{{ .Values.key }}}}\n  - key: [a, b]\n  - key: !ENV KEY_OF_ALICE\n  \
+         - key: {OTHER}\n"
+    );
+    let (imports, refused) = rules().apply(kong::read(&text, by(OwnerField::Username)).unwrap());
+    assert_eq!((imports.len(), refused.len()), (1, 3));
+    let json = format!(
+        r#"[{{"owner": "alice", "key": {{"from": "{KEY}"}}}}, {{"owner": "bob", "key": ["{KEY}"]}},
+            {{"owner": "bob", "key": "{OTHER}"}}]"#
+    );
+    let (imports, refused) = rules().apply(table::read_json(&json).unwrap());
+    assert_eq!((imports.len(), refused.len()), (1, 2));
+    assert!(
+        refused
+            .iter()
+            .all(|refusal| refusal.reason.contains("no text"))
+    );
+}
+
+#[test]
+fn what_is_there_twice_in_one_place_is_refused() {
+    let twice = format!("owner,key,key\nalice,{KEY},{OTHER}\n");
+    let error = table::read_csv(&twice).unwrap_err().to_string();
+    assert!(error.contains("head \"key\" twice"), "{error}");
+    for members in [
+        format!(r#""owner": "alice", "owner": "bob", "key": "{KEY}""#),
+        format!(r#""owner": "alice", "key": "{KEY}", "key": "{OTHER}""#),
+    ] {
+        assert!(table::read_json(&format!("[{{{members}}}]")).is_err());
+    }
+    for text in [
+        format!(
+            "consumers: []\nconsumers:\n- {{username: a, keyauth_credentials: [{{key: {KEY}}}]}}"
+        ),
+        format!(
+            "consumers:\n- {{username: a, username: b, keyauth_credentials: [{{key: {KEY}}}]}}"
+        ),
+        format!("keyauth_credentials:\n- {{consumer: {{username: a, username: b}}, key: {KEY}}}"),
+    ] {
+        assert!(
+            kong::read(&text, by(OwnerField::Username)).is_err(),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn a_key_that_is_there_twice_counts_once_and_one_of_two_owners_never() {
     let (imports, refused) = csv(&format!("alice,{KEY},,,\nAlice,{KEY},,,\n"));
     assert_eq!(imports.len(), 1);
@@ -213,81 +330,6 @@ fn json_is_a_list_of_objects_with_these_members_alone() {
         let error = table::read_json(&text).unwrap_err().to_string();
         assert!(error.contains("line 1, column"), "{error}");
         assert!(!error.contains(KEY), "{error}");
-    }
-}
-
-#[test]
-fn kongs_credentials_are_read_within_their_consumers_and_beside_them() {
-    let text = format!(
-        r#"
-_format_version: "3.0"
-services: [{{name: orders, url: "http://orders"}}]
-consumers:
-- id: 5f0c1d0e-7a52-4f0e-9a57-0e4b8a6d1c11
-  username: mobile
-  custom_id: alice
-  keyauth_credentials:
-  - key: {KEY}
-  - key: 1234567890123456
-- username: nightly
-keyauth_credentials:
-- consumer: 5f0c1d0e-7a52-4f0e-9a57-0e4b8a6d1c11
-  key: {OTHER}
-  created_at: 1795000000
-  ttl: 31536000
-- consumer: {{username: nightly}}
-  key: old-key-number-three
-- key: old-key-number-four
-- {{consumer: nightly, key: old-key-number-five, ttl: 60}}
-"#
-    );
-    let read = |field| rules().apply(kong::read(&text, field).unwrap());
-    let (imports, refused) = read(OwnerField::Username);
-    let owners: Vec<(&str, &str)> = imports
-        .iter()
-        .map(|import| (import.owner.as_str(), import.place.as_str()))
-        .collect();
-    assert_eq!(
-        owners,
-        [
-            ("mobile", "consumers[0].keyauth_credentials[0]"),
-            ("mobile", "keyauth_credentials[0]"),
-            ("nightly", "keyauth_credentials[1]"),
-        ]
-    );
-    assert_eq!(
-        imports[1].expires_at.as_seconds(),
-        1_795_000_000 + 31_536_000
-    );
-    let reasons: Vec<&str> = refused
-        .iter()
-        .map(|refusal| refusal.reason.as_str())
-        .collect();
-    assert_eq!(
-        reasons,
-        [
-            "its key is no text: quote it in the file",
-            "it names no consumer",
-            "it has a ttl and no created_at: when it ends cannot be told",
-        ]
-    );
-    let (imports, refused) = read(OwnerField::CustomId);
-    assert!(imports.iter().all(|import| import.owner == "alice") && imports.len() == 2);
-    assert!(refused.iter().any(|refusal| {
-        refusal.owner.as_deref() == Some("nightly") && refusal.reason.contains("no custom_id")
-    }));
-    // JSON is YAML too; what is neither is told by its place alone.
-    let json = format!(r#"{{"keyauth_credentials": [{{"consumer": "a", "key": "{KEY}"}}]}}"#);
-    assert_eq!(kong::read(&json, OwnerField::Username).unwrap().len(), 1);
-    for text in [
-        format!("consumers: {KEY}"),
-        format!("a: b: {KEY}"),
-        format!("- {KEY}"),
-    ] {
-        let error = kong::read(&text, OwnerField::Username)
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("Kong") && !error.contains(KEY), "{error}");
     }
 }
 

@@ -1,0 +1,107 @@
+//! Tells a reference that nobody resolved from a key: a file of keys that a template or a
+//! tool was to fill in may have been taken before that, and such a reference is known to
+//! everybody with the file.
+//!
+//! A key is any visible text, so that each form must be one that a real key hardly has:
+//! marks in pairs, and nothing between them but a name. Where a mark has no pair, or stands
+//! anywhere in the text, the name must be in letters of one case. Of a hundred thousand keys
+//! at random a handful look like a reference: a test counts them.
+
+/// What begins and ends a variable's name anywhere in a text.
+const AROUND_A_VARIABLE: [(&str, &str); 3] = [("${", "}"), ("$(", ")"), ("#{", "}")];
+/// What begins and ends an expression of names anywhere in a text.
+const AROUND_NAMES: [(&str, &str); 4] = [("{{", "}}"), ("((", "))"), ("[[", "]]"), ("<%", "%>")];
+/// What begins and ends a text that is a name beside.
+const AROUND_ALL: [(&str, &str); 7] = [
+    ("${", "}"),
+    ("$(", ")"),
+    ("#{", "}"),
+    ("%", "%"),
+    ("<", ">"),
+    ("@", "@"),
+    ("__", "__"),
+];
+
+/// Whether the text is, or holds, a reference to something else.
+pub(super) fn is_reference(text: &str) -> bool {
+    is_address(text)
+        || text.strip_prefix('$').is_some_and(is_name_of_one_case)
+        || AROUND_ALL
+            .iter()
+            .filter_map(|(begin, end)| text.strip_prefix(begin)?.strip_suffix(end))
+            .any(is_name)
+        || AROUND_A_VARIABLE
+            .iter()
+            .any(|marks| within(text, marks).any(is_variable))
+        || AROUND_NAMES
+            .iter()
+            .any(|marks| within(text, marks).any(is_of_names))
+}
+
+/// What stands between each of the marks and the next end.
+fn within<'a>(text: &'a str, marks: &(&str, &str)) -> impl Iterator<Item = &'a str> {
+    let (begin, end) = *marks;
+    let after = text.match_indices(begin);
+    after.filter_map(move |(at, _)| {
+        let rest = text.get(at + begin.len()..)?;
+        Some(rest.split_once(end)?.0).filter(|inside| !inside.is_empty())
+    })
+}
+
+/// `scheme://…`, and Kong's `{vault://…}`.
+fn is_address(text: &str) -> bool {
+    let scheme = text.strip_prefix('{').unwrap_or(text).split_once("://");
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    scheme.is_some_and(|(scheme, _)| {
+        scheme.starts_with(|first: char| first.is_ascii_alphabetic()) && scheme.bytes().all(allowed)
+    })
+}
+
+fn is_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    text.starts_with(|first: char| first.is_ascii_alphabetic()) && text.bytes().all(allowed)
+}
+
+/// Names, and what an expression has between them.
+fn is_of_names(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b" _-.=|\"'$/".contains(&byte);
+    text.bytes().all(allowed)
+}
+
+/// A variable's name, alone or with what is in its place if it is not set: `NAME:-default`.
+fn is_variable(text: &str) -> bool {
+    let at = text.find([':', '-', '+', '?', '=']).unwrap_or(text.len());
+    let (name, rest) = text.split_at(at);
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:+?=".contains(&byte);
+    name.len() > 2 && is_name_of_one_case(name) && rest.bytes().all(allowed)
+}
+
+fn is_name_of_one_case(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let begins = |first: char| first.is_ascii_alphabetic() || first == '_';
+    text.starts_with(begins)
+        && text.bytes().all(allowed)
+        && !(text.contains(|c: char| c.is_ascii_lowercase())
+            && text.contains(|c: char| c.is_ascii_uppercase()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha12Rng;
+
+    #[test]
+    fn of_keys_at_random_hardly_one_looks_like_a_reference() {
+        let mut random = ChaCha12Rng::seed_from_u64(20);
+        let visible: Vec<char> = ('!'..='~').filter(|c| *c != ',').collect();
+        let mistaken = (0..100_000)
+            .filter(|nth| {
+                let length = 16 + nth % 57;
+                let text = (0..length).map(|_| visible[random.random_range(0..visible.len())]);
+                is_reference(&text.collect::<String>())
+            })
+            .count();
+        assert!(mistaken <= 20, "{mistaken} of 100000");
+    }
+}
