@@ -194,7 +194,7 @@ fn an_owner_that_is_not_exactly_one_is_refused_with_what_to_do() {
             run.stderr
         );
     }
-    run.refused_with("give the id");
+    run.refused_with("give the one that is meant");
 }
 
 #[test]

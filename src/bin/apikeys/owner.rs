@@ -115,7 +115,7 @@ fn find_user(admin: &KeycloakAdmin, meant: &str) -> Result<Value> {
         several => {
             let ways = several.iter().map(|user| way_to(user, meant));
             bail!(
-                "{} users of realm {:?} go by {meant:?}: {}",
+                "{} users of realm {:?} go by {meant:?}; give the one that is meant: {}",
                 several.len(),
                 admin.realm(),
                 ways.collect::<Result<Vec<String>>>()?.join("; ")
