@@ -352,7 +352,7 @@ mod tests {
             "scim/v2/Users",
             // Members come and go with it.
             "scim/v2/Groups/g",
-            "scim/v3/Users/u",
+            "scim/v2/Users/u/more",
         ] {
             for operation in ["CREATE", "UPDATE", "DELETE", "ACTION"] {
                 let concerns = concerned(operation, Some(path));
