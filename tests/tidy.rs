@@ -178,8 +178,6 @@ fn nothing_names_this_machine_or_a_package_registry() {
         };
         for (number, line) in text.lines().enumerate() {
             let at = format!("{path}:{}", number + 1);
-            // A path of Keycloak's: SCIM names its resources so.
-            let line = &line.replace("scim/v2/Users", "");
             for name in machine {
                 // Not one that goes on a relative path, as in a URL of Keycloak's.
                 let begins = |(at, _): (usize, &str)| {
