@@ -11,6 +11,7 @@ use super::{Realm, SigningKeySource, Upstream, defaults};
 use crate::api_key::format::KeyFormat;
 use crate::api_key::record::is_scope;
 use crate::clock::UnixMillis;
+use crate::exchange::credentials::is_made_by_gateways;
 use crate::signing_key::SigningKey;
 
 /// The fields as they are written. Each is read by [`Config::from_json`], so that
@@ -256,7 +257,7 @@ pub(super) fn headers(raw: &RawConfig) -> Result<Vec<String>, ConfigError> {
     }
     if let Some(name) = names
         .iter()
-        .find(|name| NOT_CREDENTIALS.contains(&name.as_str()))
+        .find(|name| FRAMING.contains(&name.as_str()) || is_made_by_gateways(name))
     {
         return error(
             "headers",
@@ -266,15 +267,8 @@ pub(super) fn headers(raw: &RawConfig) -> Result<Vec<String>, ConfigError> {
     Ok(names)
 }
 
-/// Headers that routing and framing need, which no key may take away.
-const NOT_CREDENTIALS: [&str; 6] = [
-    "host",
-    "content-length",
-    "transfer-encoding",
-    "connection",
-    "te",
-    "upgrade",
-];
+/// Headers that framing needs, which no key may take away.
+const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
 
 pub(super) fn fallback_until(raw: &RawConfig) -> Result<Option<UnixMillis>, ConfigError> {
     text(raw.fallback_until.as_ref(), "fallback_until")?

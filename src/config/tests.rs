@@ -166,6 +166,7 @@ fn each_wrong_value_is_refused_by_a_message_that_names_the_field_and_its_bounds(
         ("headers", json!(["X-API-Key"]), "lower case"),
         ("headers", json!(["a", "a"]), "each once"),
         ("headers", json!(["host"]), "cannot carry a key"),
+        ("headers", json!(["x-forwarded-for"]), "cannot carry a key"),
         (
             "on_missing_key",
             json!("allow"),

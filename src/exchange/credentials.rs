@@ -220,7 +220,7 @@ fn is_looked_at(name: &str) -> bool {
 }
 
 /// Whether gateways make this header anew before the filter runs.
-fn is_made_by_gateways(name: &str) -> bool {
+pub(crate) fn is_made_by_gateways(name: &str) -> bool {
     const FORWARDED: &str = "x-forwarded-";
     let start = name.get(..FORWARDED.len());
     start.is_some_and(|start| start.eq_ignore_ascii_case(FORWARDED))

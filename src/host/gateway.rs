@@ -1,10 +1,10 @@
 //! The gateway that runs the filter, and each thing that the two do differently.
 //!
 //! Kong's Wasm host (`ngx_wasm_module`) is maintained no more, so its faults stay: the
-//! remedies are here and in `kong/nginx-apikeys.conf`. The numbers K1 to K12 are those of
+//! remedies are here and in `kong/nginx-apikeys.conf`. The numbers K1 to K13 are those of
 //! `tests/host_model/scenarios/kong_faults.rs`, where each fault traps a naive filter.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use log::Level;
 use proxy_wasm::hostcalls;
@@ -30,6 +30,8 @@ pub(super) enum Gateway {
 }
 
 thread_local! {
+    /// The ids of requests that are answered while they were held, and not over yet.
+    static ANSWERED: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
     /// Learnt once for each virtual machine.
     static GATEWAY: Cell<Option<Gateway>> = const { Cell::new(None) };
     /// Whether this release of the gateway can be trusted; learnt at the first request.
@@ -140,6 +142,25 @@ impl Gateway {
         Some(version)
     }
 
+    /// Notes that a request is answered which was held. Kong goes on to the next filter of the
+    /// chain then, and a second answer is a trap that crashes the worker (K13).
+    pub(super) fn note_answered(self) -> Answered {
+        let id = match self {
+            Self::Envoy => None,
+            Self::Kong => system::kong_request_id(),
+        };
+        ANSWERED.with_borrow_mut(|answered| answered.extend(id.clone()));
+        Answered(id)
+    }
+
+    /// Whether an earlier filter of ours in the chain has answered this request.
+    pub(super) fn is_answered(self) -> bool {
+        let none = ANSWERED.with_borrow(Vec::is_empty);
+        !none
+            && system::kong_request_id()
+                .is_some_and(|id| ANSWERED.with_borrow(|answered| answered.contains(&id)))
+    }
+
     /// Takes a header of the request away from the service. Kong's proxy sends a header
     /// that was removed (K2), so there its value is set to an empty one.
     pub(super) fn take_header(self, name: &str) -> Result<(), Status> {
@@ -148,6 +169,17 @@ impl Gateway {
             Self::Kong => Some(""),
         };
         hostcalls::set_map_value(MapType::HttpRequestHeaders, name, emptied)
+    }
+}
+
+/// Keeps in mind that a request is answered, until it is over.
+pub(super) struct Answered(Option<Vec<u8>>);
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        if let Some(id) = &self.0 {
+            ANSWERED.with_borrow_mut(|answered| answered.retain(|known| known != id));
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use proxy_wasm::types::{Action, MapType, Status};
 
 use super::audit::Known;
 use super::callout::{self, Answer};
-use super::gateway::Gateway;
+use super::gateway::{Answered, Gateway};
 use super::metrics::{self, Sent};
 use super::request_id::RequestId;
 use super::root_context::Route;
@@ -40,6 +40,8 @@ pub(super) struct HttpFilter {
     /// The headers that held the key, taken out of the request before it was held: a host
     /// that lets it go on by mistake (Kong, after a trap) sends neither key nor token.
     taken: Vec<(String, Vec<u8>)>,
+    /// It is answered, after it was held.
+    answered: Option<Answered>,
     request_id: RequestId,
     /// When it came, or when it began to wait; none where it is not timed.
     came_at: Option<Instant>,
@@ -61,6 +63,7 @@ impl HttpFilter {
             callout: None,
             paused: false,
             taken: Vec::new(),
+            answered: None,
             request_id: RequestId::default(),
             came_at: None,
             sent: None,
@@ -321,6 +324,9 @@ impl HttpFilter {
             .collect();
         let body = rejection.body(self.request_id.text());
         let status = u32::from(rejection.status());
+        if self.paused {
+            self.answered = Some(Gateway::here().note_answered());
+        }
         if hostcalls::send_http_response(status, headers, Some(body.as_bytes())).is_err() {
             log::error!("request_id={} the host takes no answer", self.request_id);
         }
@@ -353,6 +359,9 @@ impl Context for HttpFilter {
 
 impl HttpContext for HttpFilter {
     fn on_http_request_headers(&mut self, count: usize, _: bool) -> Action {
+        if Gateway::here().is_answered() {
+            return Action::Continue;
+        }
         let Some(route) = self.route.clone() else {
             return self.reject(Rejection::IdentityProviderUnavailable, NO_CONFIGURATION);
         };

@@ -18,7 +18,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::audit;
 use super::callout::{self, Answer};
-use super::gateway::Gateway;
+use super::gateway::{Answered, Gateway};
 use super::metrics::{self, Sent};
 use super::request_id::RequestId;
 use super::root_context::Route;
@@ -40,6 +40,8 @@ pub(super) struct ManageFilter {
     /// The body is waited for.
     reading: bool,
     trace: Option<TraceContext>,
+    /// It is answered, perhaps after it was held.
+    answered: Option<Answered>,
     request_id: RequestId,
 }
 
@@ -52,6 +54,7 @@ impl ManageFilter {
             sent: None,
             reading: false,
             trace: None,
+            answered: None,
             request_id: RequestId::default(),
         }
     }
@@ -152,6 +155,7 @@ impl ManageFilter {
             .collect();
         let body = answer.body(self.request_id.text());
         let bytes = body.as_ref().map(|body| body.as_bytes());
+        self.answered = Some(Gateway::here().note_answered());
         if hostcalls::send_http_response(u32::from(answer.status), headers, bytes).is_err() {
             log::error!("request_id={} the host takes no answer", self.request_id);
         }
@@ -197,6 +201,7 @@ impl ManageFilter {
             .collect();
         let body = problem.body(self.request_id.text());
         let status = u32::from(problem.code.status());
+        self.answered = Some(Gateway::here().note_answered());
         if hostcalls::send_http_response(status, headers, Some(body.as_bytes())).is_err() {
             log::error!("request_id={} the host takes no answer", self.request_id);
         }
@@ -233,7 +238,7 @@ impl Context for ManageFilter {
 impl HttpContext for ManageFilter {
     fn on_http_request_headers(&mut self, count: usize, end_of_stream: bool) -> Action {
         let gateway = Gateway::here();
-        if !self.route.config.enabled {
+        if gateway.is_answered() || !self.route.config.enabled {
             return Action::Continue;
         }
         if !gateway.is_supported() {

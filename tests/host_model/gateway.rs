@@ -101,6 +101,8 @@ pub struct Gateway {
     pub truth: Truth,
     /// The keys that the management API made.
     pub made: Vec<String>,
+    /// The filter stands in the chain twice.
+    pub twice: bool,
     /// The filter traps in `on_configure`.
     pub ends_at_start: bool,
     /// Decides what becomes of each callout.
@@ -165,6 +167,7 @@ impl Gateway {
             allowed: Allowed::default(),
             truth: Truth::default(),
             made: Vec::new(),
+            twice: false,
             ends_at_start: false,
             fate: Box::new(|_, _| Fate::Answered),
             flights: Flights::default(),
@@ -517,10 +520,42 @@ impl Gateway {
             return true;
         }
         match vm.call_response(context, callout.token, answer) {
-            Ok(()) => self.settle(index, Action::Pause),
+            Ok(()) => {
+                self.go_on_after_an_answer(index);
+                self.settle(index, Action::Pause);
+            }
             Err(trapped) => self.crashed(index, &trapped),
         }
         true
+    }
+
+    /// Kong goes on to the next filter of the chain when one has answered a request that it
+    /// held (K13).
+    fn go_on_after_an_answer(&mut self, index: usize) {
+        let Request {
+            worker,
+            route,
+            context,
+            ..
+        } = self.requests[index];
+        let root = self.workers[worker].roots[route].1;
+        let goes_on = self.twice && self.profile == Profile::Kong;
+        let vm = self.vm(worker, route);
+        let state = &vm.host().contexts[&context];
+        if !goes_on || state.local_responses.is_empty() {
+            return;
+        }
+        let next = ContextState {
+            request_id: state.request_id.clone(),
+            request_headers: state.request_headers.clone(),
+            ..ContextState::default()
+        };
+        // A trap is seen when the gateway is judged.
+        if let Ok(next) = vm.new_request(root, next)
+            && vm.request_headers(next, false) == Ok(Action::Continue)
+        {
+            vm.end_request(next).expect("an end");
+        }
     }
 
     /// The client goes away.

@@ -196,12 +196,19 @@ impl Host {
 
     pub fn send_local_response(&mut self, mut response: LocalResponse) -> HostResult<()> {
         let (on_kong, id) = (self.on_kong(), self.context);
+        let Some(context) = self.contexts.get(&id) else {
+            return refuse(Status::BadArgument);
+        };
+        let request = context.request_id.clone();
+        let is_answered = |(known, context): (&u32, &ContextState)| {
+            (*known == id || context.request_id == request) && !context.local_responses.is_empty()
+        };
+        if on_kong && self.contexts.iter().any(is_answered) {
+            return trap("local response already stashed");
+        }
         let Some(context) = self.contexts.get_mut(&id) else {
             return refuse(Status::BadArgument);
         };
-        if on_kong && !context.local_responses.is_empty() {
-            return trap("local response already stashed");
-        }
         if context.loses_body {
             response.body.clear();
         }

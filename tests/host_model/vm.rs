@@ -31,7 +31,7 @@ const STACK: Range<usize> = 0..(1 << 20) - 256;
 const UNUSED: u8 = 0xaa;
 
 /// The machine is over: what the filter or the host said.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trapped(pub String);
 
 type Outcome<T> = Result<T, Trapped>;

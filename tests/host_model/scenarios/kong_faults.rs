@@ -15,6 +15,7 @@
 //! | K10 | traps while it holds a request | the request goes on | test 42 of `130-proxy_dispatch_http.t` |
 //! | K11 | calls out in Kong 3.8, and the call fails | the request goes on | the module of 3.8 |
 //! | K12 | writes a longer value over an entry while the zone is full | the entry may be freed before it is used | `ngx_wa_shm_kv_set_locked`: `old` (read, not seen) |
+//! | K13 | answers a request that it held, before another filter of the chain | the next filter is asked all the same, and a second answer is a trap | `hfuncs_send_local_response` |
 //!
 //! K5 is K4 and K7 in the management API; K8 and K9 are no business of a host's model.
 
@@ -24,7 +25,7 @@ use crate::abi::{self, REQUEST_HEADERS, Refusal, pairs, value_of};
 use crate::api::{self, API, Call};
 use crate::flights::{Asked, Fate};
 use crate::gateway::{Gateway, Outcome, configuration};
-use crate::host::{Answer, LocalResponse, Step, TIMED_OUT};
+use crate::host::{Answer, ContextState, LocalResponse, Step, TIMED_OUT};
 use crate::keycloak_adapter::{RealmKey, User};
 use crate::keys::{key, owner, plain_owner};
 use crate::node::{BOTH, Profile};
@@ -472,6 +473,39 @@ fn k12_a_log_of_revocations_that_grows_in_a_zone_without_room_for_two_is_written
         gateway.pass_ticking(7_000);
         gateway.ask(&key(number)).expect_invalid();
     }
+}
+
+#[test]
+fn k13_a_naive_second_answer_to_a_request_that_another_filter_answered_traps() {
+    let mut host = naive_host(Profile::Kong);
+    let first = &host.contexts[&2];
+    let second = ContextState {
+        root: first.root,
+        request_id: first.request_id.clone(),
+        ..ContextState::default()
+    };
+    host.contexts.insert(3, second);
+    let answer = LocalResponse {
+        status: 401,
+        headers: Vec::new(),
+        body: b"{}".to_vec(),
+    };
+    host.send_local_response(answer.clone()).unwrap();
+    host.context = 3;
+    assert!(traps(&host.send_local_response(answer)));
+}
+
+#[test]
+fn k13_a_filter_that_stands_in_the_chain_twice_answers_once() {
+    let mut gateway = api::gateway(Profile::Kong, vec![owner("alice", &key(1))], &Value::Null);
+    gateway.twice = true;
+    for number in 2..6 {
+        gateway.ask(&key(number)).expect_invalid();
+    }
+    assert_eq!(gateway.ask(&key(1)).subject(), "alice");
+    let token = gateway.token("alice", RealmKey::Es256);
+    gateway.call(&Call::new("GET", "").bearer(&token)).told(200);
+    gateway.ask(&key(2)).expect_invalid();
 }
 
 #[test]
