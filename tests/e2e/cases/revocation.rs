@@ -44,6 +44,7 @@ fn spec() -> Spec {
     Spec::default()
         .field("revocation_poll_seconds", 1)
         .field("cache_ttl_seconds", 3600)
+        .audited()
         .workers(2)
 }
 
@@ -62,12 +63,14 @@ fn polling(world: &World) -> Gateway<'_> {
 /// Makes each worker remember the owner's token.
 #[track_caller]
 fn warm(gateway: &Gateway<'_>, key: &Key) {
-    let mut before = gateway.connections_by_worker();
-    before.resize(2, 0);
+    let before = gateway.uses_by_worker(&[&key.id]);
     wait::until("both workers know the key", Duration::from_secs(30), || {
         gateway.target.orders(&key.text).orders();
-        let now = gateway.connections_by_worker();
-        let both = now.len() == 2 && now.iter().zip(&before).all(|(now, was)| *now >= was + 3);
+        let now = gateway.uses_by_worker(&[&key.id]);
+        let more = |(worker, uses): (&String, &usize)| {
+            *uses >= before.get(worker).unwrap_or(&0) + 3
+        };
+        let both = now.len() == 2 && now.iter().all(more);
         both.then_some(()).ok_or(format!("{now:?}"))
     });
 }
