@@ -110,7 +110,8 @@ fn switched_off(world: &World) {
 }
 
 fn fallback(world: &World) {
-    let until = now_seconds() + 10;
+    // Some of it passes while the gateway starts.
+    let until = now_seconds() + 30;
     let spec = Spec::default()
         .field("fallback_until", rfc3339(until))
         .serving(world.echo());
@@ -132,7 +133,7 @@ fn fallback(world: &World) {
 
     wait::until(
         "the unknown key is refused",
-        Duration::from_secs(15),
+        Duration::from_secs(35),
         || {
             let answer = ask(&unknown.text);
             match answer.status {

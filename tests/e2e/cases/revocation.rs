@@ -55,7 +55,7 @@ fn told_good(gateway: &Gateway<'_>) -> Vec<String> {
 
 /// A gateway whose first poll is behind it: that one drops everything.
 fn polling(world: &World) -> Gateway<'_> {
-    let gateway = world.start_gateway(&spec());
+    let gateway = world.start_gateway_awake(&spec());
     gateway.log.expect(&["admin events are polled"]);
     gateway
 }
@@ -209,7 +209,7 @@ fn another_stays(world: &World) {
 
 fn one_polls(world: &World) {
     let proxy = world.proxy();
-    let gateway = world.start_gateway(&spec().through(&proxy));
+    let gateway = world.start_gateway_awake(&spec().through(&proxy));
     gateway.log.expect(&["admin events are polled"]);
     wait::until("some polls", Duration::from_secs(30), || {
         let counts = proxy.counts();
@@ -258,7 +258,7 @@ fn events_off(world: &World) {
 
 fn failing(world: &World) {
     let proxy = world.proxy();
-    let gateway = world.start_gateway(&spec().through(&proxy));
+    let gateway = world.start_gateway_awake(&spec().through(&proxy));
     gateway.log.expect(&["admin events are polled"]);
     let key = Key::random();
     let owner = world.owner_of(&[Record::sha256(&key)]);

@@ -72,7 +72,7 @@ const ERROR: &[&str] = &["[error]"];
 /// A gateway that nobody asks for anything says this, at this level.
 #[track_caller]
 fn told<'a>(world: &'a World, spec: &Spec, level: &[&str], words: &[&str]) -> Gateway<'a> {
-    let gateway = world.start_gateway(spec);
+    let gateway = world.start_gateway_awake(spec);
     let line = gateway.log.expect(&[&["self-check: "], words].concat());
     assert!(level.iter().any(|mark| line.contains(mark)), "{line}");
     gateway
