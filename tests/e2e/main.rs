@@ -32,6 +32,7 @@
 //!
 //! `E2E_GATEWAY_START` reads one line of JSON, starts that gateway, tells of it on standard
 //! output in lines, and stays. When its input ends it stops the gateway and ends, too.
+//! `tests/e2e/start_kong.py` does so with a Kong that is installed on this machine.
 //!
 //! | member of the line | |
 //! |---|---|

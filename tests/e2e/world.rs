@@ -209,6 +209,7 @@ impl World {
         match &self.stack {
             Some(stack) => stack.stop(keep_folder),
             None => {
+                self.start_keycloak();
                 self.keycloak.delete_created_users();
                 if keep_folder {
                     eprintln!("Logs of second gateways: {}", self.folder.display());

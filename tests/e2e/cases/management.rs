@@ -332,7 +332,11 @@ fn described(world: &World) {
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("content-type"), Some("application/json"));
     let file = include_str!("../../../src/manage/openapi.json");
-    assert_eq!(String::from_utf8_lossy(&answer.body), file);
+    // Kong ends an answer of a filter's with a line break.
+    assert_eq!(
+        String::from_utf8_lossy(&answer.body).trim_end(),
+        file.trim_end()
+    );
 }
 
 /// In a folder whose `.run` is that of this run.
