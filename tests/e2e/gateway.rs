@@ -345,10 +345,10 @@ fn edit_filter(listener: &mut Value, spec: &Spec) {
     let filters = filters.as_array_mut().expect("filters");
     // One machine serves all filters, and takes the variables of the first.
     for filter in &mut *filters {
-        if let Some(machine) = filter.pointer_mut("/typed_config/config/vm_config") {
-            if let Some(pem) = &spec.signing_key {
-                machine["environment_variables"]["key_values"][SIGNING_KEY] = json!(pem);
-            }
+        if let Some(machine) = filter.pointer_mut("/typed_config/config/vm_config")
+            && let Some(pem) = &spec.signing_key
+        {
+            machine["environment_variables"]["key_values"][SIGNING_KEY] = json!(pem);
         }
     }
     // A poll is a call that most trials do not ask for, and some of them count calls. The

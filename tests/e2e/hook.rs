@@ -103,7 +103,10 @@ impl Hooked {
         let children = |pid: &String| {
             let file = format!("/proc/{pid}/task/{pid}/children");
             let found = fs::read_to_string(file).expect("its children");
-            found.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+            found
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
         };
         let all = self.pids.iter().flat_map(children);
         all.chain(self.pids.iter().cloned()).collect()

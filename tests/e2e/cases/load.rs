@@ -132,7 +132,9 @@ fn forty_new(world: &World) {
     for (key, first) in keys.iter().zip(answers) {
         let mut answer = Some(first);
         wait::until("the key works", Duration::from_secs(30), || {
-            let answer = answer.take().unwrap_or_else(|| world.gateway.orders(&key.text));
+            let answer = answer
+                .take()
+                .unwrap_or_else(|| world.gateway.orders(&key.text));
             if answer.status == 503 {
                 answer.unavailable();
                 return Err(answer.describe());
