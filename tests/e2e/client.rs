@@ -187,6 +187,12 @@ impl Connection {
         response
     }
 
+    /// Sends a request and reads its answer, unless the connection ends before one comes.
+    pub(crate) fn send_unless_closed(&mut self, request: &Request) -> Option<Response> {
+        let _ = self.stream.write_all(&self.bytes_of(request));
+        self.fill().then(|| self.read_response())
+    }
+
     /// Sends a request and goes away.
     pub(crate) fn send_only(mut self, request: &Request) {
         let _ = self.stream.write_all(&self.bytes_of(request));

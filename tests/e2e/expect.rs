@@ -23,6 +23,19 @@ pub(crate) struct Orders {
     pub(crate) token: String,
 }
 
+impl Orders {
+    /// Whether the service got nothing in this header.
+    pub(crate) fn lacks(&self, name: &str) -> bool {
+        is_gone(&self.headers.get(name).cloned().unwrap_or_default())
+    }
+}
+
+/// Whether a header was taken away. Kong sends one that a filter removes, so there its value
+/// is taken away, and to a service an empty header must be none.
+pub(crate) fn is_gone(header: &Value) -> bool {
+    header.as_str().is_none_or(str::is_empty)
+}
+
 impl Response {
     /// The service answered, which it does for a token that its validator took.
     #[track_caller]
@@ -92,10 +105,12 @@ impl Response {
         self.problem(503, "identity_provider_unavailable")
     }
 
-    /// Refused as a client's error, by the filter or by the host before it.
+    /// Refused as a client's error, by the filter or by the host before it; 501 is for a
+    /// transfer coding that the host does not know (RFC 9112, 6.1).
     #[track_caller]
     pub(crate) fn refused_cleanly(&self) {
-        assert!((400..500).contains(&self.status), "{}", self.describe());
+        let is_clients = matches!(self.status, 400..=499 | 501);
+        assert!(is_clients, "{}", self.describe());
         if self.header("content-type") == Some("application/problem+json") {
             let code = self.json()["code"].as_str().unwrap_or_default().to_owned();
             self.problem(self.status, &code);

@@ -1,19 +1,28 @@
-//! A gateway of a trial's own: the stack's Envoy configuration with some of the
-//! filter's fields changed, on its own ports, sharing Keycloak and the service with
-//! the stack's gateway.
+//! A gateway of a trial's own, which shares Keycloak and the service with the gateway under
+//! test: the stack's Envoy with some of the filter's fields changed, or a gateway that a
+//! command starts ([`hook`]).
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
 use crate::client::{Request, Target};
 use crate::faults::Proxy;
-use crate::log::Log;
+use crate::log::{Log, worker_of};
 use crate::secrets::redact;
 use crate::stack::{Stack, free_ports};
+
+#[path = "hook.rs"]
+mod hook;
+
+use hook::Hooked;
+
+/// The variable that carries a signing key of a trial's own to Envoy's filter.
+const SIGNING_KEY: &str = "E2E_SIGNING_KEY";
 
 static STARTED: AtomicUsize = AtomicUsize::new(0);
 
@@ -24,13 +33,16 @@ type Edit = Box<dyn Fn(&mut Value, u16)>;
 #[derive(Default)]
 pub(crate) struct Spec {
     fields: Vec<(String, Value)>,
-    variables: Vec<(String, String)>,
+    /// PEM; the gateway's own if there is none.
+    signing_key: Option<String>,
+    without_yield: bool,
+    /// Clients by their keys, which the gateway checks before our filter.
+    key_auth: Option<BTreeMap<String, String>>,
     /// Nodes of Keycloak; the stack's own if there is none.
     keycloak: Vec<SocketAddr>,
     service: Option<SocketAddr>,
     workers: Option<usize>,
     trusted_hops: Option<u32>,
-    before: Option<Value>,
     edits: Vec<Edit>,
 }
 
@@ -41,28 +53,40 @@ impl Spec {
         self
     }
 
-    /// This filter of Envoy's stands before ours.
-    pub(crate) fn before(mut self, filter: Value) -> Self {
-        self.before = Some(filter);
+    /// The gateway's own check of keys in header `apikey` stands before our filter, names
+    /// the client in `x-consumer-username` and leaves the key where it is.
+    pub(crate) fn key_auth(mut self, clients: BTreeMap<String, String>) -> Self {
+        self.key_auth = Some(clients);
         self
     }
 
-    /// Its `static_resources` are changed by this as well, which is given a free port.
+    /// Envoy's `static_resources` are changed by this as well, which is given a free port.
     pub(crate) fn edit(mut self, edit: impl Fn(&mut Value, u16) + 'static) -> Self {
         self.edits.push(Box::new(edit));
         self
     }
 
-    /// A field of the filter's configuration.
+    /// A field of the filter's configuration; null leaves the gateway's own out.
     pub(crate) fn field(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.fields.push((name.to_owned(), value.into()));
         self
     }
 
-    /// A variable that its filters can read.
-    pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
-        self.variables.push((name.to_owned(), value.to_owned()));
+    /// It signs with this key, in PEM, which it gets as it gets its own.
+    pub(crate) fn signing_key(mut self, pem: &str) -> Self {
+        self.signing_key = Some(pem.to_owned());
         self
+    }
+
+    /// Nothing answers at its `yield_upstream`.
+    pub(crate) fn without_yield(mut self) -> Self {
+        self.without_yield = true;
+        self
+    }
+
+    /// Each request is in its audit log, so that [`Gateway::uses_by_worker`] counts all.
+    pub(crate) fn audited(self) -> Self {
+        self.field("audit_hits_per_1000", 1000)
     }
 
     /// Its callouts to Keycloak go through this proxy; through several in turn, if it is
@@ -83,7 +107,7 @@ impl Spec {
         self
     }
 
-    /// Worker threads; one unless told otherwise.
+    /// Worker threads or processes; one unless told otherwise.
     pub(crate) fn workers(mut self, workers: usize) -> Self {
         self.workers = Some(workers);
         self
@@ -94,13 +118,23 @@ impl Spec {
 pub(crate) struct Gateway<'a> {
     pub(crate) target: Target,
     pub(crate) log: Log,
-    stack: &'a Stack,
-    name: String,
-    port: u16,
+    url: String,
+    process: Process<'a>,
+}
+
+/// The running program.
+enum Process<'a> {
+    Envoy {
+        stack: &'a Stack,
+        name: String,
+        port: u16,
+    },
+    Hooked(Hooked),
 }
 
 impl<'a> Gateway<'a> {
     /// Starts one; fails with the end of its log if it does not come up.
+    #[allow(dead_code, reason = "for suites that know of no other gateway")]
     #[track_caller]
     pub(crate) fn start(stack: &'a Stack, spec: &Spec) -> Self {
         Self::try_start(stack, spec).unwrap_or_else(|log| panic!("no gateway: {log}"))
@@ -123,8 +157,7 @@ impl<'a> Gateway<'a> {
         port: u16,
         workers: usize,
     ) -> Result<Self, String> {
-        let number = STARTED.fetch_add(1, Ordering::Relaxed);
-        let name = format!("e2e-{}-{number}", std::process::id());
+        let name = new_name();
         let config = stack.run_dir.join(format!("{name}.json"));
         fs::write(&config, envoy.to_string()).expect("a configuration");
         let started = stack
@@ -135,9 +168,8 @@ impl<'a> Gateway<'a> {
         let gateway = Self {
             target: Target::local(port),
             log: Log::File(stack.run_dir.join(format!("{name}.log"))),
-            stack,
-            name,
-            port,
+            url: format!("http://127.0.0.1:{port}"),
+            process: Process::Envoy { stack, name, port },
         };
         if started.status.success() {
             return Ok(gateway);
@@ -146,23 +178,43 @@ impl<'a> Gateway<'a> {
         Err(redact(&format!("{said}\n{}", gateway.log.text())))
     }
 
+    /// Lets a command start one, with its log in this folder, or gives what was said.
+    pub(crate) fn try_start_by(command: &str, spec: &Spec, folder: &Path) -> Result<Self, String> {
+        assert!(spec.edits.is_empty(), "Envoy's resources are Envoy's alone");
+        let log = folder.join(format!("{}.log", new_name()));
+        let (url, hooked) = hook::start(command, spec, &log)?;
+        Ok(Self {
+            target: Target::parse(&url),
+            log: Log::File(log),
+            url,
+            process: Process::Hooked(hooked),
+        })
+    }
+
     /// Where it listens.
     pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        self.url.clone()
     }
 
     /// What a GET of Envoy's admin interface answers.
     pub(crate) fn admin(&self, path: &str) -> String {
-        let address = fs::read_to_string(self.file("admin")).expect("the admin address");
+        let Process::Envoy { stack, name, .. } = &self.process else {
+            panic!("no Envoy of the stack's");
+        };
+        let address = stack.run_dir.join(format!("{name}.admin"));
+        let address = fs::read_to_string(address).expect("the admin address");
         let target = Target::parse(&format!("http://{address}{path}"));
         let answer = target.send(&Request::root());
         String::from_utf8_lossy(&answer.body).into_owned()
     }
 
-    /// Connections that each worker has taken so far.
+    /// Connections that each worker of an Envoy has taken so far.
     pub(crate) fn connections_by_worker(&self) -> Vec<u64> {
         let stats = self.admin("/stats?filter=downstream_cx_total");
-        let prefix = format!("listener.127.0.0.1_{}.worker_", self.port);
+        let Process::Envoy { port, .. } = &self.process else {
+            return Vec::new();
+        };
+        let prefix = format!("listener.127.0.0.1_{port}.worker_");
         stats
             .lines()
             .filter(|line| line.starts_with(&prefix))
@@ -170,38 +222,50 @@ impl<'a> Gateway<'a> {
             .collect()
     }
 
-    /// The most memory that its process ever held, in bytes.
+    /// The lines of the audit log with all these words, counted by the worker that wrote them.
+    pub(crate) fn uses_by_worker(&self, words: &[&str]) -> BTreeMap<String, usize> {
+        let words = [&[r#"{"event":"exchange""#], words].concat();
+        let mut counts = BTreeMap::new();
+        for line in self.log.lines(&words) {
+            let worker = worker_of(&line).unwrap_or_default().to_owned();
+            *counts.entry(worker).or_insert(0) += 1;
+        }
+        counts
+    }
+
+    /// The most memory that its processes ever held, in bytes.
     pub(crate) fn memory_peak(&self) -> u64 {
         self.memory("VmHWM:")
     }
 
-    /// A figure of its process's memory, as Linux names it; in bytes.
+    /// A figure of its processes' memory, as Linux names it; in bytes.
     pub(crate) fn memory(&self, name: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()));
-        let status = status.expect("its status");
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-        kilobytes.expect(name) * 1024
+        let pids = match &self.process {
+            Process::Envoy { .. } => vec![self.pid()],
+            Process::Hooked(hooked) => hooked.pids(),
+        };
+        pids.iter().map(|pid| memory(pid, name)).sum()
     }
 
-    /// Its process.
+    /// The process of an Envoy.
     pub(crate) fn pid(&self) -> String {
-        self.stack.pid(&self.name)
+        match &self.process {
+            Process::Envoy { stack, name, .. } => stack.pid(name),
+            Process::Hooked(_) => panic!("no Envoy of the stack's"),
+        }
     }
 
     /// Stops it; once is enough.
     pub(crate) fn stop(&self) {
-        let stopped = self
-            .stack
-            .script("envoy.sh", &["stop", &self.name])
-            .output();
-        if !stopped.is_ok_and(|output| output.status.success()) {
-            eprintln!("could not stop the gateway {}", self.name);
+        match &self.process {
+            Process::Envoy { stack, name, .. } => {
+                let stopped = stack.script("envoy.sh", &["stop", name]).output();
+                if !stopped.is_ok_and(|output| output.status.success()) {
+                    eprintln!("could not stop the gateway {name}");
+                }
+            }
+            Process::Hooked(hooked) => hooked.stop(),
         }
-    }
-
-    fn file(&self, kind: &str) -> PathBuf {
-        self.stack.run_dir.join(format!("{}.{kind}", self.name))
     }
 }
 
@@ -209,6 +273,19 @@ impl Drop for Gateway<'_> {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn new_name() -> String {
+    let number = STARTED.fetch_add(1, Ordering::Relaxed);
+    format!("e2e-{}-{number}", std::process::id())
+}
+
+fn memory(pid: &str, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"));
+    let status = status.expect("its status");
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kilobytes.expect(name) * 1024
 }
 
 /// The rendered configuration, edited.
@@ -268,10 +345,10 @@ fn edit_filter(listener: &mut Value, spec: &Spec) {
     let filters = filters.as_array_mut().expect("filters");
     // One machine serves all filters, and takes the variables of the first.
     for filter in &mut *filters {
-        if let Some(machine) = filter.pointer_mut("/typed_config/config/vm_config") {
-            for (name, value) in &spec.variables {
-                machine["environment_variables"]["key_values"][name] = json!(value);
-            }
+        if let Some(machine) = filter.pointer_mut("/typed_config/config/vm_config")
+            && let Some(pem) = &spec.signing_key
+        {
+            machine["environment_variables"]["key_values"][SIGNING_KEY] = json!(pem);
         }
     }
     // A poll is a call that most trials do not ask for, and some of them count calls. The
@@ -283,10 +360,33 @@ fn edit_filter(listener: &mut Value, spec: &Spec) {
         .iter_mut()
         .find(|filter| filter["name"] == "apikey_jwt_exchange")
         .expect("the filter");
-    edit_fields(filter, &spec.fields);
-    if let Some(before) = &spec.before {
-        filters.insert(0, before.clone());
+    let mut fields = spec.fields.clone();
+    if spec.signing_key.is_some() {
+        let property = format!("env.{SIGNING_KEY}");
+        fields.push(("signing_key_property".to_owned(), json!(property)));
     }
+    if spec.without_yield {
+        fields.push(("yield_upstream".to_owned(), json!("nowhere")));
+    }
+    edit_fields(filter, &fields);
+    if let Some(clients) = &spec.key_auth {
+        filters.insert(0, key_auth(clients));
+    }
+}
+
+/// Envoy's own check of keys, as Kong's key-auth does it.
+fn key_auth(clients: &BTreeMap<String, String>) -> Value {
+    let credential = |(key, client)| json!({"key": key, "client": client});
+    let credentials: Vec<Value> = clients.iter().map(credential).collect();
+    json!({
+        "name": "envoy.filters.http.api_key_auth",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth",
+            "credentials": credentials,
+            "key_sources": [{"header": "apikey"}],
+            "forwarding": {"header": "x-consumer-username", "hide_credentials": false},
+        },
+    })
 }
 
 /// Sets fields of a filter's configuration, where it is one of ours.

@@ -55,3 +55,17 @@ impl Log {
         )
     }
 }
+
+/// The worker that wrote a line: the thread of an Envoy's, the process of an nginx's.
+///
+/// ```text
+/// [2026-11-29 12:00:00.000][4711][info][wasm] …
+/// 2026/11/29 12:00:00 [warn] 4711#0: *52 [wasm] …
+/// ```
+pub(crate) fn worker_of(line: &str) -> Option<&str> {
+    if line.starts_with('[') {
+        return line.split("][").nth(1);
+    }
+    let word = line.split(' ').nth(3)?;
+    word.strip_suffix(':')?.split_once('#').map(|(pid, _)| pid)
+}

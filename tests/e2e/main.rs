@@ -22,15 +22,40 @@
 //!
 //! And, for more trials:
 //!
-//! | variable | a shell command that |
+//! | variable | |
 //! |---|---|
-//! | `E2E_GATEWAY_LOGS` | prints the gateway's log: `docker compose logs kong` |
-//! | `E2E_KEYCLOAK_STOP` | stops Keycloak: `docker compose stop keycloak` |
-//! | `E2E_KEYCLOAK_START` | starts it and waits: `docker compose up --wait keycloak` |
+//! | `E2E_GATEWAY_LOG_FILE` | the gateway's log, a file that grows |
+//! | `E2E_GATEWAY_LOGS` | in its place, a shell command that prints the log: `docker compose logs kong` |
+//! | `E2E_KEYCLOAK_STOP` | a shell command that stops Keycloak: `docker compose stop keycloak` |
+//! | `E2E_KEYCLOAK_START` | one that starts it and waits: `docker compose up --wait keycloak` |
+//! | `E2E_GATEWAY_START` | one that starts a second gateway, with another configuration |
 //!
-//! Trials that need what is not there, a second gateway above all, are named with the
-//! reason before the run and counted as ignored. The suite makes users of its own in
-//! the realm and deletes them.
+//! `E2E_GATEWAY_START` reads one line of JSON, starts that gateway, tells of it on standard
+//! output in lines, and stays. When its input ends it stops the gateway and ends, too.
+//! `tests/e2e/start_kong.py` does so with a Kong that is installed on this machine.
+//!
+//! | member of the line | |
+//! |---|---|
+//! | `fields` | fields of the filter's configuration, in place of the gateway's own; null for none |
+//! | `signing_key` | the key that the filter signs with, in PEM; null for the gateway's own |
+//! | `yields` | false: nothing answers at the filter's `yield_upstream` |
+//! | `key_auth` | clients by their keys: the gateway itself checks the header `apikey` first, and names the client in `x-consumer-username`; null for no such check |
+//! | `keycloak` | addresses through which calls go to Keycloak, in turn; none for the gateway's own |
+//! | `service` | the address of the service behind it; null for the gateway's own |
+//! | `workers` | how many |
+//! | `trusted_hops` | load balancers in front of it, whose `x-forwarded-for` it believes |
+//! | `log` | the file that its log goes to |
+//!
+//! | line of its output | |
+//! |---|---|
+//! | `url http://127.0.0.1:8200` | where the gateway listens: any path below goes to the service, through the filter in mode `exchange` |
+//! | `pid 4711` | a process of the gateway, whose children are counted too; one line each |
+//! | `ready` | it serves |
+//! | `refused` | or: it does not come up with this configuration, as the log or standard error says |
+//!
+//! Trials that need what is not there, and those whose behaviour a limit of Kong's keeps from
+//! being seen, are named with the reason before the run and counted as ignored. The suite
+//! makes users of its own in the realm and deletes them.
 //!
 //! `E2E_RUN_DIR` names the run folder of a `make run` that is up, to use it instead of
 //! a stack of its own: quick, while one trial is worked on.
@@ -72,7 +97,7 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use world::{Case, Need, World};
+use world::{Case, Host, Need, World};
 
 thread_local! {
     /// What the last panic of this thread said, and where.
@@ -110,7 +135,8 @@ fn main() -> ExitCode {
 
 /// Why a case cannot be run here.
 fn lacking(case: &Case, world: &World) -> Option<&'static str> {
-    case.needs.iter().find_map(|need| world.lacks(*need))
+    let lacks = case.needs.iter().find_map(|need| world.lacks(*need));
+    lacks.or(case.not_on_kong.filter(|_| world.host == Host::Kong))
 }
 
 /// Names the cases that cannot be run here, by the reason: nothing is left out silently.

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -33,10 +34,7 @@ pub(crate) struct Stack {
 impl Stack {
     /// Starts one as `make run` does.
     pub(crate) fn start() -> Self {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("e2e");
-        remove_old_runs(&folder);
-        let run_dir = folder.join(format!("run-{}", std::process::id()));
-        fs::create_dir_all(&run_dir).expect("a run folder");
+        let run_dir = new_run_folder();
         let mut variables = vec![("RUN_DIR".to_owned(), run_dir.to_str().unwrap().to_owned())];
         let names = [
             "GATEWAY_PORT",
@@ -114,17 +112,6 @@ impl Stack {
         command.env_remove("RUSTFLAGS");
     }
 
-    /// All log files of the run folder.
-    pub(crate) fn logs(&self) -> Vec<PathBuf> {
-        let files = fs::read_dir(&self.run_dir).expect("the run folder");
-        let mut logs: Vec<PathBuf> = files
-            .filter_map(|file| Some(file.ok()?.path()))
-            .filter(|path| path.extension().is_some_and(|kind| kind == "log"))
-            .collect();
-        logs.sort();
-        logs
-    }
-
     /// Stops it, and removes its folder unless something is to be read there.
     pub(crate) fn stop(&self, keep_folder: bool) {
         let Some(mut keeper) = self.keeper.lock().unwrap().take() else {
@@ -165,6 +152,17 @@ impl Drop for Stack {
     fn drop(&mut self) {
         self.stop(true);
     }
+}
+
+/// A run folder of this process, for its owner alone; those of runs that are over go.
+pub(crate) fn new_run_folder() -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("e2e");
+    remove_old_runs(&folder);
+    let run_dir = folder.join(format!("run-{}", std::process::id()));
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(&run_dir).expect("a run folder");
+    run_dir
 }
 
 /// Ports that nobody listens on.

@@ -1,13 +1,15 @@
 //! What a trial works with: the gateway under test, its Keycloak, and whatever else
 //! is there to be had.
 
-use std::net::SocketAddr;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::client::Target;
+use crate::client::{Request, Response, Target};
 use crate::echo;
 use crate::expect::REALM;
 use crate::faults::Proxy;
@@ -16,13 +18,27 @@ use crate::keycloak::Admin;
 use crate::log::Log;
 use crate::owner::{Key, Owner, Record};
 use crate::secrets;
-use crate::stack::Stack;
+use crate::stack::{self, Stack};
 use crate::wait;
+
+/// What a `demo.env` tells.
+const DEMO: [&str; 8] = [
+    "GATEWAY_URL",
+    "KEYCLOAK_URL",
+    "REALM",
+    "API_KEY",
+    "SERVICE_API_KEY",
+    "EXPIRED_API_KEY",
+    "KEYCLOAK_ADMIN_USER",
+    "KEYCLOAK_ADMIN_PASSWORD",
+];
 
 /// One behaviour to be shown.
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) needs: Vec<Need>,
+    /// Why Kong cannot show it.
+    pub(crate) not_on_kong: Option<&'static str>,
     pub(crate) run: Box<dyn Fn(&'static World) + Send>,
 }
 
@@ -34,8 +50,16 @@ impl Case {
         Self {
             name: name.into(),
             needs: Vec::new(),
+            not_on_kong: None,
             run: Box::new(run),
         }
+    }
+
+    /// A limit of Kong's own, of nginx or of its Wasm host, keeps the behaviour from being
+    /// seen there.
+    pub(crate) fn not_on_kong(mut self, reason: &'static str) -> Self {
+        self.not_on_kong = Some(reason);
+        self
     }
 
     pub(crate) fn needs(mut self, need: Need) -> Self {
@@ -49,13 +73,39 @@ impl Case {
 pub(crate) enum Need {
     /// A second gateway with a configuration of the trial's own.
     OwnGateway,
+    /// The stack's Envoy: its resources, its admin interface, the pages about it.
+    OwnEnvoy,
     /// The gateway's log.
     Log,
+    /// The same as a file, which pages read.
+    LogFile,
+    /// The address that a request comes from, as the gateway sees it.
+    Addresses,
     /// Keycloak, stopped: such trials are kept together, and it is started again for
     /// the next other one.
     StoppedKeycloak,
     /// The output of `make run`.
     FirstRun,
+}
+
+/// The program that runs the filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Host {
+    Envoy,
+    Kong,
+}
+
+impl Host {
+    /// Learnt from an answer of the gateway's own.
+    fn of(answer: &Response) -> Self {
+        let is_kongs = |(name, value): &(String, String)| {
+            name.starts_with("x-kong-") || name == "server" && value.starts_with("kong")
+        };
+        match answer.headers.iter().any(is_kongs) {
+            true => Self::Kong,
+            false => Self::Envoy,
+        }
+    }
 }
 
 /// A gateway whose way to Keycloak can be disturbed.
@@ -73,6 +123,12 @@ pub(crate) struct World {
     pub(crate) service_api_key: String,
     pub(crate) expired_api_key: String,
     pub(crate) stack: Option<Stack>,
+    pub(crate) host: Host,
+    /// The command that starts a second gateway.
+    hook: Option<String>,
+    /// A folder for this run, and for nobody else to read.
+    folder: PathBuf,
+    sees_addresses: bool,
     keycloak_commands: Option<(String, String)>,
     keycloak_is_stopped: AtomicBool,
     faulty: OnceLock<Faulty>,
@@ -104,12 +160,27 @@ impl World {
             key
         };
         REALM.set(get("REALM")).expect("one world");
+        let gateway = Target::parse(&get("GATEWAY_URL"));
+        let log = match &stack {
+            Some(stack) => Some(Log::File(stack.run_dir.join("envoy.log"))),
+            None => given_log(),
+        };
+        let folder = match &stack {
+            Some(stack) => stack.run_dir.clone(),
+            None => given_folder(log.as_ref()),
+        };
+        // Told by one request, that it refuses for want of a credential.
+        let from = Ipv4Addr::new(127, 1, 1, 1);
+        let answer = gateway.from(from).send(&Request::orders());
+        let request_id = answer.problem(401, "missing_credentials");
+        let source = format!(r#""source_address":"{from}""#);
+        let sees_addresses =
+            |log: &Log| log.expect(&[&request_id]).contains(&source) || stack.is_some();
         Self {
-            gateway: Target::parse(&get("GATEWAY_URL")),
-            log: match &stack {
-                Some(stack) => Some(Log::File(stack.run_dir.join("envoy.log"))),
-                None => variable("E2E_GATEWAY_LOGS").map(Log::Command),
-            },
+            host: Host::of(&answer),
+            sees_addresses: log.as_ref().is_some_and(sees_addresses),
+            gateway,
+            log,
             keycloak: Admin::new(
                 &get("KEYCLOAK_URL"),
                 &get("REALM"),
@@ -123,6 +194,8 @@ impl World {
             keycloak_is_stopped: AtomicBool::new(false),
             faulty: OnceLock::new(),
             echo: OnceLock::new(),
+            hook: variable("E2E_GATEWAY_START").filter(|_| stack.is_none()),
+            folder,
             stack,
         }
     }
@@ -135,7 +208,15 @@ impl World {
         }
         match &self.stack {
             Some(stack) => stack.stop(keep_folder),
-            None => self.keycloak.delete_created_users(),
+            None => {
+                self.start_keycloak();
+                self.keycloak.delete_created_users();
+                if keep_folder {
+                    eprintln!("Logs of second gateways: {}", self.folder.display());
+                } else {
+                    let _ = fs::remove_dir_all(&self.folder);
+                }
+            }
         }
     }
 
@@ -143,12 +224,27 @@ impl World {
     pub(crate) fn lacks(&self, need: Need) -> Option<&'static str> {
         let (there, reason) = match need {
             Need::OwnGateway => (
+                self.stack.is_some() || self.hook.is_some(),
+                "needs a gateway with another configuration: set E2E_GATEWAY_START to a command \
+                 that starts one",
+            ),
+            Need::OwnEnvoy => (
                 self.stack.is_some(),
-                "needs a gateway with another configuration, which only the suite's own stack has",
+                "is about Envoy, and needs the suite's own stack",
             ),
             Need::Log => (
                 self.log.is_some(),
-                "needs the gateway's log: set E2E_GATEWAY_LOGS to a command that prints it",
+                "needs the gateway's log: set E2E_GATEWAY_LOG_FILE to it, or E2E_GATEWAY_LOGS to \
+                 a command that prints it",
+            ),
+            Need::LogFile => (
+                matches!(self.log, Some(Log::File(_))),
+                "reads the gateway's log as a page does: set E2E_GATEWAY_LOG_FILE to it",
+            ),
+            Need::Addresses => (
+                self.sees_addresses,
+                "needs a gateway whose log shows that it sees the addresses of this machine's \
+                 loopback network, and not that of a proxy or a container's bridge",
             ),
             Need::StoppedKeycloak => (
                 self.keycloak_commands.is_some(),
@@ -165,9 +261,15 @@ impl World {
         (!there).then_some(reason)
     }
 
-    /// The stack; only for cases that need an own gateway.
+    /// The stack; only for cases that need an Envoy of their own.
     pub(crate) fn stack(&self) -> &Stack {
         self.stack.as_ref().expect("a stack")
+    }
+
+    /// The folder of this run. Like the run folder of `make run` it has `demo.env` and, where
+    /// the log is a file, `envoy.log`: the names by which pages know them.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The gateway's log; only for cases that need it.
@@ -186,7 +288,34 @@ impl World {
     /// Starts a gateway with a configuration of its own.
     #[track_caller]
     pub(crate) fn start_gateway(&self, spec: &Spec) -> Gateway<'_> {
-        Gateway::start(self.stack(), spec)
+        let started = self.try_start_gateway(spec);
+        started.unwrap_or_else(|said| panic!("no gateway: {said}"))
+    }
+
+    /// The same, for a trial of what the gateway does by itself. Kong shows a filter the
+    /// variable with its signing key within a request alone: there it begins with the first.
+    #[track_caller]
+    pub(crate) fn start_gateway_awake(&self, spec: &Spec) -> Gateway<'_> {
+        let gateway = self.start_gateway(spec);
+        if self.host == Host::Kong {
+            let answer = gateway.target.send(&Request::orders());
+            answer.problem(401, "missing_credentials");
+        }
+        gateway
+    }
+
+    /// Starts a gateway, or gives what was said.
+    pub(crate) fn try_start_gateway(&self, spec: &Spec) -> Result<Gateway<'_>, String> {
+        match (&self.stack, &self.hook) {
+            (Some(stack), _) => Gateway::try_start(stack, spec),
+            (None, Some(hook)) => Gateway::try_start_by(hook, spec, &self.folder),
+            (None, None) => panic!("a case that needs its own gateway says so"),
+        }
+    }
+
+    /// Whether trials can have gateways of their own.
+    pub(crate) fn has_own_gateways(&self) -> bool {
+        self.lacks(Need::OwnGateway).is_none()
     }
 
     /// A proxy before Keycloak.
@@ -194,13 +323,11 @@ impl World {
         Proxy::start(self.keycloak.url())
     }
 
-    /// The gateway that the trials of faults share, undisturbed. It remembers no
-    /// refusals, and waits for an answer of Keycloak's no longer than 1.5 s.
+    /// The gateway that the trials of faults share, undisturbed. It remembers no refusals.
     pub(crate) fn faulty(&'static self) -> &'static Faulty {
         let faulty = self.faulty.get_or_init(|| {
             let proxy = self.proxy();
             let spec = Spec::default()
-                .field("callout_timeout_ms", 1500)
                 .field("negative_ttl_seconds", 0)
                 .through(&proxy);
             let gateway = self.start_gateway(&spec);
@@ -264,6 +391,24 @@ impl World {
 
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The log of a gateway that is given by URL.
+fn given_log() -> Option<Log> {
+    let file = variable("E2E_GATEWAY_LOG_FILE").map(|path| Log::File(PathBuf::from(path)));
+    file.or_else(|| variable("E2E_GATEWAY_LOGS").map(Log::Command))
+}
+
+/// A run folder for a gateway that is given by URL.
+fn given_folder(log: Option<&Log>) -> PathBuf {
+    let folder = stack::new_run_folder();
+    let demo = DEMO.map(|name| format!("{name}={}\n", variable(name).unwrap_or_default()));
+    fs::write(folder.join("demo.env"), demo.concat()).expect("demo.env");
+    if let Some(Log::File(path)) = log {
+        let path = fs::canonicalize(path).expect("E2E_GATEWAY_LOG_FILE: a file");
+        std::os::unix::fs::symlink(path, folder.join("envoy.log")).expect("a link");
+    }
+    folder
 }
 
 /// The commands that stop Keycloak, and that start and await it.

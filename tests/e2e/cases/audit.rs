@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use regex::Regex;
 use serde_json::Value;
 
 use crate::client::Request;
@@ -21,16 +22,16 @@ pub(crate) fn cases() -> Vec<Case> {
     .collect()
 }
 
-/// The lines so far, taken out as the docs say: the first object of a line, before a quote.
+/// The lines so far, taken out as the docs say: the first object of a line, before a quote
+/// but for those about the filter's name.
 fn lines(gateway: &Gateway<'_>) -> Vec<Value> {
+    let line = r#"(?m)^[^{"\n]*(?:\["[^"]*" #[0-9]+\] )?(\{"event":"exchange"[^}]*\})"#;
+    let line = Regex::new(line).expect("a pattern");
     let text = gateway.log.text();
-    let lines = text.lines().filter_map(|line| {
-        let at = line.find(r#"{"event":"exchange""#)?;
-        let (before, json) = line.split_at(at);
-        let json = &json[..=json.find('}')?];
-        (!before.contains(['"', '{'])).then(|| serde_json::from_str(json).expect("JSON"))
-    });
-    lines.collect()
+    let found = line.captures_iter(&text);
+    found
+        .map(|found| serde_json::from_str(&found[1]).expect("JSON"))
+        .collect()
 }
 
 /// Waits for the line of a request.

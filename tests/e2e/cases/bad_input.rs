@@ -210,15 +210,18 @@ fn injection(world: &World) {
 }
 
 fn many_headers(world: &World) {
-    let with = |count: usize, key: &str| {
-        (0..count).fold(Request::orders().api_key(key), |request, number| {
+    let with = |count: usize, request: Request| {
+        (0..count).fold(request, |request, number| {
             request.header(&format!("X-Header-{number}"), "x".repeat(50))
         })
     };
-    let orders = world.gateway.send(&with(60, &world.api_key)).orders();
+    let with_key = || Request::orders().api_key(&world.api_key);
+    let orders = world.gateway.send(&with(60, with_key())).orders();
     assert_eq!(orders.username, "alice");
-    // More than a filter is shown on every host: something could hide there.
-    for count in [92, 98, 300] {
-        refused(world, &with(count, &world.api_key));
+    // More than a filter is shown on every host: something could hide there. Kong's host
+    // writes more than 100 into memory that is not its own.
+    for count in [96, 98, 101, 300] {
+        refused(world, &with(count, with_key()));
+        refused(world, &with(count, Request::orders()));
     }
 }

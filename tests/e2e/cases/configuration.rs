@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::client::{Request, Response};
-use crate::gateway::{Gateway, Spec};
+use crate::expect::is_gone;
+use crate::gateway::Spec;
 use crate::owner::{Key, rfc3339};
 use crate::wait::{self, now_seconds};
 use crate::world::{Case, Need, World};
@@ -42,7 +43,7 @@ pub(crate) fn cases() -> Vec<Case> {
             no_yield,
         ),
         Case::new(
-            "configuration::a_wrong_field_is_named_and_nothing_starts",
+            "configuration::a_wrong_field_is_named_and_nothing_passes",
             wrong_field,
         ),
     ]
@@ -109,7 +110,8 @@ fn switched_off(world: &World) {
 }
 
 fn fallback(world: &World) {
-    let until = now_seconds() + 10;
+    // Some of it passes while the gateway starts.
+    let until = now_seconds() + 30;
     let spec = Spec::default()
         .field("fallback_until", rfc3339(until))
         .serving(world.echo());
@@ -126,12 +128,12 @@ fn fallback(world: &World) {
     gateway.log.expect(&["fallback_until", &unknown.id]);
     // Only an unknown key passes.
     ask(&Key::with_id(&known.id).text).invalid_api_key();
-    assert!(echoed(&ask(&known.text))["x-api-key"].is_null());
+    assert!(is_gone(&echoed(&ask(&known.text))["x-api-key"]));
     assert!(now_seconds() < until, "too slow to show anything");
 
     wait::until(
         "the unknown key is refused",
-        Duration::from_secs(15),
+        Duration::from_secs(35),
         || {
             let answer = ask(&unknown.text);
             match answer.status {
@@ -161,7 +163,7 @@ fn fallback_without_role(world: &World) {
     gateway.log.expect(&[&request_id, "view-users"]);
     ask(&Key::random().text).unavailable();
     drop(taken);
-    assert!(echoed(&ask(&second.1.text))["x-api-key"].is_null());
+    assert!(is_gone(&echoed(&ask(&second.1.text))["x-api-key"]));
     let unknown = Key::random();
     assert_eq!(echoed(&ask(&unknown.text))["x-api-key"], unknown.text);
 }
@@ -172,7 +174,7 @@ fn headers(world: &World) {
     let request = Request::orders().header("X-Partner-Key", &world.api_key);
     let orders = gateway.target.send(&request).orders();
     assert_eq!(orders.username, "alice");
-    assert!(!orders.headers.contains_key("x-partner-key"), "it is left");
+    assert!(orders.lacks("x-partner-key"), "it is left");
     let request = Request::orders().header("X-API-Key", &world.api_key);
     let answer = gateway.target.send(&request);
     answer.problem(401, "missing_credentials");
@@ -283,7 +285,7 @@ pub(super) fn register_key_body(pem: &str) {
 }
 
 fn no_yield(world: &World) {
-    let gateway = world.start_gateway(&Spec::default().field("yield_upstream", "nowhere"));
+    let gateway = world.start_gateway(&Spec::default().without_yield());
     let (_, key) = world.owner();
     let answer = gateway.target.orders(&key.text);
     let request_id = answer.problem(503, "overloaded");
@@ -301,15 +303,17 @@ fn wrong_field(world: &World) {
         ),
     ] {
         let spec = Spec::default().field(field, value);
-        let said = match Gateway::try_start(world.stack(), &spec) {
+        let said = match world.try_start_gateway(&spec) {
             Err(said) => said,
+            // Kong lets all requests pass a filter that refuses its configuration; so there
+            // the filter itself refuses them.
             Ok(gateway) => {
-                // Where the host starts in spite of it, it must refuse every request.
-                let answer = gateway.target.orders(&world.api_key);
-                panic!("{field}: it started, and answers {}", answer.describe());
+                for request in [Request::orders(), Request::orders().api_key(&world.api_key)] {
+                    gateway.target.send(&request).unavailable();
+                }
+                gateway.log.text()
             }
         };
-        assert!(said.contains("configuration refused"), "{field}: {said}");
         assert!(said.contains(field), "{field}: {said}");
         assert!(!said.contains("wrong-place"), "it repeats a value: {said}");
     }

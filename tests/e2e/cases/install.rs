@@ -24,7 +24,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("install::what_envoy_gateway_merges_is_valid", envoy_gateway),
     ]
     .into_iter()
-    .map(|case| case.needs(Need::OwnGateway))
+    .map(|case| case.needs(Need::OwnEnvoy))
     .collect()
 }
 

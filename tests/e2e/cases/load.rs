@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::client::{Request, Response, Target};
 use crate::gateway::{Gateway, Spec};
 use crate::owner::{Key, Record};
+use crate::wait;
 use crate::world::{Case, Need, World};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -20,6 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
         )
         .needs(Need::OwnGateway),
         Case::new("load::fifty_first_uses_of_one_key_all_succeed", fifty_any),
+        Case::new("load::forty_new_keys_at_once_lose_no_answer", forty_new),
         Case::new("load::twenty_cold_keys_do_not_stop_a_warm_one", twenty_cold),
         Case::new(
             "load::wrong_secrets_of_one_id_do_not_keep_others_out",
@@ -40,8 +42,9 @@ struct Loaded<'a> {
 
 impl<'a> Loaded<'a> {
     fn new(world: &'a World) -> Self {
-        let stack = world.stack.as_ref();
-        let own = stack.map(|stack| Gateway::start(stack, &Spec::default()));
+        let own = world
+            .has_own_gateways()
+            .then(|| world.start_gateway(&Spec::default()));
         let target = own.as_ref().map_or(&world.gateway, |own| &own.target);
         Self {
             target: target.clone(),
@@ -115,6 +118,30 @@ fn fifty_any(world: &World) {
     let requests = vec![Request::orders().api_key(&key.text); 50];
     for answer in at_once(&world.gateway, requests) {
         assert_eq!(answer.orders().subject, owner.id);
+    }
+}
+
+/// Each needs calls to Keycloak of its own, all under way together. A Keycloak that takes too
+/// long for so many is a 503, and the client may come again.
+fn forty_new(world: &World) {
+    let keys: Vec<Key> = (0..40).map(|_| Key::random()).collect();
+    let records: Vec<Record> = keys.iter().map(Record::sha256).collect();
+    let owner = world.owner_of(&records);
+    let requests = keys.iter().map(|key| Request::orders().api_key(&key.text));
+    let answers = at_once(&world.gateway, requests.collect());
+    for (key, first) in keys.iter().zip(answers) {
+        let mut answer = Some(first);
+        wait::until("the key works", Duration::from_secs(30), || {
+            let answer = answer
+                .take()
+                .unwrap_or_else(|| world.gateway.orders(&key.text));
+            if answer.status == 503 {
+                answer.unavailable();
+                return Err(answer.describe());
+            }
+            assert_eq!(answer.orders().subject, owner.id);
+            Ok(())
+        });
     }
 }
 

@@ -1,13 +1,13 @@
 //! What the management API refuses.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::client::Request;
 use crate::portal::{Caller, expect_problem, post};
 use crate::wait;
-use crate::world::{Case, Need, World};
+use crate::world::{Case, Host, Need, World};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -195,9 +195,16 @@ fn slow_body(world: &World) {
         .header("Content-Type", "application/json")
         .header("Content-Length", "20")
         .bearer(&caller.token);
-    let answer = world.gateway.send(&request);
-    expect_problem(&answer, 400, "invalid_request");
-    assert!(answer.took < Duration::from_secs(20), "{:?}", answer.took);
+    let started = Instant::now();
+    match world.gateway.connect().send_unless_closed(&request) {
+        Some(answer) => {
+            expect_problem(&answer, 400, "invalid_request");
+        }
+        // nginx ends the connection by itself (client_body_timeout).
+        None => assert_eq!(world.host, Host::Kong, "no answer"),
+    }
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(20), "{took:?}");
 }
 
 fn paths(world: &World) {

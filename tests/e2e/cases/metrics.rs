@@ -21,7 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("metrics::prometheus_reads_the_demo", scraped),
     ]
     .into_iter()
-    .map(|case| case.needs(Need::OwnGateway))
+    .map(|case| case.needs(Need::OwnEnvoy))
     .collect()
 }
 

@@ -2,15 +2,18 @@
 //! of its own, against gateways that have the configurations of the page.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
+use super::configuration::foreign_pem;
 use crate::echo::{self, Headers};
 use crate::gateway::{Gateway, Spec};
 use crate::keycloak::Admin;
@@ -21,6 +24,9 @@ use crate::secrets;
 use crate::wait::now_seconds;
 use crate::walk::{self, Shell};
 use crate::world::{Case, Need, World};
+
+/// By this name the pages know it.
+const SIGNING_KEY: &str = "signing-key.pem";
 
 pub(crate) fn cases() -> Vec<Case> {
     [
@@ -128,11 +134,9 @@ impl<'a> Walk<'a> {
             "clients": [{"clientId": "billing-service", "serviceAccountsEnabled": true,
                          "standardFlowEnabled": false, "publicClient": false}],
         }));
-        let folder = world.stack().run_dir.join(&name);
+        let folder = world.folder().join(&name);
         fs::create_dir_all(&folder).expect("a folder");
-        // The gateways of the stack sign with this one.
-        let key = world.stack().run_dir.join("signing-key.pem");
-        fs::copy(key, folder.join("signing-key.pem")).expect("the signing key");
+        new_private_file(&folder.join(SIGNING_KEY), &foreign_pem());
         let old_keys = Arc::new(Mutex::new(BTreeMap::new()));
         let known = Arc::clone(&old_keys);
         let service = echo::serve(move |_, headers| caller(headers, &known.lock().unwrap()));
@@ -213,8 +217,10 @@ impl<'a> Walk<'a> {
     fn gateway(&self, page: &Value, key_auth: bool) -> Gateway<'a> {
         let [_, (_, realm), ..] = self.realm.variables();
         // The page leaves it at its default of 5.
+        let pem = fs::read_to_string(self.folder.join(SIGNING_KEY)).expect("the key");
         let mut spec = Spec::default()
             .serving(self.service)
+            .signing_key(&pem)
             .field("realm", realm)
             .field("revocation_poll_seconds", 1);
         let index_key = fs::read_to_string(self.folder.join("index-key.txt"));
@@ -242,28 +248,17 @@ impl<'a> Walk<'a> {
             spec = spec.field("index_key", key.trim());
         }
         if key_auth {
-            spec = spec.before(self.key_auth());
+            spec = spec.key_auth(self.old_keys.lock().unwrap().clone());
         }
         self.world.start_gateway(&spec)
     }
+}
 
-    /// Envoy's own check of keys, as Kong's key-auth does it.
-    fn key_auth(&self) -> Value {
-        let keys = self.old_keys.lock().unwrap();
-        let credentials: Vec<Value> = keys
-            .iter()
-            .map(|(key, client)| json!({"key": key, "client": client}))
-            .collect();
-        json!({
-            "name": "envoy.filters.http.api_key_auth",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth",
-                "credentials": credentials,
-                "key_sources": [{"header": "apikey"}],
-                "forwarding": {"header": "x-consumer-username", "hide_credentials": false},
-            },
-        })
-    }
+fn new_private_file(path: &Path, text: &str) {
+    let mut file = OpenOptions::new();
+    let file = file.write(true).create_new(true).mode(0o600).open(path);
+    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.expect("a file");
 }
 
 fn announce(shell: &mut Shell, gateway: &Gateway<'_>) {

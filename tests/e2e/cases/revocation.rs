@@ -44,6 +44,7 @@ fn spec() -> Spec {
     Spec::default()
         .field("revocation_poll_seconds", 1)
         .field("cache_ttl_seconds", 3600)
+        .audited()
         .workers(2)
 }
 
@@ -54,7 +55,7 @@ fn told_good(gateway: &Gateway<'_>) -> Vec<String> {
 
 /// A gateway whose first poll is behind it: that one drops everything.
 fn polling(world: &World) -> Gateway<'_> {
-    let gateway = world.start_gateway(&spec());
+    let gateway = world.start_gateway_awake(&spec());
     gateway.log.expect(&["admin events are polled"]);
     gateway
 }
@@ -62,12 +63,13 @@ fn polling(world: &World) -> Gateway<'_> {
 /// Makes each worker remember the owner's token.
 #[track_caller]
 fn warm(gateway: &Gateway<'_>, key: &Key) {
-    let mut before = gateway.connections_by_worker();
-    before.resize(2, 0);
+    let before = gateway.uses_by_worker(&[&key.id]);
     wait::until("both workers know the key", Duration::from_secs(30), || {
         gateway.target.orders(&key.text).orders();
-        let now = gateway.connections_by_worker();
-        let both = now.len() == 2 && now.iter().zip(&before).all(|(now, was)| *now >= was + 3);
+        let now = gateway.uses_by_worker(&[&key.id]);
+        let more =
+            |(worker, uses): (&String, &usize)| *uses >= before.get(worker).unwrap_or(&0) + 3;
+        let both = now.len() == 2 && now.iter().all(more);
         both.then_some(()).ok_or(format!("{now:?}"))
     });
 }
@@ -206,7 +208,7 @@ fn another_stays(world: &World) {
 
 fn one_polls(world: &World) {
     let proxy = world.proxy();
-    let gateway = world.start_gateway(&spec().through(&proxy));
+    let gateway = world.start_gateway_awake(&spec().through(&proxy));
     gateway.log.expect(&["admin events are polled"]);
     wait::until("some polls", Duration::from_secs(30), || {
         let counts = proxy.counts();
@@ -255,7 +257,7 @@ fn events_off(world: &World) {
 
 fn failing(world: &World) {
     let proxy = world.proxy();
-    let gateway = world.start_gateway(&spec().through(&proxy));
+    let gateway = world.start_gateway_awake(&spec().through(&proxy));
     gateway.log.expect(&["admin events are polled"]);
     let key = Key::random();
     let owner = world.owner_of(&[Record::sha256(&key)]);

@@ -1,4 +1,4 @@
-//! The pages that need a gateway and no change of it: each command run in its order, against the suite's stack.
+//! The pages that need a gateway and no change of it: each command run in its order, against the gateway under test.
 
 use std::fs;
 use std::process::Command;
@@ -25,22 +25,23 @@ pub(crate) fn cases() -> Vec<Case> {
         }),
         Case::new("runbooks::the_metrics", |world| {
             walk(world, include_str!("../../../docs/metrics.md"), 0);
-        }),
+        })
+        .needs(Need::OwnEnvoy),
     ]
     .into_iter()
-    .map(|case| case.needs(Need::OwnGateway))
+    .map(|case| case.needs(Need::LogFile))
     .collect()
 }
 
-/// Runs a page that tells at least so many answers, in a folder whose `.run` is that of the
-/// suite's stack. The key in question has expired.
+/// Runs a page that tells at least so many answers, in a folder whose `.run` is that of this
+/// run. The key in question has expired.
 fn walk(world: &World, page: &str, answers: usize) {
     let steps = page::steps(page);
     let expecting = steps.iter().filter(|step| step.expected.is_some());
     assert!(expecting.count() >= answers, "the page's answers are found");
-    let folder = world.stack().run_dir.join("runbook");
+    let folder = world.folder().join("runbook");
     fs::create_dir_all(&folder).expect("a folder");
-    std::os::unix::fs::symlink(&world.stack().run_dir, folder.join(".run")).expect("a link");
+    std::os::unix::fs::symlink(world.folder(), folder.join(".run")).expect("a link");
     fs::write(folder.join("key.txt"), &world.expired_api_key).expect("a file");
     let mut shell = Command::new("bash");
     let tool = std::path::Path::new(env!("CARGO_BIN_EXE_apikeys"));

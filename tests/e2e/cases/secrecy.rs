@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::PathBuf;
 
+use crate::log::Log;
 use crate::secrets;
 use crate::world::{Case, Need, World};
 
@@ -16,15 +18,19 @@ pub(crate) fn cases() -> Vec<Case> {
 
 /// Each log with its name.
 fn all_logs(world: &World) -> Vec<(String, String)> {
-    let Some(stack) = &world.stack else {
-        return vec![("the gateway's log".to_owned(), world.log().text())];
-    };
-    let read = |path: std::path::PathBuf| {
+    let files = fs::read_dir(world.folder()).expect("the run folder");
+    let paths = files.map(|file| file.expect("a file").path());
+    let paths = paths.filter(|path| path.extension().is_some_and(|kind| kind == "log"));
+    let read = |path: PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         let text = fs::read(&path).expect("a log");
         (name, String::from_utf8_lossy(&text).into_owned())
     };
-    stack.logs().into_iter().map(read).collect()
+    let mut logs: Vec<_> = paths.map(read).collect();
+    if let Some(Log::Command(_)) = &world.log {
+        logs.push(("the gateway's log".to_owned(), world.log().text()));
+    }
+    logs
 }
 
 fn logs(world: &World) {
@@ -95,6 +101,8 @@ fn crashes(world: &World) {
             "Uncaught RuntimeError",
             "wasm trap",
             "Caught Segmentation",
+            "exited on signal",
+            "zero size buf in writer",
         ] {
             let line = text.lines().find(|line| line.contains(words));
             let line = line.map(secrets::redact);

@@ -64,23 +64,31 @@ impl Drop for Changed<'_> {
     }
 }
 
-/// A gateway that nobody asks for anything says this, at an error's level or a warning's.
+/// How gateways mark a line's level. Kong hides informative lines, so those are warnings there.
+const INFO: &[&str] = &["[info]", "[warn]"];
+const WARNING: &[&str] = &["[warning]", "[warn]"];
+const ERROR: &[&str] = &["[error]"];
+
+/// A gateway that nobody asks for anything says this, at this level.
 #[track_caller]
-fn told<'a>(world: &'a World, spec: &Spec, level: &str, words: &[&str]) -> Gateway<'a> {
-    let gateway = world.start_gateway(spec);
+fn told<'a>(world: &'a World, spec: &Spec, level: &[&str], words: &[&str]) -> Gateway<'a> {
+    let gateway = world.start_gateway_awake(spec);
     let line = gateway.log.expect(&[&["self-check: "], words].concat());
-    assert!(line.contains(level), "{line}");
+    assert!(level.iter().any(|mark| line.contains(mark)), "{line}");
     gateway
 }
 
 /// The lines of the exchange's filter that say that all is well.
 fn well(gateway: &Gateway<'_>) -> Vec<String> {
     let all = "self-check: all is well: service_token, roles, issuer, clock, events, user_profile";
-    gateway.log.lines(&["wasm log apikey_jwt_exchange ", all])
+    let mut lines = gateway.log.lines(&[all]);
+    // Envoy has the management API's filter as well, and names it.
+    lines.retain(|line| !line.contains("apikey_management"));
+    lines
 }
 
 fn fits(world: &World) {
-    let gateway = told(world, &spec(), "[info]", &["all is well"]);
+    let gateway = told(world, &spec(), INFO, &["all is well"]);
     gateway.target.orders(&world.api_key).orders();
     wait::until("it is told", Duration::from_secs(10), || {
         let told = well(&gateway);
@@ -89,11 +97,9 @@ fn fits(world: &World) {
 }
 
 fn foreign_key(world: &World) {
-    let spec = spec()
-        .field("signing_key_property", "env.FOREIGN_SIGNING_KEY")
-        .variable("FOREIGN_SIGNING_KEY", &foreign_pem());
+    let spec = spec().signing_key(&foreign_pem());
     let words = ["service_token: no key can be exchanged", "invalid_client"];
-    told(world, &spec, "[error]", &words);
+    told(world, &spec, ERROR, &words);
 }
 
 fn missing_roles(world: &World) {
@@ -102,7 +108,7 @@ fn missing_roles(world: &World) {
         ("view-events", "roles: revocations take cache_ttl_seconds"),
     ] {
         let taken = RoleTaken::take_role(world, &[role], &[]);
-        told(world, &spec(), "[error]", &[words, role]);
+        told(world, &spec(), ERROR, &[words, role]);
         drop(taken);
     }
 }
@@ -110,7 +116,7 @@ fn missing_roles(world: &World) {
 fn needless_role(world: &World) {
     let given = RoleTaken::take_role(world, &[], &["manage-users"]);
     let words = ["does not need: manage-users;"];
-    told(world, &spec(), "[warning]", &words);
+    told(world, &spec(), WARNING, &words);
     drop(given);
 }
 
@@ -120,7 +126,7 @@ fn issuer(world: &World) {
     told(
         world,
         &spec,
-        "[error]",
+        ERROR,
         &[&names, "http://login.invalid/realms"],
     );
 }
@@ -132,7 +138,7 @@ fn events_off(world: &World) {
     told(
         world,
         &spec(),
-        "[error]",
+        ERROR,
         &["events: the realm keeps no admin events"],
     );
     drop(off);
@@ -149,7 +155,7 @@ fn profile(world: &World) {
         let changed = Changed::new(world, "users/profile", |profile| {
             profile["unmanagedAttributePolicy"] = policy;
         });
-        let gateway = told(world, &spec(), "[error]", &[words]);
+        let gateway = told(world, &spec(), ERROR, &[words]);
         drop(changed);
         wait::until("it is told that it is mended", MENDED_SEEN, || {
             let told = well(&gateway);

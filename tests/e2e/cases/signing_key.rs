@@ -46,7 +46,7 @@ struct Site<'a> {
 impl<'a> Site<'a> {
     fn new(world: &'a World) -> Self {
         let realm = unique_name("rotation");
-        let folder = world.stack().run_dir.join(&realm);
+        let folder = world.folder().join(&realm);
         fs::create_dir_all(&folder).expect("a folder");
         let site = Self {
             admin: world
@@ -69,15 +69,11 @@ impl<'a> Site<'a> {
     fn command(&self, program: &str) -> Command {
         let tool = Path::new(env!("CARGO_BIN_EXE_apikeys")).parent().unwrap();
         let path = std::env::var("PATH").unwrap();
-        let demo = self.world.stack().demo_env();
         let mut command = Command::new(program);
         command
             .current_dir(&self.folder)
             .env("PATH", format!("{}:{path}", tool.display()))
-            .env("KEYCLOAK_URL", self.admin.url())
-            .env("KEYCLOAK_REALM", &self.realm)
-            .env("KEYCLOAK_ADMIN_USER", &demo["KEYCLOAK_ADMIN_USER"])
-            .env("KEYCLOAK_ADMIN_PASSWORD", &demo["KEYCLOAK_ADMIN_PASSWORD"])
+            .envs(self.admin.variables())
             .stdin(Stdio::null());
         command
     }
@@ -98,9 +94,8 @@ impl<'a> Site<'a> {
     fn gateway(&self, file: &str) -> Gateway<'a> {
         let spec = Spec::default()
             .field("realm", self.realm.as_str())
-            .field("signing_key_property", "env.ROTATED_SIGNING_KEY")
             .field("cache_ttl_seconds", 10)
-            .variable("ROTATED_SIGNING_KEY", &self.pem(file))
+            .signing_key(&self.pem(file))
             .serving(self.world.echo())
             .workers(2);
         self.world.start_gateway(&spec)

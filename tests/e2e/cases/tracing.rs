@@ -13,7 +13,7 @@ pub(crate) fn cases() -> Vec<Case> {
         "tracing::calls_to_keycloak_are_in_the_requests_trace",
         calls,
     );
-    vec![case.needs(Need::OwnGateway)]
+    vec![case.needs(Need::OwnEnvoy)]
 }
 
 fn calls(world: &World) {
