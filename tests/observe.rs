@@ -141,7 +141,7 @@ fn all_labels() -> Vec<&'static str> {
     all
 }
 
-/// What a label and its value look like within a name.
+/// The form of a label and its value within a name.
 fn pattern(label: &str) -> String {
     format!("(__{label}_([a-z0-9-]+(?:_[a-z0-9-]+)*))")
 }

@@ -6,7 +6,7 @@
 //! answers keep it closed. Open, it lets nothing through for a while, then one call; that
 //! call's answer closes it, or opens it for twice as long.
 //!
-//! What fails may be one owner's: a token that Keycloak cannot make, a record that the host
+//! A failure may be one owner's: a token that Keycloak cannot make, a record that the host
 //! does not buffer. A status that says "not now" (500 and above, 429) counts once for each
 //! key. Where calls of fewer than [`KEYS_MIN`] keys are not answered at all, the circuit
 //! opens for those keys alone; the next key that fails opens it for all. The service token
@@ -66,7 +66,7 @@ struct Open {
     since: UnixMillis,
     until: UnixMillis,
     for_ms: u64,
-    /// For whichever key, and not only for those that got no answer.
+    /// For all keys, and not only for those that got no answer.
     for_all: bool,
     /// Whose call finds out, and by when it is answered.
     probe: Option<(ExchangeId, UnixMillis)>,

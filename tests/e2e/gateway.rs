@@ -178,7 +178,7 @@ impl<'a> Gateway<'a> {
         Err(redact(&format!("{said}\n{}", gateway.log.text())))
     }
 
-    /// Lets a command start one, with its log in this folder, or gives what was said.
+    /// Lets a command start one, with its log in this folder, or gives the command's words.
     pub(crate) fn try_start_by(command: &str, spec: &Spec, folder: &Path) -> Result<Self, String> {
         assert!(spec.edits.is_empty(), "Envoy's resources are Envoy's alone");
         let log = folder.join(format!("{}.log", new_name()));

@@ -25,7 +25,7 @@ pub(super) struct Hooked {
     pids: Vec<String>,
 }
 
-/// Starts one, with its log in this file; gives its URL too. Fails with what was said when
+/// Starts one, with its log in this file; gives its URL too. Fails with the command's words when
 /// the configuration is refused or no gateway comes up.
 pub(super) fn start(command: &str, spec: &Spec, log: &Path) -> Result<(String, Hooked), String> {
     let said = log.with_extension("said");

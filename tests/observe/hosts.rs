@@ -1,4 +1,4 @@
-//! What hosts show Prometheus of the filter's metrics: Kong's and Envoy's way from a name to labels.
+//! The ways of Kong and Envoy from a metric's name at the host to its labels in Prometheus.
 //!
 //! Kong: `kong/plugins/prometheus/wasmx.lua`, one text in 3.9.0 to 3.9.3, and the meta file beside the
 //! wasm. A metric's key is `pw:<filter>:<name>`. Each pattern is searched from the end of the match
@@ -28,7 +28,7 @@ impl Patterns {
         Self(patterns.collect())
     }
 
-    /// What Kong makes of a filter's metric.
+    /// A filter's metric as Kong exports it.
     pub(crate) fn on_kong(&self, metric: &str) -> Series {
         let key = format!("pw:apikey_jwt_exchange:{metric}");
         let (mut name_ends, mut from, mut labels) = (key.len(), 0, Vec::new());
@@ -43,7 +43,7 @@ impl Patterns {
         (key[..name_ends].replace(':', "_"), labels)
     }
 
-    /// What Envoy makes of it.
+    /// The same as Envoy exports it.
     pub(crate) fn on_envoy(&self, metric: &str) -> Series {
         let whole = format!("wasmcustom.{metric}");
         let (mut cut, mut labels) = (Vec::new(), Vec::new());

@@ -1,9 +1,9 @@
-//! Pages of events: what is listed is acted on, and what cannot be read is asked for in
-//! smaller pages, down to a single event that concerns everybody.
+//! Pages of events: acts on each event that is listed, and asks for an unreadable page in
+//! smaller ones, down to a single event that concerns everybody.
 //!
-//! A page that is too large does not always say so: a host resets a call whose answer it
-//! does not buffer, a proxy answers 502. Keycloak being gone looks the same, so before a
-//! page is blamed a question that no event can make large must be answered.
+//! A page that is too large does not always say so: a host resets a call with too large an
+//! answer, a proxy answers 502. An outage looks the same. So before a page is blamed,
+//! Keycloak must answer a question that no event can make large.
 
 use std::sync::Arc;
 
@@ -26,8 +26,8 @@ const EVENTS_MAX: usize = 1000;
 const CALLS_MAX: u32 = 60;
 
 /// Events that could not be read and that polls come upon again. Each concerned everybody
-/// when it was new. None has a name: what tells old ones from new is how many there are
-/// between the same bounds.
+/// when it was new. None has a name: their number between the same bounds tells old ones
+/// from new.
 #[derive(Debug, Clone)]
 pub(super) struct Unread {
     count: usize,
@@ -39,7 +39,7 @@ pub(super) struct Unread {
     until: UnixMillis,
 }
 
-/// What one poll meets with in the way of events that cannot be read.
+/// Unreadable events of one poll.
 #[derive(Debug, Default)]
 pub(super) struct Unreadable {
     pub(super) count: usize,
@@ -62,7 +62,7 @@ impl Unreadable {
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) error: PollError,
-    /// It took so long that Keycloak may hang, whatever the page holds.
+    /// It took so long that Keycloak may hang.
     pub(super) slow: bool,
 }
 

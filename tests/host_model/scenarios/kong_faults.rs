@@ -2,7 +2,7 @@
 //!
 //! All were seen on Kong 3.9.1 in November 2026, which has `ngx_wasm_module` at 9136e463 as
 //! 3.9.0 to 3.9.3 have; the module of 3.10 (a376e67c) was read and not run. Kong maintains
-//! the module no more. What the model says of each is taken from these places of it:
+//! the module no more. The model takes each from these places of it:
 //!
 //! | | a filter | the host | its source |
 //! |---|---|---|---|

@@ -103,7 +103,7 @@ impl<'de> Visitor<'de> for SecretVisitor {
         Ok(Secret::NoText)
     }
 
-    // What an unquoted `{{ … }}` is in YAML.
+    // YAML reads an unquoted `{{ … }}` so.
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Secret, A::Error> {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         Ok(Secret::NoText)

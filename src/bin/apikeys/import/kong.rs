@@ -48,7 +48,7 @@ enum Reference {
     },
 }
 
-/// What a file of Kong's is read by.
+/// How a file of Kong's is read.
 #[derive(Clone, Copy)]
 pub(crate) struct Reading {
     pub(crate) field: OwnerField,
@@ -146,9 +146,9 @@ fn entry(
     })
 }
 
-/// When a credential ends. Its ttl is what the Admin API gives, and deck writes: the seconds
-/// that were left then; or what `kong config db_export` writes, and a Kong without a
-/// database reads: the instant, in seconds of the epoch.
+/// When a credential ends. The Admin API and deck write its ttl as the seconds that were left
+/// then. `kong config db_export` writes the instant, in seconds of the epoch, and a Kong
+/// without a database reads that.
 fn ends_at(
     credential: &Credential,
     dumped_at: Option<UnixMillis>,

@@ -7,11 +7,11 @@
 //! anywhere in the text, the name must be in letters of one case. Of a hundred thousand keys
 //! at random a handful look like a reference: a test counts them.
 
-/// What begins and ends a variable's name anywhere in a text.
+/// The marks around a variable's name, anywhere in a text.
 const AROUND_A_VARIABLE: [(&str, &str); 3] = [("${", "}"), ("$(", ")"), ("#{", "}")];
-/// What begins and ends an expression of names anywhere in a text.
+/// The marks around an expression of names, anywhere in a text.
 const AROUND_NAMES: [(&str, &str); 4] = [("{{", "}}"), ("((", "))"), ("[[", "]]"), ("<%", "%>")];
-/// What begins and ends a text that is a name beside.
+/// The marks around a text that is a name otherwise.
 const AROUND_ALL: [(&str, &str); 7] = [
     ("${", "}"),
     ("$(", ")"),
@@ -38,7 +38,7 @@ pub(super) fn is_reference(text: &str) -> bool {
             .any(|marks| within(text, marks).any(is_of_names))
 }
 
-/// What stands between each of the marks and the next end.
+/// The texts between each mark and the next end.
 fn within<'a>(text: &'a str, marks: &(&str, &str)) -> impl Iterator<Item = &'a str> {
     let (begin, end) = *marks;
     let after = text.match_indices(begin);
@@ -62,13 +62,13 @@ fn is_name(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphabetic()) && text.bytes().all(allowed)
 }
 
-/// Names, and what an expression has between them.
+/// Names, and the signs that an expression has between them.
 fn is_of_names(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b" _-.=|\"'$/".contains(&byte);
     text.bytes().all(allowed)
 }
 
-/// A variable's name, alone or with what is in its place if it is not set: `NAME:-default`.
+/// A variable's name, alone or with a default: `NAME:-default`.
 fn is_variable(text: &str) -> bool {
     let at = text.find([':', '-', '+', '?', '=']).unwrap_or(text.len());
     let (name, rest) = text.split_at(at);
