@@ -296,6 +296,8 @@ struct DetailsOff<'a>(&'a World);
 impl Drop for DetailsOff<'_> {
     fn drop(&mut self) {
         set_details(self.0, false);
+        // Else the polls of the next trials would step over them, too.
+        self.0.keycloak.call("DELETE", "admin-events", None);
     }
 }
 
@@ -335,8 +337,13 @@ fn too_large_again(world: &World) {
     let proxy = world.proxy();
     let gateway = world.start_gateway_awake(&spec().through(&proxy));
     gateway.log.expect(&["admin events are polled"]);
+    let (owner, key) = world.owner();
     let (_, other) = world.owner();
+    warm(&gateway, &key);
     let _off = large_events(world);
+    // By the time that this is seen, so are all of them.
+    owner.disable();
+    refused(&gateway, &key);
     gateway.log.expect(&["not all of them can be read"]);
     let kept = wait::until("the other's token is kept", IN_FORCE, || {
         let token = gateway.target.orders(&other.text).orders().token;
