@@ -269,9 +269,10 @@ fn failing(world: &World) {
     gateway.log.expect(&["admin events are polled"]);
     let key = Key::random();
     let owner = world.owner_of(&[Record::sha256(&key)]);
-    warm(&gateway, &key);
     proxy.set(Endpoint::Other, Fault::answer("403 Forbidden", &[], "{}"));
     gateway.log.expect(&["cannot be polled", "view-events"]);
+    // No earlier: a poll that sees the owner's own making drops what is known of it.
+    warm(&gateway, &key);
     owner.disable();
     gateway.target.orders(&key.text).orders();
     proxy.lift();
