@@ -53,8 +53,8 @@
 //! | `ready` | it serves |
 //! | `refused` | or: it does not come up with this configuration, as the log or standard error says |
 //!
-//! Trials that need what is not there, and those whose behaviour a limit of Kong's keeps from
-//! being seen, are named with the reason before the run and counted as ignored. The suite
+//! Trials that lack a part of the stack, and those that a limit of Kong's makes impossible,
+//! are named with the reason before the run and counted as ignored. The suite
 //! makes users of its own in the realm and deletes them.
 //!
 //! `E2E_RUN_DIR` names the run folder of a `make run` that is up, to use it instead of
