@@ -1,9 +1,12 @@
 //! The token that a caller of the management API proves itself with.
 //!
 //! An access token of the realm, verified with the realm's own keys (RFC 7515, 7519;
-//! RFC 8725). Only access tokens that belong to whoever holds them count: neither an ID
-//! token nor a refresh token, and none that was itself minted from an API key, or a
-//! stolen key could make itself successors.
+//! RFC 8725). ID tokens and refresh tokens do not count. Neither does a token that was made
+//! from an API key, or a stolen key could make itself successors: not the gateway's own
+//! token of an owner, and not a token that another client exchanged it for (RFC 8693).
+//! Keycloak writes the grant of each access token into its `jti`, as `onrtac:…`: two letters
+//! each for the session, the kind of token and the grant. A caller's token must come by one
+//! of [`CALLER_GRANTS`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,12 +16,16 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 
+use super::TOKEN_BYTES_MAX;
 use super::public_key::{Algorithm, PublicKey};
 use super::users::is_user_id;
 use crate::clock::UnixMillis;
 
-/// Bytes of the longest token that is read.
-pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// The grants by which a caller's token may come, by Keycloak's short names: authorization
+/// code, password, refresh token, client credentials, device, CIBA. The first step of each
+/// is a sign-in, or a client's own secret. Missing are those that begin with another token:
+/// token exchange (`te`), an assertion (`ag`), a permission ticket (`pg`).
+const CALLER_GRANTS: [&str; 6] = ["ac", "ro", "rt", "cc", "dg", "ci"];
 
 /// What a token's header says, as far as it is heeded: no key or address of one that a
 /// token brings itself.
@@ -133,6 +140,12 @@ pub enum CallerError {
     /// Minted from an API key.
     #[error("minted from an API key: a key manages no keys")]
     FromApiKey,
+    /// A `jti` without the name of a grant.
+    #[error("its jti does not say by which grant it came, as Keycloak's do")]
+    NoGrant,
+    /// Made from another token, and perhaps from an API key's.
+    #[error("made from another token, which may be an API key's: a key manages no keys")]
+    FromToken,
     /// A `sub` that no user of Keycloak has.
     #[error("its subject is no id of a user")]
     Subject,
@@ -158,6 +171,7 @@ struct Claims {
     aud: Option<OneOrMany>,
     typ: Option<String>,
     azp: Option<String>,
+    jti: Option<String>,
     #[serde(default, deserialize_with = "is_there")]
     cnf: bool,
     preferred_username: Option<String>,
@@ -264,8 +278,23 @@ fn header_of(parts: &Parts<'_>) -> Result<Header, CallerError> {
     Ok(Header { algorithm, kid })
 }
 
-/// Verifies a token with the key that its header names: the signature first, by the
-/// algorithm that the key is for, then what it says.
+/// Judges a token by all but its signature: a token that no signature could save costs
+/// neither a key set nor a verification.
+///
+/// # Errors
+/// [`CallerError`] when the token is not to be taken, whoever signed it.
+pub fn check_claims(
+    expected: &Expected<'_>,
+    token: &str,
+    now: UnixMillis,
+) -> Result<(), CallerError> {
+    let parts = Parts::of(token)?;
+    header_of(&parts)?;
+    judge(expected, &parts, now).map(drop)
+}
+
+/// Verifies a token with the key that its header names: what it says, then the signature,
+/// by the algorithm that the key is for.
 ///
 /// # Errors
 /// [`CallerError`] when the token is not to be taken.
@@ -280,15 +309,22 @@ pub fn verify(
     if header.kid != key.kid() || !key.is_for(header.algorithm) {
         return Err(CallerError::OtherKey);
     }
+    let caller = judge(expected, &parts, now)?;
     let signature = decoded(parts.signature)?;
-    if !key.verifies(header.algorithm, parts.message.as_bytes(), &signature) {
-        return Err(CallerError::Signature);
+    if key.verifies(header.algorithm, parts.message.as_bytes(), &signature) {
+        Ok(caller)
+    } else {
+        Err(CallerError::Signature)
     }
-    let claims: Claims = json(parts.claims, CallerError::Claims)?;
-    judge(expected, claims, now)
 }
 
-fn judge(expected: &Expected<'_>, claims: Claims, now: UnixMillis) -> Result<Caller, CallerError> {
+/// What the claims say; to be believed once the signature is verified.
+fn judge(
+    expected: &Expected<'_>,
+    parts: &Parts<'_>,
+    now: UnixMillis,
+) -> Result<Caller, CallerError> {
+    let claims: Claims = json(parts.claims, CallerError::Claims)?;
     if claims.iss != expected.issuer {
         return Err(CallerError::Issuer);
     }
@@ -320,6 +356,9 @@ fn judge(expected: &Expected<'_>, claims: Claims, now: UnixMillis) -> Result<Cal
     if expected.refused_clients.contains(&client_id.as_str()) {
         return Err(CallerError::FromApiKey);
     }
+    if !CALLER_GRANTS.contains(&grant_of(claims.jti.as_deref())?) {
+        return Err(CallerError::FromToken);
+    }
     if !is_user_id(&claims.sub) {
         return Err(CallerError::Subject);
     }
@@ -333,6 +372,17 @@ fn judge(expected: &Expected<'_>, claims: Claims, now: UnixMillis) -> Result<Cal
         client_roles: of_audience.unwrap_or_default().roles,
         expires_at,
     })
+}
+
+/// The short name of the grant that a token came by.
+fn grant_of(jti: Option<&str>) -> Result<&str, CallerError> {
+    let (context, _) = jti
+        .and_then(|jti| jti.split_once(':'))
+        .ok_or(CallerError::NoGrant)?;
+    context
+        .get(4..)
+        .filter(|grant| grant.len() == 2)
+        .ok_or(CallerError::NoGrant)
 }
 
 #[cfg(test)]

@@ -21,6 +21,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 /// it would hold the worker. An owner with a hundred keys takes about half of it.
 pub const ANSWER_BYTES_MAX: usize = 128 * 1024;
 
+/// Bytes of the longest access token that is read, an owner's or a caller's: Envoy takes no
+/// more in all headers of a request, unless it is told to.
+pub const TOKEN_BYTES_MAX: usize = 60 * 1024;
+
 /// Characters of a form or query that need no encoding (RFC 3986, 2.3).
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Call, Endpoint, form, loggable};
+use super::{Call, Endpoint, TOKEN_BYTES_MAX, form, loggable};
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::signing_key::{SigningFailed, SigningKey};
@@ -211,6 +211,11 @@ pub enum TokenError {
         /// What was found wanting.
         what: &'static str,
     },
+    /// A token that no gateway would pass on.
+    #[error(
+        "the token has more than {TOKEN_BYTES_MAX} bytes; give the client fewer roles and claims"
+    )]
+    TooLarge,
     /// A token that is over when it comes.
     #[error(
         "an answer with status 200 that is no token: the token has expired already; \
@@ -274,6 +279,9 @@ pub fn read_token_answer(
     if !answer.token_type.eq_ignore_ascii_case("bearer") {
         return Err(unusable("token_type is not Bearer"));
     }
+    if answer.access_token.len() > TOKEN_BYTES_MAX {
+        return Err(TokenError::TooLarge);
+    }
     // Goes into a header: nothing but the characters of a JWT.
     let in_jwt = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
     if !answer.access_token.bytes().all(in_jwt) {
@@ -327,7 +335,9 @@ fn refusal(status: u16, body: &[u8]) -> TokenError {
     };
     if status == 400 && answer.error == "invalid_grant" {
         match answer.error_description.as_str() {
-            "User is not enabled" => return TokenError::OwnerRefused("owner disabled"),
+            "User is not enabled" | "User disabled" => {
+                return TokenError::OwnerRefused("owner disabled");
+            }
             "Account is not fully set up" => {
                 return TokenError::OwnerRefused("owner has a required action");
             }
@@ -425,6 +435,7 @@ mod tests {
         };
         for owner in [
             "User is not enabled",
+            "User disabled",
             "User not found",
             "Account is not fully set up",
         ] {

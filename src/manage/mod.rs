@@ -43,6 +43,7 @@ use crate::api_key::hash::HashJob;
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::drbg::KeyRandom;
+use crate::exchange::bucket::FullAt;
 use crate::exchange::credentials::Headers;
 use crate::exchange::flight::ExchangeId;
 use crate::exchange::gate::Ticket;
@@ -145,6 +146,8 @@ pub struct Manager {
     service_token: ServiceToken,
     keys: KeyStore,
     owners: Owners,
+    /// The verifications for addresses with too many failures.
+    suspects: FullAt,
     random: KeyRandom,
 }
 
@@ -159,6 +162,7 @@ impl Manager {
             service_token: ServiceToken::default(),
             keys: KeyStore::default(),
             owners: Owners::default(),
+            suspects: FullAt::default(),
         }
     }
 }

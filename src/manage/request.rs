@@ -1,7 +1,8 @@
 //! The first steps of a request: what it asks for, and whether it may ask at all.
 //!
-//! Whatever can be refused by the head alone is refused before the body is read, and
-//! by the body before the realm's keys are asked for or a signature is verified.
+//! Whatever can be refused by the head alone, the claims of the caller's token among it, is
+//! refused before the body is read, and by the body before the realm's keys are asked for or
+//! a signature is verified.
 
 use zeroize::Zeroizing;
 
@@ -13,9 +14,10 @@ use super::{
     Answer, Asked, BODY_MS_MAX, End, Head, Manage, ManageEnv, Output, REQUEST_MS_MAX, State, Step,
     Task, management,
 };
+use crate::config::{Config, Management};
 use crate::exchange::credentials::{HEADERS_MAX, Headers};
 use crate::exchange::rejection::Rejection;
-use crate::keycloak::caller_token::{self, CallerError};
+use crate::keycloak::caller_token::{self, CallerError, Expected};
 
 impl Manage {
     pub(super) fn start(
@@ -71,7 +73,7 @@ impl Manage {
         let token = if operation == Operation::Validate {
             Zeroizing::default()
         } else {
-            bearer(headers, &config)?
+            bearer(headers, &config, env)?
         };
         let head = Head {
             operation,
@@ -224,8 +226,12 @@ fn too_large() -> End {
     )
 }
 
-/// The caller's token, by its shape alone.
-fn bearer(headers: &Headers, config: &crate::config::Config) -> Result<Zeroizing<String>, End> {
+/// The caller's token, judged by all but its signature.
+fn bearer(
+    headers: &Headers,
+    config: &Config,
+    env: &ManageEnv<'_, '_>,
+) -> Result<Zeroizing<String>, End> {
     let Some(value) = one(headers, "authorization")? else {
         let problem = Problem::new(
             Code::MissingCredentials,
@@ -246,8 +252,25 @@ fn bearer(headers: &Headers, config: &crate::config::Config) -> Result<Zeroizing
         let problem = Problem::new(Code::InvalidToken, "The scheme is not Bearer.");
         return Err(End::new(problem, "another scheme than Bearer"));
     }
-    caller_token::read_header(token).map_err(not_taken)?;
+    let management = management(config)?;
+    let clients = [config.client_id.as_str(), &management.client_id];
+    let expected = expected(config, management, &clients);
+    caller_token::check_claims(&expected, token, env.exchange.now).map_err(not_taken)?;
     Ok(Zeroizing::new(token.to_owned()))
+}
+
+/// What a caller's token must say. `clients` are the gateway's own.
+pub(super) fn expected<'a>(
+    config: &'a Config,
+    management: &'a Management,
+    clients: &'a [&'a str],
+) -> Expected<'a> {
+    Expected {
+        issuer: &config.realm.issuer,
+        audience: Some(&management.audience),
+        refused_clients: clients,
+        clock_skew_ms: config.clock_skew_ms,
+    }
 }
 
 /// The end for a token that is not taken: which of its many ways to be wrong it is
@@ -258,6 +281,10 @@ pub(super) fn not_taken(error: CallerError) -> End {
         CallerError::FromApiKey => {
             "The token was made from an API key, and a key manages no keys: sign in, and send \
              the access token."
+        }
+        CallerError::FromToken => {
+            "The token was made from another token, which may be an API key's, and a key manages \
+             no keys: sign in, and send the access token."
         }
         CallerError::NotAccessToken => "This is no access token.",
         CallerError::Audience => "The token is not meant for the management of keys (aud).",

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::problem::{Code, Problem};
-use super::request::not_taken;
+use super::request::{expected, not_taken};
 use super::{Asked, End, Input, Manage, ManageEnv, Output, State, Step, Task, management};
-use crate::exchange::rejection::Rejection;
+use crate::exchange::bucket::Bucket;
+use crate::exchange::rejection::{Reason, Rejection};
 use crate::exchange::service_token::Need;
-use crate::keycloak::caller_token::{self, Expected};
+use crate::keycloak::caller_token;
 use crate::keycloak::{Call, Endpoint, jwks, key_store, token};
 
 /// The first wait for another request's result; each further one is twice as long.
@@ -16,6 +17,10 @@ pub(super) const WAIT_MS_MIN: u64 = 5;
 const WAIT_MS_MAX: u64 = 40;
 /// What a turn may take beside what was asked for.
 const WAIT_GRACE_MS: u64 = 2000;
+/// Signatures that a worker verifies for all addresses with too many failures together, at
+/// once and in each second. They are not refused outright: whoever shares an address with
+/// a stranger, behind one proxy, must be able to end a key all the same.
+const SUSPECTS: Bucket = Bucket::new(10, 1000, 10);
 /// The roles of client `realm-management` that let the manager write users.
 const WRITE_ROLES: [&str; 2] = ["manage-users", "realm-admin"];
 
@@ -105,13 +110,21 @@ impl Manage {
             }
         };
         let management = management(&config)?;
-        let expected = Expected {
-            issuer: &config.realm.issuer,
-            audience: Some(&management.audience),
-            refused_clients: &[&config.client_id, &management.client_id],
-            clock_skew_ms: config.clock_skew_ms,
-        };
-        let caller = caller_token::verify(&expected, &key, &task.token, now).map_err(not_taken)?;
+        let source = env.exchange.source();
+        let is_suspect = source.is_some_and(|source| env.exchange.is_throttled(source));
+        if is_suspect && SUSPECTS.reserve(&mut env.manager.suspects, now).is_none() {
+            return Err(End::new(
+                Code::Exchange(Rejection::Throttled),
+                Reason::Throttled,
+            ));
+        }
+        let clients = [config.client_id.as_str(), &management.client_id];
+        let expected = expected(&config, management, &clients);
+        let verified = caller_token::verify(&expected, &key, &task.token, now);
+        let caller = verified.map_err(|error| {
+            source.map(|source| env.exchange.count_failure(source));
+            not_taken(error)
+        })?;
         task.token = zeroize::Zeroizing::default();
         let acts_for = task.query.user_id.as_deref().unwrap_or(&caller.subject);
         self.report.caller = Some(caller.subject.clone());
@@ -174,7 +187,6 @@ impl Manage {
     }
 
     fn token_fetched(&mut self, input: &Input<'_>, env: &mut ManageEnv<'_, '_>) -> Step {
-        use crate::exchange::rejection::Reason;
         let endpoint = Endpoint::ServiceToken;
         let (now, config) = (env.exchange.now, Arc::clone(&env.exchange.worker.config));
         let task = self.task.as_mut().ok_or_else(nothing)?;

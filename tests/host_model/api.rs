@@ -87,7 +87,7 @@ impl Gateway {
         let now = self.now().as_seconds();
         let token = key.sign(&json!({
             "iss": super::keycloak_adapter::ISSUER, "sub": user, "aud": AUDIENCE,
-            "typ": "Bearer", "azp": "console", "iat": now, "exp": now + 3_600,
+            "typ": "Bearer", "azp": "console", "jti": "onrtac:1", "iat": now, "exp": now + 3_600,
         }));
         let tokens = &mut self.keycloaks.borrow_mut().traffic.caller_tokens;
         tokens.push(token.clone());

@@ -17,7 +17,7 @@ use super::world::{START, World};
 /// An operation, a status, the code of a refusal (or nothing), and how to come to it.
 type Case = (&'static str, u16, &'static str, fn() -> Told);
 
-const CASES: [Case; 63] = [
+const CASES: [Case; 68] = [
     ("describeApi", 200, "", || {
         ask(|_| Request::new("GET", "/api/v1/openapi.json"))
     }),
@@ -41,6 +41,9 @@ const CASES: [Case; 63] = [
     }),
     ("listApiKeys", 404, "user_not_found", || {
         ask(|w| Request::list(&w.token("nobody")))
+    }),
+    ("listApiKeys", 429, "throttled", || {
+        suspect(|w| Request::list(&w.token("alice")))
     }),
     ("listApiKeys", 503, "identity_provider_unavailable", || {
         without_keycloak(|w| Request::list(&w.token("alice")))
@@ -69,6 +72,9 @@ const CASES: [Case; 63] = [
     ("showApiKey", 404, "user_not_found", || {
         ask(|w| Request::show(&w.token("nobody"), &id()))
     }),
+    ("showApiKey", 429, "throttled", || {
+        suspect(|w| Request::show(&w.token("alice"), &id()))
+    }),
     ("showApiKey", 503, "identity_provider_unavailable", || {
         without_keycloak(|w| Request::show(&w.token("alice"), &id()))
     }),
@@ -89,6 +95,9 @@ const CASES: [Case; 63] = [
     }),
     ("revokeApiKey", 404, "user_not_found", || {
         ask(|w| Request::revoke(&w.token("nobody"), &id()))
+    }),
+    ("revokeApiKey", 429, "throttled", || {
+        suspect(|w| Request::revoke(&w.token("alice"), &id()))
     }),
     ("revokeApiKey", 503, "busy", || {
         locked(|w| Request::revoke(&w.token("alice"), &id()))
@@ -139,6 +148,9 @@ const CASES: [Case; 63] = [
     }),
     ("createApiKey", 415, "unsupported_media_type", || {
         ask(|w| new_key(w, json!({ "name": "n" })).replace("content-type", "text/json"))
+    }),
+    ("createApiKey", 429, "throttled", || {
+        suspect(|w| new_key(w, json!({ "name": "n" })))
     }),
     ("createApiKey", 503, "overloaded", || {
         full(|w| new_key(w, json!({ "name": "n" })))
@@ -194,6 +206,9 @@ const CASES: [Case; 63] = [
             let request = Request::rotate(&w.token("alice"), &id(), &json!({}));
             request.without("content-type")
         })
+    }),
+    ("rotateApiKey", 429, "throttled", || {
+        suspect(|w| Request::rotate(&w.token("alice"), &id(), &json!({})))
     }),
     ("rotateApiKey", 503, "overloaded", || {
         full(|w| Request::rotate(&w.token("alice"), &id(), &json!({})))
@@ -304,6 +319,16 @@ fn throttled(request: impl Fn(&World) -> Request) -> Told {
             let refused = world.ask(&Request::validate("sk_live_no"));
             refused.refused(401, "invalid_api_key");
         }
+        request(world)
+    })
+}
+
+/// The answer to an address that has sent too many forged tokens.
+fn suspect(request: impl Fn(&World) -> Request) -> Told {
+    ask(|world| {
+        world.address = Some("192.0.2.7".to_owned());
+        let forged = Request::list(&world.forged("alice"));
+        while world.ask(&forged).status == 401 {}
         request(world)
     })
 }

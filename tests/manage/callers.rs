@@ -59,6 +59,9 @@ fn a_token_that_is_not_for_this_is_refused_and_its_holder_is_told_what_helps() {
         (json!({ "azp": GATEWAY_CLIENT }), "made from an API key"),
         (json!({ "azp": MANAGER_CLIENT }), "made from an API key"),
         (json!({ "azp": null }), ""),
+        (json!({ "jti": "trrtte:1" }), "made from another token"),
+        (json!({ "jti": "trrtag:1" }), "made from another token"),
+        (json!({ "jti": "1" }), ""),
         (json!({ "cnf": { "jkt": "abc" } }), ""),
         (json!({ "sub": "../alice" }), ""),
         (json!({ "sub": null }), ""),
@@ -76,10 +79,45 @@ fn a_token_that_is_not_for_this_is_refused_and_its_holder_is_told_what_helps() {
         );
     }
     assert_eq!(
-        world.count("token"),
-        0,
+        (world.count("keys"), world.count("token")),
+        (0, 0),
         "for none of them Keycloak is asked"
     );
+}
+
+#[test]
+fn forged_tokens_are_counted_by_their_address_and_lock_nobody_out() {
+    let mut world = world();
+    world.address = Some("192.0.2.7:443".to_owned());
+    let forged = Request::list(&world.forged("alice"));
+    let verified = (0..100)
+        .map(|_| world.ask(&forged).status)
+        .take_while(|status| *status == 401)
+        .count();
+    assert_eq!(verified, 20 + 10, "the failures of a minute, and then few");
+    let told = world.ask(&forged);
+    told.refused(429, "throttled");
+    assert_eq!(told.header("retry-after"), Some("60"));
+    let good = Request::list(&world.token("alice"));
+    world.ask(&good).refused(429, "throttled");
+    world.address = Some("192.0.2.8:443".to_owned());
+    assert_eq!(world.ask(&good).status, 200, "from elsewhere");
+    world.address = Some("192.0.2.7:443".to_owned());
+    world.pass(100);
+    assert_eq!(world.ask(&good).status, 200, "the next turn");
+}
+
+#[test]
+fn a_token_that_is_over_is_no_failure_of_its_address() {
+    let mut world = world();
+    world.address = Some("192.0.2.7:443".to_owned());
+    let over = world.now.as_seconds() - 31;
+    for _ in 0..100 {
+        let told = with_claims(&mut world, &json!({ "exp": over }));
+        told.refused(401, "invalid_token");
+    }
+    let good = Request::list(&world.token("alice"));
+    assert_eq!(world.ask(&good).status, 200);
 }
 
 #[test]
@@ -173,7 +211,17 @@ fn a_token_that_was_minted_from_a_key_makes_no_key() {
     let told = world.ask(&Request::create(&token, &json!({ "name": "another" })));
     let detail = told.refused(401, "invalid_token");
     assert!(detail.contains("made from an API key"), "{detail}");
+    // As another client got it, by an assertion or by the exchange of the first.
     claims["azp"] = json!("console");
+    assert_eq!(claims["jti"].as_str().unwrap().get(..7), Some("trrtag:"));
+    for jti in [claims["jti"].clone(), json!("trrtte:1")] {
+        claims["jti"] = jti;
+        let token = RealmKey::Es256.sign(&claims);
+        let told = world.ask(&Request::create(&token, &json!({ "name": "another" })));
+        let detail = told.refused(401, "invalid_token");
+        assert!(detail.contains("made from another token"), "{detail}");
+    }
+    claims["jti"] = json!("onrtac:1");
     let token = RealmKey::Es256.sign(&claims);
     world.ask(&Request::list(&token)).expect(200);
 }

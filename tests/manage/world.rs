@@ -147,13 +147,22 @@ impl World {
         json!({
             "iss": self.keycloak.issuer(), "sub": user, "aud": [AUDIENCE, "account"],
             "typ": "Bearer", "azp": "console", "iat": now, "exp": now + 300,
-            "jti": "one-of-a-token", "preferred_username": user,
+            "jti": "onrtac:one-of-a-token", "preferred_username": user,
             "realm_access": { "roles": ["offline_access"] },
         })
     }
 
     pub fn token(&self, user: &str) -> String {
         RealmKey::Es256.sign(&self.claims(user))
+    }
+
+    /// The same with a byte of its signature changed.
+    pub fn forged(&self, user: &str) -> String {
+        let mut token = self.token(user);
+        let (at, next) = (token.len() - 10, token.len() - 9);
+        let other = if &token[at..next] == "A" { "B" } else { "A" };
+        token.replace_range(at..next, other);
+        token
     }
 
     /// The token of one who may act for others.

@@ -35,7 +35,7 @@ fn header() -> Value {
 fn claims() -> Value {
     json!({
         "iss": ISSUER, "sub": "4b1c0a7e-5d1f", "aud": "key-api", "typ": "Bearer",
-        "azp": "console", "iat": 1_700_000_000_u64, "exp": 1_700_000_300_u64,
+        "azp": "console", "jti": "onrtac:b3", "iat": 1_700_000_000_u64, "exp": 1_700_000_300_u64,
     })
 }
 
@@ -144,10 +144,9 @@ fn refuses_a_token_with_a_bit_changed_in_any_of_its_bytes() {
 
 #[test]
 fn refuses_parts_that_belong_to_another_token() {
-    let (one, other) = (
-        sign(&header(), &claims()),
-        sign(&header(), &json!({ "iss": ISSUER, "sub": "bob" })),
-    );
+    let mut bobs = claims();
+    bobs["sub"] = json!("bob");
+    let (one, other) = (sign(&header(), &claims()), sign(&header(), &bobs));
     let parts = |token: &str| -> Vec<String> { token.split('.').map(str::to_owned).collect() };
     let (one, other) = (parts(&one), parts(&other));
     for mixed in [
@@ -406,6 +405,56 @@ fn a_key_makes_no_keys() {
     let minted = with_claim("azp", json!("api-key-gateway"));
     assert_eq!(minted, Err(CallerError::FromApiKey));
     assert_eq!(with_claim("azp", Value::Null), Err(CallerError::NoClient));
+}
+
+#[test]
+fn a_token_that_was_made_from_another_makes_no_keys() {
+    for grant in ["ac", "ro", "rt", "cc", "dg", "ci"] {
+        for session in ["on", "of", "tr", "nt", "ft"] {
+            let jti = json!(format!("{session}rt{grant}:4b1c0a7e"));
+            assert!(with_claim("jti", jti).is_ok(), "{session} {grant}");
+        }
+    }
+    for grant in ["te", "ag", "pg", "pc", "na", "zz", "AC"] {
+        let taken = with_claim("jti", json!(format!("trrt{grant}:4b1c0a7e")));
+        assert_eq!(taken, Err(CallerError::FromToken), "{grant}");
+    }
+    for jti in [
+        "",
+        "ac",
+        "onrtac",
+        ":onrtac",
+        "onrtac4b1c:0a7e",
+        "onrt:",
+        "onrtacx:",
+    ] {
+        let taken = with_claim("jti", json!(jti));
+        assert_eq!(taken, Err(CallerError::NoGrant), "{jti}");
+    }
+    assert_eq!(with_claim("jti", Value::Null), Err(CallerError::NoGrant));
+}
+
+/// These claims under another text's signature.
+fn forged(claims: &Value) -> String {
+    let (good, other) = (sign(&header(), claims), sign(&header(), &json!({})));
+    let (message, _) = good.rsplit_once('.').unwrap();
+    let (_, signature) = other.rsplit_once('.').unwrap();
+    format!("{message}.{signature}")
+}
+
+#[test]
+fn claims_are_judged_before_the_signature_is() {
+    let mut over = claims();
+    over["exp"] = json!(1_600_000_000_u64);
+    let token = forged(&over);
+    assert_eq!(
+        check_claims(&EXPECTED, &token, NOW),
+        Err(CallerError::Expired)
+    );
+    assert_eq!(take(&token, &EXPECTED, NOW), Err(CallerError::Expired));
+    let forged = forged(&claims());
+    assert_eq!(check_claims(&EXPECTED, &forged, NOW), Ok(()));
+    assert_eq!(take(&forged, &EXPECTED, NOW), Err(CallerError::Signature));
 }
 
 #[test]

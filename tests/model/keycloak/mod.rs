@@ -489,9 +489,11 @@ impl FakeKeycloak {
     ) -> String {
         self.issued += 1;
         let name = self.users.iter().find(|user| user.id == subject);
+        let is_account = name.is_none();
         let mut claims = json!({
             "iss": self.issuer(), "sub": subject, "exp": now.as_seconds() + life,
-            "iat": now.as_seconds(), "typ": "Bearer", "azp": client, "jti": self.issued,
+            "iat": now.as_seconds(), "typ": "Bearer", "azp": client,
+            "jti": format!("trrt{}:{}", if is_account { "cc" } else { "ag" }, self.issued),
             "resource_access": access,
         });
         if let Some(user) = name {
