@@ -5,11 +5,16 @@
 //! neither end the line nor begin another, and a line stays far below the 2 KB at which
 //! nginx cuts. `docs/audit.schema.json` describes it.
 
+use std::fmt::Write;
+
 use serde_json::Value;
 
 use crate::clock::UnixMillis;
 use crate::exchange::Source;
 
+/// A token of more bytes is told of: many services take no more than 8 KiB for a request's
+/// whole head.
+pub const LARGE_TOKEN_BYTES: usize = 7 * 1024;
 /// The longest text of a line.
 const TEXT_MAX: usize = 128;
 /// The same for a reason, which is a sentence.
@@ -22,6 +27,8 @@ pub struct Line {
     now: UnixMillis,
     /// The members behind those that each line has, in their order.
     members: Vec<(&'static str, String)>,
+    /// Bytes of a token that is too large for many services.
+    token_bytes: Option<usize>,
     duration_ms: u64,
     keycloak_ms: u64,
 }
@@ -50,11 +57,19 @@ pub struct Request<'a> {
 }
 
 impl Line {
-    /// The request went on with a token.
+    /// The request went on with a token of so many bytes.
     #[must_use]
-    pub fn exchanged(request: Request<'_>, source: Source, now: UnixMillis) -> Self {
+    pub fn exchanged(
+        request: Request<'_>,
+        source: Source,
+        token_bytes: usize,
+        now: UnixMillis,
+    ) -> Self {
         let members = vec![("source", name(source).to_owned())];
-        Self::new(request, "exchanged", members, now)
+        Self {
+            token_bytes: Some(token_bytes).filter(|bytes| *bytes > LARGE_TOKEN_BYTES),
+            ..Self::new(request, "exchanged", members, now)
+        }
     }
 
     /// The request was refused, with the code that its client is told.
@@ -104,6 +119,7 @@ impl Line {
             outcome,
             now,
             members,
+            token_bytes: None,
             duration_ms: request.duration_ms,
             keycloak_ms: request.keycloak_ms,
         }
@@ -116,6 +132,7 @@ impl Line {
             outcome,
             now,
             members,
+            token_bytes,
             duration_ms,
             keycloak_ms,
         } = self;
@@ -127,6 +144,9 @@ impl Line {
             for part in [",\"", name, "\":", &value] {
                 json.push_str(part);
             }
+        }
+        if let Some(bytes) = token_bytes {
+            let _ = write!(json, r#","token_bytes":{bytes}"#);
         }
         let end = format!(r#","duration_ms":{duration_ms},"keycloak_ms":{keycloak_ms}}}"#);
         json.push_str(&end);
@@ -196,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_line_says_all_that_is_known() {
-        let line = Line::exchanged(request(), Source::FirstUse, NOW).json();
+        let line = Line::exchanged(request(), Source::FirstUse, 900, NOW).json();
         let line: Value = serde_json::from_str(&line).unwrap();
         let expected = json!({
             "event": "exchange",
@@ -214,6 +234,15 @@ mod tests {
             "keycloak_ms": 31,
         });
         assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn a_token_that_many_services_refuse_is_told_of() {
+        for (bytes, told) in [(7168, Value::Null), (7169, json!(7169))] {
+            let line = Line::exchanged(request(), Source::Refresh, bytes, NOW).json();
+            let line: Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(line["token_bytes"], told);
+        }
     }
 
     #[test]
@@ -253,7 +282,7 @@ mod tests {
             ..Request::default()
         };
         let lines = [
-            Line::exchanged(request, Source::L1, NOW),
+            Line::exchanged(request, Source::L1, 900, NOW),
             Line::refused(request, "invalid_api_key", evil, NOW),
             Line::passed(request, evil, NOW),
         ];

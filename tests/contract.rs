@@ -758,6 +758,7 @@ fn substituted(template: &str) -> String {
 fn reasons() -> Vec<Reason> {
     let mut reasons = vec![
         Reason::NoCredentials,
+        Reason::Preflight,
         Reason::HeaderTwice("authorization".to_owned()),
         Reason::TwoCredentials,
         Reason::TooManyHeaders,
@@ -837,6 +838,7 @@ fn reasons() -> Vec<Reason> {
                 status: 302,
                 what: "neither a token nor an OAuth error",
             },
+            TokenError::TooLarge,
             TokenError::Expired,
             TokenError::Issuer,
         ] {
@@ -851,6 +853,7 @@ fn reasons() -> Vec<Reason> {
 fn is_listed_above(reason: &Reason) {
     match reason {
         Reason::NoCredentials
+        | Reason::Preflight
         | Reason::HeaderTwice(_)
         | Reason::TwoCredentials
         | Reason::TooManyHeaders
@@ -909,6 +912,7 @@ fn is_listed_above(reason: &Reason) {
                 TokenError::OwnerRefused(_)
                 | TokenError::Refused { .. }
                 | TokenError::Unusable { .. }
+                | TokenError::TooLarge
                 | TokenError::Expired
                 | TokenError::Issuer,
             ..

@@ -24,7 +24,7 @@ use jsonschema::{Draft, Validator};
 use serde_json::{Map, Value, json};
 
 /// The fields of the contract, in the order of the README's table.
-const FIELDS: [&str; 37] = [
+const FIELDS: [&str; 38] = [
     "mode",
     "enabled",
     "storage",
@@ -47,6 +47,7 @@ const FIELDS: [&str; 37] = [
     "scope",
     "headers",
     "on_missing_key",
+    "preflight",
     "fallback_until",
     "index_key",
     "revocation_poll_seconds",
@@ -446,6 +447,7 @@ fn accepts_only_the_named_choices() {
         ("storage", &["keycloak"][..]),
         ("hash_algorithm", &["bcrypt", "sha256"]),
         ("on_missing_key", &["bearer", "pass", "reject"]),
+        ("preflight", &["refuse", "pass"]),
         ("mode", &["exchange"]),
     ] {
         for choice in choices {

@@ -41,6 +41,7 @@ pub(super) struct RawConfig {
     pub(super) scope: Option<Value>,
     pub(super) headers: Option<Value>,
     pub(super) on_missing_key: Option<Value>,
+    pub(super) preflight: Option<Value>,
     pub(super) fallback_until: Option<Value>,
     pub(super) index_key: Option<Value>,
     pub(super) revocation_poll_seconds: Option<Value>,

@@ -62,6 +62,15 @@ pub enum OnMissingKey {
     Reject,
 }
 
+/// What to do with a CORS preflight, which carries no credentials (Fetch, 3.2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preflight {
+    /// It is a request without a key, as any other.
+    Refuse,
+    /// It passes untouched, for the service to answer.
+    Pass,
+}
+
 /// Where a callout goes: `host:port` on Kong, a cluster's name on Envoy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
@@ -151,6 +160,8 @@ pub struct Config {
     pub headers: Vec<String>,
     /// What to do without a key.
     pub on_missing_key: OnMissingKey,
+    /// What to do with a CORS preflight.
+    pub preflight: Preflight,
     /// Until then an unknown key passes untouched.
     pub fallback_until: Option<UnixMillis>,
     /// How often Keycloak is asked what was changed; 0 is never.
@@ -255,6 +266,11 @@ impl Config {
                     ("pass", OnMissingKey::Pass),
                     ("reject", OnMissingKey::Reject),
                 ],
+            )?,
+            preflight: one_of(
+                raw.preflight.as_ref(),
+                "preflight",
+                &[("refuse", Preflight::Refuse), ("pass", Preflight::Pass)],
             )?,
             fallback_until: fallback_until(&raw)?,
             revocation_poll_ms: milliseconds(

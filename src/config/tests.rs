@@ -172,6 +172,7 @@ fn each_wrong_value_is_refused_by_a_message_that_names_the_field_and_its_bounds(
             json!("allow"),
             "\"bearer\" or \"pass\" or \"reject\"",
         ),
+        ("preflight", json!(true), "\"refuse\" or \"pass\""),
         ("fallback_until", json!("2026-12-31"), "RFC 3339"),
         ("index_key", json!("c2hvcnQ="), "32 bytes"),
         ("revocation_poll_seconds", json!(301), "0 to 300"),

@@ -71,7 +71,9 @@ impl Pending {
             self.unanswered = state.endpoint().map(|endpoint| unanswered(endpoint, input));
             return match state {
                 // Each look-up for a key that nobody has seen takes a turn.
-                State::LookingUp { .. } if !self.known => self.take_turn(pause_ms, env),
+                State::LookingUp { .. } if !self.known && self.key.is_some() => {
+                    self.take_turn(pause_ms, env)
+                }
                 State::Granting { owner } => self.wait(State::Signing { owner }, pause_ms, env),
                 _ => self.wait(State::AwaitingToken { wait_ms: pause_ms }, pause_ms, env),
             };
@@ -92,12 +94,13 @@ impl Pending {
         }
     }
 
-    /// After how long a call that was not answered is made again: for a request, where time
-    /// is left, and where Keycloak is not left alone.
+    /// After how long a call that was not answered is made again, where time is left, and
+    /// where Keycloak is not left alone. A renewal's is made again once: it must not hold up
+    /// a poll for long.
     fn tries_again(&self, state: &State, env: &Env<'_>) -> Option<u64> {
         let pause_ms = *PAUSES_MS.get(self.tries)?;
         let left = self.deadline_at.since_ms(env.now);
-        let again = self.key.is_some()
+        let again = (self.key.is_some() || self.tries == 0)
             && left >= pause_ms + TRY_MS_MIN
             && state.endpoint().is_some()
             && env.worker.breaker.would_admit(&self.digest, env.now);

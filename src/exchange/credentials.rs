@@ -5,7 +5,7 @@
 //! service behind it understand differently is how credentials are smuggled.
 
 use crate::api_key::format::{ApiKey, ID_LENGTH, IMPORTED_BYTES_MIN};
-use crate::config::{Config, OnMissingKey};
+use crate::config::{Config, OnMissingKey, Preflight};
 use crate::keycloak::loggable;
 use crate::sabotage::{Sabotage, is};
 
@@ -92,13 +92,20 @@ pub fn extract(config: &Config, headers: &Headers) -> Result<Credentials, Refusa
             Ok(Credentials::Key { key, remove })
         }
         without_key => {
+            let preflight = without_key.is_none() && is_preflight(headers);
             let passes = match config.on_missing_key {
+                _ if preflight && config.preflight == Preflight::Pass => true,
                 OnMissingKey::Pass => true,
                 OnMissingKey::Bearer => matches!(without_key, Some(Credential::Bearer(_))),
                 OnMissingKey::Reject => false,
             };
             if !passes {
-                return Err((Rejection::MissingCredentials, Reason::NoCredentials));
+                let reason = if preflight {
+                    Reason::Preflight
+                } else {
+                    Reason::NoCredentials
+                };
+                return Err((Rejection::MissingCredentials, reason));
             }
             match headers
                 .iter()
@@ -109,6 +116,21 @@ pub fn extract(config: &Config, headers: &Headers) -> Result<Credentials, Refusa
             }
         }
     }
+}
+
+/// Whether this is the head of a CORS preflight (Fetch, 3.2.2): `OPTIONS`, from an origin,
+/// that asks for a method.
+fn is_preflight(headers: &Headers) -> bool {
+    let one = |name: &str| {
+        let mut values = headers
+            .iter()
+            .filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        let value = values.next().map(|(_, value)| value.as_slice());
+        value.filter(|value| !value.is_empty() && values.next().is_none())
+    };
+    one(":method") == Some(b"OPTIONS")
+        && one("origin").is_some()
+        && one("access-control-request-method").is_some()
 }
 
 pub(crate) const AUTHORIZATION: &str = "authorization";

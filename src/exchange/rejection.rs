@@ -129,6 +129,9 @@ pub enum Reason {
     /// No credential at all, or none of a form that counts.
     #[error("no credentials")]
     NoCredentials,
+    /// A CORS preflight, which `preflight` refuses.
+    #[error("a CORS preflight, which carries no credentials: see preflight")]
+    Preflight,
     /// The same header more than once.
     #[error("header {0} more than once")]
     HeaderTwice(String),

@@ -227,8 +227,9 @@ impl HttpFilter {
             }
         });
         let source = forward.source;
+        let token_bytes = forward.authorization.len().saturating_sub("Bearer ".len());
         self.audit(Gateway::here().info(), |request, now| {
-            Line::exchanged(request, source, now)
+            Line::exchanged(request, source, token_bytes, now)
         });
         self.resume()
     }

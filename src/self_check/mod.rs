@@ -24,6 +24,7 @@ use std::sync::Arc;
 use crate::cache::slots::SharedStore;
 use crate::clock::UnixMillis;
 use crate::config::Config;
+use crate::exchange::breaker::Health;
 use crate::exchange::flight::ExchangeId;
 use crate::exchange::rejection::{Reason, Rejection};
 use crate::exchange::service_token::{Need, ServiceToken};
@@ -90,6 +91,8 @@ struct Running {
     asks: Asks,
     /// When the call that is waited for was made.
     called_at: Option<UnixMillis>,
+    /// The call is made a second time: another node of Keycloak may answer.
+    tried_again: bool,
     token: Option<Token>,
     findings: Findings,
 }
@@ -224,6 +227,7 @@ impl SelfCheck {
             deadline_at,
             asks: Asks::ServiceToken,
             called_at: None,
+            tried_again: false,
             token: None,
             findings: Findings::default(),
         })
@@ -322,6 +326,10 @@ impl Running {
         let Some(called_at) = self.called_at.take() else {
             return;
         };
+        if is_unanswered(input) && !std::mem::replace(&mut self.tried_again, true) {
+            env.service_token.give_up(self.id);
+            return;
+        }
         let (status, body) = match input {
             PollInput::Answer {
                 status,
@@ -427,12 +435,22 @@ impl Running {
     /// Notes what a check showed; the next is asked then.
     fn found(&mut self, check: Check, state: State) {
         *self.findings.of_mut(check) = state;
+        self.tried_again = false;
         self.asks = match self.asks {
             Asks::ServiceToken => Asks::Issuer,
             Asks::Issuer => Asks::Events,
             Asks::Events => Asks::UserProfile,
             Asks::UserProfile | Asks::Nothing => Asks::Nothing,
         };
+    }
+}
+
+/// Whether a node of Keycloak did not answer, so that another may.
+fn is_unanswered(input: PollInput<'_>) -> bool {
+    match input {
+        PollInput::Answer { status, .. } => Health::of(Some(status)) == Health::Gone,
+        PollInput::Failed(_) => true,
+        PollInput::Tick => false,
     }
 }
 

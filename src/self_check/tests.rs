@@ -408,6 +408,30 @@ fn a_call_that_is_never_answered_ends_with_its_check() {
 }
 
 #[test]
+fn a_node_that_does_not_answer_is_no_finding_where_another_does() {
+    for gone in [
+        Answer::Failed("connection refused"),
+        Answer::Given(503, vec![]),
+    ] {
+        let (mut gateway, mut shared) = (Gateway::new(b"1"), Shared::default());
+        let mut realm = Realm::new();
+        let mut calls = 0;
+        for ms in (0..20_000).step_by(200) {
+            if let Some(PollCall { call, .. }) = gateway.tick(ms, &mut shared) {
+                calls += 1;
+                // Every other call comes to the node that is gone.
+                let answer = match calls % 2 {
+                    1 => gone.clone(),
+                    _ => realm.answer(&call, at(ms)),
+                };
+                gateway.answer(&answer, ms, &mut shared);
+            }
+        }
+        assert_eq!((calls, gateway.states().as_str()), (8, "gggggg"));
+    }
+}
+
+#[test]
 fn it_waits_for_a_request_that_fetches_the_token_and_fetches_its_own() {
     let (mut gateway, mut shared) = (Gateway::new(b"1"), Shared::default());
     let need = gateway.service_token.need(1, at(0), at(3_000), at(0));

@@ -72,6 +72,27 @@ fn a_root_context_that_calls_out_at_ticks_alone_makes_one_call_at_each() {
 }
 
 #[test]
+fn a_node_that_does_not_answer_costs_no_renewal_where_another_does() {
+    for (gone, done) in [(1, 1), (2, 0)] {
+        let (mut world, mut background) = due();
+        let mut refused = 0;
+        for _ in 0..10 {
+            world.tick_with(&mut background, |call, reply| {
+                let is_gone = is_grant(call) && refused < gone;
+                refused += u32::from(is_gone);
+                if is_gone {
+                    Err("connection refused")
+                } else {
+                    Ok(reply)
+                }
+            });
+            world.now = world.now.plus_ms(200);
+        }
+        assert_eq!(background.renewed().done, done, "{gone} of its calls");
+    }
+}
+
+#[test]
 fn a_key_that_is_not_in_use_is_not_renewed() {
     let (mut world, mut background) = (world(), Background::default());
     source(&mut world, 1);
@@ -188,10 +209,14 @@ fn a_request_that_comes_for_a_lost_renewal_waits_for_nothing_of_it() {
 #[test]
 fn a_renewal_that_ends_badly_leaves_no_failure_to_those_that_wait() {
     let (mut world, mut background) = due();
-    world.tick_with(&mut background, |call, reply| match is_grant(call) {
-        true => Err("timed out"),
-        false => Ok(reply),
-    });
+    while background.renewed().failed == 0 {
+        world.tick_with(&mut background, |call, reply| match is_grant(call) {
+            true => Err("timed out"),
+            false => Ok(reply),
+        });
+        assert_eq!(background.renewed().done, 0);
+        world.now = world.now.plus_ms(200);
+    }
     assert_eq!(background.renewed().failed, 1);
     assert_eq!(world.worker.sizes().failures, 0);
 }

@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 
 use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::config::Config;
+use apikey_jwt_exchange::keycloak::TOKEN_BYTES_MAX;
 use apikey_jwt_exchange::keycloak::token::{AccessToken, TokenError, read_token_answer};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -116,6 +117,7 @@ fn is_token(answer: &Value) -> bool {
 fn assert_refused(error: &TokenError, status: u16, answer: &Value) {
     let words = [
         "User is not enabled",
+        "User disabled",
         "Account is not fully set up",
         "User not found",
     ];
@@ -133,6 +135,10 @@ fn assert_refused(error: &TokenError, status: u16, answer: &Value) {
             assert_eq!(*said, status);
             assert_loggable(error);
             assert_loggable(description);
+        }
+        TokenError::TooLarge => {
+            let jwt = answer["access_token"].as_str().unwrap();
+            assert!(jwt.len() > TOKEN_BYTES_MAX, "{}", jwt.len());
         }
         TokenError::Expired => {
             let jwt = answer["access_token"].as_str().unwrap();

@@ -56,6 +56,45 @@ fn takes_a_key_in_each_of_its_forms() {
 }
 
 #[test]
+fn a_preflight_passes_where_that_is_configured_and_nothing_that_is_merely_like_one() {
+    use crate::test_support::config_with;
+    const PREFLIGHT: [(&str, &str); 3] = [
+        (":method", "OPTIONS"),
+        ("origin", "https://shop.example.com"),
+        ("access-control-request-method", "POST"),
+    ];
+    for policy in ["bearer", "reject"] {
+        let config = config_with(&serde_json::json!({
+            "preflight": "pass", "on_missing_key": policy,
+        }));
+        let passes =
+            |pairs: &[(&str, &str)]| extract(&config, &headers(pairs)) == Ok(Credentials::Pass);
+        assert!(passes(&PREFLIGHT));
+        for missing in 0..PREFLIGHT.len() {
+            let mut less = PREFLIGHT.to_vec();
+            less.remove(missing);
+            assert!(!passes(&less), "{missing}");
+            let mut other = PREFLIGHT.to_vec();
+            other[missing].1 = if missing == 0 { "GET" } else { "" };
+            assert!(!passes(&other), "{missing}");
+            let twice = [&PREFLIGHT[..], &PREFLIGHT[missing..=missing]].concat();
+            assert!(!passes(&twice), "{missing}");
+        }
+        let with = |name, value| {
+            let more = [&PREFLIGHT[..], &[(name, value)]].concat();
+            extract(&config, &headers(&more))
+        };
+        assert!(with("authorization", "Basic eDp5").is_err());
+        let key = key();
+        assert!(with("x-other", &key).is_err(), "no key passes");
+        let exchanged = with("x-api-key", &key);
+        assert!(matches!(exchanged, Ok(Credentials::Key { .. })));
+    }
+    let refused = (Rejection::MissingCredentials, Reason::Preflight);
+    assert_eq!(extracted(&PREFLIGHT), Err(refused), "unless it is");
+}
+
+#[test]
 fn the_same_key_in_two_headers_is_one_credential() {
     let key = key();
     let bearer = format!("Bearer {key}");

@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::client::{Request, Response};
+use crate::echo;
 use crate::expect::is_gone;
-use crate::gateway::Spec;
+use crate::gateway::{Spec, member};
 use crate::owner::{Key, rfc3339};
 use crate::wait::{self, now_seconds};
 use crate::world::{Case, Need, World};
@@ -15,6 +16,17 @@ pub(crate) fn cases() -> Vec<Case> {
     [
         Case::new("configuration::on_missing_key_pass", pass),
         Case::new("configuration::on_missing_key_reject", reject),
+        Case::new("configuration::a_preflight_passes_if_told_to", preflight),
+        Case::new(
+            "configuration::the_gateways_own_cors_answers_preflights_before",
+            cors_before,
+        )
+        .needs(Need::OwnEnvoy),
+        Case::new(
+            "configuration::an_internal_redirect_comes_through_and_reject_refuses_it",
+            internal_redirect,
+        )
+        .needs(Need::OwnEnvoy),
         Case::new(
             "configuration::disabled_it_lets_everything_pass",
             switched_off,
@@ -99,6 +111,133 @@ fn reject(world: &World) {
         answer.problem(401, "missing_credentials");
     }
     gateway.target.orders(&world.api_key).orders();
+}
+
+/// A browser's question before a request from this origin.
+fn preflight_of(origin: &str) -> Request {
+    Request::orders()
+        .method("OPTIONS")
+        .header("Origin", origin)
+        .header("Access-Control-Request-Method", "POST")
+        .header("Access-Control-Request-Headers", "authorization")
+}
+
+const SHOP: &str = "https://shop.example.com";
+
+fn preflight(world: &World) {
+    let spec = Spec::default().field("on_missing_key", "reject");
+    let spec = spec.serving(world.echo());
+    let refusing = world.start_gateway(&spec);
+    let answer = refusing.target.send(&preflight_of(SHOP));
+    answer.problem(401, "missing_credentials");
+    let passing = world.start_gateway(&spec.field("preflight", "pass"));
+    let seen = echoed(&passing.target.send(&preflight_of(SHOP)));
+    assert_eq!(seen["access-control-request-method"], "POST");
+    assert!(seen["authorization"].is_null(), "{seen}");
+    let keyed = preflight_of(SHOP).header("X-API-Key", &world.api_key);
+    let seen = echoed(&passing.target.send(&keyed));
+    let authorization = seen["authorization"].as_str().unwrap();
+    assert!(authorization.starts_with("Bearer eyJ"), "no token");
+    for like in [
+        preflight_of(SHOP).method("GET"),
+        Request::orders().method("OPTIONS"),
+        preflight_of(SHOP).header("Authorization", "Basic eDp5"),
+    ] {
+        let answer = passing.target.send(&like);
+        answer.problem(401, "missing_credentials");
+    }
+}
+
+fn cors_before(world: &World) {
+    let spec = Spec::default().edit(|resources, _| {
+        let (filters, route) = gateway_of(resources);
+        filters.as_array_mut().unwrap().insert(
+            0,
+            json!({
+                "name": "envoy.filters.http.cors",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors",
+                },
+            }),
+        );
+        route["typed_per_filter_config"] = json!({
+            "envoy.filters.http.cors": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy",
+                "allow_origin_string_match": [{ "exact": SHOP }],
+                "allow_methods": "POST",
+                "allow_headers": "authorization",
+            },
+        });
+    });
+    let gateway = world.start_gateway(&spec);
+    let answer = gateway.target.send(&preflight_of(SHOP));
+    assert_eq!(answer.status, 200, "{}", answer.describe());
+    assert_eq!(answer.header("access-control-allow-origin"), Some(SHOP));
+    assert_eq!(answer.header("access-control-allow-methods"), Some("POST"));
+    let foreign = gateway
+        .target
+        .send(&preflight_of("https://evil.example.com"));
+    foreign.problem(401, "missing_credentials");
+}
+
+/// Envoy follows a redirect of the service itself, and the filter meets its own token.
+fn internal_redirect(world: &World) {
+    let service = echo::serve(|path, headers| {
+        if path == "/orders" {
+            let redirect = "302 Found\r\nlocation: http://orders.internal/elsewhere";
+            return (redirect, json!({}));
+        }
+        ("200 OK", json!({ "path": path, "headers": headers }))
+    });
+    let spec = |policy: &str| {
+        Spec::default()
+            .field("on_missing_key", policy)
+            .serving(service)
+            .edit(|resources, _| {
+                let (_, route) = gateway_of(resources);
+                route["route"]["internal_redirect_policy"] = json!({
+                    "redirect_response_codes": [302],
+                    "allow_cross_scheme_redirect": true,
+                });
+            })
+    };
+    let gateway = world.start_gateway(&spec("bearer"));
+    let answer = gateway.target.orders(&world.api_key);
+    let seen = echoed(&answer);
+    assert_eq!(answer.json()["path"], "/elsewhere");
+    let authorization = seen["authorization"].as_str().unwrap();
+    assert!(authorization.starts_with("Bearer eyJ"), "no token");
+    assert!(
+        !answer.describe().contains(&world.api_key),
+        "the key went on"
+    );
+    let gateway = world.start_gateway(&spec("reject"));
+    let answer = gateway.target.orders(&world.api_key);
+    answer.problem(401, "missing_credentials");
+}
+
+/// The filters of the gateway's listener, and the route of its service.
+fn gateway_of(resources: &mut Value) -> (&mut Value, &mut Value) {
+    let listeners = resources["listeners"].as_array_mut().unwrap();
+    let gateway = listeners.iter_mut().find(|one| one["name"] == "gateway");
+    let manager = member(gateway.unwrap(), "/filter_chains/0/filters/0/typed_config");
+    let Value::Object(manager) = manager else {
+        panic!("a connection manager");
+    };
+    let mut found = (None, None);
+    for (name, value) in manager {
+        match name.as_str() {
+            "http_filters" => found.0 = Some(value),
+            "route_config" => found.1 = Some(member(value, "/virtual_hosts/0/routes")),
+            _ => {}
+        }
+    }
+    let (Some(filters), Some(routes)) = found else {
+        panic!("filters and routes");
+    };
+    let routes = routes.as_array_mut().unwrap();
+    let orders = routes.iter_mut().find(|route| route["name"] == "orders");
+    (filters, orders.unwrap())
 }
 
 fn switched_off(world: &World) {
