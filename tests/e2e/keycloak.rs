@@ -211,6 +211,27 @@ impl Admin {
     }
 
     /// An access token of another realm's.
+    /// The token that a client gets for another (RFC 8693).
+    #[track_caller]
+    pub(crate) fn exchanged_token(&self, client: &str, secret: &str, token: &str) -> String {
+        const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+        let url = format!("{}/protocol/openid-connect/token", self.issuer());
+        self.token_by(
+            &url,
+            &[
+                (
+                    "grant_type",
+                    "urn:ietf:params:oauth:grant-type:token-exchange",
+                ),
+                ("client_id", client),
+                ("client_secret", secret),
+                ("subject_token", token),
+                ("subject_token_type", ACCESS_TOKEN),
+                ("requested_token_type", ACCESS_TOKEN),
+            ],
+        )
+    }
+
     pub(crate) fn master_token(&self) -> String {
         self.admin_token()
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::client::Request;
+use crate::expect::claims;
 use crate::portal::{Caller, expect_problem, post};
 use crate::wait;
 use crate::world::{Case, Host, Need, World};
@@ -16,6 +17,10 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new(
             "management::a_token_made_from_a_key_manages_no_keys",
             by_exchanged_token,
+        ),
+        Case::new(
+            "management::a_token_that_another_client_exchanged_a_keys_for_manages_no_keys",
+            by_token_of_another_client,
         ),
         Case::new("management::a_token_of_others_is_refused", foreign_tokens),
         Case::new("management::a_token_for_others_is_refused", no_audience),
@@ -103,6 +108,55 @@ fn by_exchanged_token(world: &World) {
     world.expect_logged(&request_id, "minted from an API key");
     let keys = world.keycloak.get(&format!("users/{}", owner.id));
     assert_eq!(keys["attributes"]["apiKeys"].as_array().unwrap().len(), 1);
+}
+
+/// A client with standard token exchange (RFC 8693) takes a key's token, and gets one for the
+/// management API's audience.
+fn by_token_of_another_client(world: &World) {
+    const SECRET: &str = "of-the-exchanger";
+    let keycloak = &world.keycloak;
+    let audience = |name: &str, of: &str| {
+        json!({
+            "name": name, "protocol": "openid-connect",
+            "protocolMapper": "oidc-audience-mapper",
+            "config": {"included.custom.audience": of, "access.token.claim": "true"},
+        })
+    };
+    let client = json!({
+        "clientId": "e2e-exchanger", "secret": SECRET, "standardFlowEnabled": false,
+        "serviceAccountsEnabled": true,
+        "attributes": {"standard.token.exchange.enabled": "true"},
+        "protocolMappers": [audience("manager", "api-key-manager")],
+    });
+    let client = keycloak.must("POST", "clients", Some(&client));
+    let gateway = format!(
+        "clients/{}/protocol-mappers/models",
+        keycloak.client_id("api-key-gateway")
+    );
+    let mapper = audience("e2e-exchanger", "e2e-exchanger");
+    let mapper = keycloak.must("POST", &gateway, Some(&mapper));
+    let (owner, key) = world.owner();
+    let token = world.gateway.orders(&key.text).orders().token;
+    let exchanged = keycloak.exchanged_token("e2e-exchanger", SECRET, &token);
+    let own = keycloak.client_token("e2e-exchanger", SECRET);
+    for path in [
+        format!("{gateway}/{}", mapper.created_id.expect("its id")),
+        format!("clients/{}", client.created_id.expect("its id")),
+    ] {
+        keycloak.must("DELETE", &path, None);
+    }
+    let claims = claims(&exchanged);
+    assert_eq!(claims["sub"], owner.id.as_str());
+    assert_eq!(claims["azp"], "e2e-exchanger");
+    let request = post("", br#"{"name":"n"}"#);
+    let answer = world.gateway.send(&request.clone().bearer(&exchanged));
+    let request_id = expect_problem(&answer, 401, "invalid_token");
+    world.expect_logged(&request_id, "made from another token");
+    let keys = keycloak.get(&format!("users/{}", owner.id));
+    assert_eq!(keys["attributes"]["apiKeys"].as_array().unwrap().len(), 1);
+    // By its own secret the client is a caller like any other: verified, and gone meanwhile.
+    let answer = world.gateway.send(&request.bearer(&own));
+    expect_problem(&answer, 404, "user_not_found");
 }
 
 fn foreign_tokens(world: &World) {
