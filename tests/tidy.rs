@@ -22,12 +22,6 @@ use std::process::Command;
 
 use markdown::{links, prose};
 
-/// Lines that a source file may have.
-const LINES_MAX: usize = 500;
-
-/// Longer ones, each with the lines that it may have and why it is not cut.
-const LONGER: [(&str, usize, &str); 0] = [];
-
 /// What nothing but a shell may name, and why.
 const IMPURE: [(&str, &str); 16] = [
     ("proxy_wasm", "the SDK belongs to src/host"),
@@ -107,22 +101,6 @@ fn every_module_begins_with_what_it_is() {
         assert!(
             first.starts_with("//! ") && first.len() > 10,
             "{path}: begin with //! and one line that says what the module is"
-        );
-    }
-}
-
-#[test]
-fn no_source_file_is_too_long() {
-    for path in tracked() {
-        if !is_rust(&path) || !path.starts_with("src/") {
-            continue;
-        }
-        let lines = read(&path).lines().count();
-        let listed = LONGER.iter().find(|(longer, ..)| *longer == path);
-        let max = listed.map_or(LINES_MAX, |(_, max, _)| *max);
-        assert!(
-            lines <= max,
-            "{path} has {lines} lines, and may have {max}: cut it by concern"
         );
     }
 }
