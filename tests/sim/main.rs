@@ -79,6 +79,7 @@ fn first_violation(from: u64, seeds: u64, faults: &str) -> (Option<(u64, Violati
             let run = run(seed, faults);
             let mut found = found.lock().unwrap();
             found.1.add(&run.tally);
+            found.1.traced(seed, &run.trace);
             if let Some(violation) = run.violation
                 && found.0.as_ref().is_none_or(|(first, _)| seed < *first)
             {
@@ -130,7 +131,8 @@ fn no_seed_of_the_range_breaks_an_invariant() {
         );
     }
     println!(
-        "\n{seeds} seeds from {from}, {} requests, {} hang-ups, {} told",
+        "\n{seeds} seeds from {from}, traces {:016x}, {} requests, {} hang-ups, {} told",
+        tally.traces,
         tally.requests(),
         tally.hung_up,
         tally.told

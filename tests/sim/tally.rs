@@ -1,6 +1,7 @@
 //! What runs reached, so that a simulation that reaches nothing is seen.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::faults::Faults;
 use super::request::End;
@@ -17,6 +18,8 @@ pub struct Tally {
     pub told: u32,
     /// How often each fault struck.
     pub faults: BTreeMap<String, u64>,
+    /// A digest of the traces of all runs, whatever their order.
+    pub traces: u64,
 }
 
 impl Tally {
@@ -52,6 +55,13 @@ impl Tally {
         self.poisoned += other.poisoned;
         self.hung_up += other.hung_up;
         self.told += other.told;
+        self.traces = self.traces.wrapping_add(other.traces);
+    }
+
+    pub fn traced(&mut self, seed: u64, trace: &str) {
+        let mut hasher = DefaultHasher::new();
+        (seed, trace).hash(&mut hasher);
+        self.traces = self.traces.wrapping_add(hasher.finish());
     }
 
     pub fn requests(&self) -> u64 {
