@@ -9,13 +9,13 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
+use apikey_jwt_exchange::background::poller::{PollCall, PollInput};
+use apikey_jwt_exchange::background::{Background, Watch};
 use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::config::Config;
-use apikey_jwt_exchange::exchange::background::Background;
 use apikey_jwt_exchange::exchange::gate::Gate;
 use apikey_jwt_exchange::exchange::{Env, Exchange, Input, Output, Source, Worker};
 use apikey_jwt_exchange::keycloak::Call;
-use apikey_jwt_exchange::revocation::poller::{PollCall, PollInput};
 use serde_json::json;
 
 use crate::traffic::{Traffic, Usage};
@@ -150,6 +150,7 @@ struct NodeWorker {
     worker: Worker,
     gate: Gate,
     background: Background,
+    watch: Watch,
     reply: Option<Reply>,
 }
 
@@ -210,6 +211,7 @@ impl<'a> VirtualNode<'a> {
                 realm.make_known(&mut worker, &mut shared);
             }
             NodeWorker {
+                watch: Watch::new(&worker),
                 worker,
                 gate: Gate::new(),
                 background: Background::default(),
@@ -321,13 +323,13 @@ impl<'a> VirtualNode<'a> {
     }
 
     fn feed(&mut self, worker: usize, exchange: &mut Exchange, input: &Input<'_>) -> Output {
-        self.with_env(worker, |_, env| exchange.handle_input(input, env))
+        self.with_env(worker, |_, _, env| exchange.handle_input(input, env))
     }
 
     fn with_env<T>(
         &mut self,
         worker: usize,
-        act: impl FnOnce(&mut Background, &mut Env<'_>) -> T,
+        act: impl FnOnce(&mut Background, &mut Watch, &mut Env<'_>) -> T,
     ) -> T {
         let now = self.now();
         let nonce = self.pushed.to_be_bytes();
@@ -335,6 +337,7 @@ impl<'a> VirtualNode<'a> {
             worker,
             gate,
             background,
+            watch,
             ..
         } = &mut self.workers[worker];
         let mut env = Env {
@@ -345,7 +348,7 @@ impl<'a> VirtualNode<'a> {
             nonce: &|| nonce.to_vec(),
             source: &|| None,
         };
-        act(background, &mut env)
+        act(background, watch, &mut env)
     }
 
     fn obey(&mut self, id: usize, mut flight: InFlight, output: Output) {
@@ -383,9 +386,9 @@ impl<'a> VirtualNode<'a> {
     }
 
     fn go_on(&mut self, worker: usize, input: PollInput<'_>) {
-        let call = self.with_env(worker, |background, env| {
+        let call = self.with_env(worker, |background, watch, env| {
             let before = background.renewed().done;
-            let call = background.handle_input(input, env);
+            let call = background.handle_input(input, watch, env);
             (call, background.renewed().done - before)
         });
         self.outcome.renewals += call.1;

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use apikey_jwt_exchange::api_key::format::KeyFormat;
-use apikey_jwt_exchange::cache::slots::SharedStore;
 use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::exchange::Worker;
 use apikey_jwt_exchange::keycloak::Call;
+use apikey_jwt_exchange::store::slots::SharedStore;
 
 use keycloak::{FakeKeycloak, Reply, User, asked, claims, form, sha256_of};
 

@@ -12,21 +12,23 @@
 
 pub mod api_key;
 pub mod audit;
+pub mod background;
 pub mod build_info;
 pub mod cache;
+pub mod calls;
 pub mod clock;
 pub mod config;
 pub mod drbg;
 pub mod exchange;
 pub mod keycloak;
-mod lease;
 pub mod mac;
 pub mod manage;
 pub mod metrics;
+pub mod rejection;
 pub mod revocation;
 pub mod sabotage;
-pub mod self_check;
 pub mod signing_key;
+pub mod store;
 pub mod trace;
 
 #[cfg(target_arch = "wasm32")]

@@ -34,8 +34,8 @@ use std::process::Command;
 
 use apikey_jwt_exchange::api_key::format::KeyFormat;
 use apikey_jwt_exchange::config::Config;
-use apikey_jwt_exchange::exchange::rejection::Rejection;
 use apikey_jwt_exchange::manage::problem::Code;
+use apikey_jwt_exchange::rejection::Rejection;
 use jsonschema::{Draft, Validator};
 use regex::Regex;
 use serde::Deserialize;

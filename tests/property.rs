@@ -25,13 +25,13 @@ use apikey_jwt_exchange::api_key::hash::{
     BCRYPT_COST_MAX, StoredHash, Verification, hash_bcrypt, hash_sha256,
 };
 use apikey_jwt_exchange::api_key::record::{Field, KeyRecord, index_value, key_value};
-use apikey_jwt_exchange::cache::sealed::{Entry, Kind, Sealer};
 use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::config::Config;
 use apikey_jwt_exchange::exchange::credentials::{Credentials, extract};
 use apikey_jwt_exchange::keycloak::token::read_token_answer;
 use apikey_jwt_exchange::keycloak::users::{Lookup, read_lookup_answer};
 use apikey_jwt_exchange::signing_key::SigningKey;
+use apikey_jwt_exchange::store::sealed::{Entry, Kind, Sealer};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Value, json};

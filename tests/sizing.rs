@@ -19,11 +19,12 @@ use apikey_jwt_exchange::api_key::format::KeyFormat;
 use apikey_jwt_exchange::api_key::hash::{
     BCRYPT_COST_MAX, BCRYPT_COST_MIN, ROUNDS_PER_SLICE, StoredHash, Verification, hash_bcrypt,
 };
-use apikey_jwt_exchange::cache::{Cache, CachedToken, Refused};
+use apikey_jwt_exchange::cache::{Cache, CachedToken};
 use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::config::Config;
 use apikey_jwt_exchange::exchange::PENDING_MAX;
 use apikey_jwt_exchange::exchange::gate::QUEUE_MAX;
+use apikey_jwt_exchange::rejection::Refused;
 use apikey_jwt_exchange::signing_key::SigningKey;
 use p256::pkcs8::EncodePrivateKey;
 use serde_json::json;

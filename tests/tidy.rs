@@ -42,6 +42,31 @@ const IMPURE: [(&str, &str); 16] = [
     ("print", "what is to be told is an output"),
 ];
 
+/// The rooms of the core, each of which may use those before it alone. So any of them can be
+/// read, tested and taken out without those behind it.
+const ROOMS: [&str; 20] = [
+    "clock",
+    "sabotage",
+    "signing_key",
+    "mac",
+    "drbg",
+    "trace",
+    "build_info",
+    "api_key",
+    "config",
+    "keycloak",
+    "rejection",
+    "store",
+    "revocation",
+    "cache",
+    "calls",
+    "exchange",
+    "audit",
+    "background",
+    "metrics",
+    "manage",
+];
+
 /// What cargo writes, with the address of the index in it, of more packages than these.
 const LOCKS: [(&str, usize); 3] = [
     ("Cargo.lock", 20),
@@ -74,6 +99,42 @@ fn the_core_names_no_host_and_does_no_io() {
         }
     }
     assert!(seen >= 20, "only {seen} files of the core were found");
+}
+
+#[test]
+fn a_room_of_the_core_uses_those_before_it_alone() {
+    let mut seen = BTreeSet::new();
+    for path in tracked() {
+        let in_core = path.starts_with("src/") && !path.starts_with("src/bin/");
+        if !is_rust(&path) || !in_core || is_shell(&path) || is_cut_off_tests(&path) {
+            continue;
+        }
+        let room = path["src/".len()..].split(['/', '.']).next().unwrap();
+        if ["lib", "test_support"].contains(&room) {
+            continue;
+        }
+        let place = |name: &str| ROOMS.iter().position(|known| *known == name);
+        let here = place(room).unwrap_or_else(|| panic!("{path}: a room that ROOMS lacks"));
+        seen.insert(room.to_owned());
+        let text = read(&path);
+        let shipped = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        for (number, line) in shipped.lines().enumerate() {
+            for (at, _) in code_of(line).match_indices("crate::") {
+                let rest = &line[at + "crate::".len()..];
+                let other = rest
+                    .split(|c: char| !c.is_alphanumeric() && c != '_')
+                    .next();
+                let other = other.unwrap_or_default();
+                let there = place(other).unwrap_or_else(|| panic!("{path}: crate::{other}"));
+                assert!(
+                    there <= here,
+                    "{path}:{}: {room} uses {other}, which comes after it",
+                    number + 1
+                );
+            }
+        }
+    }
+    assert_eq!(seen.len(), ROOMS.len(), "each room is there: {seen:?}");
 }
 
 #[test]

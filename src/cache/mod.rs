@@ -9,8 +9,6 @@
 
 mod payload;
 pub mod renewal;
-pub mod sealed;
-pub mod slots;
 
 use std::sync::Arc;
 
@@ -22,11 +20,12 @@ use crate::api_key::format::ApiKey;
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::mac::{FastMacKey, MacKey};
+use crate::rejection::Refused;
 use crate::revocation::Revocations;
 use crate::sabotage::{Sabotage, is};
 use crate::signing_key::SigningKey;
-use sealed::{Entry, KeyDigest, Kind, Sealer};
-use slots::{SharedStore, Slots};
+use crate::store::sealed::{Entry, KeyDigest, Kind, Sealer};
+use crate::store::slots::{SharedStore, Slots};
 
 /// A step of the clock backwards that is still taken for a correction.
 const CORRECTION_MS: u64 = 1000;
@@ -45,30 +44,6 @@ impl std::fmt::Debug for CachedToken {
         f.debug_struct("CachedToken")
             .field("owner_id", &self.owner_id)
             .finish_non_exhaustive()
-    }
-}
-
-/// Why a key was refused, as far as it matters for the next request with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
-    /// Keycloak answered that nobody owns it, and the gateway could have seen an
-    /// owner.
-    Unknown,
-    /// Keycloak answered that nobody owns it. That the gateway had the role to see an
-    /// owner was known of a while before: a refusal rests on it, a fallback must not.
-    Unseen,
-    /// It was found and is not to be used.
-    Invalid,
-}
-
-impl Refused {
-    /// For the log, to which both ways of being unknown are one.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Unknown | Self::Unseen => "Unknown",
-            Self::Invalid => "Invalid",
-        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What an entry of the host's shared data holds, as bytes.
 
-use super::sealed::Entry;
-use super::{CachedToken, Refused};
+use super::CachedToken;
+use crate::rejection::Refused;
+use crate::store::sealed::Entry;
 
 /// The length of the owner's id (one byte), the id, the header's value.
 pub(super) fn write_token(token: &CachedToken) -> Vec<u8> {

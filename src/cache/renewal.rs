@@ -7,9 +7,9 @@
 
 use lru::LruCache;
 
-use super::sealed::{Entry, KeyDigest, Kind, Sealer};
-use super::slots::{SharedStore, Slots};
 use crate::clock::UnixMillis;
+use crate::store::sealed::{Entry, KeyDigest, Kind, Sealer};
+use crate::store::slots::{SharedStore, Slots};
 
 /// Slots for claims: each is held for as long as one renewal takes.
 const SLOTS_MAX: u32 = 256;

@@ -1,7 +1,7 @@
 //! The caches' own tests.
 
-use super::slots::tests::Shared;
 use super::*;
+use crate::store::slots::tests::Shared;
 use crate::test_support::{config, signing_key};
 
 const NOW: UnixMillis = UnixMillis(1_700_000_000_000);

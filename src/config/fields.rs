@@ -11,7 +11,6 @@ use super::{Realm, SigningKeySource, Upstream, defaults};
 use crate::api_key::format::KeyFormat;
 use crate::api_key::record::is_scope;
 use crate::clock::UnixMillis;
-use crate::exchange::credentials::is_made_by_gateways;
 use crate::signing_key::SigningKey;
 
 /// The fields as they are written. Each is read by [`Config::from_json`], so that
@@ -266,6 +265,28 @@ pub(super) fn headers(raw: &RawConfig) -> Result<Vec<String>, ConfigError> {
         );
     }
     Ok(names)
+}
+
+/// Headers that a gateway makes anew before the filter runs: taking the client's away takes
+/// nothing from the service. Those that begin with `x-forwarded-` are among them.
+const MADE_BY_GATEWAYS: [&str; 7] = [
+    ":authority",
+    "host",
+    "connection",
+    "forwarded",
+    "te",
+    "upgrade",
+    "via",
+];
+
+/// Whether gateways make this header anew before the filter runs.
+pub(crate) fn is_made_by_gateways(name: &str) -> bool {
+    const FORWARDED: &str = "x-forwarded-";
+    let start = name.get(..FORWARDED.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(FORWARDED))
+        || MADE_BY_GATEWAYS
+            .iter()
+            .any(|made| name.eq_ignore_ascii_case(made))
 }
 
 /// Headers that framing needs, which no key may take away.

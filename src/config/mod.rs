@@ -22,6 +22,7 @@ mod management;
 mod read;
 
 pub use fields::check_realm_name;
+pub(crate) use fields::is_made_by_gateways;
 use fields::{
     assertion_issuer, fallback_until, headers, key_format, l2_slots, parse_object, realm, scope,
     signing_key, upstream,

@@ -2,12 +2,12 @@
 //! another node may answer what the first did not; and what is done where
 //! none answers.
 
-use super::breaker::Health;
 use super::end::End;
-use super::rejection::Reason;
 use super::renewing::CALLOUT_MS_MAX;
 use super::{Env, Exchange, Forward, Input, Output, Pending, Source, State, Step};
+use crate::calls::breaker::Health;
 use crate::keycloak::{Call, Endpoint, loggable};
+use crate::rejection::Reason;
 use crate::sabotage::{Sabotage, is};
 
 /// A call that is not answered is made again after so long, twice at the most. A host needs

@@ -5,11 +5,11 @@
 //! service behind it understand differently is how credentials are smuggled.
 
 use crate::api_key::format::{ApiKey, ID_LENGTH, IMPORTED_BYTES_MIN};
-use crate::config::{Config, OnMissingKey, Preflight};
+use crate::config::{Config, OnMissingKey, Preflight, is_made_by_gateways};
 use crate::keycloak::loggable;
 use crate::sabotage::{Sabotage, is};
 
-use super::rejection::{Reason, Rejection};
+use crate::rejection::{Reason, Rejection};
 
 /// A request's headers, names in lower case as HTTP/2 has them; pseudo-headers may
 /// be among them.
@@ -43,18 +43,6 @@ enum Credential<'a> {
 /// The most headers that are looked at, the pseudo-headers among them: Kong can show a
 /// filter no more.
 pub(crate) const HEADERS_MAX: usize = 100;
-
-/// Headers that a gateway makes anew before the filter runs: taking the client's away takes
-/// nothing from the service. Those that begin with `x-forwarded-` are among them.
-const MADE_BY_GATEWAYS: [&str; 7] = [
-    ":authority",
-    "host",
-    "connection",
-    "forwarded",
-    "te",
-    "upgrade",
-    "via",
-];
 
 /// A rejection, and why, for the log.
 type Refusal = (Rejection, Reason);
@@ -239,16 +227,6 @@ fn hides_key(config: &Config, name: &str, value: &[u8]) -> bool {
 /// way.
 fn is_looked_at(name: &str) -> bool {
     !name.starts_with(':') || name == ":authority"
-}
-
-/// Whether gateways make this header anew before the filter runs.
-pub(crate) fn is_made_by_gateways(name: &str) -> bool {
-    const FORWARDED: &str = "x-forwarded-";
-    let start = name.get(..FORWARDED.len());
-    start.is_some_and(|start| start.eq_ignore_ascii_case(FORWARDED))
-        || MADE_BY_GATEWAYS
-            .iter()
-            .any(|made| name.eq_ignore_ascii_case(made))
 }
 
 /// Whether a part of a header's name is like a key of ours, as HTTP/2 would write it: in

@@ -1,8 +1,8 @@
 //! How an exchange ends that gets no token.
 
-use super::rejection::{Reason, Rejection};
-use crate::cache::Refused;
 use crate::keycloak::{Endpoint, loggable};
+use crate::rejection::Refused;
+use crate::rejection::{Reason, Rejection};
 
 /// An exchange's end other than with a token.
 pub(super) enum End {

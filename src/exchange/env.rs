@@ -2,8 +2,8 @@
 
 use super::Worker;
 use super::gate::Gate;
-use crate::cache::slots::SharedStore;
 use crate::clock::UnixMillis;
+use crate::store::slots::SharedStore;
 
 /// What an exchange works with: time and everything that it shares.
 pub struct Env<'a> {

@@ -9,15 +9,13 @@ use std::collections::HashMap;
 
 use lru::LruCache;
 
-use super::rejection::{Reason, Rejection};
-use crate::cache::sealed::KeyDigest;
+use crate::calls::ExchangeId;
 use crate::clock::UnixMillis;
+use crate::rejection::{Reason, Rejection};
+use crate::store::sealed::KeyDigest;
 
 /// Failures that are kept for followers.
 pub const FAILURES_MAX: usize = 1024;
-
-/// Names one exchange within its worker.
-pub type ExchangeId = u64;
 
 /// What a request with this key is to do.
 #[derive(Debug, PartialEq, Eq)]

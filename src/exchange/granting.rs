@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::calling::answer;
-use super::rejection::Reason;
 use super::steps::WAIT_MS_MIN;
 use super::{End, Env, Forward, Input, Output, Pending, Source, State, Step};
 use crate::cache::CachedToken;
 use crate::keycloak::Endpoint;
 use crate::keycloak::token::{self, TokenError};
 use crate::keycloak::users::Owner;
+use crate::rejection::Reason;
 use crate::sabotage::{Sabotage, is};
 
 /// A token's life is at least this, where the key's end allows it.

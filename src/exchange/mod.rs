@@ -23,8 +23,6 @@
 //! (flight, service token, gate, pending) is given back when the exchange ends,
 //! however it ends; whatever fails is a rejection.
 
-pub mod background;
-pub mod breaker;
 pub mod bucket;
 mod calling;
 pub mod credentials;
@@ -33,9 +31,7 @@ mod env;
 pub mod flight;
 pub mod gate;
 mod granting;
-pub mod rejection;
 pub mod renewing;
-pub mod service_token;
 mod steps;
 pub mod throttle;
 mod told;
@@ -46,18 +42,18 @@ use std::sync::Arc;
 
 use crate::api_key::format::ApiKey;
 use crate::api_key::hash::BcryptJob;
-use crate::cache::sealed::KeyDigest;
 use crate::clock::UnixMillis;
 use crate::keycloak::Call;
 use crate::keycloak::users::Owner;
 use crate::sabotage::{Sabotage, is};
+use crate::store::sealed::KeyDigest;
 
+use crate::calls::ExchangeId;
+use crate::rejection::{Reason, Rejection};
 use credentials::{AUTHORIZATION, Headers};
 use end::End;
 pub use env::Env;
-use flight::ExchangeId;
 use gate::Ticket;
-use rejection::{Reason, Rejection};
 use throttle::SourceAddress;
 pub use worker::{PENDING_MAX, Sizes, Worker};
 

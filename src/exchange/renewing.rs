@@ -8,11 +8,11 @@
 use std::collections::{HashSet, VecDeque};
 
 use super::flight::Claim;
-use super::rejection::Reason;
 use super::steps::WAIT_MS_MIN;
 use super::{End, Env, Exchange, Output, Pending, Step};
-use crate::cache::sealed::KeyDigest;
 use crate::clock::UnixMillis;
+use crate::rejection::Reason;
+use crate::store::sealed::KeyDigest;
 
 /// Keys that may wait to be renewed.
 pub const DUE_MAX: usize = 1024;

@@ -5,19 +5,20 @@ use std::sync::Arc;
 use super::calling::answer;
 use super::credentials::{Credentials, Headers, extract};
 use super::flight::Claim;
-use super::rejection::{Reason, Rejection};
-use super::service_token::{Need, read_service_token};
 use super::throttle::SourceAddress;
 use super::{
     End, Env, Exchange, Forward, Input, Output, Pass, Pending, Source, State, Step, Unseen,
     throttled,
 };
 use crate::cache::renewal::Age;
-use crate::cache::{CachedToken, Found, Level, Refused};
+use crate::cache::{CachedToken, Found, Level};
+use crate::calls::service_token::{Need, read_service_token};
 use crate::clock::UnixMillis;
 use crate::keycloak::Endpoint;
 use crate::keycloak::token;
 use crate::keycloak::users::{self, Lookup, LookupError};
+use crate::rejection::Refused;
+use crate::rejection::{Reason, Rejection};
 use crate::sabotage::{Sabotage, is};
 
 /// The first wait for another request's result; each further one is twice as long.

@@ -16,13 +16,13 @@ use lru::LruCache;
 
 use super::Env;
 use super::bucket::{Bucket, FullAt};
-use crate::cache::sealed::{Entry, KeyDigest, Kind, Sealer};
-use crate::cache::slots::{SharedStore, Slots};
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::mac::MacKey;
 use crate::sabotage::{Sabotage, is};
 use crate::signing_key::SigningKey;
+use crate::store::sealed::{Entry, KeyDigest, Kind, Sealer};
+use crate::store::slots::{SharedStore, Slots};
 
 /// Addresses whose failures a worker remembers.
 pub const ADDRESSES_MAX: usize = 4096;
@@ -247,7 +247,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::cache::slots::tests::Shared;
+    use crate::store::slots::tests::Shared;
     use crate::test_support::{config_with, signing_key};
 
     const NOW: UnixMillis = UnixMillis(1_700_000_000_000);

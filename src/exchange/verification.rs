@@ -1,10 +1,10 @@
 //! The steps that verify a key against its owner's record: memo, gate, slices.
 
 use super::gate::Turn;
-use super::rejection::{Reason, Rejection};
 use super::{End, Env, Pending, State, Step};
 use crate::api_key::hash::{BcryptJob, ROUNDS_PER_SLICE, Verification};
 use crate::keycloak::users::Owner;
+use crate::rejection::{Reason, Rejection};
 
 /// The wait of whoever is next at the gate.
 const NEXT_MS: u64 = 5;

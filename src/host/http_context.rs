@@ -17,10 +17,10 @@ use super::{system, with_env};
 use crate::audit::{self, Line};
 use crate::clock::UnixMillis;
 use crate::exchange::credentials::Headers;
-use crate::exchange::rejection::{Reason, Rejection};
 use crate::exchange::{Exchange, Forward, Input, Output, Pass, Source};
 use crate::keycloak::Endpoint;
 use crate::metrics::Way;
+use crate::rejection::{Reason, Rejection};
 
 /// Why a request is refused where the host lacks what an exchange takes: the log says what.
 const NO_HOST: &str = "the host lacks what an exchange takes";
@@ -151,7 +151,7 @@ impl HttpFilter {
             );
             return None;
         };
-        let mut worker = worker.try_borrow_mut().ok()?;
+        let mut worker = worker.worker.try_borrow_mut().ok()?;
         let exchange = &mut self.exchange;
         // A slice may be computed in any callback but the first.
         let began = self.paused.then(metrics::now);
@@ -264,7 +264,7 @@ impl HttpFilter {
         let Some(worker) = self.route.as_ref().and_then(|route| route.worker().ok()) else {
             return;
         };
-        let (Some(now), Ok(mut worker)) = (system::now(), worker.try_borrow_mut()) else {
+        let (Some(now), Ok(mut worker)) = (system::now(), worker.worker.try_borrow_mut()) else {
             return;
         };
         if with_env(now, &mut worker, |env| self.exchange.token_refused(env)) {
@@ -403,7 +403,7 @@ impl Drop for HttpFilter {
         let Some(worker) = self.route.as_ref().and_then(|route| route.worker().ok()) else {
             return;
         };
-        let Ok(mut worker) = worker.try_borrow_mut() else {
+        let Ok(mut worker) = worker.worker.try_borrow_mut() else {
             return;
         };
         // Nothing is decided by it any more.

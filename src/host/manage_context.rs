@@ -134,7 +134,7 @@ impl ManageFilter {
             );
             return None;
         };
-        let mut worker = worker.try_borrow_mut().ok()?;
+        let mut worker = worker.worker.try_borrow_mut().ok()?;
         let mut manager = manager.try_borrow_mut().ok()?;
         let manage = &mut self.manage;
         Some(with_env(now, &mut worker, |exchange| {
@@ -334,7 +334,8 @@ impl Drop for ManageFilter {
         let (Ok(worker), Ok(manager)) = (self.route.worker(), self.route.manager()) else {
             return;
         };
-        let (Ok(mut worker), Ok(mut manager)) = (worker.try_borrow_mut(), manager.try_borrow_mut())
+        let (Ok(mut worker), Ok(mut manager)) =
+            (worker.worker.try_borrow_mut(), manager.try_borrow_mut())
         else {
             return;
         };

@@ -14,12 +14,13 @@ use proxy_wasm::types::MetricType;
 use super::gateway::Gateway;
 use super::shared_store::HostStore;
 use super::with_machine;
-use crate::cache::slots::SharedStore;
+use crate::background::Watch;
 use crate::clock::UnixMillis;
 use crate::exchange::Worker;
 use crate::keycloak::Endpoint;
 use crate::metrics::gauges::{self, Gauges, Member, OfWorker};
 use crate::metrics::{self, CallResult, Metrics};
+use crate::store::slots::SharedStore;
 
 /// Of so many requests one is timed, until it is seen to wait: to read the clock twice for
 /// each would cost more than to count it.
@@ -147,8 +148,8 @@ impl Teller {
         let (mut own, mut shares) = (Gauges::default(), false);
         with_machine(|gate, worker| match worker {
             None => own.set_queue(gate.places()),
-            Some(worker) => {
-                own.add_worker(of_worker(worker));
+            Some((worker, watch)) => {
+                own.add_worker(of_worker(worker, watch));
                 let counts = worker.take_revoked();
                 self.metrics.revoked(counts.owners, counts.everybody);
                 shares |= worker.config.l2_slots > 0;
@@ -184,13 +185,13 @@ impl Teller {
     }
 }
 
-fn of_worker(worker: &Worker) -> OfWorker<'_> {
+fn of_worker<'a>(worker: &Worker, watch: &'a Watch) -> OfWorker<'a> {
     let polls = worker.config.revocation_poll_ms > 0;
     let polled_at = worker.cache.revocations().watched().polled_at;
     OfWorker {
         sizes: worker.sizes(),
         last_poll_at: polls.then_some(polled_at),
         breaker_open: worker.is_breaker_open(),
-        findings: worker.findings(),
+        findings: watch.findings(),
     }
 }

@@ -32,6 +32,7 @@ use sha2::{Digest, Sha256};
 
 use self::shared_store::HostStore;
 use self::wiping::Wiping;
+use crate::background::Watch;
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::exchange::gate::Gate;
@@ -63,18 +64,20 @@ struct Machine {
     ticked_at: UnixMillis,
     /// The workers by the digest of their configuration text, which may hold secrets:
     /// routes that are configured alike share their caches.
-    workers: HashMap<TextDigest, Weak<RefCell<Worker>>>,
+    workers: HashMap<TextDigest, Weak<SharedWorker>>,
+}
+
+/// A worker and its watch: routes that are configured alike share them.
+struct SharedWorker {
+    worker: RefCell<Worker>,
+    watch: RefCell<Watch>,
 }
 
 /// SHA-256 of a configuration's text.
 type TextDigest = [u8; 32];
 
 /// The worker for this configuration text, made if there is none.
-fn worker_for(
-    text: TextDigest,
-    config: &Arc<Config>,
-    key: &Arc<SigningKey>,
-) -> Rc<RefCell<Worker>> {
+fn worker_for(text: TextDigest, config: &Arc<Config>, key: &Arc<SigningKey>) -> Rc<SharedWorker> {
     MACHINE.with_borrow_mut(|machine| {
         if let Some(worker) = machine.workers.get(&text).and_then(Weak::upgrade) {
             return worker;
@@ -86,7 +89,10 @@ fn worker_for(
         let digest: [u8; 32] = Sha256::digest(&seed).into();
         metrics::has_worker(digest.first_chunk().copied().unwrap_or_default());
         let worker = Worker::new(Arc::clone(config), Arc::clone(key), &seed);
-        let worker = Rc::new(RefCell::new(worker));
+        let worker = Rc::new(SharedWorker {
+            watch: RefCell::new(Watch::new(&worker)),
+            worker: RefCell::new(worker),
+        });
         machine.workers.insert(text, Rc::downgrade(&worker));
         worker
     })
@@ -103,8 +109,8 @@ fn tick() {
             return;
         }
         machine.ticked_at = now;
-        for worker in machine.workers.values().filter_map(Weak::upgrade) {
-            let Ok(mut worker) = worker.try_borrow_mut() else {
+        for shared in machine.workers.values().filter_map(Weak::upgrade) {
+            let Ok(mut worker) = shared.worker.try_borrow_mut() else {
                 continue;
             };
             if let Some(notice) = worker.tick(now, &mut HostStore) {
@@ -115,12 +121,14 @@ fn tick() {
 }
 
 /// Shows each worker of this machine, and without one the gate that they share.
-fn with_machine(mut show: impl FnMut(&Gate, Option<&mut Worker>)) {
+fn with_machine(mut show: impl FnMut(&Gate, Option<(&mut Worker, &Watch)>)) {
     MACHINE.with_borrow_mut(|machine| {
         show(&machine.gate, None);
-        for worker in machine.workers.values().filter_map(Weak::upgrade) {
-            if let Ok(mut worker) = worker.try_borrow_mut() {
-                show(&machine.gate, Some(&mut worker));
+        for shared in machine.workers.values().filter_map(Weak::upgrade) {
+            if let (Ok(mut worker), Ok(watch)) =
+                (shared.worker.try_borrow_mut(), shared.watch.try_borrow())
+            {
+                show(&machine.gate, Some((&mut worker, &watch)));
             }
         }
     });

@@ -15,14 +15,13 @@ use super::http_context::HttpFilter;
 use super::manage_context::ManageFilter;
 use super::metrics::{self, Sent};
 use super::wiping::Wiping;
-use super::{TICK_PERIOD, TextDigest, system, tick, with_background_env, worker_for};
+use super::{SharedWorker, TICK_PERIOD, TextDigest, system, tick, with_background_env, worker_for};
+use crate::background::poller::{PollCall, PollInput, Polling};
+use crate::background::self_check::{Findings, Severity};
+use crate::background::{Background, Renewed};
 use crate::build_info::BuildInfo;
 use crate::config::{Config, SigningKeySource};
-use crate::exchange::Worker;
-use crate::exchange::background::{Background, Renewed};
 use crate::manage::Manager;
-use crate::revocation::poller::{PollCall, PollInput, Polling};
-use crate::self_check::{Findings, Severity};
 use crate::signing_key::SigningKey;
 
 /// Reads the configuration and makes the context of each request.
@@ -49,7 +48,7 @@ pub(super) struct Route {
     text: TextDigest,
     /// Hits since one was in the audit log, in so many of a thousand.
     hits: Cell<u32>,
-    worker: RefCell<Option<Rc<RefCell<Worker>>>>,
+    worker: RefCell<Option<Rc<SharedWorker>>>,
     manager: RefCell<Option<Rc<RefCell<Manager>>>>,
 }
 
@@ -59,7 +58,7 @@ impl Route {
     ///
     /// # Errors
     /// What is wrong with the signing key, with no word of it.
-    pub(super) fn worker(&self) -> Result<Rc<RefCell<Worker>>, String> {
+    pub(super) fn worker(&self) -> Result<Rc<SharedWorker>, String> {
         if let Some(worker) = self.worker.borrow().as_ref() {
             return Ok(Rc::clone(worker));
         }
@@ -77,7 +76,7 @@ impl Route {
     }
 
     /// The worker, if there is one already.
-    fn made(&self) -> Option<Rc<RefCell<Worker>>> {
+    fn made(&self) -> Option<Rc<SharedWorker>> {
         self.worker.borrow().as_ref().map(Rc::clone)
     }
 
@@ -92,7 +91,7 @@ impl Route {
         let management = self.config.management.as_ref();
         let key = match management.and_then(|management| management.signing_key.as_ref()) {
             Some(source) => Arc::new(read_key(source, "management_signing_key_property")?),
-            None => Arc::clone(&self.worker()?.borrow().signing_key),
+            None => Arc::clone(&self.worker()?.worker.borrow().signing_key),
         };
         let manager = Manager::new(key, &system::nonce());
         let manager = Rc::new(RefCell::new(manager));
@@ -142,15 +141,21 @@ impl RootFilter {
 
     /// Tells what is done between requests what happened, and sends what it asks for.
     fn go_on(&mut self, input: PollInput<'_>) {
-        let Some(worker) = self.route.as_ref().and_then(|route| route.made()) else {
+        let Some(shared) = self.route.as_ref().and_then(|route| route.made()) else {
             return;
         };
-        let (Some(now), Ok(mut worker)) = (system::now(), worker.try_borrow_mut()) else {
+        let (Some(now), Ok(mut worker), Ok(mut watch)) = (
+            system::now(),
+            shared.worker.try_borrow_mut(),
+            shared.watch.try_borrow_mut(),
+        ) else {
             return;
         };
-        let worker = &mut *worker;
+        let (worker, watch) = (&mut *worker, &mut *watch);
         let background = &mut self.background;
-        let mut call = with_background_env(now, worker, |env| background.handle_input(input, env));
+        let mut call = with_background_env(now, worker, |env| {
+            background.handle_input(input, watch, env)
+        });
         while let Some(PollCall {
             call: next,
             timeout_ms,
@@ -164,7 +169,7 @@ impl RootFilter {
                 }
                 // Ends within a few more steps: a failed callout is never repeated.
                 Err(why) => with_background_env(now, worker, |env| {
-                    background.handle_input(PollInput::Failed(&why), env)
+                    background.handle_input(PollInput::Failed(&why), watch, env)
                 }),
             };
         }
@@ -172,13 +177,13 @@ impl RootFilter {
         let before = std::mem::replace(&mut self.renewed, renewed);
         metrics::count(|metrics| metrics.renewed(before, renewed));
         let info = Gateway::here().info();
-        let (realm, polling) = (worker.config.realm.name.clone(), worker.take_polling());
+        let (realm, polling) = (worker.config.realm.name.clone(), watch.take_polling());
         match polling {
             Some(Polling::Good) => log::log!(info, "realm {realm}: {}", Polling::Good),
             Some(polling) => log::warn!("realm {realm}: {polling}"),
             None => {}
         }
-        let findings = worker.take_findings();
+        let findings = watch.take_findings();
         for (severity, line) in findings.iter().flat_map(Findings::lines) {
             match severity {
                 Severity::Info => log::log!(info, "realm {realm}: {line}"),

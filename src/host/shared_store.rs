@@ -3,7 +3,7 @@
 use proxy_wasm::hostcalls;
 
 use super::gateway::Gateway;
-use crate::cache::slots::SharedStore;
+use crate::store::slots::SharedStore;
 
 /// Shared data of the host that this filter runs in.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 //!
 //! Keycloak replaces a user by what it is sent, so whoever writes sends the whole of
 //! what was read. A link to an identity provider is made by an atomic test-and-set,
-//! which is what the lock in [`crate::manage::change`] rests on.
+//! on which the lock of `manage::change` rests.
 
 use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;

@@ -17,9 +17,9 @@ use crate::api_key::hash::{HashJob, NewHash, ROUNDS_PER_SLICE};
 use crate::clock::UnixMillis;
 use crate::config::HashAlgorithm;
 use crate::exchange::gate::Turn;
-use crate::exchange::rejection::Rejection;
 use crate::keycloak::owner::service_account_name;
 use crate::keycloak::{Endpoint, token};
+use crate::rejection::Rejection;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 /// The wait of whoever is next at the gate, and what each place in the queue adds.

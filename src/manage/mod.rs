@@ -40,14 +40,14 @@ use zeroize::Zeroizing;
 
 use crate::api_key::format::ApiKey;
 use crate::api_key::hash::HashJob;
+use crate::calls::ExchangeId;
+use crate::calls::service_token::ServiceToken;
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::drbg::KeyRandom;
 use crate::exchange::bucket::FullAt;
 use crate::exchange::credentials::Headers;
-use crate::exchange::flight::ExchangeId;
 use crate::exchange::gate::Ticket;
-use crate::exchange::service_token::ServiceToken;
 use crate::exchange::{Env, Exchange};
 use crate::keycloak::caller_token::Caller;
 use crate::keycloak::key_store::KeyStore;

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::exchange::flight::ExchangeId;
+use crate::calls::ExchangeId;
 
 /// The requests that change an owner's keys, the first of which is at it. As many as
 /// are pending at most; each leaves by [`Owners::leave`], however it ends.

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::change::ChangeError;
 use super::owner_keys::EditRefused;
-use crate::exchange::rejection::Rejection;
+use crate::rejection::Rejection;
 
 /// A refusal: its kind, and what there is to say beside.
 #[derive(Debug, Clone, PartialEq, Eq)]

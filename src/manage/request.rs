@@ -16,8 +16,8 @@ use super::{
 };
 use crate::config::{Config, Management};
 use crate::exchange::credentials::{HEADERS_MAX, Headers};
-use crate::exchange::rejection::Rejection;
 use crate::keycloak::caller_token::{self, CallerError, Expected};
+use crate::rejection::Rejection;
 
 impl Manage {
     pub(super) fn start(

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::problem::{Code, Problem};
 use super::request::{expected, not_taken};
 use super::{Asked, End, Input, Manage, ManageEnv, Output, State, Step, Task, management};
+use crate::calls::service_token::Need;
 use crate::exchange::bucket::Bucket;
-use crate::exchange::rejection::{Reason, Rejection};
-use crate::exchange::service_token::Need;
 use crate::keycloak::caller_token;
 use crate::keycloak::{Call, Endpoint, jwks, key_store, token};
+use crate::rejection::{Reason, Rejection};
 
 /// The first wait for another request's result; each further one is twice as long.
 pub(super) const WAIT_MS_MIN: u64 = 5;
@@ -344,8 +344,8 @@ fn turn_failed(why: &str) -> End {
     )
 }
 
-fn callout_failed(endpoint: Endpoint, why: &str) -> crate::exchange::rejection::Reason {
-    crate::exchange::rejection::Reason::Callout {
+fn callout_failed(endpoint: Endpoint, why: &str) -> crate::rejection::Reason {
+    crate::rejection::Reason::Callout {
         endpoint,
         failure: crate::keycloak::loggable(why),
     }

@@ -14,8 +14,8 @@ use super::problem::Code;
 use super::{Answer, End, Input, Manage, ManageEnv, Output, State, Step};
 use crate::clock::UnixMillis;
 use crate::exchange::credentials::AUTHORIZATION;
-use crate::exchange::rejection::{Reason, Rejection};
 use crate::exchange::{self, Exchange, Pass};
+use crate::rejection::{Reason, Rejection};
 
 #[derive(Deserialize)]
 struct Claims {

@@ -52,7 +52,7 @@ pub struct Family {
 
 /// How a token was come by: those of [`Source`](crate::exchange::Source).
 const SOURCES: &[&str] = &["l1", "l2", "refresh", "first_use", "stale"];
-/// The codes of [`Rejection::ALL`](crate::exchange::rejection::Rejection::ALL).
+/// The codes of [`Rejection::ALL`](crate::rejection::Rejection::ALL).
 const CODES: &[&str] = &[
     "missing_credentials",
     "invalid_api_key",
@@ -75,7 +75,7 @@ const ENDPOINTS: &[&str] = &[
 ];
 const WAYS: &[&str] = &["warm", "waited", "refresh", "cold", "first_use", "stale"];
 const RESULTS: &[&str] = &["ok", "client_error", "server_error", "failed"];
-/// Those of [`Check::ALL`](crate::self_check::Check::ALL).
+/// Those of [`Check::ALL`](crate::background::self_check::Check::ALL).
 const CHECKS: &[&str] = &[
     "service_token",
     "roles",
@@ -273,8 +273,8 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::exchange::rejection::Rejection;
-    use crate::self_check::Check;
+    use crate::background::self_check::Check;
+    use crate::rejection::Rejection;
 
     fn all_names() -> Vec<String> {
         COUNTED

@@ -7,10 +7,10 @@
 //! Where nothing is shared each tells its own, and the host shows the last.
 
 use super::catalog::{Across, Family, GAUGES, Kind};
-use crate::cache::slots::SharedStore;
+use crate::background::self_check::{Check, Findings, State};
 use crate::clock::UnixMillis;
 use crate::mac::MacKey;
-use crate::self_check::{Check, Findings, State};
+use crate::store::slots::SharedStore;
 
 /// Machines of a node whose values count. What is more has no place.
 pub const PLACES: usize = 64;
@@ -300,8 +300,8 @@ fn name(place: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::slots::tests::Shared;
     use crate::exchange::Sizes;
+    use crate::store::slots::tests::Shared;
 
     const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
 

@@ -11,10 +11,10 @@
 pub mod catalog;
 pub mod gauges;
 
-use crate::exchange::background::Renewed;
-use crate::exchange::rejection::Rejection;
+use crate::background::Renewed;
 use crate::exchange::{Pass, Source};
 use crate::keycloak::Endpoint;
+use crate::rejection::Rejection;
 use catalog::{COUNTED, Family, Kind};
 
 /// In a second.

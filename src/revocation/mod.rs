@@ -11,16 +11,15 @@
 //! everything revoked. An instant is by the clock of the node, at which its revocation
 //! was learnt: no other clock comes into it.
 
-pub mod poller;
 pub mod revoked;
 mod shared_log;
 
-use crate::cache::slots::SharedStore;
 use crate::clock::UnixMillis;
-use crate::lease::{Holder, Lease};
 use crate::mac::MacKey;
 use crate::sabotage::{Sabotage, is};
 use crate::signing_key::SigningKey;
+use crate::store::lease::{Holder, Lease};
+use crate::store::slots::SharedStore;
 use revoked::{OwnerTag, Revoked, Watched};
 pub use shared_log::NotShared;
 use shared_log::SharedLog;
@@ -128,6 +127,11 @@ impl Revocations {
     #[must_use]
     pub const fn watched(&self) -> &Watched {
         &self.known.watched
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn watched_mut(&mut self) -> &mut Watched {
+        &mut self.known.watched
     }
 
     /// The age past which no token is served from a cache, by how long ago what was
@@ -282,7 +286,7 @@ impl Revocations {
     }
 
     /// Notes what a poll showed: who was changed, and how far what was changed is known.
-    fn polled(
+    pub(crate) fn polled(
         &mut self,
         owners: &[String],
         everybody: bool,
@@ -307,7 +311,7 @@ impl Revocations {
 
     /// Takes the lease of a poll until an instant. Where nothing is shared each worker
     /// polls for itself.
-    fn take_lease(
+    pub(crate) fn take_lease(
         &self,
         holder: &Holder,
         until: UnixMillis,
@@ -317,7 +321,7 @@ impl Revocations {
         self.log.is_none() || self.lease.take(holder, until, now, store)
     }
 
-    fn give_lease_back(&self, holder: &Holder, store: &mut dyn SharedStore) {
+    pub(crate) fn give_lease_back(&self, holder: &Holder, store: &mut dyn SharedStore) {
         if self.log.is_some() {
             self.lease.give_back(holder, store);
         }

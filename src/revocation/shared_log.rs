@@ -7,9 +7,9 @@
 //! has seen before is in neither.
 
 use super::revoked::{OwnerTag, Revoked, Watched};
-use crate::cache::slots::SharedStore;
 use crate::clock::UnixMillis;
 use crate::mac::MacKey;
+use crate::store::slots::SharedStore;
 
 const VERSION: u8 = 2;
 const MAC_LENGTH: usize = 32;

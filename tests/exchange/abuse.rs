@@ -2,8 +2,8 @@
 //! seen are looked up at a fixed rate.
 
 use apikey_jwt_exchange::api_key::format::KeyFormat;
-use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
 use apikey_jwt_exchange::exchange::{Exchange, Input, Output, Pass, Source};
+use apikey_jwt_exchange::rejection::{Reason, Rejection};
 use serde_json::json;
 
 use super::client::{Client, owner, plain_owner};

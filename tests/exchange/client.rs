@@ -2,8 +2,8 @@
 
 use apikey_jwt_exchange::api_key::record::Field;
 use apikey_jwt_exchange::clock::UnixMillis;
-use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
 use apikey_jwt_exchange::exchange::{Exchange, Forward, Input, Output};
+use apikey_jwt_exchange::rejection::{Reason, Rejection};
 
 use super::keycloak::{User, bcrypt_of, sha256_of};
 use super::world::{START, World, headers, id_of, key};

@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 
 use apikey_jwt_exchange::clock::UnixMillis;
-use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
 use apikey_jwt_exchange::exchange::{Exchange, Input, Output, PENDING_MAX, Pass, Source};
+use apikey_jwt_exchange::rejection::{Reason, Rejection};
 use serde_json::{Value, json};
 
 use super::keycloak::{Calls, User, bcrypt_of};

@@ -1,7 +1,7 @@
 //! Which requests pass without a key, to the last character.
 
 use apikey_jwt_exchange::exchange::Pass;
-use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
+use apikey_jwt_exchange::rejection::{Reason, Rejection};
 use serde_json::{Value, json};
 
 use super::client::plain_owner;

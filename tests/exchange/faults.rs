@@ -2,8 +2,8 @@
 //! remembered, and the next request finds its way again.
 
 use apikey_jwt_exchange::clock::UnixMillis;
-use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
 use apikey_jwt_exchange::exchange::{Exchange, Input, Output, Source};
+use apikey_jwt_exchange::rejection::{Reason, Rejection};
 use serde_json::{Value, json};
 
 use super::keycloak::{ISSUER, Reply, User, bcrypt_of, jwt, refused, sha256_of, token_answer};

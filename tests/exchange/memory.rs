@@ -1,7 +1,7 @@
 //! What is remembered, for how long, and what of it another request may use.
 
-use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
 use apikey_jwt_exchange::exchange::{Output, Source, Worker};
+use apikey_jwt_exchange::rejection::{Reason, Rejection};
 use serde_json::json;
 
 use super::client::{Client, ending, owner, plain_owner};

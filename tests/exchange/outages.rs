@@ -1,9 +1,9 @@
 //! Keycloak is gone for a while, or one of its nodes is: what is served meanwhile, how it
 //! is left alone, and how the gateway comes back.
 
-use apikey_jwt_exchange::exchange::background::Background;
-use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
+use apikey_jwt_exchange::background::Background;
 use apikey_jwt_exchange::exchange::{Output, Source};
+use apikey_jwt_exchange::rejection::{Reason, Rejection};
 use serde_json::{Value, json};
 
 use super::client::{Client, plain_owner};

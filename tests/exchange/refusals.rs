@@ -1,9 +1,9 @@
 //! Keys that are no good: one answer for all of them, remembered for a while.
 
-use apikey_jwt_exchange::cache::Refused;
 use apikey_jwt_exchange::clock::UnixMillis;
-use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
 use apikey_jwt_exchange::exchange::{Output, Pass};
+use apikey_jwt_exchange::rejection::Refused;
+use apikey_jwt_exchange::rejection::{Reason, Rejection};
 use serde_json::{Value, json};
 
 use super::client::{Client, plain_owner};

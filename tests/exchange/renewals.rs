@@ -1,10 +1,10 @@
 //! Tokens that are renewed before their end, and those that a service refused.
 
-use apikey_jwt_exchange::exchange::background::{Background, Renewed};
-use apikey_jwt_exchange::exchange::rejection::Rejection;
+use apikey_jwt_exchange::background::poller::PollInput;
+use apikey_jwt_exchange::background::{Background, Renewed};
 use apikey_jwt_exchange::exchange::{Exchange, Output, Source};
 use apikey_jwt_exchange::keycloak::Call;
-use apikey_jwt_exchange::revocation::poller::PollInput;
+use apikey_jwt_exchange::rejection::Rejection;
 use serde_json::json;
 
 use super::client::{Client, owner, plain_owner};
@@ -189,7 +189,7 @@ fn a_request_that_comes_for_a_lost_renewal_waits_for_nothing_of_it() {
     let (mut world, mut background) = due();
     let call = {
         world.worker.tick(world.now, &mut world.shared);
-        world.with_env(|env| background.handle_input(PollInput::Tick, env))
+        world.with_watch(|watch, env| background.handle_input(PollInput::Tick, watch, env))
     };
     assert!(call.is_some());
     // No answer comes, and the token ends meanwhile: a request follows the renewal.

@@ -1,8 +1,8 @@
 //! What was revoked on this node: no cache keeps it alive, nor does an exchange that was
 //! under way.
 
-use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
 use apikey_jwt_exchange::exchange::{Output, Source};
+use apikey_jwt_exchange::rejection::{Reason, Rejection};
 use apikey_jwt_exchange::revocation::{NotShared, Notice};
 use serde_json::json;
 

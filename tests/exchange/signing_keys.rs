@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use apikey_jwt_exchange::exchange::background::Background;
-use apikey_jwt_exchange::exchange::rejection::Rejection;
+use apikey_jwt_exchange::background::{Background, Watch};
 use apikey_jwt_exchange::exchange::{Source, Worker};
+use apikey_jwt_exchange::rejection::Rejection;
 use apikey_jwt_exchange::signing_key::SigningKey;
 use serde_json::json;
 
@@ -19,13 +19,11 @@ const NEXT_SIGNING_KEY: &str = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg
     /7gMgF2a3Qoz9Ljo8Z/arqCWWKyHDS72KsBHtYQm5wYi9/D8/WrB5FIH";
 
 /// A worker that signs with the next key, of the same configuration and node.
-fn next_worker(world: &World) -> Worker {
+fn next_worker(world: &World) -> (Worker, Watch) {
     let signing_key = Arc::new(SigningKey::parse(NEXT_SIGNING_KEY).unwrap());
-    Worker::new(Arc::clone(&world.config), signing_key, b"worker 2")
-}
-
-fn take_the_other(world: &mut World, other: &mut Worker) {
-    std::mem::swap(&mut world.worker, other);
+    let worker = Worker::new(Arc::clone(&world.config), signing_key, b"worker 2");
+    let watch = Watch::new(&worker);
+    (worker, watch)
 }
 
 #[test]
@@ -36,7 +34,7 @@ fn what_one_signing_key_cached_is_a_miss_for_the_other_and_stays_good_for_its_ow
     let lookups = world.keycloak.calls.lookup;
 
     let mut other = next_worker(&world);
-    take_the_other(&mut world, &mut other);
+    world.take_the_other(&mut other);
     world.expect_source(&key(1), Source::FirstUse, "alice");
     let (rejection, _) = world.key_request(&key(2)).rejected();
     assert_eq!(rejection, Rejection::InvalidApiKey);
@@ -49,7 +47,7 @@ fn what_one_signing_key_cached_is_a_miss_for_the_other_and_stays_good_for_its_ow
 
     // Another worker with either key finds what its own key sealed.
     let mut second = next_worker(&world);
-    take_the_other(&mut world, &mut second);
+    world.take_the_other(&mut second);
     world.expect_source(&key(1), Source::L2, "alice");
     world.next_worker();
     world.expect_source(&key(1), Source::L2, "alice");
@@ -68,13 +66,13 @@ fn a_revocation_reaches_the_workers_of_each_signing_key_by_their_own_polls() {
         for background in &mut backgrounds {
             world.now = world.now.plus_ms(500);
             world.tick(background);
-            take_the_other(&mut world, &mut other);
+            world.take_the_other(&mut other);
         }
     }
     for _ in 0..2 {
         world.expect_source(&key(1), Source::FirstUse, "alice");
         world.expect_source(&key(1), Source::L1, "alice");
-        take_the_other(&mut world, &mut other);
+        world.take_the_other(&mut other);
     }
     let now = world.now;
     let revoke = |user: &mut User| user.remove_key(id_of(&key(1)));
@@ -84,12 +82,12 @@ fn a_revocation_reaches_the_workers_of_each_signing_key_by_their_own_polls() {
         for background in &mut backgrounds {
             world.now = world.now.plus_ms(100);
             world.tick(background);
-            take_the_other(&mut world, &mut other);
+            world.take_the_other(&mut other);
         }
     }
     for _ in 0..2 {
         let (rejection, _) = world.key_request(&key(1)).rejected();
         assert_eq!(rejection, Rejection::InvalidApiKey);
-        take_the_other(&mut world, &mut other);
+        world.take_the_other(&mut other);
     }
 }

@@ -1,8 +1,8 @@
 //! Who waits for whom, how long at a time, and how long in all.
 
 use apikey_jwt_exchange::api_key::hash::hash_bcrypt;
-use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
 use apikey_jwt_exchange::exchange::{Output, Source};
+use apikey_jwt_exchange::rejection::{Reason, Rejection};
 use serde_json::json;
 
 use super::client::{Client, FAR, owner, plain_owner};

@@ -4,15 +4,15 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use apikey_jwt_exchange::background::poller::{PollCall, PollInput};
+use apikey_jwt_exchange::background::{Background, Watch};
 use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::config::Config;
-use apikey_jwt_exchange::exchange::background::Background;
 use apikey_jwt_exchange::exchange::credentials::Headers;
 use apikey_jwt_exchange::exchange::gate::Gate;
-use apikey_jwt_exchange::exchange::rejection::{Reason, Rejection};
 use apikey_jwt_exchange::exchange::{Env, Exchange, Forward, Input, Output, Pass, Source, Worker};
 use apikey_jwt_exchange::keycloak::Call;
-use apikey_jwt_exchange::revocation::poller::{PollCall, PollInput};
+use apikey_jwt_exchange::rejection::{Reason, Rejection};
 use serde_json::Value;
 
 use super::checksum::summed;
@@ -28,6 +28,7 @@ pub struct World {
     pub now: UnixMillis,
     pub config: Arc<Config>,
     pub worker: Worker,
+    watch: Watch,
     pub gate: Gate,
     pub shared: Shared,
     pub keycloak: FakeKeycloak,
@@ -132,10 +133,12 @@ impl World {
         for value in users.iter().flat_map(|user| &user.attributes["apiKeys"]) {
             secrets.learn(value.splitn(3, ':').last().unwrap());
         }
+        let worker = new_worker(&config, b"worker 1");
         Self {
             secrets,
             now: START,
-            worker: new_worker(&config, b"worker 1"),
+            watch: Watch::new(&worker),
+            worker,
             config,
             gate: Gate::new(),
             shared: Shared::default(),
@@ -153,12 +156,14 @@ impl World {
     pub fn reconfigure(&mut self, changes: &Value) {
         self.config = config(changes);
         self.worker = new_worker(&self.config, b"worker 1");
+        self.watch = Watch::new(&self.worker);
     }
 
     /// Goes on with another worker of the same node: its memory is empty, the
     /// shared data is not.
     pub fn next_worker(&mut self) {
         self.worker = new_worker(&self.config, b"another worker");
+        self.watch = Watch::new(&self.worker);
         self.gate = Gate::new();
     }
 
@@ -236,6 +241,20 @@ impl World {
         })
     }
 
+    /// Goes on with another worker of the node, and keeps this one for later.
+    pub fn take_the_other(&mut self, (worker, watch): &mut (Worker, Watch)) {
+        std::mem::swap(&mut self.worker, worker);
+        std::mem::swap(&mut self.watch, watch);
+    }
+
+    /// The same for what the worker does of its own accord.
+    pub fn with_watch<T>(&mut self, act: impl FnOnce(&mut Watch, &mut Env<'_>) -> T) -> T {
+        let mut watch = std::mem::replace(&mut self.watch, Watch::new(&self.worker));
+        let told = self.with_env(|env| act(&mut watch, env));
+        self.watch = watch;
+        told
+    }
+
     /// A tick of the root context, and the answers to all that it asks for.
     pub fn tick(&mut self, background: &mut Background) {
         self.tick_with(background, |_, reply| Ok(reply));
@@ -248,16 +267,17 @@ impl World {
         mut tamper: impl FnMut(&Call, Reply) -> Result<Reply, &'static str>,
     ) {
         self.worker.tick(self.now, &mut self.shared);
-        let mut next = self.with_env(|env| background.handle_input(PollInput::Tick, env));
+        let mut next =
+            self.with_watch(|watch, env| background.handle_input(PollInput::Tick, watch, env));
         while let Some(PollCall { call, .. }) = next {
             let reply = tamper(&call, self.keycloak.answer(&call, self.now));
             self.now = self.now.plus_ms(5);
-            next = self.with_env(|env| match &reply {
+            next = self.with_watch(|watch, env| match &reply {
                 Ok((status, body)) => {
                     let (status, body) = (*status, Some(body.as_slice()));
-                    background.handle_input(PollInput::Answer { status, body }, env)
+                    background.handle_input(PollInput::Answer { status, body }, watch, env)
                 }
-                Err(why) => background.handle_input(PollInput::Failed(why), env),
+                Err(why) => background.handle_input(PollInput::Failed(why), watch, env),
             });
         }
         let said = format!("{background:?} {:?}", self.worker);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use apikey_jwt_exchange::cache::slots::SharedStore;
+use apikey_jwt_exchange::store::slots::SharedStore;
 
 #[derive(Default)]
 pub struct Shared(pub HashMap<String, Vec<u8>>);

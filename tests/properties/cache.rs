@@ -8,12 +8,13 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use apikey_jwt_exchange::api_key::format::{ApiKey, KeyFormat};
-use apikey_jwt_exchange::cache::sealed::KeyDigest;
-use apikey_jwt_exchange::cache::slots::SharedStore;
-use apikey_jwt_exchange::cache::{Cache, CachedToken, Found, Level, Refused};
+use apikey_jwt_exchange::cache::{Cache, CachedToken, Found, Level};
 use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::config::Config;
+use apikey_jwt_exchange::rejection::Refused;
 use apikey_jwt_exchange::signing_key::SigningKey;
+use apikey_jwt_exchange::store::sealed::KeyDigest;
+use apikey_jwt_exchange::store::slots::SharedStore;
 use serde_json::json;
 
 use super::oracle::{PREFIX, key};

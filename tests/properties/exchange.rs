@@ -15,13 +15,13 @@ use std::sync::{Arc, LazyLock};
 
 use apikey_jwt_exchange::api_key::hash::{StoredHash, hash_bcrypt, hash_sha256};
 use apikey_jwt_exchange::api_key::record::{index_value, key_value};
-use apikey_jwt_exchange::cache::slots::SharedStore;
 use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::config::Config;
 use apikey_jwt_exchange::exchange::gate::Gate;
 use apikey_jwt_exchange::exchange::{Env, Exchange, Forward, Input, Output, Pass, Worker};
 use apikey_jwt_exchange::keycloak::Call;
 use apikey_jwt_exchange::signing_key::SigningKey;
+use apikey_jwt_exchange::store::slots::SharedStore;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};

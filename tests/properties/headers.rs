@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use apikey_jwt_exchange::config::{Config, OnMissingKey};
 use apikey_jwt_exchange::exchange::credentials::{Credentials, Headers, extract};
-use apikey_jwt_exchange::exchange::rejection::Rejection;
+use apikey_jwt_exchange::rejection::Rejection;
 use serde_json::json;
 
 use super::oracle::{PREFIX, key, may_be_imported, own_key};

@@ -3,8 +3,8 @@
 //!
 //! The first byte is the kind, the next two are times; the rest is the payload.
 
-use apikey_jwt_exchange::cache::sealed::{Entry, Kind, Sealer};
 use apikey_jwt_exchange::clock::UnixMillis;
+use apikey_jwt_exchange::store::sealed::{Entry, Kind, Sealer};
 
 const KINDS: [Kind; 4] = [Kind::Token, Kind::Verified, Kind::Refused, Kind::Failures];
 /// Every bit of an entry up to this long is flipped, and some of a longer one's.

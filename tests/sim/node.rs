@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use apikey_jwt_exchange::background::poller::{PollCall, PollInput, Polling};
+use apikey_jwt_exchange::background::{Background, Watch};
 use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::config::Config;
-use apikey_jwt_exchange::exchange::background::Background;
 use apikey_jwt_exchange::exchange::gate::Gate;
 use apikey_jwt_exchange::exchange::{Env, Exchange, Worker};
-use apikey_jwt_exchange::revocation::poller::{PollCall, PollInput, Polling};
 use apikey_jwt_exchange::signing_key::SigningKey;
 
 use super::dice::Dice;
@@ -45,7 +45,7 @@ impl ClockSteps {
 /// One worker: for each route what the filter holds, made at its first request, and
 /// the gate that they share.
 pub struct NodeWorker {
-    pub routes: Vec<Option<Worker>>,
+    pub routes: Vec<Option<(Worker, Watch)>>,
     pub gate: Gate,
     /// What each route's root context does between requests.
     pub backgrounds: Vec<Background>,
@@ -164,7 +164,7 @@ impl Node {
                 .workers
                 .iter_mut()
                 .flat_map(|worker| &mut worker.routes);
-            for worker in routes.flatten() {
+            for (worker, _) in routes.flatten() {
                 let data = &mut self.data;
                 let mut store = Access { data, dice, faults };
                 worker.tick(node_now, &mut store);
@@ -192,10 +192,11 @@ impl Node {
             backgrounds,
             ..
         } = &mut self.workers[worker];
-        let (Some(state), background) = (&mut routes[route], &mut backgrounds[route]) else {
+        let (Some((state, watch)), background) = (&mut routes[route], &mut backgrounds[route])
+        else {
             return (None, false, None);
         };
-        let polled = state.is_polling();
+        let polled = watch.is_polling();
         let mut store = Access {
             data: &mut self.data,
             dice: with.dice,
@@ -209,9 +210,9 @@ impl Node {
             nonce: &|| nonce.clone(),
             source: &|| None,
         };
-        let call = background.handle_input(input, &mut env);
-        let polls = polled && state.is_polling();
-        (call, polls, state.take_polling())
+        let call = background.handle_input(input, watch, &mut env);
+        let polls = polled && watch.is_polling();
+        (call, polls, watch.take_polling())
     }
 
     /// A worker is told that this owner is revoked; whether the others will be as well.
@@ -243,12 +244,14 @@ impl Node {
         let address = with.address.take();
         let source = || address.clone();
         let NodeWorker { routes, gate, .. } = &mut self.workers[worker];
-        let state = routes[route].get_or_insert_with(|| {
-            Worker::new(
+        let (state, _) = routes[route].get_or_insert_with(|| {
+            let worker = Worker::new(
                 Arc::clone(with.config),
                 Arc::clone(with.signing_key),
                 &nonce(),
-            )
+            );
+            let watch = Watch::new(&worker);
+            (worker, watch)
         });
         let mut store = Access {
             data: &mut self.data,

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use apikey_jwt_exchange::background::poller::{PollCall, PollInput};
 use apikey_jwt_exchange::keycloak::Call;
-use apikey_jwt_exchange::revocation::poller::{PollCall, PollInput};
 use serde_json::Value;
 
 use super::callout::Asks;

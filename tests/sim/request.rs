@@ -1,7 +1,7 @@
 //! A client's request, as it is sent and as it leaves the gateway.
 
-use apikey_jwt_exchange::exchange::rejection::Rejection;
 use apikey_jwt_exchange::exchange::{Pass, Source};
+use apikey_jwt_exchange::rejection::Rejection;
 
 use super::keys;
 

@@ -212,9 +212,11 @@ impl World {
             let Some(held) = held else {
                 continue;
             };
-            let worker = held.sizes();
+            let (worker, watch) = held;
+            let worker = worker.sizes();
             let seen = Seen::Sizes {
                 worker,
+                events: watch.events(),
                 places,
                 config: &route.config,
             };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use apikey_jwt_exchange::cache::slots::SharedStore;
+use apikey_jwt_exchange::store::slots::SharedStore;
 
 use super::dice::Dice;
 use super::faults::{Fault, Faults};

@@ -2,10 +2,10 @@
 
 use std::rc::Rc;
 
-use apikey_jwt_exchange::cache::slots::SharedStore;
 use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::revocation::Revocations;
 use apikey_jwt_exchange::signing_key::SigningKey;
+use apikey_jwt_exchange::store::slots::SharedStore;
 use serde_json::json;
 
 use crate::flights::{Asked, Fate};

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use apikey_jwt_exchange::exchange::rejection::Rejection;
 use apikey_jwt_exchange::exchange::{Output, Source};
+use apikey_jwt_exchange::rejection::Rejection;
 
 use super::{Checker, Ended, Seen, Word, holds};
 use crate::request::{Address, Credential, End, Request};

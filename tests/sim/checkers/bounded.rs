@@ -22,6 +22,7 @@ impl Checker for Bounded {
         match seen {
             Seen::Sizes {
                 worker,
+                events,
                 places,
                 config,
             } => {
@@ -30,7 +31,7 @@ impl Checker for Bounded {
                     && worker.pending <= PENDING_MAX
                     && worker.flights <= worker.pending
                     && worker.failures <= FAILURES_MAX
-                    && worker.events <= EVENTS_MAX
+                    && *events <= EVENTS_MAX
                     && worker.addresses <= ADDRESSES_MAX
                     && worker.renewing <= RENEWING_MAX
                     && worker.dropped <= RENEWING_MAX

@@ -45,6 +45,8 @@ pub enum Seen<'a> {
     /// How much a worker holds.
     Sizes {
         worker: Sizes,
+        /// Admin events that it remembers.
+        events: usize,
         places: usize,
         config: &'a Config,
     },

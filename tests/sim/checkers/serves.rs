@@ -3,7 +3,7 @@
 //! Without this a gateway that refuses everything would hold every invariant.
 
 use apikey_jwt_exchange::exchange::Source;
-use apikey_jwt_exchange::exchange::rejection::Rejection;
+use apikey_jwt_exchange::rejection::Rejection;
 
 use super::{Checker, Seen, Word, holds};
 use crate::request::{Address, End};

@@ -6,7 +6,6 @@
 use serde_json::json;
 
 use crate::api_key::format::MalformedKey;
-use crate::cache::Refused;
 use crate::keycloak::Endpoint;
 use crate::keycloak::token::TokenError;
 use crate::keycloak::users::{LOOKUP_ROLE, LookupError, LookupRefusal};
@@ -120,6 +119,30 @@ impl Rejection {
             "request_id": request_id,
         })
         .to_string()
+    }
+}
+
+/// Why a key was refused, as far as it matters for the next request with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Keycloak answered that nobody owns it, and the gateway could have seen an
+    /// owner.
+    Unknown,
+    /// Keycloak answered that nobody owns it. That the gateway had the role to see an
+    /// owner was known of a while before: a refusal rests on it, a fallback must not.
+    Unseen,
+    /// It was found and is not to be used.
+    Invalid,
+}
+
+impl Refused {
+    /// For the log, to which both ways of being unknown are one.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Unknown | Self::Unseen => "Unknown",
+            Self::Invalid => "Invalid",
+        }
     }
 }
 

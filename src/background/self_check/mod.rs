@@ -1,6 +1,6 @@
 //! The self-check: does the gateway fit its realm? Said before a customer finds out.
 //!
-//! A state machine without I/O, as [`Poller`](crate::revocation::poller::Poller) is one. At
+//! A state machine without I/O, as [`Poller`](crate::background::poller::Poller) is one. At
 //! a worker's first tick and every five minutes after that, more often while something is
 //! bad, it asks Keycloak what an exchange depends on, and gives [`Findings`].
 //!
@@ -21,13 +21,12 @@ mod judge;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::cache::slots::SharedStore;
+use crate::background::poller::{PollCall, PollInput};
+use crate::calls::ExchangeId;
+use crate::calls::breaker::Health;
+use crate::calls::service_token::{Need, ServiceToken};
 use crate::clock::UnixMillis;
 use crate::config::Config;
-use crate::exchange::breaker::Health;
-use crate::exchange::flight::ExchangeId;
-use crate::exchange::rejection::{Reason, Rejection};
-use crate::exchange::service_token::{Need, ServiceToken};
 use crate::keycloak::admin_events::{config_call, may_read_events, read_config_answer};
 use crate::keycloak::realm_checks::{
     discovery_call, profile_call, read_discovery_answer, read_profile_answer,
@@ -35,9 +34,10 @@ use crate::keycloak::realm_checks::{
 use crate::keycloak::token::{self, AccessToken, read_token_answer};
 use crate::keycloak::users::may_look_up;
 use crate::keycloak::{Call, Endpoint, loggable};
-use crate::lease::{Holder, Lease};
-use crate::revocation::poller::{PollCall, PollInput};
+use crate::rejection::{Reason, Rejection};
 use crate::signing_key::SigningKey;
+use crate::store::lease::{Holder, Lease};
+use crate::store::slots::SharedStore;
 pub use findings::{Check, Findings, Severity, State};
 
 /// From one check to the next while nothing is bad.

@@ -24,19 +24,19 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::Revocations;
-use super::revoked::Watched;
-use crate::cache::slots::SharedStore;
+use crate::calls::ExchangeId;
+use crate::calls::breaker::Health;
+use crate::calls::service_token::ServiceToken;
 use crate::clock::UnixMillis;
 use crate::config::Config;
-use crate::exchange::breaker::Health;
-use crate::exchange::flight::ExchangeId;
-use crate::exchange::rejection::Reason;
-use crate::exchange::service_token::ServiceToken;
 use crate::keycloak::admin_events::read_config_answer;
 use crate::keycloak::{Call, Endpoint, loggable};
-use crate::lease::Holder;
+use crate::rejection::Reason;
+use crate::revocation::Revocations;
+use crate::revocation::revoked::Watched;
 use crate::signing_key::SigningKey;
+use crate::store::lease::Holder;
+use crate::store::slots::SharedStore;
 use pages::{Fault, PAGE, Unread, Unreadable};
 pub use polling::{PollError, Polling};
 

@@ -3,11 +3,11 @@
 use super::State;
 use crate::clock::UnixMillis;
 use crate::config::Config;
-use crate::exchange::rejection::Reason;
 use crate::keycloak::admin_events::{EVENTS_ROLE, EventsError, may_read_events};
 use crate::keycloak::realm_checks::{AttributePolicy, RealmError};
 use crate::keycloak::users::{LOOKUP_ROLE, may_look_up, needless_roles};
 use crate::keycloak::{Endpoint, loggable};
+use crate::rejection::Reason;
 
 /// Roles that are named in a line; the rest are counted.
 const ROLES_NAMED: usize = 6;

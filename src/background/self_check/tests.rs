@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::cache::slots::tests::Shared;
+use crate::store::slots::tests::Shared;
 use crate::test_support::{config_with, jwt, signing_key};
 
 fn at(ms: u64) -> UnixMillis {

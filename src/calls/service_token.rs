@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use super::flight::ExchangeId;
-use super::rejection::{Reason, Rejection};
+use super::ExchangeId;
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::keycloak::Endpoint;
 use crate::keycloak::token::{AccessToken, read_token_answer};
 use crate::keycloak::users::may_look_up;
+use crate::rejection::{Reason, Rejection};
 
 /// A token is renewed this long before its end, or at half of a shorter life.
 const RENEWAL_MARGIN_MS: u64 = 30_000;

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use super::pages::Unreadable;
 use super::{Asks, Next, OVERLAP_MS, Poll, PollEnv, PollError, SLOW_MS, Step};
+use crate::calls::service_token::{Need, read_service_token};
 use crate::clock::UnixMillis;
-use crate::exchange::rejection::{Reason, Rejection};
-use crate::exchange::service_token::{Need, read_service_token};
 use crate::keycloak::admin_events::{
     AdminEvent, EventsError, config_call, events_call, no_events_call,
 };
 use crate::keycloak::token;
+use crate::rejection::{Reason, Rejection};
 
 impl Poll {
     pub(super) fn need_token(&mut self, env: &mut PollEnv<'_>) -> Step {

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use crate::exchange::rejection::Reason;
 use crate::keycloak::admin_events::EventsError;
+use crate::rejection::Reason;
 
 /// How polling goes, for the log: told when it changes.
 #[derive(Debug, Clone, PartialEq, Eq)]

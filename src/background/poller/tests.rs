@@ -6,10 +6,10 @@ mod unwell;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::cache::slots::tests::Shared;
+use crate::calls::service_token::Need;
 use crate::config::Config;
-use crate::exchange::service_token::Need;
 use crate::keycloak::admin_events::EventsError;
+use crate::store::slots::tests::Shared;
 use crate::test_support::{config, jwt, signing_key};
 
 const EVERY_MS: u64 = 5_000;
@@ -487,9 +487,9 @@ fn how_old_a_cached_token_may_be_depends_on_how_far_what_was_changed_is_known() 
     let mut slow = Poll::new(b"3");
     slow.revocations = slow.revocations.polled_every(300_000);
     assert_eq!(age(&slow, 0), 301_000);
-    slow.revocations.known.watched.failed_at = at(0);
+    slow.revocations.watched_mut().failed_at = at(0);
     assert_eq!(age(&slow, 0), 301_000);
-    slow.revocations.known.watched.polled_at = at(0).minus_ms(10);
+    slow.revocations.watched_mut().polled_at = at(0).minus_ms(10);
     assert_eq!(age(&slow, 899_990), u64::MAX);
     assert_eq!(age(&slow, 899_991), 301_000);
 }

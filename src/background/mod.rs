@@ -4,11 +4,16 @@
 //! most one call to make, a poll's call goes first, and the others go out in their order. A
 //! state machine without I/O: ticks and answers in, calls out.
 
+pub mod poller;
+pub mod self_check;
+mod watch;
+
 use std::collections::VecDeque;
 
-use super::{Env, Exchange, Input, Output};
 use crate::clock::UnixMillis;
-use crate::revocation::poller::{PollCall, PollInput};
+use crate::exchange::{Env, Exchange, Input, Output};
+use poller::{PollCall, PollInput};
+pub use watch::Watch;
 
 /// A callout whose answer is this late never comes: the host has lost it.
 const LOST_MS: u64 = 2000;
@@ -59,15 +64,20 @@ impl Background {
     }
 
     /// Takes what happened and says what to call. To be told of each tick after
-    /// [`Worker::tick`](super::Worker::tick), and of the answer to each call.
-    pub fn handle_input(&mut self, input: PollInput<'_>, env: &mut Env<'_>) -> Option<PollCall> {
+    /// [`Worker::tick`](crate::exchange::Worker::tick), and of the answer to each call.
+    pub fn handle_input(
+        &mut self,
+        input: PollInput<'_>,
+        watch: &mut Watch,
+        env: &mut Env<'_>,
+    ) -> Option<PollCall> {
         let is_tick = matches!(input, PollInput::Tick);
         if is_tick {
-            self.tick(env);
+            self.tick(watch, env);
         } else {
             match self.under_way.take() {
-                Some((Job::Poll, _)) => self.poll(input, env),
-                Some((Job::SelfCheck, _)) => self.check(input, env),
+                Some((Job::Poll, _)) => self.poll(input, watch, env),
+                Some((Job::SelfCheck, _)) => self.check(input, watch, env),
                 Some((Job::Renewal, _)) => {
                     let input = match input {
                         PollInput::Answer { status, body } => Input::Answer { status, body },
@@ -106,20 +116,22 @@ impl Background {
         self.renewed
     }
 
-    fn tick(&mut self, env: &mut Env<'_>) {
+    fn tick(&mut self, watch: &mut Watch, env: &mut Env<'_>) {
         if let Some((job, until)) = self.under_way
             && (env.now >= until || env.now.plus_ms(120_000) < until)
         {
             self.under_way = None;
             match job {
                 Job::Renewal => self.go_on(&Input::Failed("no answer came in time"), env),
-                Job::SelfCheck => self.check(PollInput::Failed("no answer came in time"), env),
+                Job::SelfCheck => {
+                    self.check(PollInput::Failed("no answer came in time"), watch, env);
+                }
                 Job::Poll | Job::GivenUp => {}
             }
         }
         // Itself it minds how long its call takes.
-        self.poll(PollInput::Tick, env);
-        self.check(PollInput::Tick, env);
+        self.poll(PollInput::Tick, watch, env);
+        self.check(PollInput::Tick, watch, env);
         if std::mem::take(&mut self.looks_again) {
             let turn = Input::Answer {
                 status: 200,
@@ -129,8 +141,8 @@ impl Background {
         }
     }
 
-    fn poll(&mut self, input: PollInput<'_>, env: &mut Env<'_>) {
-        let call = env.worker.poll(input, env.now, env.store, env.nonce);
+    fn poll(&mut self, input: PollInput<'_>, watch: &mut Watch, env: &mut Env<'_>) {
+        let call = watch.poll(input, env);
         if let Some(call) = call {
             // It has but one at a time: those before were given up.
             self.waiting.retain(|(job, _)| *job != Job::Poll);
@@ -141,9 +153,9 @@ impl Background {
         }
     }
 
-    fn check(&mut self, input: PollInput<'_>, env: &mut Env<'_>) {
-        let call = env.worker.self_check(input, env.now, env.store, env.nonce);
-        if call.is_some() || !env.worker.is_self_check_under_way() {
+    fn check(&mut self, input: PollInput<'_>, watch: &mut Watch, env: &mut Env<'_>) {
+        let call = watch.self_check(input, env);
+        if call.is_some() || !watch.is_checking() {
             // It has but one at a time: those before were given up.
             self.waiting.retain(|(job, _)| *job != Job::SelfCheck);
             if let Some((job @ Job::SelfCheck, _)) = &mut self.under_way {

@@ -13,11 +13,11 @@
 //! is nobody's: without it the circuit opens for all. Polls of events, self-checks and
 //! renewals neither ask it nor tell it anything.
 
-use crate::cache::sealed::KeyDigest;
+use crate::calls::ExchangeId;
 use crate::clock::UnixMillis;
-use crate::exchange::flight::ExchangeId;
 use crate::keycloak::Endpoint;
 use crate::sabotage::{Sabotage, is};
+use crate::store::sealed::KeyDigest;
 
 /// So long calls fail, at the least, before the circuit opens.
 pub const FAILING_MS: u64 = 1000;

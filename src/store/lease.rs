@@ -4,9 +4,9 @@
 //! holds up the others no longer. Where the host loses it two workers may do the same at
 //! once, which must do no harm: what is done under one is to ask, never to change.
 
-use crate::cache::slots::SharedStore;
 use crate::clock::UnixMillis;
 use crate::mac::MacKey;
+use crate::store::slots::SharedStore;
 
 /// Names a worker among those of its node.
 pub(crate) type Holder = [u8; 16];
@@ -86,7 +86,7 @@ impl Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::slots::tests::Shared;
+    use crate::store::slots::tests::Shared;
 
     fn at(ms: u64) -> UnixMillis {
         UnixMillis(1_700_000_000_000 + ms)
