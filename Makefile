@@ -4,7 +4,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run stop up down wasm tool test test-kong sim soak fuzz mutants fmt lint bench audit sbom reproducible dist clean
+.PHONY: help run stop up down wasm tool test test-all test-kong sim soak fuzz mutants fmt lint bench audit sbom reproducible dist clean
 
 help: ## Lists these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,8 +27,11 @@ wasm: ## Builds the filter: target/wasm/apikey_jwt_exchange.wasm
 tool: ## Builds the command-line tool: target/release/apikeys
 	@scripts/build-tool.sh
 
-test: ## Runs every check: format, lints, unit, property and documentation tests, scripts, Kong, end to end
-	@scripts/test.sh
+test: ## Before a commit: format, lints, unit, scripted and property tests, some seeds, a pass on real Envoy and Keycloak
+	@scripts/test.sh quick
+
+test-all: ## Every check that there is: make test, and all of the suites
+	@scripts/test.sh all
 
 test-kong: ## Runs the end-to-end suite against Kong, in containers of its own: needs a Docker engine
 	@scripts/test-kong.sh

@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# `make test`: every check there is, in the order in which a mistake is cheapest to find. A failed
+# `make test` and `make test-all`: checks in the order in which a mistake is cheapest to find. A failed
 # step does not hide the ones after it: all run, and the end lists them with their times.
 #
-# usage: test.sh [STEP]...   (default: all; e.g. test.sh format unit)
+# usage: test.sh [STEP|TIER]...   (default: quick; e.g. test.sh format unit)
+#   quick  what is run before a commit: `make test`
+#   rest   all else that there is
+#   all    both: `make test-all`
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 
-ALL=(tools format clippy-native clippy-wasm scripts deny unit observe simulation build reproducible sbom dist host-model
-  kong cli end-to-end writes soak)
+QUICK=(tools format clippy-native clippy-wasm scripts unit seeds build smoke)
+REST=(deny postgres observe simulation reproducible sbom dist host-model kong cli end-to-end writes soak)
 SUMMARY=()
 FAILED=0
 
@@ -26,10 +29,13 @@ run_step() {
     unit) cargo test --locked --features cli -- --skip no_seed_of_the_range ;;
     # Rules, alerts and dashboard, with Debian's Prometheus.
     observe) scripts/observe.sh ;;
+    # A tenth of the range.
+    seeds) SEEDS=200 scripts/sim.sh range ;;
     simulation) scripts/sim.sh range && scripts/sim.sh proofs ;;
     # What the suites below run, fetched and built where its time can be seen.
-    build) scripts/fetch.sh all && KEYCLOAK_DB=postgres scripts/fetch.sh keycloak && scripts/build-wasm.sh &&
-      scripts/build-tool.sh ;;
+    build) scripts/fetch.sh all && scripts/build-wasm.sh && scripts/build-tool.sh ;;
+    # Keycloak once more, as it runs on PostgreSQL.
+    postgres) KEYCLOAK_DB=postgres scripts/fetch.sh keycloak ;;
     reproducible) scripts/reproducible.sh ;;
     sbom) scripts/sbom.sh check ;;
     # What a release is, put together and held against its own checksums.
@@ -38,14 +44,25 @@ run_step() {
     host-model) cargo test --locked --features host-model --test host_model ;;
     kong) APIKEYS=$TARGET_DIR/release/apikeys tests/kong/check.sh ;;
     cli) scripts/with-keycloak.sh cargo test --locked --features cli,e2e --test cli ;;
+    smoke) E2E_SMOKE=1 cargo test --locked --features cli,e2e --test e2e ;;
     end-to-end) cargo test --locked --features cli,e2e --test e2e ;;
     writes) scripts/with-postgres.sh cargo test --locked --features cli,e2e --test writes ;;
     soak) MINUTES=3 scripts/soak.sh ;;
-    *) die "there is no step '$1'" "the steps are: ${ALL[*]}" ;;
+    *) die "there is no step '$1'" "the steps are: ${QUICK[*]} ${REST[*]}" ;;
   esac
 }
 
-[ $# -gt 0 ] || set -- "${ALL[@]}"
+[ $# -gt 0 ] || set -- quick
+steps=()
+for name in "$@"; do
+  case $name in
+    quick) steps+=("${QUICK[@]}") ;;
+    rest) steps+=("${REST[@]}") ;;
+    all) steps+=("${QUICK[@]}" "${REST[@]}") ;;
+    *) steps+=("$name") ;;
+  esac
+done
+set -- "${steps[@]}"
 began=$(now_ms)
 for name in "$@"; do
   step "$name"

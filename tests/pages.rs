@@ -133,7 +133,7 @@ const BLOCKS: [(&str, &str, &str); 13] = [
     (
         "CONTRIBUTING.md",
         "scripts/build-wasm.sh && scripts/test.sh host-model",
-        "make test",
+        "make test-all",
     ),
     (
         "CONTRIBUTING.md",
@@ -143,7 +143,7 @@ const BLOCKS: [(&str, &str, &str); 13] = [
     (
         "CONTRIBUTING.md",
         "WRITES_SECONDS=10 WRITES_OWNERS=500 scripts/test.sh writes",
-        "make test",
+        "make test-all",
     ),
 ];
 

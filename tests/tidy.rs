@@ -480,19 +480,54 @@ fn every_callback_of_a_context_is_passed_on_by_its_wrapping() {
 }
 
 #[test]
-fn make_test_runs_every_check_of_what_is_built_in() {
+fn make_test_all_runs_every_step_and_every_test_that_there_is() {
     let script = read("scripts/test.sh");
-    let steps = script
-        .split_once("ALL=(")
-        .and_then(|(_, rest)| rest.split_once(')'))
-        .expect("the list of steps")
-        .0;
-    for step in ["deny", "reproducible", "sbom"] {
-        assert!(
-            steps.split_whitespace().any(|known| known == step),
-            "{step} is no step of scripts/test.sh"
-        );
+    let between = |from: &str, to: &str| -> String {
+        let (_, rest) = script.split_once(from).expect(from);
+        rest.split_once(to).expect(to).0.to_owned()
+    };
+    let tiers: Vec<String> = ["QUICK=(", "REST=("]
+        .iter()
+        .flat_map(|tier| {
+            let steps = between(tier, ")");
+            let steps = steps.split_whitespace().map(str::to_owned);
+            steps.collect::<Vec<_>>()
+        })
+        .collect();
+    let cases = between("case $1 in\n", "  esac");
+    let known: Vec<&str> = cases
+        .lines()
+        .filter(|line| line.starts_with("    ") && !line.starts_with("     "))
+        .filter_map(|line| line.trim().split_once(')'))
+        .flat_map(|(names, _)| names.split(" | "))
+        .filter(|name| *name != "*" && !name.starts_with('#'))
+        .collect();
+    assert!(known.len() > 15, "{known:?}");
+    for step in &known {
+        let times = tiers.iter().filter(|name| name == step).count();
+        assert_eq!(times, 1, "{step} is in one tier");
     }
+    assert_eq!(tiers.len(), known.len(), "{tiers:?}");
+    assert!(script.contains(r#"all) steps+=("${QUICK[@]}" "${REST[@]}")"#));
+    // Tests with a feature of their own are named by a step; the others are in `unit`.
+    let manifest = read("Cargo.toml");
+    let scripts = ["scripts/test.sh", "scripts/soak.sh"].map(read).concat();
+    let mut seen = 0;
+    for target in manifest.split("[[test]]").skip(1) {
+        let value = |name: &str| {
+            let line = target.lines().find(|line| line.starts_with(name));
+            line.map(|line| line.split('"').nth(1).unwrap_or_default())
+        };
+        let (name, feature) = (value("name").expect("a name"), value("required-features"));
+        // Measures, and says nothing of right or wrong.
+        if feature.is_none() || feature == Some("bench") {
+            continue;
+        }
+        seen += 1;
+        let run = format!("--test {name}");
+        assert!(scripts.contains(&run), "no step runs {name}");
+    }
+    assert!(seen >= 5, "{seen} targets");
 }
 
 // --- what is read ------------------------------------------------------------

@@ -57,6 +57,8 @@
 //! are named with the reason before the run and counted as ignored. The suite
 //! makes users of its own in the realm and deletes them.
 //!
+//! `E2E_SMOKE=1` runs the trials of [`SMOKE`] alone: one or two for each promise.
+//!
 //! `E2E_RUN_DIR` names the run folder of a `make run` that is up, to use it instead of
 //! a stack of its own: quick, while one trial is worked on.
 #![allow(
@@ -99,6 +101,39 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use world::{Case, Host, Need, World};
 
+/// The trials of `make test`: one or two for each promise of docs/promises.md, and for each
+/// theme. `make test-all` runs all of them.
+const SMOKE: [&str; 28] = [
+    "first_run::the_printed_command_works_as_printed",
+    "exchange::a_users_key_becomes_a_token_of_that_user",
+    "exchange::a_service_principals_key_becomes_its_token",
+    "exchange::the_key_reaches_the_service_in_no_header",
+    "exchange::a_bearer_jwt_passes_untouched",
+    "credentials::nothing_at_all_is_401",
+    "credentials::a_key_and_a_token_are_400",
+    "refusals::a_wrong_secret_of_a_bcrypt_record",
+    "refusals::an_unknown_id",
+    "refusals::an_expired_key",
+    "records::a_token_ends_no_later_than_its_key",
+    "bad_input::many_headers",
+    "smuggling::a_key_in_a_header_that_gateways_make_anew",
+    "cache::a_known_key_costs_no_call",
+    "metrics::they_count_what_happened",
+    "audit::each_line_is_of_the_schema",
+    "revocation::a_removed_key_is_refused",
+    "revocation::a_disabled_owner_is_refused",
+    "self_check::missing_roles_are_told_of",
+    "configuration::on_missing_key_reject",
+    "abuse::an_address_is_told_to_wait",
+    "management::a_key_that_was_made_works_at_once",
+    "management::a_revoked_key_is_refused_by_all_workers_at_once",
+    "management::a_token_made_from_a_key_manages_no_keys",
+    "breaker::where_nobody_is_the_other_node_is_asked",
+    "outage::a_known_key_is_answered_from_the_cache",
+    "outage::a_cold_key_works_once_keycloak_is_back",
+    "secrecy::no_log_holds_a_key_a_token_or_a_password",
+];
+
 thread_local! {
     /// What the last panic of this thread said, and where.
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
@@ -125,12 +160,26 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let cases = cases::all();
+    let cases = chosen(cases::all());
     tell_what_is_not_applicable(&cases, world);
     let trials = cases.into_iter().map(|case| trial(case, world)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     world.end(conclusion.has_failed());
     conclusion.exit_code()
+}
+
+/// All cases, or those of [`SMOKE`].
+fn chosen(mut cases: Vec<Case>) -> Vec<Case> {
+    for name in SMOKE {
+        let is_there = cases.iter().any(|case| case.name == name);
+        assert!(is_there, "SMOKE names {name}, which is no trial");
+    }
+    if std::env::var("E2E_SMOKE").is_ok_and(|value| value == "1") {
+        let all = cases.len();
+        cases.retain(|case| SMOKE.contains(&&*case.name));
+        println!("\n{} of {all} trials; make test-all runs all", cases.len());
+    }
+    cases
 }
 
 /// Why a case cannot be run here.
