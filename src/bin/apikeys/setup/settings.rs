@@ -130,13 +130,26 @@ pub(crate) fn client_settings(client: &Value, duty: Duty, provider: &str) -> Vec
             "whose assertions it may exchange",
         ));
     }
-    let off_if_on: [(&[&'static str], &'static str); 3] = [
+    if duty == Duty::Exchange && lookup(client, &["consentRequired"]) == Some(&json!(true)) {
+        settings.push(Setting::new(
+            &["consentRequired"],
+            json!(false),
+            "no owner is there to be asked, so the grant is refused",
+        ));
+    }
+    let no_proof = "it has no such proof to give, so it gets no token";
+    let off_if_on: [(&[&'static str], &'static str); 5] = [
         (&["attributes", "use.jwks.url"], "the key is given here"),
         (
             &["attributes", "oauth2.device.authorization.grant.enabled"],
             not_used,
         ),
         (&["attributes", "oidc.ciba.grant.enabled"], not_used),
+        (&["attributes", "dpop.bound.access.tokens"], no_proof),
+        (
+            &["attributes", "tls.client.certificate.bound.access.tokens"],
+            no_proof,
+        ),
     ];
     for (path, why) in off_if_on {
         if lookup(client, path) == Some(&json!("true")) {
