@@ -9,6 +9,7 @@ use crate::exchange::bucket::Bucket;
 use crate::exchange::rejection::{Reason, Rejection};
 use crate::exchange::service_token::Need;
 use crate::keycloak::caller_token;
+use crate::keycloak::lightweight::is_lightweight;
 use crate::keycloak::{Call, Endpoint, jwks, key_store, token};
 
 /// The first wait for another request's result; each further one is twice as long.
@@ -206,6 +207,8 @@ impl Manage {
                 .any(|role| WRITE_ROLES.contains(&role.as_str()))
             {
                 Ok(token)
+            } else if is_lightweight(&token.jwt) {
+                Err(Reason::LightweightToken("management"))
             } else {
                 Err(Reason::MissingManageRole)
             }

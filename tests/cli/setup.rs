@@ -419,6 +419,44 @@ fn consent_that_nobody_can_give_is_turned_off_and_doctor_tells_of_it() {
     assert_eq!(realm.get(&path)["consentRequired"], json!(false));
 }
 
+#[test]
+fn lightweight_tokens_are_turned_off_and_a_policy_that_wants_them_is_named() {
+    let realm = Realm::prepared();
+    let key = realm.file("key.pem");
+    let doctor = || realm.run("doctor", &["--signing-key-file", &key]);
+    let switch = "client.use.lightweight.access.token.enabled";
+    for client in ["api-key-gateway", "api-key-manager"] {
+        let path = realm.client_path(client);
+        realm.edit(&path, |client| client["attributes"][switch] = json!("true"));
+        let run = doctor();
+        assert_eq!(run.status, 5, "{}", run.stdout);
+        let said = format!("client \"{client}\": {switch} is true");
+        assert!(run.stdout.contains(&said), "{}", run.stdout);
+        let run = realm.setup(&[]).succeeded();
+        let said = format!("{switch}: true -> false");
+        assert!(run.stdout.contains(&said), "{}", run.stdout);
+    }
+    let profiles = json!({"profiles": [{"name": "light", "executors": [
+        {"executor": "use-lightweight-access-token", "configuration": {}}]}]});
+    realm.admin("PUT", "client-policies/profiles", Some(&profiles));
+    let policies = json!({"policies": [{"name": "all", "enabled": true, "profiles": ["light"],
+        "conditions": [{"condition": "any-client", "configuration": {}}]}]});
+    realm.admin("PUT", "client-policies/policies", Some(&policies));
+    let words = "executor use-lightweight-access-token";
+    let run = realm.setup(&[]);
+    assert!(
+        run.status == 1 && run.stderr.contains(words),
+        "{}",
+        run.stderr
+    );
+    let run = doctor();
+    assert!(
+        run.status == 5 && run.stdout.contains(words),
+        "{}",
+        run.stdout
+    );
+}
+
 /// Users that setup made to prove the grant and that are still there.
 fn left_of_proofs(realm: &Realm) -> Vec<Value> {
     let found = realm.get("users?username=apikeys-proof-");

@@ -73,6 +73,8 @@ pub struct FakeKeycloak {
     pub management_roles: Vec<&'static str>,
     /// The roles of the account that manages keys.
     pub manager_roles: Vec<&'static str>,
+    /// Its clients give lightweight tokens, which list no roles.
+    pub lightweight: bool,
     pub token_life_seconds: u64,
     /// A token ends with the assertion that it was given for at the latest: the
     /// provider's `jwtAuthorizationGrantLimitAccessTokenExp`.
@@ -498,6 +500,10 @@ impl FakeKeycloak {
         });
         if let Some(user) = name {
             claims["preferred_username"] = json!(user.username());
+        }
+        if self.lightweight {
+            claims["jti"] = json!(format!("trltcc:{}", self.issued));
+            claims["resource_access"] = Value::Null;
         }
         jwt(&claims)
     }

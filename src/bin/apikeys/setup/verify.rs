@@ -1,10 +1,12 @@
 //! Proves a prepared realm by doing what the gateway and the management API will do.
 
 use anyhow::{Result, bail, ensure};
+use apikey_jwt_exchange::keycloak::lightweight::is_lightweight;
 use apikey_jwt_exchange::signing_key::SigningKey;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::MANAGEMENT_CLIENT;
 use super::clients::{Duty, WantedClient};
@@ -88,7 +90,7 @@ impl Realm<'_> {
         notes: &mut Vec<String>,
     ) -> Result<String> {
         let client = signer.client;
-        let claims = self.service_token(signer)?;
+        let (token, claims) = self.service_token(signer)?;
         let roles = management_roles(&claims);
         let missing: Vec<&str> = client
             .duty
@@ -96,6 +98,13 @@ impl Realm<'_> {
             .into_iter()
             .filter(|role| !roles.iter().any(|held| held == role))
             .collect();
+        ensure!(
+            missing.is_empty() || !is_lightweight(&token),
+            "tokens of {:?} are lightweight and list no roles, though the client does not ask for \
+             that: a client policy of the realm does (executor use-lightweight-access-token); \
+             except the client from it",
+            client.client_id
+        );
         ensure!(
             missing.is_empty(),
             "the token of {:?} lacks the roles {} of {MANAGEMENT_CLIENT}: its service account \
@@ -130,8 +139,8 @@ impl Realm<'_> {
         ))
     }
 
-    /// The claims of a service token, as the filter gets one.
-    fn service_token(&self, signer: &Signer<'_>) -> Result<Value> {
+    /// A service token, as the filter gets one, and its claims.
+    fn service_token(&self, signer: &Signer<'_>) -> Result<(Zeroizing<String>, Value)> {
         let client_id = &signer.client.client_id;
         let (status, answer) = self.token_request(signer, "client_credentials", &[])?;
         let Some(token) = answer.get("access_token").and_then(Value::as_str) else {
@@ -141,7 +150,7 @@ impl Realm<'_> {
             );
         };
         match claims(token) {
-            Some(claims) => Ok(claims),
+            Some(claims) => Ok((Zeroizing::new(token.to_owned()), claims)),
             None => bail!(
                 "Keycloak's access tokens are no JWTs: the gateway can use no others, check the \
                  access token settings of {client_id:?}"

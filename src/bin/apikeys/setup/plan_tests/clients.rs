@@ -144,6 +144,7 @@ fn flows_that_the_gateway_does_not_use_are_turned_off_where_they_are_on() {
 #[test]
 fn what_keeps_the_grant_from_being_given_is_turned_off_where_it_is_on() {
     let bound = [
+        "client.use.lightweight.access.token.enabled",
         "dpop.bound.access.tokens",
         "tls.client.certificate.bound.access.tokens",
     ];
