@@ -51,6 +51,7 @@ impl Manage {
             (State::ReadingEvents(listing), input) => self.events_read(listing, input, env),
             (State::CheckingScopes, input) => self.scopes_checked(input, env),
             (State::Changing(change, draft), input) => self.change(change, draft, input, env),
+            (State::LookingUp(changed, draft), input) => self.looked_up(changed, draft, input, env),
             // What is made is told, whether or not the host lends a turn.
             (State::Settling(changed, draft, _), input) if !is_turn(input) => {
                 self.told(&changed, draft)

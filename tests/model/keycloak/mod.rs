@@ -458,9 +458,10 @@ impl FakeKeycloak {
         let query = query.split_once("q=apiKeyIndex%3A").unwrap().1;
         let holds = |user: &&User| {
             let index = user.attributes.get("apiKeyIndex").into_iter().flatten();
-            sees && index
-                .into_iter()
-                .any(|value| value.eq_ignore_ascii_case(query))
+            sees && !user.unsearchable
+                && index
+                    .into_iter()
+                    .any(|value| value.eq_ignore_ascii_case(query))
         };
         let found = self.users.iter().filter(holds).take(2);
         shown(&found.map(User::representation).collect())

@@ -48,6 +48,7 @@ pub(crate) fn look(args: &DoctorArgs, admin: &KeycloakAdmin, now: UnixMillis) ->
                 false => links::of(admin, user.id())?,
             };
             records.findings.extend(rules.check(&user, &links));
+            records.findings.extend(unfindable(admin, &user)?);
         }
         records.owners += u64::from(!ids.is_empty());
         records.keys += ids.len() as u64;
@@ -67,6 +68,23 @@ pub(crate) fn look(args: &DoctorArgs, admin: &KeycloakAdmin, now: UnixMillis) ->
     })?;
     records.findings.extend(collisions(holders));
     Ok(records)
+}
+
+/// Whether Keycloak's search finds the owner by a key of it, where there is a doubt: users
+/// of a storage that is not imported have ids that begin so, and a search for each of all
+/// owners would take too long.
+fn unfindable(admin: &KeycloakAdmin, owner: &User) -> Result<Option<Finding>> {
+    let Some(key) = owner_keys::key_ids(&owner.attributes).find(|id| is_id(id)) else {
+        return Ok(None);
+    };
+    if !owner.id().starts_with("f:") || change::is_found(admin, owner.id(), key)? {
+        return Ok(None);
+    }
+    Ok(Some(Finding::error(
+        &format!("owner {:?}", owner.username()),
+        "Keycloak's search does not find it by its key, so no gateway does",
+        "import the users of its user storage, or hold the keys by another user",
+    )))
 }
 
 /// What an owner's records are held against.
