@@ -281,3 +281,43 @@ fn keys_that_end_soon_are_told_the_soonest_first() {
         "service-account-billing-service"
     );
 }
+
+/// The seed's own example of an id, which no key can have.
+#[test]
+fn a_record_whose_id_no_key_can_have_is_shown_and_revoked_with_its_owner() {
+    let realm = Realm::prepared();
+    let kept = realm.key_of("alice");
+    realm.edit(&realm.user_path("alice"), |user| {
+        let keys = user["attributes"]["apiKeys"].as_array_mut().unwrap();
+        keys.push(json!("key:abc123:$sha256$x"));
+        user["attributes"]["apiKey_abc123_name"] = json!(["Old"]);
+    });
+    let how = "apikeys revoke abc123 --owner alice";
+    let (_, found) = doctor(&realm, &[]);
+    assert!(advice(&found, "key abc123", "cannot be in a key").ends_with(how));
+    let run = realm.run("reindex", &["--all"]);
+    assert!(
+        run.status == 1 && run.stdout.contains(how),
+        "{}",
+        run.stdout
+    );
+    let run = realm
+        .run("show", &["abc123", "--owner", "alice"])
+        .succeeded();
+    assert!(run.stdout.contains("Old"), "{}", run.stdout);
+    let without = realm.run("revoke", &["abc123"]);
+    assert!(without.status == 2 && without.stderr.contains("with its --owner"));
+    assert!(!without.stderr.contains("abc123"), "it may be a key");
+    let run = realm
+        .run("revoke", &["abc123", "--owner", "alice"])
+        .succeeded();
+    assert!(run.stdout.contains("revoked: abc123"), "{}", run.stdout);
+    let alice = realm.user("alice");
+    assert!(!alice["attributes"].to_string().contains("abc123"));
+    assert_eq!(realm.look_up(&kept).len(), 1, "the other key is as it was");
+    assert_eq!(doctor(&realm, &[]).0, 0);
+    assert_eq!(
+        realm.run("revoke", &["abc123", "--owner", "alice"]).status,
+        2
+    );
+}

@@ -232,9 +232,9 @@ fn beyond_help(user: &User) -> Result<Vec<String>> {
         .iter()
         .filter_map(|key| match key.state {
             _ if !is_id(&key.id) => Some(format!(
-                "the id {:?} cannot be in a key: no gateway finds it; make another key, and \
-                 take this value out of apiKeys",
-                one_line(&key.id)
+                "the id {:?} cannot be in a key: no gateway finds it; make another key, and {}",
+                one_line(&key.id),
+                owner::how_to_end(&key.id, user)
             )),
             KeyState::Unusable(error) => Some(format!("key {}: {error}", one_line(&key.id))),
             _ => None,

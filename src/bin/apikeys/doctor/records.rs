@@ -15,6 +15,7 @@ use crate::args::DoctorArgs;
 use crate::create::DAY_MS;
 use crate::expiring::ending;
 use crate::keycloak_admin::KeycloakAdmin;
+use crate::owner::{as_argument, how_to_end};
 use crate::reindex::has_stale_index;
 use crate::{change, links, users};
 
@@ -109,7 +110,7 @@ impl Rules<'_> {
                 findings.push(Finding::error(
                     &subject,
                     "its id cannot be in a key, so no gateway finds it",
-                    "make another key, and take this value out of apiKeys",
+                    &format!("make another key, and {}", how_to_end(&key.id, owner)),
                 ));
             } else if let KeyState::Unusable(error) = key.state {
                 let advice = match error {
@@ -220,16 +221,6 @@ impl Rules<'_> {
             )),
             _ => None,
         }
-    }
-}
-
-/// The owner as it can be given to a command: its id, where its name could be something
-/// else to a shell.
-fn as_argument(owner: &User) -> &str {
-    let plain = |c: char| c.is_alphanumeric() || "-_.@+".contains(c);
-    match owner.username() {
-        name if name.chars().all(plain) && !name.starts_with('-') => name,
-        _ => owner.id(),
     }
 }
 
