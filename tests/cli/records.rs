@@ -321,3 +321,33 @@ fn a_record_whose_id_no_key_can_have_is_shown_and_revoked_with_its_owner() {
         2
     );
 }
+
+#[test]
+fn tokens_that_many_services_would_not_take_are_told_of() {
+    let realm = Realm::prepared();
+    realm.key_of("alice");
+    realm.key_of("bob");
+    assert_eq!(doctor(&realm, &[]).1["looked_at"]["tokens"], 2);
+    let mapper = json!({"name": "notes", "protocol": "openid-connect",
+        "protocolMapper": "oidc-usermodel-attribute-mapper",
+        "config": {"user.attribute": "notes", "claim.name": "notes", "multivalued": "true",
+                   "jsonType.label": "String", "access.token.claim": "true"}});
+    let path = realm.client_path("api-key-gateway");
+    realm.admin(
+        "POST",
+        &format!("{path}/protocol-mappers/models"),
+        Some(&mapper),
+    );
+    realm.edit(&realm.user_path("bob"), |user| {
+        user["attributes"]["notes"] = json!(["a", "b", "c"].map(|note| note.repeat(2000)));
+    });
+    let (status, found) = doctor(&realm, &[]);
+    assert_eq!(status, 4, "{found:#}");
+    let advice = advice(&found, "tokens", "of 1 of 2 owners that were looked at");
+    assert!(advice.contains("\"api-key-gateway\""), "{advice}");
+    let bob = realm.user_path("bob");
+    let claims = realm.grant(bob.trim_start_matches("users/")).unwrap();
+    let real = claims.to_string().len() * 4 / 3;
+    let said = format!("about {} KiB", (real + 480).div_ceil(1024));
+    assert!(found.to_string().contains(&said), "{said}: {found:#}");
+}

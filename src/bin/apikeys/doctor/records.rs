@@ -11,6 +11,7 @@ use apikey_jwt_exchange::keycloak::owner::{Link, OWNER_BYTES_MAX, User};
 use apikey_jwt_exchange::manage::owner_keys::{self, KeyState};
 
 use super::finding::Finding;
+use super::tokens::{OWNERS_MAX, Sample};
 use crate::args::DoctorArgs;
 use crate::create::DAY_MS;
 use crate::expiring::ending;
@@ -25,6 +26,8 @@ pub(crate) struct Records {
     pub(crate) users: u64,
     pub(crate) owners: u64,
     pub(crate) keys: u64,
+    /// Owners whose tokens are to be looked at.
+    pub(crate) samples: Vec<Sample>,
     pub(crate) findings: Vec<Finding>,
 }
 
@@ -50,6 +53,10 @@ pub(crate) fn look(args: &DoctorArgs, admin: &KeycloakAdmin, now: UnixMillis) ->
             };
             records.findings.extend(rules.check(&user, &links));
             records.findings.extend(unfindable(admin, &user)?);
+        }
+        if records.samples.len() < OWNERS_MAX {
+            let keys = owner_keys::list(&user.attributes, now);
+            records.samples.extend(Sample::of(&user, &keys));
         }
         records.owners += u64::from(!ids.is_empty());
         records.keys += ids.len() as u64;
