@@ -217,6 +217,13 @@ pub enum Reason {
          grant it, or run: apikeys setup"
     )]
     MissingRole,
+    /// A token of a client of ours that lists no roles, so that nobody can tell what it
+    /// may do: a search without the role finds nobody, and every key would look unknown.
+    #[error(
+        "the {0} client gives lightweight access tokens, which list no roles: turn off \
+         \"Always use lightweight access token\" of that client, or run: apikeys setup"
+    )]
+    LightweightToken(&'static str),
     /// The manager's token cannot write users.
     #[error(
         "the management client's service account lacks the role manage-users of client \

@@ -776,6 +776,8 @@ fn reasons() -> Vec<Reason> {
         Reason::OwnerRefused("owner has a required action"),
         Reason::OwnerRefused("owner unlinked or deleted"),
         Reason::MissingRole,
+        Reason::LightweightToken("gateway's"),
+        Reason::LightweightToken("management"),
         Reason::MissingManageRole,
         Reason::ForeignSubject,
         Reason::TokenOutlivesKey,
@@ -866,6 +868,7 @@ fn is_listed_above(reason: &Reason) {
         | Reason::OwnerRefused(_)
         | Reason::Callout { .. }
         | Reason::MissingRole
+        | Reason::LightweightToken(_)
         | Reason::MissingManageRole
         | Reason::ForeignSubject
         | Reason::TokenOutlivesKey

@@ -7,6 +7,7 @@ use super::ExchangeId;
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::keycloak::Endpoint;
+use crate::keycloak::lightweight::is_lightweight;
 use crate::keycloak::token::{AccessToken, read_token_answer};
 use crate::keycloak::users::may_look_up;
 use crate::rejection::{Reason, Rejection};
@@ -30,11 +31,22 @@ pub fn read_service_token(
     let endpoint = Endpoint::ServiceToken;
     let token = read_token_answer(config, status, body, now)
         .map_err(|error| Reason::TokenFault { endpoint, error })?;
-    if may_look_up(&token.management_roles) {
-        Ok(token)
-    } else {
-        Err(Reason::MissingRole)
+    match lacks_role(&token) {
+        None => Ok(token),
+        Some(reason) => Err(reason),
     }
+}
+
+/// Why a service token of the gateway's cannot look owners up, if it cannot.
+#[must_use]
+pub fn lacks_role(token: &AccessToken) -> Option<Reason> {
+    if may_look_up(&token.management_roles) {
+        return None;
+    }
+    Some(match is_lightweight(&token.jwt) {
+        true => Reason::LightweightToken("gateway's"),
+        false => Reason::MissingRole,
+    })
 }
 
 /// What a request that needs the token is to do.

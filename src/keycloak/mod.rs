@@ -8,6 +8,7 @@ pub mod caller_token;
 pub mod claim;
 pub mod jwks;
 pub mod key_store;
+pub mod lightweight;
 pub mod owner;
 pub mod public_key;
 pub mod realm_checks;

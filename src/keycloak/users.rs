@@ -108,10 +108,11 @@ struct User {
 }
 
 /// Whether a text can be Keycloak's id of a user: of its own users a UUID, of users
-/// from elsewhere `f:<provider>:<name>`. Nothing that could break a path or a line.
+/// from elsewhere `f:<provider>:<name>`, where the name may be an address. Nothing that
+/// could break a path or a line.
 #[must_use]
 pub fn is_user_id(text: &str) -> bool {
-    let in_id = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b':' || b == b'.';
+    let in_id = |b: u8| b.is_ascii_alphanumeric() || b"-:._@+=~".contains(&b);
     // Dots alone would lead to another path.
     (1..=255).contains(&text.len()) && text.bytes().all(in_id) && !matches!(text, "." | "..")
 }
@@ -264,7 +265,13 @@ mod tests {
             ("f:8f2a-1b:alice", true),
             ("alice.b", true),
             ("a:b", true),
-            ("a_b", false),
+            ("f:8f2a-1b:alice_b+c@example.com", true),
+            ("f:8f2a-1b:YWJj_w==", true),
+            ("a b", false),
+            ("a%2fb", false),
+            ("a?b", false),
+            ("a#b", false),
+            ("ä", false),
             ("a/b", false),
             ("a\nb", false),
             (".", false),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::change::{Change, ChangeError, ChangeInput, ChangeOutput, Changed, OwnerChange};
-use super::owner_keys::{Edit, NewKey, Replacement};
+use super::owner_keys::{Edit, EditRefused, NewKey, Replacement};
 use super::problem::{Code, Problem};
 use super::steps::{answer, nothing};
 use super::{
@@ -18,6 +18,7 @@ use crate::clock::UnixMillis;
 use crate::config::HashAlgorithm;
 use crate::exchange::gate::Turn;
 use crate::keycloak::owner::service_account_name;
+use crate::keycloak::users::{self, Lookup, LookupError};
 use crate::keycloak::{Endpoint, token};
 use crate::rejection::Rejection;
 
@@ -225,8 +226,19 @@ impl Manage {
         waited_ms: u64,
         env: &mut ManageEnv<'_, '_>,
     ) -> Step {
-        let (now, config) = (env.exchange.now, Arc::clone(&env.exchange.worker.config));
         let edit = self.edit(draft.as_deref(), env)?;
+        let wait_ms_max = LOCK_WAIT_MS.saturating_sub(waited_ms);
+        let change = self.change_of(edit, wait_ms_max, env)?;
+        self.drive(change, draft, &ChangeInput::Begin, env)
+    }
+
+    fn change_of(
+        &mut self,
+        edit: Edit,
+        wait_ms_max: u64,
+        env: &mut ManageEnv<'_, '_>,
+    ) -> Result<Box<OwnerChange>, End> {
+        let (now, config) = (env.exchange.now, Arc::clone(&env.exchange.worker.config));
         let management = management(&config)?;
         let nonce = (env.exchange.nonce)();
         let task = self.task()?;
@@ -246,10 +258,9 @@ impl Manage {
             // Only an administrator acts for another.
             relink: task.query.user_id.is_some(),
             holder,
-            wait_ms_max: LOCK_WAIT_MS.saturating_sub(waited_ms),
+            wait_ms_max,
         };
-        let change = Box::new(OwnerChange::new(change, now));
-        self.drive(change, draft, &ChangeInput::Begin, env)
+        Ok(Box::new(OwnerChange::new(change, now)))
     }
 
     pub(super) fn change(
@@ -298,7 +309,18 @@ impl Manage {
                 },
             )),
             ChangeOutput::Done(result) => match *result {
-                Ok(changed) => self.changed(Box::new(changed), draft, env),
+                Ok(_) if task.undoing => Err(End::new(
+                    Problem::from(&ChangeError::from(EditRefused::OwnerNotFound)),
+                    EditRefused::OwnerNotFound,
+                )),
+                Err(error) if task.undoing => Err(End::new(
+                    Problem::from(&ChangeError::NotAsWritten),
+                    format!(
+                        "{}; its making could not be undone: {error}",
+                        EditRefused::OwnerNotFound
+                    ),
+                )),
+                Ok(changed) => self.look_up(Box::new(changed), draft, env),
                 // Begun anew, with a key of its own.
                 Err(ChangeError::Unauthorized) if is_first => self.renew_token(env),
                 Err(error) => {
@@ -309,6 +331,49 @@ impl Manage {
                 }
             },
         }
+    }
+
+    /// The change is made: a new key is looked up as a gateway does it.
+    fn look_up(
+        &mut self,
+        changed: Box<Changed>,
+        draft: Option<Box<Draft>>,
+        env: &mut ManageEnv<'_, '_>,
+    ) -> Step {
+        let config = &env.exchange.worker.config;
+        let Some(id) = &changed.edited.added else {
+            return self.changed(changed, draft, env);
+        };
+        let call = users::lookup_call(config, &self.task()?.bearer, id);
+        let timeout_ms = config.callout_timeout_ms;
+        let state = State::LookingUp(changed, draft);
+        Ok((state, Output::Callout { call, timeout_ms }))
+    }
+
+    /// Keycloak's search finds no owner in a user storage without import, so no gateway
+    /// would find the key: it is taken away again. Where the search is not answered, the
+    /// key is told: it was written, and read again.
+    pub(super) fn looked_up(
+        &mut self,
+        changed: Box<Changed>,
+        draft: Option<Box<Draft>>,
+        input: &Input<'_>,
+        env: &mut ManageEnv<'_, '_>,
+    ) -> Step {
+        let id = changed.edited.added.clone().unwrap_or_default();
+        let found = match input {
+            Input::Answer {
+                status,
+                body: Some(body),
+            } => users::read_lookup_answer(*status, body, &id),
+            _ => Err(LookupError::Malformed),
+        };
+        if found != Ok(Lookup::Unknown) {
+            return self.changed(changed, draft, env);
+        }
+        self.task()?.undoing = true;
+        let change = self.change_of(Edit::Revoke { id }, LOCK_WAIT_MS, env)?;
+        self.drive(change, None, &ChangeInput::Begin, env)
     }
 
     /// The change is made: whatever ends a key, now or when its grace is over, is made

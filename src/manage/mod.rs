@@ -11,7 +11,7 @@
 //!           └▶ validate: the exchange itself                       │
 //!                                        list, show ◀──────────────┼──▶ revoke ─▶ change
 //!                                          │                create, rotate
-//!                                      last used            scopes ─▶ hash in slices ─▶ change
+//!                                      last used            scopes ─▶ hash in slices ─▶ change ─▶ look-up
 //! ```
 //!
 //! [`owner_keys`] is what an owner's attributes say of keys and how a change alters
@@ -235,6 +235,8 @@ enum State {
     AwaitingOwner(Option<Box<Draft>>),
     /// The answer to a call of the change, or a turn that it waits for.
     Changing(Box<OwnerChange>, Option<Box<Draft>>),
+    /// The answer to the look-up of the new key, as a gateway asks.
+    LookingUp(Box<Changed>, Option<Box<Draft>>),
     /// A turn, until all workers of the node have dropped the owner's tokens.
     Settling(Box<Changed>, Option<Box<Draft>>, UnixMillis),
     /// What the exchange waits for.
@@ -261,6 +263,7 @@ impl std::fmt::Debug for State {
             Self::Hashing(..) => "Hashing",
             Self::AwaitingOwner(_) => "AwaitingOwner",
             Self::Changing(..) => "Changing",
+            Self::LookingUp(..) => "LookingUp",
             Self::Settling(..) => "Settling",
             Self::Exchanging(_) => "Exchanging",
             Self::Over => "Over",
@@ -301,6 +304,8 @@ struct Task {
     deadline_at: UnixMillis,
     /// When it was ready for its change, and began to wait for its turn.
     ready_at: Option<UnixMillis>,
+    /// The new key is found by no look-up, and its making is being undone.
+    undoing: bool,
     /// The clock when it was last looked at.
     seen_at: UnixMillis,
     /// The manager's token was refused once and fetched anew.

@@ -280,6 +280,7 @@ impl From<EditRefused> for Problem {
             EditRefused::OwnerDisabled
             | EditRefused::Unlinked
             | EditRefused::OwnerTooLarge
+            | EditRefused::OwnerNotFound
             | EditRefused::GatewayAccount => Code::OwnerNotEligible,
             // A chance of 1 in 2^62; trying again makes another.
             EditRefused::IdTaken => Code::Busy,

@@ -136,6 +136,7 @@ impl Manage {
             ready_at: None,
             seen_at: now,
             retried: false,
+            undoing: false,
             wait_ms: WAIT_MS_MIN,
         });
         self.verify_caller(None, env)

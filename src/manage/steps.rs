@@ -8,6 +8,7 @@ use super::{Asked, End, Input, Manage, ManageEnv, Output, State, Step, Task, man
 use crate::calls::service_token::Need;
 use crate::exchange::bucket::Bucket;
 use crate::keycloak::caller_token;
+use crate::keycloak::lightweight::is_lightweight;
 use crate::keycloak::{Call, Endpoint, jwks, key_store, token};
 use crate::rejection::{Reason, Rejection};
 
@@ -50,6 +51,7 @@ impl Manage {
             (State::ReadingEvents(listing), input) => self.events_read(listing, input, env),
             (State::CheckingScopes, input) => self.scopes_checked(input, env),
             (State::Changing(change, draft), input) => self.change(change, draft, input, env),
+            (State::LookingUp(changed, draft), input) => self.looked_up(changed, draft, input, env),
             // What is made is told, whether or not the host lends a turn.
             (State::Settling(changed, draft, _), input) if !is_turn(input) => {
                 self.told(&changed, draft)
@@ -206,6 +208,8 @@ impl Manage {
                 .any(|role| WRITE_ROLES.contains(&role.as_str()))
             {
                 Ok(token)
+            } else if is_lightweight(&token.jwt) {
+                Err(Reason::LightweightToken("management"))
             } else {
                 Err(Reason::MissingManageRole)
             }

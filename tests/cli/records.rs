@@ -281,3 +281,73 @@ fn keys_that_end_soon_are_told_the_soonest_first() {
         "service-account-billing-service"
     );
 }
+
+/// The seed's own example of an id, which no key can have.
+#[test]
+fn a_record_whose_id_no_key_can_have_is_shown_and_revoked_with_its_owner() {
+    let realm = Realm::prepared();
+    let kept = realm.key_of("alice");
+    realm.edit(&realm.user_path("alice"), |user| {
+        let keys = user["attributes"]["apiKeys"].as_array_mut().unwrap();
+        keys.push(json!("key:abc123:$sha256$x"));
+        user["attributes"]["apiKey_abc123_name"] = json!(["Old"]);
+    });
+    let how = "apikeys revoke abc123 --owner alice";
+    let (_, found) = doctor(&realm, &[]);
+    assert!(advice(&found, "key abc123", "cannot be in a key").ends_with(how));
+    let run = realm.run("reindex", &["--all"]);
+    assert!(
+        run.status == 1 && run.stdout.contains(how),
+        "{}",
+        run.stdout
+    );
+    let run = realm
+        .run("show", &["abc123", "--owner", "alice"])
+        .succeeded();
+    assert!(run.stdout.contains("Old"), "{}", run.stdout);
+    let without = realm.run("revoke", &["abc123"]);
+    assert!(without.status == 2 && without.stderr.contains("with its --owner"));
+    assert!(!without.stderr.contains("abc123"), "it may be a key");
+    let run = realm
+        .run("revoke", &["abc123", "--owner", "alice"])
+        .succeeded();
+    assert!(run.stdout.contains("revoked: abc123"), "{}", run.stdout);
+    let alice = realm.user("alice");
+    assert!(!alice["attributes"].to_string().contains("abc123"));
+    assert_eq!(realm.look_up(&kept).len(), 1, "the other key is as it was");
+    assert_eq!(doctor(&realm, &[]).0, 0);
+    assert_eq!(
+        realm.run("revoke", &["abc123", "--owner", "alice"]).status,
+        2
+    );
+}
+
+#[test]
+fn tokens_that_many_services_would_not_take_are_told_of() {
+    let realm = Realm::prepared();
+    realm.key_of("alice");
+    realm.key_of("bob");
+    assert_eq!(doctor(&realm, &[]).1["looked_at"]["tokens"], 2);
+    let mapper = json!({"name": "notes", "protocol": "openid-connect",
+        "protocolMapper": "oidc-usermodel-attribute-mapper",
+        "config": {"user.attribute": "notes", "claim.name": "notes", "multivalued": "true",
+                   "jsonType.label": "String", "access.token.claim": "true"}});
+    let path = realm.client_path("api-key-gateway");
+    realm.admin(
+        "POST",
+        &format!("{path}/protocol-mappers/models"),
+        Some(&mapper),
+    );
+    realm.edit(&realm.user_path("bob"), |user| {
+        user["attributes"]["notes"] = json!(["a", "b", "c"].map(|note| note.repeat(2000)));
+    });
+    let (status, found) = doctor(&realm, &[]);
+    assert_eq!(status, 4, "{found:#}");
+    let advice = advice(&found, "tokens", "of 1 of 2 owners that were looked at");
+    assert!(advice.contains("\"api-key-gateway\""), "{advice}");
+    let bob = realm.user_path("bob");
+    let claims = realm.grant(bob.trim_start_matches("users/")).unwrap();
+    let real = claims.to_string().len() * 4 / 3;
+    let said = format!("about {} KiB", (real + 480).div_ceil(1024));
+    assert!(found.to_string().contains(&said), "{said}: {found:#}");
+}

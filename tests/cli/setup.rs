@@ -407,6 +407,137 @@ fn a_token_without_its_roles_or_its_name_is_told_with_what_is_missing() {
 }
 
 #[test]
+fn consent_that_nobody_can_give_is_turned_off_and_doctor_tells_of_it() {
+    let realm = Realm::prepared();
+    let path = realm.client_path("api-key-gateway");
+    realm.edit(&path, |client| client["consentRequired"] = json!(true));
+    let doctor = realm.run("doctor", &[]);
+    assert_eq!(doctor.status, 5, "{}", doctor.stdout);
+    assert!(doctor.stdout.contains("consentRequired is true"));
+    let run = realm.setup(&[]).succeeded();
+    assert!(run.stdout.contains("consentRequired: true -> false"));
+    assert_eq!(realm.get(&path)["consentRequired"], json!(false));
+}
+
+#[test]
+fn lightweight_tokens_are_turned_off_and_a_policy_that_wants_them_is_named() {
+    let realm = Realm::prepared();
+    let key = realm.file("key.pem");
+    let doctor = || realm.run("doctor", &["--signing-key-file", &key]);
+    let switch = "client.use.lightweight.access.token.enabled";
+    for client in ["api-key-gateway", "api-key-manager"] {
+        let path = realm.client_path(client);
+        realm.edit(&path, |client| client["attributes"][switch] = json!("true"));
+        let run = doctor();
+        assert_eq!(run.status, 5, "{}", run.stdout);
+        let said = format!("client \"{client}\": {switch} is true");
+        assert!(run.stdout.contains(&said), "{}", run.stdout);
+        let run = realm.setup(&[]).succeeded();
+        let said = format!("{switch}: true -> false");
+        assert!(run.stdout.contains(&said), "{}", run.stdout);
+    }
+    let profiles = json!({"profiles": [{"name": "light", "executors": [
+        {"executor": "use-lightweight-access-token", "configuration": {}}]}]});
+    realm.admin("PUT", "client-policies/profiles", Some(&profiles));
+    let policies = json!({"policies": [{"name": "all", "enabled": true, "profiles": ["light"],
+        "conditions": [{"condition": "any-client", "configuration": {}}]}]});
+    realm.admin("PUT", "client-policies/policies", Some(&policies));
+    let words = "executor use-lightweight-access-token";
+    let run = realm.setup(&[]);
+    assert!(
+        run.status == 1 && run.stderr.contains(words),
+        "{}",
+        run.stderr
+    );
+    let run = doctor();
+    assert!(
+        run.status == 5 && run.stdout.contains(words),
+        "{}",
+        run.stdout
+    );
+}
+
+/// Users that setup made to prove the grant and that are still there.
+fn left_of_proofs(realm: &Realm) -> Vec<Value> {
+    let found = realm.get("users?username=apikeys-proof-");
+    found.as_array().unwrap().clone()
+}
+
+#[test]
+fn the_very_grant_is_proven_with_an_owner_that_is_gone_afterwards() {
+    let realm = Realm::prepared();
+    realm.edit("", |settings| {
+        settings["registrationEmailAsUsername"] = json!(true);
+    });
+    realm.edit(
+        "authentication/required-actions/TERMS_AND_CONDITIONS",
+        |action| {
+            action["enabled"] = json!(true);
+            action["defaultAction"] = json!(true);
+        },
+    );
+    realm.admin("DELETE", "admin-events", None);
+    let run = realm.setup(&[]).succeeded();
+    assert!(
+        run.stderr.contains("each new user do TERMS_AND_CONDITIONS"),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(left_of_proofs(&realm), [] as [Value; 0]);
+    let events = realm.get("admin-events?resourceTypes=USER");
+    let made = |operation: &str| {
+        let events = events.as_array().unwrap().iter();
+        let of_a_user = |event: &&Value| {
+            let path = event["resourcePath"].as_str().unwrap();
+            event["operationType"] == operation && path.matches('/').count() == 1
+        };
+        events.filter(of_a_user).count()
+    };
+    assert_eq!((made("CREATE"), made("DELETE")), (1, 1), "{events}");
+}
+
+#[test]
+fn a_grant_that_is_refused_once_the_owner_is_found_fails_the_proof() {
+    let realm = Realm::prepared();
+    // Each step of the plan holds, and the provider's mappers are nobody's but Keycloak's.
+    let mapper = json!({"name": "no sub", "protocol": "openid-connect",
+        "protocolMapper": "oidc-hardcoded-claim-mapper",
+        "config": {"claim.name": "sub", "claim.value": "somebody", "jsonType.label": "String",
+                   "access.token.claim": "true"}});
+    let path = realm.client_path("api-key-gateway");
+    realm.admin(
+        "POST",
+        &format!("{path}/protocol-mappers/models"),
+        Some(&mapper),
+    );
+    let run = realm.setup(&[]);
+    assert_eq!(run.status, 1);
+    assert!(
+        run.stderr.contains("do not name the owner"),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(left_of_proofs(&realm), [] as [Value; 0]);
+}
+
+#[test]
+fn where_no_owner_can_be_made_setup_says_what_it_did_not_prove() {
+    let realm = Realm::prepared();
+    realm.edit("users/profile", |profile| {
+        profile["attributes"].as_array_mut().unwrap().push(json!({
+            "name": "costCentre", "required": {"roles": ["admin", "user"]},
+            "permissions": {"view": ["admin"], "edit": ["admin"]}}));
+    });
+    let run = realm.setup(&[]).succeeded();
+    assert!(
+        run.stderr.contains("tried for nobody alone"),
+        "{}",
+        run.stderr
+    );
+    assert!(run.stdout.contains("and may grant"), "{}", run.stdout);
+}
+
+#[test]
 fn a_realm_that_is_not_there_is_not_made() {
     let mut realm = Realm::new();
     let name = std::mem::replace(&mut realm.name, "no-such-realm".to_owned());

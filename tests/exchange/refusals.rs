@@ -238,6 +238,18 @@ fn a_clock_set_back_makes_no_older_service_token_a_newer_one() {
 }
 
 #[test]
+fn a_lightweight_token_is_told_from_a_lost_role() {
+    let mut world = World::new(vec![alice()]);
+    world.keycloak.lightweight = true;
+    let (rejection, reason) = world.key_request(&key(1)).rejected();
+    assert_eq!(rejection, Rejection::IdentityProviderUnavailable);
+    assert_eq!(reason, Reason::LightweightToken("gateway's"));
+    assert!(reason.to_string().contains("apikeys setup"));
+    world.keycloak.lightweight = false;
+    world.key_request(&key(1)).forwarded();
+}
+
+#[test]
 fn a_lost_role_is_told_of_within_half_a_minute_and_is_no_unknown_key() {
     let mut world = World::new(vec![alice(), plain_owner("bob", 5)]);
     world.key_request(&key(1)).forwarded();

@@ -393,6 +393,22 @@ fn the_manager_without_its_role_is_unavailable_and_the_log_says_which() {
 }
 
 #[test]
+fn a_manager_with_lightweight_tokens_is_unavailable_and_the_log_names_the_switch() {
+    let mut world = world();
+    world.keycloak.lightweight = true;
+    let request = Request::list(&world.token("alice"));
+    let told = world.ask(&request);
+    told.refused(503, "identity_provider_unavailable");
+    let reason = told.reason.unwrap();
+    assert!(
+        reason.contains("management client gives lightweight access tokens"),
+        "{reason}"
+    );
+    world.keycloak.lightweight = false;
+    world.ask(&request).expect(200);
+}
+
+#[test]
 fn an_outage_of_the_realms_keys_refuses_nobody_whose_key_is_known() {
     let mut world = world();
     world.ask(&Request::list(&world.token("alice"))).expect(200);

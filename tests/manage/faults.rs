@@ -271,6 +271,10 @@ fn what_is_made_is_told_even_where_the_host_lends_no_turn() {
             let mut client = Client::send(&mut world, &request);
             client.answer_until(&mut world, "unlock");
             client.answer(&mut world);
+            if kind == 1 {
+                assert_eq!(client.waits_for(), "look-up");
+                client.answer(&mut world);
+            }
             assert_eq!(client.waits_for(), "wait");
             match failed {
                 true => client.fail(&mut world),

@@ -97,6 +97,36 @@ fn no_two_keys_are_alike_and_nobodys_profile_changes() {
 }
 
 #[test]
+fn a_key_that_no_gateway_would_find_is_not_made() {
+    let mut world = world();
+    world.keycloak.user("alice").unsearchable = true;
+    let request = Request::create(&world.token("alice"), &new("Laptop"));
+    let told = world.ask(&request);
+    let detail = told.refused(409, "owner_not_eligible");
+    assert!(
+        detail.contains("Keycloak's search does not find"),
+        "{detail}"
+    );
+    let alice = world.keycloak.user("alice");
+    assert_eq!(alice.key_ids(), [] as [String; 0]);
+    assert!(alice.attributes.values().all(Vec::is_empty));
+    world.expect_nothing_held();
+    world.expect_no_lock();
+}
+
+#[test]
+fn a_key_whose_look_up_is_not_answered_is_told() {
+    let mut world = world();
+    let request = Request::create(&world.token("alice"), &new("Laptop"));
+    let told = world.ask_with(&request, |asked, reply| match asked {
+        "look-up" => Err("no answer"),
+        _ => Ok(reply),
+    });
+    told.made();
+    world.expect_nothing_held();
+}
+
+#[test]
 fn the_limit_holds_and_is_told_and_an_ended_key_makes_room() {
     let mut world = World::with(vec![alice()], &json!({ "max_keys_per_user": 2 }));
     let token = world.token("alice");

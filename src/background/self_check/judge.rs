@@ -5,7 +5,7 @@ use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::keycloak::admin_events::{EVENTS_ROLE, EventsError, may_read_events};
 use crate::keycloak::realm_checks::{AttributePolicy, RealmError};
-use crate::keycloak::users::{LOOKUP_ROLE, may_look_up, needless_roles};
+use crate::keycloak::users::{LOOKUP_ROLE, needless_roles};
 use crate::keycloak::{Endpoint, loggable};
 use crate::rejection::Reason;
 
@@ -20,15 +20,24 @@ pub(super) fn no_token(reason: &Reason) -> State {
     ))
 }
 
-/// The roles that the service token shows.
+/// The service token cannot look owners up.
+pub(super) fn no_role(config: &Config, reason: &Reason) -> State {
+    let client_id = &config.client_id;
+    State::Bad(match reason {
+        Reason::LightweightToken(_) => format!(
+            "no key can be exchanged: client {client_id} gives lightweight access tokens, which \
+             list no roles; turn off \"Always use lightweight access token\" of the client, or \
+             run: apikeys setup"
+        ),
+        _ => format!(
+            "no key can be exchanged: the service account of client {client_id} lacks the role \
+             {LOOKUP_ROLE} of client realm-management; grant it, or run: apikeys setup"
+        ),
+    })
+}
+
+/// The roles of a service token that looks owners up.
 pub(super) fn roles(config: &Config, roles: &[String]) -> State {
-    if !may_look_up(roles) {
-        return State::Bad(format!(
-            "no key can be exchanged: the service account of client {} lacks the role \
-             {LOOKUP_ROLE} of client realm-management; grant it, or run: apikeys setup",
-            config.client_id
-        ));
-    }
     if config.revocation_poll_ms > 0 && !may_read_events(roles) {
         return State::Bad(format!(
             "revocations take cache_ttl_seconds: the service account of client {} lacks the role \
@@ -246,7 +255,13 @@ mod tests {
             State::Bad(text) => text,
             other => panic!("{other:?}"),
         };
-        assert!(text(judged(&polling, &["view-events"])).contains("view-users"));
+        let lacking = |reason| text(no_role(&config(), &reason));
+        assert!(lacking(Reason::MissingRole).contains("view-users"));
+        let light = lacking(Reason::LightweightToken("gateway's"));
+        assert!(
+            light.contains("Always use lightweight access token"),
+            "{light}"
+        );
         let said = text(judged(&polling, &["view-users"]));
         assert!(said.contains("view-events") && said.contains("cache_ttl_seconds"));
         for (names, words) in [

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use crate::background::poller::{PollCall, PollInput};
 use crate::calls::ExchangeId;
 use crate::calls::breaker::Health;
-use crate::calls::service_token::{Need, ServiceToken};
+use crate::calls::service_token::{Need, ServiceToken, lacks_role};
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::keycloak::admin_events::{config_call, may_read_events, read_config_answer};
@@ -32,7 +32,6 @@ use crate::keycloak::realm_checks::{
     discovery_call, profile_call, read_discovery_answer, read_profile_answer,
 };
 use crate::keycloak::token::{self, AccessToken, read_token_answer};
-use crate::keycloak::users::may_look_up;
 use crate::keycloak::{Call, Endpoint, loggable};
 use crate::rejection::{Reason, Rejection};
 use crate::signing_key::SigningKey;
@@ -371,8 +370,7 @@ impl Running {
             Reason::TokenFault { endpoint, error }
         });
         let reason = match &read {
-            Ok(token) if may_look_up(&token.management_roles) => None,
-            Ok(_) => Some(Reason::MissingRole),
+            Ok(token) => lacks_role(token),
             Err(reason) => Some(reason.clone()),
         };
         if let Some(reason) = reason {
@@ -392,8 +390,12 @@ impl Running {
 
     fn has_token(&mut self, token: &AccessToken, env: &mut CheckEnv<'_>) {
         let roles = &token.management_roles;
-        *self.findings.of_mut(Check::Roles) = judge::roles(env.config, roles);
-        let sees_users = may_look_up(roles);
+        let lacks_role = lacks_role(token);
+        let sees_users = lacks_role.is_none();
+        *self.findings.of_mut(Check::Roles) = match &lacks_role {
+            Some(reason) => judge::no_role(env.config, reason),
+            None => judge::roles(env.config, roles),
+        };
         self.token = Some(Token {
             // One that cannot look owners up is kept for nobody.
             jwt: if sees_users {
@@ -409,8 +411,8 @@ impl Running {
 
     fn no_token(&mut self, reason: &Reason, config: &Config) {
         // Another request got one, and saw that.
-        if *reason == Reason::MissingRole {
-            *self.findings.of_mut(Check::Roles) = judge::roles(config, &[]);
+        if matches!(reason, Reason::MissingRole | Reason::LightweightToken(_)) {
+            *self.findings.of_mut(Check::Roles) = judge::no_role(config, reason);
             return self.found(Check::ServiceToken, State::Good);
         }
         self.found(Check::ServiceToken, judge::no_token(reason));

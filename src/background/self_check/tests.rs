@@ -445,7 +445,11 @@ fn it_waits_for_a_request_that_fetches_the_token_and_fetches_its_own() {
 
 #[test]
 fn what_that_request_learns_of_the_token_is_a_finding() {
-    for (reason, expected) in [(Reason::MissingRole, "gBg---"), (Reason::Signing, "B-g---")] {
+    for (reason, expected) in [
+        (Reason::MissingRole, "gBg---"),
+        (Reason::LightweightToken("gateway's"), "gBg---"),
+        (Reason::Signing, "B-g---"),
+    ] {
         let (mut gateway, mut shared) = (Gateway::new(b"1"), Shared::default());
         gateway.service_token.need(1, at(0), at(3_000), at(0));
         assert!(gateway.tick(0, &mut shared).is_none());

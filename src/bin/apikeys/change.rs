@@ -12,20 +12,74 @@ use apikey_jwt_exchange::keycloak::owner::service_account_name;
 use apikey_jwt_exchange::manage::change::{
     Change, ChangeError, ChangeInput, ChangeOutput, Changed, OwnerChange,
 };
-use apikey_jwt_exchange::manage::owner_keys::Edit;
+use apikey_jwt_exchange::manage::owner_keys::{Edit, EditRefused};
 
 use crate::admin_error::AdminError;
 use crate::args::Names;
 use crate::keycloak_admin::KeycloakAdmin;
-use crate::system;
+use crate::{owner, system};
 
 /// How long a change waits for others' to end: longer than a lock that somebody left
 /// behind lives.
 const WAIT_MS_MAX: u64 = 60_000;
 
+/// A new key that no gateway would find.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unfindable {
+    /// It was taken away again.
+    #[error("{}: the key was taken away again", EditRefused::OwnerNotFound)]
+    Undone,
+    /// It is still there.
+    #[error(
+        "{}; the key could not be taken away again ({failure}): revoke it",
+        EditRefused::OwnerNotFound
+    )]
+    Left { failure: String },
+}
+
 /// Makes one change of an owner's keys, as an administrator: disabled owners too, and
-/// owners whose link was taken away.
+/// owners whose link was taken away. A new key is looked up as a gateway does it, and
+/// taken away again where it is not found.
+///
+/// # Errors
+/// [`Unfindable`], [`ChangeError`] and faults of the calls.
 pub(crate) fn make(
+    admin: &KeycloakAdmin,
+    names: &Names,
+    owner_id: &str,
+    edit: Edit,
+) -> Result<Changed> {
+    let mut changed = make_unseen(admin, names, owner_id, edit)?;
+    let Some(id) = changed.edited.added.clone() else {
+        return Ok(changed);
+    };
+    match is_found(admin, owner_id, &id) {
+        Ok(false) => {}
+        Ok(true) => return Ok(changed),
+        // It was written, and read again.
+        Err(error) => {
+            let warning = format!("the key could not be looked up, so try it: {error:#}");
+            changed.warnings.push(warning);
+            return Ok(changed);
+        }
+    }
+    let edit = Edit::Revoke { id };
+    Err(match make_unseen(admin, names, owner_id, edit) {
+        Ok(_) => Unfindable::Undone.into(),
+        Err(error) => Unfindable::Left {
+            failure: format!("{error:#}"),
+        }
+        .into(),
+    })
+}
+
+/// Whether a gateway finds the key of this id with this owner.
+pub(crate) fn is_found(admin: &KeycloakAdmin, owner_id: &str, id: &str) -> Result<bool> {
+    let found = owner::indexed(admin, id)?;
+    Ok(found.iter().any(|user| user.id() == owner_id))
+}
+
+fn make_unseen(
     admin: &KeycloakAdmin,
     names: &Names,
     owner_id: &str,
@@ -108,3 +162,7 @@ pub(crate) fn concerns_one_owner(error: &ChangeError) -> bool {
         | ChangeError::NotAsWritten => true,
     }
 }
+
+#[cfg(test)]
+#[path = "change_tests.rs"]
+mod tests;

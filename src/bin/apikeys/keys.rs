@@ -6,7 +6,8 @@ use apikey_jwt_exchange::keycloak::owner::User;
 use apikey_jwt_exchange::manage::owner_keys::{self, Edit, Replacement};
 use serde_json::{Value, json};
 
-use crate::args::{ListArgs, RevokeArgs, RotateArgs, ShowArgs};
+use crate::admin_error::one_line;
+use crate::args::{ListArgs, OwnerArgs, RevokeArgs, RotateArgs, ShowArgs};
 use crate::create::DAY_MS;
 use crate::realm_checks::check_realm;
 use crate::wrong_usage::WrongUsage;
@@ -36,9 +37,10 @@ pub(crate) fn list(args: &ListArgs) -> Result<()> {
 
 /// Tells of one key.
 pub(crate) fn show(args: &ShowArgs) -> Result<()> {
-    let id = checked_id(&args.key.key_id)?;
+    let id = id_of_a_record(&args.key.key_id, &args.owner)?;
     let admin = args.connection.sign_in()?;
     let owner = owner::find_or_look_up(&admin, &args.owner, id)?.with_context(|| unknown(id))?;
+    check_held(&owner, id)?;
     let key = owner_keys::find(&owner.attributes, id, system::now()?)
         .with_context(|| not_held(&owner, id))?;
     let used = last_used::read(&admin, owner.id())?;
@@ -100,9 +102,12 @@ pub(crate) fn rotate(args: &RotateArgs) -> Result<()> {
 
 /// Ends a key.
 pub(crate) fn revoke(args: &RevokeArgs) -> Result<()> {
-    let id = checked_id(&args.key.key_id)?;
+    let id = id_of_a_record(&args.key.key_id, &args.owner)?;
     let admin = args.connection.sign_in()?;
     let owner = owner::find_or_look_up(&admin, &args.owner, id)?;
+    if let Some(owner) = &owner {
+        check_held(owner, id)?;
+    }
     let revoked = match &owner {
         None => false,
         Some(owner) => {
@@ -118,6 +123,11 @@ pub(crate) fn revoke(args: &RevokeArgs) -> Result<()> {
         return Ok(output::result(&format!("{document:#}"))?);
     }
     match (&owner, revoked) {
+        (Some(owner), true) if !is_id(id) => output::result(&format!(
+            "revoked: {} of {:?}; no gateway took it, since no key can have that id",
+            one_line(id),
+            owner.username()
+        ))?,
         (Some(owner), true) => output::result(&format!(
             "revoked: {id} of {:?}; gateways that have it in their caches hear of it within \
              revocation_poll_seconds, or cache_ttl_seconds where that is off",
@@ -129,14 +139,31 @@ pub(crate) fn revoke(args: &RevokeArgs) -> Result<()> {
     Ok(())
 }
 
+/// The id of a record. One that another tool wrote may have an id that no key can have:
+/// such a record is found by its owner alone.
+fn id_of_a_record<'a>(text: &'a str, meant: &OwnerArgs) -> Result<&'a str> {
+    match meant.is_given() {
+        true => Ok(text),
+        false => checked_id(text),
+    }
+}
+
+/// What is no id may be a key, unless the owner holds a record of just that id.
+fn check_held(owner: &User, id: &str) -> Result<()> {
+    if owner_keys::key_ids(&owner.attributes).any(|held| held == id) {
+        return Ok(());
+    }
+    checked_id(id).map(drop)
+}
+
 /// An id, or what to do where it is none. It is not repeated: it may be a key.
 fn checked_id(text: &str) -> Result<&str> {
     if is_id(text) {
         return Ok(text);
     }
     bail!(WrongUsage(
-        "KEY_ID is no id of a key: 12 lower-case letters and digits, or 24 of an imported key. If \
-         it was a key itself, it now stands in this shell's history and was seen by every process \
+        "KEY_ID is no id of a key: 12 lower-case letters and digits, or 24 of an imported key. A \
+         record whose id is another is shown and revoked with its --owner. If it was a key itself, it now stands in this shell's history and was seen by every process \
          of this machine: revoke it. apikeys inspect tells the id of a key that it reads from \
          standard input"
             .to_owned()
@@ -157,6 +184,30 @@ fn not_held(owner: &User, id: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_of_another_id_is_named_with_its_owner_and_what_it_does_not_hold_may_be_a_key() {
+        let meant = |owner: Option<&str>| OwnerArgs {
+            owner: owner.map(str::to_owned),
+            service_account: None,
+        };
+        assert_eq!(
+            id_of_a_record("abc123", &meant(Some("dave"))).unwrap(),
+            "abc123"
+        );
+        let error = id_of_a_record("abc123", &meant(None)).unwrap_err();
+        assert!(error.to_string().contains("with its --owner"), "{error}");
+        let dave = json!({"id": "1", "username": "dave",
+            "attributes": {"apiKeys": ["key:abc123:$sha256$x", "rubbish"]}});
+        let dave = User::from_value(dave).unwrap();
+        check_held(&dave, "abc123").unwrap();
+        check_held(&dave, "4fj9aa01xk2p").unwrap();
+        for other in ["ABC123", "rubbish", "", "sk_live_4fj9aa01xk2p_SECRET"] {
+            let error = check_held(&dave, other).unwrap_err();
+            assert!(error.is::<WrongUsage>());
+            assert!(other.is_empty() || !error.to_string().contains(other));
+        }
+    }
 
     #[test]
     fn what_is_no_id_is_refused_and_not_repeated() {

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::args::{HashAlgorithm, HashArgs, MakingArgs, Names, OutputFormat};
+use crate::change::Unfindable;
 use crate::keycloak_admin::KeycloakAdmin;
 use crate::summary::{or_unknown, time_or_unknown};
 use crate::{change, output, owner, system};
@@ -70,8 +71,12 @@ pub(crate) fn record_and_tell(
         Ok(changed) => changed,
         Err(error) => {
             destination.discard();
+            let is_undone = error.is::<Unfindable>();
             let error = error.context(format!("key {} of {:?}", key.id(), owner.username()));
             return Err(match replaces {
+                Some(id) if is_undone => error.context(format!(
+                    "key {id} was rotated, and no gateway finds it either: apikeys show {id}"
+                )),
                 Some(id) => error.context(format!("key {id} is as it was")),
                 None => error,
             });

@@ -80,6 +80,29 @@ pub(crate) fn shown(user: &User) -> Value {
     json!({ "id": user.id(), "username": user.username() })
 }
 
+/// The owner as it can be given to a command: its id, where its name could be something
+/// else to a shell.
+pub(crate) fn as_argument(owner: &User) -> &str {
+    match owner.username() {
+        name if is_plain(name) => name,
+        _ => owner.id(),
+    }
+}
+
+/// How to end the owner's record of this id, which may be any text.
+pub(crate) fn how_to_end(id: &str, owner: &User) -> String {
+    match is_plain(id) && id.is_ascii() {
+        true => format!("apikeys revoke {id} --owner {}", as_argument(owner)),
+        false => "take this value out of apiKeys (admin console, user, Attributes)".to_owned(),
+    }
+}
+
+/// Whether a text is one word to a shell, and no option.
+fn is_plain(text: &str) -> bool {
+    let plain = |c: char| c.is_alphanumeric() || "-_.@+".contains(c);
+    !text.is_empty() && text.chars().all(plain) && !text.starts_with('-')
+}
+
 /// Paths of Keycloak's below `users/` that are no users.
 const NO_USERS: [&str; 2] = ["count", "profile"];
 

@@ -9,7 +9,7 @@ use apikey_jwt_exchange::api_key::format::is_id;
 use apikey_jwt_exchange::api_key::record::{INDEX_ATTRIBUTE, index_value};
 use apikey_jwt_exchange::keycloak::owner::User;
 use apikey_jwt_exchange::manage::change::ChangeError;
-use apikey_jwt_exchange::manage::owner_keys::{self, Edit, KeyState};
+use apikey_jwt_exchange::manage::owner_keys::{self, Edit, EditRefused, KeyState};
 use serde_json::{Value, json};
 
 use crate::admin_error::one_line;
@@ -149,6 +149,11 @@ impl Reindexer<'_> {
             told.problems.push(problem);
             return Ok(Some(told));
         }
+        if let (false, Some(id)) = (self.args.dry_run, missing.first())
+            && !change::is_found(self.admin, user.id(), id)?
+        {
+            told.problems.push(EditRefused::OwnerNotFound.to_string());
+        }
         told.linked = unlinked;
         told.indexed = missing;
         Ok(Some(told))
@@ -227,9 +232,9 @@ fn beyond_help(user: &User) -> Result<Vec<String>> {
         .iter()
         .filter_map(|key| match key.state {
             _ if !is_id(&key.id) => Some(format!(
-                "the id {:?} cannot be in a key: no gateway finds it; make another key, and \
-                 take this value out of apiKeys",
-                one_line(&key.id)
+                "the id {:?} cannot be in a key: no gateway finds it; make another key, and {}",
+                one_line(&key.id),
+                owner::how_to_end(&key.id, user)
             )),
             KeyState::Unusable(error) => Some(format!("key {}: {error}", one_line(&key.id))),
             _ => None,

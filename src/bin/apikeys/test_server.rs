@@ -16,6 +16,13 @@ pub(crate) struct TestServer {
 impl TestServer {
     /// Answers by the status and the body that are made of the request's first line.
     pub(crate) fn start(answer: impl Fn(&str) -> (u16, String) + Send + 'static) -> Self {
+        Self::start_with(move |first, _| answer(first))
+    }
+
+    /// The same, made of the request's body as well.
+    pub(crate) fn start_with(
+        answer: impl Fn(&str, &str) -> (u16, String) + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let is_over = Arc::new(AtomicBool::new(false));
@@ -51,7 +58,10 @@ impl Drop for TestServer {
     }
 }
 
-fn serve(connection: TcpStream, answer: &impl Fn(&str) -> (u16, String)) -> std::io::Result<()> {
+fn serve(
+    connection: TcpStream,
+    answer: &impl Fn(&str, &str) -> (u16, String),
+) -> std::io::Result<()> {
     let mut reader = BufReader::new(&connection);
     let (mut first, mut length) = (String::new(), 0);
     reader.read_line(&mut first)?;
@@ -68,7 +78,7 @@ fn serve(connection: TcpStream, answer: &impl Fn(&str) -> (u16, String)) -> std:
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
-    let (status, body) = answer(&first);
+    let (status, body) = answer(&first, &String::from_utf8_lossy(&body));
     write!(
         &connection,
         "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\

@@ -234,6 +234,13 @@ pub enum EditRefused {
         OWNER_BYTES_MAX / 1024
     )]
     OwnerTooLarge,
+    /// Keycloak's search does not find the owner, so no gateway finds a key of it.
+    #[error(
+        "Keycloak's search does not find the owner by the new key, so no gateway would: the owner \
+         is in a user storage that is searched without being imported; import its users, or hold \
+         the keys by another user"
+    )]
+    OwnerNotFound,
     /// The owner is an account of the gateway's own.
     #[error("an account of the gateway's own may hold no key")]
     GatewayAccount,

@@ -26,7 +26,7 @@ fn gateway(profile: Profile, spoil: impl FnOnce(&mut FakeKeycloak)) -> Gateway {
 
 #[test]
 fn each_fault_of_a_realm_is_told_within_seconds_and_again_when_it_is_mended() {
-    let faults: [(Spoil, &str); 6] = [
+    let faults: [(Spoil, &str); 7] = [
         (
             |realm| realm.management_roles = vec![],
             "roles: no key can be exchanged",
@@ -34,6 +34,10 @@ fn each_fault_of_a_realm_is_told_within_seconds_and_again_when_it_is_mended() {
         (
             |realm| realm.management_roles = vec!["view-users"],
             "roles: revocations take",
+        ),
+        (
+            |realm| realm.lightweight = true,
+            "roles: no key can be exchanged: client api-key-gateway gives lightweight",
         ),
         (
             |realm| realm.names_issuer = Some("http://kc/realms/demo"),

@@ -73,6 +73,8 @@ pub struct FakeKeycloak {
     pub management_roles: Vec<&'static str>,
     /// The roles of the account that manages keys.
     pub manager_roles: Vec<&'static str>,
+    /// Its clients give lightweight tokens, which list no roles.
+    pub lightweight: bool,
     pub token_life_seconds: u64,
     /// A token ends with the assertion that it was given for at the latest: the
     /// provider's `jwtAuthorizationGrantLimitAccessTokenExp`.
@@ -456,9 +458,10 @@ impl FakeKeycloak {
         let query = query.split_once("q=apiKeyIndex%3A").unwrap().1;
         let holds = |user: &&User| {
             let index = user.attributes.get("apiKeyIndex").into_iter().flatten();
-            sees && index
-                .into_iter()
-                .any(|value| value.eq_ignore_ascii_case(query))
+            sees && !user.unsearchable
+                && index
+                    .into_iter()
+                    .any(|value| value.eq_ignore_ascii_case(query))
         };
         let found = self.users.iter().filter(holds).take(2);
         shown(&found.map(User::representation).collect())
@@ -498,6 +501,10 @@ impl FakeKeycloak {
         });
         if let Some(user) = name {
             claims["preferred_username"] = json!(user.username());
+        }
+        if self.lightweight {
+            claims["jti"] = json!(format!("trltcc:{}", self.issued));
+            claims["resource_access"] = Value::Null;
         }
         jwt(&claims)
     }

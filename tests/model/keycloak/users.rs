@@ -20,6 +20,8 @@ pub const PROVIDER: &str = "api-keys";
 pub struct User {
     pub id: String,
     pub enabled: bool,
+    /// Of a user storage without import: read by its id, and found by no search.
+    pub unsearchable: bool,
     pub attributes: BTreeMap<String, Vec<String>>,
     /// By the alias of the provider: the id and the name there.
     pub links: BTreeMap<String, (String, String)>,
@@ -32,6 +34,7 @@ impl User {
         let mut user = Self {
             id: id.into(),
             enabled: true,
+            unsearchable: false,
             attributes: BTreeMap::new(),
             links: BTreeMap::new(),
             profile: Map::new(),

@@ -11,7 +11,7 @@ use super::values::grace;
 #[derive(Debug, Args)]
 pub(crate) struct KeyIdArg {
     /// The key's public id: 12 lower-case letters and digits, 24 of an imported key. Not the
-    /// key itself.
+    /// key itself. A record of another tool's with another id takes --owner.
     #[arg(value_name = "KEY_ID")]
     pub(crate) key_id: String,
 }

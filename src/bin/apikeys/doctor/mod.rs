@@ -1,11 +1,14 @@
 //! `apikeys doctor`: looks at everything that keys depend on, and says what to do.
 //!
 //! It changes nothing. The realm is held against what setup would make of it ([`realm`]),
-//! and the records of all users against what a gateway takes ([`records`]).
+//! the
+//! records of all users against what a gateway takes ([`records`]), and the tokens of some
+//! owners against what services take ([`tokens`]).
 
 mod finding;
 mod realm;
 mod records;
+mod tokens;
 
 use std::cmp::Reverse;
 use std::process::ExitCode;
@@ -28,6 +31,8 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
     let mut findings = realm::look(args, &admin, &keys)?;
     let records = records::look(args, &admin, system::now()?)?;
     findings.extend(records.findings);
+    let tokens = tokens::look(&admin, &args.names.client_id, &records.samples)?;
+    findings.extend(tokens.finding);
     findings.sort_by_key(|finding| Reverse(finding.level));
     let errors = findings
         .iter()
@@ -40,6 +45,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
             "warnings": warnings,
             "looked_at": {
                 "users": records.users, "owners": records.owners, "keys": records.keys,
+                "tokens": tokens.owners,
             },
             "findings": findings.iter().map(Finding::document).collect::<Vec<Value>>(),
         });
@@ -50,12 +56,13 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
         }
         output::result(&format!(
             "{}, {}; looked at the realm and at {} users, of whom {} \
-             hold {} keys{}",
+             hold {} keys, and at the tokens of {}{}",
             counted(errors, "error"),
             counted(warnings, "warning"),
             records.users,
             records.owners,
             records.keys,
+            tokens.owners,
             match args.signing_key_file {
                 Some(_) => "",
                 None => "; to try the signing key as well, give --signing-key-file",

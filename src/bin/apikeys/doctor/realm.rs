@@ -11,7 +11,7 @@ use crate::setup::clients::{Duty, WantedClient};
 use crate::setup::plan::{Action, Conflicts, Plan, Step, Wanted};
 use crate::setup::signing_key_file::SigningKeyFile;
 use crate::setup::state::{State, find_client, text};
-use crate::setup::verify::{self, Signer};
+use crate::setup::verify::{self, Proof, Signer};
 
 const SETUP: &str = "run apikeys setup";
 /// Seconds that the clocks may differ by before it is told, and before assertions are
@@ -152,7 +152,7 @@ fn tried(admin: &KeycloakAdmin, wanted: &Wanted, keys: &Keys) -> Vec<Finding> {
             Some(Signer { client, key })
         })
         .collect();
-    match verify::verify(admin, wanted, &signers) {
+    match verify::verify(admin, wanted, &signers, Proof::ByReading) {
         Ok(_) => Vec::new(),
         Err(error) => vec![Finding::error("signing in", format!("{error:#}"), "")],
     }

@@ -11,10 +11,12 @@ use apikey_jwt_exchange::keycloak::owner::{Link, OWNER_BYTES_MAX, User};
 use apikey_jwt_exchange::manage::owner_keys::{self, KeyState};
 
 use super::finding::Finding;
+use super::tokens::{OWNERS_MAX, Sample};
 use crate::args::DoctorArgs;
 use crate::create::DAY_MS;
 use crate::expiring::ending;
 use crate::keycloak_admin::KeycloakAdmin;
+use crate::owner::{as_argument, how_to_end};
 use crate::reindex::has_stale_index;
 use crate::{change, links, users};
 
@@ -24,6 +26,8 @@ pub(crate) struct Records {
     pub(crate) users: u64,
     pub(crate) owners: u64,
     pub(crate) keys: u64,
+    /// Owners whose tokens are to be looked at.
+    pub(crate) samples: Vec<Sample>,
     pub(crate) findings: Vec<Finding>,
 }
 
@@ -48,6 +52,11 @@ pub(crate) fn look(args: &DoctorArgs, admin: &KeycloakAdmin, now: UnixMillis) ->
                 false => links::of(admin, user.id())?,
             };
             records.findings.extend(rules.check(&user, &links));
+            records.findings.extend(unfindable(admin, &user)?);
+        }
+        if records.samples.len() < OWNERS_MAX {
+            let keys = owner_keys::list(&user.attributes, now);
+            records.samples.extend(Sample::of(&user, &keys));
         }
         records.owners += u64::from(!ids.is_empty());
         records.keys += ids.len() as u64;
@@ -67,6 +76,23 @@ pub(crate) fn look(args: &DoctorArgs, admin: &KeycloakAdmin, now: UnixMillis) ->
     })?;
     records.findings.extend(collisions(holders));
     Ok(records)
+}
+
+/// Whether Keycloak's search finds the owner by a key of it, where there is a doubt: users
+/// of a storage that is not imported have ids that begin so, and a search for each of all
+/// owners would take too long.
+fn unfindable(admin: &KeycloakAdmin, owner: &User) -> Result<Option<Finding>> {
+    let Some(key) = owner_keys::key_ids(&owner.attributes).find(|id| is_id(id)) else {
+        return Ok(None);
+    };
+    if !owner.id().starts_with("f:") || change::is_found(admin, owner.id(), key)? {
+        return Ok(None);
+    }
+    Ok(Some(Finding::error(
+        &format!("owner {:?}", owner.username()),
+        "Keycloak's search does not find it by its key, so no gateway does",
+        "import the users of its user storage, or hold the keys by another user",
+    )))
 }
 
 /// What an owner's records are held against.
@@ -91,7 +117,7 @@ impl Rules<'_> {
                 findings.push(Finding::error(
                     &subject,
                     "its id cannot be in a key, so no gateway finds it",
-                    "make another key, and take this value out of apiKeys",
+                    &format!("make another key, and {}", how_to_end(&key.id, owner)),
                 ));
             } else if let KeyState::Unusable(error) = key.state {
                 let advice = match error {
@@ -202,16 +228,6 @@ impl Rules<'_> {
             )),
             _ => None,
         }
-    }
-}
-
-/// The owner as it can be given to a command: its id, where its name could be something
-/// else to a shell.
-fn as_argument(owner: &User) -> &str {
-    let plain = |c: char| c.is_alphanumeric() || "-_.@+".contains(c);
-    match owner.username() {
-        name if name.chars().all(plain) && !name.starts_with('-') => name,
-        _ => owner.id(),
     }
 }
 

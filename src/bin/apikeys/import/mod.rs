@@ -28,6 +28,7 @@ use zeroize::Zeroizing;
 
 use crate::admin_error::AdminError;
 use crate::args::{ImportArgs, ImportFormat, OwnerArgs};
+use crate::change::Unfindable;
 use crate::create::DAY_MS;
 use crate::keycloak_admin::KeycloakAdmin;
 use crate::realm_checks::{check_realm, scopes_of_client};
@@ -225,6 +226,7 @@ impl Importer<'_> {
                 self.report.imported.push(done(owner, &import));
             }
             Ok(_) => self.report.present.push(done(owner, &import)),
+            Err(error) if error.is::<Unfindable>() => self.refuse(&import, error.to_string()),
             Err(error) => match error.downcast_ref::<ChangeError>() {
                 Some(refusal) if change::concerns_one_owner(refusal) => {
                     self.refuse(&import, refusal.to_string());

@@ -12,6 +12,7 @@ mod providers;
 mod settings;
 pub(crate) mod signing_key_file;
 pub(crate) mod state;
+mod throw_away;
 pub(crate) mod trust;
 pub(crate) mod verify;
 
@@ -27,7 +28,7 @@ use plan::{Plan, Step, Wanted};
 use serde_json::{Map, Value, json};
 use signing_key_file::SigningKeyFile;
 use state::State;
-use verify::Signer;
+use verify::{Proof, Signer};
 
 /// The client whose roles manage a realm.
 const MANAGEMENT_CLIENT: &str = "realm-management";
@@ -75,7 +76,7 @@ pub(crate) fn run(args: &SetupArgs) -> Result<ExitCode> {
             step.object
         );
     }
-    let report = verify::verify(&admin, &wanted, &keys.signers(&wanted))?;
+    let report = verify::verify(&admin, &wanted, &keys.signers(&wanted), Proof::WithAnOwner)?;
     for note in &report.notes {
         output::warning(note);
     }

@@ -11,6 +11,9 @@ const ASSERTION_AGE_SECONDS: std::ops::RangeInclusive<u64> = 60..=3600;
 /// How far the gateway's clock may be ahead of Keycloak's.
 const SKEW_SECONDS: std::ops::RangeInclusive<u64> = 0..=30;
 
+/// "Always use lightweight access token" of the admin console.
+const LIGHTWEIGHT: &str = "client.use.lightweight.access.token.enabled";
+
 pub(crate) fn provider_settings(provider: &Value, wanted: &Wanted) -> Vec<Setting> {
     let mut settings = vec![
         Setting::new(&["hideOnLogin"], json!(true), "nobody logs in by it"),
@@ -130,13 +133,30 @@ pub(crate) fn client_settings(client: &Value, duty: Duty, provider: &str) -> Vec
             "whose assertions it may exchange",
         ));
     }
-    let off_if_on: [(&[&'static str], &'static str); 3] = [
+    if duty == Duty::Exchange && lookup(client, &["consentRequired"]) == Some(&json!(true)) {
+        settings.push(Setting::new(
+            &["consentRequired"],
+            json!(false),
+            "no owner is there to be asked, so the grant is refused",
+        ));
+    }
+    let no_proof = "it has no such proof to give, so it gets no token";
+    let off_if_on: [(&[&'static str], &'static str); 6] = [
         (&["attributes", "use.jwks.url"], "the key is given here"),
         (
             &["attributes", "oauth2.device.authorization.grant.enabled"],
             not_used,
         ),
         (&["attributes", "oidc.ciba.grant.enabled"], not_used),
+        (
+            &["attributes", LIGHTWEIGHT],
+            "lightweight tokens list no roles, and it works by its own",
+        ),
+        (&["attributes", "dpop.bound.access.tokens"], no_proof),
+        (
+            &["attributes", "tls.client.certificate.bound.access.tokens"],
+            no_proof,
+        ),
     ];
     for (path, why) in off_if_on {
         if lookup(client, path) == Some(&json!("true")) {

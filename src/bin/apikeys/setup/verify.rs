@@ -1,16 +1,19 @@
 //! Proves a prepared realm by doing what the gateway and the management API will do.
 
 use anyhow::{Result, bail, ensure};
+use apikey_jwt_exchange::keycloak::lightweight::is_lightweight;
 use apikey_jwt_exchange::signing_key::SigningKey;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::MANAGEMENT_CLIENT;
 use super::clients::{Duty, WantedClient};
 use super::plan::Wanted;
 use super::state::text;
-use crate::admin_error::one_line;
+use super::throw_away::{self, ThrowAway};
+use crate::admin_error::{AdminError, one_line};
 use crate::keycloak_admin::KeycloakAdmin;
 use crate::system;
 
@@ -36,12 +39,22 @@ pub(crate) struct Report {
     pub(crate) notes: Vec<String>,
 }
 
-/// Signs in as each client, looks at its token, and tries a grant for an owner that
-/// does not exist.
+/// How far a proof goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// Nothing is written: the grant is asked for an owner that does not exist. Keycloak
+    /// looks at provider, key and client first, and at consent and the like never.
+    ByReading,
+    /// The very grant that requests use, for an owner that lives for as long.
+    WithAnOwner,
+}
+
+/// Signs in as each client, looks at its token, and tries the grant.
 pub(crate) fn verify(
     admin: &KeycloakAdmin,
     wanted: &Wanted,
     signers: &[Signer<'_>],
+    proof: Proof,
 ) -> Result<Report> {
     let discovery = admin.public(".well-known/openid-configuration")?;
     let realm = Realm {
@@ -49,10 +62,10 @@ pub(crate) fn verify(
         issuer: text(&discovery, "issuer"),
     };
     let mut proven = Vec::new();
-    for signer in signers {
-        proven.push(realm.prove(wanted, signer)?);
-    }
     let mut notes = Vec::new();
+    for signer in signers {
+        proven.push(realm.prove(wanted, signer, proof, &mut notes)?);
+    }
     if realm.issuer != admin.realm_url() {
         notes.push(format!(
             "tokens of this realm name {:?} as their issuer: the gateway's keycloak_url must be \
@@ -69,9 +82,15 @@ struct Realm<'a> {
 }
 
 impl Realm<'_> {
-    fn prove(&self, wanted: &Wanted, signer: &Signer<'_>) -> Result<String> {
+    fn prove(
+        &self,
+        wanted: &Wanted,
+        signer: &Signer<'_>,
+        proof: Proof,
+        notes: &mut Vec<String>,
+    ) -> Result<String> {
         let client = signer.client;
-        let claims = self.service_token(signer)?;
+        let (token, claims) = self.service_token(signer)?;
         let roles = management_roles(&claims);
         let missing: Vec<&str> = client
             .duty
@@ -79,6 +98,13 @@ impl Realm<'_> {
             .into_iter()
             .filter(|role| !roles.iter().any(|held| held == role))
             .collect();
+        ensure!(
+            missing.is_empty() || !is_lightweight(&token),
+            "tokens of {:?} are lightweight and list no roles, though the client does not ask for \
+             that: a client policy of the realm does (executor use-lightweight-access-token); \
+             except the client from it",
+            client.client_id
+        );
         ensure!(
             missing.is_empty(),
             "the token of {:?} lacks the roles {} of {MANAGEMENT_CLIENT}: its service account \
@@ -97,7 +123,10 @@ impl Realm<'_> {
                         client.client_id
                     );
                 }
-                self.try_grant(wanted, signer)?;
+                match proof {
+                    Proof::ByReading => self.grant_nobody(wanted, signer)?,
+                    Proof::WithAnOwner => self.grant_an_owner(wanted, signer, notes)?,
+                }
                 "may grant"
             }
             Duty::Manage => "may write users' keys",
@@ -110,8 +139,8 @@ impl Realm<'_> {
         ))
     }
 
-    /// The claims of a service token, as the filter gets one.
-    fn service_token(&self, signer: &Signer<'_>) -> Result<Value> {
+    /// A service token, as the filter gets one, and its claims.
+    fn service_token(&self, signer: &Signer<'_>) -> Result<(Zeroizing<String>, Value)> {
         let client_id = &signer.client.client_id;
         let (status, answer) = self.token_request(signer, "client_credentials", &[])?;
         let Some(token) = answer.get("access_token").and_then(Value::as_str) else {
@@ -120,13 +149,8 @@ impl Realm<'_> {
                 words(&answer)
             );
         };
-        let claims = token
-            .split('.')
-            .nth(1)
-            .and_then(|part| URL_SAFE_NO_PAD.decode(part).ok())
-            .and_then(|json| serde_json::from_slice(&json).ok());
-        match claims {
-            Some(claims) => Ok(claims),
+        match claims(token) {
+            Some(claims) => Ok((Zeroizing::new(token.to_owned()), claims)),
             None => bail!(
                 "Keycloak's access tokens are no JWTs: the gateway can use no others, check the \
                  access token settings of {client_id:?}"
@@ -134,16 +158,74 @@ impl Realm<'_> {
         }
     }
 
-    /// Asks for a token of nobody. Keycloak looks at the owner last: that it finds
-    /// none says that provider, key and client are as they should be.
-    fn try_grant(&self, wanted: &Wanted, signer: &Signer<'_>) -> Result<()> {
+    /// Asks for a token of an owner that is made for it, as a gateway does.
+    fn grant_an_owner(
+        &self,
+        wanted: &Wanted,
+        signer: &Signer<'_>,
+        notes: &mut Vec<String>,
+    ) -> Result<()> {
+        throw_away::sweep(self.admin)?;
+        let mut owner = match ThrowAway::make(self.admin) {
+            Ok(owner) => owner,
+            Err(error) => match error.downcast_ref() {
+                Some(AdminError::Refused {
+                    status: 400..500,
+                    message,
+                    ..
+                }) => {
+                    notes.push(format!(
+                        "the grant was tried for nobody alone: the realm does not take the user \
+                         that it would be tried with ({message}). Try a key of a real owner"
+                    ));
+                    return self.grant_nobody(wanted, signer);
+                }
+                _ => return Err(error),
+            },
+        };
+        let granted = owner
+            .make_owner(&wanted.identity_provider)
+            .and_then(|actions| self.grant_to(owner.id(), wanted, signer).map(|()| actions));
+        let removed = owner.remove();
+        match (granted, removed) {
+            (Ok(actions), Ok(())) if actions.is_empty() => Ok(()),
+            (Ok(actions), Ok(())) => {
+                notes.push(format!(
+                    "the realm has each new user do {}: until that is done, keys of the user are \
+                     refused",
+                    one_line(&actions.join(", "))
+                ));
+                Ok(())
+            }
+            (Err(error), Err(left)) => Err(error.context(format!("{left:#}"))),
+            (Err(error), Ok(())) | (Ok(_), Err(error)) => Err(error),
+        }
+    }
+
+    fn grant_to(&self, owner_id: &str, wanted: &Wanted, signer: &Signer<'_>) -> Result<()> {
+        let (status, answer) = self.grant(owner_id, wanted, signer)?;
+        let client_id = &signer.client.client_id;
+        let Some(token) = answer.get("access_token").and_then(Value::as_str) else {
+            bail!(
+                "Keycloak gives {client_id:?} no token for an owner that was made to try it, so \
+                 each key is refused: it answers {status} ({}). Look at the client's settings in \
+                 the admin console, and at the realm's client policies",
+                words(&answer)
+            );
+        };
+        ensure!(
+            claims(token).is_some_and(|claims| text(&claims, "sub") == owner_id),
+            "tokens that {client_id:?} gets for an owner do not name the owner as sub: a mapper \
+             of the client or of its scopes replaces it"
+        );
+        Ok(())
+    }
+
+    /// Asks for a token of nobody. Keycloak looks at the owner after provider, key and
+    /// client: that it finds none says that those are as they should be.
+    fn grant_nobody(&self, wanted: &Wanted, signer: &Signer<'_>) -> Result<()> {
         let nobody = format!("nobody-{}", system::random_name()?);
-        let grant = self.assertion(signer.key, &wanted.assertion_issuer, &nobody)?;
-        let (status, answer) = self.token_request(
-            signer,
-            "urn:ietf:params:oauth:grant-type:jwt-bearer",
-            &[("assertion", &grant)],
-        )?;
+        let (status, answer) = self.grant(&nobody, wanted, signer)?;
         ensure!(
             text(&answer, "error") == "invalid_grant"
                 && text(&answer, "error_description") == "User not found",
@@ -152,6 +234,15 @@ impl Realm<'_> {
             words(&answer)
         );
         Ok(())
+    }
+
+    fn grant(&self, owner_id: &str, wanted: &Wanted, signer: &Signer<'_>) -> Result<(u16, Value)> {
+        let grant = self.assertion(signer.key, &wanted.assertion_issuer, owner_id)?;
+        self.token_request(
+            signer,
+            "urn:ietf:params:oauth:grant-type:jwt-bearer",
+            &[("assertion", &grant)],
+        )
     }
 
     fn token_request(
@@ -186,6 +277,11 @@ impl Realm<'_> {
             "jti": format!("{JTI_PREFIX}{}", system::random_name()?),
         }))?)
     }
+}
+
+fn claims(token: &str) -> Option<Value> {
+    let json = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    serde_json::from_slice(&json).ok()
 }
 
 fn management_roles(claims: &Value) -> Vec<String> {

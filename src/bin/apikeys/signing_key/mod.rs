@@ -16,7 +16,7 @@ use crate::output;
 use crate::setup::clients::{Duty, WantedClient};
 use crate::setup::plan::Wanted;
 use crate::setup::signing_key_file::SigningKeyFile;
-use crate::setup::verify::{self, Signer};
+use crate::setup::verify::{self, Proof, Signer};
 use places::Places;
 use seen::Seen;
 
@@ -109,13 +109,14 @@ impl<'a> Rotation<'a> {
                 key: self.file.key(),
             })
             .collect();
-        let report = verify::verify(&self.admin, &wanted, &signers).with_context(|| {
-            format!(
-                "Keycloak does not accept key {} of {}",
-                self.kid(),
-                self.shown_file()
-            )
-        })?;
+        let report = verify::verify(&self.admin, &wanted, &signers, Proof::ByReading)
+            .with_context(|| {
+                format!(
+                    "Keycloak does not accept key {} of {}",
+                    self.kid(),
+                    self.shown_file()
+                )
+            })?;
         Ok(report.proven)
     }
 

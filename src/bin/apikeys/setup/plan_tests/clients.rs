@@ -140,3 +140,36 @@ fn flows_that_the_gateway_does_not_use_are_turned_off_where_they_are_on() {
         ["directAccessGrantsEnabled", "oidc.ciba.grant.enabled"]
     );
 }
+
+#[test]
+fn what_keeps_the_grant_from_being_given_is_turned_off_where_it_is_on() {
+    let bound = [
+        "client.use.lightweight.access.token.enabled",
+        "dpop.bound.access.tokens",
+        "tls.client.certificate.bound.access.tokens",
+    ];
+    for client in [GATEWAY, MANAGER] {
+        let mut state = ready_realm();
+        for attribute in bound {
+            change(
+                &mut state,
+                client,
+                &["attributes", attribute],
+                json!("true"),
+            );
+        }
+        let plan = plan(&state);
+        assert_eq!(fields(&plan), bound, "{client}");
+        assert_eq!(
+            Plan::new(&applied(&state, &plan), &wanted()).unwrap(),
+            Plan::default()
+        );
+    }
+    let mut state = ready_realm();
+    change_client(&mut state, &["consentRequired"], json!(true));
+    assert_eq!(fields(&plan(&state)), ["consentRequired"]);
+    // The management client gets no tokens for others.
+    let mut state = ready_realm();
+    change(&mut state, MANAGER, &["consentRequired"], json!(true));
+    assert_eq!(plan(&state), Plan::default());
+}
