@@ -278,6 +278,7 @@ enum Asked {
     List,
     Show(String),
     Revoke(String),
+    RevokeAll,
     Create(CreateBody),
     Rotate(String, RotateBody),
 }

@@ -109,7 +109,7 @@ pub(crate) fn revoke(args: &RevokeArgs) -> Result<()> {
             let edit = Edit::Revoke { id: id.to_owned() };
             let changed = change::make(&admin, &args.names, owner.id(), edit)
                 .with_context(|| format!("key {id} of {:?}", owner.username()))?;
-            changed.edited.ended.is_some()
+            !changed.edited.ended.is_empty()
         }
     };
     if args.output.is_json() {
