@@ -61,6 +61,18 @@ pub(crate) enum AdminError {
     Proxy { name: &'static str },
 }
 
+impl AdminError {
+    /// Whether Keycloak refuses this request, and may well take the next one.
+    pub(crate) fn concerns_one_request(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => {
+                *status >= 400 && !matches!(status, 401 | 403 | 408 | 429 | 502..=504)
+            }
+            _ => false,
+        }
+    }
+}
+
 fn by_proxy(proxy: Option<&str>) -> String {
     match proxy {
         Some(proxy) => {

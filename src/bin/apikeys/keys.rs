@@ -10,7 +10,7 @@ use crate::args::{ListArgs, RevokeArgs, RotateArgs, ShowArgs};
 use crate::create::DAY_MS;
 use crate::realm_checks::check_realm;
 use crate::wrong_usage::WrongUsage;
-use crate::{change, last_used, new_key, output, owner, summary, system};
+use crate::{change, last_used, new_key, output, owner, revoke_all, summary, system};
 
 /// Lists an owner's keys.
 pub(crate) fn list(args: &ListArgs) -> Result<()> {
@@ -100,7 +100,10 @@ pub(crate) fn rotate(args: &RotateArgs) -> Result<()> {
 
 /// Ends a key.
 pub(crate) fn revoke(args: &RevokeArgs) -> Result<()> {
-    let id = checked_id(&args.key.key_id)?;
+    let Some(id) = &args.key_id else {
+        return revoke_all::run(args);
+    };
+    let id = checked_id(id)?;
     let admin = args.connection.sign_in()?;
     let owner = owner::find_or_look_up(&admin, &args.owner, id)?;
     let revoked = match &owner {
@@ -108,7 +111,7 @@ pub(crate) fn revoke(args: &RevokeArgs) -> Result<()> {
         Some(owner) => {
             let edit = Edit::Revoke { id: id.to_owned() };
             let changed = change::make(&admin, &args.names, owner.id(), edit)
-                .with_context(|| format!("key {id} of {:?}", owner.username()))?;
+                .map_err(|error| revoke_all::offered(error, id, owner))?;
             !changed.edited.ended.is_empty()
         }
     };
