@@ -181,7 +181,7 @@ impl OwnerChange {
             | ChangeError::NotAsWritten
             | ChangeError::NoSuchOwner) => error,
             // Whatever it says, the change may have been made.
-            error if self.writes > 0 => ChangeError::Unknown(error.to_string()),
+            error if self.writes > 0 => ChangeError::Unknown(error.loggable()),
             error => error,
         };
         let result = match error {
