@@ -12,6 +12,7 @@ pub mod lightweight;
 pub mod owner;
 pub mod public_key;
 pub mod realm_checks;
+pub mod refusal;
 pub mod token;
 pub mod user_events;
 pub mod users;

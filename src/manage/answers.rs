@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 use zeroize::{Zeroize, Zeroizing};
 
+use super::change::ChangeError;
 use super::owner_keys::KeySummary;
-use super::problem::Problem;
+use super::problem::{self, Problem};
 use crate::clock::UnixMillis;
 
 /// The API's description (OpenAPI 3.1).
@@ -106,6 +107,24 @@ impl Answer {
             told.zeroize();
         }
         answer
+    }
+
+    /// No key of the owner works any more; why their records are still there, if they are.
+    pub(super) fn all_ended(records_kept: Option<&ChangeError>) -> Self {
+        Self::json(
+            200,
+            &match records_kept {
+                None => json!({ "records_kept": false }),
+                Some(why) => json!({
+                    "records_kept": true,
+                    "detail": format!(
+                        "{} Repeat this once an administrator has corrected the user. If the \
+                         owner is linked again before, these keys work again.",
+                        problem::of_the_record(why)
+                    ),
+                }),
+            },
+        )
     }
 
     /// One key.

@@ -194,6 +194,7 @@ impl Manage {
         let made = draft.map(|draft| (draft.key.id().to_owned(), draft.hash_text.clone()));
         match (&task.asked, made) {
             (Asked::Revoke(id), None) => Ok(Edit::Revoke { id: id.clone() }),
+            (Asked::RevokeAll, None) => Ok(Edit::RevokeAll),
             (Asked::Create(create), Some((id, hash_text))) => Ok(Edit::Create {
                 key: NewKey {
                     id,
@@ -327,7 +328,7 @@ impl Manage {
                     if error == ChangeError::Unauthorized {
                         env.manager.service_token.reject(&task.bearer);
                     }
-                    Err(End::new(Problem::from(&error), error))
+                    Err(End::new(Problem::from(&error), error.loggable()))
                 }
             },
         }
@@ -391,8 +392,11 @@ impl Manage {
             return self.told(&changed, draft);
         }
         let owner_id = task.owner_id()?.to_owned();
-        if draft.is_none() {
-            self.report.key_id.clone_from(&changed.edited.ended);
+        if matches!(task.asked, Asked::Revoke(_)) {
+            self.report.key_id = changed.edited.ended.first().cloned();
+        }
+        if let Some(kept) = &changed.records_kept {
+            self.report.reason = Some(format!("the records stay: {}", kept.loggable()));
         }
         let (worker, store) = (&mut *env.exchange.worker, &mut *env.exchange.store);
         if worker.revoke_owner(&owner_id, now, store).is_err() {
@@ -429,7 +433,10 @@ impl Manage {
     pub(super) fn told(&mut self, changed: &Changed, draft: Option<Box<Draft>>) -> Step {
         let respond = |answer| Ok((State::Over, Output::Respond(answer)));
         let Some(draft) = draft else {
-            return respond(Answer::no_content());
+            return respond(match &self.task()?.asked {
+                Asked::RevokeAll => Answer::all_ended(changed.records_kept.as_ref()),
+                _ => Answer::no_content(),
+            });
         };
         let by_id = |id: &str| changed.keys.iter().find(|key| key.id == id);
         let Some(key) = by_id(draft.key.id()) else {

@@ -285,6 +285,7 @@ enum Asked {
     List,
     Show(String),
     Revoke(String),
+    RevokeAll,
     Create(CreateBody),
     Rotate(String, RotateBody),
 }

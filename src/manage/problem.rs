@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::change::ChangeError;
 use super::owner_keys::EditRefused;
+use crate::keycloak::loggable;
 use crate::rejection::Rejection;
 
 /// A refusal: its kind, and what there is to say beside.
@@ -56,6 +57,8 @@ pub enum Code {
     KeyEnded,
     /// The owner cannot be given a key.
     OwnerNotEligible,
+    /// Keycloak refuses to write the owner, or its record is too large to be read.
+    OwnerRecordUnusable,
     /// The owner's keys are being changed by others.
     Busy,
     /// Nobody knows whether the change was made.
@@ -66,7 +69,7 @@ pub enum Code {
 
 impl Code {
     /// All of them, one method and one rejection standing for all.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::MissingCredentials,
         Self::InvalidToken,
         Self::Forbidden,
@@ -83,6 +86,7 @@ impl Code {
         Self::KeyRotating,
         Self::KeyEnded,
         Self::OwnerNotEligible,
+        Self::OwnerRecordUnusable,
         Self::Busy,
         Self::OutcomeUnknown,
         Self::Exchange(Rejection::InvalidApiKey),
@@ -111,6 +115,7 @@ impl Code {
             Self::KeyRotating => "key_rotating",
             Self::KeyEnded => "key_ended",
             Self::OwnerNotEligible => "owner_not_eligible",
+            Self::OwnerRecordUnusable => "owner_record_unusable",
             Self::Busy => "busy",
             Self::OutcomeUnknown => "outcome_unknown",
             Self::Exchange(rejection) => rejection.code(),
@@ -129,9 +134,11 @@ impl Code {
             Self::LengthRequired => 411,
             Self::PayloadTooLarge => 413,
             Self::UnsupportedMediaType => 415,
-            Self::KeyLimitReached | Self::KeyRotating | Self::KeyEnded | Self::OwnerNotEligible => {
-                409
-            }
+            Self::KeyLimitReached
+            | Self::KeyRotating
+            | Self::KeyEnded
+            | Self::OwnerNotEligible
+            | Self::OwnerRecordUnusable => 409,
             Self::Busy | Self::OutcomeUnknown => 503,
             Self::Exchange(rejection) => rejection.status(),
         }
@@ -155,6 +162,7 @@ impl Code {
             Self::KeyRotating => "The key has a replacement already",
             Self::KeyEnded => "The key has ended",
             Self::OwnerNotEligible => "The owner cannot be given a key",
+            Self::OwnerRecordUnusable => "The owner's record cannot be read or written",
             Self::Busy => "The owner's keys are being changed by others",
             Self::OutcomeUnknown => "It is not known whether the change was made",
             Self::Exchange(rejection) => rejection.title(),
@@ -186,6 +194,16 @@ impl Problem {
     #[must_use]
     pub fn unavailable() -> Self {
         Code::Exchange(Rejection::IdentityProviderUnavailable).into()
+    }
+
+    /// The owner cannot be written, or cannot be read.
+    fn record_unusable(error: &ChangeError) -> Self {
+        let detail = format!(
+            "{} Nothing was changed: an administrator has to correct the user. DELETE of \
+             /api/v1/api-keys?all=true ends all keys of the owner without it.",
+            of_the_record(error)
+        );
+        Self::new(Code::OwnerRecordUnusable, detail)
     }
 
     /// A request with more headers than can be looked through.
@@ -257,6 +275,9 @@ impl From<&ChangeError> for Problem {
             ChangeError::Unknown(_) | ChangeError::NotAsWritten => {
                 Self::new(Code::OutcomeUnknown, "List the keys before you try again.")
             }
+            ChangeError::RefusedByKeycloak { .. } | ChangeError::OwnerUnreadable => {
+                Self::record_unusable(error)
+            }
             // All these are for whoever runs the gateway: the log says which.
             ChangeError::Unauthorized
             | ChangeError::Forbidden
@@ -265,6 +286,27 @@ impl From<&ChangeError> for Problem {
             | ChangeError::IdLinkedElsewhere(_)
             | ChangeError::Keycloak { .. } => Self::unavailable(),
         }
+    }
+}
+
+/// Why an owner's record cannot be written, for callers. Attributes are named; their values
+/// and Keycloak's words are for the log.
+pub(super) fn of_the_record(error: &ChangeError) -> String {
+    match error {
+        ChangeError::RefusedByKeycloak { refusal, .. } => {
+            let fields: Vec<String> = refusal.fields().into_iter().map(loggable).collect();
+            match fields.as_slice() {
+                [] => "Keycloak refuses to write the owner.".to_owned(),
+                fields => format!(
+                    "Keycloak refuses to write the owner because of: {}.",
+                    fields.join(", ")
+                ),
+            }
+        }
+        ChangeError::OwnerUnreadable => {
+            "The owner has more in its attributes than a gateway reads.".to_owned()
+        }
+        _ => "The owner could not be read or written.".to_owned(),
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::problem::Code;
+use super::change::ChangeError;
+use super::problem::{Code, Problem};
 use super::steps::answer;
 use super::{Answer, Asked, End, Input, Listing, Manage, ManageEnv, Output, State, Step};
 use crate::keycloak::owner::{self, OwnerFault, User};
@@ -21,6 +22,10 @@ impl Manage {
     }
 
     pub(super) fn owner_read(&mut self, input: &Input<'_>, env: &mut ManageEnv<'_, '_>) -> Step {
+        if matches!(input, Input::Answer { body: None, .. }) {
+            let error = ChangeError::OwnerUnreadable;
+            return Err(End::new(Problem::from(&error), error));
+        }
         let (status, body) = answer(Endpoint::Owner, input)?;
         let task = self.task()?;
         let user = match User::read(status, body, task.owner_id()?) {

@@ -114,6 +114,7 @@ impl Manage {
             Operation::List => Asked::List,
             Operation::Show(id) => Asked::Show(id),
             Operation::Revoke(id) => Asked::Revoke(id),
+            Operation::RevokeAll => Asked::RevokeAll,
             Operation::OpenApi | Operation::Preflight(_) => {
                 return Err(End::unavailable("an answer that was not given"));
             }

@@ -20,6 +20,8 @@ pub enum Operation {
     Show(String),
     /// End one.
     Revoke(String),
+    /// End all of the owner's.
+    RevokeAll,
     /// Replace one.
     Rotate(String),
     /// Exchange a key for a token.
@@ -54,6 +56,7 @@ impl Operation {
             Self::List => "list",
             Self::Show(_) => "show",
             Self::Revoke(_) => "revoke",
+            Self::RevokeAll => "revoke_all",
             Self::Rotate(_) => "rotate",
             Self::Validate => "validate",
             Self::OpenApi => "openapi",
@@ -92,8 +95,12 @@ pub fn route(method: &str, path: &str) -> Result<(Operation, Query), Problem> {
         ["openapi.json"] => choose(method, &[("GET", Operation::OpenApi)], "GET")?,
         ["api-keys"] => choose(
             method,
-            &[("GET", Operation::List), ("POST", Operation::Create)],
-            "GET, POST",
+            &[
+                ("GET", Operation::List),
+                ("POST", Operation::Create),
+                ("DELETE", Operation::RevokeAll),
+            ],
+            "GET, POST, DELETE",
         )?,
         ["api-keys", "validate"] => choose(method, &[("POST", Operation::Validate)], "POST")?,
         ["api-keys", id] if is_key_id(id) => choose(
@@ -144,6 +151,7 @@ fn read_query(text: &str, operation: &Operation) -> Result<Query, Problem> {
     };
     let invalid = |detail: &'static str| Err(Problem::new(Code::InvalidRequest, detail));
     let mut seen: Vec<&str> = Vec::new();
+    let mut all = false;
     for pair in text.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let Ok(value) = percent_decode_str(value).decode_utf8() else {
@@ -171,6 +179,7 @@ fn read_query(text: &str, operation: &Operation) -> Result<Query, Problem> {
                     _ => return invalid("limit must be a whole number from 1 to 100."),
                 }
             }
+            "all" if *operation == Operation::RevokeAll => all = value == "true",
             "after" if *operation == Operation::List => {
                 if !is_key_id(&value) {
                     return invalid("after must be the id of a key.");
@@ -181,10 +190,14 @@ fn read_query(text: &str, operation: &Operation) -> Result<Query, Problem> {
             _ => {
                 return invalid(
                     "The query has a parameter that this path does not take; there are user_id, \
-                     and for the list limit and after.",
+                     for the list limit and after, and for the end of all keys all.",
                 );
             }
         }
+    }
+    // A client that has lost a key's id asks for this path.
+    if *operation == Operation::RevokeAll && !all {
+        return invalid("To end all keys of the owner takes all=true; to end one, its id.");
     }
     Ok(query)
 }
@@ -223,11 +236,16 @@ mod tests {
                 Operation::Rotate(id.into()),
             ),
             ("POST", "/api/v1/api-keys/validate", Operation::Validate),
+            (
+                "DELETE",
+                "/api/v1/api-keys?all=true&user_id=u-1",
+                Operation::RevokeAll,
+            ),
             ("GET", "/api/v1/openapi.json", Operation::OpenApi),
             (
                 "OPTIONS",
                 "/api/v1/api-keys",
-                Operation::Preflight("GET, POST"),
+                Operation::Preflight("GET, POST, DELETE"),
             ),
             (
                 "OPTIONS",
@@ -242,13 +260,13 @@ mod tests {
     #[test]
     fn other_methods_are_told_what_is_allowed_and_other_paths_nothing() {
         for (method, path, allow) in [
-            ("PUT", "/api/v1/api-keys", "GET, POST"),
-            ("HEAD", "/api/v1/api-keys", "GET, POST"),
+            ("PUT", "/api/v1/api-keys", "GET, POST, DELETE"),
+            ("HEAD", "/api/v1/api-keys", "GET, POST, DELETE"),
             ("PATCH", "/api/v1/api-keys/abc", "GET, DELETE"),
             ("GET", "/api/v1/api-keys/abc/rotate", "POST"),
             ("GET", "/api/v1/api-keys/validate", "POST"),
             ("POST", "/api/v1/openapi.json", "GET"),
-            ("get", "/api/v1/api-keys", "GET, POST"),
+            ("get", "/api/v1/api-keys", "GET, POST, DELETE"),
         ] {
             assert_eq!(
                 operation(method, path),

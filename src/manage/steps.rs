@@ -243,7 +243,7 @@ impl Manage {
         let task = self.task.as_mut().ok_or_else(nothing)?;
         match &task.asked {
             Asked::List | Asked::Show(_) => self.read_owner(env),
-            Asked::Revoke(_) => self.await_owner(None, env),
+            Asked::Revoke(_) | Asked::RevokeAll => self.await_owner(None, env),
             Asked::Create(create) => {
                 let scopes = create.scopes.clone();
                 match scopes {

@@ -25,6 +25,7 @@ mod page;
 #[path = "../model/pattern.rs"]
 mod pattern;
 mod records;
+mod refused;
 mod secrets;
 mod setup;
 mod signing_key;

@@ -17,7 +17,7 @@ use super::world::{START, World};
 /// An operation, a status, the code of a refusal (or nothing), and how to come to it.
 type Case = (&'static str, u16, &'static str, fn() -> Told);
 
-const CASES: [Case; 68] = [
+const CASES: [Case; 82] = [
     ("describeApi", 200, "", || {
         ask(|_| Request::new("GET", "/api/v1/openapi.json"))
     }),
@@ -41,6 +41,9 @@ const CASES: [Case; 68] = [
     }),
     ("listApiKeys", 404, "user_not_found", || {
         ask(|w| Request::list(&w.token("nobody")))
+    }),
+    ("listApiKeys", 409, "owner_record_unusable", || {
+        large(|w| Request::list(&w.token("alice")))
     }),
     ("listApiKeys", 429, "throttled", || {
         suspect(|w| Request::list(&w.token("alice")))
@@ -72,6 +75,9 @@ const CASES: [Case; 68] = [
     ("showApiKey", 404, "user_not_found", || {
         ask(|w| Request::show(&w.token("nobody"), &id()))
     }),
+    ("showApiKey", 409, "owner_record_unusable", || {
+        large(|w| Request::show(&w.token("alice"), &id()))
+    }),
     ("showApiKey", 429, "throttled", || {
         suspect(|w| Request::show(&w.token("alice"), &id()))
     }),
@@ -96,6 +102,9 @@ const CASES: [Case; 68] = [
     ("revokeApiKey", 404, "user_not_found", || {
         ask(|w| Request::revoke(&w.token("nobody"), &id()))
     }),
+    ("revokeApiKey", 409, "owner_record_unusable", || {
+        refused(|w| Request::revoke(&w.token("alice"), &id()))
+    }),
     ("revokeApiKey", 429, "throttled", || {
         suspect(|w| Request::revoke(&w.token("alice"), &id()))
     }),
@@ -107,6 +116,38 @@ const CASES: [Case; 68] = [
     }),
     ("revokeApiKey", 503, "identity_provider_unavailable", || {
         without_keycloak(|w| Request::revoke(&w.token("alice"), &id()))
+    }),
+    ("revokeAllApiKeys", 200, "", || {
+        ask(|w| Request::revoke_all(&w.token("alice")))
+    }),
+    ("revokeAllApiKeys", 200, "", || {
+        refused(|w| Request::revoke_all(&w.token("alice")))
+    }),
+    ("revokeAllApiKeys", 400, "invalid_request", || {
+        ask(|w| Request::new("DELETE", KEYS).bearer(&w.token("alice")))
+    }),
+    ("revokeAllApiKeys", 401, "missing_credentials", || {
+        ask(|w| Request::revoke_all(&w.token("alice")).without("authorization"))
+    }),
+    ("revokeAllApiKeys", 403, "forbidden", || {
+        ask(|w| Request::revoke_all(&w.token("bob")).for_user("alice"))
+    }),
+    ("revokeAllApiKeys", 404, "user_not_found", || {
+        ask(|w| Request::revoke_all(&w.token("nobody")))
+    }),
+    ("revokeAllApiKeys", 409, "owner_record_unusable", || {
+        let mut world = World::new(users());
+        let request = Request::revoke_all(&world.token("alice"));
+        world.ask_with(&request, |what, reply| match what {
+            "unlink" => Ok((400, Vec::new())),
+            _ => Ok(reply),
+        })
+    }),
+    ("revokeAllApiKeys", 429, "throttled", || {
+        suspect(|w| Request::revoke_all(&w.token("alice")))
+    }),
+    ("revokeAllApiKeys", 503, "busy", || {
+        locked(|w| Request::revoke_all(&w.token("alice")))
     }),
     ("createApiKey", 201, "", || {
         ask(|w| new_key(w, json!({ "name": "n" })))
@@ -139,6 +180,9 @@ const CASES: [Case; 68] = [
             w.keycloak.user("alice").enabled = false;
             new_key(w, json!({ "name": "n" }))
         })
+    }),
+    ("createApiKey", 409, "owner_record_unusable", || {
+        refused(|w| new_key(w, json!({ "name": "n" })))
     }),
     ("createApiKey", 411, "length_required", || {
         ask(|w| new_key(w, json!({ "name": "n" })).without("content-length"))
@@ -191,6 +235,9 @@ const CASES: [Case; 68] = [
             w.pass(40 * 86_400_000);
             Request::rotate(&w.token("alice"), &id(), &json!({}))
         })
+    }),
+    ("rotateApiKey", 409, "owner_record_unusable", || {
+        refused(|w| Request::rotate(&w.token("alice"), &id(), &json!({})))
     }),
     ("rotateApiKey", 411, "length_required", || {
         ask(|w| Request::rotate(&w.token("alice"), &id(), &json!({})).without("content-length"))
@@ -311,6 +358,25 @@ fn full(request: impl FnOnce(&mut World) -> Request) -> Told {
     told
 }
 
+/// Alice's phone number is none any more, since the user profile was changed.
+fn refused(request: impl FnOnce(&mut World) -> Request) -> Told {
+    ask(|world| {
+        world.keycloak.user("alice").refused =
+            Some(r#"{"errors":[{"field":"phone","errorMessage":"error-pattern-no-match"}]}"#);
+        request(world)
+    })
+}
+
+/// Alice has more in her attributes than is read.
+fn large(request: impl FnOnce(&mut World) -> Request) -> Told {
+    ask(|world| {
+        let picture = vec!["x".repeat(140_000)];
+        let attributes = &mut world.keycloak.user("alice").attributes;
+        attributes.insert("picture".to_owned(), picture);
+        request(world)
+    })
+}
+
 /// The answer to an address that has sent too many keys that were refused.
 fn throttled(request: impl Fn(&World) -> Request) -> Told {
     ask(|world| {
@@ -390,13 +456,13 @@ fn the_document_lists_the_codes_that_there_are() {
 #[test]
 fn a_method_that_a_path_does_not_take_is_told_which_it_takes() {
     for (method, path, allow) in [
-        ("PUT", KEYS, "GET, POST"),
-        ("HEAD", KEYS, "GET, POST"),
+        ("PUT", KEYS, "GET, POST, DELETE"),
+        ("HEAD", KEYS, "GET, POST, DELETE"),
         ("PATCH", "/api/v1/api-keys/abc", "GET, DELETE"),
         ("GET", "/api/v1/api-keys/abc/rotate", "POST"),
         ("DELETE", "/api/v1/api-keys/validate", "POST"),
         ("POST", "/api/v1/openapi.json", "GET"),
-        ("OPTIONS", KEYS, "GET, POST"),
+        ("OPTIONS", KEYS, "GET, POST, DELETE"),
     ] {
         let told = ask(|_| Request::new(method, path));
         told.refused(405, "method_not_allowed");

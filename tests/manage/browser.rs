@@ -12,7 +12,7 @@ const OTHER: &str = "https://evil.example.com";
 
 /// Each path, and the methods that it takes.
 const METHODS: [(&str, &str); 5] = [
-    (KEYS, "GET, POST"),
+    (KEYS, "GET, POST, DELETE"),
     ("/api/v1/api-keys/abc", "GET, DELETE"),
     ("/api/v1/api-keys/abc/rotate?user_id=u", "POST"),
     ("/api/v1/api-keys/validate", "POST"),

@@ -69,6 +69,7 @@ fn requests(world: &World) -> Vec<Request> {
         Request::show(&token, &id),
         Request::list(&token),
         Request::validate(&key(1)),
+        Request::revoke_all(&token),
     ]
 }
 
@@ -133,6 +134,13 @@ fn expect_truth(world: &mut World, told: &Told, place: &str) {
             assert!(exchanged.is_ok(), "{place}: {exchanged:?}");
         }
         ("DELETE", 204) => assert_eq!(ids, [""; 0], "{place}"),
+        ("DELETE", 200) => {
+            let kept = told.body()["records_kept"].as_bool().unwrap();
+            assert!(kept || ids.is_empty(), "{place}");
+            assert!(!world.keycloak.user("alice").is_linked(), "{place}");
+            let gateway = world.add_gateway(0);
+            assert!(world.exchange(gateway, &key(1)).is_err(), "{place}");
+        }
         (_, 503) if code == "outcome_unknown" => {}
         // So Keycloak said.
         (_, 404) if code == "user_not_found" => {}
@@ -141,6 +149,10 @@ fn expect_truth(world: &mut World, told: &Told, place: &str) {
     }
     world.pass(STALE_MS);
     let token = world.token("alice");
+    if told.request.path.ends_with("all=true") {
+        let ended = world.ask(&Request::revoke_all(&token)).expect(200);
+        assert_eq!(ended["records_kept"], false, "{place}");
+    }
     let again = world.ask(&Request::create(&token, &json!({ "name": "again" })));
     assert_eq!(again.status, 201, "{place}: {:?}", again.reason);
     world.expect_nothing_held();
@@ -149,7 +161,7 @@ fn expect_truth(world: &mut World, told: &Told, place: &str) {
 
 #[test]
 fn a_fault_at_any_call_is_one_answer_that_is_true() {
-    for kind in 0..6 {
+    for kind in 0..7 {
         for fault in FAULTS {
             for number in 0.. {
                 let mut world = world();
@@ -169,7 +181,7 @@ fn a_fault_at_any_call_is_one_answer_that_is_true() {
 
 #[test]
 fn two_faults_in_a_row_are_no_worse() {
-    for kind in [0, 1, 2] {
+    for kind in [0, 1, 2, 6] {
         for first in [Fault::AnswerLost, Fault::Refused(500, "")] {
             for number in 0..12 {
                 let mut world = world();
@@ -199,7 +211,7 @@ fn two_faults_in_a_row_are_no_worse() {
 
 #[test]
 fn a_client_that_hangs_up_at_any_step_gives_everything_back() {
-    for kind in 0..6 {
+    for kind in 0..7 {
         for number in 0.. {
             let mut world = world();
             let request = requests(&world).swap_remove(kind);
@@ -222,6 +234,9 @@ fn a_client_that_hangs_up_at_any_step_gives_everything_back() {
             assert_eq!(told.status, 201, "{kind} {number}: {:?}", told.reason);
             world.pass(STALE_MS);
             let token = world.token("alice");
+            if kind == 6 {
+                world.ask(&Request::revoke_all(&token)).expect(200);
+            }
             let told = world.ask(&Request::create(&token, &json!({ "name": "n" })));
             assert_eq!(told.status, 201, "{kind} {number}: {:?}", told.reason);
             world.expect_nothing_held();
@@ -231,7 +246,7 @@ fn a_client_that_hangs_up_at_any_step_gives_everything_back() {
 
 #[test]
 fn a_host_that_lends_no_turn_is_a_503_or_no_matter() {
-    for kind in 0..6 {
+    for kind in 0..7 {
         for number in 0.. {
             let mut world = world();
             let request = requests(&world).swap_remove(kind);
@@ -288,7 +303,7 @@ fn what_is_made_is_told_even_where_the_host_lends_no_turn() {
 
 #[test]
 fn a_request_ends_however_keycloak_dawdles() {
-    for kind in 0..6 {
+    for kind in 0..7 {
         let mut world = world();
         let request = requests(&world).swap_remove(kind);
         let mut client = Client::send(&mut world, &request);
@@ -307,7 +322,7 @@ fn a_request_ends_however_keycloak_dawdles() {
 
 #[test]
 fn a_clock_that_is_set_back_or_ahead_at_any_step_holds_nobody_up() {
-    for kind in 0..6 {
+    for kind in 0..7 {
         for step_ms in [-3_600_000_i64, -30_000, 30_000, 3_600_000] {
             for number in (0..).step_by(3) {
                 let mut world = world();

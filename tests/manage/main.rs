@@ -29,6 +29,7 @@ mod keycloak;
 mod keys;
 mod lifecycle;
 mod openapi;
+mod refused;
 mod request;
 mod requests;
 #[path = "../model/store.rs"]

@@ -44,6 +44,10 @@ impl Request {
         Self::new("DELETE", &format!("{KEYS}/{id}")).bearer(token)
     }
 
+    pub fn revoke_all(token: &str) -> Self {
+        Self::new("DELETE", &format!("{KEYS}?all=true")).bearer(token)
+    }
+
     pub fn validate(key: &str) -> Self {
         let body = serde_json::json!({ "api_key": key });
         Self::new("POST", &format!("{KEYS}/validate")).json(&body)
@@ -91,7 +95,8 @@ impl Request {
 
     /// Acts for another.
     pub fn for_user(mut self, id: &str) -> Self {
-        self.path.push_str(&format!("?user_id={id}"));
+        let mark = if self.path.contains('?') { '&' } else { '?' };
+        self.path.push_str(&format!("{mark}user_id={id}"));
         self
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! No error holds a token, a password or the body of an answer.
 
-use serde_json::Value;
+use apikey_jwt_exchange::keycloak::refusal::Refusal;
 
 /// A call to Keycloak that did not do what it was made for.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +61,18 @@ pub(crate) enum AdminError {
     Proxy { name: &'static str },
 }
 
+impl AdminError {
+    /// Whether Keycloak refuses this request, and may well take the next one.
+    pub(crate) fn concerns_one_request(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => {
+                *status >= 400 && !matches!(status, 401 | 403 | 408 | 429 | 502..=504)
+            }
+            _ => false,
+        }
+    }
+}
+
 fn by_proxy(proxy: Option<&str>) -> String {
     match proxy {
         Some(proxy) => {
@@ -97,26 +109,9 @@ fn role_hint(status: u16) -> &'static str {
     }
 }
 
-/// What Keycloak says in one of its three forms of an error.
-pub(crate) fn keycloak_words(body: &str) -> String {
-    let Ok(document) = serde_json::from_str::<Value>(body) else {
-        return "no explanation in its answer".to_owned();
-    };
-    let text = |name: &str| document.get(name).and_then(Value::as_str);
-    let words = match (
-        text("errorMessage"),
-        text("error"),
-        text("error_description"),
-    ) {
-        (Some(message), _, _) => match text("field") {
-            Some(field) => format!("{message} ({field})"),
-            None => message.to_owned(),
-        },
-        (None, Some(error), Some(description)) => format!("{error}: {description}"),
-        (None, Some(error), None) => error.to_owned(),
-        _ => return "no explanation in its answer".to_owned(),
-    };
-    one_line(&words)
+/// Keycloak's words in the body of a refusal.
+pub(crate) fn keycloak_words(status: u16, body: &str) -> String {
+    Refusal::read(status, Some(body.as_bytes())).told()
 }
 
 /// A foreign text as one line of a message: no control characters, not too long.
@@ -127,31 +122,4 @@ pub(crate) fn one_line(text: &str) -> String {
 /// A text that may hold foreign ones, without what would move a terminal's cursor.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tells_keycloaks_own_words_in_each_of_its_forms() {
-        let cases = [
-            (r#"{"errorMessage":"exists"}"#, "exists"),
-            (
-                r#"{"field":"email","errorMessage":"error-invalid-email","params":[]}"#,
-                "error-invalid-email (email)",
-            ),
-            (
-                r#"{"error":"invalid_grant","error_description":"no"}"#,
-                "invalid_grant: no",
-            ),
-            (r#"{"error":"Realm not found."}"#, "Realm not found."),
-            ("<html>", "no explanation in its answer"),
-            ("{}", "no explanation in its answer"),
-            ("{\"error\":\"a\\nb\\u001b[1m\"}", "ab[1m"),
-        ];
-        for (body, words) in cases {
-            assert_eq!(keycloak_words(body), words);
-        }
-    }
 }

@@ -154,6 +154,8 @@ pub(crate) fn concerns_one_owner(error: &ChangeError) -> bool {
         | ChangeError::NoLockProvider
         | ChangeError::Keycloak { .. } => false,
         ChangeError::Refused(_)
+        | ChangeError::RefusedByKeycloak { .. }
+        | ChangeError::OwnerUnreadable
         | ChangeError::NoSuchOwner
         | ChangeError::ForeignLink(_)
         | ChangeError::IdLinkedElsewhere(_)

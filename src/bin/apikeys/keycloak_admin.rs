@@ -430,7 +430,7 @@ impl Answer {
     fn message(&self) -> String {
         match self.status {
             300..400 => "a redirect: is the address the one Keycloak is reached at?".to_owned(),
-            _ => keycloak_words(&self.body),
+            status => keycloak_words(status, &self.body),
         }
     }
 }

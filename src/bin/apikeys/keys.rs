@@ -11,7 +11,7 @@ use crate::args::{ListArgs, OwnerArgs, RevokeArgs, RotateArgs, ShowArgs};
 use crate::create::DAY_MS;
 use crate::realm_checks::check_realm;
 use crate::wrong_usage::WrongUsage;
-use crate::{change, last_used, new_key, output, owner, summary, system};
+use crate::{change, last_used, new_key, output, owner, revoke_all, summary, system};
 
 /// Lists an owner's keys.
 pub(crate) fn list(args: &ListArgs) -> Result<()> {
@@ -102,7 +102,10 @@ pub(crate) fn rotate(args: &RotateArgs) -> Result<()> {
 
 /// Ends a key.
 pub(crate) fn revoke(args: &RevokeArgs) -> Result<()> {
-    let id = id_of_a_record(&args.key.key_id, &args.owner)?;
+    let Some(id) = &args.key_id else {
+        return revoke_all::run(args);
+    };
+    let id = id_of_a_record(id, &args.owner)?;
     let admin = args.connection.sign_in()?;
     let owner = owner::find_or_look_up(&admin, &args.owner, id)?;
     if let Some(owner) = &owner {
@@ -113,8 +116,8 @@ pub(crate) fn revoke(args: &RevokeArgs) -> Result<()> {
         Some(owner) => {
             let edit = Edit::Revoke { id: id.to_owned() };
             let changed = change::make(&admin, &args.names, owner.id(), edit)
-                .with_context(|| format!("key {id} of {:?}", owner.username()))?;
-            changed.edited.ended.is_some()
+                .map_err(|error| revoke_all::offered(error, id, owner))?;
+            !changed.edited.ended.is_empty()
         }
     };
     if args.output.is_json() {

@@ -9,7 +9,10 @@ use crate::keycloak_admin::{KeycloakAdmin, segment};
 /// Reads them.
 pub(crate) fn of(admin: &KeycloakAdmin, user_id: &str) -> Result<Vec<Link>, AdminError> {
     let path = format!("users/{}/federated-identity", segment(user_id));
-    let links = admin.get(&path)?;
+    // A user that was deleted meanwhile has none.
+    let Some(links) = admin.find(&path)? else {
+        return Ok(Vec::new());
+    };
     Vec::deserialize(links).map_err(|_| AdminError::NotUnderstood {
         method: "GET",
         path,

@@ -30,6 +30,7 @@ mod progress;
 mod proxy;
 mod realm_checks;
 mod reindex;
+mod revoke_all;
 mod setup;
 mod signing_key;
 mod summary;

@@ -30,7 +30,7 @@ impl OwnerChange {
                 self.lock_failure = Some(OwnerFault::Status(status).to_string());
             }
             Err(why) => self.lock_failure = Some(loggable(why)),
-            Ok(Err(fault)) => return Err(fault_in("the lock", fault)),
+            Ok(Err(fault)) => return Err(fault_in("the lock", fault, input)),
         }
         Ok(self.read_links(State::Inspecting, bearer))
     }
@@ -66,7 +66,7 @@ impl OwnerChange {
                 let call = claim::read_call(&self.change.users_path, &self.claim_name(), bearer);
                 Ok((State::ReadingClaim, ChangeOutput::Call(call)))
             }
-            Ok(Err(fault)) => Err(fault_in("the breaking of a lock", fault)),
+            Ok(Err(fault)) => Err(fault_in("the breaking of a lock", fault, input)),
         }
     }
 
@@ -79,7 +79,7 @@ impl OwnerChange {
         let step = "the breaking of a lock";
         let (status, body) = answer(step, input)?;
         let found = claim::read(status, body, &self.claim_name());
-        match found.map_err(|fault| fault_in(step, fault))? {
+        match found.map_err(|fault| fault_in(step, fault, input))? {
             Some(claim) if claim.holder == self.claim_text() => {
                 self.claim = Some(claim);
                 Ok(self.read_links(State::InspectingAgain, bearer))
@@ -121,7 +121,7 @@ impl OwnerChange {
                 self.claim = None;
                 self.wait(now)
             }
-            Ok(Err(fault)) => Err(fault_in("the breaking of a lock", fault)),
+            Ok(Err(fault)) => Err(fault_in("the breaking of a lock", fault, input)),
         }
     }
 
@@ -170,23 +170,52 @@ impl OwnerChange {
     }
 
     /// Gives back what is held, whatever went wrong.
-    pub(super) fn give_back(&mut self, error: ChangeError, bearer: &str, now: UnixMillis) -> Step {
+    pub(super) fn give_back(
+        &mut self,
+        error: ChangeError,
+        bearer: &str,
+        now: UnixMillis,
+    ) -> (State, ChangeOutput) {
         let error = match error {
             error @ (ChangeError::Unknown(_)
             | ChangeError::NotAsWritten
             | ChangeError::NoSuchOwner) => error,
             // Whatever it says, the change may have been made.
-            error if self.writes > 0 => ChangeError::Unknown(error.to_string()),
+            error if self.writes > 0 => ChangeError::Unknown(error.loggable()),
             error => error,
+        };
+        let result = match error {
+            // The link is gone, and with it the keys: the change is made.
+            error if self.all_ended && error != ChangeError::NoSuchOwner => {
+                Ok(Changed::all_ended(error))
+            }
+            error => Err(error),
         };
         if let Some(claim) = self.claim.take() {
             let (_, output) = self.end_claim(&claim, bearer);
-            return Ok((State::Unlocking(Box::new(Err(error))), output));
+            return (State::Unlocking(Box::new(result)), output);
         }
-        if self.held {
-            return Ok(self.unlock(Err(error), bearer, now));
+        // A write of unknown fate may have made a key that needs the link.
+        if self.link_made && self.writes == 0 && self.held && self.may_go_on(now) {
+            let call = self.unlink(&self.change.identity_provider, bearer);
+            return (
+                State::TakingBack(Box::new(result)),
+                ChangeOutput::Call(call),
+            );
         }
-        Err(error)
+        self.unlock(result, bearer, now)
+    }
+
+    pub(super) fn taken_back(
+        &mut self,
+        result: Result<Changed, ChangeError>,
+        input: &ChangeInput<'_>,
+        bearer: &str,
+        now: UnixMillis,
+    ) -> (State, ChangeOutput) {
+        // It may be on its way still: nobody is to make a key and link before that.
+        self.held &= status(input).is_ok_and(|status| status < 500);
+        self.unlock(result, bearer, now)
     }
 
     pub(super) fn unlock(

@@ -8,10 +8,15 @@
 //!
 //! ```text
 //! lock ─▶ read links ─▶ read user ─▶ edit ─▶ link? ─▶ write ─▶ read again ─▶ unlink? ─▶ unlock
-//!  │ 409     │ not ours    ▲                                    │ not as written
-//!  ▼         ▼             └────────────────────────────────────┘
-//! look whose it is: wait, or, when its holder is long gone, break it
+//!  │ 409     │ not ours    ▲                           │        │ not as written
+//!  ▼         ▼             └───────────────────────────┼────────┘
+//! look whose it is: wait, or, when its holder is       ▼ refused
+//! long gone, break it                                 take our own link away ─▶ unlock
 //! ```
+//!
+//! [`Edit::RevokeAll`] takes the owner's link away before it reads the user. So it ends all
+//! keys of an owner whose record cannot be read, or that Keycloak refuses to write: the
+//! records stay then, and [`Changed::records_kept`] says why.
 //!
 //! A lease without a fence rests on time. A holder begins nothing that rests on its
 //! lock (link, write, unlink, unlock) later than [`HOLD_MS`] after it took it, and
@@ -35,14 +40,18 @@
 //! [`OwnerChange`] is a state machine without I/O, like the exchange: the filter
 //! drives it by callouts, the command-line tool by a plain HTTP client.
 
+mod error;
 mod lock;
 mod steps;
 
-use super::owner_keys::{Edit, EditRefused, Edited, KeySummary};
+use super::owner_keys::{Edit, Edited, KeySummary};
 use crate::clock::UnixMillis;
 use crate::keycloak::claim::Claim;
 use crate::keycloak::owner::{self, Link, OwnerFault, User};
+use crate::keycloak::refusal::Refusal;
 use crate::keycloak::{Call, loggable};
+
+pub use error::ChangeError;
 
 /// The alias of the identity provider whose link on a user is the user's lock. It is
 /// disabled, and nobody logs in by it.
@@ -127,65 +136,8 @@ pub struct Changed {
     pub keys: Vec<KeySummary>,
     /// Whether Keycloak gives the owner tokens: enabled, and nothing left to do.
     pub warnings: Vec<String>,
-}
-
-/// Why a change was not made. Unless it says otherwise, nothing has changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ChangeError {
-    /// The change itself.
-    #[error(transparent)]
-    Refused(#[from] EditRefused),
-    /// There is no such user.
-    #[error("the realm has no such user")]
-    NoSuchOwner,
-    /// The token is not taken (any more).
-    #[error("Keycloak answered 401: the token is not accepted")]
-    Unauthorized,
-    /// The account may not.
-    #[error(
-        "Keycloak answered 403: the account lacks the role manage-users of client \
-         realm-management; grant it, or run: apikeys setup"
-    )]
-    Forbidden,
-    /// The lock's provider is not there, so that nobody could see a lock.
-    #[error("the realm has no identity provider {LOCK_PROVIDER}: run apikeys setup")]
-    NoLockProvider,
-    /// The owner is linked under an id that is not its own.
-    #[error(
-        "the owner is linked to {0:?} under another id than its own: delete that link (admin \
-         console, user, Identity provider links) and find out who made it"
-    )]
-    ForeignLink(String),
-    /// Another user is linked under the owner's id.
-    #[error(
-        "another user is linked to {0:?} under the owner's id: keys of the one could become \
-         tokens of the other. Delete that link and find out who made it"
-    )]
-    IdLinkedElsewhere(String),
-    /// Others held the lock for as long as was waited.
-    #[error("the owner's keys are being changed by others; try again")]
-    Busy,
-    /// Keycloak did not do what it was asked.
-    #[error("{step}: {failure}")]
-    Keycloak {
-        /// In which step.
-        step: &'static str,
-        /// What it answered.
-        failure: String,
-    },
-    /// The answer to the write was lost, and it may take effect still; or what came of it
-    /// could not be read.
-    #[error(
-        "it is not known whether the change was made ({0}): look at the owner's keys before you \
-         try again"
-    )]
-    Unknown(String),
-    /// What was written is not what is there.
-    #[error(
-        "the owner was written, and is not as it was written: another program changes it at the \
-         same time, or the realm's user profile drops what is written (run apikeys setup)"
-    )]
-    NotAsWritten,
+    /// Why the records of keys that were ended by [`Edit::RevokeAll`] are still there.
+    pub records_kept: Option<ChangeError>,
 }
 
 #[derive(Debug, Clone)]
@@ -209,6 +161,8 @@ enum State {
     Waiting,
     /// The links, with the lock held.
     ReadingLinks,
+    /// The answer to the end of all keys.
+    EndingAll,
     ReadingUser,
     /// Who else is linked under the owner's id?
     ReadingHolders(Box<Written>),
@@ -216,6 +170,8 @@ enum State {
     Writing(Box<Written>),
     ReadingAgain(Box<Written>),
     Unlinking(Box<Changed>),
+    /// The answer to the end of a link that this change made, and has no key for.
+    TakingBack(Box<Result<Changed, ChangeError>>),
     Unlocking(Box<Result<Changed, ChangeError>>),
     Over,
 }
@@ -256,6 +212,12 @@ pub struct OwnerChange {
     /// The claim that is to be given back.
     claim: Option<Claim>,
     linked: Linked,
+    /// This change made the owner's link.
+    link_made: bool,
+    /// The outcome of the end of the owner's link, once it was asked for.
+    link_end: Option<Result<(), String>>,
+    /// No key of the owner works any more, with their records or without.
+    all_ended: bool,
     writes: u32,
     waits: u64,
 }
@@ -276,6 +238,9 @@ impl OwnerChange {
             claimed_at: now,
             claim: None,
             linked: Linked::No,
+            link_made: false,
+            link_end: None,
+            all_ended: false,
             writes: 0,
             waits: 0,
         }
@@ -303,16 +268,10 @@ impl OwnerChange {
         now: UnixMillis,
     ) -> ChangeOutput {
         let state = std::mem::replace(&mut self.state, State::Over);
-        let step = self
-            .step(state, input, bearer, now)
-            .or_else(|error| self.give_back(error, bearer, now));
-        match step {
-            Ok((state, output)) => {
-                self.state = state;
-                output
-            }
-            Err(error) => done(Err(error)),
-        }
+        let step = self.step(state, input, bearer, now);
+        let (state, output) = step.unwrap_or_else(|error| self.give_back(error, bearer, now));
+        self.state = state;
+        output
     }
 
     fn step(
@@ -332,12 +291,14 @@ impl OwnerChange {
             State::Breaking => self.broken(input, bearer, now),
             State::EndingClaim => self.wait(now),
             State::ReadingLinks => self.links_read(input, bearer, now),
+            State::EndingAll => self.all_ended(input, bearer),
             State::ReadingUser => self.user_read(input, bearer, now),
             State::ReadingHolders(written) => self.holders_read(written, input, bearer, now),
             State::Linking(written) => self.link_made(written, input, bearer, now),
             State::Writing(written) => self.written(written, input, bearer),
             State::ReadingAgain(written) => self.read_again(*written, input, bearer, now),
             State::Unlinking(changed) => Ok(self.unlinked(*changed, input, bearer, now)),
+            State::TakingBack(result) => Ok(self.taken_back(*result, input, bearer, now)),
             State::Unlocking(result) => Ok((State::Over, done(*result))),
             State::Over => Err(ChangeError::Keycloak {
                 step: "after the end",
@@ -358,8 +319,12 @@ impl OwnerChange {
 
     fn user(&self, input: &ChangeInput<'_>) -> Result<User, ChangeError> {
         let step = "the owner's reading";
+        if matches!(input, ChangeInput::Answer { body: None, .. }) {
+            return Err(ChangeError::OwnerUnreadable);
+        }
         let (status, body) = answer(step, input)?;
-        User::read(status, body, &self.change.owner_id).map_err(|fault| fault_in(step, fault))
+        User::read(status, body, &self.change.owner_id)
+            .map_err(|fault| fault_in(step, fault, input))
     }
 
     fn link(&self, provider: &str, bearer: &str, now: UnixMillis) -> Call {
@@ -430,11 +395,12 @@ fn lost(step: &'static str, why: &str) -> ChangeError {
     }
 }
 
-fn fault_in(step: &'static str, fault: OwnerFault) -> ChangeError {
+fn fault_in(step: &'static str, fault: OwnerFault, input: &ChangeInput<'_>) -> ChangeError {
     match fault {
         OwnerFault::Absent => ChangeError::NoSuchOwner,
         OwnerFault::Unauthorized => ChangeError::Unauthorized,
         OwnerFault::Forbidden => ChangeError::Forbidden,
+        OwnerFault::Status(status) if is_final(status) => refused(step, status, input),
         fault => ChangeError::Keycloak {
             step,
             failure: fault.to_string(),
@@ -442,10 +408,24 @@ fn fault_in(step: &'static str, fault: OwnerFault) -> ChangeError {
     }
 }
 
+/// Whether the same request is refused again, whenever it is sent.
+const fn is_final(status: u16) -> bool {
+    matches!(status, 400..=499) && !matches!(status, 408 | 429)
+}
+
+fn refused(step: &'static str, status: u16, input: &ChangeInput<'_>) -> ChangeError {
+    let body = match input {
+        ChangeInput::Answer { body, .. } => *body,
+        _ => None,
+    };
+    let refusal = Refusal::read(status, body);
+    ChangeError::RefusedByKeycloak { step, refusal }
+}
+
 fn read_links(input: &ChangeInput<'_>) -> Result<Vec<Link>, ChangeError> {
     let step = "the reading of the owner's links";
     let (status, body) = answer(step, input)?;
-    owner::read_links(status, body).map_err(|fault| fault_in(step, fault))
+    owner::read_links(status, body).map_err(|fault| fault_in(step, fault, input))
 }
 
 fn find<'a>(links: &'a [Link], provider: &str) -> Option<&'a Link> {

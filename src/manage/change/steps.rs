@@ -3,12 +3,16 @@
 
 use super::{
     ChangeError, ChangeInput, ChangeOutput, Changed, LOCK_PROVIDER, Linked, OwnerChange, State,
-    Step, WRITES_MAX, Written, answer, done, fault_in, find, lost, read_links, status, taken_at,
+    Step, WRITES_MAX, Written, answer, done, fault_in, find, lost, read_links, refused, status,
+    taken_at,
 };
 use crate::clock::UnixMillis;
 use crate::keycloak::loggable;
 use crate::keycloak::owner::{self, Link, OwnerFault, User};
-use crate::manage::owner_keys::{self, EditRefused, Edited};
+use crate::manage::owner_keys::{self, Edit, EditRefused, Edited};
+
+/// The step that ends all keys of an owner.
+const END_OF_ALL: &str = "the end of the owner's link";
 
 impl OwnerChange {
     pub(super) fn links_read(
@@ -41,7 +45,42 @@ impl OwnerChange {
             }
             Some(_) => Linked::Foreign,
         };
+        if self.change.edit == Edit::RevokeAll {
+            if self.linked == Linked::Yes {
+                return self.end_all(bearer);
+            }
+            self.all_ended = true;
+        }
         Ok(self.read_user(State::ReadingUser, bearer))
+    }
+
+    /// Takes the owner's link away, once.
+    fn end_all(&mut self, bearer: &str) -> Step {
+        let step = END_OF_ALL;
+        match self.link_end.take() {
+            None => {
+                let call = self.unlink(&self.change.identity_provider, bearer);
+                Ok((State::EndingAll, ChangeOutput::Call(call)))
+            }
+            Some(Ok(())) => Err(lost(step, "it is still there")),
+            // It may be taken away still: nobody is to link before that.
+            Some(Err(why)) => {
+                self.held = false;
+                Err(lost(step, &why))
+            }
+        }
+    }
+
+    /// Reads the links after any answer: they alone say that the link is gone.
+    pub(super) fn all_ended(&mut self, input: &ChangeInput<'_>, bearer: &str) -> Step {
+        self.link_end = Some(match status(input).map(owner::read_status) {
+            Ok(Ok(()) | Err(OwnerFault::Absent)) => Ok(()),
+            Ok(Err(fault @ OwnerFault::Status(500..))) => Err(fault.to_string()),
+            Err(why) => Err(why.to_owned()),
+            Ok(Err(fault)) => return Err(fault_in(END_OF_ALL, fault, input)),
+        });
+        self.held = self.link_end == Some(Ok(()));
+        Ok(self.read_links(State::ReadingLinks, bearer))
     }
 
     pub(super) fn user_read(
@@ -102,7 +141,8 @@ impl OwnerChange {
     ) -> Step {
         let step = "the search for links";
         let (status, body) = answer(step, input)?;
-        let holders = owner::read_holders(status, body).map_err(|fault| fault_in(step, fault))?;
+        let holders =
+            owner::read_holders(status, body).map_err(|fault| fault_in(step, fault, input))?;
         if holders.iter().any(|id| *id != self.change.owner_id) {
             return Err(ChangeError::IdLinkedElsewhere(
                 self.change.identity_provider.clone(),
@@ -130,18 +170,21 @@ impl OwnerChange {
     ) -> Step {
         let step = "the link";
         match status(input).map(owner::read_status) {
-            Ok(Ok(())) => self.linked = Linked::Yes,
+            Ok(Ok(())) => {
+                self.linked = Linked::Yes;
+                self.link_made = true;
+            }
             // It may be made still: until then nobody is to take away the last key and
             // unlink.
             Ok(Err(fault @ OwnerFault::Status(500..))) => {
                 self.held = false;
-                return Err(fault_in(step, fault));
+                return Err(fault_in(step, fault, input));
             }
             Err(why) => {
                 self.held = false;
                 return Err(lost(step, why));
             }
-            Ok(Err(fault)) => return Err(fault_in(step, fault)),
+            Ok(Err(fault)) => return Err(fault_in(step, fault, input)),
         }
         self.write(written, bearer, now)
     }
@@ -169,8 +212,10 @@ impl OwnerChange {
             // Keycloak may have taken it all the same: the user is read to see.
             Ok(status @ 500..) => written.lost = Some(format!("status {status}")),
             Err(why) => written.lost = Some(loggable(why)),
+            // Another user has its name or address.
+            Ok(status @ 409) => return Err(refused("the write", status, input)),
             Ok(status) => {
-                owner::read_status(status).map_err(|fault| fault_in("the write", fault))?;
+                owner::read_status(status).map_err(|fault| fault_in("the write", fault, input))?;
             }
         }
         self.writes += 1;
@@ -234,11 +279,20 @@ impl OwnerChange {
                 actions.join(", ")
             ));
         }
+        let keys = owner_keys::list(&found.attributes, now);
+        if self.link_made
+            && keys
+                .iter()
+                .any(|key| Some(&key.id) != edited.added.as_ref())
+        {
+            warnings.push("the owner was linked again: its earlier keys work again".to_owned());
+        }
         let changed = Changed {
             edited,
             username: found.username().to_owned(),
-            keys: owner_keys::list(&found.attributes, now),
+            keys,
             warnings,
+            records_kept: None,
         };
         let holds_keys = owner_keys::key_ids(&found.attributes).next().is_some();
         if self.linked == Linked::Yes && !holds_keys && self.may_go_on(now) {
@@ -263,6 +317,19 @@ impl OwnerChange {
             self.unlock(Ok(changed), bearer, now)
         } else {
             (State::Over, done(Ok(changed)))
+        }
+    }
+}
+
+impl Changed {
+    /// No key works any more, and their records are there.
+    pub(super) fn all_ended(records_kept: ChangeError) -> Self {
+        Self {
+            edited: Edited::default(),
+            username: String::new(),
+            keys: Vec::new(),
+            warnings: Vec::new(),
+            records_kept: Some(records_kept),
         }
     }
 }

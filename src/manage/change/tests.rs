@@ -3,12 +3,13 @@
 
 mod interleaved;
 mod keycloak;
+mod refused;
 mod sim;
 mod steps;
 
 use super::*;
 use crate::api_key::hash::hash_sha256;
-use crate::manage::owner_keys::{NewKey, Replacement};
+use crate::manage::owner_keys::{EditRefused, NewKey, Replacement};
 use keycloak::{Answer, Keycloak, OWNER, PROVIDER, USERS};
 use serde_json::json;
 
@@ -91,6 +92,8 @@ enum Fate {
     Unheard,
     /// It has no effect, and is answered with this status.
     Refused(u16),
+    /// It has no effect, and is answered with this status and body.
+    RefusedWith(u16, &'static str),
     /// It takes effect, and is answered with this status.
     DoneAs(u16),
     /// Its answer is too large.
@@ -167,6 +170,7 @@ fn run(
                 None
             }
             Fate::Refused(status) => Some((status, String::new())),
+            Fate::RefusedWith(status, body) => Some((status, body.to_owned())),
             Fate::DoneAs(status) => {
                 keycloak.answer(&call);
                 Some((status, String::new()))

@@ -91,6 +91,8 @@ pub enum Edit {
         /// The key.
         id: String,
     },
+    /// Takes all keys away.
+    RevokeAll,
     /// Makes the index name exactly the keys that are there.
     Reindex,
 }
@@ -99,13 +101,13 @@ impl Edit {
     /// Whether the owner has to be able to use keys for it.
     #[must_use]
     pub const fn gives_a_key(&self) -> bool {
-        !matches!(self, Self::Revoke { .. } | Self::Reindex)
+        !matches!(self, Self::Revoke { .. } | Self::RevokeAll | Self::Reindex)
     }
 
     /// Whether the owner has to be linked to the gateway's identity provider for it.
     #[must_use]
     pub const fn needs_the_link(&self) -> bool {
-        !matches!(self, Self::Revoke { .. })
+        !matches!(self, Self::Revoke { .. } | Self::RevokeAll)
     }
 
     /// The keys that it is about; none where it is about all of them.
@@ -116,7 +118,7 @@ impl Edit {
                 id, replacement, ..
             } => (Some(id), Some(&replacement.id)),
             Self::Revoke { id } => (Some(id), None),
-            Self::Reindex => (None, None),
+            Self::RevokeAll | Self::Reindex => (None, None),
         };
         first.into_iter().chain(second).map(String::as_str)
     }
@@ -152,7 +154,22 @@ impl Edit {
                 let held = key_ids(attributes).any(|held| held == id);
                 remove(attributes, id);
                 Ok(Edited {
-                    ended: held.then(|| id.clone()),
+                    ended: held.then(|| id.clone()).into_iter().collect(),
+                    ..Edited::default()
+                })
+            }
+            Self::RevokeAll => {
+                let mut ids: Vec<String> = key_ids(attributes).map(str::to_owned).collect();
+                ids.sort_unstable();
+                ids.dedup();
+                for id in &ids {
+                    remove(attributes, id);
+                }
+                // Values that are no key's as well.
+                attributes.remove(KEYS_ATTRIBUTE);
+                attributes.remove(INDEX_ATTRIBUTE);
+                Ok(Edited {
+                    ended: ids,
                     ..Edited::default()
                 })
             }
@@ -173,15 +190,15 @@ impl Edit {
 pub struct Edited {
     /// The key that was added.
     pub added: Option<String>,
-    /// The key that works no more.
-    pub ended: Option<String>,
+    /// The keys that work no more.
+    pub ended: Vec<String>,
 }
 
 impl Edited {
     fn of(added: &str) -> Self {
         Self {
             added: Some(added.to_owned()),
-            ended: None,
+            ended: Vec::new(),
         }
     }
 }
@@ -281,7 +298,7 @@ fn rotate(
     // The new key counts in the old one's place, so what may be held is no question.
     if grace_ms == 0 {
         remove(attributes, id);
-        edited.ended = Some(id.to_owned());
+        edited.ended.push(id.to_owned());
     } else {
         check_records(attributes, keys_max)?;
         // Stored in whole seconds: up, so that a grace of a second is one.

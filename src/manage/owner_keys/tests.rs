@@ -57,7 +57,7 @@ fn revoke(id: &str) -> Edit {
 fn added(id: &str) -> Edited {
     Edited {
         added: Some(id.to_owned()),
-        ended: None,
+        ended: Vec::new(),
     }
 }
 
@@ -246,7 +246,7 @@ fn a_revoked_key_leaves_nothing_and_is_revoked_again_to_no_effect() {
     made(&mut attributes, &rotate(A, C, 1000, 9));
     set(&mut attributes, Field::Scopes, A, "orders:read");
     let edited = made(&mut attributes, &revoke(A));
-    assert_eq!(edited.ended.as_deref(), Some(A));
+    assert_eq!(edited.ended, [A]);
     let mut expected = owner(&[B, C]);
     set(&mut expected, Field::Name, C, &format!("name of {A}"));
     assert!(same_keys(&attributes, &expected));
@@ -261,11 +261,7 @@ fn a_revoked_key_leaves_nothing_and_is_revoked_again_to_no_effect() {
 #[test]
 fn a_key_that_is_broken_is_revoked_whole() {
     for (mut attributes, why) in broken() {
-        assert_eq!(
-            made(&mut attributes, &revoke(A)).ended.as_deref(),
-            Some(A),
-            "{why}"
-        );
+        assert_eq!(made(&mut attributes, &revoke(A)).ended, [A], "{why}");
         assert_eq!(attributes, Attributes::new(), "{why}");
     }
 }

@@ -27,6 +27,8 @@ pub struct User {
     pub links: BTreeMap<String, (String, String)>,
     /// All else that Keycloak keeps of a user.
     pub profile: Map<String, Value>,
+    /// The realm's user profile refuses to write it, in these words.
+    pub refused: Option<&'static str>,
 }
 
 impl User {
@@ -38,6 +40,7 @@ impl User {
             attributes: BTreeMap::new(),
             links: BTreeMap::new(),
             profile: Map::new(),
+            refused: None,
         };
         user.profile.insert("username".into(), json!(id));
         user.link();
@@ -128,6 +131,9 @@ impl User {
 
     /// Takes the place of what it was, all that is not named included.
     pub(super) fn put(&mut self, representation: &Value) -> Reply {
+        if let Some(words) = self.refused {
+            return (400, words.into());
+        }
         let Some(members) = representation.as_object() else {
             return super::error(400, "unable to read the contents");
         };

@@ -85,11 +85,23 @@ Examples:
   apikeys revoke --keycloak-url https://id.example.com --realm shop 4fj9aa01xk2p
   A key whose index is missing, or that is at two owners:
     apikeys revoke … --owner alice 4fj9aa01xk2p
+  All keys of an owner that Keycloak refuses to write, so that none ends by itself:
+    apikeys revoke … --owner alice --all
 
 A key that is not there is no failure: it does not work.")]
 pub(crate) struct RevokeArgs {
-    #[command(flatten)]
-    pub(crate) key: KeyIdArg,
+    /// The key's public id: 12 lower-case letters and digits, 24 of an imported key. Not the
+    /// key itself.
+    #[arg(
+        value_name = "KEY_ID",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
+    pub(crate) key_id: Option<String>,
+    /// End all keys of the owner: takes its link to the gateway away, and then the keys' records
+    /// if Keycloak lets the user be written.
+    #[arg(long, requires = "OwnerArgs")]
+    pub(crate) all: bool,
     #[command(flatten)]
     pub(crate) owner: OwnerArgs,
     #[command(flatten)]

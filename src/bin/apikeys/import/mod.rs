@@ -18,7 +18,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use apikey_jwt_exchange::api_key::record::Attributes;
 use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::keycloak::owner::User;
@@ -158,7 +158,7 @@ impl Importer<'_> {
             };
             let owner = match self.find(&name) {
                 Ok(owner) => owner,
-                Err(error) if error.is::<AdminError>() => return Err(error),
+                Err(error) if ends_all(&error) => return Err(error),
                 Err(error) => {
                     bar.inc(keys.len() as u64);
                     for import in &keys {
@@ -203,7 +203,14 @@ impl Importer<'_> {
             self.report.present.push(done(owner, &import));
             return Ok(());
         }
-        let holders = owner::indexed(self.admin, &import.id)?;
+        let holders = match owner::indexed(self.admin, &import.id) {
+            Ok(holders) => holders,
+            Err(error) if ends_all(&error) => return Err(error),
+            Err(error) => {
+                self.refuse(&import, error.to_string());
+                return Ok(());
+            }
+        };
         if let Some(other) = holders.iter().find(|other| other.id() != owner.id()) {
             let reason = format!(
                 "{:?} holds this key already ({}): a key has one owner",
@@ -260,6 +267,12 @@ impl Importer<'_> {
         let refusal = Refused::new(&import.place, Some(&import.owner), reason);
         self.report.refused.push(refusal);
     }
+}
+
+/// Whether the keys that follow would fare no better.
+fn ends_all(error: &Error) -> bool {
+    let of_keycloak = error.downcast_ref::<AdminError>();
+    of_keycloak.is_some_and(|error| !error.concerns_one_request())
 }
 
 fn done(owner: &User, import: &Import) -> Done {

@@ -104,6 +104,7 @@ fn no_change_is_lost_or_undone_by_faults_crashes_and_clocks() {
             "paused",
             "broken",
             "breaker found dead",
+            "refused by the profile",
         ],
     );
 }

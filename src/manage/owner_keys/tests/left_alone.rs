@@ -93,7 +93,7 @@ fn any_owner() -> impl Strategy<Value = Attributes> {
 fn any_edit() -> impl Strategy<Value = Edit> {
     let grace = select(vec![0, 1, 1000, 7 * DAY_MS]);
     (
-        0..5_usize,
+        0..6_usize,
         select(&IDS[..]),
         select(vec![C, D, A]),
         grace,
@@ -104,6 +104,7 @@ fn any_edit() -> impl Strategy<Value = Edit> {
             1 => import(new, max),
             2 => rotate(id, new, grace, max),
             3 => revoke(id),
+            4 => Edit::RevokeAll,
             _ => Edit::Reindex,
         })
 }
@@ -116,6 +117,7 @@ fn own_ids(edit: &Edit, before: &Attributes) -> BTreeSet<String> {
             id, replacement, ..
         } => [id.clone(), replacement.id.clone()].into(),
         Edit::Revoke { id } => return [id.clone()].into(),
+        Edit::RevokeAll => return key_ids(before).map(str::to_owned).collect(),
         Edit::Reindex => return BTreeSet::new(),
     };
     ids.extend(IDS.iter().map(|&id| id.to_owned()).filter(|id| {
@@ -172,6 +174,12 @@ proptest! {
                 was.remove(INDEX_ATTRIBUTE);
                 is.remove(INDEX_ATTRIBUTE);
             }
+            if edit == Edit::RevokeAll {
+                for name in [KEYS_ATTRIBUTE, INDEX_ATTRIBUTE] {
+                    was.remove(name);
+                    prop_assert_eq!(is.get(name), None);
+                }
+            }
             prop_assert_eq!(was, is);
             for id in edited.added.iter().chain(&edited.ended) {
                 prop_assert!(own.contains(id));
@@ -189,7 +197,7 @@ proptest! {
             prop_assert!(was.is_none_or(|key| key.replaced_by.is_some()));
             prop_assert_eq!(state(&after, id, NOW), Some(KeyState::Active));
         }
-        if let Some(id) = &edited.ended {
+        for id in &edited.ended {
             prop_assert!(find(&before, id, NOW).is_some());
             prop_assert_eq!(find(&after, id, NOW), None);
         }
@@ -197,7 +205,7 @@ proptest! {
             prop_assert_eq!(without(&after, &[id.clone()].into()), after.clone());
         }
         // An import or a revocation that is made again changes nothing.
-        if matches!(edit, Edit::Import { .. } | Edit::Revoke { .. } | Edit::Reindex) {
+        if matches!(edit, Edit::Import { .. } | Edit::Revoke { .. } | Edit::RevokeAll | Edit::Reindex) {
             let once = after.clone();
             prop_assert_eq!(edit.apply(&mut after, NOW), Ok(Edited::default()));
             prop_assert_eq!(after, once);

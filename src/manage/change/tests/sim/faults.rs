@@ -11,6 +11,8 @@ pub(super) struct Faults {
     pub(super) answer_lost: f64,
     /// A call is answered 500 or 503 and has no effect.
     pub(super) refused: f64,
+    /// A write of the user is answered 400 and has no effect: the user profile refuses it.
+    pub(super) profile: f64,
     /// A call takes effect and is answered 500 or 503.
     pub(super) refused_after: f64,
     /// A call takes effect late, as late as the assumption allows.
@@ -32,6 +34,7 @@ impl Faults {
         dropped: 0.0,
         answer_lost: 0.0,
         refused: 0.0,
+        profile: 0.0,
         refused_after: 0.0,
         late: 0.0,
         paused: 0.0,
@@ -44,6 +47,7 @@ impl Faults {
         dropped: 0.01,
         answer_lost: 0.01,
         refused: 0.01,
+        profile: 0.05,
         refused_after: 0.01,
         late: 0.02,
         paused: 0.005,

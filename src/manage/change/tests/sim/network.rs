@@ -24,7 +24,8 @@ impl Run {
             _ => late_ms_max(self.faults.skew_ms),
         };
         let late_ms = self.range(there, late_ms_max);
-        let status = if self.chance(0.5) { 500 } else { 503 };
+        let mut status = if self.chance(0.5) { 500 } else { 503 };
+        let is_write = call.method == "PUT";
         let is_break = call.path.starts_with(GROUPS) || call.path.contains("break");
         self.writers[writer].at_the_break = is_break;
         let weight = if is_break || call.method == "DELETE" {
@@ -48,6 +49,11 @@ impl Run {
         } else if is(faults.refused) {
             arrives_in = None;
             answered = Some((back, Some(status)));
+        } else if is(faults.profile) && is_write {
+            (arrives_in, status) = (None, 400);
+            answered = Some((back, Some(status)));
+            faulty = false;
+            self.count("refused by the profile");
         } else if is(faults.refused_after) {
             answered = Some((back, Some(status)));
         } else if is(faults.late) {

@@ -147,7 +147,7 @@ impl Truth {
                 (*grace_ms == 0).then_some(id.as_str()),
             ),
             Edit::Revoke { id } => (None, Some(id)),
-            Edit::Reindex => (None, None),
+            Edit::RevokeAll | Edit::Reindex => (None, None),
         };
         // By the clock that is furthest ahead.
         let over: BTreeSet<String> = list(was, now)
@@ -230,7 +230,7 @@ impl Truth {
                 ..
             } => (Some(&replacement.id), (*grace_ms == 0).then_some(id)),
             Edit::Revoke { id } => (None, Some(id)),
-            Edit::Reindex => (None, None),
+            Edit::RevokeAll | Edit::Reindex => (None, None),
         };
         if let Some(id) = added {
             if !seen.contains(id) || !(now.contains(id) || self.gone.contains(id)) {
