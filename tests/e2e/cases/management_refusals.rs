@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::self_check::Changed;
 use crate::client::Request;
 use crate::expect::claims;
 use crate::portal::{Caller, expect_problem, post};
@@ -28,6 +29,14 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new(
             "management::whom_an_administrator_unlinked_gets_no_key",
             unlinked,
+        ),
+        Case::new(
+            "management::all_keys_of_an_owner_that_keycloak_refuses_to_write_can_be_ended",
+            refused,
+        ),
+        Case::new(
+            "management::all_keys_of_an_owner_that_is_too_large_to_read_can_be_ended",
+            too_large,
         ),
         Case::new("management::bodies_that_are_none_are_refused", bodies),
         Case::new(
@@ -202,6 +211,78 @@ fn unlinked(world: &World) {
     expect_problem(&answer, 409, "owner_not_eligible");
     // To end a key needs no link.
     assert_eq!(caller.delete(&format!("/{}", made.id)).status, 204);
+}
+
+/// Ends all keys, and expects that the records stay.
+#[track_caller]
+fn end_all(caller: &Caller) {
+    let answer = caller.delete("?all=true");
+    assert_eq!(answer.status, 200, "{}", answer.describe());
+    assert_eq!(answer.json()["records_kept"], true, "{}", answer.describe());
+}
+
+fn refused(world: &World) {
+    let caller = caller(world);
+    world.keycloak.edit_user(&caller.id, |user| {
+        user["attributes"]["e2ePhone"] = json!(["abc"]);
+    });
+    let made = caller.create(&json!({"name": "n"}));
+    assert_eq!(world.gateway.orders(&made.key).status, 200);
+    let declared = Changed::new(world, "users/profile", |profile| {
+        profile["attributes"].as_array_mut().unwrap().push(json!({
+            "name": "e2ePhone", "validations": {"pattern": {"pattern": "^[0-9]+$"}},
+            "permissions": {"view": ["admin", "user"], "edit": ["admin", "user"]},
+        }));
+    });
+    for answer in [
+        caller.delete(&format!("/{}", made.id)),
+        caller.post("", &json!({"name": "n"})),
+    ] {
+        let request_id = expect_problem(&answer, 409, "owner_record_unusable");
+        assert_eq!(answer.header("retry-after"), None);
+        let detail = answer.json()["detail"].to_string();
+        assert!(detail.contains("because of: e2ePhone"), "{detail}");
+        world.expect_logged(&request_id, "e2ePhone: error-pattern-no-match");
+    }
+    assert_eq!(world.gateway.orders(&made.key).status, 200, "it goes on");
+    end_all(&caller);
+    assert_eq!(world.gateway.orders(&made.key).status, 401);
+    // Corrected: here by the profile.
+    drop(declared);
+    let answer = caller.delete("?all=true");
+    assert_eq!(answer.json(), json!({"records_kept": false}));
+    assert_eq!(caller.keys(), [json!(null); 0]);
+    caller.create(&json!({"name": "n"}));
+    assert_eq!(world.gateway.orders(&made.key).status, 401);
+}
+
+fn too_large(world: &World) {
+    let caller = caller(world);
+    let made = caller.create(&json!({"name": "n"}));
+    assert_eq!(world.gateway.orders(&made.key).status, 200);
+    world.keycloak.edit_user(&caller.id, |user| {
+        let values: Vec<String> = (0..100).map(|at| format!("{at:01500}")).collect();
+        user["attributes"]["picture"] = json!(values);
+    });
+    let id = format!("/{}", made.id);
+    for answer in [caller.get(""), caller.get(&id), caller.delete(&id)] {
+        expect_problem(&answer, 409, "owner_record_unusable");
+    }
+    end_all(&caller);
+    // Such an owner is looked up in vain, so its end is seen when it is small again.
+    world.keycloak.edit_user(&caller.id, |user| {
+        user["attributes"]["picture"] = json!(["small"]);
+    });
+    wait::until("the look-up", Duration::from_secs(30), || {
+        let answer = world.gateway.orders(&made.key);
+        match answer.status {
+            503 => Err(answer.describe()),
+            status => {
+                assert_eq!(status, 401);
+                Ok(())
+            }
+        }
+    });
 }
 
 fn bodies(world: &World) {

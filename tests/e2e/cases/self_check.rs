@@ -37,14 +37,18 @@ fn spec() -> Spec {
 }
 
 /// A part of the realm with some changes; as it was again, however a trial ends.
-struct Changed<'a> {
+pub(super) struct Changed<'a> {
     world: &'a World,
     path: &'static str,
     before: Value,
 }
 
 impl<'a> Changed<'a> {
-    fn new(world: &'a World, path: &'static str, change: impl FnOnce(&mut Value)) -> Self {
+    pub(super) fn new(
+        world: &'a World,
+        path: &'static str,
+        change: impl FnOnce(&mut Value),
+    ) -> Self {
         let before = world.keycloak.get(path);
         let mut after = before.clone();
         change(&mut after);
