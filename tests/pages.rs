@@ -264,7 +264,7 @@ fn every_configuration_of_a_page_is_valid() {
         ("docs/install/envoy-gateway.md", 1),
         ("docs/install/envoy.md", 1),
         ("docs/install/istio.md", 1),
-        ("docs/install/kong.md", 1),
+        ("docs/install/kong.md", 2),
         ("docs/migrate/back.md", 1),
         ("docs/migrate/from-kong-key-auth.md", 3),
         ("docs/migrate/from-own-keys.md", 2),
