@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use apikey_jwt_exchange::api_key::format::{KeyFormat, MalformedKey};
+use apikey_jwt_exchange::api_key::format::MalformedKey;
 use apikey_jwt_exchange::api_key::hash::UnusableHash;
 use apikey_jwt_exchange::api_key::record::RecordError;
 use apikey_jwt_exchange::config::Config;
@@ -108,8 +108,6 @@ fn every_example_of_a_configuration_is_one() {
     }
     let expected = [
         ("README.md", "filter_chains"),
-        ("README.md", "plugins"),
-        ("README.md", "envoy"),
         ("kong/kong.yml", "filter_chains"),
         ("kong/kong.yml", "plugins"),
         ("kong/kong.yml", "filter_chains"),
@@ -198,29 +196,9 @@ fn every_option_of_a_documented_command_exists() {
 // --- answers -----------------------------------------------------------------
 
 #[test]
-fn the_readmes_answers_are_the_codes() {
-    let documented: Vec<(String, String, String)> = table(&file("README.md"), "| Code | Status |")
-        .into_iter()
-        .map(|row| (row[0].clone(), row[1].clone(), row[2].clone()))
-        .collect();
-    let in_code: Vec<_> = Rejection::ALL
-        .iter()
-        .map(|rejection| {
-            let retry_after = rejection.retry_after_seconds();
-            (
-                format!("`{}`", rejection.code()),
-                rejection.status().to_string(),
-                retry_after.map_or("–".to_owned(), |seconds| seconds.to_string()),
-            )
-        })
-        .collect();
-    assert_eq!(documented, in_code);
-}
-
-#[test]
-fn the_readmes_example_of_an_answer_is_one() {
-    let readme = file("README.md");
-    let examples = blocks(&readme, "json");
+fn the_example_of_an_answer_is_one() {
+    let page = file("docs/answers.md");
+    let examples = blocks(&page, "json");
     assert_eq!(examples.len(), 1, "blocks of JSON");
     let example: Value = serde_json::from_str(&examples[0]).unwrap();
     let request_id = example["request_id"].as_str().unwrap();
@@ -232,12 +210,26 @@ fn the_readmes_example_of_an_answer_is_one() {
         .find(|(name, _)| *name == "www-authenticate")
         .unwrap()
         .1;
-    assert!(readme.contains(&format!("WWW-Authenticate: {challenge}")));
+    assert!(page.contains(&format!("WWW-Authenticate: {challenge}")));
 }
 
 #[test]
-fn every_reason_of_the_log_is_in_the_readme_and_no_other() {
-    let rows = table(&file("README.md"), "| `reason` |");
+fn the_page_of_answers_says_when_to_try_again() {
+    let told: Vec<String> = Rejection::ALL
+        .iter()
+        .filter_map(|rejection| {
+            let seconds = rejection.retry_after_seconds()?;
+            Some(format!("`{}` {seconds}", rejection.code()))
+        })
+        .collect();
+    let told = format!("`Retry-After` in seconds: {}.", told.join(", "));
+    let page = file("docs/answers.md").replace('\n', " ");
+    assert!(page.contains(&told), "docs/answers.md does not say: {told}");
+}
+
+#[test]
+fn every_reason_of_the_log_has_its_cure_on_the_page_and_no_other_has() {
+    let rows = table(&file("docs/troubleshooting.md"), "| `reason` |");
     let patterns: Vec<String> = rows
         .iter()
         .map(|row| row[0].trim_matches('`').to_owned())
@@ -252,7 +244,7 @@ fn every_reason_of_the_log_is_in_the_readme_and_no_other() {
     for reason in reasons() {
         let text = reason.to_string();
         let Some(pattern) = patterns.iter().find(|pattern| matches(pattern, &text)) else {
-            panic!("the README does not say what to do about: {text}");
+            panic!("docs/troubleshooting.md does not say what to do about: {text}");
         };
         used.insert(pattern.clone());
     }
@@ -282,39 +274,6 @@ fn the_metrics_that_are_documented_are_those_that_are_counted() {
     });
     let ours: BTreeMap<String, metrics::Listed> = ours.collect();
     assert_eq!(metrics::listed(), ours);
-}
-
-#[test]
-fn the_readmes_pattern_for_scanners_finds_keys_and_nothing_else() {
-    let readme = file("README.md");
-    let pattern = blocks(&readme, "text")
-        .into_iter()
-        .find(|block| block.starts_with("sk_live_["))
-        .expect("a pattern in the README");
-    let whole = jsonschema::options()
-        .with_draft(Draft::Draft4)
-        .build(&json!({ "pattern": format!("^{}$", pattern.trim()) }))
-        .unwrap();
-    let format = KeyFormat::new("sk_live_").unwrap();
-    let mut state = 1_u8;
-    for _ in 0..200 {
-        let key = format.generate(|bytes| {
-            for byte in bytes {
-                state = state.wrapping_mul(141).wrapping_add(43);
-                *byte = state;
-            }
-        });
-        assert!(whole.is_valid(&json!(key.expose())));
-        let cut = &key.expose()[..key.expose().len() - 1];
-        assert!(!whole.is_valid(&json!(cut)));
-    }
-    for other in [
-        "sk_live_",
-        "sk_test_abc123def456_x",
-        "eyJhbGciOiJFUzI1NiJ9.e30.x",
-    ] {
-        assert!(!whole.is_valid(&json!(other)), "{other}");
-    }
 }
 
 // --- what is read ------------------------------------------------------------
