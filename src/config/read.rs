@@ -91,8 +91,9 @@ impl Rule for Integer {
             }),
             Some(_) => None,
         };
-        let allowed =
-            |given: &u64| (self.least..=self.most).contains(given) && given % self.step == 0;
+        let allowed = |given: &u64| {
+            (self.least..=self.most).contains(given) && given.is_multiple_of(self.step)
+        };
         if let Some(given) = given.filter(allowed) {
             return Ok(given);
         }
