@@ -1,8 +1,9 @@
 //! Holds what is promised in several places to one wording.
 //!
-//! The README's tables, the JSON Schema that Kong reads, the examples and the code all
-//! tell of the same fields, bounds, answers and log lines. A table that drifts from the
-//! code is worse than none, so each is read here and compared with the code itself.
+//! The pages, the examples and the code tell of the same answers, log lines, metrics and
+//! options. A table that drifts from the code is worse than none, so each is read here and
+//! compared with the code itself. The tables of settings and Kong's schema are written from
+//! the code: `tests/generated.rs`.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,10 +24,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use apikey_jwt_exchange::api_key::format::{KeyFormat, MalformedKey};
+use apikey_jwt_exchange::api_key::format::MalformedKey;
 use apikey_jwt_exchange::api_key::hash::UnusableHash;
 use apikey_jwt_exchange::api_key::record::RecordError;
 use apikey_jwt_exchange::config::Config;
+use apikey_jwt_exchange::config::table::fields;
 use apikey_jwt_exchange::keycloak::Endpoint;
 use apikey_jwt_exchange::keycloak::token::TokenError;
 use apikey_jwt_exchange::keycloak::users::{LookupError, LookupRefusal};
@@ -38,202 +40,22 @@ use base64::engine::general_purpose::STANDARD;
 use jsonschema::{Draft, Validator};
 use p256::pkcs8::EncodePrivateKey;
 use pattern::matches;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use markdown::blocks;
 
-/// The seed's variables and the fields that they set.
-const SEED: [(&str, &str); 6] = [
-    ("API_KEY_ENABLED", "enabled"),
-    ("API_KEY_STORAGE", "storage"),
-    ("API_KEY_HASH_ALGORITHM", "hash_algorithm"),
-    ("API_KEY_PREFIX", "key_prefix"),
-    ("API_KEY_MAX_PER_USER", "max_keys_per_user"),
-    ("API_KEY_EXCHANGE_CACHE_TTL", "cache_ttl_seconds"),
-];
-
-/// Fields that are read and bounded, and steer nothing in this version.
-const WITHOUT_EFFECT: [&str; 1] = ["storage"];
-
-/// Fields of mode manage.
-const MANAGE_ALONE: [&str; 6] = [
-    "management_client_id",
-    "management_signing_key",
-    "management_signing_key_property",
-    "admin_role",
-    "audience",
-    "cors_origins",
-];
-
-// --- the configuration: README, schema and code ------------------------------
+// --- the configuration -------------------------------------------------------
 
 #[test]
-fn the_same_fields_are_in_the_readme_the_schema_and_the_code() {
-    let documented: Vec<String> = fields().into_iter().map(|field| field.name).collect();
-    let in_code = known_fields();
-    assert_eq!(
-        documented, in_code,
-        "the README's table against the struct, in its order"
-    );
-    let in_schema: BTreeSet<String> = properties().keys().cloned().collect();
-    assert_eq!(documented.into_iter().collect::<BTreeSet<_>>(), in_schema);
-}
-
-#[test]
-fn each_row_of_the_readme_says_what_the_schema_says() {
-    let properties = properties();
-    let required = texts(&schema()["required"]);
-    let one_of: Vec<String> = schema()["oneOf"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .flat_map(|choice| texts(&choice["required"]))
-        .collect();
-    for field in fields() {
-        let property = &properties[&field.name];
-        let default = match &property["default"] {
-            _ if required.contains(&field.name) => "required".to_owned(),
-            _ if one_of.contains(&field.name) => "one of the two".to_owned(),
-            Value::Null => "none".to_owned(),
-            Value::String(text) => format!("`{text}`"),
-            other => format!("`{other}`"),
-        };
-        assert_eq!(field.default, default, "{}: default", field.name);
-        let kind = match property["type"].as_str().unwrap() {
-            "string" => "text",
-            "array" => "list",
-            other => other,
-        };
-        assert_eq!(field.kind, kind, "{}: type", field.name);
-        match bounds(property) {
-            Some(bounds) => assert_eq!(field.bounds, bounds, "{}: bounds", field.name),
-            // Told in words; that they are told is all that can be held.
-            None => assert!(!field.bounds.is_empty(), "{}: bounds", field.name),
-        }
-        assert!(!field.meaning.is_empty(), "{}: meaning", field.name);
-    }
-}
-
-#[test]
-fn a_default_of_the_schema_is_the_codes_own() {
-    for (name, property) in properties() {
-        let default = &property["default"];
-        if default.is_null() {
-            continue;
-        }
-        let base = match MANAGE_ALONE.contains(&name.as_str()) {
-            true => meaning(&managing()),
-            false => meaning(&minimal()),
-        };
-        assert_eq!(
-            meaning(&with(&name, default.clone())),
-            base,
-            "{name}: {default} in the schema is not what the code takes without it"
-        );
-        // And the comparison sees another value, where the field has an effect at all.
-        if !WITHOUT_EFFECT.contains(&name.as_str()) {
-            let other = another_value(&property);
-            assert_ne!(
-                meaning(&with(&name, other.clone())),
-                base,
-                "{name}: {other}"
-            );
-        }
-    }
-}
-
-#[test]
-fn what_is_required_is_required_by_both() {
-    for name in texts(&schema()["required"]) {
-        let mut config = minimal();
-        config.as_object_mut().unwrap().remove(&name);
-        assert!(!validator().is_valid(&config), "{name}");
-        assert_eq!(read(&config).unwrap_err().field, name);
-    }
-    let mut neither = minimal();
-    neither
-        .as_object_mut()
-        .unwrap()
-        .remove("signing_key_property");
-    let mut both = minimal();
-    both["signing_key"] = json!(signing_key());
-    for config in [neither, both] {
-        assert!(!validator().is_valid(&config));
-        assert_eq!(read(&config).unwrap_err().field, "signing_key");
-    }
-}
-
-#[test]
-fn every_number_is_bounded_alike() {
-    let mut numbers = 0;
-    for (name, property) in properties() {
-        if property["type"] != "integer" {
-            continue;
-        }
-        numbers += 1;
-        let step = property["multipleOf"].as_i64().unwrap_or(1);
-        let least = property["minimum"].as_i64().unwrap();
-        let most = property["maximum"].as_i64().unwrap();
-        for (value, allowed) in [
-            (least, true),
-            (most, true),
-            (least - step, false),
-            (most + step, false),
-        ] {
-            both_say(&with(&name, json!(value)), &name, allowed);
-        }
-        if step > 1 {
-            both_say(&with(&name, json!(least + 1)), &name, false);
-        }
-    }
-    assert_eq!(numbers, 12, "all numeric fields, and no other");
-}
-
-#[test]
-fn every_choice_is_allowed_alike() {
-    for (name, property) in properties() {
-        for choice in property["enum"].as_array().into_iter().flatten() {
-            // The schema knows the mode already; the code says that it is to come.
-            both_say(&with(&name, choice.clone()), &name, true);
-        }
-        if property["enum"].is_array() {
-            both_say(&with(&name, json!("no such choice")), &name, false);
-        }
-    }
-}
-
-#[test]
-fn every_text_is_no_empty_one_and_has_an_end() {
-    for (name, property) in properties() {
-        if property["type"] != "string" {
-            continue;
-        }
-        let mut config = with(&name, json!(""));
-        if name == "signing_key" {
-            config
-                .as_object_mut()
-                .unwrap()
-                .remove("signing_key_property");
-        }
-        both_say(&config, &name, false);
-        config[&name] = json!("x".repeat(20_000));
-        both_say(&config, &name, false);
-    }
-}
-
-#[test]
-fn the_seeds_variables_set_the_fields_that_the_readme_names() {
-    let documented: BTreeMap<String, String> = fields()
-        .into_iter()
-        .filter(|field| !field.variable.is_empty())
-        .map(|field| (field.variable.trim_matches('`').to_owned(), field.name))
-        .collect();
-    let seed = SEED.map(|(variable, field)| (variable.to_owned(), field.to_owned()));
-    assert_eq!(documented, seed.into());
-
+fn the_examples_take_the_variables_of_the_table_of_fields() {
     let kong = file("kong/kong.yml");
     let envoy = file("envoy/envoy.yaml");
-    for (variable, field) in SEED {
+    let fields = fields();
+    let variables = fields
+        .iter()
+        .filter_map(|field| Some((field.about.variable?, field.name)));
+    assert_eq!(variables.clone().count(), 6, "the seed's variables");
+    for (variable, field) in variables {
         let taken = kong.lines().filter(|line| {
             line.trim_start().starts_with(&format!("{field}:"))
                 && line.split("# takes ").nth(1).is_some_and(|names| {
@@ -286,8 +108,6 @@ fn every_example_of_a_configuration_is_one() {
     }
     let expected = [
         ("README.md", "filter_chains"),
-        ("README.md", "plugins"),
-        ("README.md", "envoy"),
         ("kong/kong.yml", "filter_chains"),
         ("kong/kong.yml", "plugins"),
         ("kong/kong.yml", "filter_chains"),
@@ -376,29 +196,9 @@ fn every_option_of_a_documented_command_exists() {
 // --- answers -----------------------------------------------------------------
 
 #[test]
-fn the_readmes_answers_are_the_codes() {
-    let documented: Vec<(String, String, String)> = table(&file("README.md"), "| Code | Status |")
-        .into_iter()
-        .map(|row| (row[0].clone(), row[1].clone(), row[2].clone()))
-        .collect();
-    let in_code: Vec<_> = Rejection::ALL
-        .iter()
-        .map(|rejection| {
-            let retry_after = rejection.retry_after_seconds();
-            (
-                format!("`{}`", rejection.code()),
-                rejection.status().to_string(),
-                retry_after.map_or("–".to_owned(), |seconds| seconds.to_string()),
-            )
-        })
-        .collect();
-    assert_eq!(documented, in_code);
-}
-
-#[test]
-fn the_readmes_example_of_an_answer_is_one() {
-    let readme = file("README.md");
-    let examples = blocks(&readme, "json");
+fn the_example_of_an_answer_is_one() {
+    let page = file("docs/answers.md");
+    let examples = blocks(&page, "json");
     assert_eq!(examples.len(), 1, "blocks of JSON");
     let example: Value = serde_json::from_str(&examples[0]).unwrap();
     let request_id = example["request_id"].as_str().unwrap();
@@ -410,12 +210,26 @@ fn the_readmes_example_of_an_answer_is_one() {
         .find(|(name, _)| *name == "www-authenticate")
         .unwrap()
         .1;
-    assert!(readme.contains(&format!("WWW-Authenticate: {challenge}")));
+    assert!(page.contains(&format!("WWW-Authenticate: {challenge}")));
 }
 
 #[test]
-fn every_reason_of_the_log_is_in_the_readme_and_no_other() {
-    let rows = table(&file("README.md"), "| `reason` |");
+fn the_page_of_answers_says_when_to_try_again() {
+    let told: Vec<String> = Rejection::ALL
+        .iter()
+        .filter_map(|rejection| {
+            let seconds = rejection.retry_after_seconds()?;
+            Some(format!("`{}` {seconds}", rejection.code()))
+        })
+        .collect();
+    let told = format!("`Retry-After` in seconds: {}.", told.join(", "));
+    let page = file("docs/answers.md").replace('\n', " ");
+    assert!(page.contains(&told), "docs/answers.md does not say: {told}");
+}
+
+#[test]
+fn every_reason_of_the_log_has_its_cure_on_the_page_and_no_other_has() {
+    let rows = table(&file("docs/troubleshooting.md"), "| `reason` |");
     let patterns: Vec<String> = rows
         .iter()
         .map(|row| row[0].trim_matches('`').to_owned())
@@ -430,7 +244,7 @@ fn every_reason_of_the_log_is_in_the_readme_and_no_other() {
     for reason in reasons() {
         let text = reason.to_string();
         let Some(pattern) = patterns.iter().find(|pattern| matches(pattern, &text)) else {
-            panic!("the README does not say what to do about: {text}");
+            panic!("docs/troubleshooting.md does not say what to do about: {text}");
         };
         used.insert(pattern.clone());
     }
@@ -462,39 +276,6 @@ fn the_metrics_that_are_documented_are_those_that_are_counted() {
     assert_eq!(metrics::listed(), ours);
 }
 
-#[test]
-fn the_readmes_pattern_for_scanners_finds_keys_and_nothing_else() {
-    let readme = file("README.md");
-    let pattern = blocks(&readme, "text")
-        .into_iter()
-        .find(|block| block.starts_with("sk_live_["))
-        .expect("a pattern in the README");
-    let whole = jsonschema::options()
-        .with_draft(Draft::Draft4)
-        .build(&json!({ "pattern": format!("^{}$", pattern.trim()) }))
-        .unwrap();
-    let format = KeyFormat::new("sk_live_").unwrap();
-    let mut state = 1_u8;
-    for _ in 0..200 {
-        let key = format.generate(|bytes| {
-            for byte in bytes {
-                state = state.wrapping_mul(141).wrapping_add(43);
-                *byte = state;
-            }
-        });
-        assert!(whole.is_valid(&json!(key.expose())));
-        let cut = &key.expose()[..key.expose().len() - 1];
-        assert!(!whole.is_valid(&json!(cut)));
-    }
-    for other in [
-        "sk_live_",
-        "sk_test_abc123def456_x",
-        "eyJhbGciOiJFUzI1NiJ9.e30.x",
-    ] {
-        assert!(!whole.is_valid(&json!(other)), "{other}");
-    }
-}
-
 // --- what is read ------------------------------------------------------------
 
 fn file(path: &str) -> String {
@@ -507,51 +288,12 @@ fn schema() -> Value {
     meta["config_schema"].clone()
 }
 
-fn properties() -> Map<String, Value> {
-    schema()["properties"].as_object().unwrap().clone()
-}
-
 fn validator() -> Validator {
     jsonschema::options()
         .with_draft(Draft::Draft4)
         .should_validate_formats(true)
         .build(&schema())
         .unwrap()
-}
-
-fn texts(list: &Value) -> Vec<String> {
-    let list = list.as_array().unwrap();
-    list.iter()
-        .map(|text| text.as_str().unwrap().to_owned())
-        .collect()
-}
-
-/// One row of the README's table of fields.
-struct Field {
-    name: String,
-    kind: String,
-    default: String,
-    bounds: String,
-    meaning: String,
-    variable: String,
-}
-
-fn fields() -> Vec<Field> {
-    table(&file("README.md"), "| Field | Type |")
-        .into_iter()
-        .map(|row| {
-            let [name, kind, default, bounds, meaning, variable] =
-                row.try_into().expect("six columns");
-            Field {
-                name: name.trim_matches('`').to_owned(),
-                kind,
-                default,
-                bounds,
-                meaning,
-                variable,
-            }
-        })
-        .collect()
 }
 
 /// The rows of the one table whose first line begins like this.
@@ -572,36 +314,6 @@ fn table(text: &str, head: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// What the README must say of a property's bounds, where that is not a matter of words.
-fn bounds(property: &Value) -> Option<String> {
-    if let Some(choices) = property["enum"].as_array() {
-        let choices: Vec<String> = choices
-            .iter()
-            .map(|choice| format!("`{}`", choice.as_str().unwrap()))
-            .collect();
-        return Some(choices.join(", "));
-    }
-    match property["type"].as_str().unwrap() {
-        "boolean" => Some("`true`, `false`".to_owned()),
-        "integer" => {
-            let mut text = format!("{} to {}", property["minimum"], property["maximum"]);
-            if let Some(step) = property["multipleOf"].as_u64() {
-                text.push_str(&format!(", a multiple of {step}"));
-            }
-            Some(text)
-        }
-        "array" => Some(format!(
-            "{} to {} in lower case",
-            property["minItems"], property["maxItems"]
-        )),
-        _ if property["pattern"].is_null() && property["not"].is_null() => Some(format!(
-            "{} to {} characters",
-            property["minLength"], property["maxLength"]
-        )),
-        _ => None,
-    }
-}
-
 // --- what is said of a configuration -----------------------------------------
 
 fn minimal() -> Value {
@@ -614,22 +326,6 @@ fn minimal() -> Value {
     })
 }
 
-fn managing() -> Value {
-    let mut config = minimal();
-    config["mode"] = json!("manage");
-    config["audience"] = json!("account");
-    config
-}
-
-fn with(field: &str, value: Value) -> Value {
-    let mut config = match MANAGE_ALONE.contains(&field) || value == json!("manage") {
-        true => managing(),
-        false => minimal(),
-    };
-    config[field] = value;
-    config
-}
-
 /// A key made here, of no use anywhere: its number is 7 32 times over.
 fn signing_key() -> String {
     let key = p256::SecretKey::from_slice(&[7; 32]).unwrap();
@@ -638,43 +334,6 @@ fn signing_key() -> String {
 
 fn read(config: &Value) -> Result<Config, apikey_jwt_exchange::config::ConfigError> {
     Config::from_json(config.to_string().as_bytes())
-}
-
-/// All that a configuration decides, as a text to compare.
-fn meaning(config: &Value) -> String {
-    format!("{:?}", read(config).unwrap())
-}
-
-/// The names of all fields, as the message for an unknown one lists them.
-fn known_fields() -> Vec<String> {
-    let fault = read(&with("no_such_field", json!(1)))
-        .unwrap_err()
-        .to_string();
-    let (_, listed) = fault.split_once("expected one of").unwrap();
-    listed
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .map(str::to_owned)
-        .collect()
-}
-
-/// A valid value that is not the default.
-fn another_value(property: &Value) -> Value {
-    if let Some(choices) = property["enum"].as_array() {
-        let other = choices
-            .iter()
-            .find(|choice| **choice != property["default"]);
-        return other.cloned().expect("a second choice");
-    }
-    match property["type"].as_str().unwrap() {
-        "boolean" => json!(!property["default"].as_bool().unwrap()),
-        "integer" if property["default"] == property["minimum"] => property["maximum"].clone(),
-        "integer" => property["minimum"].clone(),
-        "array" => json!(["x-other"]),
-        _ if property["default"].to_string().contains("://") => json!("https://other.invalid"),
-        _ => json!("other"),
-    }
 }
 
 /// Schema and code allow, or refuse, a configuration because of this field.

@@ -1,62 +1,16 @@
-//! The fields as they are written, and those whose reading takes more than a type
-//! and bounds.
+//! The fields whose reading takes more than a type and bounds.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
 use serde_json::Value;
 
-use super::read::{ConfigError, error, required, small, text, text_or};
-use super::{Realm, SigningKeySource, Upstream, defaults};
+use super::read::{ConfigError, error};
+use super::table::RawConfig;
+use super::{Realm, SigningKeySource, Upstream};
 use crate::api_key::format::KeyFormat;
 use crate::api_key::record::is_scope;
 use crate::clock::UnixMillis;
 use crate::signing_key::SigningKey;
-
-/// The fields as they are written. Each is read by [`Config::from_json`], so that
-/// the message for a wrong type can name the field without showing the value.
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct RawConfig {
-    pub(super) mode: Option<Value>,
-    pub(super) enabled: Option<Value>,
-    pub(super) storage: Option<Value>,
-    pub(super) hash_algorithm: Option<Value>,
-    pub(super) bcrypt_cost: Option<Value>,
-    pub(super) key_prefix: Option<Value>,
-    pub(super) max_keys_per_user: Option<Value>,
-    pub(super) cache_ttl_seconds: Option<Value>,
-    pub(super) negative_ttl_seconds: Option<Value>,
-    pub(super) keycloak_url: Option<Value>,
-    pub(super) realm: Option<Value>,
-    pub(super) keycloak_upstream: Option<Value>,
-    pub(super) yield_upstream: Option<Value>,
-    pub(super) callout_timeout_ms: Option<Value>,
-    pub(super) client_id: Option<Value>,
-    pub(super) signing_key: Option<Value>,
-    pub(super) signing_key_property: Option<Value>,
-    pub(super) assertion_issuer: Option<Value>,
-    pub(super) identity_provider: Option<Value>,
-    pub(super) scope: Option<Value>,
-    pub(super) headers: Option<Value>,
-    pub(super) on_missing_key: Option<Value>,
-    pub(super) preflight: Option<Value>,
-    pub(super) fallback_until: Option<Value>,
-    pub(super) index_key: Option<Value>,
-    pub(super) revocation_poll_seconds: Option<Value>,
-    pub(super) throttle_failures_per_minute: Option<Value>,
-    pub(super) stale_if_error_seconds: Option<Value>,
-    pub(super) audit_hits_per_1000: Option<Value>,
-    pub(super) clock_skew_seconds: Option<Value>,
-    pub(super) l1_entries: Option<Value>,
-    pub(super) l2_slots: Option<Value>,
-    pub(super) management_client_id: Option<Value>,
-    pub(super) management_signing_key: Option<Value>,
-    pub(super) management_signing_key_property: Option<Value>,
-    pub(super) admin_role: Option<Value>,
-    pub(super) audience: Option<Value>,
-    pub(super) cors_origins: Option<Value>,
-}
 
 pub(super) fn parse_object(text: &[u8]) -> Result<RawConfig, ConfigError> {
     let value: Value = match serde_json::from_slice(text) {
@@ -81,7 +35,7 @@ pub(super) fn parse_object(text: &[u8]) -> Result<RawConfig, ConfigError> {
 }
 
 pub(super) fn key_format(raw: &RawConfig) -> Result<KeyFormat, ConfigError> {
-    let prefix = text_or(raw.key_prefix.as_ref(), "key_prefix", defaults::KEY_PREFIX)?;
+    let prefix = raw.key_prefix()?;
     // What every JWT begins with: base64url of `{"`.
     if "eyJ".starts_with(&prefix) || prefix.starts_with("eyJ") {
         return error(
@@ -90,7 +44,7 @@ pub(super) fn key_format(raw: &RawConfig) -> Result<KeyFormat, ConfigError> {
         );
     }
     let format = KeyFormat::new(&prefix).or_else(|fault| error("key_prefix", fault.to_string()))?;
-    let Some(index_key) = text(raw.index_key.as_ref(), "index_key")? else {
+    let Some(index_key) = raw.index_key()? else {
         return Ok(format);
     };
     let bytes = STANDARD
@@ -125,7 +79,7 @@ pub fn check_realm_name(name: &str) -> Result<(), &'static str> {
 pub(super) fn realm(raw: &RawConfig) -> Result<Realm, ConfigError> {
     const URL: &str = "must be Keycloak's public base URL, as https://login.example.com, without \
                        a query, a fragment, a user name or a slash at the end";
-    let url = required(raw.keycloak_url.as_ref(), "keycloak_url")?;
+    let url = raw.keycloak_url()?;
     let Some(rest) = url
         .strip_prefix("https://")
         .or_else(|| url.strip_prefix("http://"))
@@ -140,7 +94,7 @@ pub(super) fn realm(raw: &RawConfig) -> Result<Realm, ConfigError> {
     if authority.is_empty() || url.ends_with('/') || !rest.bytes().all(allowed) {
         return error("keycloak_url", URL);
     }
-    let name = required(raw.realm.as_ref(), "realm")?;
+    let name = raw.realm()?;
     check_realm_name(&name).or_else(|rule| error("realm", rule))?;
     let in_path = name.replace(' ', "%20");
     Ok(Realm {
@@ -158,9 +112,9 @@ pub(super) fn realm(raw: &RawConfig) -> Result<Realm, ConfigError> {
 
 pub(super) fn signing_key(raw: &RawConfig) -> Result<SigningKeySource, ConfigError> {
     let key = signing_key_of(
-        raw.signing_key.as_ref(),
+        raw.signing_key()?,
         "signing_key",
-        raw.signing_key_property.as_ref(),
+        raw.signing_key_property()?,
         "signing_key_property",
     )?;
     match key {
@@ -175,13 +129,11 @@ pub(super) fn signing_key(raw: &RawConfig) -> Result<SigningKeySource, ConfigErr
 
 /// A key in one of two fields: its text, or the property of the host that holds it.
 pub(super) fn signing_key_of(
-    inline: Option<&Value>,
+    inline: Option<String>,
     inline_field: &str,
-    property: Option<&Value>,
+    property: Option<String>,
     property_field: &str,
 ) -> Result<Option<SigningKeySource>, ConfigError> {
-    let inline = text(inline, inline_field)?;
-    let property = text(property, property_field)?;
     match (inline, property) {
         (Some(_), Some(_)) => error(
             inline_field,
@@ -208,11 +160,7 @@ pub(super) fn signing_key_of(
 }
 
 pub(super) fn assertion_issuer(raw: &RawConfig) -> Result<String, ConfigError> {
-    let issuer = text_or(
-        raw.assertion_issuer.as_ref(),
-        "assertion_issuer",
-        defaults::ASSERTION_ISSUER,
-    )?;
+    let issuer = raw.assertion_issuer()?;
     let is_url = issuer.starts_with("https://") || issuer.starts_with("http://");
     if !is_url || !issuer.bytes().all(|b| b.is_ascii_graphic()) {
         return error(
@@ -224,8 +172,7 @@ pub(super) fn assertion_issuer(raw: &RawConfig) -> Result<String, ConfigError> {
 }
 
 pub(super) fn scope(raw: &RawConfig) -> Result<Option<String>, ConfigError> {
-    let scope = text(raw.scope.as_ref(), "scope")?;
-    match scope {
+    match raw.scope()? {
         Some(scope) if !is_scope(&scope) => error(
             "scope",
             "must be OAuth scopes with single spaces between, as \"orders profile\"",
@@ -234,27 +181,15 @@ pub(super) fn scope(raw: &RawConfig) -> Result<Option<String>, ConfigError> {
     }
 }
 
-pub(super) fn headers(raw: &RawConfig) -> Result<Vec<String>, ConfigError> {
-    const NAMES: &str = "must be a list of 1 to 8 header names in lower case, each once, as \
-                         [\"authorization\", \"x-api-key\"]";
-    let Some(value) = &raw.headers else {
-        return Ok(vec!["authorization".to_owned(), "x-api-key".to_owned()]);
-    };
-    let listed = value.as_array().map(Vec::as_slice).unwrap_or_default();
+/// Whether a text is a header's name in lower case (RFC 9110, 5.1), and short.
+pub(super) fn is_header_name(name: &str) -> bool {
     let allowed =
         |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"!#$%&'*+.^_|~-".contains(&b);
-    let mut names: Vec<String> = Vec::with_capacity(listed.len());
-    for name in listed {
-        let name = name.as_str().unwrap_or_default();
-        let valid = (1..=64).contains(&name.len()) && name.bytes().all(allowed);
-        if !valid || names.iter().any(|known| known == name) {
-            return error("headers", NAMES);
-        }
-        names.push(name.to_owned());
-    }
-    if names.is_empty() || names.len() > 8 {
-        return error("headers", NAMES);
-    }
+    (1..=64).contains(&name.len()) && name.bytes().all(allowed)
+}
+
+pub(super) fn headers(raw: &RawConfig) -> Result<Vec<String>, ConfigError> {
+    let names = raw.headers()?;
     if let Some(name) = names
         .iter()
         .find(|name| FRAMING.contains(&name.as_str()) || is_made_by_gateways(name))
@@ -293,7 +228,7 @@ pub(crate) fn is_made_by_gateways(name: &str) -> bool {
 const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
 
 pub(super) fn fallback_until(raw: &RawConfig) -> Result<Option<UnixMillis>, ConfigError> {
-    text(raw.fallback_until.as_ref(), "fallback_until")?
+    raw.fallback_until()?
         .map(|at| UnixMillis::parse_rfc3339(&at))
         .transpose()
         .or_else(|_| {
@@ -304,19 +239,10 @@ pub(super) fn fallback_until(raw: &RawConfig) -> Result<Option<UnixMillis>, Conf
         })
 }
 
-pub(super) fn l2_slots(raw: &RawConfig) -> Result<u32, ConfigError> {
-    let slots = small(raw.l2_slots.as_ref(), "l2_slots", 0..=65_536, 4096)?;
-    if !slots.is_multiple_of(4) {
-        return error("l2_slots", "must be a multiple of 4, from 0 (off) to 65536");
-    }
-    Ok(slots)
-}
-
-pub(super) fn upstream(value: Option<&Value>, field: &str) -> Result<Upstream, ConfigError> {
-    let written = required(value, field)?;
+pub(super) fn upstream(written: &str, field: &str) -> Result<Upstream, ConfigError> {
     let (name, tls) = match written.strip_prefix("https://") {
         Some(name) => (name, true),
-        None => (written.strip_prefix("http://").unwrap_or(&written), false),
+        None => (written.strip_prefix("http://").unwrap_or(written), false),
     };
     let allowed = |b: u8| b.is_ascii_graphic() && b != b'/';
     if name.is_empty() || name.len() > 255 || !name.bytes().all(allowed) {

@@ -3,33 +3,31 @@
 //! The host hands over text. [`Config::from_json`] refuses what is unknown, out of
 //! bounds or contradictory with a message that names the field, its bounds and
 //! what to write instead; it never repeats a value, since a secret may stand in
-//! the wrong place. The names are a contract, held together with the JSON Schema
-//! that Kong reads and the README's table by a test.
+//! the wrong place. Names, defaults and bounds are a contract and stand in [`table`],
+//! from which the JSON Schema that Kong reads and the tables of the pages are written.
 
 use std::fmt;
 
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::api_key::format::KeyFormat;
 pub use crate::api_key::hash::HashAlgorithm;
-use crate::api_key::hash::{BCRYPT_COST_MAX, BCRYPT_COST_MIN};
 use crate::clock::UnixMillis;
 use crate::signing_key::SigningKey;
 
 mod fields;
 mod management;
 mod read;
+pub mod table;
 
 pub use fields::check_realm_name;
 pub(crate) use fields::is_made_by_gateways;
 use fields::{
-    assertion_issuer, fallback_until, headers, key_format, l2_slots, parse_object, realm, scope,
-    signing_key, upstream,
+    assertion_issuer, fallback_until, headers, key_format, parse_object, realm, scope, signing_key,
+    upstream,
 };
 pub use management::Management;
 pub use read::ConfigError;
-use read::{boolean, integer, milliseconds, name_or, one_of, small};
 
 /// The defaults that the filter and the native tool must agree on.
 pub mod defaults {
@@ -187,6 +185,11 @@ pub struct Config {
     pub fingerprint: [u8; 32],
 }
 
+/// A number whose bounds are below 2^32.
+fn small(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
 impl Config {
     /// Reads and validates the configuration.
     ///
@@ -194,129 +197,55 @@ impl Config {
     /// [`ConfigError`], with the field and what it may be.
     pub fn from_json(text: &[u8]) -> Result<Self, ConfigError> {
         let raw = parse_object(text)?;
-        let enabled = boolean(raw.enabled.as_ref(), "enabled", true)?;
-        one_of(raw.storage.as_ref(), "storage", &[("keycloak", ())])?;
+        let enabled = raw.enabled()?;
+        raw.storage()?;
         let management = management::management(&raw)?;
         let key_format = key_format(&raw)?;
         let realm = realm(&raw)?;
         let signing_key = signing_key(&raw)?;
-        let client_id = name_or(raw.client_id.as_ref(), "client_id", defaults::CLIENT_ID)?;
+        let client_id = raw.client_id()?;
         let assertion_issuer = assertion_issuer(&raw)?;
-        let identity_provider = name_or(
-            raw.identity_provider.as_ref(),
-            "identity_provider",
-            defaults::IDENTITY_PROVIDER,
-        )?;
+        let identity_provider = raw.identity_provider()?;
         let scope = scope(&raw)?;
 
         let mut config = Self {
             enabled,
-            hash_algorithm: one_of(
-                raw.hash_algorithm.as_ref(),
-                "hash_algorithm",
-                &[
-                    ("bcrypt", HashAlgorithm::Bcrypt),
-                    ("sha256", HashAlgorithm::Sha256),
-                ],
-            )?,
-            bcrypt_cost: small(
-                raw.bcrypt_cost.as_ref(),
-                "bcrypt_cost",
-                u64::from(BCRYPT_COST_MIN)..=u64::from(BCRYPT_COST_MAX),
-                defaults::BCRYPT_COST,
-            )?,
+            hash_algorithm: raw.hash_algorithm()?,
+            bcrypt_cost: small(raw.bcrypt_cost()?),
             key_format,
-            max_keys_per_user: small(
-                raw.max_keys_per_user.as_ref(),
-                "max_keys_per_user",
-                1..=100,
-                defaults::MAX_KEYS_PER_USER,
-            )?,
-            cache_ttl_ms: milliseconds(
-                raw.cache_ttl_seconds.as_ref(),
-                "cache_ttl_seconds",
-                1..=86_400,
-                300,
-            )?,
-            negative_ttl_ms: milliseconds(
-                raw.negative_ttl_seconds.as_ref(),
-                "negative_ttl_seconds",
-                0..=3600,
-                30,
-            )?,
+            max_keys_per_user: small(raw.max_keys_per_user()?),
+            cache_ttl_ms: 1000 * raw.cache_ttl_seconds()?,
+            negative_ttl_ms: 1000 * raw.negative_ttl_seconds()?,
             realm,
-            keycloak_upstream: upstream(raw.keycloak_upstream.as_ref(), "keycloak_upstream")?,
-            yield_upstream: upstream(raw.yield_upstream.as_ref(), "yield_upstream")?,
-            callout_timeout_ms: integer(
-                raw.callout_timeout_ms.as_ref(),
-                "callout_timeout_ms",
-                100..=30_000,
-                2000,
-            )?,
+            keycloak_upstream: upstream(&raw.keycloak_upstream()?, "keycloak_upstream")?,
+            yield_upstream: upstream(&raw.yield_upstream()?, "yield_upstream")?,
+            callout_timeout_ms: raw.callout_timeout_ms()?,
             client_id,
             signing_key,
             assertion_issuer,
             identity_provider,
             scope,
             headers: headers(&raw)?,
-            on_missing_key: one_of(
-                raw.on_missing_key.as_ref(),
-                "on_missing_key",
-                &[
-                    ("bearer", OnMissingKey::Bearer),
-                    ("pass", OnMissingKey::Pass),
-                    ("reject", OnMissingKey::Reject),
-                ],
-            )?,
-            preflight: one_of(
-                raw.preflight.as_ref(),
-                "preflight",
-                &[("refuse", Preflight::Refuse), ("pass", Preflight::Pass)],
-            )?,
+            on_missing_key: raw.on_missing_key()?,
+            preflight: raw.preflight()?,
             fallback_until: fallback_until(&raw)?,
-            revocation_poll_ms: milliseconds(
-                raw.revocation_poll_seconds.as_ref(),
-                "revocation_poll_seconds",
-                0..=300,
-                5,
-            )?,
-            throttle_failures_per_minute: integer(
-                raw.throttle_failures_per_minute.as_ref(),
-                "throttle_failures_per_minute",
-                0..=100_000,
-                20,
-            )?,
-            stale_if_error_ms: milliseconds(
-                raw.stale_if_error_seconds.as_ref(),
-                "stale_if_error_seconds",
-                0..=86_400,
-                0,
-            )?,
-            audit_hits_per_1000: small(
-                raw.audit_hits_per_1000.as_ref(),
-                "audit_hits_per_1000",
-                0..=1000,
-                0,
-            )?,
-            clock_skew_ms: milliseconds(
-                raw.clock_skew_seconds.as_ref(),
-                "clock_skew_seconds",
-                0..=300,
-                30,
-            )?,
-            l1_entries: small(raw.l1_entries.as_ref(), "l1_entries", 1..=1_000_000, 10_000)?
-                as usize,
-            l2_slots: l2_slots(&raw)?,
+            revocation_poll_ms: 1000 * raw.revocation_poll_seconds()?,
+            throttle_failures_per_minute: raw.throttle_failures_per_minute()?,
+            stale_if_error_ms: 1000 * raw.stale_if_error_seconds()?,
+            audit_hits_per_1000: small(raw.audit_hits_per_1000()?),
+            clock_skew_ms: 1000 * raw.clock_skew_seconds()?,
+            l1_entries: small(raw.l1_entries()?) as usize,
+            l2_slots: small(raw.l2_slots()?),
             management,
             fingerprint: [0; 32],
         };
-        config.fingerprint = config.compute_fingerprint(raw.index_key.as_ref());
+        config.fingerprint = config.compute_fingerprint(raw.index_key()?.as_deref());
         Ok(config)
     }
 
     /// SHA-256 over all that decides which token a key gets, each part with its
     /// length before it.
-    fn compute_fingerprint(&self, index_key: Option<&Value>) -> [u8; 32] {
+    fn compute_fingerprint(&self, index_key: Option<&str>) -> [u8; 32] {
         let mut hasher = Sha256::new();
         for part in [
             self.realm.issuer.as_str(),
@@ -325,7 +254,7 @@ impl Config {
             &self.identity_provider,
             self.scope.as_deref().unwrap_or_default(),
             self.key_format.prefix(),
-            index_key.and_then(Value::as_str).unwrap_or_default(),
+            index_key.unwrap_or_default(),
             // Decides how long an entry may be used.
             &self.clock_skew_ms.to_string(),
         ] {

@@ -1,4 +1,4 @@
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -40,6 +40,15 @@ fn the_required_fields_alone_give_the_documented_defaults() {
     assert_eq!(config.fallback_until, None);
     assert_eq!(config.clock_skew_ms, 30_000);
     assert_eq!((config.l1_entries, config.l2_slots), (10_000, 4096));
+    assert_eq!(config.assertion_issuer, "https://api-key-gateway.invalid");
+    assert_eq!(config.preflight, Preflight::Refuse);
+    assert_eq!(config.revocation_poll_ms, 5000);
+    assert_eq!(config.throttle_failures_per_minute, 20);
+    assert_eq!(
+        (config.stale_if_error_ms, config.audit_hits_per_1000),
+        (0, 0)
+    );
+    assert!(config.scope.is_none() && config.management.is_none());
 }
 
 #[test]
@@ -289,6 +298,7 @@ fn each_number_is_taken_up_to_its_bounds_and_no_further() {
         ("callout_timeout_ms", 100, 30_000),
         ("revocation_poll_seconds", 0, 300),
         ("throttle_failures_per_minute", 0, 100_000),
+        ("stale_if_error_seconds", 0, 86_400),
         ("audit_hits_per_1000", 0, 1000),
         ("clock_skew_seconds", 0, 300),
         ("l1_entries", 1, 1_000_000),
