@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use apikey_jwt_exchange::api_key::format::is_id;
 use apikey_jwt_exchange::keycloak::owner::User;
-use apikey_jwt_exchange::manage::owner_keys::{self, Edit, Replacement};
+use apikey_jwt_exchange::manage::owner_keys::{self, Edit, EditRefused, KeyState, Replacement};
 use serde_json::{Value, json};
 
 use crate::admin_error::one_line;
@@ -81,8 +81,14 @@ pub(crate) fn rotate(args: &RotateArgs) -> Result<()> {
     let admin = args.connection.sign_in()?;
     check_realm(&admin, &args.names.identity_provider)?;
     let owner = owner::find_or_look_up(&admin, &args.owner, id)?.with_context(|| unknown(id))?;
-    let made = new_key::generate(&format, &args.making.hash)?;
     let now = system::now()?;
+    // What no gateway finds has no successor that one does.
+    let works = owner_keys::find(&owner.attributes, id, now)
+        .is_some_and(|old| !matches!(old.state, KeyState::Unusable(_)));
+    if works && !change::is_found(&admin, owner.id(), id)? {
+        bail!("key {id} is as it was: {}", EditRefused::OwnerNotFound);
+    }
+    let made = new_key::generate(&format, &args.making.hash)?;
     let edit = Edit::Rotate {
         id: id.to_owned(),
         replacement: Replacement {

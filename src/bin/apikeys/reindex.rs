@@ -140,7 +140,12 @@ impl Reindexer<'_> {
             );
         }
         let stale = has_stale_index(user);
-        if collides || on_purpose || !(unlinked || stale || !missing.is_empty()) {
+        let is_whole = !(unlinked || stale || !missing.is_empty());
+        // Of all owners, those that change alone: it is a search for each.
+        if is_whole && !self.args.all {
+            told.problems.extend(self.unfindable(user)?);
+        }
+        if collides || on_purpose || is_whole {
             return Ok((!told.problems.is_empty()).then_some(told));
         }
         if !self.args.dry_run
@@ -149,14 +154,23 @@ impl Reindexer<'_> {
             told.problems.push(problem);
             return Ok(Some(told));
         }
-        if let (false, Some(id)) = (self.args.dry_run, missing.first())
-            && !change::is_found(self.admin, user.id(), id)?
-        {
-            told.problems.push(EditRefused::OwnerNotFound.to_string());
+        if !self.args.dry_run {
+            told.problems.extend(self.unfindable(user)?);
         }
         told.linked = unlinked;
         told.indexed = missing;
         Ok(Some(told))
+    }
+
+    /// What no index helps: an owner that Keycloak's search does not find.
+    fn unfindable(&self, user: &User) -> Result<Option<String>> {
+        let mut ids = owner_keys::key_ids(&user.attributes);
+        Ok(match ids.find(|id| is_id(id)) {
+            Some(id) if !change::is_found(self.admin, user.id(), id)? => {
+                Some(EditRefused::OwnerNotFound.to_string())
+            }
+            _ => None,
+        })
     }
 
     fn is_linked(&self, user: &User) -> Result<bool> {

@@ -253,7 +253,7 @@ pub enum EditRefused {
     OwnerTooLarge,
     /// Keycloak's search does not find the owner, so no gateway finds a key of it.
     #[error(
-        "Keycloak's search does not find the owner by the new key, so no gateway would: the owner \
+        "Keycloak's search does not find the owner by the key, so no gateway does: the owner \
          is in a user storage that is searched without being imported; import its users, or hold \
          the keys by another user"
     )]

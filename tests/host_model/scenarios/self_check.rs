@@ -69,6 +69,7 @@ fn each_fault_of_a_realm_is_told_within_seconds_and_again_when_it_is_mended() {
                 let realm = &mut keycloaks.realms[0];
                 realm.management_roles = vec!["view-users", "view-events"];
                 (realm.names_issuer, realm.events_off) = (None, false);
+                realm.lightweight = false;
                 realm.attribute_policy = Some("ADMIN_EDIT");
             }
             gateway.pass_ticking(25_000);
