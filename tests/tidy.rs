@@ -137,6 +137,18 @@ fn a_room_of_the_core_uses_those_before_it_alone() {
     assert_eq!(seen.len(), ROOMS.len(), "each room is there: {seen:?}");
 }
 
+/// The table of rooms has each, in the order that is held above, and the page stays one that
+/// is read in a sitting.
+#[test]
+fn the_architecture_lists_the_rooms_in_their_order_and_stays_short() {
+    let text = read("ARCHITECTURE.md");
+    let rows = markdown::table(&text, "| Room (`src/`) |");
+    let rooms: Vec<&str> = rows.iter().map(|row| row[0].trim_matches('`')).collect();
+    assert_eq!(rooms, ROOMS);
+    let lines = text.lines().count();
+    assert!(lines <= 250, "ARCHITECTURE.md has {lines} lines");
+}
+
 #[test]
 fn the_host_is_built_for_wasm_alone() {
     let lib = read("src/lib.rs");

@@ -5,7 +5,7 @@
 //! methods of its traits, which unwrap each result: where the SDK gives a host's
 //! refusal back, it is a rejection. It panics on statuses that it does not expect,
 //! and so each call is made only where both hosts answer it with one that it does;
-//! ARCHITECTURE.md lists what is left. What the hosts do differently from each
+//! docs/hosts.md lists the traps that are left. What the hosts do differently from each
 //! other is met in the module that it concerns.
 
 mod audit;
