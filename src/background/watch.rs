@@ -1,4 +1,4 @@
-//! What a worker asks Keycloak of its own accord: polls of revocations, and self-checks.
+//! A worker's own questions to Keycloak: polls of revocations, and self-checks.
 //!
 //! One for each worker, though several root contexts may drive it: routes that are
 //! configured alike share their worker.
@@ -26,7 +26,7 @@ impl Watch {
         }
     }
 
-    /// Takes what happened to the poll of Keycloak's events, and says what to call. To be
+    /// Takes an event of the poll of Keycloak's events, and gives the next call. To be
     /// told of each tick after [`Worker::tick`], and of the answer to each call.
     pub fn poll(&mut self, input: PollInput<'_>, env: &mut Env<'_>) -> Option<PollCall> {
         let (worker, nonce, now) = (&mut *env.worker, env.nonce, env.now);
@@ -61,7 +61,7 @@ impl Watch {
         self.poller.events()
     }
 
-    /// Takes what happened to the self-check, and says what to call. To be told of each
+    /// Takes an event of the self-check, and gives the next call. To be told of each
     /// tick after [`Watch::poll`], and of the answer to each call.
     pub fn self_check(&mut self, input: PollInput<'_>, env: &mut Env<'_>) -> Option<PollCall> {
         let (worker, nonce, now) = (&mut *env.worker, env.nonce, env.now);
@@ -84,7 +84,7 @@ impl Watch {
         self.self_check.is_under_way()
     }
 
-    /// What the latest self-check of this worker found; all unchecked as long as another
+    /// The findings of this worker's latest self-check; all unchecked as long as another
     /// worker of the node checks.
     #[must_use]
     pub const fn findings(&self) -> &Findings {

@@ -16,9 +16,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 
-use super::TOKEN_BYTES_MAX;
 use super::public_key::{Algorithm, PublicKey};
 use super::users::is_user_id;
+use super::{TOKEN_BYTES_MAX, token_context};
 use crate::clock::UnixMillis;
 
 /// The grants by which a caller's token may come, by Keycloak's short names: authorization
@@ -376,13 +376,8 @@ fn judge(
 
 /// The short name of the grant that a token came by.
 fn grant_of(jti: Option<&str>) -> Result<&str, CallerError> {
-    let (context, _) = jti
-        .and_then(|jti| jti.split_once(':'))
-        .ok_or(CallerError::NoGrant)?;
-    context
-        .get(4..)
-        .filter(|grant| grant.len() == 2)
-        .ok_or(CallerError::NoGrant)
+    let (_, _, grant) = jti.and_then(token_context).ok_or(CallerError::NoGrant)?;
+    Ok(grant)
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
-/// Whether a token of Keycloak's is lightweight, by its `jti`: two letters each for the
-/// session, the kind and the grant stand before a colon, as in `trltcc:` (measured,
-/// 26.7.5), and the kind `lt` is a lightweight token.
+use super::token_context;
+
+/// Whether a token of Keycloak's is lightweight: of the kind `lt`, by its `jti`.
 #[must_use]
 pub fn is_lightweight(jwt: &str) -> bool {
     let payload = jwt.split('.').nth(1).unwrap_or_default();
@@ -18,8 +18,8 @@ pub fn is_lightweight(jwt: &str) -> bool {
     let jti = claims
         .as_ref()
         .and_then(|claims| claims.get("jti")?.as_str());
-    let kinds = jti.and_then(|jti| Some(jti.split_once(':')?.0));
-    kinds.is_some_and(|kinds| kinds.len() == 6 && kinds.get(2..4) == Some("lt"))
+    jti.and_then(token_context)
+        .is_some_and(|(_, kind, _)| kind == "lt")
 }
 
 #[cfg(test)]
