@@ -12,7 +12,7 @@ need_clippy() {
 
 clippy_native() {
   need_clippy
-  cargo clippy --locked --all-targets --features bench,cli,e2e,host-model,sabotage -- -D warnings
+  cargo clippy --locked --all-targets --features bench,cli,e2e,host-model -- -D warnings
 }
 
 # What only the filter compiles is linted only here.

@@ -17,10 +17,7 @@ pub const COMMIT: &str = match option_env!("APIKEYS_COMMIT") {
 };
 
 /// Cargo's features that change what is built, each with whether it is on.
-const FEATURES: [(&str, bool); 2] = [
-    ("cli", cfg!(feature = "cli")),
-    ("sabotage", cfg!(feature = "sabotage")),
-];
+const FEATURES: [(&str, bool); 1] = [("cli", cfg!(feature = "cli"))];
 
 /// The build in one line: `0.1.0 (commit 0123abc…, features cli)`.
 #[derive(Debug, Clone, Copy)]

@@ -26,7 +26,6 @@ pub mod manage;
 pub mod metrics;
 pub mod rejection;
 pub mod revocation;
-pub mod sabotage;
 pub mod signing_key;
 pub mod store;
 pub mod trace;

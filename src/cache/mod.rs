@@ -22,7 +22,6 @@ use crate::config::Config;
 use crate::mac::{FastMacKey, MacKey};
 use crate::rejection::Refused;
 use crate::revocation::Revocations;
-use crate::sabotage::{Sabotage, is};
 use crate::signing_key::SigningKey;
 use crate::store::sealed::{Entry, KeyDigest, Kind, Sealer};
 use crate::store::slots::{SharedStore, Slots};
@@ -269,11 +268,7 @@ impl Cache {
         store: &mut dyn SharedStore,
     ) {
         let ttl_ends_at = asked_at.plus_ms(self.ttl_ms + self.stale_ms);
-        let ends_at = if is(Sabotage::TtlSlides) {
-            ends_at
-        } else {
-            ends_at.min(ttl_ends_at)
-        };
+        let ends_at = ends_at.min(ttl_ends_at);
         if ends_at <= now {
             return;
         }
@@ -419,15 +414,15 @@ impl Cache {
 }
 
 fn is_valid<P>(entry: &Entry<P>, ttl_ms: u64, now: UnixMillis) -> bool {
-    (now < entry.ends_at || is(Sabotage::EndIgnored))
-        && (now < entry.cached_at.plus_ms(ttl_ms) || is(Sabotage::TtlSlides))
+    now < entry.ends_at
+        && now < entry.cached_at.plus_ms(ttl_ms)
         && now.plus_ms(CORRECTION_MS) >= entry.cached_at
 }
 
 /// Puts an entry into worker memory; the least recently used ones leave.
 fn put<V>(cache: &mut LruCache<KeyDigest, V>, entries_max: usize, digest: KeyDigest, value: V) {
     cache.put(digest, value);
-    while cache.len() > entries_max && !is(Sabotage::CacheUnbounded) {
+    while cache.len() > entries_max {
         cache.pop_lru();
     }
 }

@@ -16,7 +16,6 @@
 use crate::calls::ExchangeId;
 use crate::clock::UnixMillis;
 use crate::keycloak::Endpoint;
-use crate::sabotage::{Sabotage, is};
 use crate::store::sealed::KeyDigest;
 
 /// So long calls fail, at the least, before the circuit opens.
@@ -287,7 +286,7 @@ impl Open {
 
     fn admits(&self, id: Option<ExchangeId>, now: UnixMillis) -> bool {
         // Set back, a clock must not keep it open.
-        let over = (now >= self.until || now < self.since) && !is(Sabotage::BreakerStaysOpen);
+        let over = now >= self.until || now < self.since;
         let free = self
             .probe
             .is_none_or(|(probe, until)| Some(probe) == id || now >= until || now < self.since);

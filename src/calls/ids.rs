@@ -5,7 +5,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::clock::UnixMillis;
 use crate::mac::MacKey;
-use crate::sabotage::{Sabotage, is};
 use crate::signing_key::SigningKey;
 
 /// Names an exchange within its worker.
@@ -53,10 +52,6 @@ impl Ids {
     /// which key was used.
     pub fn jti(&mut self, key_id: &str, request_nonce: &[u8], now: UnixMillis) -> String {
         self.assertions += 1;
-        if is(Sabotage::HostRandomTrusted) {
-            let random = request_nonce.get(..16).unwrap_or(request_nonce);
-            return format!("{key_id}.{}", URL_SAFE_NO_PAD.encode(random));
-        }
         let tag = self.key.tag(&[
             &(self.seed.len() as u64).to_be_bytes(),
             &self.seed,

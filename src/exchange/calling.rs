@@ -8,7 +8,6 @@ use super::{Env, Exchange, Forward, Input, Output, Pending, Source, State, Step}
 use crate::calls::breaker::Health;
 use crate::keycloak::{Call, Endpoint, loggable};
 use crate::rejection::Reason;
-use crate::sabotage::{Sabotage, is};
 
 /// A call that is not answered is made again after so long, twice at the most. A host needs
 /// a moment to leave out the node that did not answer: Envoy's workers are told by its main
@@ -110,7 +109,6 @@ impl Pending {
     /// Milliseconds until the deadline, at least one.
     pub(super) fn time_left(&self, state: &State, env: &Env<'_>) -> Result<u64, End> {
         match self.deadline_at.since_ms(env.now) {
-            left if is(Sabotage::DeadlineIgnored) => Ok(left.max(60_000)),
             0 if matches!(state, State::Queueing { .. } | State::Verifying { .. }) => {
                 Err(End::overloaded(Reason::Deadline))
             }

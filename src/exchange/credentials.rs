@@ -7,7 +7,6 @@
 use crate::api_key::format::{ApiKey, ID_LENGTH, IMPORTED_BYTES_MIN};
 use crate::config::{Config, OnMissingKey, Preflight, is_made_by_gateways};
 use crate::keycloak::loggable;
-use crate::sabotage::{Sabotage, is};
 
 use crate::rejection::{Reason, Rejection};
 
@@ -321,9 +320,7 @@ fn headers_to_remove(
             let reason = Reason::HeaderTwice(loggable(name));
             return Err((Rejection::AmbiguousCredentials, reason));
         }
-        if !is(Sabotage::KeyStays) {
-            remove.push(name.clone());
-        }
+        remove.push(name.clone());
     }
     Ok(remove)
 }

@@ -10,7 +10,6 @@ use crate::keycloak::Endpoint;
 use crate::keycloak::token::{self, TokenError};
 use crate::keycloak::users::Owner;
 use crate::rejection::Reason;
-use crate::sabotage::{Sabotage, is};
 
 /// A token's life is at least this, where the key's end allows it.
 const TOKEN_LIFE_MS_MIN: u64 = 60_000;
@@ -55,7 +54,7 @@ impl Pending {
             }
             Err(error) => return Err(End::unavailable(Reason::TokenFault { endpoint, error })),
         };
-        if token.subject != owner.id && !is(Sabotage::SubjectUnchecked) {
+        if token.subject != owner.id {
             return Err(End::unavailable(Reason::ForeignSubject));
         }
         let revocations = env.worker.cache.revocations();
@@ -69,7 +68,7 @@ impl Pending {
         if key_ends_at <= env.now {
             return Err(End::invalid(Reason::Expired));
         }
-        if token.exp > key_ends_at.plus_ms(1000) && !is(Sabotage::KeyEndIgnored) {
+        if token.exp > key_ends_at.plus_ms(1000) {
             return Err(End::unavailable(Reason::TokenOutlivesKey));
         }
         let cached = CachedToken {
@@ -82,11 +81,7 @@ impl Pending {
             .clock_skew_ms
             .min(token.expires_at.since_ms(env.now) / 2);
         let ends_at = token.expires_at.minus_ms(margin);
-        let ends_at = if is(Sabotage::KeyEndIgnored) {
-            ends_at
-        } else {
-            ends_at.min(key_ends_at)
-        };
+        let ends_at = ends_at.min(key_ends_at);
         let cache = &mut env.worker.cache;
         cache.remember_token(
             &self.digest,

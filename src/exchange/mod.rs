@@ -45,7 +45,6 @@ use crate::api_key::hash::BcryptJob;
 use crate::clock::UnixMillis;
 use crate::keycloak::Call;
 use crate::keycloak::users::Owner;
-use crate::sabotage::{Sabotage, is};
 use crate::store::sealed::KeyDigest;
 
 use crate::calls::ExchangeId;
@@ -386,9 +385,6 @@ impl Exchange {
     fn settle(&mut self, step: Step, env: &mut Env<'_>) -> Output {
         match step {
             Ok((state, output)) => {
-                if let (Output::Forward(forward), true) = (&output, is(Sabotage::TokenForId)) {
-                    self.key_id = Some(forward.authorization.to_string());
-                }
                 if matches!(state, State::Over) {
                     self.forwarded = self.pending.as_ref().map(|pending| pending.digest);
                     self.give_back(env);
@@ -434,12 +430,6 @@ impl Exchange {
                 }
                 if let Some(forward) = self.stale(&reason, env) {
                     Output::Forward(forward)
-                } else if is(Sabotage::RefusedFallsBack) && steps::falls_back(env) {
-                    Output::Pass(Pass::Fallback)
-                } else if is(Sabotage::FailsOpen)
-                    && rejection == Rejection::IdentityProviderUnavailable
-                {
-                    Output::Pass(Pass::NoKey)
                 } else if rejection == Rejection::InvalidApiKey && self.count_failure(env) {
                     throttled()
                 } else {
@@ -462,9 +452,6 @@ fn throttled() -> Output {
 
 /// Gives back every claim of an exchange.
 fn release(pending: &Pending, env: &mut Env<'_>) {
-    if is(Sabotage::ClaimsKept) {
-        return;
-    }
     env.worker.flights.land(&pending.digest, pending.id);
     env.worker.service_token.give_up(pending.id);
     env.worker.breaker.give_up(pending.id);

@@ -19,7 +19,6 @@ use crate::keycloak::token;
 use crate::keycloak::users::{self, Lookup, LookupError};
 use crate::rejection::Refused;
 use crate::rejection::{Reason, Rejection};
-use crate::sabotage::{Sabotage, is};
 
 /// The first wait for another request's result; each further one is twice as long.
 pub(super) const WAIT_MS_MIN: u64 = 5;
@@ -48,21 +47,8 @@ impl Exchange {
             Ok(Credentials::Pass) => return Output::Pass(Pass::NoKey),
             Err((rejection, reason)) => return self.end(End::refused(rejection, reason), env),
         };
-        if is(Sabotage::RefusesAll) {
-            return Output::Reject {
-                rejection: Rejection::Overloaded,
-                reason: Reason::QueueFull,
-            };
-        }
         let digest = env.worker.cache.digest(&key);
-        let key_id = if is(Sabotage::KeyForId) {
-            key.expose().to_owned()
-        } else {
-            key.id().to_owned()
-        };
-        if is(Sabotage::WarmKeysThrottled) && self.is_throttled(env) {
-            return throttled();
-        }
+        let key_id = key.id().to_owned();
         match env.worker.cache.find(&digest, env.now, env.store) {
             Found::Token(token, level, age) => {
                 self.forwarded = Some(digest);

@@ -16,7 +16,6 @@ mod shared_log;
 
 use crate::clock::UnixMillis;
 use crate::mac::MacKey;
-use crate::sabotage::{Sabotage, is};
 use crate::signing_key::SigningKey;
 use crate::store::lease::{Holder, Lease};
 use crate::store::slots::SharedStore;
@@ -140,7 +139,7 @@ impl Revocations {
     pub fn age_max_ms(&self, now: UnixMillis) -> u64 {
         let (poll_ms, watched) = (self.poll_ms, &self.known.watched);
         let unseen_ms = now.since_ms(watched.answered_at());
-        if poll_ms == 0 || unseen_ms <= poll_ms + LATE_MS || is(Sabotage::RevocationIgnored) {
+        if poll_ms == 0 || unseen_ms <= poll_ms + LATE_MS {
             return u64::MAX;
         }
         let asking = now < watched.asked_at.plus_ms(ASKING_MS);
@@ -157,8 +156,7 @@ impl Revocations {
     /// Whether a token for this owner, who was asked for at `cached_at`, is dead.
     #[must_use]
     pub fn kills(&self, owner_id: &str, cached_at: UnixMillis) -> bool {
-        !is(Sabotage::RevocationIgnored)
-            && cached_at <= self.known.newest()
+        cached_at <= self.known.newest()
             && (cached_at <= self.known.floor()
                 || self
                     .known
@@ -170,7 +168,7 @@ impl Revocations {
     /// others stored before cannot be told from what comes.
     #[must_use]
     pub fn kills_shared(&self, owner_id: &str, cached_at: UnixMillis) -> bool {
-        let distrusted = cached_at <= self.known.shared_floor() && !is(Sabotage::RevocationIgnored);
+        let distrusted = cached_at <= self.known.shared_floor();
         distrusted || self.kills(owner_id, cached_at)
     }
 

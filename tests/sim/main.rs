@@ -29,8 +29,6 @@ mod keys;
 mod network;
 mod node;
 mod polls;
-#[cfg(feature = "sabotage")]
-mod proofs;
 mod request;
 mod requests;
 mod setup;

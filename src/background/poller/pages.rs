@@ -13,7 +13,6 @@ use crate::keycloak::Endpoint;
 use crate::keycloak::admin_events::{
     AdminEvent, Concerns, EventsError, config_call, no_events_call, read_events_answer,
 };
-use crate::sabotage::{Sabotage, is};
 
 /// Events on a page; each takes about 430 bytes of an answer.
 pub(super) const PAGE: usize = 100;
@@ -213,7 +212,6 @@ impl Poller {
             poll.newest_at = poll.newest_at.max(event.time);
             if self.seen.insert(event.id.clone(), event.time).is_none() {
                 match event.concerns {
-                    _ if is(Sabotage::EventsIgnored) => {}
                     Concerns::Nobody => {}
                     Concerns::Owner(owner) => owners.push(owner),
                     Concerns::Everybody => everybody = true,
