@@ -9,9 +9,9 @@ use std::fmt;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use p256::ecdsa::signature::Verifier;
-use rsa::{BoxedUint, Pkcs1v15Sign};
+use rsa::BoxedUint;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
 
 /// Bits of the smallest RSA modulus that is used (RFC 7518, 3.3).
 const RSA_BITS_MIN: u32 = 2048;
@@ -163,12 +163,13 @@ impl PublicKey {
                 let Ok(key) = rsa::PublicKey::new(n.clone(), (*e).into()) else {
                     return false;
                 };
-                if algorithm == Algorithm::Ps256 {
-                    return verifies_pss(key, message, signature);
-                }
-                let digest = Sha256::digest(message);
-                key.verify(Pkcs1v15Sign::new::<Sha256>(), &digest, signature)
-                    .is_ok()
+                let verified = if algorithm == Algorithm::Ps256 {
+                    // The salt is as long as the hash (RFC 7518, 3.5).
+                    key.pss_verify::<Sha256>(message, signature)
+                } else {
+                    key.pkcs1v15_verify::<Sha256>(message, signature)
+                };
+                verified.is_ok()
             }
             Material::P256(key) => p256::ecdsa::Signature::from_slice(signature)
                 .is_ok_and(|signature| key.verify(message, &signature).is_ok()),
@@ -185,14 +186,6 @@ impl fmt::Debug for PublicKey {
             .field("only", &self.only)
             .finish_non_exhaustive()
     }
-}
-
-/// The salt is as long as the hash (RFC 7518, 3.5). Not by the crate's `Pss`, which also
-/// takes a signature to which the modulus was added (RFC 8017, 8.1.2 forbids it).
-fn verifies_pss(key: rsa::PublicKey, message: &[u8], signature: &[u8]) -> bool {
-    let key = rsa::pss::VerifyingKey::<Sha256>::new(key);
-    rsa::pss::Signature::try_from(signature)
-        .is_ok_and(|signature| key.verify(message, &signature).is_ok())
 }
 
 fn decoded(member: Option<&String>) -> Option<Vec<u8>> {
