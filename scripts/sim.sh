@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The simulation of tests/sim/: the core under faults of every kind, one run for each seed.
+# The simulation of crates/core/tests/sim/: the core under faults of every kind, one run for each seed.
 #
 # usage: sim.sh [range|proofs]
 #   range    the seeds FROM (0) and SEEDS (2000) on; one seed alone prints its trace, and
@@ -9,10 +9,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 need_rust
 
-# The features of the unit tests, so that nothing is built twice.
 case ${1:-range} in
   range)
-    SIM_FROM=${FROM:-} SIM_SEEDS=${SEEDS:-} cargo test --locked --features cli --test sim -- \
+    SIM_FROM=${FROM:-} SIM_SEEDS=${SEEDS:-} cargo test --locked --package apikeys-core --test sim -- \
       --nocapture no_seed_of_the_range
     ;;
   # A panic is one of the breakages: its backtrace is of no use.
