@@ -26,6 +26,7 @@ mod faults;
 #[path = "../model/keycloak/mod.rs"]
 mod keycloak;
 mod keys;
+mod mutations;
 mod network;
 mod node;
 mod polls;
