@@ -20,6 +20,7 @@ mod checkers;
 mod events;
 mod faults;
 mod keys;
+mod mutations;
 mod network;
 mod node;
 mod polls;
