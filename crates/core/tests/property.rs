@@ -240,7 +240,7 @@ proptest! {
 /// What the seeds of a property hold, in the order of their names.
 fn seeds(name: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("crates/core/fuzz/seeds")
+        .join("fuzz/seeds")
         .join(name);
     let listed =
         fs::read_dir(&folder).unwrap_or_else(|fault| panic!("{}: {fault}", folder.display()));
