@@ -42,10 +42,10 @@ sim: ## Simulates more runs than make test does: make sim SEEDS=20000 FROM=2000
 soak: ## Load while keys die and Keycloak suffers, on a stack of its own: make soak MINUTES=30
 	@scripts/soak.sh
 
-fuzz: ## Gives every property of tests/properties to libFuzzer: SECONDS_EACH=60, TARGETS="users tokens"
+fuzz: ## Gives every property of crates/core/tests/properties to libFuzzer: SECONDS_EACH=60, TARGETS="users tokens"
 	@scripts/fuzz.sh
 
-mutants: ## Breaks the core in every way and counts what the tests notice (an hour): FILES="src/cache/*.rs"
+mutants: ## Breaks the core in every way and counts what the tests notice (an hour): FILES="crates/core/src/cache/*.rs"
 	@scripts/mutants.sh
 
 fmt: ## Formats the Rust code

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make bench`: starts servers of its own, measures them, and stops them (bench/main.rs). Apart from
+# `make bench`: starts servers of its own, measures them, and stops them (crates/bench/src/main.rs). Apart from
 # `make run`, so that nobody's demo is measured or changed, and apart from `make test`, since a busy
 # machine must not turn a test red.
 #
@@ -7,7 +7,7 @@
 #   BENCH_GROUPS   what to measure, of: warm cold hit_rate capacity caches store; all unless
 #                  told; page makes plots and page anew of what was measured
 #
-# Prints a table, and writes bench/results.json and the plots beside it. 19 minutes on two
+# Prints a table, and writes crates/bench/results.json and the plots beside it. 19 minutes on two
 # cores; what is fetched and built the first time comes on top.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
@@ -28,4 +28,4 @@ scripts/build-tool.sh >/dev/null
 export JAVA_OPTS_APPEND=${JAVA_OPTS_APPEND:--Dnone=}
 step "Measuring: let nothing else run beside it"
 BENCH_GROUPS=${BENCH_GROUPS:-} scripts/with-postgres.sh \
-  cargo --config bench/optimised.toml test --locked --features bench --test bench
+  cargo --config crates/bench/optimised.toml run --quiet --locked --package apikeys-bench

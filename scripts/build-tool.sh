@@ -16,6 +16,6 @@ export_source_commit
 # What cargo tells a test of its own package: ring's build script looks at these, and a build that the
 # end-to-end suite starts would compile TLS anew, and the next one by hand once more.
 unset "${!CARGO_PKG_@}" "${!CARGO_MANIFEST_@}"
-CARGO_TARGET_DIR=$TARGET_DIR cargo build --release --locked --features cli --bin apikeys \
+CARGO_TARGET_DIR=$TARGET_DIR cargo build --release --locked --package apikeys \
   --manifest-path "$PROJECT_ROOT/Cargo.toml" >&2 || cargo_failed "the apikeys tool"
 echo "$TARGET_DIR/release/apikeys"

@@ -5,7 +5,7 @@
 #
 # usage: build-wasm.sh [--has-target | --noop]
 #   --has-target   builds nothing; succeeds if the installed Rust has the target or rustup adds it
-#   --noop         builds bench/noop_filter instead, what make bench measures against
+#   --noop         builds crates/bench/noop_filter instead, what make bench measures against
 #   APIKEYS_WASM_TOOLCHAIN   auto (default), rustup: only the installed Rust, debian: only Debian's
 #   APIKEYS_COMMIT   the commit that it names in its log, where this folder knows no git
 #
@@ -19,7 +19,7 @@ TARGET=wasm32-wasip1
 NAME=apikey_jwt_exchange.wasm
 WHAT="the filter" MANIFEST=$PROJECT_ROOT/Cargo.toml
 if [ "${1:-}" = --noop ]; then
-  NAME=noop_filter.wasm WHAT="a filter that does nothing" MANIFEST=$PROJECT_ROOT/bench/noop_filter/Cargo.toml
+  NAME=noop_filter.wasm WHAT="a filter that does nothing" MANIFEST=$PROJECT_ROOT/crates/bench/noop_filter/Cargo.toml
 fi
 TARGET_DIR=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}
 CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}

@@ -47,7 +47,7 @@ python3 scripts/oci_layout.py "$wasm" "$NAME" "$version" "$revision" "$DIST/$NAM
 step "Looking at it as who downloads it does"
 (cd "$DIST" && sha256sum --check --strict --quiet SHA256SUMS) || die "the checksums do not fit"
 said=$("$DIST/apikeys-linux-$(uname -m)" --version)
-[ "$said" = "apikeys $version (commit $revision, features cli)" ] ||
+[ "$said" = "apikeys $version (commit $revision)" ] ||
   die "the tool calls itself: $said" "it should name $version and $revision"
 grep -qaF "$revision" "$DIST/$NAME.wasm" || die "the filter does not name commit $revision"
 tar -xOf "$DIST/$NAME-$version.oci.tar" index.json | grep -qF "\"$version\"" ||

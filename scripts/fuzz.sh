@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# `make fuzz`: gives every property of tests/properties to libFuzzer, one after the other, from the
-# seeds in fuzz/seeds on. What `make test` runs over seeds and random bytes in seconds is led by
+# `make fuzz`: gives every property of crates/core/tests/properties to libFuzzer, one after the other, from the
+# seeds in crates/core/fuzz/seeds on. What `make test` runs over seeds and random bytes in seconds is led by
 # coverage here, for as long as one likes. The stable compiler will do: no sanitizer is used, since
 # our code holds no unsafe, and a panic is what is looked for.
 #
 # Variables: SECONDS_EACH=60    for each target
-#            TARGETS="users tokens"    these alone; all are the [[bin]]s of fuzz/Cargo.toml
+#            TARGETS="users tokens"    these alone; all are the [[bin]]s of crates/core/fuzz/Cargo.toml
 # What was found stays in target/fuzz: corpus/<target> to go on from, findings/<target>.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
@@ -15,18 +15,18 @@ FUZZ_DIR=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}/fuzz
 
 need_rust
 need c++ "a C++ compiler, which libFuzzer is built with (apt-get install g++)"
-mapfile -t targets_all < <(sed -n 's/^name = "\([a-z_]*\)"$/\1/p' fuzz/Cargo.toml)
+mapfile -t targets_all < <(sed -n 's/^name = "\([a-z_]*\)"$/\1/p' crates/core/fuzz/Cargo.toml)
 read -r -a targets <<<"${TARGETS:-${targets_all[*]}}"
 [[ $SECONDS_EACH =~ ^[0-9]+$ ]] || die "SECONDS_EACH is '$SECONDS_EACH', which is no number"
 for target in "${targets[@]}"; do
-  [ -f "fuzz/fuzz_targets/$target.rs" ] || die "there is no target '$target'" "they are: ${targets_all[*]}"
+  [ -f "crates/core/fuzz/fuzz_targets/$target.rs" ] || die "there is no target '$target'" "they are: ${targets_all[*]}"
 done
 
 cargo_fuzz=$(scripts/cargo-tool.sh cargo-fuzz)
 triple=$(rustc -vV | sed -n 's/^host: //p')
 mkdir -p "$FUZZ_DIR"
 with_progress "building the targets" "$FUZZ_DIR/build.log" \
-  "$cargo_fuzz" fuzz build --sanitizer none --target "$triple" --target-dir "$FUZZ_DIR/build"
+  "$cargo_fuzz" fuzz build --fuzz-dir crates/core/fuzz --sanitizer none --target "$triple" --target-dir "$FUZZ_DIR/build"
 
 summary=()
 failed=0
@@ -37,7 +37,7 @@ for target in "${targets[@]}"; do
   mkdir -p "$FUZZ_DIR/corpus/$target" "$FUZZ_DIR/findings/$target"
   if "$program" -max_total_time="$SECONDS_EACH" -max_len=4096 -timeout=20 -print_final_stats=1 \
     -artifact_prefix="$FUZZ_DIR/findings/$target/" \
-    "$FUZZ_DIR/corpus/$target" "fuzz/seeds/$target" >"$log" 2>&1; then
+    "$FUZZ_DIR/corpus/$target" "crates/core/fuzz/seeds/$target" >"$log" 2>&1; then
     outcome="nothing found"
   else
     outcome="BROKEN"
@@ -45,7 +45,7 @@ for target in "${targets[@]}"; do
     grep -aE -A 3 'panicked at|ERROR: libFuzzer' "$log" >&2 || tail -n 25 "$log" >&2
     finding=$(sed -n 's/.*Test unit written to //p' "$log" | tail -n 1)
     note "reproduce it:   $program ${finding:-(no input was written)}"
-    note "hold it:        cp ${finding:-FINDING} fuzz/seeds/$target/, then: cargo test --test property"
+    note "hold it:        cp ${finding:-FINDING} crates/core/fuzz/seeds/$target/, then: cargo test -p apikeys-core --test property"
   fi
   runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
   edges=$(grep -ao 'cov: [0-9]*' "$log" | tail -n 1) || edges=

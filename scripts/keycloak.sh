@@ -4,7 +4,7 @@
 # home of links to it, and writes nothing into it, so that two stacks can be up at once.
 #
 # usage: keycloak.sh start|wait|stop
-#   start  on an empty run folder also imports demo/realm.json and makes the administrator
+#   start  on an empty run folder also imports deploy/demo/realm.json and makes the administrator
 #   wait   until the realm answers
 #   stop   in about a second; a later start finds all data again
 #
@@ -34,7 +34,7 @@ make_home() {
 
 # The demo's realm, under the name that REALM gives it.
 place_realm() {
-  python3 - "$PROJECT_ROOT/demo/realm.json" "$HOME_DIR/data/import/realm.json" "$REALM" <<'PYTHON'
+  python3 - "$PROJECT_ROOT/deploy/demo/realm.json" "$HOME_DIR/data/import/realm.json" "$REALM" <<'PYTHON'
 import json, sys
 source, target, name = sys.argv[1:]
 with open(source) as file:

@@ -195,7 +195,7 @@ cargo_failed() {
     "where it could not download crates: is this machine online? It takes a proxy or a mirror from ~/.cargo/config.toml"
 }
 
-# export_source_commit: what a build names as its commit (src/build_info.rs): APIKEYS_COMMIT as it is
+# export_source_commit: what a build names as its commit (crates/core/src/build_info.rs): APIKEYS_COMMIT as it is
 # given, else git's of this folder; "unknown" is left to the build.
 export_source_commit() {
   local commit top

@@ -12,7 +12,7 @@ need_clippy() {
 
 clippy_native() {
   need_clippy
-  cargo clippy --locked --all-targets --features bench,cli,e2e,host-model -- -D warnings
+  cargo clippy --locked --workspace --all-targets -- -D warnings
 }
 
 # What only the filter compiles is linted only here.
@@ -20,7 +20,7 @@ clippy_wasm() {
   need_clippy
   "$PROJECT_ROOT/scripts/build-wasm.sh" --has-target ||
     die "clippy needs the target wasm32-wasip1 in the installed Rust" "rustup target add wasm32-wasip1"
-  cargo clippy --locked --lib --target wasm32-wasip1 -- -D warnings
+  cargo clippy --locked --package apikey-jwt-exchange --lib --target wasm32-wasip1 -- -D warnings
 }
 
 scripts() {
@@ -28,7 +28,7 @@ scripts() {
   shellcheck --external-sources --source-path=SCRIPTDIR scripts/*.sh .ci/run
   need python3 "apt-get install python3"
   python3 -c 'import ast, sys; [ast.parse(open(path).read(), path) for path in sys.argv[1:]]' \
-    demo/orders.py scripts/sbom.py scripts/oci_layout.py
+    deploy/demo/orders.py scripts/sbom.py scripts/oci_layout.py
 }
 
 [ $# -gt 0 ] || set -- clippy-native clippy-wasm scripts

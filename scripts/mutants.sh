@@ -3,7 +3,7 @@
 # whether a test notices. A test that passes whatever the code does holds nothing. What is mutated
 # and what is left out, with the reasons, is in .cargo/mutants.toml.
 #
-# Variables: FILES="src/cache/*.rs src/mac.rs"    these files alone
+# Variables: FILES="crates/core/src/cache/*.rs crates/core/src/mac.rs"    these files alone
 #            SHARD=0/4                            a part of them
 #            MUTANTS_DIR=target/mutants           where the results go
 # Takes some six seconds for each of about seven hundred mutants.

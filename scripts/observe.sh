@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Holds observe/ to what it promises: rules and alerts by promtool, Kong's text by Prometheus' own
+# Holds deploy/observe/ to what it promises: rules and alerts by promtool, Kong's text by Prometheus' own
 # parser, and a real Prometheus that reads metrics as both hosts show them.
 #
 # usage: observe.sh
@@ -8,9 +8,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 PROMETHEUS=$(scripts/prometheus.sh fetch)
 export PROMETHEUS
-"$PROMETHEUS/promtool" check config --lint=none observe/prometheus.yml
-"$PROMETHEUS/promtool" check rules observe/rules.yml
-"$PROMETHEUS/promtool" test rules observe/rules.test.yml
+"$PROMETHEUS/promtool" check config --lint=none deploy/observe/prometheus.yml
+"$PROMETHEUS/promtool" check rules deploy/observe/rules.yml
+"$PROMETHEUS/promtool" test rules deploy/observe/rules.test.yml
 # Status 3 is advice on names and missing help, which are Kong's; 1 is a text that no Prometheus reads.
 said=$("$PROMETHEUS/promtool" check metrics <tests/observe/kong.prom 2>&1) || [ $? = 3 ] ||
   die "Prometheus does not read what Kong shows: $said"

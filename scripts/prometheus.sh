@@ -23,12 +23,12 @@ start() {
   local folder=$RUN_DIR/prometheus
   rm -rf "$folder"
   mkdir -p "$folder"
-  cp "$PROJECT_ROOT/observe/rules.yml" "$folder/rules.yml"
+  cp "$PROJECT_ROOT/deploy/observe/rules.yml" "$folder/rules.yml"
   # The example's configuration, with this demo's port, and read more often.
   {
     printf 'global:\n  evaluation_interval: %s\nrule_files: [rules.yml]\n' "$PROMETHEUS_INTERVAL"
     sed -e "s/127\.0\.0\.1:9901/127.0.0.1:$ENVOY_ADMIN_PORT/" \
-      -e "s/scrape_interval: .*/scrape_interval: $PROMETHEUS_INTERVAL/" "$PROJECT_ROOT/observe/prometheus.yml"
+      -e "s/scrape_interval: .*/scrape_interval: $PROMETHEUS_INTERVAL/" "$PROJECT_ROOT/deploy/observe/prometheus.yml"
   } >"$folder/prometheus.yml"
   start_daemon prometheus "$RUN_DIR/prometheus.log" "$PROGRAMS/prometheus" \
     --config.file="$folder/prometheus.yml" --storage.tsdb.path="$folder/data" \

@@ -208,13 +208,13 @@ start_service() {
   doing "starting the demo service" "$RUN_DIR/orders.log"
   step "Starting the demo service and the gateway"
   start_daemon orders "$RUN_DIR/orders.log" \
-    python3 "$PROJECT_ROOT/demo/orders.py" --host 127.0.0.1 --port "$DEMO_PORT"
+    python3 "$PROJECT_ROOT/deploy/demo/orders.py" --host 127.0.0.1 --port "$DEMO_PORT"
   wait_for_http orders "$RUN_DIR/orders.log" 30 "http://127.0.0.1:$DEMO_PORT/healthz"
 }
 
 start_gateway() {
   doing "starting Envoy" "$RUN_DIR/envoy.log"
-  "$SCRIPTS/render.sh" "$PROJECT_ROOT/envoy/envoy.yaml" "$RUN_DIR/envoy.yaml"
+  "$SCRIPTS/render.sh" "$PROJECT_ROOT/deploy/envoy/envoy.yaml" "$RUN_DIR/envoy.yaml"
   "$SCRIPTS/envoy.sh" start envoy "$RUN_DIR/envoy.yaml"
 }
 

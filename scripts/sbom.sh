@@ -10,33 +10,33 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 
 SBOM_DIR=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}/sbom
-# Each with its target and its features.
-BOMS=("apikey_jwt_exchange.wasm wasm32-wasip1" "apikeys x86_64-unknown-linux-gnu cli")
+# Each with its target, its crate and the folder of that.
+BOMS=("apikey_jwt_exchange.wasm wasm32-wasip1 apikey-jwt-exchange ." "apikeys x86_64-unknown-linux-gnu apikeys crates/tool")
 
 # What it was made of, not when it was listed: the time is that of the commit.
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || echo 0)
 export SOURCE_DATE_EPOCH
 
-# built_in TARGET FEATURES: what cargo builds in, build scripts and macros with it: name and version.
+# built_in TARGET CRATE: what cargo builds in, build scripts and macros with it: name and version.
 built_in() {
-  cargo tree --locked --target "$1" --features "$2" --edges normal,build --prefix none --format '{p}' |
+  cargo tree --locked --target "$1" --package "$2" --edges normal,build --prefix none --format '{p}' |
     sed -n 's/^\([^ ]*\) v\([^ ]*\).*/\1 \2/p' | LC_ALL=C sort -u
 }
 
 # write FOLDER: both lists, made in a copy, since the tool writes beside Cargo.toml.
 write() {
-  local folder=$1 copy bom name target features
+  local folder=$1 copy bom name target crate at
   copy=$(mktemp -d "$work/copy.XXXXXX")
-  cp -r Cargo.toml Cargo.lock src tests "$copy"
+  cp -r Cargo.toml Cargo.lock src crates tests "$copy"
   mkdir -p "$folder"
   for bom in "${BOMS[@]}"; do
-    read -r name target features <<<"$bom"
-    "$cargo_cyclonedx" cyclonedx --quiet --manifest-path "$copy/Cargo.toml" --format json \
-      --spec-version 1.5 --target "$target" ${features:+--features "$features"} \
+    read -r name target crate at <<<"$bom"
+    "$cargo_cyclonedx" cyclonedx --quiet --manifest-path "$copy/$at/Cargo.toml" --format json \
+      --spec-version 1.5 --target "$target" \
       --override-filename bom >&2
     cmp -s Cargo.lock "$copy/Cargo.lock" || die "Cargo.lock is not up to date" "run: cargo check"
-    built_in "$target" "$features" |
-      python3 scripts/sbom.py write "$copy/bom.json" "$copy" "$folder/$name.cdx.json"
+    built_in "$target" "$crate" |
+      python3 scripts/sbom.py write "$copy/$at/bom.json" "$copy" "$folder/$name.cdx.json"
   done
 }
 
@@ -54,11 +54,11 @@ case ${1:-} in
   check)
     write "$work/again"
     for bom in "${BOMS[@]}"; do
-      read -r name target features <<<"$bom"
+      read -r name target crate _ <<<"$bom"
       cmp "$SBOM_DIR/$name.cdx.json" "$work/again/$name.cdx.json" || die "two lists of $name differ"
       ! grep -qF -e "$HOME" -e "$PROJECT_ROOT" -e "$work" "$SBOM_DIR/$name.cdx.json" ||
         die "$name.cdx.json holds a path of this machine"
-      note "$name: $(built_in "$target" "$features" |
+      note "$name: $(built_in "$target" "$crate" |
         python3 scripts/sbom.py check "$SBOM_DIR/$name.cdx.json" Cargo.lock)"
     done
     ;;

@@ -1,21 +1,45 @@
 #!/usr/bin/env bash
-# The simulation of tests/sim/: the core under faults of every kind, one run for each seed.
+# The simulation of crates/core/tests/sim/: the core under faults of every kind, one run for each seed.
 #
 # usage: sim.sh [range|proofs]
 #   range    the seeds FROM (0) and SEEDS (2000) on; one seed alone prints its trace, and
 #            SIM_FAULTS=torn_read=0.5,outage=0 sets the probability of faults by name
-#   proofs   breaks the core on purpose, and wants each breakage seen
+#   proofs   breaks a copy of the core by each mutation of crates/core/tests/sim/mutations/list.rs, and wants
+#            each seen by the checker of its invariant
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 need_rust
 
-# The features of the unit tests, so that nothing is built twice.
+# The core, where it is, and all that cargo needs to build its simulation.
+PACKAGE=apikeys-core
+CORE=crates/core
+SOURCES=(Cargo.toml Cargo.lock src crates tests)
+
+# The copy is built into the same folder, so that the dependencies are built once. A profile of its own
+# makes its runs faster.
+proofs() {
+  local target=${CARGO_TARGET_DIR:-target}
+  [[ $target = /* ]] || target=$PROJECT_ROOT/$target
+  local copy=$target/mutated core=$target/mutated/$CORE
+  rm -rf "$copy"
+  mkdir -p "$copy"
+  cp -a "${SOURCES[@]}" "$copy"
+  # Writes the files with their mutations. The rest follows here: the switch, the proofs.
+  SIM_MUTATED=$core cargo test --locked --package "$PACKAGE" --test sim mutations::
+  cp "$core/tests/sim/mutations/switch.rs" "$core/src/mutation.rs"
+  echo 'pub mod mutation;' >>"$core/src/lib.rs"
+  sed -i '1i #![allow(warnings)]' "$core/src/lib.rs"
+  echo 'mod proofs;' >>"$core/tests/sim/main.rs"
+  cd "$core"
+  CARGO_TARGET_DIR=$target cargo test --locked --test sim \
+    --config "profile.dev.package.$PACKAGE.opt-level=1" proofs:: -- --nocapture
+}
+
 case ${1:-range} in
   range)
-    SIM_FROM=${FROM:-} SIM_SEEDS=${SEEDS:-} cargo test --locked --features cli --test sim -- \
+    SIM_FROM=${FROM:-} SIM_SEEDS=${SEEDS:-} cargo test --locked --package apikeys-core --test sim -- \
       --nocapture no_seed_of_the_range
     ;;
-  # A panic is one of the breakages: its backtrace is of no use.
-  proofs) RUST_BACKTRACE=0 cargo test --locked --features cli,sabotage --test sim proofs ;;
+  proofs) proofs ;;
   *) die "there is no '$1'" "usage: sim.sh [range|proofs]" ;;
 esac

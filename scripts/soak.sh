@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # `make soak`: load, while keys die and Keycloak is paused, killed and cut off from its database
-# (PostgreSQL). Prints figures, and fails when a promise was not kept: see tests/soak/main.rs.
+# (PostgreSQL). Prints figures, and fails when a promise was not kept: see tests/servers/soak/main.rs.
 #
 # usage: soak.sh
 #   MINUTES     how long, 3 unless told otherwise; at least until each kind of outage was
 #   SOAK_SEED   repeats the choices of a run that printed it
-#   SOAK_BREAK  proves that the judge can fail: see tests/soak/main.rs
+#   SOAK_BREAK  proves that the judge can fail: see tests/servers/soak/main.rs
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 
 export SOAK_MINUTES=${MINUTES:-3}
 [[ $SOAK_MINUTES =~ ^[0-9]+(\.[0-9]+)?$ ]] || die "MINUTES is '$SOAK_MINUTES'" "set it to a number of minutes"
 KEYCLOAK_DB=postgres scripts/fetch.sh keycloak >/dev/null
-exec scripts/with-postgres.sh cargo test --locked --features cli,e2e --test soak
+exec scripts/with-postgres.sh cargo test --locked --package suites --test soak

@@ -50,7 +50,7 @@ docker compose down --volumes --remove-orphans
 docker compose up --build --wait
 
 step "The end-to-end suite against it"
-# The suite takes a gateway by URL: its variables are in tests/e2e/main.rs, most in demo.env.
+# The suite takes a gateway by URL: its variables are in tests/servers/e2e/main.rs, most in demo.env.
 set -a
 # shellcheck source=/dev/null
 . "$RUN_DIR/demo.env"
@@ -58,4 +58,4 @@ set +a
 export E2E_GATEWAY_LOGS='docker compose logs --no-color --no-log-prefix kong'
 export E2E_KEYCLOAK_STOP='docker compose stop keycloak'
 export E2E_KEYCLOAK_START='docker compose up --wait keycloak'
-cargo test --locked --features cli,e2e --test e2e -- "$@"
+cargo test --locked --package suites --test e2e -- "$@"

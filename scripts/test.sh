@@ -26,7 +26,7 @@ run_step() {
     # Licences, crates twice, sources; advisories are make audit's, since they come from the network.
     deny) "$(scripts/cargo-tool.sh cargo-deny)" --locked check bans licenses sources ;;
     # Unit, property, documentation and layering tests; the range of seeds has a step of its own.
-    unit) cargo test --locked --features cli -- --skip no_seed_of_the_range ;;
+    unit) cargo test --locked --workspace --exclude host-model -- --skip no_seed_of_the_range ;;
     # Rules, alerts and dashboard, with Debian's Prometheus.
     observe) scripts/observe.sh ;;
     # A tenth of the range.
@@ -41,12 +41,12 @@ run_step() {
     # What a release is, put together and held against its own checksums.
     dist) scripts/dist.sh ;;
     # The filter of the step before, under a model of both hosts.
-    host-model) cargo test --locked --features host-model --test host_model ;;
+    host-model) cargo test --locked --package host-model ;;
     kong) APIKEYS=$TARGET_DIR/release/apikeys tests/kong/check.sh ;;
-    cli) scripts/with-keycloak.sh cargo test --locked --features cli,e2e --test cli ;;
-    smoke) E2E_SMOKE=1 cargo test --locked --features cli,e2e --test e2e ;;
-    end-to-end) cargo test --locked --features cli,e2e --test e2e ;;
-    writes) scripts/with-postgres.sh cargo test --locked --features cli,e2e --test writes ;;
+    cli) scripts/with-keycloak.sh cargo test --locked --package suites --test cli ;;
+    smoke) E2E_SMOKE=1 cargo test --locked --package suites --test e2e ;;
+    end-to-end) cargo test --locked --package suites --test e2e ;;
+    writes) scripts/with-postgres.sh cargo test --locked --package suites --test writes ;;
     soak) MINUTES=3 scripts/soak.sh ;;
     *) die "there is no step '$1'" "the steps are: ${QUICK[*]} ${REST[*]}" ;;
   esac

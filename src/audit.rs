@@ -1,344 +1,72 @@
-//! The audit log: what became of a request with a key, as one line of JSON.
-//!
-//! A line is one flat object whose texts hold neither a line break nor a brace nor anything
-//! that is not printable ASCII, each cut to a length: whatever a client sends, it can
-//! neither end the line nor begin another, and a line stays far below the 2 KB at which
-//! nginx cuts. `docs/audit.schema.json` describes it.
-
-use std::fmt::Write;
+//! What the audit log knows of a request: asked of the host at most once, and for none that
+//! a cache answers.
 
 use serde_json::Value;
 
-use crate::clock::UnixMillis;
-use crate::exchange::Source;
+use super::gateway::Gateway;
+use super::system;
+use apikeys_core::config::Config;
+use apikeys_core::exchange::Exchange;
+use apikeys_core::exchange::credentials::{Headers, may_hold_key};
+use apikeys_core::trace::TraceContext;
 
-/// A token of more bytes is told of: many services take no more than 8 KiB for a request's
-/// whole head.
-pub const LARGE_TOKEN_BYTES: usize = 7 * 1024;
-/// The longest text of a line.
-const TEXT_MAX: usize = 128;
-/// The same for a reason, which is a sentence.
-const REASON_MAX: usize = 300;
-
-/// One line.
-#[derive(Debug, Clone)]
-pub struct Line {
-    outcome: &'static str,
-    now: UnixMillis,
-    /// The members behind those that each line has, in their order.
-    members: Vec<(&'static str, String)>,
-    /// Bytes of a token that is too large for many services.
-    token_bytes: Option<usize>,
-    duration_ms: u64,
-    keycloak_ms: u64,
+/// What the host knows of a request.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    route: Option<String>,
+    source_address: Option<String>,
+    pub(super) trace: Option<TraceContext>,
 }
 
-/// What is known of a request whatever becomes of it.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Request<'a> {
-    /// The public id of the key.
-    pub key_id: Option<&'a str>,
-    /// Keycloak's id of the key's owner.
-    pub owner: Option<&'a str>,
-    /// The realm.
-    pub realm: &'a str,
-    /// The gateway's name of the route.
-    pub route: Option<&'a str>,
-    /// The address that it came from, as the host has it.
-    pub source_address: Option<&'a str>,
-    /// The request's id; a dash is none.
-    pub request_id: &'a str,
-    /// The id of its trace.
-    pub trace_id: Option<&'a str>,
-    /// From its head to here.
-    pub duration_ms: u64,
-    /// So much of that it waited for Keycloak.
-    pub keycloak_ms: u64,
-}
-
-impl Line {
-    /// The request went on with a token of so many bytes.
-    #[must_use]
-    pub fn exchanged(
-        request: Request<'_>,
-        source: Source,
-        token_bytes: usize,
-        now: UnixMillis,
-    ) -> Self {
-        let members = vec![("source", name(source).to_owned())];
+impl Known {
+    /// Asks: within the request's head, where alone Kong answers all of it.
+    pub(super) fn ask(config: &Config, headers: &Headers) -> Self {
+        let source_address = system::source_address();
         Self {
-            token_bytes: Some(token_bytes).filter(|bytes| *bytes > LARGE_TOKEN_BYTES),
-            ..Self::new(request, "exchanged", members, now)
+            route: route(),
+            source_address: source_address.and_then(|text| String::from_utf8(text).ok()),
+            trace: trace(config, headers),
         }
     }
 
-    /// The request was refused, with the code that its client is told.
-    #[must_use]
-    pub fn refused(
-        request: Request<'_>,
-        code: &'static str,
-        reason: &str,
-        now: UnixMillis,
-    ) -> Self {
-        let members = vec![
-            ("code", code.to_owned()),
-            ("reason", safe(reason, REASON_MAX)),
-        ];
-        Self::new(request, "refused", members, now)
-    }
-
-    /// The request went on as it was, with a key that Keycloak does not know.
-    #[must_use]
-    pub fn passed(request: Request<'_>, reason: &str, now: UnixMillis) -> Self {
-        let members = vec![("reason", safe(reason, REASON_MAX))];
-        Self::new(request, "passed", members, now)
-    }
-
-    fn new(
-        request: Request<'_>,
-        outcome: &'static str,
-        mut members: Vec<(&'static str, String)>,
-        now: UnixMillis,
-    ) -> Self {
-        let known = [
-            ("key_id", request.key_id),
-            ("owner", request.owner),
-            ("realm", Some(request.realm)),
-            ("route", request.route),
-            ("source_address", request.source_address.map(without_port)),
-            (
-                "request_id",
-                Some(request.request_id).filter(|id| *id != "-"),
-            ),
-            ("trace_id", request.trace_id),
-        ];
-        for (name, text) in known {
-            members.extend(text.map(|text| (name, safe(text, TEXT_MAX))));
+    /// The same as what a line takes, with what the exchange knows.
+    pub(super) fn request<'a>(
+        &'a self,
+        exchange: &'a Exchange,
+        realm: &'a str,
+        request_id: &'a str,
+    ) -> apikeys_core::audit::Request<'a> {
+        apikeys_core::audit::Request {
+            key_id: exchange.key_id(),
+            owner: exchange.owner_id(),
+            realm,
+            route: self.route.as_deref(),
+            source_address: self.source_address.as_deref(),
+            request_id,
+            trace_id: self.trace.as_ref().map(TraceContext::trace_id),
+            duration_ms: 0,
+            keycloak_ms: 0,
         }
-        Self {
-            outcome,
-            now,
-            members,
-            token_bytes: None,
-            duration_ms: request.duration_ms,
-            keycloak_ms: request.keycloak_ms,
-        }
-    }
-
-    /// The line, without its end. `event` is its first member: so lines are found.
-    #[must_use]
-    pub fn json(self) -> String {
-        let Self {
-            outcome,
-            now,
-            members,
-            token_bytes,
-            duration_ms,
-            keycloak_ms,
-        } = self;
-        let time = now.to_rfc3339_ms();
-        let mut json = format!(r#"{{"event":"exchange","time":"{time}","outcome":"{outcome}""#);
-        for (name, text) in members {
-            // serde_json's own escapes.
-            let value = Value::String(text).to_string();
-            for part in [",\"", name, "\":", &value] {
-                json.push_str(part);
-            }
-        }
-        if let Some(bytes) = token_bytes {
-            let _ = write!(json, r#","token_bytes":{bytes}"#);
-        }
-        let end = format!(r#","duration_ms":{duration_ms},"keycloak_ms":{keycloak_ms}}}"#);
-        json.push_str(&end);
-        json
     }
 }
 
-/// The name of a source in lines and metrics.
-#[must_use]
-pub const fn name(source: Source) -> &'static str {
-    match source {
-        Source::L1 => "l1",
-        Source::L2 => "l2",
-        Source::Refresh => "refresh",
-        Source::FirstUse => "first_use",
-        Source::Stale => "stale",
-    }
+/// The trace of the request with these headers, with no key in it.
+pub(super) fn trace(config: &Config, headers: &Headers) -> Option<TraceContext> {
+    TraceContext::read(headers, |state| may_hold_key(config, headers, state))
 }
 
-/// Printable ASCII without braces, so that the object ends at its first closing brace,
-/// and no longer than this.
-fn safe(text: &str, most: usize) -> String {
-    let safe = |c: char| match c {
-        '{' => '(',
-        '}' => ')',
-        ' '..='~' => c,
-        _ => '?',
+/// The gateway's name of the route. Each host is asked for its own property alone: Kong
+/// answers `route_name` with an error that the SDK does not take.
+fn route() -> Option<String> {
+    let property = |path: &[&str]| {
+        let path: Vec<String> = path.iter().map(|part| (*part).to_owned()).collect();
+        system::property(&path)
     };
-    text.chars().take(most).map(safe).collect()
-}
-
-/// An address without its port: `192.0.2.7:51234`, `[2001:db8::7]:443`.
-fn without_port(address: &str) -> &str {
-    if let Some((inner, _)) = address
-        .strip_prefix('[')
-        .and_then(|rest| rest.split_once(']'))
-    {
-        return inner;
+    if Gateway::here() == Gateway::Kong {
+        let route = property(&["kong", "router", "route"])?;
+        let route: Value = serde_json::from_slice(route.as_bytes()).ok()?;
+        let text = |name: &str| route.get(name)?.as_str().map(str::to_owned);
+        return text("name").or_else(|| text("id"));
     }
-    match address.split_once(':') {
-        Some((host, port)) if !port.contains(':') => host,
-        _ => address,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    const NOW: UnixMillis = UnixMillis(1_700_000_000_123);
-
-    fn request() -> Request<'static> {
-        Request {
-            key_id: Some("abc123def456"),
-            owner: Some("d1b6ce0e-93f5-4b0c-a1f6-3d5f0c1d0e00"),
-            realm: "demo",
-            route: Some("orders"),
-            source_address: Some("192.0.2.7:51234"),
-            request_id: "5f0c1d0e",
-            trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736"),
-            duration_ms: 112,
-            keycloak_ms: 31,
-        }
-    }
-
-    #[test]
-    fn a_line_says_all_that_is_known() {
-        let line = Line::exchanged(request(), Source::FirstUse, 900, NOW).json();
-        let line: Value = serde_json::from_str(&line).unwrap();
-        let expected = json!({
-            "event": "exchange",
-            "time": "2023-11-14T22:13:20.123Z",
-            "outcome": "exchanged",
-            "source": "first_use",
-            "key_id": "abc123def456",
-            "owner": "d1b6ce0e-93f5-4b0c-a1f6-3d5f0c1d0e00",
-            "realm": "demo",
-            "route": "orders",
-            "source_address": "192.0.2.7",
-            "request_id": "5f0c1d0e",
-            "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
-            "duration_ms": 112,
-            "keycloak_ms": 31,
-        });
-        assert_eq!(line, expected);
-    }
-
-    #[test]
-    fn a_token_that_many_services_refuse_is_told_of() {
-        for (bytes, told) in [(7168, Value::Null), (7169, json!(7169))] {
-            let line = Line::exchanged(request(), Source::Refresh, bytes, NOW).json();
-            let line: Value = serde_json::from_str(&line).unwrap();
-            assert_eq!(line["token_bytes"], told);
-        }
-    }
-
-    #[test]
-    fn what_is_not_known_is_left_out() {
-        let request = Request {
-            realm: "demo",
-            request_id: "-",
-            ..Request::default()
-        };
-        let line = Line::refused(request, "missing_credentials", "no credentials", NOW).json();
-        let line: Value = serde_json::from_str(&line).unwrap();
-        let names: Vec<_> = line.as_object().unwrap().keys().cloned().collect();
-        let expected = [
-            "code",
-            "duration_ms",
-            "event",
-            "keycloak_ms",
-            "outcome",
-            "realm",
-            "reason",
-            "time",
-        ];
-        assert_eq!(names, expected);
-    }
-
-    #[test]
-    fn nothing_ends_a_line_or_begins_another() {
-        let evil = "x\"}\n{\"event\":\"exchange\"\r\u{1b}[2J\u{2028}\u{fc}\\";
-        let request = Request {
-            key_id: Some(evil),
-            owner: Some(evil),
-            realm: evil,
-            route: Some(evil),
-            source_address: Some(evil),
-            request_id: evil,
-            trace_id: Some(evil),
-            ..Request::default()
-        };
-        let lines = [
-            Line::exchanged(request, Source::L1, 900, NOW),
-            Line::refused(request, "invalid_api_key", evil, NOW),
-            Line::passed(request, evil, NOW),
-        ];
-        for line in lines {
-            let text = line.json();
-            assert!(
-                text.bytes().all(|byte| (b' '..=b'~').contains(&byte)),
-                "{text}"
-            );
-            assert_eq!(
-                (text.matches('{').count(), text.matches('}').count()),
-                (1, 1)
-            );
-            let read: Value = serde_json::from_str(&text).unwrap();
-            assert_eq!(read["owner"], "x\")?(\"event\":\"exchange\"??[2J??\\");
-        }
-    }
-
-    #[test]
-    fn a_line_is_bounded() {
-        let long = "\\".repeat(10_000);
-        let request = Request {
-            key_id: Some(&long),
-            owner: Some(&long),
-            realm: &long,
-            route: Some(&long),
-            source_address: Some(&long),
-            request_id: &long,
-            trace_id: Some(&long),
-            duration_ms: u64::MAX,
-            keycloak_ms: u64::MAX,
-        };
-        let line = Line::refused(request, "identity_provider_unavailable", &long, NOW);
-        // Each of them escaped takes two.
-        let most = 2 * (7 * TEXT_MAX + REASON_MAX) + 500;
-        let length = line.json().len();
-        assert!(length < most, "{length}");
-        let plain = "x".repeat(10_000);
-        let request = Request {
-            key_id: Some(&plain),
-            ..Request::default()
-        };
-        let line = Line::refused(request, "overloaded", &plain, NOW).json();
-        assert!(line.len() < 1_000);
-    }
-
-    #[test]
-    fn an_address_has_no_port() {
-        for (address, host) in [
-            ("192.0.2.7:51234", "192.0.2.7"),
-            ("192.0.2.7", "192.0.2.7"),
-            ("[2001:db8::7]:443", "2001:db8::7"),
-            ("2001:db8::7", "2001:db8::7"),
-            ("/run/gateway.sock", "/run/gateway.sock"),
-        ] {
-            assert_eq!(without_port(address), host);
-        }
-    }
+    property(&["xds", "route_name"])
 }

@@ -110,7 +110,7 @@ echo "$KEYCLOAK_URL"
 
 if [[ -z ${APIKEYS:-} ]]; then
     step 'The apikeys tool'
-    cargo build --locked --quiet --features cli --bin apikeys
+    cargo build --locked --quiet --package apikeys
     APIKEYS=${CARGO_TARGET_DIR:-target}/debug/apikeys
 fi
 [[ -x $APIKEYS ]] || fail "APIKEYS names $APIKEYS, which is no program"

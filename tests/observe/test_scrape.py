@@ -1,4 +1,4 @@
-"""A real Prometheus reads both hosts' metrics by observe/prometheus.yml, and gets the same series.
+"""A real Prometheus reads both hosts' metrics by deploy/observe/prometheus.yml, and gets the same series.
 
 Both hosts are made up here. Kong shows tests/observe/kong.prom, which a test holds to the metrics that
 there are; Envoy shows the same without Kong's prefix, beside metrics of its own. PROMETHEUS names the
@@ -67,7 +67,7 @@ def free_port():
 class Scrape(unittest.TestCase):
     def test_both_hosts_give_the_same_series(self):
         targets = [f"127.0.0.1:{serve(kong())}", f"127.0.0.1:{serve(envoy())}"]
-        config = (ROOT / "observe/prometheus.yml").read_text()
+        config = (ROOT / "deploy/observe/prometheus.yml").read_text()
         config = config.replace('["127.0.0.1:9901"]', json.dumps(targets))
         config = config.replace("scrape_interval: 15s", "scrape_interval: 1s")
         expected = set(series())

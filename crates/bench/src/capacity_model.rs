@@ -1,0 +1,269 @@
+//! How much a deployment asks of Keycloak and of its workers, computed: from the keys and
+//! their use, nodes, workers, the TTL and what a machine was measured to do.
+//!
+//! Each key is a renewal process. Its requests come at random, `rate` in a second at a cache.
+//! A token that was fetched is used for the TTL. If a request comes in the last part of it
+//! (the window: a tenth to a fifth, which the key's digest decides), the token is renewed
+//! then and no request waits; else the first request after its end fetches it, and waits.
+
+use crate::traffic::Usage;
+
+/// Ranks up to this are taken one by one; those behind it in groups of about the same use.
+const SINGLE_RANKS: usize = 200;
+/// How much larger than its first rank a group's last one is.
+const GROUP_RATIO: f64 = 1.01;
+/// Windows that stand for all of them.
+const WINDOWS: usize = 8;
+/// Look-up and grant.
+const CALLS_PER_REFRESH: f64 = 2.0;
+/// What an entry of a token takes beside the token: `docs/sizing.md` has it, and a test holds
+/// both to the code.
+pub const ENTRY_BYTES: usize = 126;
+
+/// What is deployed, and how it is used.
+#[derive(Debug, Clone, Copy)]
+pub struct Deployment {
+    /// Of all nodes together.
+    pub usage: Usage,
+    pub nodes: usize,
+    /// Of each node.
+    pub workers: usize,
+    /// The sooner of `cache_ttl_seconds` and the token's life less the skew.
+    pub ttl_seconds: f64,
+    /// Whether the keys in use fit into `l2_slots`, so that the workers of a node share
+    /// their tokens.
+    pub workers_share: bool,
+    /// Whether tokens are renewed before their end. They are; without is what it is
+    /// compared with.
+    pub renews_ahead: bool,
+    /// What one call to Keycloak takes: a worker renews one token at a time.
+    pub call_seconds: f64,
+}
+
+/// What that asks for, when all keys have been seen.
+#[derive(Debug, Clone, Copy)]
+pub struct Demand {
+    /// The share of the requests that wait for nothing.
+    pub hit_rate: f64,
+    /// Look-ups in a second, and as many grants.
+    pub refreshes_per_second: f64,
+    /// Those of them that no request waits for.
+    pub renewals_per_second: f64,
+}
+
+/// What a machine was measured to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Machine {
+    /// Refreshes in a second that Keycloak can serve: a look-up and a grant each.
+    pub keycloak_refreshes_per_second: f64,
+    /// What each takes of a worker.
+    pub warm_seconds: f64,
+    pub refresh_seconds: f64,
+    pub bcrypt_seconds: f64,
+    /// First uses that a worker lets through in a second: a bound of the filter's.
+    pub new_keys_per_second: f64,
+}
+
+impl Deployment {
+    /// One node of one worker, as it is.
+    pub const fn of_one_worker(usage: Usage, ttl_seconds: f64, call_seconds: f64) -> Self {
+        Self {
+            usage,
+            nodes: 1,
+            workers: 1,
+            ttl_seconds,
+            workers_share: true,
+            renews_ahead: true,
+            call_seconds,
+        }
+    }
+
+    /// Caches that know nothing of each other.
+    fn caches(&self) -> f64 {
+        let each = if self.workers_share { 1 } else { self.workers };
+        (self.nodes * each) as f64
+    }
+
+    /// Renewals in a second that all workers can make: one at a time each.
+    pub fn renewals_per_second_max(&self) -> f64 {
+        (self.nodes * self.workers) as f64 / (CALLS_PER_REFRESH * self.call_seconds)
+    }
+
+    /// What is asked for. Where more renewals are due than can be made, that share of them
+    /// is made that can be, and requests do the rest.
+    pub fn demand(&self) -> Demand {
+        let groups = groups(&self.usage);
+        if !self.renews_ahead {
+            return self.demand_at(&groups, 0.0);
+        }
+        let most = self.renewals_per_second_max();
+        let all = self.demand_at(&groups, 1.0);
+        if all.renewals_per_second <= most {
+            return all;
+        }
+        let (mut low, mut high) = (0.0, 1.0);
+        for _ in 0..30 {
+            let made = f64::midpoint(low, high);
+            if self.demand_at(&groups, made).renewals_per_second <= most {
+                low = made;
+            } else {
+                high = made;
+            }
+        }
+        self.demand_at(&groups, low)
+    }
+
+    /// The same where this share of the renewals that are due is made.
+    fn demand_at(&self, groups: &[(f64, f64)], made: f64) -> Demand {
+        let caches = self.caches();
+        let (mut refreshes, mut renewals) = (0.0, 0.0);
+        for &(keys, share) in groups {
+            let rate = self.usage.requests_per_second * share / caches;
+            for window in 0..WINDOWS {
+                let spread = (window as f64 + 0.5) / WINDOWS as f64;
+                let (cycle_seconds, renewed) = self.cycle(rate, spread, made);
+                let per_second = keys * caches / cycle_seconds / WINDOWS as f64;
+                refreshes += per_second;
+                renewals += per_second * renewed;
+            }
+        }
+        Demand {
+            hit_rate: 1.0 - (refreshes - renewals) / self.usage.requests_per_second,
+            refreshes_per_second: refreshes,
+            renewals_per_second: renewals,
+        }
+    }
+
+    /// From one fetch of a key's token to the next: how long, and how likely it is that no
+    /// request waits for it.
+    fn cycle(&self, rate: f64, spread: f64, made: f64) -> (f64, f64) {
+        let ttl = self.ttl_seconds;
+        let window = ttl / 10.0 * (1.0 + spread);
+        let unused = (-rate * window).exp();
+        let renewed = made * (1.0 - unused);
+        // Until the first request in the window, times how likely there is one.
+        let in_window = (1.0 - unused * (1.0 + rate * window)) / rate;
+        let ahead = made * ((1.0 - unused) * (ttl - window) + in_window);
+        (ahead + (1.0 - renewed) * (ttl + 1.0 / rate), renewed)
+    }
+
+    /// The share of a worker's time that requests, refreshes and signatures take.
+    pub fn worker_share(&self, machine: &Machine) -> f64 {
+        let demand = self.demand();
+        let busy = self.usage.requests_per_second * machine.warm_seconds
+            + demand.refreshes_per_second * machine.refresh_seconds;
+        busy / (self.nodes * self.workers) as f64
+    }
+
+    /// First uses in a second while all caches are empty, and what bounds them.
+    pub fn first_uses_per_second(&self, machine: &Machine) -> (f64, &'static str) {
+        let workers = (self.nodes * self.workers) as f64;
+        let bounds = [
+            (machine.keycloak_refreshes_per_second, "Keycloak"),
+            (workers / machine.bcrypt_seconds, "bcrypt"),
+            (workers * machine.new_keys_per_second, "turns of new keys"),
+        ];
+        let by_rate = |one: &&(f64, _), other: &&(f64, _)| one.0.total_cmp(&other.0);
+        *bounds.iter().min_by(by_rate).expect("bounds")
+    }
+
+    /// How long it takes at least until each node has seen each key once.
+    pub fn restart_seconds(&self, machine: &Machine) -> f64 {
+        (self.usage.keys * self.nodes) as f64 / self.first_uses_per_second(machine).0
+    }
+
+    /// What the tokens in the caches of one node take at least: in each worker, and once in
+    /// its shared data.
+    pub fn cache_bytes(&self, token_bytes: usize) -> usize {
+        self.usage.keys * (token_bytes + ENTRY_BYTES) * (self.workers + 1)
+    }
+
+    /// The same deployment with so many keys, each used as often as now.
+    pub fn with_keys(&self, keys: usize) -> Self {
+        let mut grown = *self;
+        grown.usage.keys = keys;
+        grown.usage.requests_per_second *= keys as f64 / self.usage.keys as f64;
+        grown
+    }
+
+    /// The most keys at which something still holds that gives way as keys are added.
+    fn keys_max(&self, holds: impl Fn(&Self) -> bool) -> usize {
+        let (mut holding, mut giving) = (0, 100_000_000);
+        while giving - holding > 1 + holding / 1000 {
+            let keys = usize::midpoint(holding, giving);
+            if holds(&self.with_keys(keys)) {
+                holding = keys;
+            } else {
+                giving = keys;
+            }
+        }
+        holding
+    }
+
+    /// What gives way at how many keys that are used as these are: the first one first.
+    pub fn limits(
+        &self,
+        machine: &Machine,
+        l1_entries: usize,
+        l2_slots: u32,
+    ) -> Vec<(&'static str, usize)> {
+        let keycloak = |grown: &Self| {
+            grown.demand().refreshes_per_second <= machine.keycloak_refreshes_per_second
+        };
+        let renewals = |grown: &Self| {
+            let unbounded = grown.demand_at(&groups(&grown.usage), 1.0);
+            unbounded.renewals_per_second <= grown.renewals_per_second_max()
+        };
+        let mut limits = vec![
+            ("keycloak", self.keys_max(keycloak)),
+            ("renewals", self.keys_max(renewals)),
+            (
+                "workers",
+                self.keys_max(|grown| grown.worker_share(machine) <= 1.0),
+            ),
+            (
+                "restart_within_ttl",
+                self.keys_max(|grown| grown.restart_seconds(machine) <= grown.ttl_seconds),
+            ),
+            ("l1_entries", l1_entries),
+            // Sets fill unevenly: see docs/sizing.md.
+            ("l2_slots", l2_slots as usize / 2),
+        ];
+        limits.sort_by_key(|(_, keys)| *keys);
+        limits
+    }
+}
+
+/// Keys of about the same use: how many, and each one's share of the requests.
+fn groups(usage: &Usage) -> Vec<(f64, f64)> {
+    if usage.exponent == 0.0 {
+        return vec![(usage.keys as f64, 1.0 / usage.keys as f64)];
+    }
+    let mut groups: Vec<(f64, f64)> = Vec::new();
+    let mut first = 1;
+    while first <= usage.keys {
+        let last = if first <= SINGLE_RANKS {
+            first
+        } else {
+            ((first as f64 * GROUP_RATIO) as usize).min(usage.keys)
+        };
+        let keys = (last - first + 1) as f64;
+        let middle = f64::midpoint(first as f64, last as f64);
+        groups.push((keys, middle.powf(-usage.exponent)));
+        first = last + 1;
+    }
+    let all: f64 = groups.iter().map(|(keys, weight)| keys * weight).sum();
+    groups
+        .into_iter()
+        .map(|(keys, weight)| (keys, weight / all))
+        .collect()
+}
+
+/// The hit rate without renewals, in closed form: of keys whose use is `1/rank`.
+pub fn hit_rate_without_renewals(usage: &Usage, ttl_seconds: f64) -> f64 {
+    let misses = usage.shares().map(|share| {
+        let rate = usage.requests_per_second * share;
+        share / (1.0 + rate * ttl_seconds)
+    });
+    1.0 - misses.sum::<f64>()
+}

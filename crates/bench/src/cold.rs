@@ -1,0 +1,261 @@
+//! Keys that are not warm: a refresh, a first use, and what first uses do to the warm
+//! requests of the same worker.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use apikeys_core::api_key::hash::ROUNDS_PER_SLICE;
+use serde_json::json;
+
+use crate::bare::Bare;
+use crate::bench::Bench;
+use crate::client::{Connection, Request};
+use crate::load::open;
+use crate::owner::{Key, Owner, Record};
+use crate::report::{Report, median};
+use crate::targets::{Filter, Targets};
+use crate::wait;
+
+const STARTS: usize = 5;
+const REFRESHED_KEYS: usize = 10;
+/// Each call takes Keycloak twice as long now and then: five rounds gave 1.06 to 1.17.
+const REFRESHES: usize = 12;
+const FIRST_USES: usize = 20;
+/// So many first uses are a round of the longest turn, and the quietest counts: what holds the
+/// worker holds it in each of them, and what else the machine does in some.
+const FIRST_USES_A_ROUND: usize = 4;
+/// bcrypt's, of the keys that are used for the first time: what `apikeys create` takes.
+const COST: u32 = 10;
+const STALL_ROUNDS: usize = 5;
+const STALL: Duration = Duration::from_secs(8);
+/// The same without them.
+const ALONE: Duration = Duration::from_secs(4);
+/// So long a new Envoy compiles the code that is used most.
+const WARM_UP: Duration = Duration::from_secs(3);
+const COLD_KEYS: usize = 50;
+/// Of warm requests; some wait while a slice is computed.
+const CONNECTIONS: u32 = 32;
+/// Warm requests a second beside them: a quarter of what a worker bears, or less.
+const WARM_PER_SECOND: f64 = 1000.0;
+
+pub(crate) fn measure(bench: &Bench, report: &mut Report) {
+    start(bench, report);
+    // One second in the cache, so that each later use is a refresh.
+    let short = Filter::Exchange(vec![("cache_ttl_seconds", json!(1))]);
+    let targets = Targets::start(
+        bench,
+        &[("exchange", Filter::Exchange(vec![])), ("short", short)],
+    );
+    let mut bare = Bare::new(bench);
+    refresh(bench, &targets, &mut bare, report);
+    first_use(bench, &targets, &mut bare, report);
+    drop(targets);
+    slices(bench, report);
+    stall(bench, report);
+}
+
+/// How long Envoy takes until it serves, and until a first request was served.
+fn start(bench: &Bench, report: &mut Report) {
+    let (mut noop, mut ours, mut first) = (vec![], vec![], vec![]);
+    for _ in 0..STARTS {
+        let targets = Targets::start(bench, &[("noop", Filter::Noop)]);
+        noop.push(ready_after(&targets));
+        let targets = Targets::start(bench, &[("exchange", Filter::Exchange(vec![]))]);
+        ours.push(ready_after(&targets));
+        let answer = targets.target("exchange").orders(&bench.key);
+        assert_eq!(answer.status, 200, "{}", answer.describe());
+        first.push(answer.took.as_secs_f64() * 1000.0);
+    }
+    report.fact("startup_noop_ms", &noop);
+    report.row("startup_ms", &ours);
+    report.fact("first_request_ms", &first);
+}
+
+/// What Envoy says of its own start, in milliseconds.
+fn ready_after(targets: &Targets) -> f64 {
+    let look = || {
+        let stats = targets
+            .gateway
+            .admin("/stats/prometheus?filter=initialization_time");
+        let sum = stats
+            .lines()
+            .find_map(|line| line.strip_prefix("envoy_server_initialization_time_ms_sum{} "))
+            .and_then(|value| value.trim().parse::<f64>().ok());
+        sum.filter(|sum| *sum > 0.0).ok_or(stats)
+    };
+    wait::until("the time of its start", Duration::from_secs(10), look)
+}
+
+/// Several keys of one owner, written by one call.
+struct Owned<'a> {
+    owner: Owner<'a>,
+    keys: Vec<Key>,
+}
+
+impl<'a> Owned<'a> {
+    fn new(bench: &'a Bench, count: usize, record: impl Fn(&Key) -> Record) -> Self {
+        let keys: Vec<Key> = (0..count).map(|_| Key::random()).collect();
+        let records: Vec<Record> = keys.iter().map(record).collect();
+        Self {
+            owner: Owner::with(&bench.admin, &records),
+            keys,
+        }
+    }
+}
+
+fn bcrypt_record(key: &Key) -> Record {
+    Record::bcrypt(key, "2b", COST)
+}
+
+/// Some keys in turn, each after its second in the cache, and the same two calls made
+/// bare right before or after.
+fn refresh(bench: &Bench, targets: &Targets, bare: &mut Bare, report: &mut Report) {
+    let owned = Owned::new(bench, REFRESHED_KEYS, Record::sha256);
+    let mut gateway = targets.target("short").connect();
+    let (mut ours, mut calls, mut ratios) = (vec![], vec![], vec![]);
+    for round in 0..=REFRESHES {
+        let (mut refreshed, mut made) = (vec![], vec![]);
+        for (number, key) in owned.keys.iter().enumerate() {
+            let mut call = || made.push(bare.exchange(&key.id, &owned.owner.id).iter().sum());
+            // Whoever comes second finds what Keycloak has just read.
+            let bare_first = (round + number) % 2 == 1;
+            if bare_first {
+                call();
+            }
+            refreshed.push(ask(&mut gateway, &key.text));
+            if !bare_first {
+                call();
+            }
+        }
+        // The first is their first use.
+        if round > 0 {
+            ratios.push(median(&refreshed) / median(&made));
+            ours.append(&mut refreshed);
+            calls.append(&mut made);
+        }
+        // All that are in the cache end within it.
+        thread::sleep(Duration::from_millis(1050));
+    }
+    let name = "wasmcustom.apikey_exchanges_total.source.refresh";
+    wait::until("the refreshes", Duration::from_secs(10), || {
+        let seen = targets.counter(name);
+        (seen == ours.len() as f64)
+            .then_some(())
+            .ok_or(format!("{seen} refreshes"))
+    });
+    report.fact("refresh_ms", &ours);
+    report.fact("bare_calls_ms", &calls);
+    report.row("refresh_vs_roundtrips", &ratios);
+    owned.owner.delete();
+}
+
+/// Milliseconds of a request that is served.
+fn ask(gateway: &mut Connection, key: &str) -> f64 {
+    let answer = gateway.send(&Request::orders().api_key(key));
+    assert_eq!(answer.status, 200, "{}", answer.describe());
+    answer.took.as_secs_f64() * 1000.0
+}
+
+/// A new key each time; beside it bcrypt as a native program computes it, and the two
+/// calls.
+fn first_use(bench: &Bench, targets: &Targets, bare: &mut Bare, report: &mut Report) {
+    let owned = Owned::new(bench, FIRST_USES, bcrypt_record);
+    let mut gateway = targets.target("exchange").connect();
+    let (mut ours, mut native, mut ratios) = (vec![], vec![], vec![]);
+    // So that the gateway's own token is there.
+    ask(&mut gateway, &bench.key);
+    for key in &owned.keys {
+        let took = ask(&mut gateway, &key.text);
+        let began = Instant::now();
+        let hash = bcrypt::hash_with_salt(&key.text, COST, [7; 16]);
+        let hashed = began.elapsed().as_secs_f64() * 1000.0;
+        assert!(hash.is_ok(), "bcrypt");
+        let calls: f64 = bare.exchange(&key.id, &owned.owner.id).iter().sum();
+        ours.push(took);
+        native.push(hashed);
+        ratios.push(took / (hashed + calls));
+    }
+    report.fact("first_use_ms", &ours);
+    report.fact("native_bcrypt_ms", &native);
+    report.row("first_use_vs_native_bcrypt", &ratios);
+    owned.owner.delete();
+}
+
+/// The longest turn of a worker's loop while it verifies keys and does nothing else, as
+/// Envoy measured it: a slice, and what the turn did beside it.
+fn slices(bench: &Bench, report: &mut Report) {
+    let owned = Owned::new(bench, FIRST_USES, bcrypt_record);
+    let targets = Targets::start(bench, &[("exchange", Filter::Exchange(vec![]))]);
+    let mut gateway = targets.target("exchange").connect();
+    // The worker's own start is not a slice.
+    ask(&mut gateway, &bench.key);
+    let (mut longest, mut most, mut computed) = (vec![], vec![], vec![]);
+    let slices = (1_usize << COST).div_ceil(ROUNDS_PER_SLICE as usize);
+    // Looked at one by one: between two looks there is so little that the machine takes the
+    // core away in few of them.
+    for round in owned.keys.chunks(FIRST_USES_A_ROUND) {
+        let mut turns = Vec::new();
+        for key in round {
+            targets.turns_ms(["P100"]);
+            let before = targets.processor_seconds();
+            ask(&mut gateway, &key.text);
+            let spent = targets.processor_seconds() - before;
+            let slice = spent * 1000.0 / slices as f64;
+            computed.push(slice);
+            let [p99, p100] = targets.turns_ms(["P99", "P100"]);
+            // Else Envoy has not shown the turns that computed it.
+            if p100 >= slice {
+                turns.push((p100, p99));
+            }
+        }
+        let quietest = turns
+            .into_iter()
+            .min_by(|one, other| one.0.total_cmp(&other.0));
+        if let Some((p100, p99)) = quietest {
+            longest.push(p100);
+            most.push(p99);
+        }
+    }
+    report.fact("slice_processor_ms", &computed);
+    report.fact("slice_turn_p99_ms", &most);
+    report.row("slice_max_ms", &longest);
+    owned.owner.delete();
+}
+
+/// Warm requests by themselves, and while keys that nobody has used yet are verified, all
+/// at once and one after the other, in the same worker.
+fn stall(bench: &Bench, report: &mut Report) {
+    let (mut alone, mut beside, mut ratios, mut took) = (vec![], vec![], vec![], vec![]);
+    for _ in 0..STALL_ROUNDS {
+        let owned = Owned::new(bench, COLD_KEYS, bcrypt_record);
+        let targets = Targets::start(bench, &[("exchange", Filter::Exchange(vec![]))]);
+        let target = targets.target("exchange");
+        ask(&mut target.connect(), &bench.key);
+        let port = targets.port("exchange");
+        open(port, WARM_PER_SECOND, CONNECTIONS, WARM_UP);
+        let quiet = open(port, WARM_PER_SECOND, CONNECTIONS, ALONE);
+        let (crowded, cold) = thread::scope(|scope| {
+            let warm = scope.spawn(|| open(port, WARM_PER_SECOND, CONNECTIONS, STALL));
+            targets.wait_for_requests();
+            let cold = owned.keys.iter().map(|key| {
+                let mut gateway = target.connect();
+                scope.spawn(move || ask(&mut gateway, &key.text))
+            });
+            let cold: Vec<_> = cold.collect();
+            let cold: Vec<f64> = cold
+                .into_iter()
+                .map(|one| one.join().expect("an answer"))
+                .collect();
+            (warm.join().expect("figures"), cold)
+        });
+        alone.push(quiet.p99);
+        beside.push(crowded.p99);
+        ratios.push(crowded.p99 / quiet.p99);
+        took.push(cold.iter().copied().fold(0.0, f64::max) / 1000.0);
+        owned.owner.delete();
+    }
+    report.fact("stall_alone_p99_us", &alone);
+    report.fact("stall_beside_p99_us", &beside);
+    report.fact("stall_cold_keys_s", &took);
+    report.row("stall_p99_ratio", &ratios);
+}

@@ -1,0 +1,100 @@
+//! A realm with many keys, made up: each is one owner's, and stored as SHA-256.
+
+use std::collections::HashMap;
+
+use apikeys_core::api_key::format::KeyFormat;
+use apikeys_core::clock::UnixMillis;
+use apikeys_core::exchange::Worker;
+use apikeys_core::keycloak::Call;
+use apikeys_core::store::slots::SharedStore;
+
+use test_kit::keycloak::{FakeKeycloak, Reply, User, asked, claims, form, sha256_of};
+use test_kit::keys;
+
+/// When it begins.
+pub const START: UnixMillis = UnixMillis(1_800_000_000_000);
+const DAY_MS: u64 = 86_400_000;
+
+pub struct Realm {
+    /// The header's value for each key.
+    headers: Vec<Vec<u8>>,
+    by_id: HashMap<String, usize>,
+    keycloak: FakeKeycloak,
+}
+
+impl Realm {
+    pub fn new(count: usize, token_life_seconds: u64) -> Self {
+        let format = KeyFormat::new("sk_live_").expect("a prefix");
+        let (mut headers, mut by_id) = (Vec::new(), HashMap::new());
+        for number in 0..count {
+            // All that tells two of them apart is their number.
+            let mut digits = number;
+            let key = format.generate(|bytes| {
+                for byte in bytes {
+                    *byte = (digits % 36) as u8;
+                    digits /= 36;
+                }
+            });
+            headers.push([b"ApiKey ", key.expose().as_bytes()].concat());
+            by_id.insert(key.id().to_owned(), number);
+        }
+        assert_eq!(by_id.len(), count, "keys that differ");
+        let mut keycloak = FakeKeycloak::new(vec![]);
+        keycloak.management_roles.push("view-events");
+        keycloak.token_life_seconds = token_life_seconds;
+        keycloak.keeps_grants = false;
+        Self {
+            headers,
+            by_id,
+            keycloak,
+        }
+    }
+
+    /// What a request has in its `authorization` header.
+    pub fn header(&self, key: usize) -> &[u8] {
+        &self.headers[key]
+    }
+
+    /// Keycloak's answer. It has the one user whom the call concerns: it looks through all
+    /// of them, and would take all the time there is.
+    pub fn answer(&mut self, call: &Call, now: UnixMillis) -> Reply {
+        match asked(call) {
+            "look-up" => {
+                let (_, index) = call.path.split_once("q=apiKeyIndex%3A").expect("an index");
+                let key = self.by_id[index.trim_end_matches('.')];
+                self.keycloak.users = vec![self.owner(key)];
+            }
+            "grant" => {
+                let subject = claims(&form(call)["assertion"])["sub"].clone();
+                let subject = subject.as_str().expect("a subject");
+                self.keycloak.users = vec![User::new(subject)];
+            }
+            _ => {}
+        }
+        self.keycloak.answer(call, now)
+    }
+
+    fn text(&self, key: usize) -> &str {
+        let value = std::str::from_utf8(&self.headers[key]).expect("text");
+        value.strip_prefix("ApiKey ").expect("a scheme")
+    }
+
+    fn owner(&self, key: usize) -> User {
+        let text = self.text(key);
+        let id = keys::id_of(text);
+        User::new(id).with_key(id, &sha256_of(text), START.plus_ms(90 * DAY_MS))
+    }
+
+    /// Lets a worker remember that it has verified all of them.
+    pub fn make_known(&self, worker: &mut Worker, shared: &mut dyn SharedStore) {
+        let format = KeyFormat::new("sk_live_").expect("a prefix");
+        for number in 0..self.headers.len() {
+            let text = self.text(number);
+            let key = format.parse(text.as_bytes()).expect("a key");
+            let digest = worker.cache.digest(&key);
+            let ends_at = START.plus_ms(90 * DAY_MS);
+            let cache = &mut worker.cache;
+            cache.remember_verified(&digest, &sha256_of(text), ends_at, START, shared);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Which credential a request carries. See `crates/core/tests/properties/headers.rs`.
+
+#![no_main]
+
+use apikey_jwt_exchange_fuzz::properties;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| properties::headers::holds(data));

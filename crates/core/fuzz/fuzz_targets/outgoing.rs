@@ -1,0 +1,7 @@
+//! What goes out of texts from outside. See `crates/core/tests/properties/outgoing.rs`.
+
+#![no_main]
+
+use apikey_jwt_exchange_fuzz::properties;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| properties::outgoing::holds(data));

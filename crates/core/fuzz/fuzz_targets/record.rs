@@ -1,0 +1,7 @@
+//! What Keycloak stores of a key. See `crates/core/tests/properties/record.rs`.
+
+#![no_main]
+
+use apikey_jwt_exchange_fuzz::properties;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| properties::record::holds(data));

@@ -1,0 +1,7 @@
+//! Keycloak's answer to a look-up. See `crates/core/tests/properties/users.rs`.
+
+#![no_main]
+
+use apikey_jwt_exchange_fuzz::properties;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| properties::users::holds(data));

@@ -1,0 +1,426 @@
+//! What a stranger can cost: failures are counted by address, and keys that nobody has
+//! seen are looked up at a fixed rate.
+
+use apikeys_core::api_key::format::KeyFormat;
+use apikeys_core::exchange::{Exchange, Input, Output, Pass, Source};
+use apikeys_core::rejection::{Reason, Rejection};
+use serde_json::json;
+
+use super::client::{Client, owner, plain_owner};
+use super::keycloak::{User, sha256_of};
+use super::world::{Ended, World, headers, id_of, key, other_secret};
+
+/// A well-formed key that nobody has, another for each number.
+fn unknown(number: u32) -> String {
+    let bytes = number.to_be_bytes();
+    let mut at = 0;
+    let format = KeyFormat::new("sk_live_").unwrap();
+    let key = format.generate(|drawn| {
+        for byte in drawn {
+            *byte = (bytes[at % 4] >> ((at / 4 % 2) * 4)) & 15;
+            at += 1;
+        }
+    });
+    key.expose().to_owned()
+}
+
+const ADDRESS: &str = "192.0.2.7:40000";
+
+/// A world whose requests come from one address.
+fn world(owners: Vec<User>) -> World {
+    let mut world = World::new(owners);
+    world.address = Some(ADDRESS.to_owned());
+    world
+}
+
+fn refused(ended: Ended) -> Rejection {
+    ended.rejected().0
+}
+
+/// Sends keys that nobody has, from one address, until it is told to wait.
+fn until_throttled(world: &mut World) -> u32 {
+    for at in 0..1000 {
+        match refused(world.key_request(&unknown(at))) {
+            Rejection::InvalidApiKey => {}
+            Rejection::Throttled => return at,
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("never told to wait");
+}
+
+#[test]
+fn an_address_that_has_failed_too_often_is_told_to_wait_before_any_call() {
+    let mut world = world(vec![]);
+    let failures = until_throttled(&mut world);
+    // A look-up takes 10 ms here, and a failure is forgotten in three seconds.
+    assert_eq!(failures, 20);
+    let calls = world.keycloak.calls.lookup;
+    let (rejection, reason) = world.key_request(&unknown(5000)).rejected();
+    assert_eq!(
+        (rejection, reason),
+        (Rejection::Throttled, Reason::Throttled)
+    );
+    for malformed in ["sk_live_short", "sk_live_x"] {
+        assert_eq!(refused(world.key_request(malformed)), Rejection::Throttled);
+    }
+    assert_eq!(world.keycloak.calls.lookup, calls);
+    // In a minute it may fail as often again.
+    world.now = world.now.plus_ms(60_000);
+    assert_eq!(
+        refused(world.key_request(&unknown(6000))),
+        Rejection::InvalidApiKey
+    );
+}
+
+#[test]
+fn another_address_is_heard_meanwhile() {
+    let mut world = world(vec![plain_owner("alice", 1)]);
+    world.address = Some("[2001:db8:0:1::7]:999".to_owned());
+    until_throttled(&mut world);
+    world.address = Some("[2001:db8:0:1:ffff::1]:80".to_owned());
+    assert_eq!(refused(world.key_request(&key(1))), Rejection::Throttled);
+    world.address = Some("[2001:db8:0:2::7]:999".to_owned());
+    world.expect_source(&key(1), Source::FirstUse, "alice");
+}
+
+#[test]
+fn a_key_in_the_cache_passes_from_wherever_it_comes() {
+    let mut world = world(vec![plain_owner("alice", 1)]);
+    world.expect_source(&key(1), Source::FirstUse, "alice");
+    until_throttled(&mut world);
+    world.expect_source(&key(1), Source::L1, "alice");
+    world.next_worker();
+    world.expect_source(&key(1), Source::L2, "alice");
+}
+
+#[test]
+fn a_key_that_was_verified_before_is_refreshed_from_wherever_it_comes() {
+    let mut world = world(vec![owner("alice", 1)]);
+    world.expect_source(&key(1), Source::FirstUse, "alice");
+    world.now = world.now.plus_ms(301_000);
+    until_throttled(&mut world);
+    world.next_worker();
+    world.expect_source(&key(1), Source::Refresh, "alice");
+    // With another secret it is nobody's.
+    let guessed = world.key_request(&other_secret(&key(1), 1));
+    assert_eq!(refused(guessed), Rejection::Throttled);
+}
+
+/// Or an address past its limit could ask which keys were good once.
+#[test]
+fn a_key_that_was_good_once_is_told_nothing_else_than_the_others() {
+    let mut world = world(vec![plain_owner("alice", 1)]);
+    world.expect_source(&key(1), Source::FirstUse, "alice");
+    world.now = world.now.plus_ms(301_000);
+    world.keycloak.users[0].enabled = false;
+    until_throttled(&mut world);
+    for _ in 0..2 {
+        assert_eq!(refused(world.key_request(&key(1))), Rejection::Throttled);
+    }
+}
+
+#[test]
+fn the_host_is_asked_for_no_address_of_a_warm_request() {
+    let mut world = world(vec![plain_owner("alice", 1)]);
+    world.expect_source(&key(1), Source::FirstUse, "alice");
+    assert_eq!(world.asked_for_address.get(), 1);
+    world.expect_source(&key(1), Source::L1, "alice");
+    world.next_worker();
+    world.expect_source(&key(1), Source::L2, "alice");
+    assert_eq!(world.asked_for_address.get(), 1);
+}
+
+#[test]
+fn the_workers_of_a_node_count_together() {
+    let mut world = world(vec![]);
+    until_throttled(&mut world);
+    world.next_worker();
+    assert_eq!(
+        refused(world.key_request(&unknown(7))),
+        Rejection::Throttled
+    );
+}
+
+/// Whatever is wrong with a key: to be told to wait must not tell it.
+#[test]
+fn each_reason_for_which_a_key_is_refused_counts_alike() {
+    let disabled = User {
+        enabled: false,
+        ..plain_owner("bob", 2)
+    };
+    let over = User::new("carol").with_key(
+        id_of(&key(3)),
+        &sha256_of(&key(3)),
+        super::world::START.minus_ms(1000),
+    );
+    let owners = vec![plain_owner("alice", 1), disabled, over];
+    for presented in [
+        unknown(1),
+        "sk_live_short".to_owned(),
+        other_secret(&key(1), 1),
+        key(2),
+        key(3),
+    ] {
+        let mut world = world(owners.clone());
+        let answers: Vec<_> = (0..22)
+            .map(|_| refused(world.key_request(&presented)))
+            .collect();
+        assert!(
+            answers[..20]
+                .iter()
+                .all(|it| *it == Rejection::InvalidApiKey)
+        );
+        assert_eq!(answers[20..], [Rejection::Throttled; 2], "{presented}");
+    }
+}
+
+#[test]
+fn what_is_not_the_callers_fault_does_not_count() {
+    let mut world = world(vec![plain_owner("alice", 1)]);
+    let pairs = [("x-api-key", key(1))];
+    let pairs = pairs
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    for _ in 0..30 {
+        let ended = world.request_with(&pairs, |_, _| Err("timed out"));
+        assert_eq!(refused(ended), Rejection::IdentityProviderUnavailable);
+        // No breaker is to be in the way here.
+        world.now = world.now.plus_ms(60_000);
+    }
+    for _ in 0..30 {
+        assert_eq!(refused(world.request(&[])), Rejection::MissingCredentials);
+        let two = [
+            ("x-api-key", "sk_live_a"),
+            ("authorization", "ApiKey sk_live_b"),
+        ];
+        assert_eq!(
+            refused(world.request(&two)),
+            Rejection::AmbiguousCredentials
+        );
+    }
+    world.expect_source(&key(1), Source::FirstUse, "alice");
+}
+
+#[test]
+fn an_unknown_key_that_falls_back_is_no_failure() {
+    let changes = json!({ "fallback_until": "2030-01-01T00:00:00Z" });
+    let mut world = World::with(vec![], &changes);
+    for at in 0..30 {
+        let ended = world.key_request(&unknown(at));
+        assert!(matches!(ended, Ended::Passed(Pass::Fallback)), "{at}");
+    }
+}
+
+#[test]
+fn an_address_that_the_host_does_not_tell_is_not_held_against_all_others() {
+    for address in [None, Some("/run/gateway.sock".to_owned())] {
+        let mut world = world(vec![]);
+        world.address = address;
+        for at in 0..40 {
+            let ended = world.key_request(&unknown(at));
+            assert_eq!(refused(ended), Rejection::InvalidApiKey);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_counted_against_a_key_id() {
+    let mut world = world(vec![owner("alice", 1)]);
+    for at in 0..40 {
+        world.address = Some(format!("192.0.2.{at}"));
+        let ended = world.key_request(&other_secret(&key(1), at));
+        assert_eq!(refused(ended), Rejection::InvalidApiKey);
+    }
+    world.address = Some("198.51.100.1".to_owned());
+    world.expect_source(&key(1), Source::FirstUse, "alice");
+}
+
+#[test]
+fn who_hangs_up_before_the_verdict_has_failed() {
+    let mut world = world(vec![plain_owner("alice", 1)]);
+    for at in 0..20 {
+        let mut client = Client::send_key(&mut world, &unknown(at));
+        world.abort(&mut client.exchange);
+    }
+    assert_eq!(refused(world.key_request(&key(1))), Rejection::Throttled);
+}
+
+#[test]
+fn who_hangs_up_with_a_key_that_was_verified_has_not() {
+    let mut world = world(vec![plain_owner("alice", 1)]);
+    world.expect_source(&key(1), Source::FirstUse, "alice");
+    for _ in 0..30 {
+        world.now = world.now.plus_ms(301_000);
+        let mut client = Client::send(&mut world, 1);
+        client.answer_until(&mut world, Client::is_granting);
+        world.abort(&mut client.exchange);
+    }
+    world.expect_source(&key(1), Source::Refresh, "alice");
+}
+
+#[test]
+fn a_flood_of_new_keys_is_looked_up_at_a_fixed_rate() {
+    // From so many addresses that none of them has failed too often.
+    let mut world = world(vec![]);
+    let mut calls = Vec::new();
+    let mut overloaded = 0;
+    let mut clients = Vec::new();
+    for at in 0..1000 {
+        world.address = Some(format!("198.51.{}.{}", at / 250, at % 250));
+        let client = Client::send_key(&mut world, &unknown(at));
+        if client.is_over() {
+            let (rejection, reason) = client.rejected();
+            assert_eq!(rejection, Rejection::Overloaded);
+            assert_eq!(*reason, Reason::TooManyNewKeys);
+            overloaded += 1;
+        } else {
+            clients.push(client);
+        }
+    }
+    // A hundred at once, and those whose turn comes within a callout's time.
+    assert_eq!((clients.len(), overloaded), (200, 800));
+    let start = world.now;
+    while world.now < start.plus_ms(3000) {
+        world.now = world.now.plus_ms(10);
+        for client in clients.iter_mut().filter(|client| !client.is_over()) {
+            let before = world.keycloak.calls.lookup;
+            client.answer(&mut world);
+            if world.keycloak.calls.lookup > before {
+                calls.push(world.now.since_ms(start));
+            }
+        }
+    }
+    assert!(clients.iter().all(Client::is_over));
+    assert_eq!(calls.len(), 200);
+    let in_the_first_second = calls.iter().filter(|at| **at < 1000).count();
+    assert!((145..=155).contains(&in_the_first_second), "{calls:?}");
+}
+
+#[test]
+fn a_key_that_was_verified_before_waits_for_no_flood() {
+    let short = json!({ "cache_ttl_seconds": 30 });
+    let mut world = World::with(vec![plain_owner("alice", 1)], &short);
+    world.expect_source(&key(1), Source::FirstUse, "alice");
+    world.now = world.now.plus_ms(30_000);
+    for at in 0..400 {
+        world.address = Some(format!("198.51.{}.{}", at / 250, at % 250));
+        drop(Client::send_key(&mut world, &unknown(at)));
+    }
+    let yields = world.yields;
+    world.expect_source(&key(1), Source::Refresh, "alice");
+    assert_eq!(world.yields, yields);
+}
+
+#[test]
+fn who_has_failed_too_often_meanwhile_loses_its_turn() {
+    let mut world = world(vec![plain_owner("alice", 1)]);
+    let mut clients: Vec<Client> = (0..150)
+        .map(|at| Client::send_key(&mut world, &unknown(at)))
+        .collect();
+    for _ in 0..10_000 {
+        world.now = world.now.plus_ms(1);
+        clients
+            .iter_mut()
+            .filter(|client| !client.is_over())
+            .for_each(|client| client.answer(&mut world));
+    }
+    let throttled = |client: &&Client| client.rejected().0 == Rejection::Throttled;
+    assert!(clients[100..].iter().all(|client| throttled(&client)));
+    // Of those under way already the first twenty are told what is wrong.
+    assert_eq!(clients.iter().filter(throttled).count(), 130);
+    assert_eq!(world.keycloak.calls.lookup, 100);
+}
+
+#[test]
+fn a_turn_that_a_host_gives_too_early_is_waited_for_again() {
+    let mut world = world(vec![plain_owner("alice", 1)]);
+    // The gateway's own token is there.
+    world.key_request(&unknown(1000)).rejected();
+    for at in 0..100 {
+        drop(Client::send_key(&mut world, &unknown(at)));
+    }
+    let mut exchange = Exchange::new();
+    let pairs = headers(&[("x-api-key", &key(1))]);
+    let output = world.input(&mut exchange, &Input::Request { headers: &pairs });
+    let mut client = Client { exchange, output };
+    assert_eq!(client.wait_ms(), Some(30));
+    world.now = world.now.plus_ms(5);
+    client.answer(&mut world);
+    assert_eq!(client.wait_ms(), Some(25));
+    world.now = world.now.plus_ms(25);
+    client.answer_until(&mut world, Client::is_over);
+    client.forwarded();
+}
+
+#[test]
+fn a_clock_that_is_set_back_ends_the_wait_for_a_turn() {
+    let mut world = world(vec![plain_owner("alice", 1)]);
+    world.key_request(&unknown(1000)).rejected();
+    for at in 0..100 {
+        drop(Client::send_key(&mut world, &unknown(at)));
+    }
+    let mut client = Client::send(&mut world, 1);
+    assert_eq!(client.wait_ms(), Some(30));
+    world.now = world.now.minus_ms(3_600_000);
+    client.answer(&mut world);
+    assert!(matches!(client.output, Output::Callout { .. }));
+    client.answer_until(&mut world, Client::is_over);
+    client.forwarded();
+}
+
+#[test]
+fn those_that_wait_for_the_service_token_do_not_go_at_one_moment() {
+    let mut world = world(vec![]);
+    world.address = None;
+    let mut clients: Vec<Client> = (0..200)
+        .map(|at| Client::send_key(&mut world, &unknown(at)))
+        .collect();
+    // Keycloak takes its time with the token.
+    while world.now < super::world::START.plus_ms(1900) {
+        world.now = world.now.plus_ms(10);
+        for client in &mut clients[1..] {
+            client.answer(&mut world);
+        }
+    }
+    assert_eq!(world.keycloak.calls.lookup, 0);
+    let start = world.now;
+    while world.now < start.plus_ms(1000) {
+        for client in clients.iter_mut().filter(|client| !client.is_over()) {
+            client.answer(&mut world);
+        }
+        world.now = world.now.plus_ms(10);
+    }
+    let lookups = world.keycloak.calls.lookup;
+    assert!((50..=152).contains(&lookups), "{lookups}");
+}
+
+#[test]
+fn who_follows_an_address_that_has_failed_too_often_is_not_told_to_wait() {
+    let mut world = world(vec![]);
+    // More keys than are looked up at once, from nowhere, so that the next waits its turn.
+    world.address = None;
+    let mut crowd: Vec<_> = (0..101)
+        .map(|at| Client::send_key(&mut world, &unknown(10_000 + at)))
+        .collect();
+    // The service token, for all of them.
+    crowd[0].answer(&mut world);
+    let key = unknown(20_000);
+    world.address = Some(ADDRESS.to_owned());
+    let mut leader = Client::send_key(&mut world, &key);
+    world.address = None;
+    let mut follower = Client::send_key(&mut world, &key);
+    // The leader's address fails too often meanwhile.
+    world.address = Some(ADDRESS.to_owned());
+    for at in 0..20 {
+        let mut client = Client::send_key(&mut world, &unknown(30_000 + at));
+        world.abort(&mut client.exchange);
+    }
+    world.now = world.now.plus_ms(10);
+    leader.answer(&mut world);
+    assert_eq!(leader.rejected().0, Rejection::Throttled);
+    world.address = None;
+    world.now = world.now.plus_ms(1_900);
+    follower.answer_until(&mut world, Client::is_over);
+    assert_eq!(follower.rejected().0, Rejection::InvalidApiKey);
+}

@@ -1,0 +1,133 @@
+//! One request, taken on input by input, so that a test decides what comes when.
+
+use apikeys_core::api_key::record::Field;
+use apikeys_core::clock::UnixMillis;
+use apikeys_core::exchange::{Exchange, Forward, Input, Output};
+use apikeys_core::rejection::{Reason, Rejection};
+
+use super::keycloak::{User, bcrypt_of, sha256_of};
+use super::world::{START, World, headers, id_of, key};
+
+pub const FAR: UnixMillis = UnixMillis(START.0 + 90 * 86_400_000);
+
+/// The owner of a key under bcrypt.
+pub fn owner(name: &str, number: u8) -> User {
+    User::new(name).with_key(id_of(&key(number)), &bcrypt_of(&key(number)), FAR)
+}
+
+/// The owner of a key under SHA-256, whose verification takes no turn.
+pub fn plain_owner(name: &str, number: u8) -> User {
+    User::new(name).with_key(id_of(&key(number)), &sha256_of(&key(number)), FAR)
+}
+
+/// The same with an end to the millisecond.
+pub fn ending(name: &str, number: u8, ends_at: UnixMillis) -> User {
+    let mut user = plain_owner(name, number);
+    let text = ends_at.to_rfc3339();
+    let text = text.replace('Z', &format!(".{:03}Z", ends_at.0 % 1000));
+    let key = key(number);
+    let attribute = Field::ExpiresAt.attribute(id_of(&key));
+    user.attributes.insert(attribute, vec![text]);
+    user
+}
+
+pub struct Client {
+    pub exchange: Exchange,
+    /// What the exchange asked for last.
+    pub output: Output,
+}
+
+impl Client {
+    /// Sends the key of this number as `x-api-key`.
+    pub fn send(world: &mut World, number: u8) -> Self {
+        Self::send_key(world, &key(number))
+    }
+
+    pub fn send_key(world: &mut World, key: &str) -> Self {
+        let mut exchange = Exchange::new();
+        let headers = headers(&[("x-api-key", key)]);
+        let output = world.input(&mut exchange, &Input::Request { headers: &headers });
+        Self { exchange, output }
+    }
+
+    /// Answers what it waits for, at once and as it should be.
+    #[track_caller]
+    pub fn answer(&mut self, world: &mut World) {
+        match &self.output {
+            Output::Callout { call, .. } => {
+                let (status, body) = world.keycloak.answer(call, world.now);
+                self.reply(world, status, &body);
+            }
+            Output::Yield { .. } => self.reply(world, 204, b""),
+            other => panic!("nothing to answer: {other:?}"),
+        }
+    }
+
+    pub fn reply(&mut self, world: &mut World, status: u16, body: &[u8]) {
+        let body = Some(body);
+        self.output = world.input(&mut self.exchange, &Input::Answer { status, body });
+    }
+
+    pub fn fail(&mut self, world: &mut World) {
+        self.output = world.input(&mut self.exchange, &Input::Failed("timed out"));
+    }
+
+    /// Answers until `there` holds; no time passes.
+    #[track_caller]
+    pub fn answer_until(&mut self, world: &mut World, there: impl Fn(&Self) -> bool) {
+        for _ in 0..10_000 {
+            if there(self) {
+                return;
+            }
+            self.answer(world);
+        }
+        panic!("not reached: {:?}", self.output);
+    }
+
+    /// Whether it waits for the owner's token.
+    pub fn is_granting(&self) -> bool {
+        matches!(&self.output, Output::Callout { call, .. }
+            if call.form.as_deref().is_some_and(|form| form.contains("&assertion=")))
+    }
+
+    pub fn is_looking_up(&self) -> bool {
+        matches!(&self.output, Output::Callout { call, .. } if call.method == "GET")
+    }
+
+    pub fn is_over(&self) -> bool {
+        !matches!(self.output, Output::Callout { .. } | Output::Yield { .. })
+    }
+
+    /// The wait that it asked for; none for a turn at once.
+    #[track_caller]
+    pub fn wait_ms(&self) -> Option<u64> {
+        match &self.output {
+            Output::Yield { wait_ms, .. } => *wait_ms,
+            other => panic!("no yield: {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub fn timeout_ms(&self) -> u64 {
+        match &self.output {
+            Output::Callout { timeout_ms, .. } | Output::Yield { timeout_ms, .. } => *timeout_ms,
+            other => panic!("nothing to wait for: {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub fn forwarded(&self) -> &Forward {
+        match &self.output {
+            Output::Forward(forward) => forward,
+            other => panic!("not forwarded: {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub fn rejected(&self) -> (Rejection, &Reason) {
+        match &self.output {
+            Output::Reject { rejection, reason } => (*rejection, reason),
+            other => panic!("not rejected: {other:?}"),
+        }
+    }
+}

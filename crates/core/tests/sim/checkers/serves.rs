@@ -1,0 +1,54 @@
+//! What all of it is for: a good key gets its token, where nothing is in the way.
+//!
+//! Without this a gateway that refuses everything would hold every invariant.
+
+use apikeys_core::exchange::Source;
+use apikeys_core::rejection::Rejection;
+
+use super::{Checker, Seen, Word, holds};
+use crate::request::{Address, End};
+use crate::truth::Truth;
+
+/// How long a key must have been good, beside what a refusal is remembered for.
+const SETTLED_MS: u64 = 10_000;
+/// A key whose end is nearer than this may be refused: its token would last for no
+/// second.
+const END_MS: u64 = 5_000;
+
+pub struct Serves;
+
+impl Checker for Serves {
+    fn invariant(&self) -> u8 {
+        0
+    }
+
+    fn see(&mut self, seen: &Seen<'_>, truth: &Truth) -> Word {
+        let Seen::Ended(ended) = seen else {
+            return Ok(());
+        };
+        let (Some(calm_since), Some(key)) = (ended.calm_since, ended.request.key()) else {
+            return Ok(());
+        };
+        let Some(hold) = truth.good_since(ended.realm, &key) else {
+            return Ok(());
+        };
+        let end = truth.ends.get(&(ended.realm, key)).copied().unwrap_or(0);
+        let settled = hold.from.max(calm_since) + ended.config.negative_ttl_ms + SETTLED_MS;
+        if ended.now < settled || ended.now + END_MS > end {
+            return Ok(());
+        }
+        match ended.end {
+            End::Forwarded {
+                source: Source::Stale,
+                ..
+            } => holds(false, || "a token past its TTL in calm weather".to_owned()),
+            End::Forwarded { .. } => Ok(()),
+            // Others failed too often from its address.
+            End::Rejected {
+                rejection: Rejection::Throttled,
+                ..
+            } if matches!(ended.request.from, Address::Shared(_)) => Ok(()),
+            other => holds(false, || format!("a good key in calm weather: {other:?}")),
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! A gateway's node: its clock, its shared data, its workers.
+
+use std::sync::Arc;
+
+use apikeys_core::background::poller::{PollCall, PollInput, Polling};
+use apikeys_core::background::{Background, Watch};
+use apikeys_core::clock::UnixMillis;
+use apikeys_core::config::Config;
+use apikeys_core::exchange::gate::Gate;
+use apikeys_core::exchange::{Env, Exchange, Worker};
+use apikeys_core::signing_key::SigningKey;
+
+use super::dice::Dice;
+use super::faults::Faults;
+use super::store::{Access, Host, SharedData};
+
+/// The time between two ticks of a worker.
+const TICK_MS: u64 = 200;
+/// Ticks that are made up for at once; earlier ones have shown nothing else.
+const TICKS_MAX: u64 = 5;
+
+/// How a node's clock was set.
+#[derive(Default)]
+pub struct ClockSteps(Vec<(u64, i64)>);
+
+impl ClockSteps {
+    /// How often it was set.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Milliseconds that it was set back since then, in all.
+    pub fn backwards_since(&self, at: u64) -> u64 {
+        self.backwards_capped(at, u64::MAX)
+    }
+
+    /// The same, with no step counted for more than `cap`.
+    pub fn backwards_capped(&self, at: u64, cap: u64) -> u64 {
+        let since = self.0.iter().filter(|(when, _)| *when >= at);
+        let back = since.map(|(_, step)| step.min(&0).unsigned_abs());
+        back.map(|step| step.min(cap)).sum()
+    }
+}
+
+/// One worker: for each route what the filter holds, made at its first request, and
+/// the gate that they share.
+pub struct NodeWorker {
+    pub routes: Vec<Option<(Worker, Watch)>>,
+    pub gate: Gate,
+    /// What each route's root context does between requests.
+    pub backgrounds: Vec<Background>,
+    /// How many there were in its place before it.
+    pub generation: u32,
+}
+
+impl NodeWorker {
+    fn new(routes: usize, generation: u32) -> Self {
+        Self {
+            routes: (0..routes).map(|_| None).collect(),
+            gate: Gate::new(),
+            backgrounds: (0..routes).map(background).collect(),
+            generation,
+        }
+    }
+}
+
+/// Every other root context is that of a host like Kong, where it calls out at ticks alone.
+fn background(route: usize) -> Background {
+    match route % 2 {
+        0 => Background::default(),
+        _ => Background::at_ticks_alone(),
+    }
+}
+
+pub struct Node {
+    pub host: Host,
+    pub data: SharedData,
+    pub workers: Vec<NodeWorker>,
+    /// How far its clock is off, in milliseconds.
+    offset: i64,
+    pub clock: ClockSteps,
+    room: usize,
+    /// When its workers had their last tick.
+    ticked_at: u64,
+    /// How often its shared data and its clock were changed by then, and for how many
+    /// ticks they have not been.
+    seen_changes: ((u64, usize), u32),
+}
+
+/// What a step is taken with, beside its node.
+pub struct With<'a> {
+    pub now: u64,
+    pub config: &'a Arc<Config>,
+    pub signing_key: &'a Arc<SigningKey>,
+    pub dice: &'a mut Dice,
+    pub faults: &'a Faults,
+    /// The host's id of the request.
+    pub request_id: u64,
+    /// The address that it comes from, as the host has it.
+    pub address: Option<Vec<u8>>,
+}
+
+impl Node {
+    pub fn new(host: Host, workers: usize, routes: usize, room: usize, offset: i64) -> Self {
+        Self {
+            host,
+            data: SharedData::new(host, room),
+            workers: (0..workers).map(|_| NodeWorker::new(routes, 0)).collect(),
+            offset,
+            clock: ClockSteps::default(),
+            room,
+            ticked_at: 0,
+            seen_changes: ((0, 0), 0),
+        }
+    }
+
+    /// The time by this node's clock.
+    pub fn now(&self, now: u64) -> u64 {
+        now.saturating_add_signed(self.offset)
+    }
+
+    pub fn set_clock(&mut self, now: u64, step: i64) {
+        self.offset += step;
+        self.clock.0.push((now, step));
+    }
+
+    /// Sets the clock right.
+    pub fn mend_clock(&mut self, now: u64) {
+        self.set_clock(now, -self.offset);
+    }
+
+    /// A worker dies; another takes its place.
+    pub fn crash(&mut self, worker: usize) {
+        let died = &self.workers[worker];
+        let (routes, generation) = (died.routes.len(), died.generation + 1);
+        self.workers[worker] = NodeWorker::new(routes, generation);
+    }
+
+    /// All is gone.
+    pub fn restart(&mut self) {
+        for worker in 0..self.workers.len() {
+            self.crash(worker);
+        }
+        self.data = SharedData::new(self.host, self.room);
+    }
+
+    /// Makes up for the ticks that its workers had since something happened here last:
+    /// nobody could have seen what they do any sooner.
+    pub fn tick(&mut self, now: u64, dice: &mut Dice, faults: &Faults) {
+        let ticks = (now.saturating_sub(self.ticked_at) / TICK_MS).min(TICKS_MAX);
+        if ticks > 0 {
+            self.ticked_at = now;
+        }
+        let node_now = UnixMillis(self.now(now));
+        for _ in 0..ticks {
+            // Where nothing was written since the last three, there is nothing to see.
+            let (changes, quiet) = self.seen_changes;
+            let seen = (self.data.changes(), self.clock.0.len());
+            self.seen_changes = (seen, if seen == changes { quiet + 1 } else { 0 });
+            if quiet >= 3 && seen == changes {
+                continue;
+            }
+            let routes = self
+                .workers
+                .iter_mut()
+                .flat_map(|worker| &mut worker.routes);
+            for (worker, _) in routes.flatten() {
+                let data = &mut self.data;
+                let mut store = Access { data, dice, faults };
+                worker.tick(node_now, &mut store);
+            }
+        }
+    }
+
+    /// Tells what a worker does between requests what happened; what it asks for, whether a
+    /// poll goes on, and how polls go.
+    pub fn go_on(
+        &mut self,
+        (worker, route): (usize, usize),
+        with: &mut With<'_>,
+        input: PollInput<'_>,
+    ) -> (Option<PollCall>, bool, Option<Polling>) {
+        let now = UnixMillis(self.now(with.now));
+        // No request is there, so nothing that Kong would know it by.
+        let nonce = match self.host {
+            Host::Kong => vec![7; 16],
+            Host::Envoy => with.dice.bytes::<16>().to_vec(),
+        };
+        let NodeWorker {
+            routes,
+            gate,
+            backgrounds,
+            ..
+        } = &mut self.workers[worker];
+        let (Some((state, watch)), background) = (&mut routes[route], &mut backgrounds[route])
+        else {
+            return (None, false, None);
+        };
+        let polled = watch.is_polling();
+        let mut store = Access {
+            data: &mut self.data,
+            dice: with.dice,
+            faults: with.faults,
+        };
+        let mut env = Env {
+            now,
+            worker: state,
+            gate,
+            store: &mut store,
+            nonce: &|| nonce.clone(),
+            source: &|| None,
+        };
+        let call = background.handle_input(input, watch, &mut env);
+        let polls = polled && watch.is_polling();
+        (call, polls, watch.take_polling())
+    }
+
+    /// A worker is told that this owner is revoked; whether the others will be as well.
+    pub fn revoke(&mut self, at: (usize, usize), with: &mut With<'_>, owner: &str) -> bool {
+        let mut none = Exchange::new();
+        self.act(at, with, &mut none, |_, env| {
+            let told = env.worker.revoke_owner(owner, env.now, env.store);
+            told.is_ok()
+        })
+    }
+
+    /// Lets an exchange take a step on a worker of this node.
+    pub fn act<T>(
+        &mut self,
+        (worker, route): (usize, usize),
+        with: &mut With<'_>,
+        exchange: &mut Exchange,
+        act: impl FnOnce(&mut Exchange, &mut Env<'_>) -> T,
+    ) -> T {
+        self.tick(with.now, with.dice, with.faults);
+        let now = UnixMillis(self.now(with.now));
+        // Kong's source of randomness may give the same for ever; its id of the
+        // request does not. Envoy's is random, and there is no such id.
+        let nonce = match self.host {
+            Host::Kong => [&[7; 16][..], format!("{:032x}", with.request_id).as_bytes()].concat(),
+            Host::Envoy => with.dice.bytes::<16>().to_vec(),
+        };
+        let nonce = || nonce.clone();
+        let address = with.address.take();
+        let source = || address.clone();
+        let NodeWorker { routes, gate, .. } = &mut self.workers[worker];
+        let (state, _) = routes[route].get_or_insert_with(|| {
+            let worker = Worker::new(
+                Arc::clone(with.config),
+                Arc::clone(with.signing_key),
+                &nonce(),
+            );
+            let watch = Watch::new(&worker);
+            (worker, watch)
+        });
+        let mut store = Access {
+            data: &mut self.data,
+            dice: with.dice,
+            faults: with.faults,
+        };
+        let mut env = Env {
+            now,
+            worker: state,
+            gate,
+            store: &mut store,
+            nonce: &nonce,
+            source: &source,
+        };
+        act(exchange, &mut env)
+    }
+}

@@ -1,0 +1,87 @@
+//! The command line: what can be asked for, and in which bounds.
+
+use std::sync::LazyLock;
+
+use apikeys_core::build_info::BuildInfo;
+use clap::{Parser, Subcommand};
+
+mod connection;
+mod create;
+mod import;
+mod keys;
+mod making;
+mod offline;
+mod records;
+mod setup;
+mod signing_key;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub(crate) use connection::Names;
+pub(crate) use create::CreateArgs;
+pub(crate) use import::{ImportArgs, ImportFormat, OwnerField};
+pub(crate) use keys::{ListArgs, RevokeArgs, RotateArgs, ShowArgs};
+pub(crate) use making::{HashAlgorithm, HashArgs, MakingArgs, OutputFormat, OwnerArgs};
+pub(crate) use offline::{
+    CompletionsArgs, HashCommandArgs, IndexKeyArgs, InspectArgs, KeySourceArgs,
+};
+pub(crate) use records::{DoctorArgs, ExpiringArgs, ReindexArgs};
+pub(crate) use setup::SetupArgs;
+pub(crate) use signing_key::{KeyInRealmArgs, RetireArgs, SigningKeyArgs, SigningKeyCommand};
+
+/// What `--version` tells after the name.
+static VERSION: LazyLock<String> = LazyLock::new(|| BuildInfo.to_string());
+
+/// Prepares Keycloak realms for API keys, and manages the keys.
+#[derive(Debug, Parser)]
+#[command(name = "apikeys", version = VERSION.as_str(), arg_required_else_help = true)]
+#[command(after_help = "\
+Examples:
+  export KEYCLOAK_URL=https://id.example.com KEYCLOAK_REALM=shop KEYCLOAK_ADMIN_PASSWORD=…
+  apikeys setup --signing-key-file signing-key.pem
+  apikeys create --owner alice --name Laptop
+  apikeys rotate 4fj9aa01xk2p
+  apikeys doctor
+
+Passwords and keys are read from files, standard input or the environment, never from an argument,
+since arguments can be read by every process of the machine: KEYCLOAK_ADMIN_PASSWORD or
+--admin-password-file.
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 changes are pending (setup --dry-run --exit-code),
+4 there is something to look at (doctor, expiring --exit-code), 5 there are errors (doctor).")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Prepares a realm: shows what differs from what the gateway needs, and changes that.
+    Setup(SetupArgs),
+    /// Makes an API key for a user or a service account, and prints it, once.
+    Create(CreateArgs),
+    /// Lists the keys of an owner, the newest first.
+    List(ListArgs),
+    /// Tells of a key whose it is, whether it works, and when it was last used.
+    Show(ShowArgs),
+    /// Replaces a key by a new one, and prints that, once; the old one goes on for a while.
+    Rotate(RotateArgs),
+    /// Ends a key.
+    Revoke(RevokeArgs),
+    /// Brings keys of an older system: from CSV, JSON or Kong's declarative configuration.
+    Import(ImportArgs),
+    /// Makes keys findable that another tool wrote: adds index and link.
+    Reindex(ReindexArgs),
+    /// Lists the keys that end soon and have no replacement.
+    Expiring(ExpiringArgs),
+    /// Looks at everything that keys depend on, and says what to do. Changes nothing.
+    Doctor(DoctorArgs),
+    /// Replaces the gateway's signing key, in steps that refuse no request.
+    SigningKey(SigningKeyArgs),
+    /// Tells what a key says of itself: its form, id and checksum. Asks nobody.
+    Inspect(InspectArgs),
+    /// Prints the hash of a key, as Keycloak stores it. Asks nobody.
+    Hash(HashCommandArgs),
+    /// Prints a script that completes this tool's command lines.
+    Completions(CompletionsArgs),
+}

@@ -1,0 +1,84 @@
+//! The arguments of the commands that ask nobody: hash, inspect, completions.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use apikeys_core::config::defaults;
+use clap::Args;
+use clap_complete::Shell;
+
+use super::making::{HashArgs, OutputArgs};
+
+/// Where a key is read from. Never from an argument.
+#[derive(Debug, Args)]
+pub(crate) struct KeySourceArgs {
+    /// The file whose one line is the key; - is standard input.
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub(crate) key_file: PathBuf,
+    /// The name of the environment variable that holds the key.
+    #[arg(long, value_name = "NAME", conflicts_with = "key_file")]
+    pub(crate) key_variable: Option<String>,
+    /// What was given as an argument all the same: told to be wrong, and not repeated.
+    #[arg(hide = true, allow_hyphen_values = true, num_args = 0.., value_name = "KEY")]
+    pub(crate) misplaced: Vec<OsString>,
+}
+
+/// Where the secret is read from that ids of imported keys are derived by.
+#[derive(Debug, Args)]
+pub(crate) struct IndexKeyArgs {
+    /// A file, readable by you alone, whose one line is the index_key of the gateway's
+    /// configuration; without, the variable API_KEY_INDEX_KEY is read.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) index_key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  apikeys hash < key.txt
+  Quick to verify, and as safe for keys that this tool makes:
+    apikeys hash --hash-algorithm sha256 --key-file key.txt
+  From a secret store, without a file:
+    vault read … | apikeys hash")]
+pub(crate) struct HashCommandArgs {
+    #[command(flatten)]
+    pub(crate) key: KeySourceArgs,
+    #[command(flatten)]
+    pub(crate) hash: HashArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  apikeys inspect < key.txt
+  apikeys inspect --key-file key.txt --output json
+  API_KEY=… apikeys inspect --key-variable API_KEY
+  The id of a key that was imported:
+    apikeys inspect --index-key-file index-key.txt < key.txt
+
+Nothing is asked of Keycloak. Exit status: 0 it can be a key, 1 it cannot.")]
+pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    pub(crate) key: KeySourceArgs,
+    /// What keys begin with; the key_prefix of the gateway's configuration.
+    #[arg(long, value_name = "PREFIX", default_value = defaults::KEY_PREFIX)]
+    pub(crate) key_prefix: String,
+    #[command(flatten)]
+    pub(crate) index_key: IndexKeyArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  bash:  apikeys completions bash > ~/.local/share/bash-completion/completions/apikeys
+  zsh:   apikeys completions zsh > \"${fpath[1]}/_apikeys\"
+  fish:  apikeys completions fish > ~/.config/fish/completions/apikeys.fish")]
+pub(crate) struct CompletionsArgs {
+    /// The shell.
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}

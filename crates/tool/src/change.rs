@@ -1,0 +1,170 @@
+//! Drives the core's [`OwnerChange`]: its calls over HTTP, its waits by sleeping.
+//!
+//! The filter's management API drives the same machine, so whatever changes an
+//! owner's keys takes the same lock.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+use apikeys_core::keycloak::loggable;
+use apikeys_core::keycloak::owner::service_account_name;
+use apikeys_core::manage::change::{
+    Change, ChangeError, ChangeInput, ChangeOutput, Changed, OwnerChange,
+};
+use apikeys_core::manage::owner_keys::{Edit, EditRefused};
+
+use crate::admin_error::AdminError;
+use crate::args::Names;
+use crate::keycloak_admin::KeycloakAdmin;
+use crate::{owner, system};
+
+/// How long a change waits for others' to end: longer than a lock that somebody left
+/// behind lives.
+const WAIT_MS_MAX: u64 = 60_000;
+
+/// A new key that no gateway would find.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unfindable {
+    /// It was taken away again.
+    #[error("{}: the key was taken away again", EditRefused::OwnerNotFound)]
+    Undone,
+    /// It is still there.
+    #[error(
+        "{}; the key could not be taken away again ({failure}): revoke it",
+        EditRefused::OwnerNotFound
+    )]
+    Left { failure: String },
+}
+
+/// Makes one change of an owner's keys, as an administrator: disabled owners too, and
+/// owners whose link was taken away. A new key is looked up as a gateway does it, and
+/// taken away again where it is not found.
+///
+/// # Errors
+/// [`Unfindable`], [`ChangeError`] and faults of the calls.
+pub(crate) fn make(
+    admin: &KeycloakAdmin,
+    names: &Names,
+    owner_id: &str,
+    edit: Edit,
+) -> Result<Changed> {
+    let mut changed = make_unseen(admin, names, owner_id, edit)?;
+    let Some(id) = changed.edited.added.clone() else {
+        return Ok(changed);
+    };
+    match is_found(admin, owner_id, &id) {
+        Ok(false) => {}
+        Ok(true) => return Ok(changed),
+        // It was written, and read again.
+        Err(error) => {
+            let warning = format!("the key could not be looked up, so try it: {error:#}");
+            changed.warnings.push(warning);
+            return Ok(changed);
+        }
+    }
+    let edit = Edit::Revoke { id };
+    Err(match make_unseen(admin, names, owner_id, edit) {
+        Ok(_) => Unfindable::Undone.into(),
+        Err(error) => Unfindable::Left {
+            failure: format!("{error:#}"),
+        }
+        .into(),
+    })
+}
+
+/// Whether a gateway finds the key of this id with this owner.
+pub(crate) fn is_found(admin: &KeycloakAdmin, owner_id: &str, id: &str) -> Result<bool> {
+    let found = owner::indexed(admin, id)?;
+    Ok(found.iter().any(|user| user.id() == owner_id))
+}
+
+fn make_unseen(
+    admin: &KeycloakAdmin,
+    names: &Names,
+    owner_id: &str,
+    edit: Edit,
+) -> Result<Changed> {
+    let change = Change {
+        users_path: admin.users_path(),
+        identity_provider: names.identity_provider.clone(),
+        owner_id: owner_id.to_owned(),
+        edit,
+        gateway_accounts: gateway_accounts(names),
+        disabled_owners: true,
+        relink: true,
+        holder: system::random_name()?,
+        wait_ms_max: WAIT_MS_MAX,
+    };
+    drive(admin, change)
+}
+
+/// The service accounts of the gateway's own clients.
+pub(crate) fn gateway_accounts(names: &Names) -> Vec<String> {
+    [&names.client_id, &names.management_client_id]
+        .map(|client_id| service_account_name(client_id))
+        .into()
+}
+
+fn drive(admin: &KeycloakAdmin, change: Change) -> Result<Changed> {
+    let mut machine = OwnerChange::new(change, system::now()?);
+    let mut output = step(admin, &mut machine, &ChangeInput::Begin)?;
+    loop {
+        output = match output {
+            ChangeOutput::Call(call) => match admin.send(&call) {
+                Ok((status, body)) => {
+                    let body = Some(body.as_bytes());
+                    step(admin, &mut machine, &ChangeInput::Answer { status, body })?
+                }
+                Err(error) => step(admin, &mut machine, &ChangeInput::Failed(&why(&error)))?,
+            },
+            ChangeOutput::Wait(milliseconds) => {
+                thread::sleep(Duration::from_millis(milliseconds));
+                step(admin, &mut machine, &ChangeInput::Waited)?
+            }
+            ChangeOutput::Done(result) => return Ok((*result)?),
+        };
+    }
+}
+
+fn step(
+    admin: &KeycloakAdmin,
+    machine: &mut OwnerChange,
+    input: &ChangeInput<'_>,
+) -> Result<ChangeOutput> {
+    // The clock after the token, which may take a call: the machine compares it with
+    // the age of its lock.
+    let bearer = admin.bearer();
+    Ok(machine.handle_input(input, &bearer, system::now()?))
+}
+
+/// What is known of a call that failed, without the address.
+fn why(error: &AdminError) -> String {
+    match error {
+        AdminError::Unreachable { source, .. } => loggable(&source.to_string()),
+        other => loggable(&other.to_string()),
+    }
+}
+
+/// Whether the next owner's keys may fare better.
+pub(crate) fn concerns_one_owner(error: &ChangeError) -> bool {
+    match error {
+        ChangeError::Unauthorized
+        | ChangeError::Forbidden
+        | ChangeError::NoLockProvider
+        | ChangeError::Keycloak { .. } => false,
+        ChangeError::Refused(_)
+        | ChangeError::RefusedByKeycloak { .. }
+        | ChangeError::OwnerUnreadable
+        | ChangeError::NoSuchOwner
+        | ChangeError::ForeignLink(_)
+        | ChangeError::IdLinkedElsewhere(_)
+        | ChangeError::Busy
+        | ChangeError::Unknown(_)
+        | ChangeError::NotAsWritten => true,
+    }
+}
+
+#[cfg(test)]
+#[path = "change_tests.rs"]
+mod tests;

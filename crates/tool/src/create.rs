@@ -1,0 +1,85 @@
+//! `apikeys create`: makes a key for an owner.
+//!
+//! The order is such that a run that is cut off lets nobody in: the record is
+//! written and read back first, and the key itself is told last.
+
+use anyhow::{Result, anyhow, ensure};
+use apikeys_core::api_key::record::is_scope;
+use apikeys_core::clock::UnixMillis;
+use apikeys_core::manage::owner_keys::{Edit, NewKey, is_key_name};
+
+use crate::args::CreateArgs;
+use crate::realm_checks::{check_realm, check_scopes};
+use crate::{new_key, owner, system};
+
+pub(crate) const DAY_MS: u64 = 24 * 3600 * 1000;
+
+pub(crate) fn run(args: &CreateArgs) -> Result<()> {
+    let now = system::now()?;
+    let asked = Asked::from_args(args, now)?;
+    let format = new_key::format(&args.making.key_prefix)?;
+    let admin = args.connection.sign_in()?;
+    check_realm(&admin, &args.names.identity_provider)?;
+    check_scopes(&admin, &args.names.client_id, asked.scopes.as_deref())?;
+    let owner = owner::find(&admin, &args.owner)?;
+    let made = new_key::generate(&format, &args.making.hash)?;
+    let edit = Edit::Create {
+        key: NewKey {
+            id: made.key.id().to_owned(),
+            hash_text: made.hash_text,
+            name: asked.name,
+            created: now,
+            expires_at: asked.expires_at,
+            scopes: asked.scopes,
+        },
+        keys_max: args.making.limit.keys_max(),
+    };
+    let (names, making) = (&args.names, &args.making);
+    new_key::record_and_tell(&admin, names, &owner, &made.key, (edit, None), making)
+}
+
+/// What is asked for, in bounds.
+#[derive(Debug)]
+struct Asked {
+    name: String,
+    expires_at: UnixMillis,
+    scopes: Option<String>,
+}
+
+impl Asked {
+    fn from_args(args: &CreateArgs, now: UnixMillis) -> Result<Self> {
+        let name = args.name.trim();
+        ensure!(
+            is_key_name(name),
+            "--name must be 1 to 100 characters that can be seen"
+        );
+        let expires_at = match &args.expires_at {
+            None => now.plus_ms(u64::from(args.expires_days) * DAY_MS),
+            Some(text) => UnixMillis::parse_rfc3339(text)
+                .map_err(|error| anyhow!("--expires-at is {error}"))?,
+        };
+        // Seconds are what is stored: cut off first, so that what is compared is it.
+        let expires_at = UnixMillis::from_seconds(expires_at.as_seconds());
+        ensure!(
+            expires_at > now,
+            "--expires-at is in the past (it is {} now): such a key would never work",
+            now.to_rfc3339()
+        );
+        if let Some(scopes) = &args.scopes {
+            ensure!(
+                is_scope(scopes),
+                "--scopes must be OAuth scopes with single spaces between, as 'orders:read \
+                 orders:write'; leave it out for the gateway's own"
+            );
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            expires_at,
+            scopes: args.scopes.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "create_tests.rs"]
+mod tests;

@@ -1,0 +1,71 @@
+//! `apikeys revoke --all`: ends all keys of an owner, also of one that Keycloak refuses to
+//! write.
+//!
+//! Keycloak has no write of a user that leaves the rest of the user unvalidated (26.7.5), so a
+//! key of such an owner does not end by itself. The owner's link can be taken away all the same.
+
+use anyhow::{Error, Result};
+use apikeys_core::keycloak::owner::User;
+use apikeys_core::manage::change::ChangeError;
+use apikeys_core::manage::owner_keys::{self, Edit};
+use serde_json::json;
+
+use crate::args::RevokeArgs;
+use crate::{change, output, owner};
+
+pub(crate) fn run(args: &RevokeArgs) -> Result<()> {
+    let admin = args.connection.sign_in()?;
+    let owner = owner::find(&admin, &args.owner)?;
+    let changed = change::make(&admin, &args.names, owner.id(), Edit::RevokeAll)
+        .map_err(|error| error.context(format!("the keys of {:?}", owner.username())))?;
+    let kept = changed.records_kept.map(|kept| kept.to_string());
+    let mut ids = match kept {
+        None => changed.edited.ended,
+        Some(_) => owner_keys::key_ids(&owner.attributes)
+            .map(str::to_owned)
+            .collect(),
+    };
+    ids.sort_unstable();
+    ids.dedup();
+    if let Some(kept) = &kept {
+        output::warning(&format!(
+            "the keys of {:?} do not work, and their records were not seen to go: {kept}. Repeat \
+             this once the user is corrected; if the owner is linked again before (reindex, create, \
+             rotate, import), these keys work again",
+            owner.username()
+        ));
+    }
+    if args.output.is_json() {
+        let document = json!({
+            "owner": owner::shown(&owner), "revoked": ids, "records_kept": kept,
+        });
+        return Ok(output::result(&format!("{document:#}"))?);
+    }
+    if ids.is_empty() {
+        output::note(&format!("{:?} holds no keys", owner.username()));
+        return Ok(());
+    }
+    Ok(output::result(&format!(
+        "revoked: all keys of {:?} ({}); gateways that have one in their caches hear of it within \
+         revocation_poll_seconds, or cache_ttl_seconds where that is off",
+        owner.username(),
+        ids.join(", ")
+    ))?)
+}
+
+/// The error of one key's end, with the way that is left where Keycloak refuses the owner.
+pub(crate) fn offered(error: Error, id: &str, owner: &User) -> Error {
+    let name = owner.username();
+    let is_refused = matches!(
+        error.downcast_ref(),
+        Some(ChangeError::RefusedByKeycloak { .. })
+    );
+    error.context(match is_refused {
+        true => format!(
+            "key {id} of {name:?} goes on; correct the user and repeat this, or end all keys of \
+             the owner: apikeys revoke --all --owner {}",
+            owner.id()
+        ),
+        false => format!("key {id} of {name:?}"),
+    })
+}

@@ -1,0 +1,142 @@
+//! A key as it is told: everything but its hash, to people or to programs.
+//!
+//! What stands in Keycloak may have been written by anybody: no control character of
+//! it reaches a terminal.
+
+use std::collections::BTreeMap;
+
+use apikeys_core::clock::UnixMillis;
+use apikeys_core::manage::owner_keys::{KeyState, KeySummary};
+use serde_json::Value;
+
+use crate::admin_error::one_line;
+
+/// When each key was last used, by its id; none where that cannot be known.
+pub(crate) type LastUsed = Option<BTreeMap<String, UnixMillis>>;
+
+/// A key for programs, in the form of the management API, with why it cannot be used.
+pub(crate) fn document(key: &KeySummary, last_used: &LastUsed) -> Value {
+    let used = last_used.as_ref().and_then(|used| used.get(&key.id));
+    let mut document = key.view(used.copied());
+    if let (Value::Object(members), Some(problem)) = (&mut document, problem(key)) {
+        members.insert("problem".to_owned(), Value::String(problem));
+    }
+    document
+}
+
+/// The heads of [`row`].
+pub(crate) const HEADS: [&str; 7] = [
+    "KEY ID",
+    "NAME",
+    "STATE",
+    "CREATED",
+    "ENDS",
+    "SCOPES",
+    "LAST USED",
+];
+
+/// A key as a row of a table for people.
+pub(crate) fn row(key: &KeySummary, last_used: &LastUsed) -> Vec<String> {
+    vec![
+        one_line(&key.id),
+        one_line(&key.name),
+        state(key),
+        time_or_unknown(key.created),
+        time_or_unknown(key.ends_at()),
+        or_unknown(key.scopes.as_deref(), "the gateway's own"),
+        used(key, last_used),
+    ]
+}
+
+/// A key's state, with why it is unusable or what replaces it.
+pub(crate) fn state(key: &KeySummary) -> String {
+    match (problem(key), &key.replaced_by) {
+        (Some(problem), _) => format!("{}: {problem}", key.state.word()),
+        (None, Some(other)) => format!("{}, replaced by {}", key.state.word(), one_line(other)),
+        (None, None) => key.state.word().to_owned(),
+    }
+}
+
+/// When it was last used, as far as Keycloak's events say so.
+pub(crate) fn used(key: &KeySummary, last_used: &LastUsed) -> String {
+    match last_used {
+        None => "not known".to_owned(),
+        Some(used) => used.get(&key.id).map_or_else(
+            || "no event of it".to_owned(),
+            |at| UnixMillis::to_rfc3339(*at),
+        ),
+    }
+}
+
+fn problem(key: &KeySummary) -> Option<String> {
+    match key.state {
+        KeyState::Unusable(error) => Some(error.to_string()),
+        _ => None,
+    }
+}
+
+pub(crate) fn time_or_unknown(at: Option<UnixMillis>) -> String {
+    at.map_or_else(|| "not known".to_owned(), UnixMillis::to_rfc3339)
+}
+
+pub(crate) fn or_unknown(text: Option<&str>, otherwise: &str) -> String {
+    text.map_or_else(|| otherwise.to_owned(), one_line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use apikeys_core::api_key::record::RecordError;
+    use serde_json::json;
+
+    fn key() -> KeySummary {
+        KeySummary {
+            id: "abc123def456".into(),
+            name: "Lap\u{1b}[31mtop".into(),
+            created: UnixMillis::parse_rfc3339("2026-11-24T10:00:00Z").ok(),
+            expires_at: UnixMillis::parse_rfc3339("2027-11-24T10:00:00Z").ok(),
+            scopes: None,
+            grace_until: None,
+            replaced_by: None,
+            state: KeyState::Active,
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out_for_programs() {
+        assert_eq!(
+            document(&key(), &None),
+            json!({"key_id": "abc123def456", "name": "Lap\u{1b}[31mtop", "state": "active",
+                   "created": "2026-11-24T10:00:00Z", "expires_at": "2027-11-24T10:00:00Z"})
+        );
+        let used = Some([("abc123def456".into(), UnixMillis(0))].into());
+        assert_eq!(
+            document(&key(), &used)["last_used"],
+            json!("1970-01-01T00:00:00Z")
+        );
+    }
+
+    #[test]
+    fn no_control_character_of_a_name_reaches_a_terminal() {
+        assert!(
+            row(&key(), &None)
+                .iter()
+                .all(|cell| !cell.contains('\u{1b}'))
+        );
+    }
+
+    #[test]
+    fn a_key_that_does_not_work_or_will_not_says_why() {
+        let broken = KeySummary {
+            state: KeyState::Unusable(RecordError::NoExpiry),
+            ..key()
+        };
+        assert_eq!(state(&broken), "unusable: the key has no expiresAt");
+        let rotating = KeySummary {
+            state: KeyState::Rotating,
+            replaced_by: Some("other".into()),
+            ..key()
+        };
+        assert_eq!(state(&rotating), "rotating, replaced by other");
+    }
+}

@@ -1,7 +1,0 @@
-//! The exchange led through anything. See `tests/properties/exchange.rs`.
-
-#![no_main]
-
-use apikey_jwt_exchange_fuzz::properties;
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| properties::exchange::holds(data));

@@ -1,7 +1,0 @@
-//! What goes out of texts from outside. See `tests/properties/outgoing.rs`.
-
-#![no_main]
-
-use apikey_jwt_exchange_fuzz::properties;
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| properties::outgoing::holds(data));

@@ -1,7 +1,0 @@
-//! Answers of the token endpoint. See `tests/properties/tokens.rs`.
-
-#![no_main]
-
-use apikey_jwt_exchange_fuzz::properties;
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| properties::tokens::holds(data));

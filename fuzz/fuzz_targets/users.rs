@@ -1,7 +1,0 @@
-//! Keycloak's answer to a look-up. See `tests/properties/users.rs`.
-
-#![no_main]
-
-use apikey_jwt_exchange_fuzz::properties;
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| properties::users::holds(data));

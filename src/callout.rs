@@ -1,0 +1,147 @@
+//! Callouts: how a call or a yield is sent, and what its answer says.
+
+use std::time::Duration;
+
+use proxy_wasm::hostcalls;
+use proxy_wasm::types::{BufferType, MapType, Status};
+
+use super::gateway::Gateway;
+use super::system;
+use apikeys_core::config::{Config, Upstream};
+use apikeys_core::keycloak::{ANSWER_BYTES_MAX, Call};
+use apikeys_core::trace::TraceContext;
+
+/// An answer, or why there is none.
+pub(super) enum Answer {
+    /// The status, and the body unless it is too large.
+    Given { status: u16, body: Option<Vec<u8>> },
+    /// What the host says of the failure.
+    Failed(String),
+}
+
+/// Sends a call to Keycloak, as part of the request's trace; gives the callout's token.
+/// `left_ms` is how long its caller can wait.
+pub(super) fn send(
+    config: &Config,
+    call: &Call,
+    trace: Option<&TraceContext>,
+    left_ms: u64,
+) -> Result<u32, String> {
+    let authorization = call.bearer.as_ref().map(|token| format!("Bearer {token}"));
+    let mut headers = vec![("accept", "application/json")];
+    headers.extend(
+        authorization
+            .as_deref()
+            .map(|value| ("authorization", value)),
+    );
+    if call.form.is_some() {
+        headers.push(("content-type", "application/x-www-form-urlencoded"));
+    } else if call.json.is_some() {
+        headers.push(("content-type", "application/json"));
+    }
+    headers.extend(trace.into_iter().flat_map(TraceContext::headers));
+    let body = call.form.as_deref().or(call.json.as_deref());
+    let target = Target {
+        upstream: &config.keycloak_upstream,
+        authority: &config.realm.authority,
+        method: call.method,
+        path: &call.path,
+    };
+    let timeout_ms = Gateway::here().call_timeout_ms(config, left_ms);
+    target.dispatch(&headers, body.map(str::as_bytes), timeout_ms)
+}
+
+/// Sends a yield: at once, or after about so many milliseconds.
+pub(super) fn send_yield(
+    config: &Config,
+    wait_ms: Option<u64>,
+    timeout_ms: u64,
+) -> Result<u32, String> {
+    let wait = wait_ms.map(|ms| ms.to_string());
+    // Envoy's fault filter delays by this header; nginx delays by its own limit.
+    let headers: Vec<_> = wait
+        .as_deref()
+        .map(|ms| ("x-envoy-fault-delay-request", ms))
+        .into_iter()
+        .collect();
+    let target = Target {
+        upstream: &config.yield_upstream,
+        authority: "yield",
+        method: "GET",
+        path: if wait.is_some() { "/wait" } else { "/yield" },
+    };
+    target.dispatch(&headers, None, timeout_ms)
+}
+
+struct Target<'a> {
+    upstream: &'a Upstream,
+    authority: &'a str,
+    method: &'a str,
+    path: &'a str,
+}
+
+impl Target<'_> {
+    fn dispatch(
+        &self,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+        timeout_ms: u64,
+    ) -> Result<u32, String> {
+        let scheme = if self.upstream.tls { "https" } else { "http" };
+        let mut all = vec![
+            (":method", self.method),
+            (":path", self.path),
+            (":authority", self.authority),
+            (":scheme", scheme),
+        ];
+        all.extend_from_slice(headers);
+        let timeout = Duration::from_millis(timeout_ms.max(1));
+        hostcalls::dispatch_http_call(&self.upstream.name, all, body, vec![], timeout).map_err(
+            |status| match status {
+                Status::BadArgument => "the host knows no such upstream".to_owned(),
+                _ => "the host could not send it".to_owned(),
+            },
+        )
+    }
+}
+
+/// Reads the answer of the callout that the host reports now, of a request or of a root
+/// context.
+pub(super) fn read_answer(headers: usize, body_bytes: usize, of_request: bool) -> Answer {
+    if headers == 0 {
+        return Answer::Failed(failure(of_request));
+    }
+    let status = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status");
+    let status = status
+        .ok()
+        .flatten()
+        .and_then(|s| std::str::from_utf8(&s).ok()?.parse().ok());
+    let Some(status) = status else {
+        return Answer::Failed("an answer without a status".to_owned());
+    };
+    let body = match body_bytes {
+        0 => Some(Vec::new()),
+        1..=ANSWER_BYTES_MAX => {
+            hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, body_bytes)
+                .ok()
+                .flatten()
+        }
+        _ => None,
+    };
+    Answer::Given { status, body }
+}
+
+/// Why a callout failed. Kong says it in a pseudo-header to a request; on Envoy there are no
+/// headers to ask, and asking is an error that the SDK answers with a panic. So a request of
+/// Kong's it must be: one that has an id there.
+fn failure(of_request: bool) -> String {
+    let asks =
+        of_request && Gateway::here() == Gateway::Kong && system::kong_request_id().is_some();
+    let said = asks.then(|| {
+        hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":dispatch_status")
+    });
+    said.and_then(Result::ok)
+        .flatten()
+        .and_then(|why| String::from_utf8(why).ok())
+        .unwrap_or_else(|| "no answer: unreachable, reset or timed out".to_owned())
+}

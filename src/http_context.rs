@@ -1,0 +1,414 @@
+//! The HTTP context: one request, led through its exchange.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use proxy_wasm::hostcalls;
+use proxy_wasm::traits::{Context, HttpContext};
+use proxy_wasm::types::{Action, MapType, Status};
+
+use super::audit::Known;
+use super::callout::{self, Answer};
+use super::gateway::{Answered, Gateway};
+use super::metrics::{self, Sent};
+use super::request_id::RequestId;
+use super::root_context::Route;
+use super::{system, with_env};
+use apikeys_core::audit::{self, Line};
+use apikeys_core::clock::UnixMillis;
+use apikeys_core::exchange::credentials::Headers;
+use apikeys_core::exchange::{Exchange, Forward, Input, Output, Pass, Source};
+use apikeys_core::keycloak::Endpoint;
+use apikeys_core::metrics::Way;
+use apikeys_core::rejection::{Reason, Rejection};
+
+/// Why a request is refused where the host lacks what an exchange takes: the log says what.
+const NO_HOST: &str = "the host lacks what an exchange takes";
+/// Why a request is refused in a gateway that is too old: an error line says which.
+const TOO_OLD: &str = "this release of Kong is not supported";
+/// Why a request is refused where the filter has no configuration.
+const NO_CONFIGURATION: &str = "the filter's configuration was refused";
+
+/// The filter of one request.
+pub(super) struct HttpFilter {
+    route: Option<Rc<Route>>,
+    exchange: Exchange,
+    /// The callout that is waited for.
+    callout: Option<u32>,
+    /// The request is held until the exchange ends.
+    paused: bool,
+    /// The headers that held the key, taken out of the request before it was held: a host
+    /// that lets it go on by mistake (Kong, after a trap) sends neither key nor token.
+    taken: Vec<(String, Vec<u8>)>,
+    /// It is answered, after it was held.
+    answered: Option<Answered>,
+    request_id: RequestId,
+    /// When it came, or when it began to wait; none where it is not timed.
+    came_at: Option<Instant>,
+    /// The callout to Keycloak that is waited for.
+    sent: Option<Sent>,
+    /// The gateway's own token was fetched for it.
+    fetched_token: bool,
+    /// Microseconds that it waited for Keycloak.
+    keycloak_us: u64,
+    /// What the audit log knows of it; none as long as a cache may answer it.
+    known: Option<Known>,
+}
+
+impl HttpFilter {
+    pub(super) fn new(route: Option<Rc<Route>>) -> Self {
+        Self {
+            route,
+            exchange: Exchange::new(),
+            callout: None,
+            paused: false,
+            taken: Vec::new(),
+            answered: None,
+            request_id: RequestId::default(),
+            came_at: None,
+            sent: None,
+            fetched_token: false,
+            keycloak_us: 0,
+            known: None,
+        }
+    }
+
+    /// Hands an input to the exchange and does what it says.
+    fn step(&mut self, input: &Input<'_>) -> Action {
+        let Some(output) = self.ask(input) else {
+            return self.reject(Rejection::IdentityProviderUnavailable, NO_HOST);
+        };
+        if let (Input::Request { headers }, Some(route)) = (input, &self.route)
+            && self.is_audited(&output)
+        {
+            self.known = Some(Known::ask(&route.config, headers));
+        }
+        if let (Input::Request { headers }, Output::Callout { .. } | Output::Yield { .. }) =
+            (input, &output)
+            && self.take_credentials(headers).is_err()
+        {
+            return self.reject(Rejection::IdentityProviderUnavailable, NO_HOST);
+        }
+        let failure = match output {
+            Output::Pass(why) => return self.pass(why),
+            Output::Forward(forward) => return self.forward(&forward),
+            Output::Reject { rejection, reason } => {
+                return self.reject(rejection, &reason.to_string());
+            }
+            Output::Callout { call, timeout_ms } => {
+                self.fetched_token |= call.endpoint == Endpoint::ServiceToken;
+                self.sent = Some(Sent::now(call.endpoint));
+                let trace = self.known.as_ref().and_then(|known| known.trace.clone());
+                let trace = trace.as_ref();
+                self.send(|route| callout::send(&route.config, &call, trace, timeout_ms))
+            }
+            Output::Yield {
+                wait_ms,
+                timeout_ms,
+            } => self.send(|route| callout::send_yield(&route.config, wait_ms, timeout_ms)),
+        };
+        match failure {
+            None => {
+                self.paused = true;
+                self.came_at.get_or_insert_with(metrics::now);
+                Action::Pause
+            }
+            // Ends within one more step: a failed callout is never repeated.
+            Some(why) => {
+                self.called(None);
+                self.step(&Input::Failed(&why))
+            }
+        }
+    }
+
+    /// Takes each header that held the key out of the request, and keeps it.
+    fn take_credentials(&mut self, headers: &Headers) -> Result<(), Status> {
+        for name in self.exchange.credential_headers() {
+            let held = headers
+                .iter()
+                .find(|(known, _)| known.eq_ignore_ascii_case(name));
+            if let Some(held) = held {
+                Gateway::here().take_header(name)?;
+                self.taken.push(held.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the exchange; none when the host lacks what it takes.
+    fn ask(&mut self, input: &Input<'_>) -> Option<Output> {
+        let worker = match self.route.as_ref()?.worker() {
+            Ok(worker) => worker,
+            Err(fault) => {
+                log::error!("request_id={} no exchange: {fault}", self.request_id);
+                return None;
+            }
+        };
+        let Some(now) = system::now() else {
+            log::error!(
+                "request_id={} no exchange: the host gives no time",
+                self.request_id
+            );
+            return None;
+        };
+        let mut worker = worker.worker.try_borrow_mut().ok()?;
+        let exchange = &mut self.exchange;
+        // A slice may be computed in any callback but the first.
+        let began = self.paused.then(metrics::now);
+        let verifies = exchange.is_verifying();
+        let output = with_env(now, &mut worker, |env| exchange.handle_input(input, env));
+        if let Some(began) = began.filter(|_| verifies || exchange.is_verifying()) {
+            let took = metrics::since(began);
+            metrics::count(|metrics| metrics.slice_took(took));
+        }
+        Some(output)
+    }
+
+    /// Sends a callout; gives why it could not be sent.
+    fn send(&mut self, send: impl FnOnce(&Route) -> Result<u32, String>) -> Option<String> {
+        let Some(route) = self.route.clone() else {
+            return Some("no configuration".to_owned());
+        };
+        match send(&route) {
+            Ok(token) => {
+                self.callout = Some(token);
+                None
+            }
+            Err(why) => Some(why),
+        }
+    }
+
+    /// The callout to Keycloak that was waited for, if it was one, ended.
+    fn called(&mut self, status: Option<u16>) {
+        if let Some(sent) = self.sent.take() {
+            self.keycloak_us = self.keycloak_us.saturating_add(sent.ended(status));
+        }
+    }
+
+    fn pass(&mut self, why: Pass) -> Action {
+        for (name, value) in std::mem::take(&mut self.taken) {
+            let headers = MapType::HttpRequestHeaders;
+            if hostcalls::set_map_value_bytes(headers, &name, Some(&value)).is_err() {
+                return self.reject(Rejection::IdentityProviderUnavailable, NO_HOST);
+            }
+        }
+        metrics::count(|metrics| metrics.passed(why));
+        if why == Pass::Fallback {
+            self.audit(Gateway::here().info(), |request, now| {
+                Line::passed(request, "unknown key, before fallback_until", now)
+            });
+        }
+        self.resume()
+    }
+
+    fn forward(&mut self, forward: &Forward) -> Action {
+        let headers = MapType::HttpRequestHeaders;
+        let mut written =
+            hostcalls::set_map_value(headers, "authorization", Some(&forward.authorization));
+        // Those of a request that was held are gone, and nobody needs them any more.
+        self.taken.clear();
+        if !self.paused {
+            for name in &forward.remove {
+                written = written.and(Gateway::here().take_header(name));
+            }
+        }
+        if written.is_err() {
+            log::error!(
+                "request_id={} no exchange: the host refuses headers",
+                self.request_id
+            );
+            return self.reject(Rejection::IdentityProviderUnavailable, NO_HOST);
+        }
+        let took = self.came_at.map(metrics::since);
+        metrics::count(|metrics| {
+            metrics.exchanged(forward.source);
+            if let Some(took) = took {
+                metrics.exchange_took(self.way(forward.source), took);
+            }
+        });
+        let source = forward.source;
+        let token_bytes = forward.authorization.len().saturating_sub("Bearer ".len());
+        self.audit(Gateway::here().info(), |request, now| {
+            Line::exchanged(request, source, token_bytes, now)
+        });
+        self.resume()
+    }
+
+    /// The way that the request took to its token.
+    const fn way(&self, source: Source) -> Way {
+        match source {
+            Source::L1 | Source::L2 if self.paused => Way::Waited,
+            Source::L1 | Source::L2 => Way::Warm,
+            Source::Refresh if self.fetched_token => Way::Cold,
+            Source::Refresh => Way::Refresh,
+            Source::FirstUse => Way::FirstUse,
+            Source::Stale => Way::Stale,
+        }
+    }
+
+    fn resume(&mut self) -> Action {
+        if std::mem::take(&mut self.paused) {
+            // Not sent on: the request ends by the host's own time limit.
+            if hostcalls::resume_http_request().is_err() {
+                log::error!(
+                    "request_id={} the host does not resume the request",
+                    self.request_id
+                );
+            }
+        }
+        Action::Continue
+    }
+
+    /// The service refused the token: the key's next request gets another.
+    fn token_refused(&self) {
+        let Some(worker) = self.route.as_ref().and_then(|route| route.worker().ok()) else {
+            return;
+        };
+        let (Some(now), Ok(mut worker)) = (system::now(), worker.worker.try_borrow_mut()) else {
+            return;
+        };
+        if with_env(now, &mut worker, |env| self.exchange.token_refused(env)) {
+            log::log!(
+                Gateway::here().info(),
+                "request_id={} the service answered 401: its token is dropped",
+                self.request_id
+            );
+        }
+    }
+
+    /// Whether the audit log has a line of what this leads to: of all but most hits of a cache.
+    fn is_audited(&self, output: &Output) -> bool {
+        match output {
+            Output::Pass(pass) => *pass == Pass::Fallback,
+            Output::Forward(forward) if matches!(forward.source, Source::L1 | Source::L2) => {
+                self.route.as_ref().is_some_and(|route| route.samples_hit())
+            }
+            _ => true,
+        }
+    }
+
+    /// Writes a line of the audit log, if there is to be one.
+    fn audit(&self, level: log::Level, line: impl FnOnce(audit::Request<'_>, UnixMillis) -> Line) {
+        let Some(known) = &self.known else {
+            return;
+        };
+        let realm = self.route.as_ref().map(|route| &route.config.realm);
+        let realm = realm.map_or("", |realm| realm.name.as_str());
+        let request = audit::Request {
+            duration_ms: self.came_at.map_or(0, metrics::since) / 1000,
+            keycloak_ms: self.keycloak_us / 1000,
+            ..known.request(&self.exchange, realm, self.request_id.text())
+        };
+        let line = line(request, system::now().unwrap_or_default());
+        log::log!(level, "{}", line.json());
+    }
+
+    fn reject(&mut self, rejection: Rejection, reason: &str) -> Action {
+        let level = if rejection.status() >= 500 {
+            log::Level::Warn
+        } else {
+            Gateway::here().info()
+        };
+        self.known.get_or_insert_default();
+        self.audit(level, |request, now| {
+            Line::refused(request, rejection.code(), reason, now)
+        });
+        metrics::count(|metrics| metrics.refused(rejection));
+        let realm = self
+            .route
+            .as_ref()
+            .map_or("", |route| route.config.realm.name.as_str());
+        let headers = rejection.headers(realm);
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        let body = rejection.body(self.request_id.text());
+        let status = u32::from(rejection.status());
+        if self.paused {
+            self.answered = Some(Gateway::here().note_answered());
+        }
+        if hostcalls::send_http_response(status, headers, Some(body.as_bytes())).is_err() {
+            log::error!("request_id={} the host takes no answer", self.request_id);
+        }
+        self.paused = false;
+        Action::Pause
+    }
+}
+
+impl Context for HttpFilter {
+    fn on_http_call_response(&mut self, token: u32, headers: usize, body_bytes: usize, _: usize) {
+        if self.callout != Some(token) {
+            return;
+        }
+        self.callout = None;
+        match callout::read_answer(headers, body_bytes, true) {
+            Answer::Given { status, body } => {
+                self.called(Some(status));
+                self.step(&Input::Answer {
+                    status,
+                    body: body.as_deref(),
+                });
+            }
+            Answer::Failed(why) => {
+                self.called(None);
+                self.step(&Input::Failed(&why));
+            }
+        }
+    }
+}
+
+impl HttpContext for HttpFilter {
+    fn on_http_request_headers(&mut self, count: usize, _: bool) -> Action {
+        if Gateway::here().is_answered() {
+            return Action::Continue;
+        }
+        let Some(route) = self.route.clone() else {
+            return self.reject(Rejection::IdentityProviderUnavailable, NO_CONFIGURATION);
+        };
+        if !route.config.enabled {
+            return Action::Continue;
+        }
+        if !Gateway::here().is_supported() {
+            return self.reject(Rejection::IdentityProviderUnavailable, TOO_OLD);
+        }
+        self.came_at = metrics::request_came();
+        if !Gateway::here().shows_headers(count) {
+            self.known = Some(Known::ask(&route.config, &[]));
+            let reason = Reason::TooManyHeaders.to_string();
+            return self.reject(Rejection::AmbiguousCredentials, &reason);
+        }
+        let Ok(headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
+            return self.reject(Rejection::IdentityProviderUnavailable, NO_HOST);
+        };
+        self.request_id = RequestId::of(&route.config, &headers);
+        self.step(&Input::Request { headers: &headers })
+    }
+
+    fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {
+        if self.exchange.has_forwarded() && system::response_status() == Some(401) {
+            self.token_refused();
+        }
+        Action::Continue
+    }
+}
+
+impl Drop for HttpFilter {
+    /// The request is over, perhaps before its exchange was: gives back what the
+    /// exchange holds.
+    fn drop(&mut self) {
+        if !self.exchange.is_pending() {
+            return;
+        }
+        let Some(worker) = self.route.as_ref().and_then(|route| route.worker().ok()) else {
+            return;
+        };
+        let Ok(mut worker) = worker.worker.try_borrow_mut() else {
+            return;
+        };
+        // Nothing is decided by it any more.
+        let now = system::now().unwrap_or_default();
+        let exchange = &mut self.exchange;
+        with_env(now, &mut worker, |env| exchange.abort(env));
+    }
+}

@@ -1,0 +1,353 @@
+//! The HTTP context of the management API: one request, led to its answer.
+//!
+//! Where the body comes from differs. Envoy gives it while the head is held back, if
+//! the filter's `allow_on_headers_stop_iteration` is true, and else never; so whoever
+//! waits for it waits for a turn of the yield address as well. Kong gives it only to a
+//! filter that lets the head go on, and before anything is sent to a service; but for
+//! a body that turns out empty.
+//!
+//! Credentials are taken out of head and body before anything is waited for: a host that
+//! lets the request go on by mistake sends none of them to a service.
+
+use std::rc::Rc;
+
+use proxy_wasm::hostcalls;
+use proxy_wasm::traits::{Context, HttpContext};
+use proxy_wasm::types::{Action, BufferType, MapType, Status};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::audit;
+use super::callout::{self, Answer};
+use super::gateway::{Answered, Gateway};
+use super::metrics::{self, Sent};
+use super::request_id::RequestId;
+use super::root_context::Route;
+use super::{system, with_env};
+use apikeys_core::exchange::credentials::{AUTHORIZATION, Headers};
+use apikeys_core::manage::body::BODY_BYTES_MAX;
+use apikeys_core::manage::problem::Problem;
+use apikeys_core::manage::{self, Input, Manage, ManageEnv, Output};
+use apikeys_core::trace::TraceContext;
+
+/// The filter of one management request.
+pub(super) struct ManageFilter {
+    route: Rc<Route>,
+    manage: Manage,
+    /// The callout that is waited for.
+    callout: Option<u32>,
+    /// The same, where it goes to Keycloak.
+    sent: Option<Sent>,
+    /// The body is waited for.
+    reading: bool,
+    trace: Option<TraceContext>,
+    /// It is answered, perhaps after it was held.
+    answered: Option<Answered>,
+    request_id: RequestId,
+}
+
+impl ManageFilter {
+    pub(super) fn new(route: Rc<Route>) -> Self {
+        Self {
+            route,
+            manage: Manage::new(),
+            callout: None,
+            sent: None,
+            reading: false,
+            trace: None,
+            answered: None,
+            request_id: RequestId::default(),
+        }
+    }
+
+    /// Hands an input to the machine and does what it says.
+    fn step(&mut self, input: &Input<'_>) -> Action {
+        let Some(output) = self.ask(input) else {
+            return self.unavailable();
+        };
+        let config = &self.route.config;
+        let sent = match output {
+            Output::Respond(answer) => return self.respond(&answer),
+            Output::ReadBody { timeout_ms } => return self.read_body(timeout_ms),
+            Output::Callout { call, timeout_ms } => {
+                self.sent = Some(Sent::now(call.endpoint));
+                callout::send(config, &call, self.trace.as_ref(), timeout_ms)
+            }
+            Output::Yield {
+                wait_ms,
+                timeout_ms,
+            } => callout::send_yield(config, wait_ms, timeout_ms),
+        };
+        match sent {
+            Ok(token) => {
+                self.callout = Some(token);
+                Action::Pause
+            }
+            // Ends within a few steps: a failed callout is not repeated for ever.
+            Err(why) => {
+                self.sent.take().map(|sent| sent.ended(None));
+                self.step(&Input::Failed(&why))
+            }
+        }
+    }
+
+    /// Takes each header that may hold a credential out of the request.
+    fn take_credentials(&self, headers: &Headers) -> Result<(), Status> {
+        let read = self.route.config.headers.iter().map(String::as_str);
+        for name in [AUTHORIZATION].into_iter().chain(read) {
+            if headers
+                .iter()
+                .any(|(known, _)| known.eq_ignore_ascii_case(name))
+            {
+                Gateway::here().take_header(name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_body(&mut self, timeout_ms: u64) -> Action {
+        self.reading = true;
+        if Gateway::here() == Gateway::Kong {
+            return Action::Continue;
+        }
+        match callout::send_yield(&self.route.config, Some(timeout_ms), timeout_ms + 1000) {
+            Ok(token) => {
+                self.callout = Some(token);
+                Action::Pause
+            }
+            Err(why) => self.step(&Input::Failed(&why)),
+        }
+    }
+
+    /// Asks the machine; none when the host lacks what it takes.
+    fn ask(&mut self, input: &Input<'_>) -> Option<Output> {
+        let (worker, manager) = match (self.route.worker(), self.route.manager()) {
+            (Ok(worker), Ok(manager)) => (worker, manager),
+            (Err(fault), _) | (_, Err(fault)) => {
+                log::error!("request_id={} no answer: {fault}", self.request_id);
+                return None;
+            }
+        };
+        let Some(now) = system::now() else {
+            log::error!(
+                "request_id={} no answer: the host gives no time",
+                self.request_id
+            );
+            return None;
+        };
+        let mut worker = worker.worker.try_borrow_mut().ok()?;
+        let mut manager = manager.try_borrow_mut().ok()?;
+        let manage = &mut self.manage;
+        Some(with_env(now, &mut worker, |exchange| {
+            let mut env = ManageEnv {
+                exchange,
+                manager: &mut manager,
+            };
+            manage.handle_input(input, &mut env)
+        }))
+    }
+
+    fn respond(&mut self, answer: &manage::Answer) -> Action {
+        self.report(answer);
+        let headers = answer
+            .headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        let body = answer.body(self.request_id.text());
+        let bytes = body.as_ref().map(|body| body.as_bytes());
+        self.answered = Some(Gateway::here().note_answered());
+        if hostcalls::send_http_response(u32::from(answer.status), headers, bytes).is_err() {
+            log::error!("request_id={} the host takes no answer", self.request_id);
+        }
+        self.reading = false;
+        Action::Pause
+    }
+
+    fn report(&self, answer: &manage::Answer) {
+        let report = self.manage.report();
+        let told = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        let level = if answer.status >= 500 {
+            log::Level::Warn
+        } else {
+            Gateway::here().info()
+        };
+        log::log!(
+            level,
+            "request_id={} managed: operation={} status={} code={} caller={} owner={} key_id={} \
+             reason={}",
+            self.request_id,
+            report.operation,
+            answer.status,
+            answer.code().unwrap_or("-"),
+            told(&report.caller),
+            told(&report.owner),
+            told(&report.key_id),
+            told(&report.reason),
+        );
+    }
+
+    /// The host lacks what an answer takes: says so.
+    fn unavailable(&mut self) -> Action {
+        self.refuse(&Problem::unavailable())
+    }
+
+    /// Answers without the machine.
+    fn refuse(&mut self, problem: &Problem) -> Action {
+        let mut headers = problem.headers(&self.route.config.realm.name);
+        headers.push(("cache-control", "no-store".to_owned()));
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        let body = problem.body(self.request_id.text());
+        let status = u32::from(problem.code.status());
+        self.answered = Some(Gateway::here().note_answered());
+        if hostcalls::send_http_response(status, headers, Some(body.as_bytes())).is_err() {
+            log::error!("request_id={} the host takes no answer", self.request_id);
+        }
+        self.reading = false;
+        Action::Pause
+    }
+}
+
+impl Context for ManageFilter {
+    fn on_http_call_response(&mut self, token: u32, headers: usize, body_bytes: usize, _: usize) {
+        if self.callout != Some(token) {
+            return;
+        }
+        self.callout = None;
+        let sent = self.sent.take();
+        match callout::read_answer(headers, body_bytes, true) {
+            Answer::Given { status, body } => {
+                sent.map(|sent| sent.ended(Some(status)));
+                // May hold a token.
+                let body = body.map(Zeroizing::new);
+                self.step(&Input::Answer {
+                    status,
+                    body: body.as_ref().map(|body| body.as_slice()),
+                });
+            }
+            Answer::Failed(why) => {
+                sent.map(|sent| sent.ended(None));
+                self.step(&Input::Failed(&why));
+            }
+        }
+    }
+}
+
+impl HttpContext for ManageFilter {
+    fn on_http_request_headers(&mut self, count: usize, end_of_stream: bool) -> Action {
+        let gateway = Gateway::here();
+        if gateway.is_answered() || !self.route.config.enabled {
+            return Action::Continue;
+        }
+        if !gateway.is_supported() {
+            return self.unavailable();
+        }
+        metrics::request_came();
+        if !gateway.shows_headers(count) {
+            log::log!(
+                gateway.info(),
+                "request_id={} refused: {count} headers are more than can be looked through",
+                self.request_id
+            );
+            return self.refuse(&Problem::too_many_headers());
+        }
+        let Ok(mut headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
+            return self.unavailable();
+        };
+        if self.take_credentials(&headers).is_err() {
+            return self.unavailable();
+        }
+        self.request_id = RequestId::of(&self.route.config, &headers);
+        self.trace = audit::trace(&self.route.config, &headers);
+        let pseudo = |name: &str| {
+            let value = headers.iter().find(|(found, _)| found == name);
+            value
+                .and_then(|(_, value)| String::from_utf8(value.clone()).ok())
+                .unwrap_or_default()
+        };
+        let (method, path) = (pseudo(":method"), pseudo(":path"));
+        // Kong says that no stream ends with its head: the announced length tells.
+        let announced = headers.iter().any(|(name, value)| {
+            (name.eq_ignore_ascii_case("content-length") && value != b"0")
+                || name.eq_ignore_ascii_case("transfer-encoding")
+        });
+        let body_follows = match gateway {
+            Gateway::Kong => announced,
+            Gateway::Envoy => !end_of_stream,
+        };
+        let action = self.step(&Input::Head {
+            method: &method,
+            path: &path,
+            headers: &headers,
+            body_follows,
+        });
+        for (_, value) in &mut headers {
+            value.zeroize();
+        }
+        action
+    }
+
+    fn on_http_request_body(&mut self, body_bytes: usize, end_of_stream: bool) -> Action {
+        if !self.reading {
+            // The answer is given, or on its way.
+            return Action::Pause;
+        }
+        if body_bytes > BODY_BYTES_MAX {
+            self.reading = false;
+            self.callout = None;
+            return self.step(&Input::Body(None));
+        }
+        if !end_of_stream && Gateway::here() == Gateway::Envoy {
+            return Action::Pause;
+        }
+        self.reading = false;
+        self.callout = None;
+        // On Kong none where the body did not fit client_body_buffer_size.
+        let body = match body_bytes {
+            0 => Some(Vec::new()),
+            _ => hostcalls::get_buffer(BufferType::HttpRequestBody, 0, body_bytes)
+                .ok()
+                .flatten(),
+        };
+        // May hold a key.
+        let body = body.map(Zeroizing::new);
+        if body_bytes > 0 && body.is_some() {
+            let kind = BufferType::HttpRequestBody;
+            // Not an empty one: nginx sends no buffer of size zero.
+            if hostcalls::set_buffer(kind, 0, body_bytes, b" ").is_err() {
+                return self.unavailable();
+            }
+        }
+        self.step(&Input::Body(body.as_ref().map(|body| body.as_slice())))
+    }
+}
+
+impl Drop for ManageFilter {
+    /// The request is over, perhaps before its answer was given: gives back what it
+    /// holds.
+    fn drop(&mut self) {
+        if !self.manage.is_pending() {
+            return;
+        }
+        let (Ok(worker), Ok(manager)) = (self.route.worker(), self.route.manager()) else {
+            return;
+        };
+        let (Ok(mut worker), Ok(mut manager)) =
+            (worker.worker.try_borrow_mut(), manager.try_borrow_mut())
+        else {
+            return;
+        };
+        // Nothing is decided by it any more.
+        let now = system::now().unwrap_or_default();
+        let manage = &mut self.manage;
+        with_env(now, &mut worker, |exchange| {
+            let mut env = ManageEnv {
+                exchange,
+                manager: &mut manager,
+            };
+            manage.abort(&mut env);
+        });
+    }
+}

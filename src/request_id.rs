@@ -1,0 +1,57 @@
+//! The id by which a request is found in the logs.
+
+use std::cell::OnceCell;
+use std::fmt;
+
+use super::system;
+use apikeys_core::config::Config;
+use apikeys_core::exchange::credentials::{Headers, may_hold_key};
+
+/// The longest id that a request may bring.
+const BYTES_MAX: usize = 128;
+
+/// What the header that gateways agree on says, if that can be an id; else Kong's own; else a
+/// dash. Most requests have no line in the log, so it is read when it is first asked for, and
+/// once: nginx may make up another each time.
+#[derive(Default)]
+pub(super) struct RequestId {
+    header: Option<Vec<u8>>,
+    read: OnceCell<String>,
+}
+
+impl RequestId {
+    /// The id of the request with these headers. On Kong its own header is the client's, and
+    /// may hold a key, which would go into the log.
+    pub(super) fn of(config: &Config, headers: &Headers) -> Self {
+        let mut named = headers.iter();
+        let header = named
+            .find(|(name, _)| name.eq_ignore_ascii_case("x-request-id"))
+            .map(|(_, id)| id)
+            .filter(|id| id.len() <= BYTES_MAX && !may_hold_key(config, headers, id));
+        Self {
+            header: header.cloned(),
+            read: OnceCell::new(),
+        }
+    }
+
+    pub(super) fn text(&self) -> &str {
+        self.read.get_or_init(|| {
+            let header = self.header.clone().filter(|id| is_id(id));
+            let id = header.or_else(|| system::kong_request_id().filter(|id| is_id(id)));
+            id.and_then(|id| String::from_utf8(id).ok())
+                .unwrap_or_else(|| "-".to_owned())
+        })
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+/// Whether this is a word, and no more than one.
+fn is_id(id: &[u8]) -> bool {
+    let of_a_word = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
+    (1..=BYTES_MAX).contains(&id.len()) && id.iter().all(of_a_word)
+}

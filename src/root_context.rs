@@ -1,0 +1,303 @@
+//! The root context: one for each configuration of the filter.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use proxy_wasm::hostcalls;
+use proxy_wasm::traits::{Context, HttpContext, RootContext};
+use proxy_wasm::types::{BufferType, ContextType};
+use sha2::{Digest, Sha256};
+
+use super::callout::{self, Answer};
+use super::gateway::Gateway;
+use super::http_context::HttpFilter;
+use super::manage_context::ManageFilter;
+use super::metrics::{self, Sent};
+use super::wiping::Wiping;
+use super::{SharedWorker, TICK_PERIOD, TextDigest, system, tick, with_background_env, worker_for};
+use apikeys_core::background::poller::{PollCall, PollInput, Polling};
+use apikeys_core::background::self_check::{Findings, Severity};
+use apikeys_core::background::{Background, Renewed};
+use apikeys_core::build_info::BuildInfo;
+use apikeys_core::config::{Config, SigningKeySource};
+use apikeys_core::manage::Manager;
+use apikeys_core::signing_key::SigningKey;
+
+/// Reads the configuration and makes the context of each request.
+#[derive(Default)]
+pub(super) struct RootFilter {
+    /// None where the configuration was refused: then each request is.
+    route: Option<Rc<Route>>,
+    /// The tick period is set: to set it again is a trap on Kong.
+    ticking: bool,
+    /// The callout that is waited for. A root context has no other.
+    callout: Option<u32>,
+    /// The answer that waits for the next tick.
+    answer: Option<Answer>,
+    background: Background,
+    /// The same, for what is counted.
+    sent: Option<Sent>,
+    /// Renewals that were counted.
+    renewed: Renewed,
+}
+
+/// One configuration of the filter and its worker.
+pub(super) struct Route {
+    pub(super) config: Arc<Config>,
+    text: TextDigest,
+    /// Hits since one was in the audit log, in so many of a thousand.
+    hits: Cell<u32>,
+    worker: RefCell<Option<Rc<SharedWorker>>>,
+    manager: RefCell<Option<Rc<RefCell<Manager>>>>,
+}
+
+impl Route {
+    /// The worker. Made at first use: Kong reads the variable that holds the
+    /// signing key only within a request.
+    ///
+    /// # Errors
+    /// What is wrong with the signing key, with no word of it.
+    pub(super) fn worker(&self) -> Result<Rc<SharedWorker>, String> {
+        if let Some(worker) = self.worker.borrow().as_ref() {
+            return Ok(Rc::clone(worker));
+        }
+        let key = read_key(&self.config.signing_key, "signing_key_property")?;
+        let worker = worker_for(self.text, &self.config, &Arc::new(key));
+        *self.worker.borrow_mut() = Some(Rc::clone(&worker));
+        Ok(worker)
+    }
+
+    /// Whether a request that a cache answered is to be in the audit log.
+    pub(super) fn samples_hit(&self) -> bool {
+        let hits = self.hits.get() + self.config.audit_hits_per_1000;
+        self.hits.set(hits % 1000);
+        hits >= 1000
+    }
+
+    /// The worker, if there is one already.
+    fn made(&self) -> Option<Rc<SharedWorker>> {
+        self.worker.borrow().as_ref().map(Rc::clone)
+    }
+
+    /// What the management requests of this configuration share; made at first use.
+    ///
+    /// # Errors
+    /// What is wrong with the management client's key, with no word of it.
+    pub(super) fn manager(&self) -> Result<Rc<RefCell<Manager>>, String> {
+        if let Some(manager) = self.manager.borrow().as_ref() {
+            return Ok(Rc::clone(manager));
+        }
+        let management = self.config.management.as_ref();
+        let key = match management.and_then(|management| management.signing_key.as_ref()) {
+            Some(source) => Arc::new(read_key(source, "management_signing_key_property")?),
+            None => Arc::clone(&self.worker()?.worker.borrow().signing_key),
+        };
+        let manager = Manager::new(key, &system::nonce());
+        let manager = Rc::new(RefCell::new(manager));
+        *self.manager.borrow_mut() = Some(Rc::clone(&manager));
+        Ok(manager)
+    }
+}
+
+/// Reads a key from where the configuration says that it is.
+fn read_key(source: &SigningKeySource, field: &str) -> Result<SigningKey, String> {
+    match source {
+        SigningKeySource::Inline(key) => Ok(SigningKey::clone(key)),
+        SigningKeySource::Property(path) => {
+            let name = path.join(".");
+            let pem = system::property(path).ok_or_else(|| {
+                format!("{field}: the host has no property {name}, or it is empty")
+            })?;
+            SigningKey::parse(&pem).map_err(|fault| format!("{field} {name}: {fault}"))
+        }
+    }
+}
+
+impl RootFilter {
+    /// Refuses the configuration: every request, where the host would let them go on.
+    fn refuse(&mut self, fault: &str) -> bool {
+        self.route = None;
+        let gateway = Gateway::here();
+        if gateway.refuses_unconfigured() {
+            log::error!("configuration refused: {fault}");
+            return false;
+        }
+        log::error!("configuration refused, and so is every request to it: {fault}");
+        true
+    }
+
+    /// Goes on by the answer that came, if one did.
+    fn take_answer(&mut self) {
+        match self.answer.take() {
+            Some(Answer::Given { status, body }) => self.go_on(PollInput::Answer {
+                status,
+                body: body.as_deref(),
+            }),
+            Some(Answer::Failed(why)) => self.go_on(PollInput::Failed(&why)),
+            None => {}
+        }
+    }
+
+    /// Tells what is done between requests what happened, and sends what it asks for.
+    fn go_on(&mut self, input: PollInput<'_>) {
+        let Some(shared) = self.route.as_ref().and_then(|route| route.made()) else {
+            return;
+        };
+        let (Some(now), Ok(mut worker), Ok(mut watch)) = (
+            system::now(),
+            shared.worker.try_borrow_mut(),
+            shared.watch.try_borrow_mut(),
+        ) else {
+            return;
+        };
+        let (worker, watch) = (&mut *worker, &mut *watch);
+        let background = &mut self.background;
+        let mut call = with_background_env(now, worker, |env| {
+            background.handle_input(input, watch, env)
+        });
+        while let Some(PollCall {
+            call: next,
+            timeout_ms,
+        }) = call
+        {
+            call = match callout::send(&worker.config, &next, None, timeout_ms) {
+                Ok(token) => {
+                    self.sent = Some(Sent::now(next.endpoint));
+                    self.callout = Some(token);
+                    None
+                }
+                // Ends within a few more steps: a failed callout is never repeated.
+                Err(why) => with_background_env(now, worker, |env| {
+                    background.handle_input(PollInput::Failed(&why), watch, env)
+                }),
+            };
+        }
+        let renewed = background.renewed();
+        let before = std::mem::replace(&mut self.renewed, renewed);
+        metrics::count(|metrics| metrics.renewed(before, renewed));
+        let info = Gateway::here().info();
+        let (realm, polling) = (worker.config.realm.name.clone(), watch.take_polling());
+        match polling {
+            Some(Polling::Good) => log::log!(info, "realm {realm}: {}", Polling::Good),
+            Some(polling) => log::warn!("realm {realm}: {polling}"),
+            None => {}
+        }
+        let findings = watch.take_findings();
+        for (severity, line) in findings.iter().flat_map(Findings::lines) {
+            match severity {
+                Severity::Info => log::log!(info, "realm {realm}: {line}"),
+                Severity::Warning => log::warn!("realm {realm}: {line}"),
+                Severity::Error => log::error!("realm {realm}: {line}"),
+            }
+        }
+    }
+}
+
+impl Context for RootFilter {
+    fn on_http_call_response(&mut self, token: u32, headers: usize, body_bytes: usize, _: usize) {
+        // What comes after its job was given up is not looked at.
+        if self.callout.take_if(|sent| *sent == token).is_none() {
+            return;
+        }
+        // A root context is in no request, where alone Kong says why a callout failed.
+        let answer = callout::read_answer(headers, body_bytes, false);
+        if let Some(sent) = self.sent.take() {
+            sent.ended(match answer {
+                Answer::Given { status, .. } => Some(status),
+                Answer::Failed(_) => None,
+            });
+        }
+        self.answer = Some(answer);
+        if Gateway::here().acts_on_answers() {
+            self.take_answer();
+        }
+    }
+}
+
+impl RootContext for RootFilter {
+    fn on_configure(&mut self, size: usize) -> bool {
+        let text = match hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size) {
+            Ok(Some(text)) if size > 0 => text,
+            _ => b"{}".to_vec(),
+        };
+        let config = match Config::from_json(&text) {
+            Ok(config) => Arc::new(config),
+            Err(fault) => return self.refuse(&fault.to_string()),
+        };
+        log::log!(
+            Gateway::here().info(),
+            "apikey-jwt-exchange {BuildInfo} for realm {} at {}, signing key: {:?}",
+            config.realm.name,
+            config.realm.issuer,
+            config.signing_key,
+        );
+        if !config.enabled {
+            log::warn!("enabled is false: requests pass untouched, with any key they carry");
+        }
+        let route = Route {
+            config,
+            text: Sha256::digest(&text).into(),
+            hits: Cell::new(0),
+            worker: RefCell::new(None),
+            manager: RefCell::new(None),
+        };
+        // On Envoy a key that cannot be used is told now, and not by the first request. Kong
+        // would let all requests go on.
+        let management = route.config.management.as_ref();
+        let of_manager = management.and_then(|management| management.signing_key.as_ref());
+        let at_hand = |source: &SigningKeySource| match source {
+            SigningKeySource::Inline(_) => false,
+            SigningKeySource::Property(path) => {
+                Gateway::here().refuses_unconfigured()
+                    && path.first().is_some_and(|first| first == "env")
+            }
+        };
+        let checked = match at_hand(&route.config.signing_key) {
+            true => route.worker().map(drop),
+            false => Ok(()),
+        };
+        let checked = checked.and_then(|()| match of_manager {
+            Some(source) if at_hand(source) => {
+                read_key(source, "management_signing_key_property").map(drop)
+            }
+            _ => Ok(()),
+        });
+        if let Err(fault) = checked {
+            return self.refuse(&fault);
+        }
+        self.route = Some(Rc::new(route));
+        if !std::mem::replace(&mut self.ticking, true) {
+            if !Gateway::here().acts_on_answers() {
+                self.background = Background::at_ticks_alone();
+            }
+            // Without ticks each worker looks within a second of its own.
+            if hostcalls::set_tick_period(TICK_PERIOD).is_err() {
+                log::error!("the host gives no ticks: revocations take up to a second longer");
+            }
+        }
+        true
+    }
+
+    fn on_tick(&mut self) {
+        tick();
+        self.take_answer();
+        self.go_on(PollInput::Tick);
+        if let Some(now) = system::now() {
+            metrics::tick(now);
+        }
+    }
+
+    fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
+        match &self.route {
+            Some(route) if route.config.management.is_some() => {
+                Some(Box::new(Wiping(ManageFilter::new(Rc::clone(route)))))
+            }
+            route => Some(Box::new(Wiping(HttpFilter::new(route.clone())))),
+        }
+    }
+
+    fn get_type(&self) -> Option<ContextType> {
+        Some(ContextType::HttpContext)
+    }
+}

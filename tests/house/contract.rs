@@ -1,0 +1,569 @@
+//! Holds what is promised in several places to one wording.
+//!
+//! The pages, the examples and the code tell of the same answers, log lines, metrics and
+//! options. A table that drifts from the code is worse than none, so each is read here and
+//! compared with the code itself. The tables of settings and Kong's schema are written from
+//! the code: `tests/house/generated.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use apikeys_core::api_key::format::MalformedKey;
+use apikeys_core::api_key::hash::UnusableHash;
+use apikeys_core::api_key::record::RecordError;
+use apikeys_core::config::Config;
+use apikeys_core::config::table::fields;
+use apikeys_core::keycloak::Endpoint;
+use apikeys_core::keycloak::token::TokenError;
+use apikeys_core::keycloak::users::{LookupError, LookupRefusal};
+use apikeys_core::metrics::catalog::{COUNTED, GAUGES, Kind};
+use apikeys_core::rejection::Refused;
+use apikeys_core::rejection::{Reason, Rejection};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use jsonschema::{Draft, Validator};
+use p256::pkcs8::EncodePrivateKey;
+use serde_json::{Value, json};
+use test_kit::metrics;
+use test_kit::pattern::matches;
+
+use test_kit::markdown::blocks;
+
+// --- the configuration -------------------------------------------------------
+
+#[test]
+fn the_examples_take_the_variables_of_the_table_of_fields() {
+    let kong = file("kong/kong.yml");
+    let envoy = file("deploy/envoy/envoy.yaml");
+    let fields = fields();
+    let variables = fields
+        .iter()
+        .filter_map(|field| Some((field.about.variable?, field.name)));
+    assert_eq!(variables.clone().count(), 6, "the seed's variables");
+    for (variable, field) in variables {
+        let taken = kong.lines().filter(|line| {
+            line.trim_start().starts_with(&format!("{field}:"))
+                && line.split("# takes ").nth(1).is_some_and(|names| {
+                    names
+                        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                        .next()
+                        == Some(variable)
+                })
+        });
+        assert_eq!(
+            taken.count(),
+            3,
+            "{variable} in each use of the filter in kong/kong.yml"
+        );
+        assert!(
+            envoy.lines().any(|line| {
+                line.contains(&format!("\"{field}\":"))
+                    && line.contains(&format!("${{{variable}}}"))
+            }),
+            "{variable} in deploy/envoy/envoy.yaml"
+        );
+    }
+}
+
+// --- the examples ------------------------------------------------------------
+
+#[test]
+fn every_example_of_a_configuration_is_one() {
+    let readme = file("README.md");
+    let mut sources: Vec<(String, String)> = blocks(&readme, "yaml")
+        .into_iter()
+        .map(|block| ("README.md".to_owned(), block))
+        .collect();
+    for path in ["kong/kong.yml", "deploy/envoy/envoy.yaml"] {
+        sources.push((path.to_owned(), substituted(&file(path))));
+    }
+    let mut found = Vec::new();
+    for (source, text) in &sources {
+        let document: Value =
+            serde_norway::from_str(text).unwrap_or_else(|fault| panic!("{source}: {fault}"));
+        for (form, config) in filter_configs(&document) {
+            if let Err(fault) = read(&config) {
+                panic!("{source}, {form}: {fault}");
+            }
+            if form != "envoy" {
+                assert!(validator().is_valid(&config), "{source}, {form}");
+            }
+            found.push((source.as_str(), form));
+        }
+    }
+    let expected = [
+        ("README.md", "filter_chains"),
+        ("kong/kong.yml", "filter_chains"),
+        ("kong/kong.yml", "plugins"),
+        ("kong/kong.yml", "filter_chains"),
+        ("deploy/envoy/envoy.yaml", "envoy"),
+        ("deploy/envoy/envoy.yaml", "envoy"),
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn the_example_of_envoy_bounds_what_a_client_may_send() {
+    let text = substituted(&file("deploy/envoy/envoy.yaml"));
+    let envoy: Value = serde_norway::from_str(&text).unwrap();
+    let gateway = &envoy["static_resources"]["listeners"][0];
+    assert_eq!(gateway["name"], "gateway");
+    let manager = &gateway["filter_chains"][0]["filters"][0]["typed_config"];
+    for (bound, value) in [
+        ("request_headers_timeout", json!("10s")),
+        ("stream_idle_timeout", json!("60s")),
+        ("max_request_headers_kb", json!(96)),
+        ("normalize_path", json!(true)),
+        ("merge_slashes", json!(true)),
+        ("path_with_escaped_slashes_action", json!("REJECT_REQUEST")),
+        ("preserve_external_request_id", json!(false)),
+        (
+            "common_http_protocol_options",
+            json!({ "headers_with_underscores_action": "DROP_HEADER" }),
+        ),
+    ] {
+        assert_eq!(manager[bound], value, "{bound}");
+    }
+    let filters = manager["http_filters"].as_array().unwrap();
+    let ours = filters
+        .iter()
+        .filter(|filter| filter["name"].as_str().unwrap().starts_with("apikey_"));
+    // A filter that cannot run refuses.
+    for filter in ours.clone() {
+        let policy = &filter["typed_config"]["config"]["failure_policy"];
+        assert_eq!(*policy, "FAIL_RELOAD", "{}", filter["name"]);
+    }
+    assert_eq!(ours.count(), 2);
+    let limits = &envoy["layered_runtime"]["layers"][0]["static_layer"];
+    assert_eq!(limits["http.async_response_buffer_limit"], 1_048_576);
+}
+
+#[test]
+fn a_key_in_the_place_of_a_property_is_read_as_well() {
+    let mut config = minimal();
+    config
+        .as_object_mut()
+        .unwrap()
+        .remove("signing_key_property");
+    config["signing_key"] = json!(signing_key());
+    both_say(&config, "signing_key", true);
+}
+
+#[test]
+fn every_option_of_a_documented_command_exists() {
+    let folder = format!("{}/crates/tool/src/args", env!("CARGO_MANIFEST_DIR"));
+    let declared: String = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())
+        .collect();
+    let mut seen = BTreeSet::new();
+    for path in ["README.md", "CONTRIBUTING.md"] {
+        let text = file(path);
+        for line in text.lines().filter(|line| line.contains("apikeys ")) {
+            for option in line.split_whitespace().flat_map(|word| word.split('`')) {
+                if let Some(name) = option.strip_prefix("--") {
+                    let name = name.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+                    seen.insert(name.to_owned());
+                }
+            }
+        }
+    }
+    assert!(seen.contains("signing-key-file") && seen.contains("owner"));
+    for name in seen.iter().filter(|name| *name != "help") {
+        let member = format!("{}:", name.replace('-', "_"));
+        assert!(
+            declared.contains(&member),
+            "--{name} is documented, and apikeys has no such option"
+        );
+    }
+}
+
+// --- answers -----------------------------------------------------------------
+
+#[test]
+fn the_example_of_an_answer_is_one() {
+    let page = file("docs/answers.md");
+    let examples = blocks(&page, "json");
+    assert_eq!(examples.len(), 1, "blocks of JSON");
+    let example: Value = serde_json::from_str(&examples[0]).unwrap();
+    let request_id = example["request_id"].as_str().unwrap();
+    let answer = Rejection::InvalidApiKey.body(request_id);
+    assert_eq!(example, serde_json::from_str::<Value>(&answer).unwrap());
+    let challenge = Rejection::InvalidApiKey
+        .headers("<realm>")
+        .into_iter()
+        .find(|(name, _)| *name == "www-authenticate")
+        .unwrap()
+        .1;
+    assert!(page.contains(&format!("WWW-Authenticate: {challenge}")));
+}
+
+#[test]
+fn the_page_of_answers_says_when_to_try_again() {
+    let told: Vec<String> = Rejection::ALL
+        .iter()
+        .filter_map(|rejection| {
+            let seconds = rejection.retry_after_seconds()?;
+            Some(format!("`{}` {seconds}", rejection.code()))
+        })
+        .collect();
+    let told = format!("`Retry-After` in seconds: {}.", told.join(", "));
+    let page = file("docs/answers.md").replace('\n', " ");
+    assert!(page.contains(&told), "docs/answers.md does not say: {told}");
+}
+
+#[test]
+fn every_reason_of_the_log_has_its_cure_on_the_page_and_no_other_has() {
+    let rows = table(&file("docs/troubleshooting.md"), "| `reason` |");
+    let patterns: Vec<String> = rows
+        .iter()
+        .map(|row| row[0].trim_matches('`').to_owned())
+        .collect();
+    for row in &rows {
+        let code = row[1].trim_matches('`');
+        let known = Rejection::ALL.iter().any(|known| known.code() == code);
+        assert!(known || code == "either 503", "{code}");
+        assert!(!row[2].is_empty());
+    }
+    let mut used = BTreeSet::new();
+    for reason in reasons() {
+        let text = reason.to_string();
+        let Some(pattern) = patterns.iter().find(|pattern| matches(pattern, &text)) else {
+            panic!("docs/troubleshooting.md does not say what to do about: {text}");
+        };
+        used.insert(pattern.clone());
+    }
+    for pattern in patterns {
+        assert!(used.contains(&pattern), "no reason is told as: {pattern}");
+    }
+}
+
+// --- keys --------------------------------------------------------------------
+
+#[test]
+fn the_metrics_that_are_documented_are_those_that_are_counted() {
+    let ours = COUNTED.iter().chain(&GAUGES).map(|family| {
+        let kind = match family.kind {
+            Kind::Counter => "counter",
+            Kind::Histogram(_) => "histogram",
+            Kind::Gauge(_) => "gauge",
+        };
+        let values = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect();
+        let labels = family.labels.iter();
+        let labels = labels.map(|(label, known)| ((*label).to_owned(), values(known)));
+        let listed = metrics::Listed {
+            kind: kind.to_owned(),
+            labels: labels.collect(),
+        };
+        (family.name.to_owned(), listed)
+    });
+    let ours: BTreeMap<String, metrics::Listed> = ours.collect();
+    assert_eq!(metrics::listed(), ours);
+}
+
+// --- what is read ------------------------------------------------------------
+
+fn file(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|fault| panic!("{}: {fault}", path.display()))
+}
+
+fn schema() -> Value {
+    let meta: Value = serde_json::from_str(&file("kong/apikey_jwt_exchange.meta.json")).unwrap();
+    meta["config_schema"].clone()
+}
+
+fn validator() -> Validator {
+    jsonschema::options()
+        .with_draft(Draft::Draft4)
+        .should_validate_formats(true)
+        .build(&schema())
+        .unwrap()
+}
+
+/// The rows of the one table whose first line begins like this.
+fn table(text: &str, head: &str) -> Vec<Vec<String>> {
+    let mut lines = text.lines().skip_while(|line| !line.starts_with(head));
+    assert!(lines.next().is_some(), "no table that begins {head}");
+    assert!(lines.next().is_some_and(|line| line.starts_with("|--")));
+    lines
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| {
+            let inner = line.trim().trim_start_matches('|');
+            let inner = inner.strip_suffix('|').expect("a row ends in |");
+            inner
+                .split('|')
+                .map(|cell| cell.trim().to_owned())
+                .collect()
+        })
+        .collect()
+}
+
+// --- what is said of a configuration -----------------------------------------
+
+fn minimal() -> Value {
+    json!({
+        "keycloak_url": "https://login.example.com",
+        "realm": "demo",
+        "keycloak_upstream": "127.0.0.1:8110",
+        "yield_upstream": "127.0.0.1:8110",
+        "signing_key_property": "ngx.apikey_signing_key",
+    })
+}
+
+/// A key made here, of no use anywhere: its number is 7 32 times over.
+fn signing_key() -> String {
+    let key = p256::SecretKey::from_slice(&[7; 32]).unwrap();
+    STANDARD.encode(key.to_pkcs8_der().unwrap().as_bytes())
+}
+
+fn read(config: &Value) -> Result<Config, apikeys_core::config::ConfigError> {
+    Config::from_json(config.to_string().as_bytes())
+}
+
+/// Schema and code allow, or refuse, a configuration because of this field.
+fn both_say(config: &Value, field: &str, allowed: bool) {
+    let shown = &config[field];
+    assert_eq!(
+        validator().is_valid(config),
+        allowed,
+        "schema: {field} {shown}"
+    );
+    match read(config) {
+        Ok(_) => assert!(allowed, "the code takes {field} {shown}"),
+        Err(fault) => {
+            assert!(!allowed, "the code refuses {field} {shown}: {fault}");
+            assert_eq!(fault.field, field);
+        }
+    }
+}
+
+/// The configurations of this filter in a document, with the form they stand in.
+fn filter_configs(document: &Value) -> Vec<(&'static str, Value)> {
+    fn walk(value: &Value, form: &'static str, found: &mut Vec<(&'static str, Value)>) {
+        match value {
+            Value::Array(items) => items.iter().for_each(|item| walk(item, form, found)),
+            Value::Object(members) => {
+                let name = members.get("name").and_then(Value::as_str);
+                if matches!(name, Some("apikey_jwt_exchange" | "apikey_management")) {
+                    if let Some(text) = value.pointer("/config/configuration/value") {
+                        let text = text.as_str().expect("JSON in a text");
+                        found.push(("envoy", serde_json::from_str(text).unwrap()));
+                    } else if let Some(text) = value.pointer("/configuration/value") {
+                        let text = text.as_str().expect("JSON in a text");
+                        found.push(("envoy", serde_json::from_str(text).unwrap()));
+                    } else if !form.is_empty() {
+                        found.push((form, members["config"].clone()));
+                    }
+                }
+                for (name, value) in members {
+                    let form = match name.as_str() {
+                        "filter_chains" if members.contains_key("paths") => "filter_chains",
+                        "plugins" => "plugins",
+                        _ => form,
+                    };
+                    walk(value, form, found);
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    walk(document, "", &mut found);
+    found
+}
+
+/// A template with a fitting value in the place of each variable.
+fn substituted(template: &str) -> String {
+    let mut text = template.to_owned();
+    while let Some(at) = text.find("${") {
+        let end = at + text[at..].find('}').expect("a variable ends in }");
+        let value = match &text[at + 2..end] {
+            "KEYCLOAK_URL" => "http://127.0.0.1:8080",
+            "REALM" => "demo",
+            "API_KEY_ENABLED" => "true",
+            "API_KEY_STORAGE" => "keycloak",
+            "API_KEY_HASH_ALGORITHM" => "bcrypt",
+            "API_KEY_PREFIX" => "sk_live_",
+            "API_KEY_MAX_PER_USER" => "5",
+            "API_KEY_EXCHANGE_CACHE_TTL" => "300",
+            name if name.ends_with("_PORT") => "8000",
+            "RUN_DIR" | "WASM_FILE" => "some/path",
+            name => panic!("a variable that this test has no value for: {name}"),
+        };
+        text.replace_range(at..=end, value);
+    }
+    text
+}
+
+// --- reasons -----------------------------------------------------------------
+
+/// Every reason, with every cause within it.
+fn reasons() -> Vec<Reason> {
+    let mut reasons = vec![
+        Reason::NoCredentials,
+        Reason::Preflight,
+        Reason::HeaderTwice("authorization".to_owned()),
+        Reason::TwoCredentials,
+        Reason::TooManyHeaders,
+        Reason::KeyElsewhere("cookie".to_owned()),
+        Reason::KeyBeyondReach("via".to_owned()),
+        Reason::Remembered(Refused::Unknown),
+        Reason::Remembered(Refused::Invalid),
+        Reason::Remembered(Refused::Unseen),
+        Reason::Unknown,
+        Reason::Lookup(LookupRefusal::SeveralOwners),
+        Reason::Lookup(LookupRefusal::OwnerDisabled),
+        Reason::Expired,
+        Reason::WrongSecret,
+        Reason::OwnerRefused("owner disabled"),
+        Reason::OwnerRefused("owner has a required action"),
+        Reason::OwnerRefused("owner unlinked or deleted"),
+        Reason::MissingRole,
+        Reason::LightweightToken("gateway's"),
+        Reason::LightweightToken("management"),
+        Reason::MissingManageRole,
+        Reason::ForeignSubject,
+        Reason::TokenOutlivesKey,
+        Reason::Signing,
+        Reason::Deadline,
+        Reason::QueueFull,
+        Reason::TooManyPending,
+        Reason::Throttled,
+        Reason::TooManyNewKeys,
+        Reason::NoKeyAtHand,
+        Reason::BreakerOpen,
+        Reason::TooManyReturn,
+        Reason::YieldFailed("no answer".to_owned()),
+    ];
+    for malformed in [
+        MalformedKey::Length,
+        MalformedKey::Character,
+        MalformedKey::Shape,
+        MalformedKey::Checksum,
+    ] {
+        reasons.push(malformed.into());
+    }
+    for record in [
+        RecordError::Absent,
+        RecordError::Twice,
+        RecordError::NotIndexed,
+        RecordError::Several,
+        RecordError::NoExpiry,
+        RecordError::Date,
+        RecordError::Scopes,
+        RecordError::Hash(UnusableHash::Scheme),
+        RecordError::Hash(UnusableHash::Malformed),
+        RecordError::Hash(UnusableHash::Cost(31)),
+    ] {
+        reasons.push(Reason::Lookup(record.into()));
+    }
+    for fault in [
+        LookupError::Unauthorized,
+        LookupError::Forbidden,
+        LookupError::Status(500),
+        LookupError::Malformed,
+    ] {
+        reasons.push(Reason::LookupFault(fault));
+    }
+    for endpoint in [Endpoint::ServiceToken, Endpoint::Lookup, Endpoint::Grant] {
+        reasons.push(Reason::Callout {
+            endpoint,
+            failure: "no answer".to_owned(),
+        });
+    }
+    for endpoint in [Endpoint::ServiceToken, Endpoint::Grant] {
+        for error in [
+            TokenError::OwnerRefused("owner disabled"),
+            TokenError::Refused {
+                status: 400,
+                error: "invalid_grant".to_owned(),
+                description: "Invalid signature".to_owned(),
+            },
+            TokenError::Unusable {
+                status: 302,
+                what: "neither a token nor an OAuth error",
+            },
+            TokenError::TooLarge,
+            TokenError::Expired,
+            TokenError::Issuer,
+        ] {
+            reasons.push(Reason::TokenFault { endpoint, error });
+        }
+    }
+    reasons.iter().for_each(is_listed_above);
+    reasons
+}
+
+/// Does not compile when a reason is added, so that it is added above as well.
+fn is_listed_above(reason: &Reason) {
+    match reason {
+        Reason::NoCredentials
+        | Reason::Preflight
+        | Reason::HeaderTwice(_)
+        | Reason::TwoCredentials
+        | Reason::TooManyHeaders
+        | Reason::KeyElsewhere(_)
+        | Reason::KeyBeyondReach(_)
+        | Reason::Remembered(Refused::Unknown | Refused::Invalid | Refused::Unseen)
+        | Reason::Unknown
+        | Reason::Expired
+        | Reason::WrongSecret
+        | Reason::OwnerRefused(_)
+        | Reason::Callout { .. }
+        | Reason::MissingRole
+        | Reason::LightweightToken(_)
+        | Reason::MissingManageRole
+        | Reason::ForeignSubject
+        | Reason::TokenOutlivesKey
+        | Reason::Signing
+        | Reason::Deadline
+        | Reason::QueueFull
+        | Reason::TooManyPending
+        | Reason::Throttled
+        | Reason::TooManyNewKeys
+        | Reason::NoKeyAtHand
+        | Reason::BreakerOpen
+        | Reason::TooManyReturn
+        | Reason::YieldFailed(_)
+        | Reason::Malformed(
+            MalformedKey::Length
+            | MalformedKey::Character
+            | MalformedKey::Shape
+            | MalformedKey::Checksum,
+        )
+        | Reason::Lookup(
+            LookupRefusal::SeveralOwners
+            | LookupRefusal::OwnerDisabled
+            | LookupRefusal::Record(
+                RecordError::Absent
+                | RecordError::Twice
+                | RecordError::NotIndexed
+                | RecordError::Several
+                | RecordError::NoExpiry
+                | RecordError::Date
+                | RecordError::Scopes
+                | RecordError::Hash(
+                    UnusableHash::Scheme | UnusableHash::Malformed | UnusableHash::Cost(_),
+                ),
+            ),
+        )
+        | Reason::LookupFault(
+            LookupError::Unauthorized
+            | LookupError::Forbidden
+            | LookupError::Status(_)
+            | LookupError::Malformed,
+        )
+        | Reason::TokenFault {
+            error:
+                TokenError::OwnerRefused(_)
+                | TokenError::Refused { .. }
+                | TokenError::Unusable { .. }
+                | TokenError::TooLarge
+                | TokenError::Expired
+                | TokenError::Issuer,
+            ..
+        } => {}
+    }
+}

@@ -1,0 +1,574 @@
+//! The pages of `docs/`: each can be reached, each command on one is run by a test, each
+//! configuration on one is valid, and each list is the code's own.
+//!
+//! That links lead somewhere is `tests/house/tidy.rs`'s affair. The commands of most pages need
+//! servers, and are run by `tests/servers/cli` and `tests/servers/e2e`, out of the page: [`RUN_BY`] says
+//! where. What needs no server is run here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use apikeys_core::api_key::format::KeyFormat;
+use apikeys_core::config::Config;
+use apikeys_core::manage::problem::Code;
+use apikeys_core::rejection::Rejection;
+use jsonschema::{Draft, Validator};
+use regex::Regex;
+use serde::Deserialize;
+use serde_json::Value;
+
+use test_kit::markdown::{blocks, links};
+use test_kit::page;
+
+/// Which test runs the commands of a page. It must name the page.
+const RUN_BY: [(&str, &str); 17] = [
+    ("docs/audit.md", "tests/servers/e2e/cases/runbooks.rs"),
+    (
+        "docs/install/envoy.md",
+        "tests/servers/e2e/cases/install.rs",
+    ),
+    ("docs/install/kong.md", "tests/house/pages.rs"),
+    (
+        "docs/management-api.md",
+        "tests/servers/e2e/cases/management.rs",
+    ),
+    ("docs/metrics.md", "tests/servers/e2e/cases/runbooks.rs"),
+    (
+        "docs/migrate/back.md",
+        "tests/servers/e2e/cases/migration.rs",
+    ),
+    (
+        "docs/migrate/from-kong-key-auth.md",
+        "tests/servers/e2e/cases/migration.rs",
+    ),
+    (
+        "docs/migrate/from-own-keys.md",
+        "tests/servers/e2e/cases/migration.rs",
+    ),
+    (
+        "docs/migrate/from-seed-format.md",
+        "tests/servers/e2e/cases/migration.rs",
+    ),
+    ("docs/realm.md", "tests/servers/cli/page.rs"),
+    (
+        "docs/runbooks/hit-rate-low.md",
+        "tests/servers/e2e/cases/runbooks.rs",
+    ),
+    ("docs/runbooks/key-leaked.md", "tests/servers/cli/page.rs"),
+    (
+        "docs/runbooks/keycloak-down.md",
+        "tests/servers/e2e/cases/runbooks.rs",
+    ),
+    (
+        "docs/runbooks/signing-key.md",
+        "tests/servers/e2e/cases/signing_key.rs",
+    ),
+    (
+        "docs/runbooks/unexplained-401.md",
+        "tests/servers/e2e/cases/runbooks.rs",
+    ),
+    ("docs/secret-scanners.md", "tests/house/pages.rs"),
+    ("docs/tool.md", "tests/servers/cli/page.rs"),
+];
+
+/// The commands of the two pages that start the whole stack, by their first line, and what
+/// does the same: a test cannot run the suite that it belongs to.
+const BLOCKS: [(&str, &str, &str); 10] = [
+    (
+        "README.md",
+        "make run",
+        "tests/servers/src/stack.rs starts it, tests/servers/e2e/cases/first_run.rs runs the line that it prints",
+    ),
+    (
+        "README.md",
+        "GATEWAY_PORT=8100 KEYCLOAK_PORT=8180 make run",
+        "tests/servers/src/stack.rs, with ports of its own",
+    ),
+    ("README.md", "make test", "not run: the suite of this test"),
+    (
+        "README.md",
+        "read -rs KEYCLOAK_ADMIN_PASSWORD",
+        "tests/servers/cli/setup.rs",
+    ),
+    (
+        "README.md",
+        "target/release/apikeys create --realm shop",
+        "tests/servers/cli/create.rs",
+    ),
+    (
+        "README.md",
+        "set -a && . .run/demo.env",
+        "tests/servers/cli/create.rs",
+    ),
+    ("CONTRIBUTING.md", "scripts/test.sh unit", "make test"),
+    (
+        "CONTRIBUTING.md",
+        "scripts/build-wasm.sh && scripts/test.sh host-model",
+        "make test-all",
+    ),
+    (
+        "CONTRIBUTING.md",
+        "make up",
+        "not run: needs a Docker engine",
+    ),
+    (
+        "CONTRIBUTING.md",
+        "WRITES_SECONDS=10 WRITES_OWNERS=500 scripts/test.sh writes",
+        "make test-all",
+    ),
+];
+
+// --- what stands where ---------------------------------------------------------
+
+#[test]
+fn every_page_can_be_reached() {
+    let mut reached = BTreeSet::new();
+    let mut ahead = vec!["README.md".to_owned()];
+    while let Some(path) = ahead.pop() {
+        if !reached.insert(path.clone()) {
+            continue;
+        }
+        let folder = Path::new(&path).parent().unwrap().to_owned();
+        for link in links(&read(&path)) {
+            let target = link.split('#').next().unwrap_or_default();
+            if target.ends_with(".md") && !target.contains("://") {
+                ahead.push(plain(&folder.join(target)));
+            }
+        }
+    }
+    for path in pages() {
+        assert!(reached.contains(&path), "no page links to {path}");
+    }
+    let contents: BTreeSet<String> = links(&read("docs/README.md"))
+        .iter()
+        .map(|link| plain(&Path::new("docs").join(link)))
+        .collect();
+    for path in pages().iter().filter(|path| *path != "docs/README.md") {
+        assert!(
+            contents.contains(path),
+            "docs/README.md does not list {path}"
+        );
+    }
+}
+
+#[test]
+fn every_command_of_a_page_is_run_by_a_test() {
+    let listed: BTreeMap<&str, &str> = RUN_BY.into_iter().collect();
+    for path in pages() {
+        let commands = blocks(&read(&path), "sh").len();
+        let test = listed.get(path.as_str());
+        assert_eq!(
+            commands > 0,
+            test.is_some(),
+            "{path} has {commands} blocks of sh: let a test run them, out of the page, and \
+             list it here; or mark as text what cannot run"
+        );
+        if let Some(test) = test {
+            assert!(read(test).contains(&path), "{test} does not name {path}");
+        }
+    }
+    for (path, _) in RUN_BY {
+        assert!(pages().contains(path), "there is no page {path}");
+    }
+}
+
+#[test]
+fn every_command_of_the_readme_is_accounted_for() {
+    for path in ["README.md", "CONTRIBUTING.md"] {
+        let text = read(path);
+        let firsts = blocks(&text, "sh");
+        let firsts: Vec<&str> = firsts
+            .iter()
+            .map(|block| block.lines().next().unwrap_or_default())
+            .collect();
+        let listed: Vec<&str> = BLOCKS
+            .iter()
+            .filter(|(page, _, _)| *page == path)
+            .map(|(_, first, _)| *first)
+            .collect();
+        assert_eq!(firsts.len(), listed.len(), "{path}: {firsts:#?}");
+        for (first, listed) in firsts.iter().zip(listed) {
+            assert!(first.starts_with(listed), "{path}: {first}");
+        }
+    }
+    for (page, first, by) in BLOCKS {
+        for name in by.split([' ', ',']).filter(|word| word.contains('/')) {
+            assert!(root().join(name).exists(), "{page}, {first}: no {name}");
+        }
+    }
+}
+
+#[test]
+fn a_block_is_of_a_kind_that_is_looked_at() {
+    for path in pages() {
+        for line in read(&path)
+            .lines()
+            .filter_map(|line| line.strip_prefix("```"))
+        {
+            let known = ["", "sh", "text", "json", "yaml"];
+            assert!(known.contains(&line), "{path}: a block of {line}");
+        }
+    }
+}
+
+// --- configurations --------------------------------------------------------------
+
+#[test]
+fn every_configuration_of_a_page_is_valid() {
+    let schema: Value = serde_json::from_str(&read("kong/apikey_jwt_exchange.meta.json")).unwrap();
+    let validator = jsonschema::options()
+        .with_draft(Draft::Draft4)
+        .build(&schema["config_schema"])
+        .unwrap();
+    let mut found: BTreeMap<String, usize> = BTreeMap::new();
+    for path in pages() {
+        for block in blocks(&read(&path), "yaml") {
+            for document in documents(&path, &block) {
+                for config in configs(&path, &document) {
+                    validate(&path, &validator, config);
+                    *found.entry(path.clone()).or_default() += 1;
+                }
+            }
+        }
+    }
+    let expected = [
+        ("docs/install/envoy-gateway.md", 1),
+        ("docs/install/envoy.md", 1),
+        ("docs/install/istio.md", 1),
+        ("docs/install/kong.md", 2),
+        ("docs/migrate/back.md", 1),
+        ("docs/migrate/from-kong-key-auth.md", 3),
+        ("docs/migrate/from-own-keys.md", 2),
+        ("docs/migrate/from-seed-format.md", 1),
+    ];
+    let expected = expected.map(|(path, count)| (path.to_owned(), count));
+    assert_eq!(found, expected.into_iter().collect());
+}
+
+/// The documents of a block, and within them those that are written as a text.
+fn documents(path: &str, block: &str) -> Vec<Value> {
+    let mut found = Vec::new();
+    for document in serde_norway::Deserializer::from_str(block) {
+        let value = Value::deserialize(document).unwrap_or_else(|fault| panic!("{path}: {fault}"));
+        if let Some(text) = value.pointer("/spec/bootstrap/value") {
+            let text = text.as_str().expect("a bootstrap as a text");
+            found.extend(documents(path, text));
+        }
+        found.push(value);
+    }
+    found
+}
+
+/// The configurations of our filter in a document, in whichever form.
+fn configs(path: &str, document: &Value) -> Vec<Value> {
+    let mut found = Vec::new();
+    match document {
+        Value::Array(items) => {
+            found.extend(items.iter().flat_map(|item| configs(path, item)));
+        }
+        Value::Object(members) => {
+            if members.contains_key("keycloak_url") {
+                found.push(document.clone());
+                return found;
+            }
+            if let Some(text) = document.pointer("/configuration/value") {
+                let text = text.as_str().expect("JSON as a text");
+                found.push(serde_json::from_str(text).unwrap_or_else(|e| panic!("{path}: {e}")));
+            }
+            found.extend(members.values().flat_map(|value| configs(path, value)));
+        }
+        _ => {}
+    }
+    found
+}
+
+fn validate(path: &str, validator: &Validator, mut config: Value) {
+    if let Some(index_key) = config.get_mut("index_key") {
+        assert_eq!(index_key, "the line in index-key.txt", "{path}");
+        *index_key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".into();
+    }
+    if let Err(fault) = Config::from_json(config.to_string().as_bytes()) {
+        panic!("{path}: {fault}");
+    }
+    let faults: Vec<String> = validator
+        .iter_errors(&config)
+        .map(|fault| fault.to_string())
+        .collect();
+    assert!(faults.is_empty(), "{path}: {faults:?}");
+}
+
+/// What a filter calls is there, by that name.
+#[test]
+fn every_upstream_of_an_installation_is_a_cluster_on_its_page() {
+    for path in ["envoy", "istio", "envoy-gateway"] {
+        let path = format!("docs/install/{path}.md");
+        let text = read(&path);
+        let documents: Vec<Value> = blocks(&text, "yaml")
+            .iter()
+            .flat_map(|block| documents(&path, block))
+            .collect();
+        let config = documents
+            .iter()
+            .flat_map(|document| configs(&path, document))
+            .next()
+            .expect("a configuration");
+        for field in ["keycloak_upstream", "yield_upstream"] {
+            let name = config[field].as_str().unwrap();
+            let cluster = format!("cluster_name: {name}\n");
+            assert!(text.contains(&cluster), "{path}: no cluster {name}");
+        }
+    }
+}
+
+// --- lists that are the code's own -------------------------------------------------
+
+#[test]
+fn every_field_has_its_paragraph_and_no_other_thing_has() {
+    let schema: Value = serde_json::from_str(&read("kong/apikey_jwt_exchange.meta.json")).unwrap();
+    let fields = schema.pointer("/config_schema/properties").unwrap();
+    let fields: BTreeSet<String> = fields.as_object().unwrap().keys().cloned().collect();
+    let mut told = BTreeSet::new();
+    for line in read("docs/settings.md").lines() {
+        let Some((names, _)) = line.split_once(" – ").filter(|_| line.starts_with("**`")) else {
+            continue;
+        };
+        for name in names.split(", ") {
+            let name = name.trim_matches(['*', '`']).to_owned();
+            assert!(told.insert(name.clone()), "{name} is told twice");
+        }
+    }
+    assert_eq!(told, fields, "docs/settings.md against the schema");
+}
+
+#[test]
+fn every_answer_is_told_with_its_status() {
+    let text = read("docs/answers.md");
+    let rows = |heading: &str| -> BTreeSet<(String, String)> {
+        let part = text.split("\n## ").find(|part| part.starts_with(heading));
+        let part = part.unwrap_or_else(|| panic!("no part {heading}"));
+        part.lines()
+            .filter(|line| line.starts_with("| `"))
+            .map(|line| {
+                let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+                assert!(!cells[3].is_empty() && !cells[4].is_empty(), "{line}");
+                (cells[1].trim_matches('`').to_owned(), cells[2].to_owned())
+            })
+            .collect()
+    };
+    let exchange = Rejection::ALL
+        .map(|rejection| (rejection.code().to_owned(), rejection.status().to_string()));
+    assert_eq!(
+        rows("To requests with a key"),
+        exchange.into_iter().collect()
+    );
+    let management = Code::ALL
+        .into_iter()
+        .filter(|code| !matches!(code, Code::Exchange(_)))
+        .map(|code| (code.word().to_owned(), code.status().to_string()));
+    assert_eq!(rows("To requests to the management"), management.collect());
+}
+
+// --- secret scanners ---------------------------------------------------------------
+
+/// Two hundred keys as the tool and the management API make them.
+fn generated() -> Vec<String> {
+    let format = KeyFormat::new("sk_live_").unwrap();
+    let mut state = 1_u8;
+    let key = |_| {
+        let key = format.generate(|bytes| {
+            for byte in bytes {
+                state = state.wrapping_mul(141).wrapping_add(43);
+                *byte = state;
+            }
+        });
+        key.expose().to_owned()
+    };
+    (0..200).map(key).collect()
+}
+
+/// Texts that come close to a key.
+fn near_misses(key: &str) -> Vec<String> {
+    let (id, secret) = key["sk_live_".len()..].split_once('_').unwrap();
+    vec![
+        key[..key.len() - 1].to_owned(),
+        format!("{key}x"),
+        format!("x{key}"),
+        format!("_{key}"),
+        format!("sk_test_{id}_{secret}"),
+        format!("sk_live_{}_{secret}", &id[1..]),
+        format!("sk_live_{id}0_{secret}"),
+        format!("sk_live_A{}_{secret}", &id[1..]),
+        format!("sk_live_{id}-{secret}"),
+        format!("sk_live_{id}_-{}", &secret[1..]),
+        id.to_owned(),
+        "sk_live_…".to_owned(),
+        "sk_live_[0-9a-z]{12}_[0-9A-Za-z]{38}".to_owned(),
+    ]
+}
+
+/// Holds a pattern, of which one group is the key, to find keys and nothing else.
+#[track_caller]
+fn finds_keys_alone(pattern: &Regex, group: usize) {
+    for key in generated() {
+        for text in [
+            key.clone(),
+            format!("API_KEY={key}\n"),
+            format!("{{\"key\":\"{key}\"}}"),
+            format!("curl -H 'Authorization: ApiKey {key}' https://api.example.com"),
+        ] {
+            let found = pattern.captures(&text).and_then(|found| found.get(group));
+            assert_eq!(found.map(|found| found.as_str()), Some(key.as_str()));
+        }
+        for miss in near_misses(&key) {
+            assert!(!pattern.is_match(&miss), "{miss} is no key");
+            let text = format!("key = \"{miss}\"");
+            assert!(!pattern.is_match(&text), "{text} holds no key");
+        }
+    }
+}
+
+#[test]
+fn the_rule_for_gitleaks_finds_keys_and_nothing_else() {
+    let rule = read("docs/gitleaks.toml");
+    let value = |name: &str, quote: &str| {
+        let line = rule
+            .lines()
+            .find(|line| line.starts_with(&format!("{name} = ")));
+        let value = line
+            .unwrap_or_else(|| panic!("no {name}"))
+            .split_once(" = ")
+            .unwrap()
+            .1;
+        value.trim_matches(|c| quote.contains(c)).to_owned()
+    };
+    let pattern = Regex::new(&value("regex", "'")).unwrap();
+    let group = value("secretGroup", "").parse().unwrap();
+    finds_keys_alone(&pattern, group);
+    // A rule is tried only where a keyword is.
+    let keyword = value("keywords", "[]\"");
+    assert!(generated().iter().all(|key| key.contains(&keyword)));
+}
+
+#[test]
+fn the_pattern_for_github_finds_keys_and_nothing_else() {
+    let text = read("docs/secret-scanners.md");
+    let field = |name: &str| {
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&format!("| {name} | `")));
+        let line = line
+            .unwrap_or_else(|| panic!("no {name}"))
+            .replace(r"\|", "\u{1}");
+        let value = line.split('|').nth(2).unwrap().trim().trim_matches('`');
+        value.replace('\u{1}', "|")
+    };
+    let (before, secret, after) = (
+        field("Before secret"),
+        field("Secret format"),
+        field("After secret"),
+    );
+    let pattern = Regex::new(&format!("(?:{before})({secret})(?:{after})")).unwrap();
+    finds_keys_alone(&pattern, 1);
+    assert!(blocks(&text, "text")[0].trim() == secret, "one pattern");
+    let test = field("Test string");
+    assert!(pattern.is_match(&test));
+    let format = KeyFormat::new("sk_live_").unwrap();
+    assert!(
+        format.parse(test.as_bytes()).is_err(),
+        "the test string is no key"
+    );
+}
+
+// --- commands that need no server ----------------------------------------------------
+
+/// A folder with the project's own folders in it, as a reader has them.
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("page-{name}"));
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+#[test]
+fn the_files_for_kong_are_made_as_the_page_says() {
+    let folder = folder("kong");
+    std::os::unix::fs::symlink(root().join("kong"), folder.join("kong")).unwrap();
+    let made = Command::new("openssl")
+        .args([
+            "genpkey",
+            "-algorithm",
+            "EC",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+        ])
+        .args(["-out", "signing-key.pem"])
+        .current_dir(&folder)
+        .output()
+        .expect("openssl (apt-get install openssl)");
+    assert!(made.status.success(), "{made:?}");
+    let text = read("docs/install/kong.md");
+    page::run(
+        &page::steps(&text),
+        &folder,
+        Command::new("bash"),
+        str::to_owned,
+    );
+    let compose = fs::read_to_string(folder.join("compose.yaml")).unwrap();
+    assert!(compose.contains("kong:3.9"));
+}
+
+#[test]
+fn a_look_by_hand_finds_what_the_page_says() {
+    let text = read("docs/secret-scanners.md");
+    page::run(
+        &page::steps(&text),
+        &folder("scanners"),
+        Command::new("bash"),
+        str::to_owned,
+    );
+}
+
+// --- what is read --------------------------------------------------------------------
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|fault| panic!("{path}: {fault}"))
+}
+
+/// All pages below `docs/`.
+fn pages() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut folders = vec![PathBuf::from("docs")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(root().join(&folder)).unwrap() {
+            let path = folder.join(entry.unwrap().file_name());
+            if root().join(&path).is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|kind| kind == "md") {
+                found.insert(path.to_str().unwrap().to_owned());
+            }
+        }
+    }
+    assert!(found.contains("docs/README.md"));
+    found
+}
+
+/// A relative path without `..`.
+fn plain(path: &Path) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.to_str().unwrap().split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}

@@ -1,0 +1,670 @@
+//! Holds the rules of the house that no compiler and no lint knows.
+//!
+//! Which crate uses which is Cargo's affair; that the core is pure beyond that, and the order of
+//! its rooms, is held here. A rule that nobody checks is forgotten by the third change.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use test_kit::markdown;
+use test_kit::markdown::{links, prose};
+
+/// What the core may not name, and why. It cannot name the SDK, a logger and a source of randomness:
+/// its Cargo.toml has none.
+const IMPURE: [(&str, &str); 11] = [
+    ("std::time", "time is an argument"),
+    ("SystemTime", "time is an argument"),
+    ("Instant", "time is an argument"),
+    ("now_utc", "time is an argument"),
+    ("std::env", "what an environment holds is an argument"),
+    ("std::fs", "the core does no I/O"),
+    ("std::io", "the core does no I/O"),
+    ("std::net", "the core does no I/O"),
+    ("std::process", "the core does no I/O"),
+    ("std::thread", "a machine is led by its caller"),
+    ("print", "what is to be told is an output"),
+];
+
+/// The core's sources.
+const CORE: &str = "crates/core/src/";
+
+/// What the project's folder may hold at most, so that a newcomer finds the door.
+const ENTRIES_MAX: usize = 20;
+
+/// The rooms of the core, each of which may use those before it alone. So any of them can be
+/// read, tested and taken out without those behind it.
+const ROOMS: [&str; 19] = [
+    "clock",
+    "signing_key",
+    "mac",
+    "drbg",
+    "trace",
+    "build_info",
+    "api_key",
+    "config",
+    "keycloak",
+    "rejection",
+    "store",
+    "revocation",
+    "cache",
+    "calls",
+    "exchange",
+    "audit",
+    "background",
+    "metrics",
+    "manage",
+];
+
+/// What cargo writes, with the address of the index in it, of more packages than these.
+const LOCKS: [(&str, usize); 3] = [
+    ("Cargo.lock", 20),
+    ("crates/bench/noop_filter/Cargo.lock", 5),
+    ("crates/core/fuzz/Cargo.lock", 20),
+];
+
+#[test]
+fn the_core_names_no_host_and_does_no_io() {
+    let mut seen = 0;
+    for path in tracked() {
+        if !is_rust(&path) || !path.starts_with(CORE) {
+            continue;
+        }
+        seen += 1;
+        let text = read(&path);
+        for (number, line) in text.lines().enumerate() {
+            if let Some((name, why)) = IMPURE.iter().find(|(name, _)| names(code_of(line), name)) {
+                panic!("{path}:{}: {name}: {why}\n    {line}", number + 1);
+            }
+        }
+    }
+    assert!(seen >= 20, "only {seen} files of the core were found");
+}
+
+#[test]
+fn a_room_of_the_core_uses_those_before_it_alone() {
+    let mut seen = BTreeSet::new();
+    for path in tracked() {
+        if !is_rust(&path) || !path.starts_with(CORE) || is_cut_off_tests(&path) {
+            continue;
+        }
+        let room = path[CORE.len()..].split(['/', '.']).next().unwrap();
+        if ["lib", "test_support"].contains(&room) {
+            continue;
+        }
+        let place = |name: &str| ROOMS.iter().position(|known| *known == name);
+        let here = place(room).unwrap_or_else(|| panic!("{path}: a room that ROOMS lacks"));
+        seen.insert(room.to_owned());
+        let text = read(&path);
+        let shipped = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        for (number, line) in shipped.lines().enumerate() {
+            for (at, _) in code_of(line).match_indices("crate::") {
+                let rest = &line[at + "crate::".len()..];
+                let other = rest
+                    .split(|c: char| !c.is_alphanumeric() && c != '_')
+                    .next();
+                let other = other.unwrap_or_default();
+                let there = place(other).unwrap_or_else(|| panic!("{path}: crate::{other}"));
+                assert!(
+                    there <= here,
+                    "{path}:{}: {room} uses {other}, which comes after it",
+                    number + 1
+                );
+            }
+        }
+    }
+    assert_eq!(seen.len(), ROOMS.len(), "each room is there: {seen:?}");
+}
+
+/// The table of rooms has each, in the order that is held above, and the page stays one that
+/// is read in a sitting.
+#[test]
+fn the_architecture_lists_the_rooms_in_their_order_and_stays_short() {
+    let text = read("ARCHITECTURE.md");
+    let rows = markdown::table(&text, "| Room (`crates/core/src/`) |");
+    let rooms: Vec<&str> = rows.iter().map(|row| row[0].trim_matches('`')).collect();
+    assert_eq!(rooms, ROOMS);
+    let lines = text.lines().count();
+    assert!(lines <= 250, "ARCHITECTURE.md has {lines} lines");
+}
+
+#[test]
+fn the_projects_folder_holds_no_more_than_one_takes_in() {
+    let paths = tracked();
+    let entries: BTreeSet<&str> = paths
+        .iter()
+        .filter_map(|path| path.split('/').next())
+        .collect();
+    let count = entries.len();
+    assert!(count <= ENTRIES_MAX, "{count} entries: {entries:?}");
+}
+
+#[test]
+fn every_module_begins_with_what_it_is() {
+    for path in tracked() {
+        if !is_rust(&path) || is_cut_off_tests(&path) {
+            continue;
+        }
+        let text = read(&path);
+        let first = text.lines().next().unwrap_or_default();
+        assert!(
+            first.starts_with("//! ") && first.len() > 10,
+            "{path}: begin with //! and one line that says what the module is"
+        );
+    }
+}
+
+#[test]
+fn no_test_is_skipped_and_no_exception_lacks_its_reason() {
+    let ignore = concat!("#[", "ignore");
+    let allow = concat!("[", "allow(");
+    for path in tracked() {
+        if !is_rust(&path) {
+            continue;
+        }
+        let text = read(&path);
+        assert!(
+            !text.contains(ignore),
+            "{path}: a test is skipped in silence"
+        );
+        for (at, _) in text.match_indices(allow) {
+            let end = text[at..].find(")]").expect("an attribute ends");
+            assert!(
+                text[at..at + end].contains("reason = "),
+                "{path}: an exception to a lint without its reason: {}",
+                &text[at..at + end]
+            );
+        }
+    }
+}
+
+#[test]
+fn nothing_names_this_machine_or_a_package_registry() {
+    // In parts, so that this file does not name them either.
+    let machine = [
+        concat!("/wo", "rk/"),
+        concat!("/ro", "ot/"),
+        concat!("/ho", "me/"),
+        concat!("/Us", "ers/"),
+    ];
+    let registries = [
+        concat!("crates", ".io"),
+        concat!("pypi", ".org"),
+        concat!("pythonhosted", ".org"),
+        concat!("maven", ".org"),
+        concat!("maven.apache", ".org"),
+        concat!("npmjs", ".org"),
+        concat!("deb.debian", ".org"),
+        concat!("docker", ".io"),
+        concat!("ghcr", ".io"),
+        concat!("quay", ".io"),
+    ];
+    for path in tracked() {
+        let Some(text) = read_text(&path) else {
+            continue;
+        };
+        for (number, line) in text.lines().enumerate() {
+            let at = format!("{path}:{}", number + 1);
+            for name in machine {
+                // Not one that goes on a relative path, as in a URL of Keycloak's.
+                let begins = |(at, _): (usize, &str)| {
+                    !line[..at].ends_with(|before: char| before.is_ascii_alphanumeric())
+                };
+                assert!(
+                    !line.match_indices(name).any(begins),
+                    "{at}: a path of one machine\n    {line}"
+                );
+            }
+            if LOCKS.iter().any(|(lock, _)| *lock == path) {
+                continue;
+            }
+            for name in registries {
+                assert!(
+                    !line.contains(name),
+                    "{at}: which registry is asked is the matter of whoever builds\n    {line}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_dependency_comes_from_the_public_index() {
+    let index = format!(
+        "source = \"registry+https://github.com/rust-lang/{}-index\"",
+        concat!("crates", ".io")
+    );
+    for (path, more_than) in LOCKS {
+        let lock = read(path);
+        let sources = lock.lines().filter(|line| line.starts_with("source = "));
+        let mut count = 0;
+        for source in sources {
+            assert_eq!(source, index, "{path}");
+            count += 1;
+        }
+        assert!(count > more_than, "{path}");
+    }
+}
+
+#[test]
+fn every_make_target_that_is_documented_exists() {
+    let targets: BTreeSet<String> = targets().into_iter().map(|(name, _)| name).collect();
+    let mut documented = BTreeSet::new();
+    for path in documents() {
+        for code in code_spans(&read(&path)) {
+            let words: Vec<&str> = code.split_whitespace().collect();
+            for pair in words.windows(2) {
+                let is_target = !pair[1].is_empty() && pair[1].bytes().all(is_target_byte);
+                if pair[0] == "make" && is_target {
+                    assert!(
+                        targets.contains(pair[1]),
+                        "{path}: `make {}` is no target of the Makefile",
+                        pair[1]
+                    );
+                    documented.insert(pair[1].to_owned());
+                }
+            }
+        }
+    }
+    for name in ["run", "stop", "up", "test"] {
+        assert!(documented.contains(name), "`make {name}` is not documented");
+    }
+}
+
+#[test]
+fn every_make_target_says_what_it_does_and_is_phony() {
+    let makefile = read("Makefile");
+    let phony = makefile
+        .lines()
+        .find_map(|line| line.strip_prefix(".PHONY:"))
+        .expect("a line .PHONY");
+    let phony: Vec<&str> = phony.split_whitespace().collect();
+    for (name, about) in targets() {
+        assert!(about.len() > 10, "Makefile: {name} lacks its ## line");
+        assert!(
+            phony.contains(&name.as_str()),
+            "Makefile: {name} is not in .PHONY"
+        );
+    }
+}
+
+#[test]
+fn every_script_runs_and_stops_at_the_first_error() {
+    let mut seen = 0;
+    for path in tracked() {
+        let text = match read_text(&path) {
+            Some(text) if path.ends_with(".sh") || text.starts_with("#!/usr/bin/env bash") => text,
+            _ => continue,
+        };
+        seen += 1;
+        let mode = fs::metadata(root().join(&path))
+            .unwrap()
+            .permissions()
+            .mode();
+        // Sourced by others, and so never run.
+        if text.starts_with("# shellcheck shell=bash") {
+            assert_eq!(
+                mode & 0o111,
+                0,
+                "{path} is sourced, and need not be executable"
+            );
+        } else {
+            assert_ne!(mode & 0o111, 0, "{path}: chmod +x");
+            assert!(
+                text.starts_with("#!/usr/bin/env bash"),
+                "{path}: #!/usr/bin/env bash"
+            );
+        }
+        let strict = text.contains("set -euo pipefail") || text.contains("/lib.sh\"");
+        assert!(
+            strict,
+            "{path}: set -euo pipefail, or source lib.sh, which does"
+        );
+    }
+    assert!(seen >= 8, "only {seen} scripts were found");
+}
+
+#[test]
+fn every_link_between_documents_leads_somewhere() {
+    for path in documents() {
+        let text = read(&path);
+        let folder = Path::new(&path).parent().unwrap();
+        for link in links(&text) {
+            if link.contains("://") || link.starts_with("mailto:") {
+                continue;
+            }
+            let (target, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let target = match target {
+                "" => path.clone(),
+                target => folder.join(target).to_string_lossy().into_owned(),
+            };
+            assert!(
+                root().join(&target).exists(),
+                "{path}: no file for ({link})"
+            );
+            if !anchor.is_empty() {
+                let anchors: Vec<String> = headings(&read(&target));
+                assert!(
+                    anchors.iter().any(|known| known == anchor),
+                    "{path}: no heading for ({link}) among {anchors:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_test_that_an_invariant_names_exists() {
+    let mut sources = String::new();
+    for path in tracked() {
+        if is_rust(&path) {
+            sources.push_str(&read(&path));
+        }
+    }
+    let architecture = read("ARCHITECTURE.md");
+    let rows: Vec<&str> = architecture
+        .lines()
+        .skip_while(|line| !line.starts_with("| # | Invariant |"))
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .collect();
+    assert_eq!(rows.len(), 13, "the invariants of the design and one more");
+    for row in rows {
+        let tests = row.split('|').nth(4).unwrap();
+        let named = inline_code(tests);
+        assert!(!named.is_empty(), "an invariant without a test: {row}");
+        for name in named {
+            // A file or a command instead of a test.
+            if name.contains(['/', ' ']) {
+                continue;
+            }
+            assert!(
+                sources.contains(&format!("fn {name}(")),
+                "ARCHITECTURE.md: there is no test {name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_file_that_a_document_names_exists() {
+    // A path in code marks, with a folder of ours before it.
+    let folders = [
+        "src/", "crates/", "tests/", "kong/", "deploy/", "scripts/", "docs/",
+    ];
+    for path in documents() {
+        for span in inline_code(&read(&path)) {
+            let file = span.split("::").next().unwrap();
+            let of_ours = folders.iter().any(|folder| span.starts_with(folder));
+            if of_ours && !span.contains(['*', ' ', '{', '<']) {
+                assert!(root().join(file).exists(), "{path}: there is no {span}");
+            } else if path == "ARCHITECTURE.md" && file.contains('/') && file.ends_with(".rs") {
+                let in_core = root().join(CORE).join(file);
+                assert!(in_core.exists(), "{path}: there is no {span} in the core");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_test_that_a_document_names_by_its_file_exists() {
+    let mut seen = 0;
+    for path in documents() {
+        for span in inline_code(&read(&path)) {
+            let Some((file, name)) = span.split_once(".rs::") else {
+                continue;
+            };
+            seen += 1;
+            let source = read(&format!("{file}.rs"));
+            // A trial of the end-to-end suite is named by a text.
+            assert!(
+                source.contains(&format!("fn {name}(")) || source.contains(&format!("{name}\"")),
+                "{path}: there is no {span}"
+            );
+        }
+    }
+    assert!(seen > 100, "only {seen} tests were found in documents");
+}
+
+#[test]
+fn every_claim_of_the_threat_model_names_a_test() {
+    let text = read("docs/security.md");
+    let mut claims = 0;
+    let mut of_claims = false;
+    for line in text.lines() {
+        if !line.starts_with('|') {
+            of_claims = false;
+        } else if line.ends_with("| Tests |") {
+            of_claims = true;
+        } else if of_claims && !line.starts_with("|---") {
+            let tests = line.trim_end_matches('|').rsplit('|').next().unwrap();
+            assert!(tests.contains(".rs::"), "a claim without a test: {line}");
+            claims += 1;
+        }
+    }
+    assert!(claims > 50, "only {claims} claims were found");
+}
+
+/// One that is not would never be called: the trait's own, which does nothing, is.
+#[test]
+fn every_callback_of_a_context_is_passed_on_by_its_wrapping() {
+    let wrapping = read("src/wiping.rs");
+    let mut seen = 0;
+    for path in tracked() {
+        if !path.starts_with("src/") || path == "src/wiping.rs" {
+            continue;
+        }
+        for line in read(&path).lines() {
+            let Some(rest) = line.strip_prefix("    fn on_") else {
+                continue;
+            };
+            seen += 1;
+            let (name, _) = rest.split_once('(').unwrap();
+            assert!(
+                wrapping.contains(&format!("self.0.on_{name}(")),
+                "{path}: on_{name} is not passed on in src/wiping.rs"
+            );
+        }
+    }
+    assert!(seen > 6, "only {seen} callbacks were found");
+}
+
+#[test]
+fn make_test_all_runs_every_step_and_every_test_that_there_is() {
+    let script = read("scripts/test.sh");
+    let between = |from: &str, to: &str| -> String {
+        let (_, rest) = script.split_once(from).expect(from);
+        rest.split_once(to).expect(to).0.to_owned()
+    };
+    let tiers: Vec<String> = ["QUICK=(", "REST=("]
+        .iter()
+        .flat_map(|tier| {
+            let steps = between(tier, ")");
+            let steps = steps.split_whitespace().map(str::to_owned);
+            steps.collect::<Vec<_>>()
+        })
+        .collect();
+    let cases = between("case $1 in\n", "  esac");
+    let known: Vec<&str> = cases
+        .lines()
+        .filter(|line| line.starts_with("    ") && !line.starts_with("     "))
+        .filter_map(|line| line.trim().split_once(')'))
+        .flat_map(|(names, _)| names.split(" | "))
+        .filter(|name| *name != "*" && !name.starts_with('#'))
+        .collect();
+    assert!(known.len() > 15, "{known:?}");
+    for step in &known {
+        let times = tiers.iter().filter(|name| name == step).count();
+        assert_eq!(times, 1, "{step} is in one tier");
+    }
+    assert_eq!(tiers.len(), known.len(), "{tiers:?}");
+    assert!(script.contains(r#"all) steps+=("${QUICK[@]}" "${REST[@]}")"#));
+    // What `cargo test` alone does not run is named by a step; all else is in `unit`.
+    let scripts = ["scripts/test.sh", "scripts/soak.sh"].map(read).concat();
+    let manifest = read("tests/servers/Cargo.toml");
+    let mut seen = 0;
+    for target in manifest.split("[[test]]\n").skip(1) {
+        let name = target.split('"').nth(1).expect("a name");
+        if target.lines().any(|line| line == "test = false") {
+            seen += 1;
+            let run = format!("--package suites --test {name}");
+            assert!(scripts.contains(&run), "no step runs {name}");
+        }
+    }
+    assert!(seen >= 4, "{seen} targets");
+    let excluded = "cargo test --locked --workspace --exclude host-model --";
+    assert!(
+        scripts.contains(excluded) && scripts.contains("cargo test --locked --package host-model")
+    );
+}
+
+// --- what is read ------------------------------------------------------------
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|fault| panic!("{path}: {fault}"))
+}
+
+/// None for a file that is no text.
+fn read_text(path: &str) -> Option<String> {
+    String::from_utf8(fs::read(root().join(path)).unwrap()).ok()
+}
+
+/// The project's files: those that git knows, or all that are there where this is no
+/// checkout (an unpacked archive, the build of an image).
+fn tracked() -> Vec<String> {
+    let listed = Command::new("git")
+        .args(["ls-files", "-z"])
+        .current_dir(root())
+        .output();
+    let mut paths: Vec<String> = match listed {
+        Ok(output) if output.status.success() && !output.stdout.is_empty() => {
+            let text = String::from_utf8(output.stdout).unwrap();
+            text.split_terminator('\0').map(str::to_owned).collect()
+        }
+        _ => walked(),
+    };
+    paths.retain(|path| root().join(path).is_file());
+    paths.sort();
+    assert!(paths.iter().any(|path| path == "src/lib.rs"));
+    paths
+}
+
+fn walked() -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![root()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let relative = path.strip_prefix(root()).unwrap();
+            let relative = relative.to_string_lossy().into_owned();
+            if [".git", ".run", "target", "dist"].contains(&relative.as_str()) {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else if !relative.ends_with(".wasm") {
+                found.push(relative);
+            }
+        }
+    }
+    found
+}
+
+fn documents() -> Vec<String> {
+    let mut paths = tracked();
+    paths.retain(|path| path.ends_with(".md"));
+    assert!(paths.iter().any(|path| path == "README.md"));
+    paths
+}
+
+fn is_rust(path: &str) -> bool {
+    path.ends_with(".rs")
+}
+
+/// A module's own tests in a file of their own: the module says what they are of.
+fn is_cut_off_tests(path: &str) -> bool {
+    path.starts_with("crates/") && (path.ends_with("/tests.rs") || path.ends_with("_tests.rs"))
+}
+
+/// A line without its comment. A `//` in a text cuts it short too, which hides no name
+/// that matters: a call never stands behind one.
+fn code_of(line: &str) -> &str {
+    line.split("//").next().unwrap_or_default()
+}
+
+/// Whether a line names this, as a whole word where it is one.
+fn names(code: &str, name: &str) -> bool {
+    let in_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    code.match_indices(name).any(|(at, _)| {
+        let before = code[..at].chars().next_back();
+        let after = code[at + name.len()..].chars().next();
+        let printed = name == "print";
+        !before.is_some_and(|c| in_word(c) && !(printed && c == 'e'))
+            && match name {
+                // println!, eprint! and the like.
+                "print" => code[at..].starts_with("println!") || code[at..].starts_with("print!"),
+                _ => name.ends_with(':') || !after.is_some_and(in_word),
+            }
+    })
+}
+
+/// The targets of the Makefile with what stands behind their `##`.
+fn targets() -> Vec<(String, String)> {
+    let found: Vec<(String, String)> = read("Makefile")
+        .lines()
+        .filter_map(|line| {
+            let (name, rest) = line.split_once(':')?;
+            let is_target = !name.is_empty() && name.bytes().all(is_target_byte);
+            (is_target && !rest.starts_with('=')).then(|| {
+                let about = rest.split_once("##").map_or("", |(_, about)| about.trim());
+                (name.to_owned(), about.to_owned())
+            })
+        })
+        .collect();
+    assert!(found.len() >= 5, "the Makefile's targets were not found");
+    found
+}
+
+fn is_target_byte(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte == b'-'
+}
+
+/// Each line of a fenced block and each piece of inline code.
+fn code_spans(text: &str) -> Vec<String> {
+    let mut spans = inline_code(text);
+    let mut fenced = false;
+    for line in text.lines() {
+        if line.starts_with("```") {
+            fenced = !fenced;
+        } else if fenced {
+            spans.push(line.to_owned());
+        }
+    }
+    spans
+}
+
+fn inline_code(text: &str) -> Vec<String> {
+    prose(text)
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The anchors that headings get.
+fn headings(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for line in prose(text).filter(|line| line.starts_with('#')) {
+        let title = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = title
+            .chars()
+            .filter(|c| c.is_alphanumeric() || *c == ' ' || *c == '-' || *c == '_');
+        found.push(kept.map(|c| if c == ' ' { '-' } else { c }).collect());
+    }
+    found
+}

@@ -1,0 +1,72 @@
+//! Keys of clients and the gateway's own, always the same for the same number.
+
+#![allow(
+    dead_code,
+    reason = "each suite that takes this module uses a part of it"
+)]
+
+use std::sync::{Arc, LazyLock};
+
+use apikeys_core::api_key::format::KeyFormat;
+use apikeys_core::config::Config;
+use apikeys_core::exchange::Worker;
+use apikeys_core::signing_key::SigningKey;
+use serde_json::{Value, json};
+
+// Made for tests, used nowhere else.
+pub const SIGNING_KEY: &str = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg53C48x8+QE4ZxcdCcxlyCnLV+M8sg0pb\
+    H91S4P2ZT2GhRANCAARztE3UlgHHa978qferI/VOamSBp0DyhC9PxPKuIP3RtmK1JtiNd9Q3OD/oPT3DjRszw97Lp6VQXMRn7iqhhhHE";
+
+/// A key that is always the same for the same number.
+pub fn key(number: u8) -> String {
+    let mut next = number.wrapping_mul(67);
+    let format = KeyFormat::new("sk_live_").unwrap();
+    let key = format.generate(|bytes| {
+        for byte in bytes {
+            *byte = next % 248;
+            next = next.wrapping_mul(5).wrapping_add(number);
+            next = next.wrapping_add(13);
+        }
+    });
+    key.expose().to_owned()
+}
+
+pub fn id_of(key: &str) -> &str {
+    &key[8..20]
+}
+
+/// A configuration of the realm `demo` with these changes.
+pub fn config(changes: &Value) -> Arc<Config> {
+    let mut config = json!({
+        "keycloak_url": "https://login.example.com",
+        "realm": "demo",
+        "keycloak_upstream": "keycloak",
+        "yield_upstream": "yield",
+        "signing_key_property": "env.SIGNING_KEY",
+        // Nobody polls here, and tokens are not to end for it.
+        "revocation_poll_seconds": 0,
+    });
+    for (field, value) in changes.as_object().into_iter().flatten() {
+        config[field] = value.clone();
+    }
+    Arc::new(Config::from_json(config.to_string().as_bytes()).unwrap())
+}
+
+/// The gateway's secret.
+pub fn signing_key() -> Arc<SigningKey> {
+    static KEY: LazyLock<Arc<SigningKey>> =
+        LazyLock::new(|| Arc::new(SigningKey::parse(SIGNING_KEY).unwrap()));
+    Arc::clone(&KEY)
+}
+
+/// A worker that knows nothing yet.
+pub fn new_worker(config: &Arc<Config>, seed: &[u8]) -> Worker {
+    Worker::new(Arc::clone(config), signing_key(), seed)
+}
+
+/// The keys that stand somewhere in a text.
+pub fn keys_in(text: &str) -> Vec<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let keys = words.filter(|word| word.starts_with("sk_live_") && word.len() > 24);
+    keys.collect()
+}

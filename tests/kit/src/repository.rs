@@ -1,0 +1,28 @@
+//! Where the files of the project are.
+
+use std::path::{Path, PathBuf};
+
+/// The project's folder.
+pub fn root() -> &'static Path {
+    let kit = Path::new(env!("CARGO_MANIFEST_DIR"));
+    kit.ancestors().nth(2).unwrap()
+}
+
+/// A new folder for what a test writes, beside what is built.
+pub fn scratch(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let folder = test.ancestors().nth(3).unwrap().join("tmp").join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// A file or a folder of the project.
+pub fn path(relative: impl AsRef<Path>) -> PathBuf {
+    root().join(relative)
+}
+
+/// The text of a file of the project.
+pub fn read(relative: impl AsRef<Path>) -> String {
+    let path = path(relative);
+    std::fs::read_to_string(&path).unwrap_or_else(|fault| panic!("{}: {fault}", path.display()))
+}

@@ -1,0 +1,90 @@
+//! Writes on a real Keycloak with PostgreSQL: writers that meet at one owner, and twenty
+//! thousand owners.
+//!
+//! ```text
+//! scripts/with-postgres.sh cargo test -p suites --test writes
+//! ```
+//!
+//! It starts what `make run` starts, in a run folder and on ports of its own, with a
+//! Keycloak that keeps its data in the PostgreSQL that `scripts/with-postgres.sh` starts,
+//! and a second gateway beside the first. `WRITES_SECONDS` says for how long the writers
+//! meet, 60 unless told; `WRITES_OWNERS` how many owners there are, 20,000 unless told.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test may read the clock, and fails by panicking, in its helpers as well"
+)]
+
+mod judge;
+mod ledger;
+mod many;
+mod race;
+mod stall;
+mod tool;
+mod world;
+mod writer;
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use suites::{
+    client, database, expect, faults, gateway, keycloak, log, owner, portal, secrets, stack, wait,
+};
+
+use world::World;
+
+type Case = (&'static str, fn(&'static World));
+
+/// In this order: the look-up's time with few owners is taken before there are many.
+const CASES: [Case; 6] = [
+    ("race::a_minute_of_eight_writers_loses_nothing", race::meets),
+    ("many::are_found_in_the_time_of_few", many::found),
+    ("many::the_last_ones_key_is_exchanged", many::exchanged),
+    ("many::the_last_ones_keys_are_managed", many::managed),
+    (
+        "many::a_record_without_its_index_is_indexed_again",
+        many::reindexed,
+    ),
+    ("many::the_doctor_looks_at_all_of_them", many::looked_at),
+];
+
+thread_local! {
+    /// What the last panic of this thread said, and where.
+    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // One at a time: they share an owner's lock, and the machine's time.
+    arguments.test_threads = Some(1);
+    if arguments.list {
+        let trials = CASES.map(|(name, _)| Trial::test(name, || Ok(())));
+        return libtest_mimic::run(&arguments, trials.into()).exit_code();
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        let said = secrets::redact(&panic.to_string());
+        // Of a writer's thread too, which nobody asks.
+        eprintln!("{said}");
+        PANIC.with_borrow_mut(|last| *last = said);
+    }));
+    let world: &'static World = match catch_unwind(World::new) {
+        // For as long as there are trials; stopped by hand.
+        Ok(world) => Box::leak(Box::new(world)),
+        Err(_) => return ExitCode::FAILURE,
+    };
+    let trials = CASES.map(|(name, run)| {
+        Trial::test(name, move || {
+            let run = AssertUnwindSafe(|| run(world));
+            catch_unwind(run).map_err(|_| Failed::from(PANIC.take()))
+        })
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.into());
+    world.end(conclusion.has_failed());
+    conclusion.exit_code()
+}
