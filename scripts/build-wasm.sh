@@ -16,14 +16,14 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 TARGET=wasm32-wasip1
-NAME=apikey_jwt_exchange.wasm
+NAME=apikey_jwt_exchange.wasm PACKAGE=apikey-jwt-exchange
 WHAT="the filter" MANIFEST=$PROJECT_ROOT/Cargo.toml
 if [ "${1:-}" = --noop ]; then
-  NAME=noop_filter.wasm WHAT="a filter that does nothing" MANIFEST=$PROJECT_ROOT/crates/bench/noop_filter/Cargo.toml
+  NAME=noop_filter.wasm PACKAGE=noop-filter WHAT="a filter that does nothing" MANIFEST=$PROJECT_ROOT/crates/bench/noop_filter/Cargo.toml
 fi
 TARGET_DIR=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}
 CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}
-BUILD=(cargo build --release --lib --locked --target "$TARGET" --manifest-path "$MANIFEST")
+BUILD=(cargo build --release --lib --locked --target "$TARGET" --manifest-path "$MANIFEST" --package "$PACKAGE")
 # Without the instructions for blocks of memory: V8 leaves its compiled code for each of them, and
 # most that are copied or wiped here are short. A warm request takes some 2 % less time without.
 CODE=(-C "target-feature=-bulk-memory,-bulk-memory-opt")

@@ -40,7 +40,7 @@ const ROOMS: [&str; 19] = [
     "clock",
     "signing_key",
     "mac",
-    "drbg",
+    "key_random",
     "trace",
     "build_info",
     "api_key",

@@ -17,8 +17,9 @@ pub mod cache;
 pub mod calls;
 pub mod clock;
 pub mod config;
-pub mod drbg;
+
 pub mod exchange;
+pub mod key_random;
 pub mod keycloak;
 pub mod mac;
 pub mod manage;

@@ -85,10 +85,10 @@ impl Manage {
         let task = self.task()?;
         let nonce = (env.exchange.nonce)();
         let entropy = [task.bearer.as_bytes(), nonce.as_slice()];
-        let mut drbg = env.manager.random.for_key(&entropy, env.exchange.now);
-        let key = config.key_format.generate(|bytes| drbg.fill(bytes));
+        let mut random = env.manager.random.for_key(&entropy, env.exchange.now);
+        let key = config.key_format.generate(|bytes| random.fill(bytes));
         let mut salt = [0_u8; 16];
-        drbg.fill(&mut salt);
+        random.fill(&mut salt);
         self.report.key_id = Some(key.id().to_owned());
         let draft = Box::new(Draft {
             key,

@@ -33,7 +33,7 @@ impl KeyRandom {
     #[must_use]
     pub fn new(signing_key: &SigningKey, worker_seed: &[u8]) -> Self {
         Self {
-            secret: Zeroizing::new(signing_key.derive(&[b"drbg"])),
+            secret: Zeroizing::new(signing_key.derive(&[b"new key"])),
             worker_seed: worker_seed.to_vec(),
             given: 0,
         }
@@ -41,7 +41,7 @@ impl KeyRandom {
 
     /// The bytes for one key. `entropy` is what nobody else has: the access token
     /// that was just fetched, whole, and the request's nonce.
-    pub fn for_key(&mut self, entropy: &[&[u8]], now: UnixMillis) -> KeyDrbg {
+    pub fn for_key(&mut self, entropy: &[&[u8]], now: UnixMillis) -> KeyBytes {
         self.given += 1;
         let (given, now) = (self.given.to_be_bytes(), now.0.to_be_bytes());
         let own: [&[u8]; 3] = [&self.worker_seed, &given, &now];
@@ -52,7 +52,7 @@ impl KeyRandom {
             extract.input_ikm(part);
         }
         let (_, expand) = extract.finalize();
-        KeyDrbg {
+        KeyBytes {
             expand,
             expansions: 0,
         }
@@ -71,12 +71,12 @@ impl fmt::Debug for KeyRandom {
 ///
 /// It lives for one call, so unlike a generator of NIST SP 800-90A it need not hide, from someone
 /// who reads it later, the bytes that it gave before.
-pub struct KeyDrbg {
+pub struct KeyBytes {
     expand: Hkdf<Sha256>,
     expansions: u64,
 }
 
-impl KeyDrbg {
+impl KeyBytes {
     /// Fills the buffer with the next bytes. Each expansion has a number, so none repeats.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for block in bytes.chunks_mut(EXPANSION_BYTES) {
@@ -88,9 +88,9 @@ impl KeyDrbg {
     }
 }
 
-impl fmt::Debug for KeyDrbg {
+impl fmt::Debug for KeyBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("KeyDrbg(..)")
+        f.write_str("KeyBytes(..)")
     }
 }
 
@@ -124,11 +124,12 @@ mod tests {
     #[test]
     fn every_buffer_is_filled_whole_and_no_block_repeats() {
         let drawn = |lengths: &[usize]| {
-            let mut drbg = KeyRandom::new(&signing_key(), b"seed").for_key(&[b"token"], NOW);
+            let mut bytes_of_key =
+                KeyRandom::new(&signing_key(), b"seed").for_key(&[b"token"], NOW);
             let mut blocks = Vec::new();
             for &length in lengths {
                 let mut bytes = vec![0; length];
-                drbg.fill(&mut bytes);
+                bytes_of_key.fill(&mut bytes);
                 blocks.extend(bytes.chunks_exact(16).map(<[u8]>::to_vec));
             }
             blocks
@@ -148,8 +149,8 @@ mod tests {
         let of_each = count / workers.len();
         for (random, sign) in workers {
             for _ in 0..of_each {
-                let mut drbg = random.for_key(&[&[*sign; 16], CONSTANT], NOW);
-                let key = format.generate(|bytes| drbg.fill(bytes));
+                let mut bytes_of_key = random.for_key(&[&[*sign; 16], CONSTANT], NOW);
+                let key = format.generate(|bytes| bytes_of_key.fill(bytes));
                 assert!(ids.insert(key.id().to_owned()), "an id repeats");
                 assert!(secrets.insert(key.expose()[21..53].to_owned()));
             }
@@ -216,6 +217,6 @@ mod tests {
     fn debug_output_holds_no_secret() {
         let mut random = KeyRandom::new(&signing_key(), b"seed");
         assert_eq!(format!("{random:?}"), "KeyRandom { given: 0, .. }");
-        assert_eq!(format!("{:?}", random.for_key(&[], NOW)), "KeyDrbg(..)");
+        assert_eq!(format!("{:?}", random.for_key(&[], NOW)), "KeyBytes(..)");
     }
 }
