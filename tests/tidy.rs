@@ -54,6 +54,7 @@ const ROOMS: [&str; 20] = [
     "api_key",
     "config",
     "keycloak",
+    "machine",
     "rejection",
     "store",
     "revocation",

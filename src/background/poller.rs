@@ -2,8 +2,7 @@
 //! whoever made it and however.
 //!
 //! A state machine without I/O, as [`Exchange`](crate::exchange::Exchange) is one: it is
-//! told of each tick and of each answer ([`PollInput`]), and says what to call
-//! ([`PollCall`]). One worker of a node polls at a time, under a lease; the one that polled
+//! told of each tick and of each answer, and says what to call. One worker of a node polls at a time, under a lease; the one that polled
 //! last goes on, and another takes over when it is late.
 //!
 //! ```text
@@ -24,19 +23,17 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::background::env::WatchEnv;
 use crate::calls::ExchangeId;
 use crate::calls::breaker::Health;
-use crate::calls::service_token::ServiceToken;
 use crate::clock::UnixMillis;
-use crate::config::Config;
 use crate::keycloak::admin_events::read_config_answer;
-use crate::keycloak::{Call, Endpoint, loggable};
+use crate::keycloak::{Call, Endpoint};
+use crate::machine::{Effect, Event};
 use crate::rejection::Reason;
-use crate::revocation::Revocations;
 use crate::revocation::revoked::Watched;
 use crate::signing_key::SigningKey;
 use crate::store::lease::Holder;
-use crate::store::slots::SharedStore;
 use pages::{Fault, PAGE, Unread, Unreadable};
 pub use polling::{PollError, Polling};
 
@@ -52,45 +49,6 @@ const RETRY_MS: u64 = 5_000;
 const SLOW_MS: u64 = 500;
 /// So long a worker leaves a poll that is due to the one that polled last.
 const TAKE_OVER_MS: u64 = 400;
-
-/// What happened.
-#[derive(Debug, Clone, Copy)]
-pub enum PollInput<'a> {
-    /// A tick.
-    Tick,
-    /// The call was answered.
-    Answer {
-        /// The HTTP status.
-        status: u16,
-        /// The body; none if it is too large.
-        body: Option<&'a [u8]>,
-    },
-    /// The call failed; why, as far as the host says.
-    Failed(&'a str),
-}
-
-/// Send this to Keycloak and come back with its answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PollCall {
-    /// The request.
-    pub call: Call,
-    /// How long to wait for the answer.
-    pub timeout_ms: u64,
-}
-
-/// What a poll works with.
-pub(crate) struct PollEnv<'a> {
-    pub(crate) now: UnixMillis,
-    pub(crate) config: &'a Config,
-    pub(crate) signing_key: &'a SigningKey,
-    pub(crate) service_token: &'a mut ServiceToken,
-    pub(crate) revocations: &'a mut Revocations,
-    pub(crate) store: &'a mut dyn SharedStore,
-    /// Names one more exchange within the worker.
-    pub(crate) next_exchange: &'a mut dyn FnMut() -> ExchangeId,
-    /// Makes the id of an assertion.
-    pub(crate) jti: &'a mut dyn FnMut(&str) -> String,
-}
 
 /// Polls for one worker.
 #[derive(Debug)]
@@ -217,21 +175,15 @@ impl Poller {
         self.seen.len()
     }
 
-    /// Takes what happened, and says what to call.
-    pub(crate) fn handle_input(
-        &mut self,
-        input: PollInput<'_>,
-        env: &mut PollEnv<'_>,
-    ) -> Option<PollCall> {
-        let (mut poll, step) = match (self.poll.take(), input) {
-            (None, PollInput::Tick) => {
+    /// Begins a poll that is due, and minds how long one takes that is under way.
+    pub(crate) fn tick(&mut self, env: &mut WatchEnv<'_>) -> Option<Effect> {
+        let (poll, step) = match self.poll.take() {
+            None => {
                 let mut poll = self.begin(env)?;
                 let step = poll.need_token(env);
                 (poll, step)
             }
-            // Too late: the poll was given up.
-            (None, _) => return None,
-            (Some(mut poll), PollInput::Tick) => {
+            Some(mut poll) => {
                 let over = env.now >= poll.deadline_at || env.now < poll.started_at;
                 poll.tell_that_it_waits(env);
                 let step = match poll.asks {
@@ -241,11 +193,23 @@ impl Poller {
                 };
                 (poll, step)
             }
-            (Some(mut poll), input) => {
-                let step = self.answered(&mut poll, input, env);
-                (poll, step)
-            }
         };
+        self.settle(poll, step, env)
+    }
+
+    /// Takes the outcome of the latest call, and says what to call next.
+    pub(crate) fn handle_event(
+        &mut self,
+        event: Event<'_>,
+        env: &mut WatchEnv<'_>,
+    ) -> Option<Effect> {
+        // None is under way where the event came too late: the poll was given up.
+        let mut poll = self.poll.take()?;
+        let step = self.answered(&mut poll, event, env);
+        self.settle(poll, step, env)
+    }
+
+    fn settle(&mut self, mut poll: Poll, step: Step, env: &mut WatchEnv<'_>) -> Option<Effect> {
         match step {
             Ok(Next::Wait) => {
                 self.poll = Some(poll);
@@ -255,7 +219,7 @@ impl Poller {
                 poll.asks = asks;
                 let left = poll.deadline_at.since_ms(env.now).max(1);
                 self.poll = Some(poll);
-                Some(PollCall {
+                Some(Effect::Call {
                     call,
                     timeout_ms: left.min(env.config.callout_timeout_ms),
                 })
@@ -272,7 +236,7 @@ impl Poller {
     }
 
     /// Begins a poll, if one is due and no other worker polls.
-    fn begin(&mut self, env: &mut PollEnv<'_>) -> Option<Poll> {
+    fn begin(&mut self, env: &mut WatchEnv<'_>) -> Option<Poll> {
         let now = env.now;
         if !self.is_due(env.revocations.watched(), now) {
             return None;
@@ -289,7 +253,7 @@ impl Poller {
         let asked_before = newest_at > UnixMillis::default();
         let since = self.since(newest_at);
         Some(Poll {
-            id: (env.next_exchange)(),
+            id: env.ids.exchange(),
             started_at: now,
             told_at: None,
             deadline_at,
@@ -328,7 +292,7 @@ impl Poller {
         now >= last.plus_ms(every + others)
     }
 
-    fn answered(&mut self, poll: &mut Poll, input: PollInput<'_>, env: &mut PollEnv<'_>) -> Step {
+    fn answered(&mut self, poll: &mut Poll, event: Event<'_>, env: &mut WatchEnv<'_>) -> Step {
         let (endpoint, token) = match &poll.asks {
             Asks::Token => (Endpoint::ServiceToken, None),
             Asks::TokenOfAnother => return Ok(Next::Wait),
@@ -336,40 +300,34 @@ impl Poller {
                 (Endpoint::Events, Some(Arc::clone(token)))
             }
         };
-        let answered = match input {
-            PollInput::Answer { status, body } => Ok((status, body)),
-            PollInput::Failed(why) => Err(why),
-            PollInput::Tick => return Ok(Next::Wait),
-        };
         if let Asks::Events(token) = &poll.asks {
             let token = Arc::clone(token);
-            return self.page_answered(poll, token, answered, env);
+            return self.page_answered(poll, token, event, env);
         }
-        let health = Health::of(answered.ok().map(|(status, _)| status));
+        let health = Health::of(event.status());
         let hangs = poll.fault.as_ref().is_some_and(|fault| fault.slow);
         let again = health == Health::Gone && !poll.tried_again && !hangs;
         poll.tried_again = again;
         if again {
             return poll.ask_again(env);
         }
-        let (status, body) = answered.map_err(|why| match poll.fault.take() {
-            Some(fault) => fault.error,
-            None => call_failed(endpoint, why),
-        })?;
-        match (&poll.asks, token, body) {
-            (Asks::NoEvents(_), Some(token), Some(body)) => {
-                self.reached(poll, token, (status, body), env)
-            }
-            (Asks::Config(_), Some(token), Some(body)) => match read_config_answer(status, body) {
+        let (status, body) = event
+            .answer()
+            .map_err(|why| match (event, poll.fault.take()) {
+                (Event::Failed(_), Some(fault)) => fault.error,
+                _ => call_failed(endpoint, why),
+            })?;
+        match (&poll.asks, token) {
+            (Asks::NoEvents(_), Some(token)) => self.reached(poll, token, (status, body), env),
+            (Asks::Config(_), Some(token)) => match read_config_answer(status, body) {
                 Ok(on) => Ok(Next::Over(on)),
                 Err(error) => poll.refused(&token, error, env),
             },
-            (Asks::Token, _, Some(body)) => poll.token_answered(status, body, env),
-            _ => Err(call_failed(endpoint, "the answer is too large")),
+            _ => poll.token_answered(event, env),
         }
     }
 
-    fn over(&mut self, poll: Poll, on: bool, env: &mut PollEnv<'_>) {
+    fn over(&mut self, poll: Poll, on: bool, env: &mut WatchEnv<'_>) {
         let before = *env.revocations.watched();
         let mut watched = before;
         // Whoever looks for the first time has looked, though there was nothing.
@@ -399,7 +357,7 @@ impl Poller {
         });
     }
 
-    fn failed(&mut self, poll: &Poll, error: PollError, env: &mut PollEnv<'_>) {
+    fn failed(&mut self, poll: &Poll, error: PollError, env: &mut WatchEnv<'_>) {
         let mut watched = *env.revocations.watched();
         watched.failed_at = env.now;
         // Polls that fail after they listed something: what is forgotten counts once more.
@@ -416,7 +374,7 @@ impl Poller {
         at: UnixMillis,
         watched: Watched,
         everybody: bool,
-        env: &mut PollEnv<'_>,
+        env: &mut WatchEnv<'_>,
     ) {
         self.own_at = at;
         env.service_token.give_up(id);
@@ -434,8 +392,7 @@ impl Poller {
 }
 
 fn call_failed(endpoint: Endpoint, failure: &str) -> PollError {
-    let failure = loggable(failure);
-    PollError::Call(Reason::Callout { endpoint, failure }.to_string())
+    PollError::Call(Reason::callout(endpoint, failure).to_string())
 }
 
 #[cfg(test)]

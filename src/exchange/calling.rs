@@ -4,9 +4,10 @@
 
 use super::end::End;
 use super::renewing::CALLOUT_MS_MAX;
-use super::{Env, Exchange, Forward, Input, Output, Pending, Source, State, Step};
+use super::{Env, Exchange, Forward, Output, Pending, Source, State, Step};
 use crate::calls::breaker::Health;
 use crate::keycloak::{Call, Endpoint, loggable};
+use crate::machine::{Effect, Event};
 use crate::rejection::Reason;
 
 /// A call that is not answered is made again after so long, twice at the most. A host needs
@@ -49,15 +50,12 @@ impl Pending {
         if self.key.is_some() && !breaker.admits(call.endpoint, id, digest, lease_until, env.now) {
             return Err(End::unavailable(Reason::BreakerOpen));
         }
-        Ok((state, Output::Callout { call, timeout_ms }))
+        Ok((state, Output::Await(Effect::Call { call, timeout_ms })))
     }
 
     /// Takes the answer to a call.
-    pub(super) fn answered(&mut self, state: State, input: &Input<'_>, env: &mut Env<'_>) -> Step {
-        let health = match input {
-            Input::Answer { status, .. } => Health::of(Some(*status)),
-            Input::Failed(_) | Input::Request { .. } => Health::Gone,
-        };
+    pub(super) fn answered(&mut self, state: State, event: Event<'_>, env: &mut Env<'_>) -> Step {
+        let health = Health::of(event.status());
         if let (Some(endpoint), Some(_)) = (state.endpoint(), &self.key) {
             let breaker = &mut env.worker.breaker;
             breaker.heard(endpoint, health, self.id, &self.digest, env.now);
@@ -67,7 +65,7 @@ impl Pending {
             self.unanswered = None;
         } else if let Some(pause_ms) = self.tries_again(&state, env) {
             self.tries += 1;
-            self.unanswered = state.endpoint().map(|endpoint| unanswered(endpoint, input));
+            self.unanswered = state.endpoint().map(|endpoint| unanswered(endpoint, event));
             return match state {
                 // Each look-up for a key that nobody has seen takes a turn.
                 State::LookingUp { .. } if !self.known && self.key.is_some() => {
@@ -78,9 +76,9 @@ impl Pending {
             };
         }
         match state {
-            State::FetchingToken => self.token_fetched(input, env),
-            State::LookingUp { service_token } => self.looked_up(&service_token, input, env),
-            State::Granting { owner } => self.granted(&owner, input, env),
+            State::FetchingToken => self.token_fetched(event, env),
+            State::LookingUp { service_token } => self.looked_up(&service_token, event, env),
+            State::Granting { owner } => self.granted(&owner, event, env),
             _ => Err(End::unavailable(Reason::Deadline)),
         }
     }
@@ -138,24 +136,15 @@ impl Exchange {
 }
 
 /// Why a call is made again.
-fn unanswered(endpoint: Endpoint, input: &Input<'_>) -> Reason {
-    let failure = match input {
-        Input::Answer { status, .. } => format!("status {status}"),
-        Input::Failed(why) => loggable(why),
-        Input::Request { .. } => String::new(),
+fn unanswered(endpoint: Endpoint, event: Event<'_>) -> Reason {
+    let failure = match event {
+        Event::Answer { status, .. } => format!("status {status}"),
+        Event::Failed(why) => loggable(why),
     };
     Reason::Callout { endpoint, failure }
 }
 
 /// The answer to a callout, if there is one that can be read.
-pub(super) fn answer<'a>(endpoint: Endpoint, input: &Input<'a>) -> Result<(u16, &'a [u8]), End> {
-    match input {
-        Input::Answer {
-            status,
-            body: Some(body),
-        } => Ok((*status, body)),
-        Input::Answer { body: None, .. } => Err(End::callout(endpoint, "the answer is too large")),
-        Input::Failed(why) => Err(End::callout(endpoint, why)),
-        Input::Request { .. } => Err(End::unavailable(Reason::Deadline)),
-    }
+pub(super) fn answer(endpoint: Endpoint, event: Event<'_>) -> Result<(u16, &[u8]), End> {
+    event.answer().map_err(|why| End::callout(endpoint, why))
 }

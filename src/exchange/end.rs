@@ -1,6 +1,6 @@
 //! How an exchange ends that gets no token.
 
-use crate::keycloak::{Endpoint, loggable};
+use crate::keycloak::Endpoint;
 use crate::rejection::Refused;
 use crate::rejection::{Reason, Rejection};
 
@@ -45,9 +45,6 @@ impl End {
     }
 
     pub(super) fn callout(endpoint: Endpoint, failure: &str) -> Self {
-        Self::unavailable(Reason::Callout {
-            endpoint,
-            failure: loggable(failure),
-        })
+        Self::unavailable(Reason::callout(endpoint, failure))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Worker;
 use super::gate::Gate;
+use crate::calls::service_token::{Session, lacks_role};
 use crate::clock::UnixMillis;
 use crate::store::slots::SharedStore;
 
@@ -31,6 +32,21 @@ impl std::fmt::Debug for Env<'_> {
 }
 
 impl Env<'_> {
+    /// What it takes to get the gateway's own token.
+    pub(crate) fn session(&mut self) -> Session<'_> {
+        let worker = &mut *self.worker;
+        Session {
+            now: self.now,
+            config: &worker.config,
+            client_id: &worker.config.client_id,
+            signing_key: &worker.signing_key,
+            lacks_role,
+            tokens: &mut worker.service_token,
+            ids: &mut worker.ids,
+            nonce: self.nonce,
+        }
+    }
+
     /// The id of an assertion that concerns this key.
     pub(crate) fn jti(&mut self, key_id: &str) -> String {
         self.worker.jti(key_id, &(self.nonce)(), self.now)

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use super::calling::answer;
 use super::steps::WAIT_MS_MIN;
-use super::{End, Env, Forward, Input, Output, Pending, Source, State, Step};
+use super::{End, Env, Forward, Output, Pending, Source, State, Step};
 use crate::cache::CachedToken;
 use crate::keycloak::Endpoint;
 use crate::keycloak::token::{self, TokenError};
 use crate::keycloak::users::Owner;
+use crate::machine::Event;
 use crate::rejection::Reason;
 
 /// A token's life is at least this, where the key's end allows it.
@@ -40,9 +41,9 @@ impl Pending {
         self.call(State::Granting { owner }, call, env)
     }
 
-    pub(super) fn granted(&mut self, owner: &Owner, input: &Input<'_>, env: &mut Env<'_>) -> Step {
+    pub(super) fn granted(&mut self, owner: &Owner, event: Event<'_>, env: &mut Env<'_>) -> Step {
         let endpoint = Endpoint::Grant;
-        let (status, body) = answer(endpoint, input)?;
+        let (status, body) = answer(endpoint, event)?;
         let config = Arc::clone(&env.worker.config);
         let token = match token::read_token_answer(&config, status, body, env.now) {
             Ok(token) => token,

@@ -1,11 +1,10 @@
 //! The exchange of one request: an API key goes in, a token of its owner comes out.
 //!
-//! [`Exchange`] is a state machine without I/O. Its caller, a shell around one
-//! host, says what happened ([`Input`]: the request came, a callout answered or
-//! failed) and is told the one thing to do next ([`Output`]: call out, yield, pass,
-//! forward, reject). After a callout or a yield the caller comes back with its
-//! result; after any other output the exchange is over. A request that goes away
-//! is told by [`Exchange::abort`].
+//! [`Exchange`] is a state machine without I/O. A shell around one host calls
+//! [`Exchange::begin`] with the request's head. The answer is an [`Output`]: pass,
+//! forward or reject, which ends the exchange, or an [`Effect`] to wait for. The shell
+//! brings its [`Event`] to [`Exchange::handle_event`], as often as it takes, and calls
+//! [`Exchange::abort`] where the request went away.
 //!
 //! The way of a request that no cache knows:
 //!
@@ -19,7 +18,7 @@
 //!                      forward ◀─ remember ◀─ grant ◀─── sign ◀─────┘
 //! ```
 //!
-//! Invariants held here: every input leads to exactly one output; every claim
+//! Invariants held here: every head and event leads to exactly one output; every claim
 //! (flight, service token, gate, pending) is given back when the exchange ends,
 //! however it ends; whatever fails is a rejection.
 
@@ -43,8 +42,8 @@ use std::sync::Arc;
 use crate::api_key::format::ApiKey;
 use crate::api_key::hash::BcryptJob;
 use crate::clock::UnixMillis;
-use crate::keycloak::Call;
 use crate::keycloak::users::Owner;
+use crate::machine::{Effect, Event};
 use crate::store::sealed::KeyDigest;
 
 use crate::calls::ExchangeId;
@@ -56,53 +55,11 @@ use gate::Ticket;
 use throttle::SourceAddress;
 pub use worker::{PENDING_MAX, Sizes, Worker};
 
-/// What happened.
-pub enum Input<'a> {
-    /// The request's head came: the first input of each exchange.
-    Request {
-        /// Its headers.
-        headers: &'a Headers,
-    },
-    /// The callout or yield was answered.
-    Answer {
-        /// The HTTP status.
-        status: u16,
-        /// The body; none if it is larger than
-        /// [`ANSWER_BYTES_MAX`](crate::keycloak::ANSWER_BYTES_MAX).
-        body: Option<&'a [u8]>,
-    },
-    /// The callout or yield failed; why, as far as the host says.
-    Failed(&'a str),
-}
-
-impl std::fmt::Debug for Input<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Headers hold keys, and bodies tokens.
-        match self {
-            Self::Request { headers } => write!(f, "Request({} headers)", headers.len()),
-            Self::Answer { status, .. } => write!(f, "Answer({status})"),
-            Self::Failed(_) => f.write_str("Failed"),
-        }
-    }
-}
-
 /// What to do next.
 #[derive(Debug)]
 pub enum Output {
-    /// Send this to Keycloak and come back with its answer.
-    Callout {
-        /// The request.
-        call: Call,
-        /// How long to wait for the answer.
-        timeout_ms: u64,
-    },
-    /// Let others have the worker, then come back.
-    Yield {
-        /// None: come back at once. Else about so many milliseconds later.
-        wait_ms: Option<u64>,
-        /// How long to wait for the answer.
-        timeout_ms: u64,
-    },
+    /// Do this and come back with its event.
+    Await(Effect),
     /// Let the request go on untouched.
     Pass(Pass),
     /// Let the request go on with this token.
@@ -336,16 +293,21 @@ impl Exchange {
         })
     }
 
-    /// Takes what happened and says what to do next.
-    pub fn handle_input(&mut self, input: &Input<'_>, env: &mut Env<'_>) -> Output {
+    /// Takes the request's head and says what to do next.
+    pub fn begin(&mut self, headers: &Headers, env: &mut Env<'_>) -> Output {
+        env.worker.cache.keep_up(false, env.now, env.store);
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::New => self.start(headers, env),
+            // It had begun before.
+            _ => self.end(End::unavailable(Reason::Deadline), env),
+        }
+    }
+
+    /// Takes the outcome of the latest effect and says what to do next.
+    pub fn handle_event(&mut self, event: Event<'_>, env: &mut Env<'_>) -> Output {
         env.worker.cache.keep_up(false, env.now, env.store);
         let state = std::mem::replace(&mut self.state, State::Over);
-        let step = match (state, input) {
-            (State::New, Input::Request { headers }) => {
-                return self.start(headers, env);
-            }
-            (state, input) => self.go_on(state, input, env),
-        };
+        let step = self.go_on(state, event, env);
         self.settle(step, env)
     }
 

@@ -106,7 +106,7 @@ impl Exchange {
             }
             let mut exchange = Self::new();
             match exchange.start_renewal(due, until, env) {
-                output @ (Output::Callout { .. } | Output::Yield { .. }) => {
+                output @ Output::Await(_) => {
                     return Some((exchange, output));
                 }
                 _ => env.worker.renewing.pause(env.now),

@@ -7,16 +7,15 @@ use super::credentials::{Credentials, Headers, extract};
 use super::flight::Claim;
 use super::throttle::SourceAddress;
 use super::{
-    End, Env, Exchange, Forward, Input, Output, Pass, Pending, Source, State, Step, Unseen,
-    throttled,
+    End, Env, Exchange, Forward, Output, Pass, Pending, Source, State, Step, Unseen, throttled,
 };
 use crate::cache::renewal::Age;
 use crate::cache::{CachedToken, Found, Level};
-use crate::calls::service_token::{Need, read_service_token};
+use crate::calls::service_token::{Asker, Token};
 use crate::clock::UnixMillis;
 use crate::keycloak::Endpoint;
-use crate::keycloak::token;
 use crate::keycloak::users::{self, Lookup, LookupError};
+use crate::machine::{Effect, Event};
 use crate::rejection::Refused;
 use crate::rejection::{Reason, Rejection};
 
@@ -114,32 +113,30 @@ impl Exchange {
         self.source
     }
 
-    /// Any later input.
-    pub(super) fn go_on(&mut self, state: State, input: &Input<'_>, env: &mut Env<'_>) -> Step {
+    /// The outcome of the latest effect.
+    pub(super) fn go_on(&mut self, state: State, event: Event<'_>, env: &mut Env<'_>) -> Step {
         if matches!(state, State::AwaitingTurn { .. }) && self.is_throttled(env) {
             // It failed too often while it waited.
             return Err(End::refused(Rejection::Throttled, Reason::Throttled));
         }
         self.with_pending(env, |pending, env| {
             pending.follow_the_clock(env.now);
-            match (state, input) {
-                (State::New | State::Over, _) | (_, Input::Request { .. }) => {
-                    Err(End::unavailable(Reason::Deadline))
-                }
+            match (state, event) {
+                (State::New | State::Over, _) => Err(End::unavailable(Reason::Deadline)),
                 (
                     state @ (State::FetchingToken
                     | State::LookingUp { .. }
                     | State::Granting { .. }),
-                    input,
-                ) => pending.answered(state, input, env),
+                    event,
+                ) => pending.answered(state, event, env),
                 // From here on a turn that was waited for. One that would have come after
                 // the deadline says nothing of who gives turns.
-                (state, Input::Failed(_)) if env.now >= pending.deadline_at => Err(pending
+                (state, Event::Failed(_)) if env.now >= pending.deadline_at => Err(pending
                     .time_left(&state, env)
                     .err()
                     .unwrap_or_else(|| End::unavailable(Reason::Deadline))),
-                (_, Input::Failed(why)) => Err(pending.not_given(crate::keycloak::loggable(why))),
-                (_, Input::Answer { status, .. }) if *status >= 400 => {
+                (_, Event::Failed(why)) => Err(pending.not_given(crate::keycloak::loggable(why))),
+                (_, Event::Answer { status, .. }) if status >= 400 => {
                     Err(pending.not_given(format!("status {status}")))
                 }
                 (State::Following { wait_ms }, _) => pending.look_again(wait_ms, env),
@@ -262,47 +259,22 @@ impl Pending {
     }
 
     pub(super) fn need_service_token(&mut self, wait_ms: u64, env: &mut Env<'_>) -> Step {
-        let config = Arc::clone(&env.worker.config);
-        let lease_until = env.now.plus_ms(config.callout_timeout_ms + 1000);
-        let service = &mut env.worker.service_token;
-        let since = self.unseen.map(|unseen| unseen.since).unwrap_or_default();
-        match service.need_since(since, self.id, self.started_at, lease_until, env.now) {
-            Need::Use(service_token) => self.go_to_keycloak(service_token, env),
-            Need::Wait => self.wait(State::AwaitingToken { wait_ms }, wait_ms, env),
-            Need::Failed(rejection, reason) => Err(End::refused(rejection, *reason)),
-            Need::Fetch => {
-                let jti = env.jti("service");
-                let assertion =
-                    token::client_assertion(&config, &env.worker.signing_key, &jti, env.now)
-                        .map_err(|_| End::unavailable(Reason::Signing))?;
-                let call = token::service_token_call(&config, &assertion);
-                self.call(State::FetchingToken, call, env)
-            }
+        let asker = Asker {
+            id: self.id,
+            started_at: self.started_at,
+            since: self.unseen.map(|unseen| unseen.since).unwrap_or_default(),
+        };
+        let token = env.session().need(asker, "service");
+        match token.map_err(End::unavailable)? {
+            Token::Ready(service_token) => self.go_to_keycloak(service_token, env),
+            Token::Wait => self.wait(State::AwaitingToken { wait_ms }, wait_ms, env),
+            Token::Fetch(call) => self.call(State::FetchingToken, call, env),
         }
     }
 
-    pub(super) fn token_fetched(&mut self, input: &Input<'_>, env: &mut Env<'_>) -> Step {
-        let endpoint = Endpoint::ServiceToken;
-        let fetched = answer(endpoint, input).and_then(|(status, body)| {
-            read_service_token(&env.worker.config, status, body, env.now).map_err(End::unavailable)
-        });
-        match fetched {
-            Ok(token) => {
-                let service = &mut env.worker.service_token;
-                let service_token = service.fetched(self.id, &token, env.now);
-                self.go_to_keycloak(service_token, env)
-            }
-            Err(end) => {
-                if let End::Refused {
-                    rejection, reason, ..
-                } = &end
-                {
-                    let service = &mut env.worker.service_token;
-                    service.failed(self.id, env.now, *rejection, reason.clone());
-                }
-                Err(end)
-            }
-        }
+    pub(super) fn token_fetched(&mut self, event: Event<'_>, env: &mut Env<'_>) -> Step {
+        let token = env.session().answered(self.id, event);
+        self.go_to_keycloak(token.map_err(End::unavailable)?, env)
     }
 
     /// There is a service token whose roles were looked at: asks for the owner, or
@@ -334,10 +306,10 @@ impl Pending {
     pub(super) fn looked_up(
         &mut self,
         service_token: &str,
-        input: &Input<'_>,
+        event: Event<'_>,
         env: &mut Env<'_>,
     ) -> Step {
-        let (status, body) = answer(Endpoint::Lookup, input)?;
+        let (status, body) = answer(Endpoint::Lookup, event)?;
         match users::read_lookup_answer(status, body, &self.key_id) {
             Ok(Lookup::Owner(owner)) => self.check_record(owner, env),
             Ok(Lookup::Unknown) if self.unseen.is_some_and(|unseen| unseen.falls_back) => {
@@ -386,24 +358,26 @@ impl Pending {
         let timeout_ms = self
             .time_left(&state, env)?
             .min(env.worker.config.callout_timeout_ms);
+        let wait_ms = None;
         Ok((
             state,
-            Output::Yield {
-                wait_ms: None,
+            Output::Await(Effect::Yield {
+                wait_ms,
                 timeout_ms,
-            },
+            }),
         ))
     }
 
     /// Lets others have the worker, and comes back later.
     pub(super) fn wait(&self, state: State, wait_ms: u64, env: &Env<'_>) -> Step {
         let timeout_ms = self.time_left(&state, env)?.min(wait_ms + WAIT_GRACE_MS);
+        let wait_ms = Some(wait_ms);
         Ok((
             state,
-            Output::Yield {
-                wait_ms: Some(wait_ms),
+            Output::Await(Effect::Yield {
+                wait_ms,
                 timeout_ms,
-            },
+            }),
         ))
     }
 }

@@ -17,26 +17,24 @@ use proxy_wasm::types::{Action, BufferType, MapType, Status};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::audit;
-use super::callout::{self, Answer};
+use super::callout::Callout;
 use super::gateway::{Answered, Gateway};
-use super::metrics::{self, Sent};
+use super::metrics;
 use super::request_id::RequestId;
 use super::root_context::Route;
 use super::{system, with_env};
 use crate::exchange::credentials::{AUTHORIZATION, Headers};
+use crate::machine::{Effect, Event};
 use crate::manage::body::BODY_BYTES_MAX;
 use crate::manage::problem::Problem;
-use crate::manage::{self, Input, Manage, ManageEnv, Output};
+use crate::manage::{self, Manage, ManageEnv, Output, RequestHead};
 use crate::trace::TraceContext;
 
 /// The filter of one management request.
 pub(super) struct ManageFilter {
     route: Rc<Route>,
     manage: Manage,
-    /// The callout that is waited for.
-    callout: Option<u32>,
-    /// The same, where it goes to Keycloak.
-    sent: Option<Sent>,
+    callout: Callout,
     /// The body is waited for.
     reading: bool,
     trace: Option<TraceContext>,
@@ -50,8 +48,7 @@ impl ManageFilter {
         Self {
             route,
             manage: Manage::new(),
-            callout: None,
-            sent: None,
+            callout: Callout::default(),
             reading: false,
             trace: None,
             answered: None,
@@ -59,34 +56,30 @@ impl ManageFilter {
         }
     }
 
-    /// Hands an input to the machine and does what it says.
-    fn step(&mut self, input: &Input<'_>) -> Action {
-        let Some(output) = self.ask(input) else {
-            return self.unavailable();
-        };
-        let config = &self.route.config;
-        let sent = match output {
-            Output::Respond(answer) => return self.respond(&answer),
-            Output::ReadBody { timeout_ms } => return self.read_body(timeout_ms),
-            Output::Callout { call, timeout_ms } => {
-                self.sent = Some(Sent::now(call.endpoint));
-                callout::send(config, &call, self.trace.as_ref(), timeout_ms)
-            }
-            Output::Yield {
-                wait_ms,
-                timeout_ms,
-            } => callout::send_yield(config, wait_ms, timeout_ms),
-        };
-        match sent {
-            Ok(token) => {
-                self.callout = Some(token);
-                Action::Pause
-            }
+    /// Tells the machine what happened and does what it says.
+    fn step(
+        &mut self,
+        mut act: impl FnMut(&mut Manage, &mut ManageEnv<'_, '_>) -> Output,
+    ) -> Action {
+        match self.ask(&mut act) {
+            Some(Output::Respond(answer)) => self.respond(&answer),
+            Some(Output::ReadBody { timeout_ms }) => self.read_body(timeout_ms),
+            Some(Output::Await(effect)) => self.wait(&effect),
+            None => self.unavailable(),
+        }
+    }
+
+    /// Goes on with the outcome of the latest effect.
+    fn go_on(&mut self, event: Event<'_>) -> Action {
+        self.step(|manage, env| manage.handle_event(event, env))
+    }
+
+    fn wait(&mut self, effect: &Effect) -> Action {
+        let (config, trace) = (&self.route.config, self.trace.as_ref());
+        match self.callout.perform(config, effect, trace) {
+            Ok(()) => Action::Pause,
             // Ends within a few steps: a failed callout is not repeated for ever.
-            Err(why) => {
-                self.sent.take().map(|sent| sent.ended(None));
-                self.step(&Input::Failed(&why))
-            }
+            Err(why) => self.go_on(Event::Failed(&why)),
         }
     }
 
@@ -109,17 +102,17 @@ impl ManageFilter {
         if Gateway::here() == Gateway::Kong {
             return Action::Continue;
         }
-        match callout::send_yield(&self.route.config, Some(timeout_ms), timeout_ms + 1000) {
-            Ok(token) => {
-                self.callout = Some(token);
-                Action::Pause
-            }
-            Err(why) => self.step(&Input::Failed(&why)),
-        }
+        self.wait(&Effect::Yield {
+            wait_ms: Some(timeout_ms),
+            timeout_ms: timeout_ms + 1000,
+        })
     }
 
     /// Asks the machine; none when the host lacks what it takes.
-    fn ask(&mut self, input: &Input<'_>) -> Option<Output> {
+    fn ask(
+        &mut self,
+        act: &mut dyn FnMut(&mut Manage, &mut ManageEnv<'_, '_>) -> Output,
+    ) -> Option<Output> {
         let (worker, manager) = match (self.route.worker(), self.route.manager()) {
             (Ok(worker), Ok(manager)) => (worker, manager),
             (Err(fault), _) | (_, Err(fault)) => {
@@ -142,7 +135,7 @@ impl ManageFilter {
                 exchange,
                 manager: &mut manager,
             };
-            manage.handle_input(input, &mut env)
+            act(manage, &mut env)
         }))
     }
 
@@ -212,25 +205,9 @@ impl ManageFilter {
 
 impl Context for ManageFilter {
     fn on_http_call_response(&mut self, token: u32, headers: usize, body_bytes: usize, _: usize) {
-        if self.callout != Some(token) {
-            return;
-        }
-        self.callout = None;
-        let sent = self.sent.take();
-        match callout::read_answer(headers, body_bytes, true) {
-            Answer::Given { status, body } => {
-                sent.map(|sent| sent.ended(Some(status)));
-                // May hold a token.
-                let body = body.map(Zeroizing::new);
-                self.step(&Input::Answer {
-                    status,
-                    body: body.as_ref().map(|body| body.as_slice()),
-                });
-            }
-            Answer::Failed(why) => {
-                sent.map(|sent| sent.ended(None));
-                self.step(&Input::Failed(&why));
-            }
+        let answer = self.callout.read_answer(token, headers, body_bytes, true);
+        if let Some(answer) = answer {
+            self.go_on(answer.event());
         }
     }
 }
@@ -277,12 +254,13 @@ impl HttpContext for ManageFilter {
             Gateway::Kong => announced,
             Gateway::Envoy => !end_of_stream,
         };
-        let action = self.step(&Input::Head {
+        let head = RequestHead {
             method: &method,
             path: &path,
             headers: &headers,
             body_follows,
-        });
+        };
+        let action = self.step(|manage, env| manage.begin(head, env));
         for (_, value) in &mut headers {
             value.zeroize();
         }
@@ -296,14 +274,14 @@ impl HttpContext for ManageFilter {
         }
         if body_bytes > BODY_BYTES_MAX {
             self.reading = false;
-            self.callout = None;
-            return self.step(&Input::Body(None));
+            self.callout.forget();
+            return self.step(|manage, env| manage.read_body(None, env));
         }
         if !end_of_stream && Gateway::here() == Gateway::Envoy {
             return Action::Pause;
         }
         self.reading = false;
-        self.callout = None;
+        self.callout.forget();
         // On Kong none where the body did not fit client_body_buffer_size.
         let body = match body_bytes {
             0 => Some(Vec::new()),
@@ -320,7 +298,8 @@ impl HttpContext for ManageFilter {
                 return self.unavailable();
             }
         }
-        self.step(&Input::Body(body.as_ref().map(|body| body.as_slice())))
+        let body = body.as_ref().map(|body| body.as_slice());
+        self.step(|manage, env| manage.read_body(body, env))
     }
 }
 

@@ -9,18 +9,19 @@ use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{BufferType, ContextType};
 use sha2::{Digest, Sha256};
 
-use super::callout::{self, Answer};
+use super::callout::{Answer, Callout};
 use super::gateway::Gateway;
 use super::http_context::HttpFilter;
 use super::manage_context::ManageFilter;
-use super::metrics::{self, Sent};
+use super::metrics;
 use super::wiping::Wiping;
 use super::{SharedWorker, TICK_PERIOD, TextDigest, system, tick, with_background_env, worker_for};
-use crate::background::poller::{PollCall, PollInput, Polling};
+use crate::background::poller::Polling;
 use crate::background::self_check::{Findings, Severity};
 use crate::background::{Background, Renewed};
 use crate::build_info::BuildInfo;
 use crate::config::{Config, SigningKeySource};
+use crate::machine::Event;
 use crate::manage::Manager;
 use crate::signing_key::SigningKey;
 
@@ -31,13 +32,10 @@ pub(super) struct RootFilter {
     route: Option<Rc<Route>>,
     /// The tick period is set: to set it again is a trap on Kong.
     ticking: bool,
-    /// The callout that is waited for. A root context has no other.
-    callout: Option<u32>,
+    callout: Callout,
     /// The answer that waits for the next tick.
     answer: Option<Answer>,
     background: Background,
-    /// The same, for what is counted.
-    sent: Option<Sent>,
     /// Renewals that were counted.
     renewed: Renewed,
 }
@@ -129,18 +127,14 @@ impl RootFilter {
 
     /// Goes on by the answer that came, if one did.
     fn take_answer(&mut self) {
-        match self.answer.take() {
-            Some(Answer::Given { status, body }) => self.go_on(PollInput::Answer {
-                status,
-                body: body.as_deref(),
-            }),
-            Some(Answer::Failed(why)) => self.go_on(PollInput::Failed(&why)),
-            None => {}
+        if let Some(answer) = self.answer.take() {
+            self.go_on(Some(answer.event()));
         }
     }
 
-    /// Tells what is done between requests what happened, and sends what it asks for.
-    fn go_on(&mut self, input: PollInput<'_>) {
+    /// Tells what is done between requests of an answer, or of a tick, and sends what it asks
+    /// for.
+    fn go_on(&mut self, event: Option<Event<'_>>) {
         let Some(shared) = self.route.as_ref().and_then(|route| route.made()) else {
             return;
         };
@@ -153,23 +147,16 @@ impl RootFilter {
         };
         let (worker, watch) = (&mut *worker, &mut *watch);
         let background = &mut self.background;
-        let mut call = with_background_env(now, worker, |env| {
-            background.handle_input(input, watch, env)
+        let mut call = with_background_env(now, worker, |env| match event {
+            Some(event) => background.handle_event(event, watch, env),
+            None => background.tick(watch, env),
         });
-        while let Some(PollCall {
-            call: next,
-            timeout_ms,
-        }) = call
-        {
-            call = match callout::send(&worker.config, &next, None, timeout_ms) {
-                Ok(token) => {
-                    self.sent = Some(Sent::now(next.endpoint));
-                    self.callout = Some(token);
-                    None
-                }
+        while let Some(effect) = call {
+            call = match self.callout.perform(&worker.config, &effect, None) {
+                Ok(()) => None,
                 // Ends within a few more steps: a failed callout is never repeated.
                 Err(why) => with_background_env(now, worker, |env| {
-                    background.handle_input(PollInput::Failed(&why), watch, env)
+                    background.handle_event(Event::Failed(&why), watch, env)
                 }),
             };
         }
@@ -196,18 +183,11 @@ impl RootFilter {
 
 impl Context for RootFilter {
     fn on_http_call_response(&mut self, token: u32, headers: usize, body_bytes: usize, _: usize) {
-        // What comes after its job was given up is not looked at.
-        if self.callout.take_if(|sent| *sent == token).is_none() {
+        // What comes after its job was given up is not looked at. A root context is in no
+        // request, where alone Kong says why a callout failed.
+        let Some(answer) = self.callout.read_answer(token, headers, body_bytes, false) else {
             return;
-        }
-        // A root context is in no request, where alone Kong says why a callout failed.
-        let answer = callout::read_answer(headers, body_bytes, false);
-        if let Some(sent) = self.sent.take() {
-            sent.ended(match answer {
-                Answer::Given { status, .. } => Some(status),
-                Answer::Failed(_) => None,
-            });
-        }
+        };
         self.answer = Some(answer);
         if Gateway::here().acts_on_answers() {
             self.take_answer();
@@ -282,7 +262,7 @@ impl RootContext for RootFilter {
     fn on_tick(&mut self) {
         tick();
         self.take_answer();
-        self.go_on(PollInput::Tick);
+        self.go_on(None);
         if let Some(now) = system::now() {
             metrics::tick(now);
         }

@@ -11,8 +11,8 @@ use super::problem::{Code, Problem};
 use super::router::{self, Operation};
 use super::steps::WAIT_MS_MIN;
 use super::{
-    Answer, Asked, BODY_MS_MAX, End, Head, Manage, ManageEnv, Output, REQUEST_MS_MAX, State, Step,
-    Task, management,
+    Answer, Asked, BODY_MS_MAX, End, Head, Manage, ManageEnv, Output, REQUEST_MS_MAX, RequestHead,
+    State, Step, Task, management,
 };
 use crate::config::{Config, Management};
 use crate::exchange::credentials::{HEADERS_MAX, Headers};
@@ -20,14 +20,13 @@ use crate::keycloak::caller_token::{self, CallerError, Expected};
 use crate::rejection::Rejection;
 
 impl Manage {
-    pub(super) fn start(
-        &mut self,
-        method: &str,
-        path: &str,
-        headers: &Headers,
-        body_follows: bool,
-        env: &mut ManageEnv<'_, '_>,
-    ) -> Step {
+    pub(super) fn start(&mut self, head: RequestHead<'_>, env: &mut ManageEnv<'_, '_>) -> Step {
+        let RequestHead {
+            method,
+            path,
+            headers,
+            body_follows,
+        } = head;
         if headers.len() > HEADERS_MAX {
             let problem = Problem::too_many_headers();
             return Err(End::new(problem, "more headers than can be looked through"));

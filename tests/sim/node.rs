@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use apikey_jwt_exchange::background::poller::{PollCall, PollInput, Polling};
+use apikey_jwt_exchange::background::poller::Polling;
 use apikey_jwt_exchange::background::{Background, Watch};
 use apikey_jwt_exchange::clock::UnixMillis;
 use apikey_jwt_exchange::config::Config;
 use apikey_jwt_exchange::exchange::gate::Gate;
 use apikey_jwt_exchange::exchange::{Env, Exchange, Worker};
+use apikey_jwt_exchange::machine::{Effect, Event};
 use apikey_jwt_exchange::signing_key::SigningKey;
 
 use super::dice::Dice;
@@ -172,14 +173,14 @@ impl Node {
         }
     }
 
-    /// Tells what a worker does between requests what happened; what it asks for, whether a
+    /// Tells what a worker does between requests of an answer, or of a tick; what it asks for, whether a
     /// poll goes on, and how polls go.
     pub fn go_on(
         &mut self,
         (worker, route): (usize, usize),
         with: &mut With<'_>,
-        input: PollInput<'_>,
-    ) -> (Option<PollCall>, bool, Option<Polling>) {
+        event: Option<Event<'_>>,
+    ) -> (Option<Effect>, bool, Option<Polling>) {
         let now = UnixMillis(self.now(with.now));
         // No request is there, so nothing that Kong would know it by.
         let nonce = match self.host {
@@ -210,7 +211,10 @@ impl Node {
             nonce: &|| nonce.clone(),
             source: &|| None,
         };
-        let call = background.handle_input(input, watch, &mut env);
+        let call = match event {
+            Some(event) => background.handle_event(event, watch, &mut env),
+            None => background.tick(watch, &mut env),
+        };
         let polls = polled && watch.is_polling();
         (call, polls, watch.take_polling())
     }

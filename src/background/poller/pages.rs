@@ -7,12 +7,14 @@
 
 use std::sync::Arc;
 
-use super::{Asks, Next, OVERLAP_MS, Poll, PollEnv, PollError, Poller, Step, call_failed};
+use super::{Asks, Next, OVERLAP_MS, Poll, PollError, Poller, Step, call_failed};
+use crate::background::env::WatchEnv;
 use crate::clock::UnixMillis;
 use crate::keycloak::Endpoint;
 use crate::keycloak::admin_events::{
     AdminEvent, Concerns, EventsError, config_call, no_events_call, read_events_answer,
 };
+use crate::machine::Event;
 
 /// Events on a page; each takes about 430 bytes of an answer.
 pub(super) const PAGE: usize = 100;
@@ -84,23 +86,28 @@ impl Poller {
         &mut self,
         poll: &mut Poll,
         token: Arc<str>,
-        answered: Result<(u16, Option<&[u8]>), &str>,
-        env: &mut PollEnv<'_>,
+        event: Event<'_>,
+        env: &mut WatchEnv<'_>,
     ) -> Step {
-        let read = match answered {
-            Err(why) => Err(call_failed(Endpoint::Events, why)),
-            Ok((200, None)) => {
+        let read = match event {
+            Event::Failed(why) => Err(call_failed(Endpoint::Events, why)),
+            Event::Answer {
+                status: 200,
+                body: None,
+            } => {
                 poll.tried_again = false;
                 let error = call_failed(Endpoint::Events, "the answer is too large");
                 return Ok(self.ask_for_less(poll, token, &error, STEP, env));
             }
-            Ok((status, body)) => match read_events_answer(status, body.unwrap_or_default()) {
-                Err(error @ (EventsError::Status(500..) | EventsError::Malformed)) => {
-                    Err(error.into())
+            Event::Answer { status, body } => {
+                match read_events_answer(status, body.unwrap_or_default()) {
+                    Err(error @ (EventsError::Status(500..) | EventsError::Malformed)) => {
+                        Err(error.into())
+                    }
+                    Err(error) => return poll.refused(&token, error, env),
+                    Ok(events) => Ok(events),
                 }
-                Err(error) => return poll.refused(&token, error, env),
-                Ok(events) => Ok(events),
-            },
+            }
         };
         let error = match read {
             Ok(events) => {
@@ -135,7 +142,7 @@ impl Poller {
         poll: &mut Poll,
         token: Arc<str>,
         (status, body): (u16, &[u8]),
-        env: &mut PollEnv<'_>,
+        env: &mut WatchEnv<'_>,
     ) -> Step {
         match (read_events_answer(status, body), poll.fault.take()) {
             (Err(EventsError::Unauthorized), _) => {
@@ -157,7 +164,7 @@ impl Poller {
         poll: &mut Poll,
         token: Arc<str>,
         fault: Fault,
-        env: &mut PollEnv<'_>,
+        env: &mut WatchEnv<'_>,
     ) -> Step {
         let alone = poll.page == 1 || poll.since.is_none();
         if alone && fault.slow {
@@ -174,7 +181,7 @@ impl Poller {
         token: Arc<str>,
         error: &PollError,
         smaller: usize,
-        env: &mut PollEnv<'_>,
+        env: &mut WatchEnv<'_>,
     ) -> Next {
         let clock = env.service_token.keycloak_clock(env.now);
         let until = clock.map(|(_, latest)| latest);
@@ -204,7 +211,7 @@ impl Poller {
         poll: &mut Poll,
         token: Arc<str>,
         events: Vec<AdminEvent>,
-        env: &mut PollEnv<'_>,
+        env: &mut WatchEnv<'_>,
     ) -> Next {
         let (mut owners, mut everybody) = (Vec::new(), false);
         let is_full = events.len() >= poll.page;
@@ -232,7 +239,7 @@ impl Poller {
         token: Arc<str>,
         (owners, mut everybody): (&[String], bool),
         taken: usize,
-        env: &mut PollEnv<'_>,
+        env: &mut WatchEnv<'_>,
     ) -> Next {
         poll.first += taken;
         let goes_on = taken > 0
@@ -262,7 +269,7 @@ impl Poller {
 
     /// Keeps what the next poll must know of events that could not be read, and says why
     /// they could not be, if there are any.
-    pub(super) fn keep_unread(&mut self, poll: &Poll, env: &mut PollEnv<'_>) -> Option<String> {
+    pub(super) fn keep_unread(&mut self, poll: &Poll, env: &mut WatchEnv<'_>) -> Option<String> {
         let Unreadable {
             count,
             news,

@@ -3,41 +3,36 @@
 use std::sync::Arc;
 
 use super::pages::Unreadable;
-use super::{Asks, Next, OVERLAP_MS, Poll, PollEnv, PollError, SLOW_MS, Step};
-use crate::calls::service_token::{Need, read_service_token};
+use super::{Asks, Next, OVERLAP_MS, Poll, PollError, SLOW_MS, Step};
+use crate::background::env::WatchEnv;
+use crate::calls::service_token::{Asker, Token};
 use crate::clock::UnixMillis;
 use crate::keycloak::admin_events::{
     AdminEvent, EventsError, config_call, events_call, no_events_call,
 };
-use crate::keycloak::token;
-use crate::rejection::{Reason, Rejection};
+use crate::machine::Event;
+use crate::rejection::Reason;
 
 impl Poll {
-    pub(super) fn need_token(&mut self, env: &mut PollEnv<'_>) -> Step {
-        let lease_until = env.now.plus_ms(env.config.callout_timeout_ms + 1000);
-        let need = env
-            .service_token
-            .need(self.id, self.started_at, lease_until, env.now);
-        match need {
-            Need::Use(token) => Ok(self.ask_for_events(token, env)),
-            Need::Wait => {
+    pub(super) fn need_token(&mut self, env: &mut WatchEnv<'_>) -> Step {
+        let asker = Asker {
+            id: self.id,
+            started_at: self.started_at,
+            since: UnixMillis::default(),
+        };
+        match env.session().need(asker, "poll").map_err(no_token)? {
+            Token::Ready(token) => Ok(self.ask_for_events(token, env)),
+            Token::Wait => {
                 self.asks = Asks::TokenOfAnother;
                 Ok(Next::Wait)
             }
-            Need::Failed(_, reason) => Err(PollError::Token(reason)),
-            Need::Fetch => {
-                let jti = (env.jti)("poll");
-                let assertion = token::client_assertion(env.config, env.signing_key, &jti, env.now)
-                    .map_err(|_| PollError::Token(Box::new(Reason::Signing)))?;
-                let call = token::service_token_call(env.config, &assertion);
-                Ok(Next::Ask(Asks::Token, call))
-            }
+            Token::Fetch(call) => Ok(Next::Ask(Asks::Token, call)),
         }
     }
 
     /// A Keycloak that takes its time is none that nobody asks: keys that are in use go on
     /// meanwhile, as they do when it is down.
-    pub(super) fn tell_that_it_waits(&mut self, env: &mut PollEnv<'_>) {
+    pub(super) fn tell_that_it_waits(&mut self, env: &mut WatchEnv<'_>) {
         let next = match self.told_at {
             Some(told_at) => told_at.plus_ms(1000),
             None => self.started_at.plus_ms(SLOW_MS),
@@ -53,7 +48,7 @@ impl Poll {
     }
 
     /// What was not answered is asked once more: another node of Keycloak may answer.
-    pub(super) fn ask_again(&mut self, env: &mut PollEnv<'_>) -> Step {
+    pub(super) fn ask_again(&mut self, env: &mut WatchEnv<'_>) -> Step {
         match &self.asks {
             Asks::Token | Asks::TokenOfAnother => self.need_token(env),
             Asks::Events(token) => Ok(self.ask_for_events(Arc::clone(token), env)),
@@ -68,24 +63,9 @@ impl Poll {
         }
     }
 
-    pub(super) fn token_answered(
-        &mut self,
-        status: u16,
-        body: &[u8],
-        env: &mut PollEnv<'_>,
-    ) -> Step {
-        match read_service_token(env.config, status, body, env.now) {
-            Ok(token) => {
-                let token = env.service_token.fetched(self.id, &token, env.now);
-                Ok(self.ask_for_events(token, env))
-            }
-            Err(reason) => {
-                let rejection = Rejection::IdentityProviderUnavailable;
-                env.service_token
-                    .failed(self.id, env.now, rejection, reason.clone());
-                Err(PollError::Token(Box::new(reason)))
-            }
-        }
+    pub(super) fn token_answered(&mut self, event: Event<'_>, env: &mut WatchEnv<'_>) -> Step {
+        let token = env.session().answered(self.id, event).map_err(no_token)?;
+        Ok(self.ask_for_events(token, env))
     }
 
     /// The newest event is known: lists what was shortly before it, so that it is not taken
@@ -94,7 +74,7 @@ impl Poll {
         &mut self,
         newest: &[AdminEvent],
         token: Arc<str>,
-        env: &PollEnv<'_>,
+        env: &WatchEnv<'_>,
     ) -> Next {
         let times = newest.iter().map(|event| event.time);
         self.newest_at = times.max().unwrap_or_default();
@@ -106,7 +86,7 @@ impl Poll {
     /// Up to when events were seen, by Keycloak's clock: to the newest, unless that is dated
     /// ahead of the clock, and to when the service token was made where one could not be
     /// read, or it would be come upon for as long as no other follows.
-    pub(super) fn newest_seen(&self, env: &PollEnv<'_>) -> UnixMillis {
+    pub(super) fn newest_seen(&self, env: &WatchEnv<'_>) -> UnixMillis {
         let Some((earliest, latest)) = env.service_token.keycloak_clock(self.listed_at) else {
             return self.newest_at;
         };
@@ -116,7 +96,7 @@ impl Poll {
         self.newest_at.min(latest)
     }
 
-    pub(super) fn ask_for_events(&mut self, token: Arc<str>, env: &PollEnv<'_>) -> Next {
+    pub(super) fn ask_for_events(&mut self, token: Arc<str>, env: &WatchEnv<'_>) -> Next {
         if self.first == 0 {
             self.listed_at = env.now;
             self.listed.clear();
@@ -133,7 +113,7 @@ impl Poll {
         &mut self,
         token: &str,
         error: EventsError,
-        env: &mut PollEnv<'_>,
+        env: &mut WatchEnv<'_>,
     ) -> Step {
         if error != EventsError::Unauthorized {
             return Err(error.into());
@@ -146,4 +126,8 @@ impl Poll {
         self.unreadable = Unreadable::default();
         self.need_token(env)
     }
+}
+
+fn no_token(reason: Reason) -> PollError {
+    PollError::Token(Box::new(reason))
 }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use apikey_jwt_exchange::exchange::{Output, Source};
+use apikey_jwt_exchange::machine::Effect;
 use apikey_jwt_exchange::rejection::Rejection;
 
 use super::{Checker, Ended, Seen, Word, holds};
@@ -79,7 +80,7 @@ impl Abuse {
         (clock_sets, generation): (usize, u32),
         output: &Output,
     ) -> Word {
-        let Output::Callout { call, .. } = output else {
+        let Output::Await(Effect::Call { call, .. }) = output else {
             return Ok(());
         };
         if call.method != "GET" || !matches!(request.credential, Credential::Unknown(_)) {
