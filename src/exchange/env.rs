@@ -1,7 +1,8 @@
 //! What an exchange works with: it has no clock, no store and no randomness of its own.
 
-use super::Worker;
 use super::gate::Gate;
+use super::throttle::SourceAddress;
+use super::worker::Worker;
 use crate::calls::service_token::{Session, lacks_role};
 use crate::clock::UnixMillis;
 use crate::store::slots::SharedStore;
@@ -50,5 +51,28 @@ impl Env<'_> {
     /// The id of an assertion that concerns this key.
     pub(crate) fn jti(&mut self, key_id: &str) -> String {
         self.worker.jti(key_id, &(self.nonce)(), self.now)
+    }
+
+    /// Where the request comes from; none where nothing is counted, or where the host
+    /// does not say.
+    pub(crate) fn source(&self) -> Option<SourceAddress> {
+        let text = self.worker.throttle.is_on().then(|| (self.source)())??;
+        SourceAddress::parse(&text)
+    }
+
+    /// Whether an address has failed too often to be heard now.
+    pub(crate) fn is_throttled(&mut self, source: SourceAddress) -> bool {
+        let throttle = &mut self.worker.throttle;
+        throttle.is_over(source, self.now, self.store)
+    }
+
+    /// Counts a failure, unless the address has failed too often before: true then.
+    pub(crate) fn count_failure(&mut self, source: SourceAddress) -> bool {
+        let over = self.is_throttled(source);
+        if !over {
+            let throttle = &mut self.worker.throttle;
+            throttle.failed(source, self.now, self.store);
+        }
+        over
     }
 }

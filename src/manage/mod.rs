@@ -52,7 +52,7 @@ use crate::exchange::{Env, Exchange};
 use crate::keycloak::Endpoint;
 use crate::keycloak::caller_token::Caller;
 use crate::keycloak::key_store::KeyStore;
-use crate::machine::{Effect, Event};
+use crate::machine::{Deadline, Effect, Event};
 use crate::rejection::Reason;
 use crate::signing_key::SigningKey;
 
@@ -290,14 +290,11 @@ struct Task {
     bearer: Arc<str>,
     id: ExchangeId,
     ticket: Ticket,
-    started_at: UnixMillis,
-    deadline_at: UnixMillis,
+    deadline: Deadline,
     /// When it was ready for its change, and began to wait for its turn.
     ready_at: Option<UnixMillis>,
     /// The new key is found by no look-up, and its making is being undone.
     undoing: bool,
-    /// The clock when it was last looked at.
-    seen_at: UnixMillis,
     /// The manager's token was refused once and fetched anew.
     retried: bool,
     /// How long the next wait is.

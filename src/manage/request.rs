@@ -17,6 +17,7 @@ use super::{
 use crate::config::{Config, Management};
 use crate::exchange::credentials::{HEADERS_MAX, Headers};
 use crate::keycloak::caller_token::{self, CallerError, Expected};
+use crate::machine::Deadline;
 use crate::rejection::Rejection;
 
 impl Manage {
@@ -122,7 +123,6 @@ impl Manage {
             let problem = Code::Exchange(Rejection::Overloaded);
             return Err(End::new(problem, "too many requests wait"));
         };
-        let now = env.exchange.now;
         self.task = Some(Task {
             query: head.query,
             token: head.token,
@@ -131,10 +131,8 @@ impl Manage {
             bearer: "".into(),
             id,
             ticket: env.exchange.gate.ticket(),
-            started_at: now,
-            deadline_at: now.plus_ms(REQUEST_MS_MAX),
+            deadline: Deadline::after_ms(REQUEST_MS_MAX, env.exchange.now),
             ready_at: None,
-            seen_at: now,
             retried: false,
             undoing: false,
             wait_ms: WAIT_MS_MIN,

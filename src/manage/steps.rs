@@ -171,7 +171,7 @@ impl Manage {
         let task = self.task.as_mut().ok_or_else(nothing)?;
         let asker = Asker {
             id: task.id,
-            started_at: task.started_at,
+            started_at: task.deadline.started_at(),
             since: UnixMillis::default(),
         };
         let token = env.session()?.need(asker, "manager");
@@ -233,12 +233,8 @@ impl Task {
 
     /// After a clock step backwards the deadline moves along.
     fn follow_the_clock(&mut self, env: &ManageEnv<'_, '_>) {
-        let now = env.exchange.now;
-        let back = self.seen_at.since_ms(now);
-        self.deadline_at = self.deadline_at.minus_ms(back);
-        self.started_at = self.started_at.minus_ms(back);
+        let back = self.deadline.follow(env.exchange.now);
         self.ready_at = self.ready_at.map(|ready_at| ready_at.minus_ms(back));
-        self.seen_at = now;
     }
 
     /// Sends a call to Keycloak.
@@ -276,7 +272,7 @@ impl Task {
     }
 
     fn time_left(&self, env: &ManageEnv<'_, '_>) -> Result<u64, End> {
-        match self.deadline_at.since_ms(env.exchange.now) {
+        match self.deadline.left_ms(env.exchange.now) {
             0 => Err(End::unavailable("the request's deadline has passed")),
             left => Ok(left),
         }

@@ -33,7 +33,7 @@ use crate::keycloak::realm_checks::{
 };
 use crate::keycloak::token::AccessToken;
 use crate::keycloak::{Call, Endpoint};
-use crate::machine::{Effect, Event};
+use crate::machine::{Deadline, Effect, Event};
 use crate::rejection::Reason;
 use crate::signing_key::SigningKey;
 use crate::store::lease::{Holder, Lease};
@@ -72,8 +72,7 @@ pub struct SelfCheck {
 #[derive(Debug)]
 struct Running {
     id: ExchangeId,
-    started_at: UnixMillis,
-    deadline_at: UnixMillis,
+    deadline: Deadline,
     asks: Asks,
     /// When the call that is waited for was made.
     called_at: Option<UnixMillis>,
@@ -152,14 +151,14 @@ impl SelfCheck {
         let mut running = match self.running.take() {
             None => self.begin(env)?,
             // The clock was set back: nobody knows how long it took so far.
-            Some(running) if env.now < running.started_at => {
+            Some(running) if running.deadline.is_ahead_of(env.now) => {
                 env.service_token.give_up(running.id);
                 self.next_at = env.now;
                 return None;
             }
             Some(running) => running,
         };
-        let call = if env.now >= running.deadline_at {
+        let call = if running.deadline.left_ms(env.now) == 0 {
             running.give_up();
             None
         } else {
@@ -189,7 +188,7 @@ impl SelfCheck {
             self.end(running, env);
             return None;
         }
-        let left = running.deadline_at.since_ms(env.now).max(1);
+        let left = running.deadline.left_ms(env.now).max(1);
         self.running = Some(running);
         call.map(|call| Effect::Call {
             call,
@@ -204,15 +203,14 @@ impl SelfCheck {
         if now < self.next_at && self.next_at <= now.plus_ms(EVERY_MS) {
             return None;
         }
-        let deadline_at = now.plus_ms(CALLS * env.config.callout_timeout_ms + SLACK_MS);
-        if !self.take_lease(deadline_at.plus_ms(LATE_MS), env) {
+        let deadline = Deadline::after_ms(CALLS * env.config.callout_timeout_ms + SLACK_MS, now);
+        if !self.take_lease(deadline.at().plus_ms(LATE_MS), env) {
             self.next_at = now.plus_ms(LOOK_MS);
             return None;
         }
         Some(Running {
             id: env.ids.exchange(),
-            started_at: now,
-            deadline_at,
+            deadline,
             asks: Asks::ServiceToken,
             called_at: None,
             tried_again: false,
@@ -283,7 +281,7 @@ impl Running {
     fn fetch_token(&self, env: &mut WatchEnv<'_>) -> Result<Option<Call>, Reason> {
         let asker = Asker {
             id: self.id,
-            started_at: self.started_at,
+            started_at: self.deadline.started_at(),
             // None that is there already is new enough.
             since: env.now.plus_ms(1),
         };

@@ -216,8 +216,11 @@ fn what_fits_is_told_once_and_looked_at_every_five_minutes() {
 fn its_token_is_fresh_and_left_for_all_requests() {
     let mut realm = Realm::new();
     let (mut gateway, mut shared, _) = checked(&mut realm);
-    let needed =
-        |gateway: &mut Gateway, ms| gateway.service_token.need(asker(99, at(ms)), at(ms), at(ms));
+    let needed = |gateway: &mut Gateway, ms| {
+        gateway
+            .service_token
+            .need(asker(99, at(ms)), at(ms), at(ms))
+    };
     assert!(matches!(needed(&mut gateway, 1), Need::Use(_)));
     // Roles that were taken meanwhile are seen, though the token is good.
     realm.roles = json!(["view-users"]);
