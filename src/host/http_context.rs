@@ -13,6 +13,7 @@ use super::gateway::{Answered, Gateway};
 use super::metrics;
 use super::request_id::RequestId;
 use super::root_context::Route;
+use super::wiping::{wiping, wiping_head};
 use super::{system, with_env};
 use crate::audit::{self, Line};
 use crate::clock::UnixMillis;
@@ -66,6 +67,32 @@ impl HttpFilter {
             fetched_token: false,
             known: None,
         }
+    }
+
+    fn head_came(&mut self, count: usize) -> Action {
+        if Gateway::here().is_answered() {
+            return Action::Continue;
+        }
+        let Some(route) = self.route.clone() else {
+            return self.reject(Rejection::IdentityProviderUnavailable, NO_CONFIGURATION);
+        };
+        if !route.config.enabled {
+            return Action::Continue;
+        }
+        if !Gateway::here().is_supported() {
+            return self.reject(Rejection::IdentityProviderUnavailable, TOO_OLD);
+        }
+        self.came_at = metrics::request_came();
+        if !Gateway::here().shows_headers(count) {
+            self.known = Some(Known::ask(&route.config, &[]));
+            let reason = Reason::TooManyHeaders.to_string();
+            return self.reject(Rejection::AmbiguousCredentials, &reason);
+        }
+        let Ok(headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
+            return self.reject(Rejection::IdentityProviderUnavailable, NO_HOST);
+        };
+        self.request_id = RequestId::of(&route.config, &headers);
+        self.begin(&headers)
     }
 
     /// Begins the exchange of a request with these headers.
@@ -317,40 +344,21 @@ impl HttpFilter {
 
 impl Context for HttpFilter {
     fn on_http_call_response(&mut self, token: u32, headers: usize, body_bytes: usize, _: usize) {
-        let answer = self.callout.read_answer(token, headers, body_bytes, true);
-        if let Some(answer) = answer {
-            self.go_on(answer.event());
-        }
+        wiping(|| {
+            let answer = self.callout.read_answer(token, headers, body_bytes, true);
+            if let Some(answer) = answer {
+                self.go_on(answer.event());
+            }
+        });
     }
 }
 
 impl HttpContext for HttpFilter {
     fn on_http_request_headers(&mut self, count: usize, _: bool) -> Action {
-        if Gateway::here().is_answered() {
-            return Action::Continue;
-        }
-        let Some(route) = self.route.clone() else {
-            return self.reject(Rejection::IdentityProviderUnavailable, NO_CONFIGURATION);
-        };
-        if !route.config.enabled {
-            return Action::Continue;
-        }
-        if !Gateway::here().is_supported() {
-            return self.reject(Rejection::IdentityProviderUnavailable, TOO_OLD);
-        }
-        self.came_at = metrics::request_came();
-        if !Gateway::here().shows_headers(count) {
-            self.known = Some(Known::ask(&route.config, &[]));
-            let reason = Reason::TooManyHeaders.to_string();
-            return self.reject(Rejection::AmbiguousCredentials, &reason);
-        }
-        let Ok(headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
-            return self.reject(Rejection::IdentityProviderUnavailable, NO_HOST);
-        };
-        self.request_id = RequestId::of(&route.config, &headers);
-        self.begin(&headers)
+        wiping_head(|| self.head_came(count))
     }
 
+    // Not wiped: nothing of a key or a token is read.
     fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {
         if self.exchange.has_forwarded() && system::response_status() == Some(401) {
             self.token_refused();

@@ -22,6 +22,7 @@ use super::gateway::{Answered, Gateway};
 use super::metrics;
 use super::request_id::RequestId;
 use super::root_context::Route;
+use super::wiping::{wiping, wiping_head};
 use super::{system, with_env};
 use crate::exchange::credentials::{AUTHORIZATION, Headers};
 use crate::machine::{Effect, Event};
@@ -54,6 +55,95 @@ impl ManageFilter {
             answered: None,
             request_id: RequestId::default(),
         }
+    }
+
+    fn head_came(&mut self, count: usize, end_of_stream: bool) -> Action {
+        let gateway = Gateway::here();
+        if gateway.is_answered() || !self.route.config.enabled {
+            return Action::Continue;
+        }
+        if !gateway.is_supported() {
+            return self.unavailable();
+        }
+        metrics::request_came();
+        if !gateway.shows_headers(count) {
+            log::log!(
+                gateway.info(),
+                "request_id={} refused: {count} headers are more than can be looked through",
+                self.request_id
+            );
+            return self.refuse(&Problem::too_many_headers());
+        }
+        let Ok(mut headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
+            return self.unavailable();
+        };
+        if self.take_credentials(&headers).is_err() {
+            return self.unavailable();
+        }
+        self.request_id = RequestId::of(&self.route.config, &headers);
+        self.trace = audit::trace(&self.route.config, &headers);
+        let pseudo = |name: &str| {
+            let value = headers.iter().find(|(found, _)| found == name);
+            value
+                .and_then(|(_, value)| String::from_utf8(value.clone()).ok())
+                .unwrap_or_default()
+        };
+        let (method, path) = (pseudo(":method"), pseudo(":path"));
+        // Kong says that no stream ends with its head: the announced length tells.
+        let announced = headers.iter().any(|(name, value)| {
+            (name.eq_ignore_ascii_case("content-length") && value != b"0")
+                || name.eq_ignore_ascii_case("transfer-encoding")
+        });
+        let body_follows = match gateway {
+            Gateway::Kong => announced,
+            Gateway::Envoy => !end_of_stream,
+        };
+        let head = RequestHead {
+            method: &method,
+            path: &path,
+            headers: &headers,
+            body_follows,
+        };
+        let action = self.step(|manage, env| manage.begin(head, env));
+        for (_, value) in &mut headers {
+            value.zeroize();
+        }
+        action
+    }
+
+    fn body_came(&mut self, body_bytes: usize, end_of_stream: bool) -> Action {
+        if !self.reading {
+            // The answer is given, or on its way.
+            return Action::Pause;
+        }
+        if body_bytes > BODY_BYTES_MAX {
+            self.reading = false;
+            self.callout.forget();
+            return self.step(|manage, env| manage.read_body(None, env));
+        }
+        if !end_of_stream && Gateway::here() == Gateway::Envoy {
+            return Action::Pause;
+        }
+        self.reading = false;
+        self.callout.forget();
+        // On Kong none where the body did not fit client_body_buffer_size.
+        let body = match body_bytes {
+            0 => Some(Vec::new()),
+            _ => hostcalls::get_buffer(BufferType::HttpRequestBody, 0, body_bytes)
+                .ok()
+                .flatten(),
+        };
+        // May hold a key.
+        let body = body.map(Zeroizing::new);
+        if body_bytes > 0 && body.is_some() {
+            let kind = BufferType::HttpRequestBody;
+            // Not an empty one: nginx sends no buffer of size zero.
+            if hostcalls::set_buffer(kind, 0, body_bytes, b" ").is_err() {
+                return self.unavailable();
+            }
+        }
+        let body = body.as_ref().map(|body| body.as_slice());
+        self.step(|manage, env| manage.read_body(body, env))
     }
 
     /// Tells the machine what happened and does what it says.
@@ -205,101 +295,22 @@ impl ManageFilter {
 
 impl Context for ManageFilter {
     fn on_http_call_response(&mut self, token: u32, headers: usize, body_bytes: usize, _: usize) {
-        let answer = self.callout.read_answer(token, headers, body_bytes, true);
-        if let Some(answer) = answer {
-            self.go_on(answer.event());
-        }
+        wiping(|| {
+            let answer = self.callout.read_answer(token, headers, body_bytes, true);
+            if let Some(answer) = answer {
+                self.go_on(answer.event());
+            }
+        });
     }
 }
 
 impl HttpContext for ManageFilter {
     fn on_http_request_headers(&mut self, count: usize, end_of_stream: bool) -> Action {
-        let gateway = Gateway::here();
-        if gateway.is_answered() || !self.route.config.enabled {
-            return Action::Continue;
-        }
-        if !gateway.is_supported() {
-            return self.unavailable();
-        }
-        metrics::request_came();
-        if !gateway.shows_headers(count) {
-            log::log!(
-                gateway.info(),
-                "request_id={} refused: {count} headers are more than can be looked through",
-                self.request_id
-            );
-            return self.refuse(&Problem::too_many_headers());
-        }
-        let Ok(mut headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
-            return self.unavailable();
-        };
-        if self.take_credentials(&headers).is_err() {
-            return self.unavailable();
-        }
-        self.request_id = RequestId::of(&self.route.config, &headers);
-        self.trace = audit::trace(&self.route.config, &headers);
-        let pseudo = |name: &str| {
-            let value = headers.iter().find(|(found, _)| found == name);
-            value
-                .and_then(|(_, value)| String::from_utf8(value.clone()).ok())
-                .unwrap_or_default()
-        };
-        let (method, path) = (pseudo(":method"), pseudo(":path"));
-        // Kong says that no stream ends with its head: the announced length tells.
-        let announced = headers.iter().any(|(name, value)| {
-            (name.eq_ignore_ascii_case("content-length") && value != b"0")
-                || name.eq_ignore_ascii_case("transfer-encoding")
-        });
-        let body_follows = match gateway {
-            Gateway::Kong => announced,
-            Gateway::Envoy => !end_of_stream,
-        };
-        let head = RequestHead {
-            method: &method,
-            path: &path,
-            headers: &headers,
-            body_follows,
-        };
-        let action = self.step(|manage, env| manage.begin(head, env));
-        for (_, value) in &mut headers {
-            value.zeroize();
-        }
-        action
+        wiping_head(|| self.head_came(count, end_of_stream))
     }
 
     fn on_http_request_body(&mut self, body_bytes: usize, end_of_stream: bool) -> Action {
-        if !self.reading {
-            // The answer is given, or on its way.
-            return Action::Pause;
-        }
-        if body_bytes > BODY_BYTES_MAX {
-            self.reading = false;
-            self.callout.forget();
-            return self.step(|manage, env| manage.read_body(None, env));
-        }
-        if !end_of_stream && Gateway::here() == Gateway::Envoy {
-            return Action::Pause;
-        }
-        self.reading = false;
-        self.callout.forget();
-        // On Kong none where the body did not fit client_body_buffer_size.
-        let body = match body_bytes {
-            0 => Some(Vec::new()),
-            _ => hostcalls::get_buffer(BufferType::HttpRequestBody, 0, body_bytes)
-                .ok()
-                .flatten(),
-        };
-        // May hold a key.
-        let body = body.map(Zeroizing::new);
-        if body_bytes > 0 && body.is_some() {
-            let kind = BufferType::HttpRequestBody;
-            // Not an empty one: nginx sends no buffer of size zero.
-            if hostcalls::set_buffer(kind, 0, body_bytes, b" ").is_err() {
-                return self.unavailable();
-            }
-        }
-        let body = body.as_ref().map(|body| body.as_slice());
-        self.step(|manage, env| manage.read_body(body, env))
+        wiping(|| self.body_came(body_bytes, end_of_stream))
     }
 }
 

@@ -31,7 +31,6 @@ use proxy_wasm::types::LogLevel;
 use sha2::{Digest, Sha256};
 
 use self::shared_store::HostStore;
-use self::wiping::Wiping;
 use crate::background::Watch;
 use crate::clock::UnixMillis;
 use crate::config::Config;
@@ -48,7 +47,7 @@ const TICK_MS_MIN: u64 = 150;
 pub(crate) fn start() {
     proxy_wasm::set_log_level(LogLevel::Info);
     log::set_max_level(LevelFilter::Info);
-    proxy_wasm::set_root_context(|_| Box::new(Wiping(root_context::RootFilter::default())));
+    proxy_wasm::set_root_context(|_| Box::<root_context::RootFilter>::default());
 }
 
 thread_local! {

@@ -14,7 +14,7 @@ use super::gateway::Gateway;
 use super::http_context::HttpFilter;
 use super::manage_context::ManageFilter;
 use super::metrics;
-use super::wiping::Wiping;
+use super::wiping::wiping;
 use super::{SharedWorker, TICK_PERIOD, TextDigest, system, tick, with_background_env, worker_for};
 use crate::background::poller::Polling;
 use crate::background::self_check::{Findings, Severity};
@@ -125,78 +125,7 @@ impl RootFilter {
         true
     }
 
-    /// Goes on by the answer that came, if one did.
-    fn take_answer(&mut self) {
-        if let Some(answer) = self.answer.take() {
-            self.go_on(Some(answer.event()));
-        }
-    }
-
-    /// Tells what is done between requests of an answer, or of a tick, and sends what it asks
-    /// for.
-    fn go_on(&mut self, event: Option<Event<'_>>) {
-        let Some(shared) = self.route.as_ref().and_then(|route| route.made()) else {
-            return;
-        };
-        let (Some(now), Ok(mut worker), Ok(mut watch)) = (
-            system::now(),
-            shared.worker.try_borrow_mut(),
-            shared.watch.try_borrow_mut(),
-        ) else {
-            return;
-        };
-        let (worker, watch) = (&mut *worker, &mut *watch);
-        let background = &mut self.background;
-        let mut call = with_background_env(now, worker, |env| match event {
-            Some(event) => background.handle_event(event, watch, env),
-            None => background.tick(watch, env),
-        });
-        while let Some(effect) = call {
-            call = match self.callout.perform(&worker.config, &effect, None) {
-                Ok(()) => None,
-                // Ends within a few more steps: a failed callout is never repeated.
-                Err(why) => with_background_env(now, worker, |env| {
-                    background.handle_event(Event::Failed(&why), watch, env)
-                }),
-            };
-        }
-        let renewed = background.renewed();
-        let before = std::mem::replace(&mut self.renewed, renewed);
-        metrics::count(|metrics| metrics.renewed(before, renewed));
-        let info = Gateway::here().info();
-        let (realm, polling) = (worker.config.realm.name.clone(), watch.take_polling());
-        match polling {
-            Some(Polling::Good) => log::log!(info, "realm {realm}: {}", Polling::Good),
-            Some(polling) => log::warn!("realm {realm}: {polling}"),
-            None => {}
-        }
-        let findings = watch.take_findings();
-        for (severity, line) in findings.iter().flat_map(Findings::lines) {
-            match severity {
-                Severity::Info => log::log!(info, "realm {realm}: {line}"),
-                Severity::Warning => log::warn!("realm {realm}: {line}"),
-                Severity::Error => log::error!("realm {realm}: {line}"),
-            }
-        }
-    }
-}
-
-impl Context for RootFilter {
-    fn on_http_call_response(&mut self, token: u32, headers: usize, body_bytes: usize, _: usize) {
-        // What comes after its job was given up is not looked at. A root context is in no
-        // request, where alone Kong says why a callout failed.
-        let Some(answer) = self.callout.read_answer(token, headers, body_bytes, false) else {
-            return;
-        };
-        self.answer = Some(answer);
-        if Gateway::here().acts_on_answers() {
-            self.take_answer();
-        }
-    }
-}
-
-impl RootContext for RootFilter {
-    fn on_configure(&mut self, size: usize) -> bool {
+    fn configure(&mut self, size: usize) -> bool {
         let text = match hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size) {
             Ok(Some(text)) if size > 0 => text,
             _ => b"{}".to_vec(),
@@ -259,21 +188,102 @@ impl RootContext for RootFilter {
         true
     }
 
-    fn on_tick(&mut self) {
-        tick();
-        self.take_answer();
-        self.go_on(None);
-        if let Some(now) = system::now() {
-            metrics::tick(now);
+    fn answered(&mut self, token: u32, headers: usize, body_bytes: usize) {
+        // What comes after its job was given up is not looked at. A root context is in no
+        // request, where alone Kong says why a callout failed.
+        let Some(answer) = self.callout.read_answer(token, headers, body_bytes, false) else {
+            return;
+        };
+        self.answer = Some(answer);
+        if Gateway::here().acts_on_answers() {
+            self.take_answer();
         }
+    }
+
+    /// Goes on by the answer that came, if one did.
+    fn take_answer(&mut self) {
+        if let Some(answer) = self.answer.take() {
+            self.go_on(Some(answer.event()));
+        }
+    }
+
+    /// Tells what is done between requests of an answer, or of a tick, and sends what it asks
+    /// for.
+    fn go_on(&mut self, event: Option<Event<'_>>) {
+        let Some(shared) = self.route.as_ref().and_then(|route| route.made()) else {
+            return;
+        };
+        let (Some(now), Ok(mut worker), Ok(mut watch)) = (
+            system::now(),
+            shared.worker.try_borrow_mut(),
+            shared.watch.try_borrow_mut(),
+        ) else {
+            return;
+        };
+        let (worker, watch) = (&mut *worker, &mut *watch);
+        let background = &mut self.background;
+        let mut call = with_background_env(now, worker, |env| match event {
+            Some(event) => background.handle_event(event, watch, env),
+            None => background.tick(watch, env),
+        });
+        while let Some(effect) = call {
+            call = match self.callout.perform(&worker.config, &effect, None) {
+                Ok(()) => None,
+                // Ends within a few more steps: a failed callout is never repeated.
+                Err(why) => with_background_env(now, worker, |env| {
+                    background.handle_event(Event::Failed(&why), watch, env)
+                }),
+            };
+        }
+        let renewed = background.renewed();
+        let before = std::mem::replace(&mut self.renewed, renewed);
+        metrics::count(|metrics| metrics.renewed(before, renewed));
+        let info = Gateway::here().info();
+        let (realm, polling) = (worker.config.realm.name.clone(), watch.take_polling());
+        match polling {
+            Some(Polling::Good) => log::log!(info, "realm {realm}: {}", Polling::Good),
+            Some(polling) => log::warn!("realm {realm}: {polling}"),
+            None => {}
+        }
+        let findings = watch.take_findings();
+        for (severity, line) in findings.iter().flat_map(Findings::lines) {
+            match severity {
+                Severity::Info => log::log!(info, "realm {realm}: {line}"),
+                Severity::Warning => log::warn!("realm {realm}: {line}"),
+                Severity::Error => log::error!("realm {realm}: {line}"),
+            }
+        }
+    }
+}
+
+impl Context for RootFilter {
+    fn on_http_call_response(&mut self, token: u32, headers: usize, body_bytes: usize, _: usize) {
+        wiping(|| self.answered(token, headers, body_bytes));
+    }
+}
+
+impl RootContext for RootFilter {
+    fn on_configure(&mut self, size: usize) -> bool {
+        wiping(|| self.configure(size))
+    }
+
+    fn on_tick(&mut self) {
+        wiping(|| {
+            tick();
+            self.take_answer();
+            self.go_on(None);
+            if let Some(now) = system::now() {
+                metrics::tick(now);
+            }
+        });
     }
 
     fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
         match &self.route {
             Some(route) if route.config.management.is_some() => {
-                Some(Box::new(Wiping(ManageFilter::new(Rc::clone(route)))))
+                Some(Box::new(ManageFilter::new(Rc::clone(route))))
             }
-            route => Some(Box::new(Wiping(HttpFilter::new(route.clone())))),
+            route => Some(Box::new(HttpFilter::new(route.clone()))),
         }
     }
 
