@@ -20,4 +20,4 @@ if ! "$cargo_deny" --locked fetch db >"$log" 2>&1; then
     "cargo-deny clones https://github.com/RustSec/advisory-db; run make audit where that can be reached"
 fi
 step "Advisories"
-"$cargo_deny" --locked check advisories
+"$cargo_deny" --locked --workspace check advisories

@@ -24,7 +24,7 @@ run_step() {
     format) cargo fmt --check ;;
     clippy-native | clippy-wasm | scripts) scripts/lint.sh "$1" ;;
     # Licences, crates twice, sources; advisories are make audit's, since they come from the network.
-    deny) "$(scripts/cargo-tool.sh cargo-deny)" --locked check bans licenses sources ;;
+    deny) "$(scripts/cargo-tool.sh cargo-deny)" --locked --workspace check bans licenses sources ;;
     # Unit, property, documentation and layering tests; the range of seeds has a step of its own.
     unit) cargo test --locked --workspace --exclude host-model -- --skip no_seed_of_the_range ;;
     # Rules, alerts and dashboard, with Debian's Prometheus.
