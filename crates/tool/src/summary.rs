@@ -47,7 +47,7 @@ pub(crate) fn row(key: &KeySummary, last_used: &LastUsed) -> Vec<String> {
     ]
 }
 
-/// A key's state, with why it is unusable or what replaces it.
+/// A key's state, with the fault that makes it unusable or the key that replaces it.
 pub(crate) fn state(key: &KeySummary) -> String {
     match (problem(key), &key.replaced_by) {
         (Some(problem), _) => format!("{}: {problem}", key.state.word()),

@@ -364,7 +364,7 @@ mod doctor {
 
     use super::expect;
 
-    /// Its exit status, and what it says on standard error.
+    /// Its exit status, and its standard error.
     fn doctor(arguments: &[&str], password: Option<&str>) -> (Option<i32>, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_apikeys"));
         command.arg("doctor").args(arguments).env_clear();

@@ -55,7 +55,7 @@ pub(crate) struct ImportArgs {
     /// The format of the file.
     #[arg(long, value_enum)]
     pub(crate) format: ImportFormat,
-    /// Write. Without it, nothing is written, and the output tells what would happen.
+    /// Write. Without it, nothing is written, and the output shows the changes.
     #[arg(long)]
     pub(crate) apply: bool,
     #[command(flatten)]
