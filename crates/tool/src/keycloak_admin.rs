@@ -26,7 +26,7 @@ const BODY_BYTES_MAX: u64 = 32 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Well below the time from the last write under a lock until others take the lock for
 /// abandoned: `HOLD_MS` and `STALE_MS` of `manage::change`.
-const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// The characters that would end a path segment or change its meaning.
 const SEGMENT: &AsciiSet = &CONTROLS
     .add(b' ')
