@@ -36,7 +36,7 @@ pub(crate) struct ReindexArgs {
     /// With --all: also link owners whose index is complete.
     #[arg(long, requires = "all")]
     pub(crate) relink: bool,
-    /// Show the changes, and change nothing.
+    /// Show the changes, and make none.
     #[arg(long)]
     pub(crate) dry_run: bool,
     #[command(flatten)]

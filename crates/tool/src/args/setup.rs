@@ -35,7 +35,7 @@ pub(crate) struct SetupArgs {
     #[arg(long, value_name = "URL", default_value = defaults::ASSERTION_ISSUER,
           value_parser = issuer)]
     pub(crate) assertion_issuer: String,
-    /// Show the changes, and change nothing.
+    /// Show the changes, and make none.
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// With --dry-run: exit with status 3 when changes are pending.

@@ -90,7 +90,7 @@ pub(crate) fn look(args: &DoctorArgs, admin: &KeycloakAdmin, keys: &Keys) -> Res
         replace_signing_key: false,
     };
     let differences = differences(&Plan::new(&State::read(admin, &wanted)?, &wanted));
-    // A difference from the plan is reported already; the trial would fail because of it.
+    // A difference from the plan is reported already; the trial could fail because of it.
     if differences.is_empty() {
         findings.extend(tried(admin, &wanted, keys));
     }
