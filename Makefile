@@ -1,4 +1,4 @@
-# Each target's work is in a script of its own name under scripts/; what is here is the list.
+# The list of targets. The work of each is in a script of the same name under scripts/.
 # Variables (RUN_DIR, REALM, GATEWAY_PORT and the other ports, API_KEY_*) go through the environment:
 #   GATEWAY_PORT=8100 make run        or        make run GATEWAY_PORT=8100
 
@@ -9,16 +9,16 @@ SHELL := /bin/bash
 help: ## Lists these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: ## Builds and starts all of it here: Keycloak, Envoy with the filter, a service; OBSERVE=1 adds Prometheus
+run: ## Builds and starts the whole system here: Keycloak, Envoy with the filter, a service; OBSERVE=1 adds Prometheus
 	@scripts/run.sh
 
-stop: ## Ends what make run started
+stop: ## Stops the processes that make run started
 	@scripts/stop.sh
 
 up: ## The same with Kong, in containers: needs a Docker engine
 	@scripts/up.sh
 
-down: ## Ends what make up started, and removes its data
+down: ## Stops the containers that make up started, and removes their data
 	docker compose down --volumes
 
 wasm: ## Builds the filter: target/wasm/apikey_jwt_exchange.wasm
@@ -30,44 +30,44 @@ tool: ## Builds the command-line tool: target/release/apikeys
 test: ## Before a commit: format, lints, unit, scripted and property tests, some seeds, a pass on real Envoy and Keycloak
 	@scripts/test.sh quick
 
-test-all: ## Every check that there is: make test, and all of the suites
+test-all: ## Every check: make test, and all of the suites
 	@scripts/test.sh all
 
-test-kong: ## Runs the end-to-end suite against Kong, in containers of its own: needs a Docker engine
+test-kong: ## Runs the end-to-end suite against Kong, in its own containers: needs a Docker engine
 	@scripts/test-kong.sh
 
 sim: ## Simulates more runs than make test does: make sim SEEDS=20000 FROM=2000
 	@scripts/sim.sh range
 
-soak: ## Load while keys die and Keycloak suffers, on a stack of its own: make soak MINUTES=30
+soak: ## Load while keys are revoked and Keycloak fails, on its own stack: make soak MINUTES=30
 	@scripts/soak.sh
 
-fuzz: ## Gives every property of crates/core/tests/properties to libFuzzer: SECONDS_EACH=60, TARGETS="users tokens"
+fuzz: ## Runs libFuzzer on every property of crates/core/tests/properties: SECONDS_EACH=60, TARGETS="users tokens"
 	@scripts/fuzz.sh
 
-mutants: ## Breaks the core in every way and counts what the tests notice (an hour): FILES="crates/core/src/cache/*.rs"
+mutants: ## Breaks the core in every way and counts the breaks that tests notice (an hour): FILES="crates/core/src/cache/*.rs"
 	@scripts/mutants.sh
 
 fmt: ## Formats the Rust code
 	cargo fmt
 
-lint: ## The lints alone: Rust (native and Wasm) and the scripts
+lint: ## Only the lints: Rust (native and Wasm) and the scripts
 	@scripts/lint.sh
 
-bench: ## Measures it side by side with what one would use instead (20 minutes): BENCH_GROUPS="warm cold"
+bench: ## Measures it side by side with the alternatives (20 minutes): BENCH_GROUPS="warm cold"
 	@scripts/bench.sh
 
 audit: ## Looks all dependencies up in the database of advisories, which it fetches from the network
 	@scripts/audit.sh
 
-sbom: ## Writes what the filter and the tool are made of, as CycloneDX: target/sbom/
+sbom: ## Lists the crates of the filter and of the tool, as CycloneDX: target/sbom/
 	@scripts/sbom.sh
 
 reproducible: ## Builds the filter twice, in two folders, and compares the bytes
 	@scripts/reproducible.sh
 
-dist: ## What a release is: filter, schema, OCI image, tool, checksums, in target/dist
+dist: ## Makes a release: filter, schema, OCI image, tool, checksums, in target/dist
 	@scripts/dist.sh
 
-clean: ## Removes what was built, and the run folder of a stopped stack
+clean: ## Removes builds, and the run folder of a stopped stack
 	@scripts/clean.sh

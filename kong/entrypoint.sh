@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Starts Kong in its container: writes the values of the environment into the two
-# configuration files (render.sh), sees that the signing key is there, and hands
-# over to the image's own entrypoint.
+# configuration files (render.sh), checks that the signing key is there, and then
+# runs the image's own entrypoint.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -14,8 +14,8 @@ for file in kong.yml nginx-apikeys.conf; do
     mv "$rendered/$file.new" "$rendered/$file"
 done
 
-# nginx reads the key from this file itself: it never stands in an argument, in the
-# environment or in the configuration that Kong prints.
+# nginx reads the key from this file itself, so it is in no argument, in no environment
+# and not in the configuration that Kong prints.
 if [[ ! -r ${KONG_NGINX_PROXY_INCLUDE:-} ]]; then
     printf 'entrypoint.sh: cannot read the signing key in "%s" (KONG_NGINX_PROXY_INCLUDE); %s\n' \
         "${KONG_NGINX_PROXY_INCLUDE:-}" \

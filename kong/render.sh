@@ -27,8 +27,8 @@ while IFS= read -r line || [[ -n $line ]]; do
         name=${BASH_REMATCH[7]}
         value=${!name:-}
         if [[ -n $value ]]; then
-            # What both YAML and nginx read as one plain word: nothing in a variable
-            # can end the value and begin something else.
+            # Characters of one plain word in YAML and in nginx: no variable can end the value
+            # and begin something else.
             [[ $value =~ ^[A-Za-z0-9._~:/@%+=-]+$ ]] ||
                 fail "$name holds a character that $1 cannot take; use letters, digits and . _ ~ : / @ % + = -"
             line=$before$value$after

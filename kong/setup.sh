@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The setup service of docker-compose.yml: prepares the realm, hands the signing key
+# The setup service of docker-compose.yml: prepares the realm, gives the signing key
 # to Kong, makes the demo's keys once, writes demo.env, and then stays. It stays
 # because `docker compose up --wait` takes a container that has ended for a failure.
 #
 # KEYS_DIR    private to this service: the signing key, and the demo's keys
 # SECRET_DIR  shared with Kong: the signing key as an nginx directive
 # OUT_DIR     the project's .run folder: demo.env
-# OWNER_FILE  a file of the project, whose owner demo.env is for
+# OWNER_FILE  a file of the project; its owner gets demo.env
 set -euo pipefail
 umask 077
 
@@ -29,14 +29,14 @@ keycloak=(--keycloak-url "$KEYCLOAK_ADDRESS_URL" --realm "$REALM" --admin-user "
 
 apikeys setup "${keycloak[@]}" --signing-key-file "$keys/signing-key.pem"
 
-# The base64 body alone: it has no character that nginx would have to be told about.
+# The base64 body alone: it has no character that nginx needs escaped.
 body=$(grep -v -- '-----' "$keys/signing-key.pem" | tr -d '[:space:]')
 [[ $body =~ ^[A-Za-z0-9+/]+=*$ ]] || {
     echo "setup.sh: $keys/signing-key.pem is not a PEM file; remove the volume (docker compose down -v)" >&2
     exit 1
 }
 directive=$secret/signing-key.conf
-# printf is a builtin: the key is in no argument that a process list shows.
+# printf is a builtin, so no process list shows the key as an argument.
 printf "set \$apikey_signing_key '%s';\n" "$body" >"$directive.new"
 chgrp "$kong_group" "$directive.new"
 chmod 0640 "$directive.new"
@@ -47,8 +47,8 @@ options=()
 [[ -z ${API_KEY_HASH_ALGORITHM:-} ]] || options+=(--hash-algorithm "$API_KEY_HASH_ALGORITHM")
 [[ -z ${API_KEY_MAX_PER_USER:-} ]] || options+=(--max-keys-per-user "$API_KEY_MAX_PER_USER")
 
-# The key of that name, made when this volume does not hold it yet: a second
-# `docker compose up` makes no more keys. Another prefix or hash is another key.
+# The key of that name, made if this volume does not hold it yet: a second
+# `docker compose up` makes no more keys. Another prefix or hash makes another key.
 key() {
     local name=$1 file
     shift
@@ -62,7 +62,7 @@ key() {
 
 user_key=$(key user --owner alice)
 service_key=$(key service --service-account billing-service)
-# As short a life as can be, since a key that has ended cannot be made.
+# The shortest life that works: a key that has already ended cannot be made.
 expired_key=$(key expired --owner bob --expires-at "$(date -u -d '+5 seconds' +%Y-%m-%dT%H:%M:%SZ)")
 
 cat >"$out/demo.env.new" <<END
@@ -75,12 +75,12 @@ EXPIRED_API_KEY=$expired_key
 KEYCLOAK_ADMIN_USER=$KEYCLOAK_ADMIN_USER
 KEYCLOAK_ADMIN_PASSWORD=$KEYCLOAK_ADMIN_PASSWORD
 END
-# For whoever owns the project on the host: this container runs as root, and so did
-# Docker if it had to make the folder.
+# Gives the files to the project's owner on the host: this container runs as root, and
+# so did Docker if it had to make the folder.
 chown --reference="$owner" "$out" "$out/demo.env.new"
 mv "$out/demo.env.new" "$out/demo.env"
 
-# The last of the five seconds, so that EXPIRED_API_KEY keeps what it says.
+# Wait until EXPIRED_API_KEY has really expired.
 sleep 5
 touch "$ready"
 # shellcheck disable=SC2016 # for the reader's shell to expand

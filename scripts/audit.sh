@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# `make audit`: holds all crates of Cargo.lock against the advisories of RustSec. No part of make test:
-# the database comes from the network and changes by itself, and a test that fails for what nobody
-# changed says nothing about the change. Run it before a release, and every day where releases are kept.
+# `make audit`: checks all crates of Cargo.lock against the advisories of RustSec. Not a part of make
+# test: the database comes from the network and changes by itself, and a test that fails without a
+# change says nothing about a change. Run it before a release, and daily for releases in use.
 #
 # usage: audit.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

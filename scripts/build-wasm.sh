@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Builds the filter, apikey_jwt_exchange.wasm. Exists since Rust's Wasm target is not everywhere to
-# be had: where rustup cannot download it (a mirror of Debian and of the crates registry is all that
-# many build machines see), Debian's own Rust does the same. Says which of the two it took.
+# Builds the filter, apikey_jwt_exchange.wasm. If rustup cannot download Rust's Wasm target (many build
+# machines reach only a mirror of Debian and of the crates registry), uses Debian's own Rust. Says
+# which of the two it used.
 #
 # usage: build-wasm.sh [--has-target | --noop]
 #   --has-target   builds nothing; succeeds if the installed Rust has the target or rustup adds it
-#   --noop         builds crates/bench/noop_filter instead, what make bench measures against
+#   --noop         builds crates/bench/noop_filter instead, the baseline of make bench
 #   APIKEYS_WASM_TOOLCHAIN   auto (default), rustup: only the installed Rust, debian: only Debian's
-#   APIKEYS_COMMIT   the commit that it names in its log, where this folder knows no git
+#   APIKEYS_COMMIT   the commit to name in the filter's log, if this folder is no git repository
 #
-# Who builds the same commit with the same compiler gets the same bytes, wherever: reproducible.sh
-# shows it. So no path of this machine goes into the wasm, and no RUSTFLAGS of its user's.
+# One commit and one compiler give the same bytes on every machine: reproducible.sh shows it. So no
+# path of this machine and no RUSTFLAGS of its user go into the wasm.
 #
 # Prints the path of the wasm on stdout: target/wasm/apikey_jwt_exchange.wasm, or noop_filter.wasm
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -24,18 +24,18 @@ fi
 TARGET_DIR=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}
 CARGO_HOME=${CARGO_HOME:-$HOME/.cargo}
 BUILD=(cargo build --release --lib --locked --target "$TARGET" --manifest-path "$MANIFEST" --package "$PACKAGE")
-# Without the instructions for blocks of memory: V8 leaves its compiled code for each of them, and
-# most that are copied or wiped here are short. A warm request takes some 2 % less time without.
+# Without the instructions for blocks of memory: V8 leaves its compiled code for each of them, and most
+# blocks copied or wiped here are short. A warm request takes some 2 % less time without.
 CODE=(-C "target-feature=-bulk-memory,-bulk-memory-opt")
 
-# has_target: whether the installed Rust holds the target's standard library.
+# has_target: whether the installed Rust has the target's standard library.
 has_target() {
   local libraries
   libraries=$(cd "$PROJECT_ROOT" && rustc --print target-libdir --target "$TARGET" 2>/dev/null) || return 1
   [ -d "$libraries" ]
 }
 
-# add_target: has rustup fetch it; true if it is there afterwards.
+# add_target: lets rustup fetch it; true if it is there afterwards.
 add_target() {
   command -v rustup >/dev/null 2>&1 || {
     note "rustup is not installed, and the installed Rust has no $TARGET"
@@ -49,8 +49,8 @@ add_target() {
   has_target
 }
 
-# machine_paths: where the sources of dependencies lie on this machine, which their panics name. The
-# folder's name is that of the registry or of its mirror, so it is taken away as well.
+# machine_paths: the folders of the dependencies' sources on this machine. Panics name them, so the build
+# replaces each one whole: its name is that of the registry or of a mirror.
 machine_paths() {
   local sources=$CARGO_HOME/registry/src folder
   for folder in "$sources"/*/; do
@@ -59,8 +59,8 @@ machine_paths() {
   return 0
 }
 
-# build FOLDER [FLAG]... -- [OPTION]...: builds into the folder with these flags of rustc. They take
-# the place of RUSTFLAGS, and with a --target they are none of the build scripts'.
+# build FOLDER [FLAG]... -- [OPTION]...: builds into the folder with these flags of rustc. They replace
+# RUSTFLAGS, and because of --target they do not reach build scripts.
 build() {
   local folder=$1 flags=("${CODE[@]}") paths path built
   shift
@@ -71,7 +71,7 @@ build() {
   shift
   paths=$(machine_paths)
   if [ -z "$paths" ]; then
-    # None was ever unpacked here; what their folder is called is known once they are.
+    # No dependency was unpacked here yet, so the name of their folder is unknown: unpack them now.
     local host
     host=$(rustc -vV | sed -n 's/^host: //p')
     (cd "$PROJECT_ROOT" && cargo fetch --locked --target "$TARGET" --target "$host") >&2 ||
@@ -91,7 +91,7 @@ build() {
   place "$built"
 }
 
-# joined FLAG...: as cargo wants them, so that a flag may have spaces.
+# joined FLAG...: in the form of CARGO_ENCODED_RUSTFLAGS, so that a flag may have spaces.
 joined() {
   local IFS=$'\x1f'
   printf '%s' "$*"
@@ -109,17 +109,17 @@ build_with_debian_rust() {
   linker=$(echo "$prefix"/usr/bin/wasm-ld-*)
   export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
   export RUSTC=$prefix/usr/bin/rustc
-  # Its standard library for Wasm is built from source, which a release's rustc allows only so.
+  # Builds the standard library for Wasm from source; a release's rustc allows that only with this.
   export RUSTC_BOOTSTRAP=1
   export CARGO_TARGET_WASM32_WASIP1_LINKER=$linker
   note "with Debian's $("$RUSTC" --version), its standard library built from source"
-  # A folder of its own: two compilers in one would rebuild everything at each change of mind.
+  # A folder of its own: two compilers in one would rebuild everything after each switch.
   build "$built" -L "native=$prefix/usr/lib/wasm32-wasi" -C link-self-contained=no \
     "--remap-path-prefix=$prefix=/debian" -- -Zbuild-std=std,panic_abort
 }
 
-# place FILE: one path for the wasm, whoever built it; renamed, so that a gateway that starts right
-# now reads a whole file.
+# place FILE: moves the wasm to the same path for both compilers. A rename, so that a gateway starting
+# at this moment reads a whole file.
 place() {
   mkdir -p "$TARGET_DIR/wasm"
   cp "$1" "$TARGET_DIR/wasm/$NAME.new"

@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# Brings a tool that cargo itself can build into the per-user cache, once: they are needed by who
-# works on the project, never to build or run it.
+# Builds a tool with cargo into the per-user cache, once. Developers need these tools; a build or a run
+# of the project never does.
 #
 # usage: cargo-tool.sh TOOL
 # Prints the path of the program on stdout.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 TOOLS="cargo-cyclonedx cargo-deny cargo-fuzz cargo-mutants oha"
-# What make test itself runs is built without optimisation: it is done in half of the time, and the
-# tool has little to do.
+# Tools of make test are built without optimisation: in half of the time, and they have little to do.
 profile=()
 case ${1:-} in
   cargo-cyclonedx) version=0.5.9 profile=(--debug) ;;
@@ -24,8 +23,8 @@ if [ ! -x "$home/bin/$tool" ]; then
   need_rust
   step "Installing $tool $version into $home (once, a minute or more)"
   mkdir -p "$home"
-  # Not into ~/.cargo/bin: what a developer has there stays as it is.
-  # Quickly built rather than to the last percent: oha's own release links for minutes.
+  # Not into ~/.cargo/bin: the developer's own tools stay as they are.
+  # A quick build, not the fastest program: oha's own release links for minutes.
   CARGO_PROFILE_DEV_DEBUG=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
     with_progress "building it" "$home/install.log" \
     cargo install --locked "${profile[@]}" --root "$home" --version "=$version" "$tool"

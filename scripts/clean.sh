@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `make clean`: removes what was built and the run folder, but never under a running stack, whose
-# files these are. The per-user cache stays: what is in it was downloaded.
+# `make clean`: removes builds and the run folder, but never under a running stack, which uses these
+# files. The per-user cache of downloads stays.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 for file in "$RUN_DIR"/*.birth; do
@@ -12,7 +12,7 @@ for file in "$RUN_DIR"/*.birth; do
 done
 cd "$PROJECT_ROOT"
 cargo clean
-# RUN_DIR may be any folder; only one that looks like ours is removed whole.
+# RUN_DIR may be any folder; remove it whole only if it looks like ours.
 if [ -e "$RUN_DIR/lock" ]; then
   rm -rf "$RUN_DIR"
 fi

@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# Brings a program of Debian's into the per-user cache, unpacked beside the system and not installed:
-# that needs no root.
+# Unpacks a program of Debian's into the per-user cache, without installing it: that needs no root.
 #
 # usage: debian-program.sh PACKAGE [PROGRAM]...
-#   PROGRAM   what to find in its folder; the package's own name if none is given
+#   PROGRAM   a program to find in the package; default: the package's name
 #
 # Prints the folder with the programs.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -51,7 +50,7 @@ if ! programs_in "$PREFIX" "$1" >/dev/null; then
   trap 'rm -rf "$work"' EXIT
   step "Fetching Debian's $package (once)"
   (download "$work" "$@")
-  # Whole or not at all; and whoever was first has it.
+  # A rename: whole or not at all. If another run was first, use its folder.
   mv -T "$work/prefix" "$PREFIX" 2>/dev/null || programs_in "$PREFIX" "$1" >/dev/null ||
     die "cannot write $PREFIX" "remove it and try again"
 fi

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Puts Debian's newer Rust (packaged for browsers), its source, the Wasm linker and WASI's C library
-# into the per-user cache, unpacked beside the system and not installed: needs no root, and leaves
-# the installed Rust alone. Versions are looked up, since a security release moves them.
+# Unpacks Debian's newer Rust (packaged for browsers), its source, the Wasm linker and WASI's C library
+# into the per-user cache. Needs no root, and leaves the installed Rust alone. Looks the versions up,
+# since a security release changes them.
 #
 # usage: debian-wasm-toolchain.sh
 # Prints the folder on stdout.
@@ -9,7 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 PREFIX=$CACHE_DIR/debian-wasm-rust
 
-# depends_on PACKAGE PATTERN: the first dependency of the package whose name fits.
+# depends_on PACKAGE PATTERN: the first dependency of the package with a name of this pattern.
 depends_on() {
   apt-cache depends "$1" 2>/dev/null | sed -n 's/^ *Depends: //p' | grep -m 1 -E "^$2\$"
 }
@@ -56,7 +56,7 @@ if [ ! -x "$PREFIX/usr/bin/rustc" ]; then
   trap 'rm -rf "$work"' EXIT
   step "Fetching Debian's Rust for the Wasm target (once)"
   (fetch "$work")
-  # Whole or not at all; and whoever was first has it.
+  # A rename: whole or not at all. If another run was first, use its folder.
   mv -T "$work/prefix" "$PREFIX" 2>/dev/null || [ -x "$PREFIX/usr/bin/rustc" ] ||
     die "cannot write $PREFIX" "remove it and try again"
 fi

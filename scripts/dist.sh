@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# `make dist`: what a release is, in one folder: the filter and its schema for Kong, the filter as an
-# OCI image that Istio and Envoy Gateway pull, the command-line tool, what both are made
-# of (SBOM), checksums over all of it.
+# `make dist`: puts a release into one folder: the filter and its schema for Kong, the filter as an OCI
+# image that Istio and Envoy Gateway pull, the command-line tool, the SBOM of filter and tool, and
+# checksums of all files.
 #
 # usage: dist.sh
 #
-# Writes target/dist/ anew and prints its path on stdout. The image is a tar of an OCI image layout;
-# to a registry of yours it goes with: skopeo copy oci-archive:FILE docker://REGISTRY/NAME:TAG
+# Writes target/dist/ anew and prints its path on stdout. The image is a tar of an OCI image layout; to
+# copy it to your registry: skopeo copy oci-archive:FILE docker://REGISTRY/NAME:TAG
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 
@@ -33,7 +33,7 @@ step "Putting it together"
 umask 022
 rm -rf "$DIST"
 mkdir -p "$DIST"
-# For everybody to read, whatever the umask of whoever built it.
+# Readable by everybody, under any umask.
 install -m 0644 "$wasm" "$DIST/$NAME.wasm"
 install -m 0644 kong/apikey_jwt_exchange.meta.json "$DIST/$NAME.meta.json"
 install -m 0755 "$tool" "$DIST/apikeys-linux-$(uname -m)"

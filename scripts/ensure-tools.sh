@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sees to it that all programs the checks need are there: installs them as root on Debian and Ubuntu,
-# else names everything to install at once, instead of one failure after the other.
+# Makes sure that all programs of the checks are there: installs them as root on Debian and Ubuntu,
+# else names all missing ones at once.
 #
 # usage: ensure-tools.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -11,7 +11,7 @@ cannot_install() {
     "is this machine online? apt's sources are in /etc/apt" "by hand: apt-get install ${WANTED_PACKAGES[*]}"
 }
 
-# What the Kong checks alone need (nginx with Lua, docker-compose), tests/kong/check.sh sees to.
+# tests/kong/check.sh checks its own needs (nginx with Lua, docker-compose).
 want cc gcc
 want curl curl
 want flock util-linux
@@ -36,7 +36,7 @@ if [ ${#WANTED_PACKAGES[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     mkdir -p "$RUN_DIR"
     with_progress "apt-get update" "$RUN_DIR/apt.log" apt-get update || cannot_install
-    # PostgreSQL is wanted as programs, not as a service; apt-get asks this whether it may start one.
+    # Only the programs of PostgreSQL, no service: apt-get asks this file whether it may start one.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
       trap 'rm -f "$policy"' EXIT

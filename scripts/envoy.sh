@@ -27,7 +27,7 @@ start() {
     export APIKEY_SIGNING_KEY
   fi
 
-  # Without hot restart an Envoy claims no shared memory that a second one would find taken.
+  # Envoy runs without hot restart: its shared memory would clash with a second Envoy's.
   rm -f "$admin"
   start_daemon "$name" "$log" "$envoy" \
     --config-path "$config" --concurrency "${ENVOY_CONCURRENCY:-2}" --disable-hot-restart \
@@ -36,7 +36,7 @@ start() {
   wait_for_http "$name" "$log" 60 "http://$(<"$admin")/ready"
 }
 
-# Envoy writes the file once it has read its configuration: what is wrong there ends it before.
+# Envoy writes the file after it has read its configuration; a mistake there ends it before.
 wait_for_admin_address() {
   local name=$1 log=$2 admin=$3 beats=0
   until [ -s "$admin" ]; do

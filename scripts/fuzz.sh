@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# `make fuzz`: gives every property of crates/core/tests/properties to libFuzzer, one after the other, from the
-# seeds in crates/core/fuzz/seeds on. What `make test` runs over seeds and random bytes in seconds is led by
-# coverage here, for as long as one likes. The stable compiler will do: no sanitizer is used, since
-# our code holds no unsafe, and a panic is what is looked for.
+# `make fuzz`: runs libFuzzer on every property of crates/core/tests/properties, one after the other,
+# from the seeds in crates/core/fuzz/seeds. Coverage leads it, for as long as you like; `make test`
+# runs the same properties on seeds and random bytes in seconds. The stable compiler is enough: our
+# code has no unsafe, so it needs no sanitizer and looks for panics.
 #
 # Variables: SECONDS_EACH=60    for each target
 #            TARGETS="users tokens"    these alone; all are the [[bin]]s of crates/core/fuzz/Cargo.toml
-# What was found stays in target/fuzz: corpus/<target> to go on from, findings/<target>.
+# Results stay in target/fuzz: corpus/<target> for the next run, findings/<target>.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 

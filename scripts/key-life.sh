@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The life of a key, on the stack that `make run` started: made, used, rotated, both work, the old
-# one's grace ends, the new one is revoked. Each step is a request to the management API or to the
-# service, and each answer is checked.
+# The life of a key, on the stack of `make run`: make it, use it, rotate it, use both, wait until the
+# old key's grace ends, revoke the new key. Each step is a request to the management API or to the
+# service, and the script checks each answer.
 #
 # usage: key-life.sh   (RUN_DIR names another stack's run folder)
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -35,7 +35,7 @@ main() {
   use "$new_key" 401 "the revoked key, at once"
 }
 
-# sign_in USER: an access token, as a portal would get one. The demo's passwords are the names.
+# sign_in USER: an access token, as a portal gets one. The demo's passwords are the users' names.
 sign_in() {
   local answer
   answer=$(printf 'grant_type=password&client_id=key-console&username=%s&password=%s' "$1" "$1" |
@@ -47,7 +47,7 @@ answer = json.load(sys.stdin)
 print(answer["access_token"]) if "access_token" in answer else sys.exit(answer.get("error_description", "no token"))'
 }
 
-# request METHOD PATH TOKEN [BODY]: leaves STATUS and ANSWER. What is secret goes in by standard input.
+# request METHOD PATH TOKEN [BODY]: leaves STATUS and ANSWER. Secrets go in by standard input.
 request() {
   local headers answer body=()
   headers=$(printf 'Authorization: Bearer %s' "$3")
@@ -59,7 +59,7 @@ request() {
   ANSWER=${answer%$'\n'*}
 }
 
-# expect STATUS WHAT
+# expect STATUS STEP
 expect() {
   [ "$STATUS" = "$1" ] || die "$2: answered with $STATUS, not $1" \
     "$(printf '%s' "$ANSWER" | python3 -c 'import json, sys; print(json.load(sys.stdin).get("title"))' 2>/dev/null)" \
@@ -76,13 +76,13 @@ status_of() {
     curl -s -o /dev/null -w '%{http_code}' --max-time 20 -H @- "$GATEWAY_URL/orders"
 }
 
-# use KEY STATUS WHAT
+# use KEY STATUS STEP
 use() {
   STATUS=$(status_of "$1") ANSWER='{}'
   expect "$2" "$3"
 }
 
-# await_refusal KEY WHAT
+# await_refusal KEY STEP
 await_refusal() {
   local beats=0
   until [ "$(status_of "$1")" = 401 ]; do

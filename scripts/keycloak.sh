@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Starts, awaits and stops the run folder's own Keycloak: loopback only, with its database (H2, a
-# file) in the run folder. Exists since one unpacked Keycloak serves every run folder: each gets a
-# home of links to it, and writes nothing into it, so that two stacks can be up at once.
+# file) in the run folder. One unpacked Keycloak serves every run folder: each run folder gets a home
+# of links to it, and nothing writes into it, so two stacks can be up at once.
 #
 # usage: keycloak.sh start|wait|stop
 #   start  on an empty run folder also imports deploy/demo/realm.json and makes the administrator
@@ -19,8 +19,8 @@ LOG=$RUN_DIR/keycloak.log
 PASSWORD_FILE=$RUN_DIR/keycloak-admin-password
 WAIT_SECONDS=${KEYCLOAK_WAIT_SECONDS:-180}
 
-# make_home INSTALLATION: kc.sh takes the folder above itself for its home, so a copy of that one
-# file is what makes the home ours; all the rest is links.
+# make_home INSTALLATION: kc.sh uses the folder above itself as its home, so a copy of that one file
+# makes the home ours; all the rest is links.
 make_home() {
   local installed=$1 part
   mkdir -p "$HOME_DIR/bin" "$HOME_DIR/data/import"
@@ -32,7 +32,7 @@ make_home() {
   done
 }
 
-# The demo's realm, under the name that REALM gives it.
+# place_realm: the demo's realm, under the name in REALM.
 place_realm() {
   python3 - "$PROJECT_ROOT/deploy/demo/realm.json" "$HOME_DIR/data/import/realm.json" "$REALM" <<'PYTHON'
 import json, sys
@@ -62,11 +62,11 @@ start() {
   make_home "$installed"
   place_realm
   make_password
-  # By environment, not by argument: arguments show in every process list.
+  # In the environment, not in an argument: every process list shows arguments.
   KC_BOOTSTRAP_ADMIN_USERNAME=admin KC_BOOTSTRAP_ADMIN_PASSWORD=$(<"$PASSWORD_FILE")
   export KC_BOOTSTRAP_ADMIN_USERNAME KC_BOOTSTRAP_ADMIN_PASSWORD
-  # The quick compiler alone: a start takes about half the processor time, and nobody runs this
-  # Keycloak for long enough to win it back. To measure at full speed: JAVA_OPTS_APPEND=-Dnone=
+  # The quick compiler only: a start takes about half the processor time, and a demo does not run long
+  # enough to win it back. To measure at full speed: JAVA_OPTS_APPEND=-Dnone=
   export JAVA_OPTS_APPEND=${JAVA_OPTS_APPEND:--XX:TieredStopAtLevel=1}
   # cache=local: a single node opens no cluster ports, which would not be loopback.
   start_daemon keycloak "$LOG" "$HOME_DIR/bin/kc.sh" start --optimized --import-realm \

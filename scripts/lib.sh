@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# What the scripts of this folder share: where things live, how they speak, and how a background
-# process is started, awaited and stopped. Sourced, never run. Linux only: identity of a process is
-# read from /proc, so that a stale pid file never ends somebody else's process.
+# Shared by the scripts of this folder: paths, messages, and how to start, await and stop a background
+# process. Sourced, never run. Linux only: it reads a process's identity from /proc, so that a stale pid
+# file never ends somebody else's process.
 
 set -euo pipefail
 
@@ -22,12 +22,12 @@ export RUN_DIR
 export GATEWAY_PORT SERVICE_PORT DEMO_PORT YIELD_PORT KEYCLOAK_PORT KEYCLOAK_MANAGEMENT_PORT
 export ENVOY_ADMIN_PORT REALM
 
-# Two spellings of loopback are two issuers to a JWT validator: every script uses this one.
+# A JWT validator takes two spellings of loopback for two issuers: every script uses this one.
 KEYCLOAK_URL=http://127.0.0.1:$KEYCLOAK_PORT
 export KEYCLOAK_URL
 
 # ---- messages -----------------------------------------------------------------------------------
-# All go to stderr: stdout is for what another program may want to read.
+# All go to stderr: stdout is for other programs.
 
 step() { printf '\n==> %s\n' "$*" >&2; }
 note() { printf '    %s\n' "$*" >&2; }
@@ -40,7 +40,7 @@ die() {
   exit 1
 }
 
-# now_ms: milliseconds for measuring, without a process for each look.
+# now_ms: the time in milliseconds, without starting a process.
 now_ms() {
   local now=${EPOCHREALTIME/[.,]/}
   printf '%s' "$((now / 1000))"
@@ -51,8 +51,8 @@ seconds_since() {
   printf '%d.%d s' $((ms / 1000)) $((ms % 1000 / 100))
 }
 
-# with_progress TEXT LOG COMMAND...: runs a quiet command that takes long, so that the terminal says
-# every ten seconds that it is alive, and shows the end of its log when it fails.
+# with_progress TEXT LOG COMMAND...: runs a quiet, long command. Tells the terminal every ten seconds
+# that it is alive, and shows the end of its log if it fails.
 with_progress() {
   local text=$1 log=$2 started status=0 pid
   shift 2
@@ -88,7 +88,7 @@ last_words() {
   printf '%.100s' "$line"
 }
 
-# log_end FILE: what a log says of a failure: its errors if it marks them, else its end.
+# log_end FILE: the part of a log about a failure: its marked errors, else its end.
 log_end() {
   grep -E '\[(error|critical)\]| (ERROR|FATAL) ' "$1" 2>/dev/null | tail -n 8 | cut -c 1-600 >&2 ||
     tail -n 25 "$1" >&2 || true
@@ -96,14 +96,14 @@ log_end() {
 
 # ---- tools --------------------------------------------------------------------------------------
 
-# need TOOL WHAT-TO-INSTALL
+# need TOOL REMEDY
 need() {
   command -v "$1" >/dev/null 2>&1 ||
     die "the program '$1' is missing" "install it: $2"
 }
 
-# postgres_programs: the folder of PostgreSQL's own programs, the newest one's; nothing if there is
-# none. Debian keeps them out of the PATH.
+# postgres_programs: the folder of the newest PostgreSQL's programs; nothing if there is none. Debian
+# keeps them out of the PATH.
 postgres_programs() {
   local folder found=
   for folder in /usr/lib/postgresql/*/bin /usr/pgsql-*/bin; do
@@ -115,8 +115,8 @@ postgres_programs() {
   printf '%s' "$found"
 }
 
-# want TOOL PACKAGE...: notes a program that is missing; need_wanted then names all of them at once,
-# instead of one failure after the other.
+# want TOOL PACKAGE...: notes a missing program; need_wanted then names all of them at once, instead of
+# one failure after the other.
 WANTING=()
 WANTED_PACKAGES=()
 want() {
@@ -149,7 +149,7 @@ need_java() {
   said=$(java -version 2>&1) || die "java does not run: $(head -n 1 <<<"$said")" \
     "install Java $JAVA_MIN or newer (apt-get install openjdk-17-jre-headless)"
   version=$(sed -n 's/.*version "\([0-9][0-9.]*\).*/\1/p' <<<"$said" | head -n 1)
-  # A Java that tells its version in another way is taken at its word.
+  # Accept a Java that tells its version in another way.
   [ -z "$version" ] || is_at_least "$version" "$JAVA_MIN" ||
     die "this Java is too old: $version" \
       "install Java $JAVA_MIN or newer (apt-get install openjdk-17-jre-headless), first in PATH or as JAVA_HOME"
@@ -160,15 +160,15 @@ is_at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" 
 
 # ---- room ---------------------------------------------------------------------------------------
 
-# free_mb FOLDER: what its disk has left, by the nearest folder that exists; nothing if that cannot be
-# told.
+# free_mb FOLDER: the free space of its disk, measured at the nearest folder that exists; nothing if
+# unknown.
 free_mb() {
   local folder=$1
   until [ -e "$folder" ] || [ "$folder" = / ]; do folder=$(dirname "$folder"); done
   df -Pm "$folder" 2>/dev/null | awk 'NR == 2 { print $4 }' || true
 }
 
-# need_room MB FOLDER WHAT-MOVES-IT
+# need_room MB FOLDER REMEDY
 need_room() {
   local free
   free=$(free_mb "$2")
@@ -177,7 +177,7 @@ need_room() {
     die "the disk of $2 is full: $free MB are left, and $1 MB are needed" "free some, or move it: $3"
 }
 
-# tell_full_disks: after a failure. What a full disk does to programs seldom says so itself.
+# tell_full_disks: names full disks after a failure. Programs seldom say that a disk was full.
 tell_full_disks() {
   local folder free
   for folder in "$RUN_DIR" "$CACHE_DIR" "${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}" "${TMPDIR:-/tmp}"; do
@@ -188,19 +188,19 @@ tell_full_disks() {
   done
 }
 
-# cargo_failed WHAT: cargo has said why, in its own words.
+# cargo_failed NAME: cargo has said why, in its own words.
 cargo_failed() {
   tell_full_disks
   die "$1 could not be built" "cargo says above why" \
     "where it could not download crates: is this machine online? It takes a proxy or a mirror from ~/.cargo/config.toml"
 }
 
-# export_source_commit: what a build names as its commit (crates/core/src/build_info.rs): APIKEYS_COMMIT as it is
-# given, else git's of this folder; "unknown" is left to the build.
+# export_source_commit: the commit that a build names (crates/core/src/build_info.rs): APIKEYS_COMMIT if
+# set, else this folder's in git. If neither is known, the build writes "unknown".
 export_source_commit() {
   local commit top
   if [ -z "${APIKEYS_COMMIT:-}" ]; then
-    # An archive that is unpacked within a repository of something else is no part of it.
+    # An archive unpacked inside another project's repository is no part of that.
     top=$(git -C "$PROJECT_ROOT" rev-parse --show-toplevel 2>/dev/null) || top=
     [ "$top" = "$PROJECT_ROOT" ] || return 0
     commit=$(git -C "$PROJECT_ROOT" rev-parse HEAD 2>/dev/null) || return 0
@@ -215,7 +215,7 @@ export_source_commit() {
 
 # ---- ports --------------------------------------------------------------------------------------
 
-# free_ports COUNT: below those that the system gives to outgoing connections; asked for together, so
+# free_ports COUNT: below the ports that the system gives to outgoing connections. All in one call, so
 # that they differ.
 free_ports() {
   need python3 "apt-get install python3"
@@ -235,7 +235,7 @@ PYTHON
 
 port_is_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# port_holder PORT: who listens there, as far as this user may see.
+# port_holder PORT: the program that listens there, as far as this user may see.
 port_holder() {
   local who=
   if command -v ss >/dev/null 2>&1; then
@@ -281,12 +281,12 @@ is_running() {
   [ "${stat%% *}" != Z ]
 }
 
-# birth PID: the start time of a process in clock ticks; with the pid it names one process for good.
+# birth PID: the start time of a process in clock ticks. Pid and start time name one process for good.
 birth() {
   local stat
   { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
   stat=${stat##*) }
-  # shellcheck disable=SC2086 # the fields are wanted apart
+  # shellcheck disable=SC2086 # the fields must be split
   set -- $stat
   printf '%s' "${20}"
 }
@@ -300,15 +300,15 @@ daemon_pid() {
   printf '%s' "$pid"
 }
 
-# start_daemon NAME LOG COMMAND...: in a session of its own, so that neither the end of this script
-# nor a Ctrl-C in its terminal ends it, and so that its children can be ended with it.
+# start_daemon NAME LOG COMMAND...: starts it in a session of its own, so that it outlives this script
+# and a Ctrl-C in its terminal, and so that it can be ended together with its children.
 start_daemon() {
   local name=$1 log=$2 pid
   shift 2
   if pid=$(daemon_pid "$name"); then
     die "$name is already running, pid $pid" "stop it first: make stop"
   fi
-  # Descriptor 9 is run.sh's lock: inherited, it would be held for as long as the daemon lives.
+  # Descriptor 9 is run.sh's lock: a daemon that inherits it would hold it for its whole life.
   setsid "$@" >"$log" 2>&1 </dev/null 9>&- &
   pid=$!
   disown "$pid"
@@ -333,8 +333,8 @@ stop_daemon() {
   rm -f "$RUN_DIR/$name.pid" "$RUN_DIR/$name.birth"
 }
 
-# wait_for_http NAME LOG SECONDS URL: until the URL answers 200 or 204. Gives up early when the
-# process has ended, since no patience brings it back.
+# wait_for_http NAME LOG SECONDS URL: until the URL answers 200 or 204. Gives up early if the process
+# has ended.
 wait_for_http() {
   local name=$1 log=$2 limit=$3 url=$4 started beats=0
   started=$(now_ms)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All lints, each by the name that test.sh lists it under, so that one can be run alone.
+# All lints, by the names that test.sh lists, so that each can be run alone.
 #
 # usage: lint.sh [clippy-native|clippy-wasm|scripts]...   (default: all three)
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -15,7 +15,7 @@ clippy_native() {
   cargo clippy --locked --workspace --all-targets -- -D warnings
 }
 
-# What only the filter compiles is linted only here.
+# Lints the code that only the filter compiles.
 clippy_wasm() {
   need_clippy
   "$PROJECT_ROOT/scripts/build-wasm.sh" --has-target ||

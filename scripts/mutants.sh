@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# `make mutants`: breaks the pure core in each way that cargo-mutants knows, one at a time, and asks
-# whether a test notices. A test that passes whatever the code does holds nothing. What is mutated
-# and what is left out, with the reasons, is in .cargo/mutants.toml.
+# `make mutants`: breaks the pure core in each way that cargo-mutants knows, one at a time, and checks
+# that a test notices. A test that passes with any code proves nothing. .cargo/mutants.toml lists the
+# parts to mutate and the exceptions, with their reasons.
 #
 # Variables: FILES="crates/core/src/cache/*.rs crates/core/src/mac.rs"    these files alone
 #            SHARD=0/4                            a part of them
-#            MUTANTS_DIR=target/mutants           where the results go
+#            MUTANTS_DIR=target/mutants           folder of the results
 # Takes some six seconds for each of about seven hundred mutants.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 
 SHARE_MIN=90
 : "${MUTANTS_DIR:=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}/mutants}"
-# Enough for the properties to notice what they are there to notice.
+# Enough cases for the properties to notice a mutant.
 : "${PROPTEST_CASES:=32}"
 export PROPTEST_CASES
-# And of the simulated writers, which are met step by step as well.
+# Enough seeds of the simulated writers, which step-by-step tests cover as well.
 : "${WRITERS_SEEDS:=10}"
 export WRITERS_SEEDS
 
@@ -48,7 +48,7 @@ for outcome in outcomes:
         files[scenario["Mutant"]["file"]][outcome["summary"]] += 1
 
 def line(name, count):
-    # One that does not compile says nothing; one that loops was noticed.
+    # A mutant that does not compile says nothing; one that loops was noticed.
     caught = count["CaughtMutant"] + count["Timeout"]
     viable = caught + count["MissedMutant"]
     share = 100 * caught / viable if viable else 100

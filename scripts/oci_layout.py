@@ -1,9 +1,9 @@
 """Writes an OCI image layout, as one tar file, with a Wasm filter in it.
 
-What Istio's WasmPlugin and Envoy Gateway pull is an image of one layer with the file
-plugin.wasm in its root (the "compat" variant of the Wasm image specification). The
-layout (image-layout 1.0.0) goes into any registry with skopeo or crane. The same input
-gives the same bytes: no time, no user, no order of a folder goes in.
+Istio's WasmPlugin and Envoy Gateway pull an image of one layer with the file plugin.wasm
+in its root (the "compat" variant of the Wasm image specification). skopeo or crane copies
+the layout (image-layout 1.0.0) into any registry. The same input gives the same bytes:
+the image holds no time and no user, and its files have a fixed order.
 
 usage: oci_layout.py WASM NAME VERSION REVISION OUTPUT.tar
 """

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Starts and stops the PostgreSQL that scripts/with-postgres.sh keeps for its command, and takes
-# Keycloak's database from it and gives it back, so that the command can see what an outage does.
+# Starts and stops the PostgreSQL of scripts/with-postgres.sh, and takes Keycloak's database away and
+# gives it back, so that the command can watch an outage.
 #
 # usage: postgres.sh start|stop|drop|restore
-#   start    makes the cluster and the database at the first time; finds all data again later
-#   stop     at once, whoever is connected
+#   start    makes cluster and database the first time; finds all data again later
+#   stop     at once, even with clients connected
 #   drop     saves Keycloak's database under another name, and drops it
-#   restore  brings back what drop saved
-# POSTGRES_DIR names the cluster's folder; PG* as psql goes by them.
+#   restore  brings the saved database back
+# POSTGRES_DIR names the cluster's folder; psql reads PG*.
 RUN_DIR=${POSTGRES_DIR:-}
 [ -n "$RUN_DIR" ] || { printf 'error: POSTGRES_DIR names no folder: run this by scripts/with-postgres.sh\n' >&2 && exit 1; }
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -18,7 +18,7 @@ LOG=$RUN_DIR/postgres.log
 PROGRAMS=$(postgres_programs)
 [ -n "$PROGRAMS" ] || die "there is no PostgreSQL" "install it: apt-get install postgresql"
 [[ ! $PROGRAMS/ =~ ^/usr/ ]] || PATH=$PATH:$PROGRAMS
-# From a folder that the other user may be in.
+# A folder that the other user may enter.
 cd /
 
 # PostgreSQL does not run as root: its package brings a user for it.
@@ -61,7 +61,7 @@ start() {
 
 stop() {
   local pid
-  # SIGINT is PostgreSQL's fast way to stop: it disconnects whoever is there.
+  # SIGINT is PostgreSQL's fast stop: it disconnects all clients.
   if pid=$(daemon_pid postgres); then kill -INT "$pid" 2>/dev/null || true; fi
   stop_daemon postgres 5
 }
@@ -71,7 +71,7 @@ ask() { psql -d postgres -v ON_ERROR_STOP=1 -qAtc "$1"; }
 drop() {
   local beats=0
   ask "alter database $PGDATABASE with allow_connections false"
-  # A database is copied while nobody is in it; whoever was told to go needs a moment.
+  # A database is copied only without clients; those that were told to go need a moment.
   until ask "select pg_terminate_backend(pid) from pg_stat_activity where datname = '$PGDATABASE'" >/dev/null &&
     ask "create database ${PGDATABASE}_saved template $PGDATABASE" 2>>"$LOG"; do
     beats=$((beats + 1))

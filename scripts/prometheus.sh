@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Brings Debian's Prometheus into the per-user cache (debian-program.sh) and runs it beside the demo:
-# it needs no root, keeps a day at most and listens on loopback alone.
+# Unpacks Debian's Prometheus into the per-user cache (debian-program.sh) and runs it beside the demo. It
+# needs no root, keeps a day of data at most and listens only on loopback.
 #
 # usage: prometheus.sh fetch|start|stop
 #   fetch   prints the folder with the programs prometheus and promtool
-#   start   reads the gateway whose admin port is ENVOY_ADMIN_PORT, on PROMETHEUS_PORT (default 9095)
+#   start   reads the gateway with the admin port ENVOY_ADMIN_PORT, on PROMETHEUS_PORT (default 9095)
 #   stop
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -24,7 +24,7 @@ start() {
   rm -rf "$folder"
   mkdir -p "$folder"
   cp "$PROJECT_ROOT/deploy/observe/rules.yml" "$folder/rules.yml"
-  # The example's configuration, with this demo's port, and read more often.
+  # The example's configuration, with this demo's port and a shorter interval.
   {
     printf 'global:\n  evaluation_interval: %s\nrule_files: [rules.yml]\n' "$PROMETHEUS_INTERVAL"
     sed -e "s/127\.0\.0\.1:9901/127.0.0.1:$ENVOY_ADMIN_PORT/" \

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Fills in a template: each NAME in dollar braces becomes the value of that environment variable.
-# Exists since a forgotten or mistyped variable must be an error here, not an empty string in a
-# running gateway.
+# Fills in a template: each NAME in dollar braces becomes the value of that environment variable. A
+# missing or mistyped variable is an error here, not an empty string in a running gateway.
 #
 # usage: render.sh TEMPLATE OUTPUT
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -13,7 +12,7 @@ template=$1 output=$2
 text=$(<"$template")
 unknown=()
 declare -A seen=()
-# shellcheck disable=SC2016 # the dollar and the braces are what is looked for
+# shellcheck disable=SC2016 # looks for a literal dollar and braces
 while read -r name; do
   [ -z "${seen[$name]:-}" ] || continue
   seen[$name]=1
@@ -22,7 +21,7 @@ while read -r name; do
     continue
   fi
   value=${!name}
-  # These would end the quoted YAML string that the value stands in and begin something else.
+  # These characters would end the quoted YAML string around the value and begin something else.
   case $value in
     *[\"\\]* | *$'\n'*)
       die "$name holds a quotation mark, a backslash or a line break, which $template cannot take" \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# `make reproducible`: builds the filter a second time, in another folder and with another cargo home,
-# and compares the bytes with those of scripts/build-wasm.sh here. Whoever is given a wasm can so find
-# out whether it was made from this source. The compiler is the same: another one's wasm is another.
+# `make reproducible`: builds the filter again in another folder and with another cargo home, and
+# compares the bytes with scripts/build-wasm.sh's here. The receiver of a wasm can check in this way
+# that it was made from this source, with the same compiler: another compiler makes other bytes.
 #
 # usage: reproducible.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -12,15 +12,15 @@ home=${CARGO_HOME:-$HOME/.cargo}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# The second folder knows no git; what a build names as its commit is a part of it.
+# The second folder has no git, and the commit's name is a part of the build.
 export_source_commit
 first=$("$PROJECT_ROOT/scripts/build-wasm.sh")
 
-# The sources as they are, whatever git knows of them, without what was built.
+# All sources, known to git or not, without builds.
 mkdir -p "$work/another folder/source" "$work/cargo-home/registry"
 tar -C "$PROJECT_ROOT" --exclude=./target --exclude=./.run --exclude=./.git --exclude=./dist -c . |
   tar -C "$work/another folder/source" -x
-# What was downloaded is not downloaded again, and is unpacked elsewhere.
+# Shares the downloads, but unpacks them elsewhere.
 for part in config.toml config registry/index registry/cache; do
   [ ! -e "$home/$part" ] || ln -s "$home/$part" "$work/cargo-home/$part"
 done

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# `make run`: the whole thing on one machine. Keycloak, the gateway with the filter, and a service
-# behind a validator of JWTs, with owners and keys in place, proven by one request. Ends in a
-# running stack or in none: what it started is stopped when a later step fails.
+# `make run`: the whole system on one machine: Keycloak, the gateway with the filter, and a service
+# behind a validator of JWTs, with owners and keys, proven by one request. It ends in a running stack
+# or in none: if a later step fails, it stops the parts that it started.
 #
 # usage: run.sh
 #   RUN_DIR     the run folder, default .run; a second stack takes another, and other ports
@@ -19,7 +19,7 @@ umask 077
 SCRIPTS=$PROJECT_ROOT/scripts
 DEMO_ENV=$RUN_DIR/demo.env
 PARTS=(envoy orders keycloak)
-# Ended with the others; not needed by them.
+# Ended with the others, which do not need it.
 ALL_PARTS=(prometheus "${PARTS[@]}")
 TARGET_DIR=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}
 
@@ -70,7 +70,7 @@ main() {
   show_how_to_call
 }
 
-# ---- one at a time, and never half ---------------------------------------------------------------
+# ---- one run at a time, all or nothing -----------------------------------------------------------
 
 take_lock() {
   exec 9>"$RUN_DIR/lock" || die "cannot write into the run folder $RUN_DIR" \
@@ -94,7 +94,7 @@ stop_leftovers() {
     fi
     stop_daemon "$part"
   done
-  # The database goes, or each run would add keys until their owners may have no more.
+  # Begin with an empty database: each run adds keys, and an owner may hold only so many.
   rm -rf "$RUN_DIR/keycloak" "$RUN_DIR/keycloak-admin-password" "$DEMO_ENV"
 }
 
@@ -123,7 +123,7 @@ on_exit() {
 
 check_settings() {
   local name
-  # These stand in JSON without quotation marks, so what is wrong here would be a riddle there.
+  # JSON holds these without quotation marks, so a wrong value there would be a riddle.
   case $API_KEY_ENABLED in
     true | false) ;;
     *) die "API_KEY_ENABLED is '$API_KEY_ENABLED'" "set it to true or false" ;;
@@ -141,7 +141,7 @@ check_tools() {
   want python3 python3 python3-venv
   want setsid util-linux
   want cc gcc
-  # These fetch Keycloak, once.
+  # Fetch Keycloak, once.
   if ! "$SCRIPTS/fetch.sh" has keycloak; then
     want mvn maven
     want unzip unzip
@@ -151,7 +151,7 @@ check_tools() {
   need_java
 }
 
-# About what a first run takes, which fails halfway without it, in words that name no disk.
+# Room for a first run, roughly. On a full disk it fails halfway, and the errors name no disk.
 check_room() {
   need_room 100 "$RUN_DIR" "RUN_DIR=<folder> make run"
   "$SCRIPTS/fetch.sh" has all || need_room 1000 "$CACHE_DIR" "APIKEYS_CACHE_DIR=<folder> make run"
@@ -190,7 +190,7 @@ provision() {
 
   doing "making keys" "$RUN_DIR/keycloak.log"
   EXPIRES_AT=$(($(date +%s) + 8))
-  # Bob's, since alice's own key may be the one that API_KEY_MAX_PER_USER allows her.
+  # Bob's key, since alice may hold only one (API_KEY_MAX_PER_USER=1).
   EXPIRED_API_KEY=$(new_key --owner bob --name "Demo: ends at once" \
     --expires-at "$(date -u -d "@$EXPIRES_AT" +%Y-%m-%dT%H:%M:%SZ)")
   API_KEY=$(new_key --owner alice --name "Demo")
@@ -235,7 +235,7 @@ prove() {
     cat "$RUN_DIR/first-answer.json" >&2 || true
     die "the first request was answered with status $status, not $wanted" "the gateway's log: $RUN_DIR/envoy.log"
   fi
-  # The request's headers are in there, and with them a token.
+  # It holds the request's headers, and with them a token.
   rm -f "$RUN_DIR/first-answer.json"
   note "a first request with alice's key was answered with $status"
   while [ "$(date +%s)" -le "$EXPIRES_AT" ]; do sleep 0.2; done
@@ -271,7 +271,7 @@ observe() {
   note "http://127.0.0.1:${PROMETHEUS_PORT:-9095}: metrics, rules and alerts; docs/observe.md says what to look at"
 }
 
-# show_how_to_call: the key itself is not printed, since the output of make ends up in logs.
+# show_how_to_call: does not print the key, since the output of make ends up in logs.
 show_how_to_call() {
   local file=${DEMO_ENV#"$PWD"/}
   case $file in /*) ;; *) file=./$file ;; esac

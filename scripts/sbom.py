@@ -1,21 +1,21 @@
-"""What cargo-cyclonedx makes, brought into the form that scripts/sbom.sh promises, and checked.
+"""Brings the output of cargo-cyclonedx into the form that scripts/sbom.sh promises, and checks it.
 
 usage: sbom.py write MADE FOLDER WRITTEN    sbom.py check WRITTEN LOCK
-Standard input is what cargo builds in: a name and a version in each line.
+Standard input lists the crates that cargo builds in: a name and a version in each line.
 """
 
 import json
 import re
 import sys
 
-# What an id of a crate of ours begins with.
+# Prefix of the ids of our own crates.
 OURS = "path+file:///source"
 
 
 def write(built, made, folder, written):
     # Our own crates' ids are paths of this machine.
     bom = json.loads(open(made).read().replace("path+file://" + folder, OURS))
-    # The tool lists what only the features of tests ask for as well.
+    # Drop crates that only the features of tests need: cargo-cyclonedx lists them too.
     bom["components"] = [
         component for component in bom["components"] if key(component) in built
     ]

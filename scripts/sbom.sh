@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# `make sbom`: writes what the filter and the command-line tool are made of, as CycloneDX 1.5 in JSON:
-# target/sbom/apikey_jwt_exchange.wasm.cdx.json and apikeys.cdx.json. Each component has its version, licence and
-# the digest that Cargo.lock holds it to. The same commit gives the same bytes, wherever.
+# `make sbom`: lists the crates of the filter and of the command-line tool, as CycloneDX 1.5 in JSON:
+# target/sbom/apikey_jwt_exchange.wasm.cdx.json and apikeys.cdx.json. Each component has its version, its
+# licence and its digest from Cargo.lock. One commit gives the same bytes on every machine.
 #
 # usage: sbom.sh [check]
-#   check   also makes both a second time, in another folder, and holds them against cargo's own
-#           lists: what cargo builds in is named with the lock's digest, and nothing else is
+#   check   also makes both again in another folder, and compares them with cargo's own lists: every
+#           crate that cargo builds in is listed with the lock's digest, and no other crate
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 
 SBOM_DIR=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}/sbom
-# Each with its target, its crate and the folder of that.
+# Each with its target, its crate and the crate's folder.
 BOMS=("apikey_jwt_exchange.wasm wasm32-wasip1 apikey-jwt-exchange ." "apikeys x86_64-unknown-linux-gnu apikeys crates/tool")
 
-# What it was made of, not when it was listed: the time is that of the commit.
+# The time is the commit's, not the list's.
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || echo 0)
 export SOURCE_DATE_EPOCH
 
-# built_in TARGET CRATE: what cargo builds in, build scripts and macros with it: name and version.
+# built_in TARGET CRATE: name and version of all crates that cargo builds in, with build scripts and macros.
 built_in() {
   cargo tree --locked --target "$1" --package "$2" --edges normal,build --prefix none --format '{p}' |
     sed -n 's/^\([^ ]*\) v\([^ ]*\).*/\1 \2/p' | LC_ALL=C sort -u

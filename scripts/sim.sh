@@ -4,19 +4,19 @@
 # usage: sim.sh [range|proofs]
 #   range    the seeds FROM (0) and SEEDS (2000) on; one seed alone prints its trace, and
 #            SIM_FAULTS=torn_read=0.5,outage=0 sets the probability of faults by name
-#   proofs   breaks a copy of the core by each mutation of crates/core/tests/sim/mutations/list.rs, and wants
-#            each seen by the checker of its invariant
+#   proofs   breaks a copy of the core by each mutation of crates/core/tests/sim/mutations/list.rs, and
+#            expects the checker of its invariant to see each one
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 need_rust
 
-# The core, where it is, and all that cargo needs to build its simulation.
+# The core, and all files that cargo needs to build its simulation.
 PACKAGE=apikeys-core
 CORE=crates/core
 SOURCES=(Cargo.toml Cargo.lock src crates tests)
 
-# The copy is built into the same folder, so that the dependencies are built once. A profile of its own
-# makes its runs faster.
+# proofs: builds the copy into the same folder, so that dependencies are built once. Its own profile
+# makes the runs faster.
 proofs() {
   local target=${CARGO_TARGET_DIR:-target}
   [[ $target = /* ]] || target=$PROJECT_ROOT/$target
@@ -24,7 +24,7 @@ proofs() {
   rm -rf "$copy"
   mkdir -p "$copy"
   cp -a "${SOURCES[@]}" "$copy"
-  # Writes the files with their mutations. The rest follows here: the switch, the proofs.
+  # Writes the files with their mutations. The steps below add the switch, and run the proofs.
   SIM_MUTATED=$core cargo test --locked --package "$PACKAGE" --test sim mutations::
   cp "$core/tests/sim/mutations/switch.rs" "$core/src/mutation.rs"
   echo 'pub mod mutation;' >>"$core/src/lib.rs"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# `make soak`: load, while keys die and Keycloak is paused, killed and cut off from its database
-# (PostgreSQL). Prints figures, and fails when a promise was not kept: see tests/servers/soak/main.rs.
+# `make soak`: load, while keys are revoked and Keycloak is paused, killed and cut off from its database
+# (PostgreSQL). Prints figures, and fails on a broken promise: see tests/servers/soak/main.rs.
 #
 # usage: soak.sh
-#   MINUTES     how long, 3 unless told otherwise; at least until each kind of outage was
+#   MINUTES     how long, default 3; at least until each kind of outage has happened
 #   SOAK_SEED   repeats the choices of a run that printed it
 #   SOAK_BREAK  proves that the judge can fail: see tests/servers/soak/main.rs
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `make stop`: ends everything that this run folder started, and nothing else: each process is known
-# by its pid and its start time. Gateways first, so that none is left calling what has gone.
+# `make stop`: ends all processes of this run folder, and no others: it knows each by its pid and its
+# start time. Gateways first, so that none calls a server that is gone.
 #
 # usage: stop.sh   (RUN_DIR as in run.sh)
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `make test-kong`: the end-to-end suite against Kong 3.9 in containers. It starts the demo of
-# docker-compose.yml under a project name, ports and a run folder of its own, so a demo that is up
-# stays as it is. It removes all of it at the end, also after a failure, and then keeps the end of
+# docker-compose.yml with its own project name, ports and run folder, so a running demo stays as it
+# is. At the end, also after a failure, it removes all of it. After a failure it keeps the end of
 # Kong's log in target/test-kong.
 #
 # usage: test-kong.sh [TEST]...   (names for the suite, as after `cargo test … --`)
@@ -17,7 +17,7 @@ need_rust
 cd "$PROJECT_ROOT"
 
 export COMPOSE_PROJECT_NAME=apikeys-test-kong
-# All requests come to the container from one address: that of Docker's bridge.
+# To the container, all requests come from one address, that of Docker's bridge.
 export API_KEY_THROTTLE=0
 RUN_DIR=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}/test-kong
 case $RUN_DIR in /*) ;; *) RUN_DIR=$PWD/$RUN_DIR ;; esac
@@ -31,7 +31,7 @@ finish() {
   trap - EXIT
   if [ "$status" -ne 0 ]; then
     docker compose ps --all >&2 || true
-    # The cause is mostly in Kong's log; of the others the last lines will do.
+    # The cause is mostly in Kong's log; the last lines of the others are enough.
     docker compose logs --no-color --tail 20 postgres keycloak orders service setup >&2 || true
     docker compose logs --no-color kong 2>&1 | tail -c "$LOG_BYTES_MAX" >"$LOG" || true
     warn "the end of Kong's log: $LOG"
@@ -45,12 +45,12 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 step "Kong, Keycloak and a service, in containers"
-# An earlier run that was killed outright left its containers.
+# A killed run left its containers.
 docker compose down --volumes --remove-orphans
 docker compose up --build --wait
 
 step "The end-to-end suite against it"
-# The suite takes a gateway by URL: its variables are in tests/servers/e2e/main.rs, most in demo.env.
+# The suite takes a gateway by URL: tests/servers/e2e/main.rs lists its variables, most are in demo.env.
 set -a
 # shellcheck source=/dev/null
 . "$RUN_DIR/demo.env"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# `make test` and `make test-all`: checks in the order in which a mistake is cheapest to find. A failed
-# step does not hide the ones after it: all run, and the end lists them with their times.
+# `make test` and `make test-all`: checks, the cheapest first. After a failed step all others still run,
+# and the end lists them with their times.
 #
 # usage: test.sh [STEP|TIER]...   (default: quick; e.g. test.sh format unit)
-#   quick  what is run before a commit: `make test`
-#   rest   all else that there is
+#   quick  the steps to run before a commit: `make test`
+#   rest   all other steps
 #   all    both: `make test-all`
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
@@ -16,31 +16,31 @@ FAILED=0
 
 TARGET_DIR=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}
 
-# The servers that a suite starts have a run folder and ports of their own: a stack that a developer
-# has running stays as it is.
+# The servers that a suite starts have their own run folder and ports: a developer's running stack
+# stays as it is.
 run_step() {
   case $1 in
     tools) scripts/ensure-tools.sh ;;
     format) cargo fmt --check ;;
     clippy-native | clippy-wasm | scripts) scripts/lint.sh "$1" ;;
-    # Licences, crates twice, sources; advisories are make audit's, since they come from the network.
+    # Licences, duplicate crates, sources. Advisories come from the network: make audit checks those.
     deny) "$(scripts/cargo-tool.sh cargo-deny)" --locked --workspace check bans licenses sources ;;
-    # Unit, property, documentation and layering tests; the range of seeds has a step of its own.
+    # Unit, property, documentation and layering tests; the range of seeds is a step of its own.
     unit) cargo test --locked --workspace --exclude host-model -- --skip no_seed_of_the_range ;;
     # Rules, alerts and dashboard, with Debian's Prometheus.
     observe) scripts/observe.sh ;;
     # A tenth of the range.
     seeds) SEEDS=200 scripts/sim.sh range ;;
     simulation) scripts/sim.sh range && scripts/sim.sh proofs ;;
-    # What the suites below run, fetched and built where its time can be seen.
+    # Fetches and builds the needs of the suites below, in a step that shows their time.
     build) scripts/fetch.sh all && scripts/build-wasm.sh && scripts/build-tool.sh ;;
-    # Keycloak once more, as it runs on PostgreSQL.
+    # A second Keycloak, built for PostgreSQL.
     postgres) KEYCLOAK_DB=postgres scripts/fetch.sh keycloak ;;
     reproducible) scripts/reproducible.sh ;;
     sbom) scripts/sbom.sh check ;;
-    # What a release is, put together and held against its own checksums.
+    # Puts a release together and checks it against its own checksums.
     dist) scripts/dist.sh ;;
-    # The filter of the step before, under a model of both hosts.
+    # The filter of the build step, under a model of both hosts.
     host-model) cargo test --locked --package host-model ;;
     kong) APIKEYS=$TARGET_DIR/release/apikeys tests/kong/check.sh ;;
     cli) scripts/with-keycloak.sh cargo test --locked --package suites --test cli ;;
@@ -75,7 +75,7 @@ for name in "$@"; do
   fi
   note "$name: $outcome in $(seconds_since "$step_began")"
   SUMMARY+=("$(printf '%-14s %-7s %10s' "$name" "$outcome" "$(seconds_since "$step_began")")")
-  # What is said above is all there is to say: each of the others would fail for it in its own words.
+  # The message above is enough: each other step would fail for the same reason in its own words.
   [ "$name $outcome" != "tools FAILED" ] || die "the other steps need what is missing" "install it, and try again"
 done
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `make up`: Kong with the filter, Keycloak on PostgreSQL and the demo service, in containers.
-# A script only to say what is missing before Docker says it less plainly.
+# `make up`: Kong with the filter, Keycloak on PostgreSQL and the demo service, in containers. A script,
+# so that it can name a missing part more plainly than Docker does.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 need docker "Docker Engine with the compose plugin; without it: make run"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs a command beside a Keycloak that lives for just as long: empty database, a run folder and
-# ports of its own, so that a stack that a developer has running stays as it is.
+# Runs a command beside a Keycloak that lives as long as the command: with an empty database, and with
+# its own run folder and ports, so that a developer's running stack stays as it is.
 #
 # usage: with-keycloak.sh COMMAND...
 # KEYCLOAK_DB as in keycloak.sh. The command finds KEYCLOAK_URL, KEYCLOAK_ADMIN_USER and KEYCLOAK_ADMIN_PASSWORD in its environment.

@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# Runs a command beside a PostgreSQL that lives for just as long, for a Keycloak that keeps its data
-# there: Keycloak's own database for development, H2, has neither PostgreSQL's locking nor its index
-# on long attribute values. Loopback only, a cluster of its own in a temporary folder, and quick in
-# ways that only a test may be: what it holds does not survive the machine.
+# Runs a command beside a PostgreSQL that lives as long as the command, for a Keycloak with its data
+# there: H2, Keycloak's own database for development, has neither PostgreSQL's locking nor its index on
+# long attribute values. Only on loopback, with its own cluster in a temporary folder, and with settings
+# for speed that only a test may use: its data does not survive a crash of the machine.
 #
 # usage: with-postgres.sh COMMAND...
-# The command finds KEYCLOAK_DB=postgres and KC_DB_*, which scripts/keycloak.sh and with it run.sh and
-# with-keycloak.sh go by, PG*, which psql goes by, and POSTGRES_DIR, by which scripts/postgres.sh stops
-# it and starts it again.
-# A run folder is the command's own matter.
+# The command finds KEYCLOAK_DB=postgres and KC_DB_*, for scripts/keycloak.sh and with it run.sh and
+# with-keycloak.sh; PG*, for psql; and POSTGRES_DIR, with which scripts/postgres.sh stops and starts it.
+# The run folder is left to the command.
 COMMANDS_RUN_DIR=${RUN_DIR:-}
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 umask 077
@@ -24,7 +23,7 @@ export POSTGRES_DIR
 finish() {
   local status=$?
   trap - EXIT INT TERM
-  # Whoever is still connected is of the command's, which is over.
+  # Clients that are still connected belong to the command, which is over.
   "$POSTGRES" stop
   rm -rf "$POSTGRES_DIR"
   exit "$status"

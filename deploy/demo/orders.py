@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The demo application: tells the caller who it is, and what its request looked like on arrival.
+"""The demo application: shows the caller its own identity, and its request as it arrived.
 
-Stands behind a validator of JWTs (Envoy's jwt_authn), which is why it reads the token's claims
-without checking a signature. Python's standard library alone, so that nothing need be installed.
+It is behind a validator of JWTs (Envoy's jwt_authn), so it reads the token's claims without
+checking a signature. It uses only Python's standard library, so it needs no installation.
 
 GET /orders   200, JSON: subject, username, headers (as this service saw them)
 GET /healthz  200
@@ -73,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
         )
 
     def drop_body(self):
-        """Reads the body away, so that the next request on this connection begins where it should."""
+        """Reads the body, so that the next request on this connection starts at its first byte."""
         if "chunked" in self.headers.get("transfer-encoding", "").lower():
             while size := int(self.rfile.readline(64).partition(b";")[0], 16):
                 self.rfile.read(size + 2)
@@ -98,13 +98,13 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format, *args):
-        """Says nothing: the gateway's access log has each request."""
+        """Logs nothing: the gateway's access log has each request."""
 
 
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 1024
-    # A gateway that restarts comes back before its old connections have timed out.
+    # A gateway restarts faster than its old connections time out.
     allow_reuse_address = True
 
     def process_request(self, request, client_address):

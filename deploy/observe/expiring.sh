@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Counts the keys that end soon, for the textfile collector of Prometheus' node exporter. To be run
-# once a day or more often, by cron or a timer, where apikeys may reach Keycloak.
+# Counts the keys that end soon, for the textfile collector of Prometheus' node exporter. Run it once a
+# day or more often, by cron or a timer, on a machine where apikeys may reach Keycloak.
 #
 # usage: expiring.sh FILE [DAYS]
-#   FILE   what the collector reads: /var/lib/prometheus/node-exporter/apikeys.prom, say
-#   DAYS   how soon is soon (14)
+#   FILE   the file for the collector, such as /var/lib/prometheus/node-exporter/apikeys.prom
+#   DAYS   counts keys that end within this many days (14)
 # KEYCLOAK_URL, KEYCLOAK_REALM, KEYCLOAK_ADMIN_USER and KEYCLOAK_ADMIN_PASSWORD are for apikeys; the
 # role view-users suffices. APIKEYS names another program than apikeys of the PATH.
 set -euo pipefail
@@ -13,7 +13,7 @@ FILE=${1:?usage: expiring.sh FILE [DAYS]}
 DAYS=${2:-14}
 REALM=${KEYCLOAK_REALM:?set it to the realm\'s name}
 
-# A failure leaves the file as it is, and with it the time of the last success.
+# After a failure the file stays as it is, with the time of the last success.
 count=$("${APIKEYS:-apikeys}" expiring --days "$DAYS" --output json |
   python3 -c 'import json, sys; print(len(json.load(sys.stdin)["keys"]))')
 cat >"$FILE.new" <<TEXT

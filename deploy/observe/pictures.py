@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws panels of deploy/observe/dashboard.json as SVG, from what a Prometheus holds.
+"""Draws panels of deploy/observe/dashboard.json as SVG, from the data of a Prometheus.
 
 usage: pictures.py URL FOLDER [MINUTES]
   URL      the Prometheus: http://127.0.0.1:9095
@@ -46,7 +46,7 @@ def legend(template, labels):
 
 
 def lines(url, panel, minutes):
-    """Each line's name and points, without those that are nothing all the time."""
+    """Name and points of each line, without lines that are always zero."""
     for target in panel["targets"]:
         for series in ask(url, target["expr"], minutes):
             points = [(float(at), float(value)) for at, value in series["values"]]

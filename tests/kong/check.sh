@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Checks the Kong side without a Docker engine: the scripts, the compose file as
-# docker compose reads it, and the loopback server and the start scripts live, in a
-# real nginx in front of a real Keycloak. Part of `make test`.
+# Checks the Kong side without a Docker engine: the scripts; the compose file, as docker compose
+# reads it; the loopback server and the start scripts, live, in a real nginx in front of a real
+# Keycloak. Part of `make test`.
 #
 # KEYCLOAK_URL and KEYCLOAK_ADMIN_PASSWORD (and KEYCLOAK_ADMIN_USER): a running Keycloak,
-# over http; without both one is started by scripts/keycloak.sh and stopped at the end.
+# over http; without both, scripts/keycloak.sh starts one, and it is stopped at the end.
 # APIKEYS: the built apikeys tool; without it cargo builds one.
 set -euo pipefail
 
@@ -19,7 +19,7 @@ fail() {
 
 apt_updated=''
 
-# apt_install PACKAGE…: with apt-get as root, else the reason to stop.
+# apt_install PACKAGE…: with apt-get as root, else stops with the reason.
 apt_install() {
     if [[ $(id -u) -ne 0 ]] || ! command -v apt-get >/dev/null; then
         fail "missing: $*. On Debian or Ubuntu: sudo apt-get install $*"
@@ -28,7 +28,7 @@ apt_install() {
         apt-get update -qq
         apt_updated=yes
     fi
-    # nginx is wanted as a program, not as a service on port 80.
+    # Only nginx's program, no service on port 80.
     local policy=/usr/sbin/policy-rc.d ours=''
     if [[ ! -e $policy ]]; then
         printf '#!/bin/sh\nexit 101\n' >"$policy"
@@ -50,7 +50,7 @@ lua=/usr/lib/nginx/modules/ngx_http_lua_module.so
 if ! command -v nginx >/dev/null || [[ ! -e $lua ]]; then
     apt_install nginx-light libnginx-mod-http-lua
 fi
-# The plugin of today if it is there; Debian's older program reads the same file.
+# Today's plugin if it is there; Debian's older program reads the same file.
 if docker compose version >/dev/null 2>&1; then
     compose=(docker compose)
 else
@@ -65,7 +65,7 @@ shellcheck kong/*.sh tests/kong/*.sh
 echo 'shellcheck: nothing to say'
 
 step 'docker-compose.yml'
-# As it is, and with every variable set. -f, so that no override file is merged in.
+# With no variable set, and with every one set. -f keeps override files out.
 env -u API_KEY_PREFIX "${compose[@]}" -f docker-compose.yml config >/dev/null
 configured=$(GATEWAY_PORT=18900 KEYCLOAK_PORT=18901 API_KEY_ENABLED=false API_KEY_PREFIX=acme_ \
     API_KEY_HASH_ALGORITHM=sha256 API_KEY_MAX_PER_USER=7 API_KEY_EXCHANGE_CACHE_TTL=60 \

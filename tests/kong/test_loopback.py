@@ -1,11 +1,11 @@
 """Runs kong/nginx-apikeys.conf in a real nginx, in front of a real Keycloak.
 
-The file is taken as it is: kong/render.sh writes the two addresses into it, in the
-way docker compose does, and a test holds that nothing else differs. nginx has
-Debian's Lua module, as Kong's nginx has OpenResty's. Requests are sent as Kong's
-callouts are, with a connection each. Kong's host crashes on an answer without a body,
-so `request` itself fails on one. Figures are printed; what is asserted is an order or
-a count, never a duration that a busy machine could miss.
+The file is used as it is: kong/render.sh writes the two addresses into it, as docker
+compose does, and a test checks that nothing else differs. nginx has Debian's Lua
+module, as Kong's nginx has OpenResty's. Each request has its own connection, like
+Kong's callouts. Kong's host crashes on an answer without a body, so `request` itself
+fails on one. The tests print durations and assert only orders and counts, which a busy
+machine cannot miss.
 
 Needs KEYCLOAK_URL (http), nginx with its Lua module, and openssl; check.sh sees to
 them.
@@ -36,7 +36,7 @@ KEYCLOAK_ADDRESS = (KEYCLOAK.hostname, KEYCLOAK.port or 80)
 DISCOVERY = "/realms/master/.well-known/openid-configuration"
 TOKEN = "/realms/master/protocol/openid-connect/token"
 WORKERS = 2
-# Far above every time-out in the file, far below what a hang would take.
+# Far above every time-out in the file, far below the length of a hang.
 NOT_A_HANG_SECONDS = 15
 
 
@@ -246,7 +246,7 @@ class Nginx:
             f"load_module {modules}/ngx_http_lua_module.so;\n"
             f"worker_processes {WORKERS};\ndaemon off;\npid {self.folder}/nginx.pid;\n"
             f"error_log {self.folder}/error.log info;\n"
-            # Without one, Debian's nginx as root would run its workers as nobody.
+            # Without this line, Debian's nginx as root would run its workers as nobody.
             f"{'user root;' if os.geteuid() == 0 else ''}\n"
             "events { worker_connections 512; }\n"
             f"http {{\n{temporary}access_log {self.folder}/access.log;\n"
@@ -312,7 +312,7 @@ def rendered(port, keycloak_port):
 
 
 def location_blocks(conf):
-    """The text of each location, by what stands behind the word."""
+    """The text of each location, by its name."""
     return {name: block for name, block in re.findall(
         r"\n    location (\S+|= \S+|\^~ \S+) \{\n(.*?)\n    \}", conf, re.DOTALL)}
 
@@ -555,12 +555,12 @@ class AnswersAsTheFilterGetsThem(unittest.TestCase):
         for path, expected in (("/404", (404, b"no")), ("/chunked", (200, b'{"a":1}'))):
             answer, body = answer_to(self.nginx.port, path)
             self.assertEqual((answer.status, body), expected)
-            # Its length stands before it, so that a reader knows whether it is whole.
+            # The length comes first, so that a reader knows whether the body is whole.
             self.assertEqual(answer.headers["Content-Length"], str(len(body)))
             self.assertIsNone(answer.headers["Transfer-Encoding"])
 
     def test_no_header_of_keycloak_goes_on(self):
-        # The host's list of an answer's headers is cut at 100, with wrong lengths.
+        # The host cuts its list of an answer's headers at 100, with wrong lengths.
         answer, _ = answer_to(self.nginx.port, "/100-headers")
         self.assertLessEqual({name.lower() for name in answer.headers}, {
             "connection", "content-length", "content-type", "date", "server",
@@ -711,7 +711,7 @@ class WhenKeycloakFails(unittest.TestCase):
         whole, keycloak = file["/"], file["= /.keycloak"]
         self.assertLess(milliseconds(whole, "proxy_connect_timeout")
                         + milliseconds(whole, "proxy_read_timeout"), host)
-        # As long as these add up to no more, a node that is gone costs no answer.
+        # While the sum is within the limit, a node that is gone costs no answer.
         connect = milliseconds(keycloak, "proxy_connect_timeout")
         answer = milliseconds(keycloak, "proxy_read_timeout")
         self.assertEqual(milliseconds(keycloak, "proxy_send_timeout"), answer)

@@ -1,7 +1,7 @@
-"""Runs what docker compose runs before Kong serves: entrypoint.sh and setup.sh.
+"""Runs the scripts that docker compose runs before Kong serves: entrypoint.sh and setup.sh.
 
-No Docker engine is needed: both are plain bash, told by variables where things lie.
-setup.sh works on a realm of its own in a real Keycloak, which is removed again.
+No Docker engine is needed: both are plain bash, and variables name their folders.
+setup.sh works on its own realm in a real Keycloak, and the realm is removed at the end.
 
 Needs KEYCLOAK_URL, KEYCLOAK_ADMIN_USER, KEYCLOAK_ADMIN_PASSWORD and APIKEYS (the
 built apikeys tool); check.sh sees to them.
@@ -137,7 +137,7 @@ class Setup(unittest.TestCase):
                     "OUT_DIR": f"{self.folder}/out",
                     "OWNER_FILE": str(ROOT / "docker-compose.yml"),
                     "READY_FILE": str(ready),
-                    # Whatever group this user may give a file to.
+                    # A group that this user may give a file to.
                     "KONG_GROUP": "10001" if os.geteuid() == 0 else str(os.getegid()),
                     **variables,
                 },
@@ -148,7 +148,7 @@ class Setup(unittest.TestCase):
                     self.assertIsNone(process.poll(), log.read_text())
                     self.assertLess(time.monotonic(), deadline, log.read_text())
                     time.sleep(0.1)
-                # It stays, or `docker compose up --wait` would call it a failure.
+                # It must stay: `docker compose up --wait` takes an end for a failure.
                 time.sleep(0.5)
                 self.assertIsNone(process.poll(), log.read_text())
             finally:
@@ -171,7 +171,7 @@ class Setup(unittest.TestCase):
         self.assertEqual(demo["GATEWAY_URL"], "http://localhost:8000")
         self.assertEqual(demo["KEYCLOAK_URL"], "http://localhost:8080")
 
-        # The keys belong to whom they should.
+        # The owners of the keys.
         for owner, key in (
             ("alice", demo["API_KEY"]),
             ("service-account-billing-service", demo["SERVICE_API_KEY"]),
@@ -185,7 +185,7 @@ class Setup(unittest.TestCase):
         ends_at = found[0]["attributes"][f"apiKey_{key_id}_expiresAt"][0]
         self.assertLess(ends_at, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
-        # Who may read what.
+        # The permissions of the files.
         def mode(path):
             return stat.S_IMODE(os.stat(path).st_mode)
 

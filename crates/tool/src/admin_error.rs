@@ -1,10 +1,10 @@
-//! What can go wrong in a call to Keycloak, told with what to do.
+//! Errors of a call to Keycloak, each with advice.
 //!
 //! No error holds a token, a password or the body of an answer.
 
 use apikeys_core::keycloak::refusal::Refusal;
 
-/// A call to Keycloak that did not do what it was made for.
+/// A call to Keycloak that failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AdminError {
     /// No answer: the address, the network, TLS or the time limit.
@@ -16,11 +16,11 @@ pub(crate) enum AdminError {
     Unreachable {
         method: &'static str,
         url: String,
-        /// The proxy that was to pass the call on, and the variable that names it.
+        /// The proxy of the call, and the variable that names it.
         proxy: Option<String>,
         source: Box<ureq::Error>,
     },
-    /// Keycloak does not take this user and password.
+    /// Keycloak does not accept this user and password.
     #[error(
         "cannot sign in to realm {realm:?} as {username:?}: Keycloak answers {status} ({message}). \
          {}",
@@ -32,7 +32,7 @@ pub(crate) enum AdminError {
         status: u16,
         message: String,
     },
-    /// Keycloak said no.
+    /// Keycloak refused the call.
     #[error("{method} {path}: Keycloak answers {status} ({message}){}", role_hint(*status))]
     Refused {
         method: &'static str,
@@ -40,7 +40,7 @@ pub(crate) enum AdminError {
         status: u16,
         message: String,
     },
-    /// Keycloak answered something else than it should.
+    /// Keycloak's answer has an unexpected form.
     #[error("{method} {path}: the answer cannot be understood: {what}")]
     NotUnderstood {
         method: &'static str,
@@ -50,7 +50,7 @@ pub(crate) enum AdminError {
     /// The file given by `--ca-file` holds no certificates.
     #[error("--ca-file holds no certificate in PEM (-----BEGIN CERTIFICATE-----)")]
     Certificates,
-    /// The variable that names the certificates to trust leads to none.
+    /// The variable that names the certificates to trust is set, and none can be read from there.
     #[error("{name} is set, and no certificate can be read from there")]
     TrustStore { name: &'static str },
     /// The environment names a proxy that cannot be used.
@@ -62,7 +62,7 @@ pub(crate) enum AdminError {
 }
 
 impl AdminError {
-    /// Whether Keycloak refuses this request, and may well take the next one.
+    /// Whether Keycloak refused this request alone, and may accept the next one.
     pub(crate) fn concerns_one_request(&self) -> bool {
         match self {
             Self::Refused { status, .. } => {
@@ -92,7 +92,7 @@ fn tls_hint(url: &str) -> &'static str {
 
 fn sign_in_hint(status: u16) -> &'static str {
     match status {
-        // A wrong password is 400 or 401: nothing there answers for this realm.
+        // Keycloak answers a wrong password with 400 or 401, so this address serves no such realm.
         404 => {
             "Check --keycloak-url, with the path that Keycloak is under if it has one, and \
              --admin-realm"
@@ -114,12 +114,12 @@ pub(crate) fn keycloak_words(status: u16, body: &str) -> String {
     Refusal::read(status, Some(body.as_bytes())).told()
 }
 
-/// A foreign text as one line of a message: no control characters, not too long.
+/// Turns a foreign text into one short line without control characters.
 pub(crate) fn one_line(text: &str) -> String {
     printable(text).chars().take(300).collect()
 }
 
-/// A text that may hold foreign ones, without what would move a terminal's cursor.
+/// Removes the characters that would move a terminal's cursor.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }

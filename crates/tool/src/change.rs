@@ -1,7 +1,7 @@
 //! Drives the core's [`OwnerChange`]: its calls over HTTP, its waits by sleeping.
 //!
-//! The filter's management API drives the same machine, so whatever changes an
-//! owner's keys takes the same lock.
+//! The filter's management API drives the same machine, so every change of an owner's keys
+//! takes the same lock.
 
 use std::thread;
 use std::time::Duration;
@@ -20,14 +20,13 @@ use crate::args::Names;
 use crate::keycloak_admin::{CALL_TIMEOUT, KeycloakAdmin};
 use crate::{owner, system};
 
-/// How long a change waits for others' to end: longer than a lock that somebody left
-/// behind lives.
+/// How long a change waits for other changes: longer than an abandoned lock lives.
 const WAIT_MS_MAX: u64 = 60_000;
 
 /// A new key that no gateway would find.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unfindable {
-    /// It was taken away again.
+    /// The tool took it away again.
     #[error("{}: the key was taken away again", EditRefused::OwnerNotFound)]
     Undone,
     /// It is still there.
@@ -38,9 +37,9 @@ pub(crate) enum Unfindable {
     Left { failure: String },
 }
 
-/// Makes one change of an owner's keys, as an administrator: disabled owners too, and
-/// owners whose link was taken away. A new key is looked up as a gateway does it, and
-/// taken away again where it is not found.
+/// Makes one change of an owner's keys, as an administrator: also for disabled owners, and
+/// for owners whose link was taken away. Looks a new key up as a gateway does, and takes it
+/// away again if the look-up does not find it.
 ///
 /// # Errors
 /// [`Unfindable`], [`ChangeError`] and faults of the calls.
@@ -57,7 +56,7 @@ pub(crate) fn make(
     match is_found(admin, owner_id, &id) {
         Ok(false) => {}
         Ok(true) => return Ok(changed),
-        // It was written, and read again.
+        // The key was written and read back before.
         Err(error) => {
             let warning = format!("the key could not be looked up, so try it: {error:#}");
             changed.warnings.push(warning);
@@ -124,8 +123,8 @@ fn drive(admin: &KeycloakAdmin, change: Change) -> Result<Changed> {
             },
             Err(why) => Event::Failed(why),
         };
-        // The clock after the token, which may take a call: the machine compares it with
-        // the age of its lock.
+        // Read the clock after the token, which may need a call: the machine compares the
+        // clock with the age of its lock.
         let bearer = admin.bearer();
         output = machine.handle_event(event, &bearer, system::now()?);
     }
@@ -142,7 +141,7 @@ fn perform(admin: &KeycloakAdmin, effect: Effect) -> Result<(u16, Zeroizing<Stri
     }
 }
 
-/// What is known of a call that failed, without the address.
+/// The cause of a failed call, without the address.
 fn why(error: &AdminError) -> String {
     match error {
         AdminError::Unreachable { source, .. } => loggable(&source.to_string()),

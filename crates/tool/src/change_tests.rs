@@ -1,5 +1,5 @@
-//! Changes against a made-up Keycloak that reads one owner, and whose search may not
-//! find it, as with a user storage without import.
+//! Changes against a made-up Keycloak with one owner. Its search may not find the owner, as
+//! with a user storage without import.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

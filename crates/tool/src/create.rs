@@ -1,7 +1,7 @@
 //! `apikeys create`: makes a key for an owner.
 //!
-//! The order is such that a run that is cut off lets nobody in: the record is
-//! written and read back first, and the key itself is told last.
+//! The order lets nobody in if the run is interrupted: the record is written and read back
+//! first, and the key itself is told last.
 
 use anyhow::{Result, anyhow, ensure};
 use apikeys_core::api_key::record::is_scope;
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &CreateArgs) -> Result<()> {
     new_key::record_and_tell(&admin, names, &owner, &made.key, (edit, None), making)
 }
 
-/// What is asked for, in bounds.
+/// The requested key, in bounds.
 #[derive(Debug)]
 struct Asked {
     name: String,
@@ -58,7 +58,7 @@ impl Asked {
             Some(text) => UnixMillis::parse_rfc3339(text)
                 .map_err(|error| anyhow!("--expires-at is {error}"))?,
         };
-        // Seconds are what is stored: cut off first, so that what is compared is it.
+        // Keycloak stores whole seconds: cut the rest off before the comparison.
         let expires_at = UnixMillis::from_seconds(expires_at.as_seconds());
         ensure!(
             expires_at > now,

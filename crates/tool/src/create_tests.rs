@@ -1,4 +1,4 @@
-//! What a key is given, and what is refused before Keycloak is asked.
+//! The record of a new key, and the requests that are refused before any call to Keycloak.
 
 use super::*;
 use crate::args::{Cli, Command};

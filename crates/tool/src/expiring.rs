@@ -1,4 +1,4 @@
-//! `apikeys expiring`: which keys end soon, and have no replacement.
+//! `apikeys expiring`: lists the keys that end soon and have no replacement.
 
 use std::process::ExitCode;
 
@@ -13,7 +13,7 @@ use crate::args::ExpiringArgs;
 use crate::create::DAY_MS;
 use crate::{output, owner, summary, system, users};
 
-/// The exit status of `--exit-code` when there are any.
+/// The exit status of `--exit-code` when there are such keys.
 const SOME: u8 = 4;
 
 pub(crate) fn run(args: &ExpiringArgs) -> Result<ExitCode> {
@@ -21,7 +21,7 @@ pub(crate) fn run(args: &ExpiringArgs) -> Result<ExitCode> {
     let now = system::now()?;
     let soon = now.plus_ms(u64::from(args.days) * DAY_MS);
     let mut found: Vec<(KeySummary, User)> = Vec::new();
-    // Keys of owners that are not linked do not work: apikeys doctor tells of them.
+    // Keys of owners without a link do not work: apikeys doctor reports those.
     users::each_linked(&admin, &args.names.identity_provider, |user| {
         let keys = ending(&user, now, soon);
         found.extend(keys.into_iter().map(|key| (key, user.clone())));

@@ -1,5 +1,5 @@
-//! `apikeys inspect` and `apikeys hash`: what a key says of itself, without asking
-//! anybody.
+//! `apikeys inspect` and `apikeys hash`: read a key's parts from the key alone, without
+//! Keycloak.
 
 use std::process::ExitCode;
 
@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use crate::args::{HashAlgorithm, HashCommandArgs, InspectArgs};
 use crate::{key_source, new_key, output};
 
-/// Bytes of a key made by this project behind its prefix.
+/// Length in bytes of a key of this project behind its prefix.
 const BEHIND_PREFIX: usize = ID_LENGTH + 1 + SECRET_LENGTH + CHECKSUM_LENGTH;
 
-/// Tells what a key is, and its id.
+/// Shows the form of a key, and its id.
 pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode> {
     let format = new_key::format(&args.key_prefix)?;
     let index_key = key_source::read_index_key(&args.index_key)?;
@@ -36,10 +36,10 @@ pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode> {
     })
 }
 
-/// Prints a key's hash as it is stored.
+/// Prints the hash of a key, as Keycloak stores it.
 pub(crate) fn hash(args: &HashCommandArgs) -> Result<()> {
     let key = key_source::read_key(&args.key)?;
-    // Whatever could be a key of anybody's: an imported one has no other bounds.
+    // Accepts any text that could be an imported key: such keys have no other bounds.
     let any = new_key::format("any-")?.with_index_key(&[0; 32]);
     any.parse(key.as_bytes()).map_err(not_a_key)?;
     let hash = new_key::hash_text(key.as_bytes(), &args.hash)?;
@@ -54,7 +54,7 @@ pub(crate) fn hash(args: &HashCommandArgs) -> Result<()> {
     Ok(output::result(&hash)?)
 }
 
-/// Why a text is no key, with the bounds.
+/// The error for a text that is no key, with the bounds.
 pub(crate) fn not_a_key(why: MalformedKey) -> anyhow::Error {
     match why {
         MalformedKey::Length => anyhow!("a key has 16 to 72 bytes"),
@@ -65,7 +65,7 @@ pub(crate) fn not_a_key(why: MalformedKey) -> anyhow::Error {
     }
 }
 
-/// What is seen of a key from outside.
+/// The parts of a key that show without its secret.
 #[derive(Debug)]
 struct Seen<'a> {
     bytes: usize,
@@ -74,7 +74,7 @@ struct Seen<'a> {
     prefix: Option<&'a str>,
     id: Option<String>,
     checksum_is_right: Option<bool>,
-    /// Why no gateway takes it.
+    /// Why gateways refuse it.
     problem: Option<String>,
 }
 
@@ -91,7 +91,7 @@ impl<'a> Seen<'a> {
                 let id = Some(own.id.to_owned());
                 ("generated", id, Some(problem.to_owned()))
             }
-            // An index key is given: without, nothing else is a key.
+            // An index key is given; without it, no other text is a key.
             (_, Ok(key)) => ("imported", Some(key.id().to_owned()), None),
             (Some(other), Err(_)) => {
                 let problem = format!(
@@ -151,7 +151,7 @@ impl<'a> Seen<'a> {
     }
 }
 
-/// A text of the shape of keys made here, whatever it begins with.
+/// A text of the shape of keys made here, under any prefix.
 struct OwnShape<'a> {
     prefix: &'a str,
     id: &'a str,

@@ -1,5 +1,5 @@
-//! Keys and the index key as they come in: from a file, standard input or the
-//! environment, never from an argument, which every process of the machine can read.
+//! Reads keys and the index key from a file, standard input or the environment. Never from an
+//! argument, which every process of the machine can read.
 
 use std::fs::File;
 use std::io;
@@ -14,10 +14,10 @@ use crate::args::{IndexKeyArgs, KeySourceArgs};
 use crate::system;
 use crate::wrong_usage::WrongUsage;
 
-/// Where the index key is taken from, when no file is named.
+/// The variable of the index key, read when no file is named.
 const INDEX_KEY_VARIABLE: &str = "API_KEY_INDEX_KEY";
 
-/// Reads the one key that is meant.
+/// Reads the key from the one source that the arguments name.
 pub(crate) fn read_key(args: &KeySourceArgs) -> Result<Zeroizing<String>> {
     if !args.misplaced.is_empty() {
         bail!(WrongUsage(
@@ -66,7 +66,7 @@ fn variable(name: &str) -> Result<Option<Zeroizing<String>>> {
     match std::env::var(name) {
         Ok(text) => Ok(Some(Zeroizing::new(text))),
         Err(std::env::VarError::NotPresent) => Ok(None),
-        // Its error would show the value.
+        // The variable's own error would show the value.
         Err(_) => Err(anyhow!("the environment variable {name} is no text")),
     }
 }

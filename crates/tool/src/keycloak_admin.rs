@@ -1,7 +1,7 @@
 //! Keycloak's admin REST interface, as far as the tool needs it.
 //!
-//! Every call has a time limit. An error names the method, the path, the status
-//! and Keycloak's own words, and holds no token and no password.
+//! Every call has a time limit. An error names the method, the path, the status and
+//! Keycloak's own words, and holds no token and no password.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -21,13 +21,13 @@ use crate::admin_error::{AdminError, keycloak_words};
 use crate::proxy::{self, Chosen};
 use crate::{system, trust};
 
-/// An answer longer than this is no answer of Keycloak's to us.
+/// The longest answer accepted from Keycloak.
 const BODY_BYTES_MAX: u64 = 32 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Well below what lies between the last write under a lock and its being taken for
-/// left behind: `HOLD_MS` and `STALE_MS` of `manage::change`.
+/// Well below the time from the last write under a lock until others take the lock for
+/// abandoned: `HOLD_MS` and `STALE_MS` of `manage::change`.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// What would end a path segment, or be read as something else in one.
+/// The characters that would end a path segment or change its meaning.
 const SEGMENT: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -42,7 +42,7 @@ const SEGMENT: &AsciiSet = &CONTROLS
     .add(b'{')
     .add(b'}');
 
-/// Who signs in to the admin interface, and where.
+/// The administrator, and the realm and client of the sign-in.
 pub(crate) struct Credentials {
     /// The realm that the administrator belongs to.
     pub(crate) realm: String,
@@ -55,7 +55,7 @@ pub(crate) struct Credentials {
 /// A signed-in administrator's view of one realm.
 pub(crate) struct KeycloakAdmin {
     agent: Agent,
-    /// How the proxy is called that calls go by.
+    /// The name of the calls' proxy in messages.
     proxy: Option<String>,
     base_url: String,
     realm: String,
@@ -67,10 +67,10 @@ pub(crate) struct KeycloakAdmin {
 #[derive(Default)]
 struct Token {
     text: Zeroizing<String>,
-    /// From when on a new one is fetched before it is needed.
+    /// From this instant, a new token is fetched before the old one ends.
     renew_at: UnixMillis,
-    /// Seconds that this machine's clock was ahead of Keycloak's when it came, if that
-    /// can be told.
+    /// Seconds by which this machine's clock was ahead of Keycloak's when the token came, if
+    /// known.
     clock_ahead_seconds: Option<i64>,
 }
 
@@ -84,8 +84,8 @@ impl fmt::Debug for KeycloakAdmin {
 }
 
 impl KeycloakAdmin {
-    /// Signs in. `base_url` has no slash at its end; `ca_pem` holds the
-    /// certificates to trust in place of the usual ones.
+    /// Signs in. `base_url` has no slash at its end; `ca_pem` holds the certificates to trust
+    /// in place of the usual ones.
     pub(crate) fn sign_in(
         base_url: &str,
         realm: &str,
@@ -96,7 +96,7 @@ impl KeycloakAdmin {
         Self::sign_in_from(base_url, realm, credentials, ca_pem, variable)
     }
 
-    /// Signs in from this environment.
+    /// Signs in, with the proxy of this environment.
     fn sign_in_from(
         base_url: &str,
         realm: &str,
@@ -118,7 +118,7 @@ impl KeycloakAdmin {
         Ok(admin)
     }
 
-    /// The realm that is worked on.
+    /// The realm that the calls work on.
     pub(crate) fn realm(&self) -> &str {
         &self.realm
     }
@@ -128,7 +128,7 @@ impl KeycloakAdmin {
         format!("{}/realms/{}", self.base_url, segment(&self.realm))
     }
 
-    /// Reads what lies at a path below the realm's; `None` when it is not there.
+    /// Reads a path below the realm's; `None` if nothing is there.
     pub(crate) fn find(&self, path: &str) -> Result<Option<Value>, AdminError> {
         match self.get(path) {
             Err(AdminError::Refused { status: 404, .. }) => Ok(None),
@@ -136,7 +136,7 @@ impl KeycloakAdmin {
         }
     }
 
-    /// Reads what lies at a path below the realm's.
+    /// Reads a path below the realm's.
     pub(crate) fn get(&self, path: &str) -> Result<Value, AdminError> {
         let path = self.in_realm(path);
         parse("GET", &path, &self.signed_in("GET", &path, None)?)
@@ -154,7 +154,7 @@ impl KeycloakAdmin {
         }
     }
 
-    /// Reads the server's description, which is no realm's.
+    /// Reads the server's description, which belongs to no realm.
     pub(crate) fn server_info(&self) -> Result<Value, AdminError> {
         let path = "/admin/serverinfo";
         parse("GET", path, &self.signed_in("GET", path, None)?)
@@ -185,16 +185,15 @@ impl KeycloakAdmin {
         self.in_realm("events")
     }
 
-    /// Sends a call of the core's: the status and the body of the answer, whichever
-    /// it is.
+    /// Sends a call of the core, and gives status and body of any answer.
     pub(crate) fn send(&self, call: &Call) -> Result<(u16, Zeroizing<String>), AdminError> {
         let payload = call.json.as_deref().map(Payload::Text);
         let answer = self.call(call.method, &call.path, call.bearer.as_deref(), payload)?;
         Ok((answer.status, answer.body))
     }
 
-    /// A token that lives for a while yet. Where no new one is to be had the one at
-    /// hand is given: that it is refused is told by the call that it is for.
+    /// A token that lives for a while yet. If no new one can be fetched, gives the old one: the
+    /// call that uses it reports the refusal.
     pub(crate) fn bearer(&self) -> Zeroizing<String> {
         let is_old = system::now().is_ok_and(|now| now >= self.token.borrow().renew_at);
         if is_old {
@@ -203,8 +202,8 @@ impl KeycloakAdmin {
         self.token.borrow().text.clone()
     }
 
-    /// Seconds that this machine's clock was ahead of Keycloak's at the last sign-in, if
-    /// its tokens are JWTs: Keycloak sends no Date (26.7.5).
+    /// Seconds by which this machine's clock was ahead of Keycloak's at the last sign-in, if
+    /// Keycloak's tokens are JWTs: Keycloak sends no Date (26.7.5).
     pub(crate) fn clock_ahead_seconds(&self) -> Option<i64> {
         self.token.borrow().clock_ahead_seconds
     }
@@ -216,8 +215,8 @@ impl KeycloakAdmin {
         parse("GET", &path, &answer.accepted("GET", &path)?)
     }
 
-    /// Asks the realm's token endpoint, as a client and not as the administrator:
-    /// the status and the JSON of its answer, whichever it is.
+    /// Calls the realm's token endpoint as a client, not as the administrator, and gives status
+    /// and JSON of any answer.
     pub(crate) fn token_request(&self, form: &[(&str, &str)]) -> Result<(u16, Value), AdminError> {
         let path = token_path(&self.realm);
         let answer = self.call("POST", &path, None, Some(Payload::Form(form)))?;
@@ -232,8 +231,8 @@ impl KeycloakAdmin {
         }
     }
 
-    /// Calls as the administrator. A token lives for a minute by default, less
-    /// than a long run: a refused one is renewed, once.
+    /// Calls as the administrator. A token lives for a minute by default, less than a long
+    /// run: renews a refused one, once.
     fn signed_in(
         &self,
         method: &'static str,
@@ -278,7 +277,7 @@ impl KeycloakAdmin {
         let now = system::now().unwrap_or_default();
         *self.token.borrow_mut() = Token {
             text: Zeroizing::new(token.to_owned()),
-            // At half of its life, so that it outlasts whatever is begun with it.
+            // At half of its life, so that it outlasts any work begun with it.
             renew_at: now.plus_ms(lives_seconds.unwrap_or_default().saturating_mul(500)),
             clock_ahead_seconds: issued_at(token)
                 .and_then(|iat| i64::try_from(now.as_seconds()).ok()?.checked_sub(iat)),
@@ -343,12 +342,12 @@ impl KeycloakAdmin {
     }
 }
 
-/// A string as one segment of a path.
+/// Encodes a string as one segment of a path.
 pub(crate) fn segment(text: &str) -> String {
     utf8_percent_encode(text, SEGMENT).to_string()
 }
 
-/// A string as a value in a query.
+/// Encodes a string as a value in a query.
 pub(crate) fn query(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
@@ -370,8 +369,7 @@ fn agent(proxy: Option<&Chosen>, roots: RootCerts) -> Agent {
         .timeout_connect(Some(CONNECT_TIMEOUT))
         .timeout_global(Some(CALL_TIMEOUT))
         .http_status_as_error(false)
-        // A redirect would carry the token somewhere else: it is an answer, and
-        // not a good one.
+        // A redirect would carry the token elsewhere: treat it as a bad answer.
         .max_redirects(0)
         .max_redirects_will_error(false)
         .proxy(proxy.map(|chosen| chosen.proxy.clone()))
@@ -383,7 +381,7 @@ fn agent(proxy: Option<&Chosen>, roots: RootCerts) -> Agent {
 #[derive(Clone, Copy)]
 enum Payload<'a> {
     Json(&'a Value),
-    /// JSON, written already.
+    /// JSON text, sent as it is.
     Text(&'a str),
     Form(&'a [(&'a str, &'a str)]),
 }
@@ -462,7 +460,7 @@ mod tests {
             username: "admin".into(),
             password: Zeroizing::new("hunter2-secret".into()),
         };
-        // Port 9 of the loopback address: discard, which nothing listens on here.
+        // Port 9 of the loopback address: discard, where nothing listens.
         let error =
             KeycloakAdmin::sign_in("http://127.0.0.1:9", "demo", credentials, None).unwrap_err();
         assert!(!format!("{error:?} {error}").contains("hunter2-secret"));

@@ -1,4 +1,4 @@
-//! `apikeys list`, `show`, `rotate` and `revoke`: the keys that are there.
+//! `apikeys list`, `show`, `rotate` and `revoke`: work on existing keys.
 
 use anyhow::{Context, Result, bail};
 use apikeys_core::api_key::format::is_id;
@@ -35,7 +35,7 @@ pub(crate) fn list(args: &ListArgs) -> Result<()> {
     Ok(output::result(&output::grid(&summary::HEADS, &rows))?)
 }
 
-/// Tells of one key.
+/// Shows one key.
 pub(crate) fn show(args: &ShowArgs) -> Result<()> {
     let id = id_of_a_record(&args.key.key_id, &args.owner)?;
     let admin = args.connection.sign_in()?;
@@ -82,7 +82,7 @@ pub(crate) fn rotate(args: &RotateArgs) -> Result<()> {
     check_realm(&admin, &args.names.identity_provider)?;
     let owner = owner::find_or_look_up(&admin, &args.owner, id)?.with_context(|| unknown(id))?;
     let now = system::now()?;
-    // What no gateway finds has no successor that one does.
+    // If no gateway finds the old key, none would find its successor.
     let works = owner_keys::find(&owner.attributes, id, now)
         .is_some_and(|old| !matches!(old.state, KeyState::Unusable(_)));
     if works && !change::is_found(&admin, owner.id(), id)? {
@@ -148,8 +148,8 @@ pub(crate) fn revoke(args: &RevokeArgs) -> Result<()> {
     Ok(())
 }
 
-/// The id of a record. One that another tool wrote may have an id that no key can have:
-/// such a record is found by its owner alone.
+/// The id of a record. Another tool's record may have an id that no key can have: only
+/// --owner finds such a record.
 fn id_of_a_record<'a>(text: &'a str, meant: &OwnerArgs) -> Result<&'a str> {
     match meant.is_given() {
         true => Ok(text),
@@ -157,7 +157,7 @@ fn id_of_a_record<'a>(text: &'a str, meant: &OwnerArgs) -> Result<&'a str> {
     }
 }
 
-/// What is no id may be a key, unless the owner holds a record of just that id.
+/// Refuses a text that is no id, which may be a key, unless the owner holds a record of that id.
 fn check_held(owner: &User, id: &str) -> Result<()> {
     if owner_keys::key_ids(&owner.attributes).any(|held| held == id) {
         return Ok(());
@@ -165,7 +165,7 @@ fn check_held(owner: &User, id: &str) -> Result<()> {
     checked_id(id).map(drop)
 }
 
-/// An id, or what to do where it is none. It is not repeated: it may be a key.
+/// An id; for any other text, advice that does not repeat it: it may be a key.
 fn checked_id(text: &str) -> Result<&str> {
     if is_id(text) {
         return Ok(text);

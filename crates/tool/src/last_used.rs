@@ -1,8 +1,8 @@
 //! When keys were last used, from Keycloak's own events.
 //!
-//! Each exchange is a `JWT_AUTHORIZATION_GRANT` event of the owner's whose
-//! `client_assertion_id` begins with the key's id. Between exchanges a key is served
-//! from the gateway's cache, so the time is exact to `cache_ttl_seconds`.
+//! Each exchange is a `JWT_AUTHORIZATION_GRANT` event of the owner, and its
+//! `client_assertion_id` begins with the key's id. Between exchanges the gateway serves a key
+//! from its cache, so the time is exact to `cache_ttl_seconds`.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +13,11 @@ use crate::admin_error::AdminError;
 use crate::keycloak_admin::KeycloakAdmin;
 use crate::summary::LastUsed;
 
-/// Pages of an owner's events that are looked through, the latest first.
+/// The most pages of an owner's events to read, the latest first.
 const PAGES_MAX: usize = 10;
 
-/// Reads when the keys of this owner were last used; none where the administrator may
-/// not read events.
+/// Reads when the keys of this owner were last used; `None` if the administrator may not
+/// read events.
 pub(crate) fn read(admin: &KeycloakAdmin, owner_id: &str) -> Result<LastUsed, AdminError> {
     let mut used: BTreeMap<String, UnixMillis> = BTreeMap::new();
     for page in 0..PAGES_MAX {

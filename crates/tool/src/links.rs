@@ -6,10 +6,10 @@ use serde::Deserialize;
 use crate::admin_error::AdminError;
 use crate::keycloak_admin::{KeycloakAdmin, segment};
 
-/// Reads them.
+/// Reads a user's links.
 pub(crate) fn of(admin: &KeycloakAdmin, user_id: &str) -> Result<Vec<Link>, AdminError> {
     let path = format!("users/{}/federated-identity", segment(user_id));
-    // A user that was deleted meanwhile has none.
+    // A user deleted in the meantime has none.
     let Some(links) = admin.find(&path)? else {
         return Ok(Vec::new());
     };

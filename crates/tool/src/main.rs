@@ -1,9 +1,9 @@
 //! `apikeys`, the command-line tool: prepares Keycloak realms for API keys, and
 //! manages the keys.
 //!
-//! It runs where an administrator does, not in a gateway. Each command reads what is
-//! there before it changes it, changes what differs alone, and reads it again to see
-//! that it holds. Owners are changed by the core's own machine, under their lock.
+//! It runs on an administrator's machine, not in a gateway. Each command reads the present
+//! state, changes only the differences, and reads again to check them. The core's own
+//! machine changes owners, under their lock.
 
 use std::process::ExitCode;
 
@@ -71,8 +71,8 @@ fn main() -> ExitCode {
     })
 }
 
-/// The command line; where it lacks where Keycloak is, the variables are told that hold it
-/// for all commands.
+/// Parses the command line. If Keycloak's address is missing, the refusal also names the
+/// variables that set it for all commands.
 fn parsed() -> Cli {
     Cli::try_parse().unwrap_or_else(|mut refusal| {
         if refusal.kind() == ErrorKind::MissingRequiredArgument
@@ -87,7 +87,7 @@ fn parsed() -> Cli {
     })
 }
 
-/// Writes the script that completes this tool's command lines in a shell.
+/// Writes the completion script of a shell.
 fn completions(args: &CompletionsArgs) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "apikeys", &mut script);

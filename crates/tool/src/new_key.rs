@@ -1,4 +1,4 @@
-//! A new key: generated, hashed, and told once.
+//! A new key: generates it, hashes it, and shows it once.
 
 use std::fs::{self, File};
 use std::io;
@@ -19,13 +19,13 @@ use crate::keycloak_admin::KeycloakAdmin;
 use crate::summary::{or_unknown, time_or_unknown};
 use crate::{change, output, owner, system};
 
-/// A key that nobody knows yet, and what is stored of it.
+/// A new key that nobody knows yet, and the hash to store.
 pub(crate) struct Generated {
     pub(crate) key: ApiKey,
     pub(crate) hash_text: String,
 }
 
-/// The form of keys that begin so.
+/// The form of keys with this prefix.
 pub(crate) fn format(prefix: &str) -> Result<KeyFormat> {
     KeyFormat::new(prefix).map_err(|error| anyhow!("--key-prefix {error}"))
 }
@@ -43,7 +43,7 @@ pub(crate) fn generate(format: &KeyFormat, hash: &HashArgs) -> Result<Generated>
     Ok(Generated { key, hash_text })
 }
 
-/// Hashes a key as it is stored.
+/// Hashes a key for storage.
 pub(crate) fn hash_text(key: &[u8], args: &HashArgs) -> Result<String> {
     match args.hash_algorithm {
         HashAlgorithm::Sha256 => Ok(hash_sha256(key)),
@@ -56,8 +56,8 @@ pub(crate) fn hash_text(key: &[u8], args: &HashArgs) -> Result<String> {
     }
 }
 
-/// Records the key with its owner by this change, and tells it. `replaces` is the id of
-/// the key that it takes the place of.
+/// Records the key with its owner by this change, and shows it. `replaces` is the id of the
+/// old key.
 pub(crate) fn record_and_tell(
     admin: &KeycloakAdmin,
     names: &Names,
@@ -99,7 +99,7 @@ pub(crate) fn record_and_tell(
     })
 }
 
-/// The end of a key that nobody was told, and that could not, or could, be taken away again.
+/// The error for a key that could not be shown, and was taken away again or could not be.
 fn untold(
     id: &str,
     owner: &User,
@@ -121,16 +121,16 @@ fn untold(
     }
 }
 
-/// The key that a new one takes the place of.
+/// The old key, which a new one replaces.
 #[derive(Clone, Copy)]
 struct Replaced<'a> {
     id: &'a str,
-    /// What it is now; none if it has ended with the change.
+    /// Its present state; `None` if it ended with the change.
     goes_on: Option<&'a KeySummary>,
 }
 
 impl Replaced<'_> {
-    /// What becomes of it.
+    /// Says when the old key ends.
     fn end(self) -> String {
         match self.goes_on {
             Some(key) => format!(
@@ -143,7 +143,7 @@ impl Replaced<'_> {
     }
 }
 
-/// What is told of the key: the result, with the key in it, and the rest.
+/// The output for a new key: the result, with the key in it, and the notes.
 struct Shown {
     result: Zeroizing<String>,
     notes: String,
@@ -197,8 +197,8 @@ fn shown(
     }
 }
 
-/// Where the key goes. A file is made before the key is recorded, so that a key
-/// is not made that cannot be told.
+/// The place for the key. Makes the file before the key is recorded, so that no key is made
+/// that cannot be shown.
 pub(crate) struct Destination<'a>(Option<(&'a Path, File)>);
 
 impl<'a> Destination<'a> {
@@ -227,7 +227,7 @@ impl<'a> Destination<'a> {
         }
     }
 
-    /// Takes the empty file away again.
+    /// Removes the empty file.
     pub(crate) fn discard(self) {
         if let Some((path, _)) = self.0 {
             let _ = fs::remove_file(path);

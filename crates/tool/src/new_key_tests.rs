@@ -1,4 +1,4 @@
-//! What is told of a new key, and how it is hashed.
+//! The output for a new key, and its hash.
 
 use super::*;
 use apikeys_core::clock::UnixMillis;

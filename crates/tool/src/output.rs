@@ -1,18 +1,17 @@
-//! What the tool writes: results to standard output, everything else to standard
-//! error, secrets nowhere but where they were asked for.
+//! Writes results to standard output and everything else to standard error. Secrets go only
+//! to the place that the arguments name.
 
 use std::io::{self, Write};
 
-/// Writes a result to standard output, with a line end, and sees it through: a
-/// key that could not be written is lost.
+/// Writes a result to standard output, with a line end, and flushes it: a key that could not
+/// be written is lost.
 pub(crate) fn result(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{text}")?;
     stdout.flush()
 }
 
-/// Writes a line for people to standard error. That it cannot be written is no
-/// reason to stop.
+/// Writes a line for people to standard error. Goes on if that fails.
 pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
@@ -22,7 +21,7 @@ pub(crate) fn warning(text: &str) {
     note(&format!("WARNING: {text}"));
 }
 
-/// Pairs of a label and a value, the values one below the other.
+/// Formats pairs of label and value, with the values in one column.
 pub(crate) fn table(rows: &[(&str, &str)]) -> String {
     let width = rows.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
     let lines: Vec<String> = rows
@@ -32,7 +31,7 @@ pub(crate) fn table(rows: &[(&str, &str)]) -> String {
     lines.join("\n")
 }
 
-/// Rows below their heads, in columns that are as wide as they must be.
+/// Formats rows under their heads, in columns as wide as their texts.
 pub(crate) fn grid(heads: &[&str], rows: &[Vec<String>]) -> String {
     let heads = heads.iter().map(|head| (*head).to_owned()).collect();
     let all: Vec<&Vec<String>> = std::iter::once(&heads).chain(rows).collect();

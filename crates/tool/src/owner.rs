@@ -1,4 +1,4 @@
-//! The owner of keys: found by what a person calls it, or by a key's id.
+//! Finds the owner of keys by name, e-mail address, client or Keycloak id, or by a key's id.
 
 use anyhow::{Context, Result, bail, ensure};
 use apikeys_core::api_key::record::{INDEX_ATTRIBUTE, index_value};
@@ -9,19 +9,19 @@ use serde_json::{Value, json};
 use crate::args::OwnerArgs;
 use crate::keycloak_admin::{KeycloakAdmin, query, segment};
 
-/// Finds the one owner that is meant.
+/// Finds the owner that the arguments name.
 pub(crate) fn find(admin: &KeycloakAdmin, meant: &OwnerArgs) -> Result<User> {
     let user = match (&meant.owner, &meant.service_account) {
         (Some(name), _) => find_user(admin, name)?,
         (None, Some(client_id)) => find_service_account(admin, client_id)?,
         (None, None) => bail!("give --owner or --service-account"),
     };
-    // A search's answer need not be whole.
+    // A search may answer with a part of the user.
     read(admin, id_of(&user)?)
 }
 
-/// Finds the owner that is meant, or that is indexed under the key's id; none where
-/// nobody is.
+/// Finds the owner that the arguments name, or else the one indexed under the key's id;
+/// `None` if no user is.
 pub(crate) fn find_or_look_up(
     admin: &KeycloakAdmin,
     meant: &OwnerArgs,
@@ -46,7 +46,7 @@ pub(crate) fn find_or_look_up(
     }
 }
 
-/// The users whose index names this key's id; the gateway looks them up in this way.
+/// The users that the index names for this key's id. The gateway looks them up in the same way.
 pub(crate) fn indexed(admin: &KeycloakAdmin, key_id: &str) -> Result<Vec<User>> {
     let index = index_value(key_id);
     let found = admin.list(&format!(
@@ -57,7 +57,7 @@ pub(crate) fn indexed(admin: &KeycloakAdmin, key_id: &str) -> Result<Vec<User>> 
         .into_iter()
         .map(understood)
         .collect::<Result<Vec<User>>>()?;
-    // Older releases have answered an odd search with users that do not match.
+    // Older releases answer an odd search with users that do not match.
     users.retain(|user| {
         let indexed = user.attributes.get(INDEX_ATTRIBUTE).into_iter().flatten();
         indexed.into_iter().any(|value| *value == index)
@@ -65,23 +65,23 @@ pub(crate) fn indexed(admin: &KeycloakAdmin, key_id: &str) -> Result<Vec<User>> 
     Ok(users)
 }
 
-/// Reads the whole of a user.
+/// Reads a user with all its fields.
 pub(crate) fn read(admin: &KeycloakAdmin, id: &str) -> Result<User> {
     understood(admin.get(&format!("users/{}", segment(id)))?)
 }
 
-/// A user as Keycloak represents it.
+/// Parses Keycloak's representation of a user.
 pub(crate) fn understood(user: Value) -> Result<User> {
     User::from_value(user).context("Keycloak gave a user that is none")
 }
 
-/// An owner as it is told.
+/// The owner in a result.
 pub(crate) fn shown(user: &User) -> Value {
     json!({ "id": user.id(), "username": user.username() })
 }
 
-/// The owner as it can be given to a command: its id, where its name could be something
-/// else to a shell.
+/// The owner as an argument of a command: its name, or its id if a shell could misread the
+/// name.
 pub(crate) fn as_argument(owner: &User) -> &str {
     match owner.username() {
         name if is_plain(name) => name,
@@ -89,7 +89,7 @@ pub(crate) fn as_argument(owner: &User) -> &str {
     }
 }
 
-/// How to end the owner's record of this id, which may be any text.
+/// Says how to end the owner's record of this id, which may be any text.
 pub(crate) fn how_to_end(id: &str, owner: &User) -> String {
     match is_plain(id) && id.is_ascii() {
         true => format!("apikeys revoke {id} --owner {}", as_argument(owner)),
@@ -103,7 +103,7 @@ fn is_plain(text: &str) -> bool {
     !text.is_empty() && text.chars().all(plain) && !text.starts_with('-')
 }
 
-/// Paths of Keycloak's below `users/` that are no users.
+/// Paths of Keycloak below `users/` that name no user.
 const NO_USERS: [&str; 2] = ["count", "profile"];
 
 /// Looks for a name, an e-mail address and an id alike: a name may have the form of an id.
@@ -112,7 +112,7 @@ fn find_user(admin: &KeycloakAdmin, meant: &str) -> Result<Value> {
     if meant.contains('@') {
         found.extend(admin.list(&format!("users?exact=true&email={}", query(meant)))?);
     }
-    // Older releases have answered an odd search with users that do not match.
+    // Older releases answer an odd search with users that do not match.
     found.retain(|user| {
         ["username", "email"].iter().any(|field| {
             let value = user.get(*field).and_then(Value::as_str).unwrap_or_default();
@@ -147,7 +147,7 @@ fn find_user(admin: &KeycloakAdmin, meant: &str) -> Result<Value> {
     }
 }
 
-/// How one of several users that are meant can be named so that no other is.
+/// The argument that names this user alone, out of several that match.
 fn way_to(user: &Value, meant: &str) -> Result<String> {
     let id = id_of(user)?;
     let username = user.get("username").and_then(Value::as_str);

@@ -1,10 +1,9 @@
-//! Which proxy a call goes by: the one that curl would take.
+//! Chooses the proxy of a call as curl does.
 //!
-//! The library would take one variable for all addresses. Here `http_proxy` is for
-//! `http://` addresses and `https_proxy` for `https://` ones, `all_proxy` for both, and what
-//! `no_proxy` lists is called without any. A variable in lower case counts before the same
-//! one in capital letters, and `HTTP_PROXY` counts for nothing: a web server sets it from a
-//! request's header.
+//! The library would use one variable for all addresses. Here `http_proxy` is for `http://`
+//! addresses, `https_proxy` for `https://` ones and `all_proxy` for both, and hosts in
+//! `no_proxy` are called without a proxy. A lower-case variable counts before the same one in
+//! capital letters. `HTTP_PROXY` is ignored: a web server sets it from a request's header.
 
 use std::net::IpAddr;
 
@@ -13,13 +12,13 @@ use ureq::{Proxy, ProxyProtocol};
 
 use crate::admin_error::AdminError;
 
-/// A proxy, and how it is called in messages: without user and password.
+/// A proxy, and its name in messages: without user and password.
 pub(crate) struct Chosen {
     pub(crate) proxy: Proxy,
     pub(crate) shown: String,
 }
 
-/// Chooses by the variables of the environment.
+/// Chooses by the environment's variables.
 pub(crate) fn choose(
     url: &str,
     variable: impl Fn(&str) -> Option<String>,
@@ -55,8 +54,8 @@ pub(crate) fn choose(
     Ok(Some(Chosen { proxy, shown }))
 }
 
-/// Whether the host is in a list of those that are called without a proxy: names, with all
-/// below them, addresses and networks of addresses; `*` alone is all.
+/// Whether a `no_proxy` list covers the host. Its entries are names, each with all names
+/// below it, addresses and networks; a lone `*` covers every host.
 fn is_listed(host: &str, list: &str) -> bool {
     let host = host.trim_matches(['[', ']']);
     let address = host.parse::<IpAddr>().ok();

@@ -1,4 +1,4 @@
-//! What is looked at in a realm before a key is written to it.
+//! Checks of a realm before a key is written to it.
 
 use anyhow::{Context, Result, bail, ensure};
 use apikeys_core::keycloak::realm_checks::AttributePolicy;
@@ -7,8 +7,8 @@ use serde_json::Value;
 use crate::keycloak_admin::{KeycloakAdmin, query, segment};
 use crate::setup::PROVIDER_ID;
 
-/// A realm that was not set up takes the writes, and the key would not work, or
-/// anybody could make himself one.
+/// Refuses a realm without setup. It would accept the writes, but the key would not work, or
+/// users could make keys themselves.
 pub(crate) fn check_realm(admin: &KeycloakAdmin, alias: &str) -> Result<()> {
     let provider = admin.find(&format!("identity-provider/instances/{}", segment(alias)))?;
     if provider.is_none() && admin.find("")?.is_none() {
@@ -37,7 +37,7 @@ pub(crate) fn check_realm(admin: &KeycloakAdmin, alias: &str) -> Result<()> {
     Ok(())
 }
 
-/// A key with a scope that its tokens cannot have would be refused at each use.
+/// Refuses a scope that the key's tokens cannot have: the key would be refused at each use.
 pub(crate) fn check_scopes(
     admin: &KeycloakAdmin,
     client_id: &str,

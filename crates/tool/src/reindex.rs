@@ -1,4 +1,4 @@
-//! `apikeys reindex`: makes keys findable that another tool wrote.
+//! `apikeys reindex`: makes another tool's keys findable.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &ReindexArgs) -> Result<ExitCode> {
         told: Vec::new(),
     };
     if args.all {
-        // A page of owners at a time, where each one's links would be a call each.
+        // Reads linked owners page by page; the links of each owner would take a call each.
         reindexer.linked = Some(users::linked(&admin, &args.names.identity_provider)?);
         users::each(&admin, |user, bar| {
             if let Some(told) = reindexer.look(&user)? {
@@ -71,12 +71,12 @@ pub(crate) fn run(args: &ReindexArgs) -> Result<ExitCode> {
 struct Reindexer<'a> {
     args: &'a ReindexArgs,
     admin: &'a KeycloakAdmin,
-    /// The owners that are linked, where all are looked at.
+    /// The linked owners, when the run looks at all owners.
     linked: Option<BTreeSet<String>>,
     told: Vec<Told>,
 }
 
-/// What was found of an owner, and done.
+/// The findings for one owner, and the changes made.
 #[derive(Debug, Default)]
 struct Told {
     owner: String,
@@ -115,8 +115,7 @@ impl Told {
 }
 
 impl Reindexer<'_> {
-    /// Looks at one owner, and changes it where that is needed; none where nothing is to
-    /// be told.
+    /// Looks at one owner, and changes it if needed; `None` if there is nothing to report.
     fn look(&self, user: &User) -> Result<Option<Told>> {
         if owner_keys::key_ids(&user.attributes).next().is_none() {
             return Ok(None);
@@ -141,7 +140,7 @@ impl Reindexer<'_> {
         }
         let stale = has_stale_index(user);
         let is_whole = !(unlinked || stale || !missing.is_empty());
-        // Of all owners, those that change alone: it is a search for each.
+        // With --all only for owners that change: it is a search for each.
         if is_whole && !self.args.all {
             told.problems.extend(self.unfindable(user)?);
         }
@@ -162,7 +161,7 @@ impl Reindexer<'_> {
         Ok(Some(told))
     }
 
-    /// What no index helps: an owner that Keycloak's search does not find.
+    /// Reports an owner that Keycloak's search does not find. No index helps there.
     fn unfindable(&self, user: &User) -> Result<Option<String>> {
         let mut ids = owner_keys::key_ids(&user.attributes);
         Ok(match ids.find(|id| is_id(id)) {
@@ -182,7 +181,7 @@ impl Reindexer<'_> {
         Ok(links.iter().any(|link| link.provider == *provider))
     }
 
-    /// Keys that another owner is indexed under already.
+    /// Keys that the index has under another owner.
     fn collisions(&self, user: &User, ids: &[String]) -> Result<Vec<String>> {
         let mut collisions = Vec::new();
         for id in ids {
@@ -211,7 +210,7 @@ impl Reindexer<'_> {
     }
 }
 
-/// Ids of the owner's keys that can be in a key and that the index does not name.
+/// Ids of the owner's keys that can be in a key and are missing from the index.
 fn missing_from_index(user: &User) -> Vec<String> {
     let indexed: BTreeSet<&String> = index(user).collect();
     let mut ids: Vec<String> = owner_keys::key_ids(&user.attributes)
@@ -223,7 +222,7 @@ fn missing_from_index(user: &User) -> Vec<String> {
     ids
 }
 
-/// Whether the index names a key that is not there.
+/// Whether the index names a key that the owner does not hold.
 pub(crate) fn has_stale_index(user: &User) -> bool {
     let held: BTreeSet<String> = owner_keys::key_ids(&user.attributes)
         .map(index_value)
@@ -235,7 +234,7 @@ fn index(user: &User) -> impl Iterator<Item = &String> {
     user.attributes.get(INDEX_ATTRIBUTE).into_iter().flatten()
 }
 
-/// What no index helps: records that are refused all the same.
+/// Reports records that are refused even with an index.
 fn beyond_help(user: &User) -> Result<Vec<String>> {
     let mut indexed = user.attributes.clone();
     if Edit::Reindex.apply(&mut indexed, system::now()?).is_err() {

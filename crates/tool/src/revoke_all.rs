@@ -1,8 +1,7 @@
-//! `apikeys revoke --all`: ends all keys of an owner, also of one that Keycloak refuses to
-//! write.
+//! `apikeys revoke --all`: ends all keys of an owner, even if Keycloak refuses to write it.
 //!
-//! Keycloak has no write of a user that leaves the rest of the user unvalidated (26.7.5), so a
-//! key of such an owner does not end by itself. The owner's link can be taken away all the same.
+//! Every write of a user in Keycloak validates the whole user (26.7.5), so a key of such an
+//! owner cannot be ended alone. The owner's link can still be taken away.
 
 use anyhow::{Error, Result};
 use apikeys_core::keycloak::owner::User;
@@ -53,7 +52,7 @@ pub(crate) fn run(args: &RevokeArgs) -> Result<()> {
     ))?)
 }
 
-/// The error of one key's end, with the way that is left where Keycloak refuses the owner.
+/// The error of a revocation; if Keycloak refuses the owner, with the way that is left.
 pub(crate) fn offered(error: Error, id: &str, owner: &User) -> Error {
     let name = owner.username();
     let is_refused = matches!(

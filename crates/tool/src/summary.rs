@@ -1,7 +1,6 @@
-//! A key as it is told: everything but its hash, to people or to programs.
+//! A key in results: all its fields but the hash, for people or for programs.
 //!
-//! What stands in Keycloak may have been written by anybody: no control character of
-//! it reaches a terminal.
+//! Anybody may have written the values in Keycloak: control characters never reach a terminal.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +10,10 @@ use serde_json::Value;
 
 use crate::admin_error::one_line;
 
-/// When each key was last used, by its id; none where that cannot be known.
+/// When each key was last used, by key id; `None` if unknown.
 pub(crate) type LastUsed = Option<BTreeMap<String, UnixMillis>>;
 
-/// A key for programs, in the form of the management API, with why it cannot be used.
+/// A key for programs: the form of the management API, and why it cannot be used.
 pub(crate) fn document(key: &KeySummary, last_used: &LastUsed) -> Value {
     let used = last_used.as_ref().and_then(|used| used.get(&key.id));
     let mut document = key.view(used.copied());
@@ -48,7 +47,7 @@ pub(crate) fn row(key: &KeySummary, last_used: &LastUsed) -> Vec<String> {
     ]
 }
 
-/// A key's state, with why it is unusable or what replaces it.
+/// A key's state, with the fault that makes it unusable or the key that replaces it.
 pub(crate) fn state(key: &KeySummary) -> String {
     match (problem(key), &key.replaced_by) {
         (Some(problem), _) => format!("{}: {problem}", key.state.word()),
@@ -57,7 +56,7 @@ pub(crate) fn state(key: &KeySummary) -> String {
     }
 }
 
-/// When it was last used, as far as Keycloak's events say so.
+/// When the key was last used, as far as Keycloak's events say.
 pub(crate) fn used(key: &KeySummary, last_used: &LastUsed) -> String {
     match last_used {
         None => "not known".to_owned(),

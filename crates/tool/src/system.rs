@@ -1,4 +1,4 @@
-//! The clock, the random source and the files of the machine the tool runs on.
+//! The clock, the random source and the files of the tool's machine.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use apikeys_core::clock::UnixMillis;
 use zeroize::Zeroizing;
 
-/// A file longer than this is no key and no password.
+/// The largest file accepted as a key or a password.
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
 /// The time by this machine's clock.
@@ -40,8 +40,7 @@ pub(crate) fn random_name() -> Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Reads a secret that only its owner may be able to read; `None` where there is
-/// no such file.
+/// Reads a secret, which only its owner may be able to read; `None` if there is no such file.
 pub(crate) fn read_private(path: &Path) -> Result<Option<Zeroizing<String>>> {
     let shown = path.display();
     let file = match File::open(path) {
@@ -65,14 +64,14 @@ pub(crate) fn read_private(path: &Path) -> Result<Option<Zeroizing<String>>> {
         .map(Some)
 }
 
-/// Reads a short text whose protection is its owner's matter.
+/// Reads a short text, without a check of its file's permissions.
 pub(crate) fn read_text(source: impl Read) -> io::Result<Zeroizing<String>> {
     let mut text = Zeroizing::new(String::new());
     source.take(SECRET_BYTES_MAX).read_to_string(&mut text)?;
     Ok(text)
 }
 
-/// Makes a file that only its owner can read, and that must not be there yet.
+/// Creates a file that only its owner can read; fails if the file exists.
 pub(crate) fn create_private(path: &Path) -> Result<File> {
     let created = OpenOptions::new()
         .write(true)
@@ -88,8 +87,8 @@ pub(crate) fn create_private(path: &Path) -> Result<File> {
     }
 }
 
-/// Writes a whole file made by [`create_private`]; takes it away when that fails,
-/// since half a secret would pass for one.
+/// Writes a whole file made by [`create_private`]. On failure removes it, since half a secret
+/// would pass for a whole one.
 pub(crate) fn write_private(mut file: File, path: &Path, text: &str) -> Result<()> {
     let written = file
         .write_all(text.as_bytes())
@@ -101,8 +100,8 @@ pub(crate) fn write_private(mut file: File, path: &Path, text: &str) -> Result<(
     Ok(())
 }
 
-/// Whether what is written there is lost: where a process is started with a closed output,
-/// the runtime opens /dev/null in its place.
+/// Whether text written there is lost: if a process starts with a closed output, the runtime
+/// opens /dev/null in its place.
 pub(crate) fn is_null_device(output: BorrowedFd<'_>) -> io::Result<bool> {
     let output = File::from(output.try_clone_to_owned()?).metadata()?;
     let is_null =

@@ -1,4 +1,4 @@
-//! A server for unit tests: answers each request of HTTP/1.1 as a test says, on loopback.
+//! A server for unit tests: HTTP/1.1 on loopback, with the answers that a test gives.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-/// Answers until it is dropped.
+/// Answers until dropped.
 pub(crate) struct TestServer {
     address: SocketAddr,
     is_over: Arc<AtomicBool>,
@@ -14,12 +14,12 @@ pub(crate) struct TestServer {
 }
 
 impl TestServer {
-    /// Answers by the status and the body that are made of the request's first line.
+    /// Starts a server; `answer` makes status and body from the request's first line.
     pub(crate) fn start(answer: impl Fn(&str) -> (u16, String) + Send + 'static) -> Self {
         Self::start_with(move |first, _| answer(first))
     }
 
-    /// The same, made of the request's body as well.
+    /// The same, with the request's body as well.
     pub(crate) fn start_with(
         answer: impl Fn(&str, &str) -> (u16, String) + Send + 'static,
     ) -> Self {
@@ -32,7 +32,7 @@ impl TestServer {
                 if ends.load(Ordering::SeqCst) {
                     return;
                 }
-                // A client that went away is the next one's matter no more.
+                // A client that went away does not stop the server.
                 let _ = connection.and_then(|connection| serve(connection, &answer));
             }
         });

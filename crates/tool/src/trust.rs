@@ -1,8 +1,8 @@
-//! Which certificates are trusted for Keycloak.
+//! The certificates that the tool trusts for Keycloak.
 //!
-//! Those of `--ca-file`; without, those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name;
-//! without, those of the system. A system that has none, as a bare container, has the public
-//! authorities that the library brings.
+//! Those of `--ca-file`; without it, those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name;
+//! without them, the system's. If the system has none, as in a bare container, the library's
+//! own list of public authorities counts.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ use crate::admin_error::AdminError;
 const FILE: &str = "SSL_CERT_FILE";
 const FOLDER: &str = "SSL_CERT_DIR";
 
-/// The certificates to trust for the address.
+/// The certificates to trust for this address.
 pub(crate) fn roots(
     url: &str,
     ca_pem: Option<&[u8]>,
@@ -37,7 +37,7 @@ pub(crate) fn roots(
         (None, Some(_)) => Some(FOLDER),
         (None, None) => None,
     };
-    // What of them cannot be read does no harm as long as others can.
+    // Unreadable certificates do no harm as long as others can be read.
     let CertificateResult { certs, .. } = match is_named {
         Some(_) => load_certs_from_paths(file.as_deref(), folder.as_deref()),
         None => load_native_certs(),
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
     use crate::system;
 
-    /// Self-signed, of nobody.
+    /// Self-signed, in nobody's use.
     const CERTIFICATE: &str = "\
 -----BEGIN CERTIFICATE-----
 MIIBQDCB86ADAgECAhQGBisVPHigAA6dT0TCCpw7zD11yDAFBgMrZXAwFTETMBEG

@@ -1,7 +1,7 @@
 //! All users of a realm, page by page.
 //!
-//! Keycloak lists no service accounts among the users, but finds them by their names
-//! and by their links (measured, 26.7.5).
+//! Keycloak does not list service accounts among the users, but finds them by name and by
+//! link (measured, 26.7.5).
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -20,14 +20,14 @@ const SERVICE_ACCOUNTS: &str = "service-account-";
 /// With attributes.
 const WHOLE: &str = "briefRepresentation=false&";
 
-/// Leads through all users, service accounts at the end, until told to stop.
+/// Calls `look` for all users, service accounts at the end, until it breaks.
 pub(crate) fn each(
     admin: &KeycloakAdmin,
     mut look: impl FnMut(User, &ProgressBar) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
     let count = admin.get("users/count")?.as_u64().unwrap_or(0);
     let bar = progress::bar("users", usize::try_from(count).unwrap_or(0));
-    // Between two pages a user may come or go, and shift the rest by one.
+    // Between two pages a user may come or go, which shifts the rest by one.
     let mut seen = BTreeSet::new();
     for filter in ["", &format!("username={SERVICE_ACCOUNTS}&")] {
         let outcome = pages(admin, &format!("{filter}{WHOLE}"), |user| {
@@ -45,8 +45,7 @@ pub(crate) fn each(
     Ok(())
 }
 
-/// Leads through all users that are linked to an identity provider, service accounts
-/// among them.
+/// Calls `look` for all users linked to an identity provider, service accounts included.
 pub(crate) fn each_linked(
     admin: &KeycloakAdmin,
     provider: &str,
@@ -56,7 +55,7 @@ pub(crate) fn each_linked(
     pages(admin, &filter, |user| look(user).map(ControlFlow::Continue)).map(drop)
 }
 
-/// The ids of all users that are linked to an identity provider.
+/// The ids of all users linked to an identity provider.
 pub(crate) fn linked(admin: &KeycloakAdmin, provider: &str) -> Result<BTreeSet<String>> {
     let mut ids = BTreeSet::new();
     // Without attributes, which Keycloak reads user by user.

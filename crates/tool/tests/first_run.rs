@@ -1,7 +1,7 @@
-//! What somebody is told whose machine lacks something: what it is, and what to do.
+//! First runs on a machine that lacks a program: the error names the program and the remedy.
 //!
-//! The scripts run with a PATH of links to all programs of this machine but one, or with
-//! one that behaves as it does elsewhere. Nothing is built and nothing is fetched.
+//! The scripts run with a PATH of links to all programs of this machine except one, or with a
+//! replacement that behaves as on another machine. Nothing is built and nothing is fetched.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,14 +17,14 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Another machine: its programs, its cache, its run folder, all in one folder.
+/// Another machine in one folder: its programs, its cache, its run folder.
 struct Machine {
     folder: PathBuf,
     variables: Vec<(String, String)>,
 }
 
 impl Machine {
-    /// One that has what this one has, and Java, Maven and unzip where this one has not.
+    /// A machine with this one's programs. It has Java, Maven and unzip even if this one has not.
     fn new(name: &str) -> Self {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("first-run-{name}"));
         let _ = fs::remove_dir_all(&folder);
@@ -39,7 +39,7 @@ impl Machine {
             .flatten()
             .flatten()
         {
-            // The first in the PATH is the one that is there already.
+            // The first program of a name in the PATH wins.
             let _ = symlink(program.path(), machine.bin(program.file_name()));
         }
         machine
@@ -57,7 +57,7 @@ impl Machine {
         self
     }
 
-    /// One whose program of this name is a shell script.
+    /// Replaces the program of this name by a shell script.
     fn program(self, name: &str, script: &str) -> Self {
         let machine = self.without(name);
         let file = machine.bin(name);
@@ -71,7 +71,7 @@ impl Machine {
         self
     }
 
-    /// Runs a script of the project, which must fail, and gives what it says.
+    /// Runs a script of the project, which must fail, and gives its standard error.
     #[track_caller]
     fn refusal(&self, script: &str, arguments: &[&str]) -> String {
         let mut command = Command::new("/bin/bash");
@@ -146,7 +146,7 @@ fn make_run_names_every_missing_program_at_once_and_how_to_install_them() {
 #[test]
 fn make_test_names_every_missing_program_at_once_and_tries_no_other_step() {
     let machine = Machine::new("test-tools");
-    // Whoever is not root is told; as root it would install them.
+    // An ordinary user is told to install them; root would install them.
     let machine = machine
         .program("id", "echo 1000")
         .without("java")
@@ -213,7 +213,7 @@ fn a_rust_without_the_wasm_target_is_told_the_command_that_adds_it() {
             "APIKEYS_WASM_TOOLCHAIN=debian",
         ],
     );
-    // Elsewhere than on Debian there is nothing to fall back to.
+    // Outside Debian there is nothing to fall back to.
     let elsewhere = only_rustup
         .variable("APIKEYS_WASM_TOOLCHAIN", "auto")
         .without("apt-get");
@@ -274,7 +274,7 @@ fn a_full_disk_is_told_before_anything_is_begun() {
 
 #[test]
 fn a_disk_that_fills_up_on_the_way_is_named_beside_the_failure() {
-    // Enough at the first look, nothing at the next.
+    // Enough space at the first look, none at the next.
     let script = "seen=$RUN_DIR.seen; echo Filesystem; \
                   if [ -e \"$seen\" ]; then echo /dev/x 100 99 1; else \
                   touch \"$seen\"; echo /dev/x 100 99 90000; fi";
@@ -312,7 +312,7 @@ fn without_a_network_the_download_that_failed_is_named_and_how_to_reach_it() {
             "settings.xml",
         ],
     );
-    // The log that it points to is there to be read.
+    // The log that the message names exists.
     let log = machine.folder.join("cache/mvn.log");
     expect(&said, &[log.to_str().unwrap()]);
     assert!(log.exists());
@@ -355,7 +355,7 @@ fn a_python_that_can_install_nothing_is_told_the_package_that_mends_it() {
     );
 }
 
-/// `apikeys doctor` as it is called first. What it says of a realm is in `tests/servers/cli/`.
+/// First calls of `apikeys doctor`. Its findings in a realm are tested in `tests/servers/cli/`.
 mod doctor {
     use std::io::{Read, Write};
     use std::net::TcpListener;
@@ -364,7 +364,7 @@ mod doctor {
 
     use super::expect;
 
-    /// Its exit status, and what it says on standard error.
+    /// Its exit status, and its standard error.
     fn doctor(arguments: &[&str], password: Option<&str>) -> (Option<i32>, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_apikeys"));
         command.arg("doctor").args(arguments).env_clear();

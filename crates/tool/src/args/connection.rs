@@ -1,4 +1,4 @@
-//! Where Keycloak is, who asks, and the names of the gateway's objects there.
+//! Arguments: Keycloak's address, the administrator, and the names of the gateway's objects.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,10 +12,10 @@ use super::values::{admin_realm, base_url, is_private, object_name, realm};
 use crate::keycloak_admin::{Credentials, KeycloakAdmin};
 use crate::{output, system};
 
-/// Where the administrator's password is taken from, when no file is named.
+/// The variable of the administrator's password, read when no file is named.
 const PASSWORD_VARIABLE: &str = "KEYCLOAK_ADMIN_PASSWORD";
 
-/// Where Keycloak is, and who asks.
+/// Keycloak's address and the administrator.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Keycloak")]
 pub(crate) struct Connection {
@@ -42,7 +42,7 @@ pub(crate) struct Connection {
     /// The client that the administrator signs in by; it must allow direct access grants.
     #[arg(long, value_name = "ID", default_value = "admin-cli")]
     pub(crate) admin_client_id: String,
-    /// A file whose first line is the administrator's password; - is standard input.
+    /// A file with the administrator's password as its first line; - is standard input.
     #[arg(long, value_name = "FILE")]
     pub(crate) admin_password_file: Option<PathBuf>,
     /// Certificates (PEM) to trust for Keycloak in place of the public authorities'.

@@ -19,7 +19,7 @@ Examples:
 pub(crate) struct CreateArgs {
     #[command(flatten)]
     pub(crate) owner: OwnerArgs,
-    /// What the key is for, for people: 1 to 100 characters.
+    /// The purpose of the key, for people: 1 to 100 characters.
     #[arg(long, value_name = "TEXT")]
     pub(crate) name: String,
     /// Days until the key ends.

@@ -8,7 +8,7 @@ use super::connection::{Connection, Names};
 use super::making::{HashArgs, LimitArgs, OutputArgs};
 use super::offline::IndexKeyArgs;
 
-/// What a file of keys is written in.
+/// Format of a file of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ImportFormat {
     /// A row of heads, and a row for each key.
@@ -20,7 +20,7 @@ pub(crate) enum ImportFormat {
     Kong,
 }
 
-/// What of a Kong consumer names the owner.
+/// The field of a Kong consumer that names the owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub(crate) enum OwnerField {
@@ -52,23 +52,23 @@ pub(crate) struct ImportArgs {
     /// The file of keys; - is standard input.
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// What the file is written in.
+    /// The format of the file.
     #[arg(long, value_enum)]
     pub(crate) format: ImportFormat,
-    /// Write. Without, nothing is written: what would happen is told.
+    /// Write. Without it, nothing is written, and the output shows the changes.
     #[arg(long)]
     pub(crate) apply: bool,
     #[command(flatten)]
     pub(crate) index_key: IndexKeyArgs,
-    /// What of a Kong consumer names the owner.
+    /// The field of a Kong consumer that names the owner.
     #[arg(long, value_enum, default_value_t = OwnerField::Username)]
     pub(crate) owner_field: OwnerField,
     /// When Kong's file was written, as 2026-11-28T09:00:00Z: a ttl in it that is the seconds
     /// left counts from then.
     #[arg(long, value_name = "TIME")]
     pub(crate) dumped_at: Option<String>,
-    /// A CSV file with the heads from and to: who is called so in FILE is this owner in
-    /// Keycloak. Whoever is not in it keeps the name.
+    /// A CSV file with the heads from and to: the owner's name in FILE, and its name in
+    /// Keycloak. A name that is not in it stays as it is.
     #[arg(long, value_name = "FILE")]
     pub(crate) map: Option<PathBuf>,
     /// The name of keys that have none in the file.
@@ -78,7 +78,7 @@ pub(crate) struct ImportArgs {
     #[arg(long, value_name = "DAYS", default_value_t = 365,
           value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub(crate) expires_days: u32,
-    /// What keys of this project begin with; the key_prefix of the gateway's configuration.
+    /// The prefix of this project's keys; the key_prefix of the gateway's configuration.
     #[arg(long, value_name = "PREFIX",
           default_value = apikeys_core::config::defaults::KEY_PREFIX)]
     pub(crate) key_prefix: String,

@@ -6,8 +6,8 @@ use super::connection::{Connection, Names};
 use super::making::{MakingArgs, OutputArgs, OwnerArgs};
 use super::values::grace;
 
-/// The public id of a key. What is no id is refused by the command, which does not
-/// repeat it: it may be a key.
+/// The public id of a key. The command refuses a text that is no id, and does not repeat it:
+/// it may be a key.
 #[derive(Debug, Args)]
 pub(crate) struct KeyIdArg {
     /// The key's public id: 12 lower-case letters and digits, 24 of an imported key. Not the

@@ -1,18 +1,18 @@
-//! What the commands share that name an owner or make a key.
+//! Arguments shared by the commands that name an owner or make a key.
 
 use std::path::PathBuf;
 
 use apikeys_core::config::defaults;
 use clap::{Args, ValueEnum};
 
-/// How the hash of a key is made.
+/// Algorithm of a key's hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum HashAlgorithm {
     Bcrypt,
     Sha256,
 }
 
-/// How results are told.
+/// Format of results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OutputFormat {
     /// For people.
@@ -21,7 +21,7 @@ pub(crate) enum OutputFormat {
     Json,
 }
 
-/// In which form results are told.
+/// The argument for the format of results.
 #[derive(Debug, Args)]
 pub(crate) struct OutputArgs {
     /// For people, or one JSON document for programs.
@@ -35,7 +35,7 @@ impl OutputArgs {
     }
 }
 
-/// Whose key it is.
+/// The owner of a key.
 #[derive(Debug, Args)]
 #[group(multiple = false)]
 pub(crate) struct OwnerArgs {
@@ -53,7 +53,7 @@ impl OwnerArgs {
     }
 }
 
-/// How a key is hashed.
+/// The arguments for a key's hash.
 #[derive(Debug, Args)]
 pub(crate) struct HashArgs {
     /// How the key is hashed.
@@ -65,18 +65,18 @@ pub(crate) struct HashArgs {
     pub(crate) bcrypt_cost: u64,
 }
 
-/// How a key is made, and where it is told.
+/// The arguments for a new key: its form, its hash, its place.
 #[derive(Debug, Args)]
 pub(crate) struct MakingArgs {
-    /// What the key begins with; must be the key_prefix of the gateway's configuration.
+    /// The prefix of the key; must be the key_prefix of the gateway's configuration.
     #[arg(long, value_name = "PREFIX", default_value = defaults::KEY_PREFIX)]
     pub(crate) key_prefix: String,
     #[command(flatten)]
     pub(crate) hash: HashArgs,
     #[command(flatten)]
     pub(crate) limit: LimitArgs,
-    /// What the key is printed as: text is the key alone on standard output, what is known of
-    /// it on standard error; json is one object on standard output.
+    /// The form of the output: text is the key alone on standard output, and its details on
+    /// standard error; json is one object on standard output.
     #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
     pub(crate) output: OutputFormat,
     /// Write the key to this new file, readable by you alone, and not to standard output.

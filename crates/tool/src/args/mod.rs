@@ -1,4 +1,4 @@
-//! The command line: what can be asked for, and in which bounds.
+//! The command line: commands, arguments and their bounds.
 
 use std::sync::LazyLock;
 
@@ -30,7 +30,7 @@ pub(crate) use records::{DoctorArgs, ExpiringArgs, ReindexArgs};
 pub(crate) use setup::SetupArgs;
 pub(crate) use signing_key::{KeyInRealmArgs, RetireArgs, SigningKeyArgs, SigningKeyCommand};
 
-/// What `--version` tells after the name.
+/// The text of `--version` after the name.
 static VERSION: LazyLock<String> = LazyLock::new(|| BuildInfo.to_string());
 
 /// Prepares Keycloak realms for API keys, and manages the keys.
@@ -56,13 +56,13 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Prepares a realm: shows what differs from what the gateway needs, and changes that.
+    /// Prepares a realm: shows how it differs from the state the gateway needs, and changes it.
     Setup(SetupArgs),
     /// Makes an API key for a user or a service account, and prints it, once.
     Create(CreateArgs),
     /// Lists the keys of an owner, the newest first.
     List(ListArgs),
-    /// Tells of a key whose it is, whether it works, and when it was last used.
+    /// Shows a key: its owner, whether it works, and when it was last used.
     Show(ShowArgs),
     /// Replaces a key by a new one, and prints that, once; the old one goes on for a while.
     Rotate(RotateArgs),
@@ -70,15 +70,15 @@ pub(crate) enum Command {
     Revoke(RevokeArgs),
     /// Brings keys of an older system: from CSV, JSON or Kong's declarative configuration.
     Import(ImportArgs),
-    /// Makes keys findable that another tool wrote: adds index and link.
+    /// Makes another tool's keys findable: adds index and link.
     Reindex(ReindexArgs),
     /// Lists the keys that end soon and have no replacement.
     Expiring(ExpiringArgs),
-    /// Looks at everything that keys depend on, and says what to do. Changes nothing.
+    /// Checks everything that keys depend on, and says how to repair it. Changes nothing.
     Doctor(DoctorArgs),
     /// Replaces the gateway's signing key, in steps that refuse no request.
     SigningKey(SigningKeyArgs),
-    /// Tells what a key says of itself: its form, id and checksum. Asks nobody.
+    /// Tells the form, id and checksum of a key, read from the key itself. Asks nobody.
     Inspect(InspectArgs),
     /// Prints the hash of a key, as Keycloak stores it. Asks nobody.
     Hash(HashCommandArgs),

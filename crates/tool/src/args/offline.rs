@@ -1,4 +1,4 @@
-//! The arguments of the commands that ask nobody: hash, inspect, completions.
+//! The arguments of the commands that need no Keycloak: hash, inspect, completions.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -9,25 +9,25 @@ use clap_complete::Shell;
 
 use super::making::{HashArgs, OutputArgs};
 
-/// Where a key is read from. Never from an argument.
+/// The source of a key. Never an argument.
 #[derive(Debug, Args)]
 pub(crate) struct KeySourceArgs {
-    /// The file whose one line is the key; - is standard input.
+    /// The file with the key as its one line; - is standard input.
     #[arg(long, value_name = "FILE", default_value = "-")]
     pub(crate) key_file: PathBuf,
     /// The name of the environment variable that holds the key.
     #[arg(long, value_name = "NAME", conflicts_with = "key_file")]
     pub(crate) key_variable: Option<String>,
-    /// What was given as an argument all the same: told to be wrong, and not repeated.
+    /// Catches a key given as an argument: the command refuses it and does not repeat it.
     #[arg(hide = true, allow_hyphen_values = true, num_args = 0.., value_name = "KEY")]
     pub(crate) misplaced: Vec<OsString>,
 }
 
-/// Where the secret is read from that ids of imported keys are derived by.
+/// The source of the index key, the secret from which the ids of imported keys derive.
 #[derive(Debug, Args)]
 pub(crate) struct IndexKeyArgs {
-    /// A file, readable by you alone, whose one line is the index_key of the gateway's
-    /// configuration; without, the variable API_KEY_INDEX_KEY is read.
+    /// A file, readable by you alone, with the index_key of the gateway's configuration as its
+    /// one line; without, the variable API_KEY_INDEX_KEY is read.
     #[arg(long, value_name = "FILE")]
     pub(crate) index_key_file: Option<PathBuf>,
 }
@@ -62,7 +62,7 @@ Nothing is asked of Keycloak. Exit status: 0 it can be a key, 1 it cannot.")]
 pub(crate) struct InspectArgs {
     #[command(flatten)]
     pub(crate) key: KeySourceArgs,
-    /// What keys begin with; the key_prefix of the gateway's configuration.
+    /// The prefix of keys; the key_prefix of the gateway's configuration.
     #[arg(long, value_name = "PREFIX", default_value = defaults::KEY_PREFIX)]
     pub(crate) key_prefix: String,
     #[command(flatten)]

@@ -33,10 +33,10 @@ pub(crate) struct ReindexArgs {
         required_unless_present = "OwnerArgs"
     )]
     pub(crate) all: bool,
-    /// With --all: link owners as well whose index is whole.
+    /// With --all: also link owners whose index is complete.
     #[arg(long, requires = "all")]
     pub(crate) relink: bool,
-    /// Show what would change, and change nothing.
+    /// Show the changes, and make none.
     #[arg(long)]
     pub(crate) dry_run: bool,
     #[command(flatten)]
@@ -57,7 +57,7 @@ Examples:
 Keys that are replaced already are not told.
 Exit status: 0 done, 1 failed, 2 wrong usage, 4 there are some (with --exit-code).")]
 pub(crate) struct ExpiringArgs {
-    /// Keys that end within so many days.
+    /// Keys that end within this many days.
     #[arg(long, value_name = "DAYS", default_value_t = 30,
           value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub(crate) days: u32,
@@ -84,7 +84,7 @@ Examples:
 Exit status: 0 all is well, 1 it could not be looked at, 2 wrong usage, 4 there are warnings alone,
 5 there are errors: keys do not work, or more works than should.")]
 pub(crate) struct DoctorArgs {
-    /// The gateway's signing key: sign in with it, and hold the realm against it. Without, the
+    /// The gateway's signing key: sign in with it, and compare the realm with it. Without it, the
     /// key that the gateway's client trusts is taken for the right one.
     #[arg(long, value_name = "FILE")]
     pub(crate) signing_key_file: Option<PathBuf>,
@@ -95,11 +95,11 @@ pub(crate) struct DoctorArgs {
     #[arg(long, value_name = "URL", default_value = defaults::ASSERTION_ISSUER,
           value_parser = issuer)]
     pub(crate) assertion_issuer: String,
-    /// Warn of keys that end within so many days.
+    /// Warn of keys that end within this many days.
     #[arg(long, value_name = "DAYS", default_value_t = 30,
           value_parser = clap::value_parser!(u32).range(0..=36_500))]
     pub(crate) days: u32,
-    /// Look at the records of so many users alone, and not at all.
+    /// Look at the records of this many users only, not of all.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) sample: Option<u32>,
     #[command(flatten)]

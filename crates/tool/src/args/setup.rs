@@ -35,13 +35,13 @@ pub(crate) struct SetupArgs {
     #[arg(long, value_name = "URL", default_value = defaults::ASSERTION_ISSUER,
           value_parser = issuer)]
     pub(crate) assertion_issuer: String,
-    /// Show what would change, and change nothing.
+    /// Show the changes, and make none.
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// With --dry-run: exit with status 3 when changes are pending.
     #[arg(long, requires = "dry_run")]
     pub(crate) exit_code: bool,
-    /// Leave the management client out: for realms whose keys this tool alone makes.
+    /// Leave the management client out: for realms where this tool alone makes keys.
     #[arg(long)]
     pub(crate) no_management: bool,
     /// A signing key of the management client's own (as --signing-key-file); without, the two

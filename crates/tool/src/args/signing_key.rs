@@ -36,8 +36,8 @@ Examples:
   apikeys signing-key new --keycloak-url https://id.example.com --realm shop \\
     --signing-key-file next.pem")]
     New(KeyInRealmArgs),
-    /// Signs in with the next key, says what gateways must be given, and which of them have
-    /// it. Changes nothing.
+    /// Signs in with the next key, and shows the setting for gateways and which gateways have
+    /// the key. Changes nothing.
     #[command(after_help = "\
 Examples:
   apikeys signing-key activate --keycloak-url https://id.example.com --realm shop \\
@@ -55,14 +55,14 @@ Examples:
     Retire(RetireArgs),
 }
 
-/// Which key, and where the realm knows it.
+/// A signing key, and the places where the realm trusts it.
 #[derive(Debug, Args)]
 pub(crate) struct KeyInRealmArgs {
     /// The key that gateways are to sign with from now on (PEM, PKCS#8, P-256). new makes it,
     /// readable by you alone, if it is not there.
     #[arg(long, value_name = "FILE")]
     pub(crate) signing_key_file: PathBuf,
-    /// The key of the management client's own, where it has one: the gateway's stays as it is.
+    /// The management client's own key, where it has one: the gateway's stays as it is.
     #[arg(long)]
     pub(crate) management: bool,
     /// Issuer of the gateway's assertions.
@@ -83,8 +83,8 @@ pub(crate) struct KeyInRealmArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RetireArgs {
-    /// Retire the other keys whether or not gateways sign with them, or nothing tells it:
-    /// for a key that leaked.
+    /// Retire the other keys even if gateways sign with them, or if Keycloak's events do not
+    /// tell: for a key that leaked.
     #[arg(long)]
     pub(crate) now: bool,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! What a command line may say, and what it may not.
+//! Command lines that the parser accepts, and those that it refuses.
 
 use super::values::{base_url, grace, is_private, issuer, realm};
 use super::*;
@@ -128,7 +128,7 @@ fn issuers_that_keycloak_refuses_and_the_master_realm_are_refused_first() {
     assert!(realm("master").is_err());
     assert!(realm("..").is_err());
     assert!(realm("demo 2").is_ok());
-    // The filter takes no such name: a realm that is prepared for one is of no use.
+    // The filter accepts no such realm name, so there is no use in preparing such a realm.
     for name in ["übung", "a+b", "a/b", " a", &"a".repeat(256)] {
         assert!(realm(name).is_err(), "{name}");
     }

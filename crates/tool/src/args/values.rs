@@ -3,8 +3,8 @@
 use anyhow::{Result, anyhow, bail, ensure};
 use apikeys_core::config::{check_realm_name, defaults};
 
-/// An absolute http(s) address without what a base address cannot have, and
-/// without a slash at its end.
+/// Parses an absolute http(s) URL, without a slash at its end. Refuses the parts that a base
+/// URL cannot have.
 pub(super) fn base_url(text: &str) -> Result<String> {
     let rest = text
         .strip_prefix("https://")
@@ -23,7 +23,7 @@ pub(super) fn base_url(text: &str) -> Result<String> {
     Ok(text.trim_end_matches('/').to_owned())
 }
 
-/// Whether what is sent there cannot be read on the way: https, or this machine.
+/// Whether nobody can read the traffic on the way: https, or this machine.
 pub(super) fn is_private(base_url: &str) -> bool {
     let Some(rest) = base_url.strip_prefix("http://") else {
         return true;
@@ -50,7 +50,7 @@ pub(super) fn realm(text: &str) -> Result<String> {
     Ok(text.to_owned())
 }
 
-/// The administrator's realm, which no filter works for: a name that a path can hold.
+/// Parses the administrator's realm: any name that fits in a path, since no filter works for it.
 pub(super) fn admin_realm(text: &str) -> Result<String> {
     let allowed = !text.is_empty() && text != "." && text != ".." && !text.contains(['/', '\\']);
     ensure!(

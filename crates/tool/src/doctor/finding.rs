@@ -1,10 +1,10 @@
-//! Something that is not as it should be, and what to do.
+//! One finding of `doctor`: a fault, and how to repair it.
 
 use serde_json::{Value, json};
 
 use crate::admin_error::printable;
 
-/// How bad it is.
+/// The severity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
     /// Everything works, and something should be looked at.
@@ -13,14 +13,14 @@ pub(crate) enum Level {
     Error,
 }
 
-/// One thing that was found.
+/// A fault in the realm.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Finding {
     pub(crate) level: Level,
-    /// What it is about: an object of the realm, an owner, a key.
+    /// The object of the realm, the owner or the key.
     pub(crate) subject: String,
     pub(crate) problem: String,
-    /// What to do.
+    /// How to repair it.
     pub(crate) advice: String,
 }
 

@@ -1,9 +1,8 @@
-//! `apikeys doctor`: looks at everything that keys depend on, and says what to do.
+//! `apikeys doctor`: checks everything that keys depend on, and says how to repair it.
 //!
-//! It changes nothing. The realm is held against what setup would make of it ([`realm`]),
-//! the
-//! records of all users against what a gateway takes ([`records`]), and the tokens of some
-//! owners against what services take ([`tokens`]).
+//! It changes nothing. It compares the realm with setup's result ([`realm`]), the records of
+//! all users with the gateway's rules ([`records`]), and the tokens of some owners with the
+//! limits of services ([`tokens`]).
 
 mod finding;
 mod realm;
@@ -20,9 +19,9 @@ use crate::args::DoctorArgs;
 use crate::{output, system};
 use finding::{Finding, Level};
 
-/// The exit status where there are warnings alone.
+/// The exit status for warnings without errors.
 const WARNINGS: u8 = 4;
-/// The exit status where there are errors.
+/// The exit status for errors.
 const ERRORS: u8 = 5;
 
 pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {

@@ -1,5 +1,5 @@
-//! The realm's objects: held against what setup would bring about, without changing
-//! any; and, with the signing key, tried.
+//! The realm's objects: compares them with setup's result, changes none, and tries the
+//! signing key if there is one.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -14,8 +14,8 @@ use crate::setup::state::{State, find_client, text};
 use crate::setup::verify::{self, Proof, Signer};
 
 const SETUP: &str = "run apikeys setup";
-/// Seconds that the clocks may differ by before it is told, and before assertions are
-/// refused: the provider's clock skew is 30 s.
+/// The clocks may differ by this many seconds without a warning. Keycloak refuses assertions
+/// beyond the provider's clock skew, 30 s.
 const CLOCK_WARNING_SECONDS: u64 = 5;
 const CLOCK_ERROR_SECONDS: u64 = 30;
 
@@ -51,7 +51,7 @@ impl Keys {
     }
 }
 
-/// Looks at all of the realm but its users.
+/// Checks the realm, its users apart.
 pub(crate) fn look(args: &DoctorArgs, admin: &KeycloakAdmin, keys: &Keys) -> Result<Vec<Finding>> {
     ensure!(
         admin.find("")?.is_some(),
@@ -70,7 +70,7 @@ pub(crate) fn look(args: &DoctorArgs, admin: &KeycloakAdmin, keys: &Keys) -> Res
             None => provider.and_then(|at| trusted_key(at, PROVIDER_KEY)),
         };
         let given = keys.of(duty).map(|file| file.key().public_jwk());
-        // The gateway's is wanted in any case; the management API's where there is one.
+        // The gateway's client must be there; the management API's may be missing.
         Ok(
             (duty == Duty::Exchange || found.is_some()).then(|| WantedClient {
                 client_id: client_id.to_owned(),
@@ -90,7 +90,7 @@ pub(crate) fn look(args: &DoctorArgs, admin: &KeycloakAdmin, keys: &Keys) -> Res
         replace_signing_key: false,
     };
     let differences = differences(&Plan::new(&State::read(admin, &wanted)?, &wanted));
-    // What differs from the plan may not work, and that is told already.
+    // A difference from the plan is reported already; the trial could fail because of it.
     if differences.is_empty() {
         findings.extend(tried(admin, &wanted, keys));
     }
@@ -98,10 +98,10 @@ pub(crate) fn look(args: &DoctorArgs, admin: &KeycloakAdmin, keys: &Keys) -> Res
     Ok(findings)
 }
 
-/// What setup would change, and what it would not dare to.
+/// The changes that setup would make, and the conflicts that would stop it.
 fn differences(plan: &Result<Plan, Conflicts>) -> Vec<Finding> {
     match plan {
-        // Each says itself what to do.
+        // Each conflict brings its own advice.
         Err(Conflicts(conflicts)) => conflicts
             .iter()
             .map(|conflict| Finding::error("realm", conflict, ""))
@@ -133,7 +133,7 @@ fn difference(step: &Step) -> Vec<Finding> {
                 change.field, change.is, change.becomes, change.why
             );
             match step.action {
-                // Keys work without events, and with roles too many.
+                // Keys work without events, and also with too many roles.
                 Action::WriteEvents(_) | Action::TakeRoles(_) => {
                     Finding::warning(&step.object, problem, SETUP)
                 }
@@ -143,7 +143,7 @@ fn difference(step: &Step) -> Vec<Finding> {
         .collect()
 }
 
-/// Signs in as each client whose key is given.
+/// Signs in as each client that it has a key for.
 fn tried(admin: &KeycloakAdmin, wanted: &Wanted, keys: &Keys) -> Vec<Finding> {
     let signers: Vec<Signer<'_>> = wanted
         .clients()
@@ -165,7 +165,7 @@ fn trusted_key(object: &Value, path: &str) -> Option<Value> {
     jwks.pointer("/keys/0").cloned()
 }
 
-/// Whether this machine's clock is Keycloak's, as far as its tokens tell that.
+/// Compares this machine's clock with Keycloak's, if Keycloak's tokens tell the time.
 fn clock(ahead_seconds: Option<i64>) -> Vec<Finding> {
     let subject = "clock";
     let Some(ahead) = ahead_seconds else {

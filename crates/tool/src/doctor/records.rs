@@ -1,4 +1,4 @@
-//! The records of owners: each key's index, link, hash, dates, and who else holds it.
+//! The records of owners: index, link, hash and dates of each key, and keys of several owners.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -20,18 +20,18 @@ use crate::owner::{as_argument, how_to_end};
 use crate::reindex::has_stale_index;
 use crate::{change, links, users};
 
-/// What was looked at, and found.
+/// The counts of a look at the records, and the findings.
 #[derive(Debug, Default)]
 pub(crate) struct Records {
     pub(crate) users: u64,
     pub(crate) owners: u64,
     pub(crate) keys: u64,
-    /// Owners whose tokens are to be looked at.
+    /// Owners whose tokens `doctor` looks at.
     pub(crate) samples: Vec<Sample>,
     pub(crate) findings: Vec<Finding>,
 }
 
-/// Looks at the records of all users, or of so many as are asked for.
+/// Checks the records of all users, or of the first `--sample` users.
 pub(crate) fn look(args: &DoctorArgs, admin: &KeycloakAdmin, now: UnixMillis) -> Result<Records> {
     let names = &args.names;
     let rules = Rules {
@@ -78,9 +78,9 @@ pub(crate) fn look(args: &DoctorArgs, admin: &KeycloakAdmin, now: UnixMillis) ->
     Ok(records)
 }
 
-/// Whether Keycloak's search finds the owner by a key of it, where there is a doubt: users
-/// of a storage that is not imported have ids that begin so, and a search for each of all
-/// owners would take too long.
+/// Checks that Keycloak's search finds an owner by one of its keys. Only for ids that begin
+/// with `f:`, the users of a storage without import: a search for every owner would take too
+/// long.
 fn unfindable(admin: &KeycloakAdmin, owner: &User) -> Result<Option<Finding>> {
     let Some(key) = owner_keys::key_ids(&owner.attributes).find(|id| is_id(id)) else {
         return Ok(None);
@@ -95,10 +95,10 @@ fn unfindable(admin: &KeycloakAdmin, owner: &User) -> Result<Option<Finding>> {
     )))
 }
 
-/// What an owner's records are held against.
+/// The rules for an owner's records.
 struct Rules<'a> {
     now: UnixMillis,
-    /// Keys that end before are told.
+    /// Keys that end before this instant are reported.
     soon: UnixMillis,
     provider: &'a str,
     gateway_accounts: Vec<String>,

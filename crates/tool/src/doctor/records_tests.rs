@@ -1,4 +1,4 @@
-//! What is found in an owner's records.
+//! Findings in an owner's records.
 
 use super::*;
 use crate::doctor::finding::Level;
@@ -36,7 +36,7 @@ fn link(id: &str) -> Vec<Link> {
     }]
 }
 
-/// The one finding there must be, as its level and its whole text.
+/// The only finding, as its level and its whole text.
 fn only(findings: &[Finding]) -> (Level, String) {
     let [finding] = findings else {
         panic!("{findings:?}")

@@ -1,7 +1,7 @@
-//! How large the tokens of owners are: services take no head of any size.
+//! How large the tokens of owners are: services limit the size of a request's head.
 //!
-//! Keycloak shows the claims of an example token without a sign-in. No more is needed
-//! for its size, and no token is at hand that could be used.
+//! Keycloak shows the claims of an example token without a sign-in. They are enough for the
+//! size, and no usable token exists.
 
 use anyhow::Result;
 use apikeys_core::audit::LARGE_TOKEN_BYTES;
@@ -14,12 +14,12 @@ use crate::admin_error::AdminError;
 use crate::keycloak_admin::{KeycloakAdmin, query};
 use crate::setup::state::{find_client, id};
 
-/// Owners whose tokens are looked at: each is a call.
+/// The most owners to check; each costs a call.
 pub(crate) const OWNERS_MAX: usize = 100;
-/// What a token has beside its claims: its header, and a signature of RS256 with 2048 bits.
+/// Size of a token without its claims: its header, and a signature of RS256 with 2048 bits.
 const BESIDE_CLAIMS_BYTES: usize = 480;
 
-/// An owner with the scopes of the key that has the most.
+/// An owner, and the scopes of its key with the most scopes.
 #[derive(Debug)]
 pub(crate) struct Sample {
     owner_id: String,
@@ -28,7 +28,7 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// None of an owner that gets no token.
+    /// `None` for an owner that gets no token.
     pub(crate) fn of(owner: &User, keys: &[KeySummary]) -> Option<Self> {
         let works = |key: &&KeySummary| matches!(key.state, KeyState::Active | KeyState::Rotating);
         let scopes = keys.iter().filter(works).map(|key| key.scopes.as_deref());
@@ -41,14 +41,14 @@ impl Sample {
     }
 }
 
-/// The owners whose tokens were looked at, and what was found.
+/// The number of owners checked, and the findings.
 #[derive(Debug, Default)]
 pub(crate) struct Tokens {
     pub(crate) owners: usize,
     pub(crate) finding: Option<Finding>,
 }
 
-/// Looks at the tokens that the gateway's client would get for these owners.
+/// Checks the tokens that the gateway's client would get for these owners.
 pub(crate) fn look(admin: &KeycloakAdmin, client_id: &str, samples: &[Sample]) -> Result<Tokens> {
     let Some(client) = find_client(admin, client_id)? else {
         return Ok(Tokens::default());
@@ -102,7 +102,7 @@ fn judge(sizes: &[(usize, &str)], client_id: &str) -> Option<Finding> {
     })
 }
 
-/// The size of a token with these claims, within some hundred bytes.
+/// The size of a token with these claims, give or take a hundred bytes.
 fn token_bytes(claims: &Value) -> usize {
     claims.to_string().len().div_ceil(3) * 4 + BESIDE_CLAIMS_BYTES
 }

@@ -1,5 +1,4 @@
-//! What of a file can be imported at all: whatever can be refused without asking
-//! Keycloak is refused here.
+//! Refuses every key of a file that can be refused without a call to Keycloak.
 
 use std::collections::BTreeMap;
 
@@ -24,24 +23,23 @@ pub(crate) struct Import {
     pub(crate) scopes: Option<String>,
 }
 
-/// What the keys of a file are held against.
+/// The rules for the keys of a file.
 pub(crate) struct Rules {
-    /// With the index key, so that it derives ids.
+    /// Has the index key, so that it derives ids.
     pub(crate) format: KeyFormat,
     /// The scopes that the gateway's client may ask for.
     pub(crate) scopes: Vec<String>,
-    /// The name of keys that have none.
+    /// The name of keys without one in the file.
     pub(crate) name: String,
-    /// The end of keys that have none.
+    /// The end of keys without one in the file.
     pub(crate) expires_at: UnixMillis,
     pub(crate) now: UnixMillis,
-    /// Who is called otherwise in Keycloak.
+    /// Names of owners in Keycloak, by their names in the file.
     pub(crate) owners: BTreeMap<String, String>,
 }
 
 impl Rules {
-    /// Tells the keys that can be imported from those that cannot, in the order of the
-    /// file.
+    /// Separates the keys that can be imported from the refused ones, in the order of the file.
     pub(crate) fn apply(
         &self,
         entries: Vec<Result<Entry, Refused>>,
@@ -137,8 +135,8 @@ impl Rules {
     }
 }
 
-/// A key has one owner and is imported once. Of one that is there twice for one owner
-/// the first counts; of one that is there for several, none.
+/// A key has one owner and is imported once. If it is in the file twice for one owner, the
+/// first counts; if it is there for several owners, none does.
 fn once_each(imports: Vec<Import>) -> (Vec<Import>, Vec<Refused>) {
     let mut by_id: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
     for import in &imports {

@@ -1,4 +1,4 @@
-//! One key of a file, as it stands there, and why one is refused.
+//! One key of a file, as it stands there, and why a key is refused.
 
 use std::fmt;
 
@@ -10,9 +10,9 @@ use zeroize::Zeroizing;
 /// A key of a file.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// Where it stands, for people: `line 7`.
+    /// The place in the file, for people: `line 7`.
     pub(crate) place: String,
-    /// Whose it is, as the file calls the owner.
+    /// The owner, as the file names it.
     pub(crate) owner: String,
     pub(crate) key: Secret,
     pub(crate) name: Option<String>,
@@ -38,11 +38,11 @@ impl Refused {
     }
 }
 
-/// A text that is wiped, and that no message shows.
+/// A secret text: wiped at its end, and shown by no message.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Secret {
     Text(Zeroizing<String>),
-    /// Something else than a text stands in its place.
+    /// A value of another type stands in its place.
     NoText,
 }
 
@@ -64,7 +64,7 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// Takes what can stand for a key without an error, which would show it.
+/// Accepts every type in a key's place, because serde's error would show the value.
 struct SecretVisitor;
 
 impl<'de> Visitor<'de> for SecretVisitor {
@@ -78,7 +78,7 @@ impl<'de> Visitor<'de> for SecretVisitor {
         Ok(Secret::new(text))
     }
 
-    // A number in YAML: its leading zeros are gone.
+    // A number in YAML has lost its leading zeros.
     fn visit_u64<E>(self, _: u64) -> Result<Secret, E> {
         Ok(Secret::NoText)
     }
@@ -103,7 +103,7 @@ impl<'de> Visitor<'de> for SecretVisitor {
         Ok(Secret::NoText)
     }
 
-    // YAML reads an unquoted `{{ … }}` so.
+    // YAML reads an unquoted `{{ … }}` as a map.
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Secret, A::Error> {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         Ok(Secret::NoText)
@@ -114,7 +114,7 @@ impl<'de> Visitor<'de> for SecretVisitor {
         Ok(Secret::NoText)
     }
 
-    // A text with a tag, as `!ENV NAME`: an order to put something else in its place.
+    // A text with a tag, as `!ENV NAME`: a tool was to replace it.
     fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<Secret, A::Error> {
         let (IgnoredAny, value) = tagged.variant()?;
         value.newtype_variant::<IgnoredAny>()?;

@@ -1,5 +1,5 @@
-//! Keys from Kong's declarative configuration: `keyauth_credentials`, on their own with
-//! the consumer that they belong to, or within it.
+//! Keys from Kong's declarative configuration: `keyauth_credentials`, at the top with the
+//! name of their consumer, or inside a consumer.
 
 use anyhow::{Result, anyhow};
 use apikeys_core::clock::UnixMillis;
@@ -33,8 +33,8 @@ struct Credential {
     ttl: Option<Value>,
 }
 
-/// The longest that a credential of Kong's can have left, in seconds (`DAO_MAX_TTL` of Kong
-/// 3.9.1): above it stands an instant.
+/// The longest time that a Kong credential can have left, in seconds (`DAO_MAX_TTL` of Kong
+/// 3.9.1). A larger number is an instant.
 const TTL_SECONDS_MAX: u64 = 100_000_000;
 
 /// How a credential names its consumer: by id or username.
@@ -48,18 +48,18 @@ enum Reference {
     },
 }
 
-/// How a file of Kong's is read.
+/// How to read a Kong file.
 #[derive(Clone, Copy)]
 pub(crate) struct Reading {
     pub(crate) field: OwnerField,
-    /// When the file was written, if that is known: a ttl counts from then.
+    /// The instant at which the file was written, if known: a ttl counts from it.
     pub(crate) dumped_at: Option<UnixMillis>,
 }
 
 /// Reads the key-auth credentials of an export, in YAML or JSON, which is YAML too.
 pub(crate) fn read(text: &str, reading: Reading) -> Result<Vec<Result<Entry, Refused>>> {
     let export = parse(text).map_err(|error| {
-        // Its own words may show a key. Once merged, they tell no place.
+        // The reader's message may show a key. After the merge below it has no place.
         let place = error.location();
         let place = place.map(|at| format!("line {}, column {}: ", at.line(), at.column()));
         anyhow!(
@@ -88,15 +88,14 @@ fn parse(text: &str) -> Result<Export, serde_norway::Error> {
     if !text.contains("<<") {
         return serde_norway::from_str(text);
     }
-    // Merge keys, which the reader of a structure passes over.
+    // Applies merge keys, which the reader of a structure ignores.
     let mut value: Value = serde_norway::from_str(text)?;
     value.apply_merge()?;
     serde_norway::from_value(value)
 }
 
 impl Export {
-    /// The consumer that a credential names; one that is not in the export is known by
-    /// the name alone.
+    /// The consumer of a credential; for a consumer that is not in the export, its name alone.
     fn consumer_of(&self, credential: &Credential) -> Option<Consumer> {
         let (id, name) = match credential.consumer.as_ref()? {
             Reference::Name(name) => (Some(name), Some(name)),
@@ -146,8 +145,8 @@ fn entry(
     })
 }
 
-/// When a credential ends. The Admin API and deck write its ttl as the seconds that were left
-/// then. `kong config db_export` writes the instant, in seconds of the epoch, and a Kong
+/// When a credential ends. The Admin API and deck write its ttl as the seconds left at that
+/// time. `kong config db_export` writes the instant, in seconds of the epoch, and a Kong
 /// without a database reads that.
 fn ends_at(
     credential: &Credential,
@@ -159,7 +158,7 @@ fn ends_at(
     let seconds = ttl.as_f64().filter(|seconds| *seconds >= 0.0);
     match (seconds.map(|seconds| seconds as u64), dumped_at) {
         (None, _) => Err("its ttl is no number of seconds"),
-        // Kong's own word for no end.
+        // Kong writes 0 for no end.
         (Some(0), _) => Ok(None),
         (Some(instant), _) if instant > TTL_SECONDS_MAX => {
             Ok(Some(UnixMillis::from_seconds(instant)))

@@ -1,10 +1,10 @@
 //! `apikeys import`: brings keys of an older system to Keycloak.
 //!
-//! Read the file ([`table`], [`kong`]), refuse what can be refused without asking
-//! ([`check`]), then owner by owner: what is there already is passed over, what another
-//! owner holds is refused, the rest is written, one key at a time under the owner's
-//! lock. So a run that was cut off is run again. Without `--apply` the same is done up
-//! to the writing, on a copy of the owner's attributes.
+//! Reads the file ([`table`], [`kong`]), refuses keys that need no call for it ([`check`]),
+//! then goes owner by owner: passes over keys that are in Keycloak already, refuses keys of
+//! another owner, and writes the rest, one key at a time under the owner's lock. So an
+//! interrupted run can be repeated. Without `--apply` it does the same up to the writing, on
+//! a copy of the owner's attributes.
 
 mod check;
 mod entry;
@@ -37,7 +37,7 @@ use check::{Import, Rules};
 use entry::{Entry, Refused};
 use report::{Done, Report};
 
-/// A file longer than this is no export of keys: 256 MiB.
+/// The largest file accepted: 256 MiB.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 pub(crate) fn run(args: &ImportArgs) -> Result<ExitCode> {
@@ -196,8 +196,8 @@ impl Importer<'_> {
         Ok(owner)
     }
 
-    /// Imports one key, or finds that it is there or cannot be. An error is the end of
-    /// all.
+    /// Imports one key, or reports that it is in Keycloak already or is refused. An error ends
+    /// the whole import.
     fn import(&mut self, owner: &User, attributes: &mut Attributes, import: Import) -> Result<()> {
         if owner_keys::key_ids(attributes).any(|id| id == import.id) {
             self.report.present.push(done(owner, &import));
@@ -245,7 +245,7 @@ impl Importer<'_> {
     }
 
     fn edit(&self, import: &Import) -> Result<Edit> {
-        // A dry run writes none: it need not be made.
+        // A dry run writes no hash, so it makes none.
         let hash_text = match self.args.apply {
             true => new_key::hash_text(import.key.as_bytes(), &self.args.hash)?,
             false => String::new(),
@@ -269,7 +269,7 @@ impl Importer<'_> {
     }
 }
 
-/// Whether the keys that follow would fare no better.
+/// Whether the next keys would fail in the same way.
 fn ends_all(error: &Error) -> bool {
     let of_keycloak = error.downcast_ref::<AdminError>();
     of_keycloak.is_some_and(|error| !error.concerns_one_request())
@@ -283,7 +283,7 @@ fn done(owner: &User, import: &Import) -> Done {
     }
 }
 
-/// The keys of each owner together, in the order in which owners appear.
+/// Groups the keys by owner, in the order in which owners appear.
 fn by_owner(imports: Vec<Import>) -> Vec<Vec<Import>> {
     let mut groups: Vec<Vec<Import>> = Vec::new();
     let mut places = BTreeMap::new();

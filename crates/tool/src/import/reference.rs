@@ -1,17 +1,16 @@
-//! Tells a reference that nobody resolved from a key: a file of keys that a template or a
-//! tool was to fill in may have been taken before that, and such a reference is known to
-//! everybody with the file.
+//! Tells an unresolved reference from a key. A file may have been taken before a template or
+//! a tool filled its keys in, and everybody with the file knows such a reference.
 //!
-//! A key is any visible text, so that each form must be one that a real key hardly has:
-//! marks in pairs, and nothing between them but a name. Where a mark has no pair, or stands
-//! anywhere in the text, the name must be in letters of one case. Of a hundred thousand keys
-//! at random a handful look like a reference: a test counts them.
+//! A key is any visible text, so each form below is one that a real key hardly has: marks in
+//! pairs with only a name between them. Where a mark has no pair, or may stand anywhere in
+//! the text, the name must be in letters of one case. A handful of a hundred thousand random
+//! keys look like a reference: a test counts them.
 
 /// The marks around a variable's name, anywhere in a text.
 const AROUND_A_VARIABLE: [(&str, &str); 3] = [("${", "}"), ("$(", ")"), ("#{", "}")];
 /// The marks around an expression of names, anywhere in a text.
 const AROUND_NAMES: [(&str, &str); 4] = [("{{", "}}"), ("((", "))"), ("[[", "]]"), ("<%", "%>")];
-/// The marks around a text that is a name otherwise.
+/// The marks around a text that is otherwise a name.
 const AROUND_ALL: [(&str, &str); 7] = [
     ("${", "}"),
     ("$(", ")"),
@@ -22,7 +21,7 @@ const AROUND_ALL: [(&str, &str); 7] = [
     ("__", "__"),
 ];
 
-/// Whether the text is, or holds, a reference to something else.
+/// Whether the text is, or contains, a reference.
 pub(super) fn is_reference(text: &str) -> bool {
     is_address(text)
         || text.strip_prefix('$').is_some_and(is_name_of_one_case)
@@ -38,7 +37,7 @@ pub(super) fn is_reference(text: &str) -> bool {
             .any(|marks| within(text, marks).any(is_of_names))
 }
 
-/// The texts between each mark and the next end.
+/// The texts between each opening mark and the next closing mark.
 fn within<'a>(text: &'a str, marks: &(&str, &str)) -> impl Iterator<Item = &'a str> {
     let (begin, end) = *marks;
     let after = text.match_indices(begin);
@@ -62,13 +61,13 @@ fn is_name(text: &str) -> bool {
     text.starts_with(|first: char| first.is_ascii_alphabetic()) && text.bytes().all(allowed)
 }
 
-/// Names, and the signs that an expression has between them.
+/// Whether the text has only names, and the signs between names in an expression.
 fn is_of_names(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b" _-.=|\"'$/".contains(&byte);
     text.bytes().all(allowed)
 }
 
-/// A variable's name, alone or with a default: `NAME:-default`.
+/// Whether the text is a variable's name, alone or with a default: `NAME:-default`.
 fn is_variable(text: &str) -> bool {
     let at = text.find([':', '-', '+', '?', '=']).unwrap_or(text.len());
     let (name, rest) = text.split_at(at);

@@ -1,4 +1,4 @@
-//! What an import came to, for people and for programs. It never holds a key.
+//! The result of an import, for people and for programs. It never holds a key.
 
 use serde_json::{Value, json};
 
@@ -14,10 +14,10 @@ pub(crate) struct Done {
     pub(crate) id: String,
 }
 
-/// What became of each key of a file.
+/// The result for each key of a file.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    /// Whether it was written, or only looked at.
+    /// Whether the import wrote, or only looked.
     pub(crate) applied: bool,
     pub(crate) imported: Vec<Done>,
     pub(crate) present: Vec<Done>,
@@ -40,7 +40,7 @@ impl Report {
         })
     }
 
-    /// A line for each key that was refused, and what became of the others.
+    /// A line for each key that was refused, and the counts of the others.
     pub(crate) fn text(&self) -> String {
         let rows: Vec<Vec<String>> = self
             .refused

@@ -14,7 +14,7 @@ const HEADS: [&str; 5] = ["owner", "key", "name", "expires_at", "scopes"];
 pub(crate) fn read_csv(text: &str) -> Result<Vec<Result<Entry, Refused>>> {
     let (heads, rows) = rows(text)?;
     if let Some(at) = heads.iter().position(|head| !HEADS.contains(&head)) {
-        // It is not repeated: the first row may be no heads but a key.
+        // Do not repeat the first row: it may be a key.
         bail!(
             "the first row of the CSV must be heads, of {}; cell {} of it is none",
             HEADS.join(", "),
@@ -52,7 +52,7 @@ fn entry(heads: &StringRecord, line: u64, row: &StringRecord) -> Result<Entry, R
             row.len(),
             heads.len()
         );
-        // Which cell is which cannot be told: the owner's may be the key.
+        // No cell can be trusted to be the owner's: it may hold the key.
         return Err(Refused::new(&place, None, reason));
     }
     let Some(owner) = owner else {
@@ -68,7 +68,7 @@ fn entry(heads: &StringRecord, line: u64, row: &StringRecord) -> Result<Entry, R
     })
 }
 
-/// Reads who is called what in Keycloak.
+/// Reads the map from owners' names in a file to their names in Keycloak.
 pub(crate) fn read_map(text: &str) -> Result<BTreeMap<String, String>> {
     let (heads, rows) = rows(text)?;
     ensure!(
@@ -105,7 +105,7 @@ fn rows(text: &str) -> Result<(StringRecord, Vec<(u64, StringRecord)>)> {
     let (mut counted, mut line) = (0, 1);
     for row in reader.records() {
         let row = row.map_err(not_csv)?;
-        // The reader's own count is that of the empty lines before a row.
+        // The reader's own line number is that of the empty lines before a row.
         let begins = row.position().map_or(0, csv::Position::byte);
         let begins = usize::try_from(begins).unwrap_or(usize::MAX);
         let skipped = text.bytes().enumerate().skip(counted);
@@ -141,7 +141,7 @@ enum Scopes {
 /// Reads a list of objects.
 pub(crate) fn read_json(text: &str) -> Result<Vec<Result<Entry, Refused>>> {
     let items: Vec<Item> = serde_json::from_str(text).map_err(|error| {
-        // Its own words may show a key.
+        // The parser's message may show a key.
         anyhow!(
             "line {}, column {}: it is not a list of objects with the members {}, each a text",
             error.line(),

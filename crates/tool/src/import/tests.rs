@@ -1,4 +1,4 @@
-//! What files say, and what of them is refused.
+//! Reading of files, and the keys that an import refuses.
 
 use super::*;
 use crate::args::OwnerField;

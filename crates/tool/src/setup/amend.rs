@@ -1,15 +1,15 @@
-//! Single fields of an object: what each must be, and what differs.
+//! Sets single fields of an object, and records the differences.
 
 use std::fmt;
 
 use serde_json::{Value, json};
 
-/// What one field must be.
+/// The required value of one field.
 #[derive(Debug)]
 pub(crate) struct Setting {
     pub(crate) path: Vec<&'static str>,
     pub(crate) value: Value,
-    /// What is told of the value there now and then, where it says little itself.
+    /// Description of the old and of the new value, when the values say little.
     pub(crate) is: Option<String>,
     pub(crate) becomes: Option<String>,
     pub(crate) why: &'static str,
@@ -27,7 +27,7 @@ impl Setting {
     }
 }
 
-/// Changes the fields of an object that are not as they must be, and those alone.
+/// Changes the fields of an object that differ from their settings, and no others.
 pub(crate) fn amend(object: &mut Value, settings: &[Setting]) -> Vec<Change> {
     let mut changes = Vec::new();
     for setting in settings {
@@ -74,7 +74,7 @@ fn shown(value: Option<&Value>) -> String {
     }
 }
 
-/// One difference: where, what is, what will be, and why.
+/// One difference: the field, its old value, its new value and the reason.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Change {
     pub(crate) field: String,

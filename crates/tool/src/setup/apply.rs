@@ -1,4 +1,4 @@
-//! Carries one step of a plan out.
+//! Carries out one step of a plan.
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::Value;
@@ -41,7 +41,7 @@ fn paths(admin: &KeycloakAdmin, of: &RolesOf) -> Result<RolePaths> {
     RolePaths::of(admin, &client)
 }
 
-/// The roles of these names, as Keycloak wants them given.
+/// The roles of these names, in the form that Keycloak expects.
 fn roles(admin: &KeycloakAdmin, paths: &RolePaths, names: &[String]) -> Result<Value> {
     let read = |name: &String| {
         admin

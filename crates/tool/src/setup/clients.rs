@@ -1,5 +1,5 @@
-//! The clients: the gateway's, which exchanges keys, and the management API's, which
-//! writes them. Each signs in with a key and holds the roles of its duty alone.
+//! The clients: the gateway's, which exchanges keys, and the management API's, which writes
+//! them. Each signs in with a key and holds only the roles of its duty.
 
 use serde_json::{Value, json};
 
@@ -9,18 +9,18 @@ use super::settings::client_settings;
 use super::state::{State, text};
 use super::trust::Trust;
 
-/// What a client is for.
+/// The duty of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Duty {
-    /// It finds the owners of keys and gets tokens for them. It changes nothing.
+    /// Finds the owners of keys and gets tokens for them. Changes nothing.
     Exchange,
-    /// It writes the keys of users, and gets no token but its own.
+    /// Writes the keys of users, and gets only its own token.
     Manage,
 }
 
 impl Duty {
-    /// The roles of client `realm-management` that its service account holds. Whoever
-    /// has `manage-users` may read users as well (measured, 26.7.5).
+    /// The roles of client `realm-management` that its service account holds. `manage-users`
+    /// includes reading users (measured, 26.7.5).
     pub(crate) const fn roles(self) -> [&'static str; 2] {
         match self {
             Self::Exchange => ["view-events", "view-users"],
@@ -43,7 +43,7 @@ impl Duty {
     }
 }
 
-/// A client that is to be there.
+/// A client that the realm must have.
 #[derive(Debug, Clone)]
 pub(crate) struct WantedClient {
     pub(crate) client_id: String,
@@ -108,8 +108,8 @@ impl Plan {
         self.roles(state, ours, narrowed);
     }
 
-    /// The roles of the service account; and those that tokens may carry, where the
-    /// client's scope is not full.
+    /// Plans the roles of the service account. If the client's scope is not full, also plans
+    /// the roles that its tokens may carry.
     fn roles(&mut self, state: &State, ours: &WantedClient, narrowed: bool) {
         let object = format!("service account of {:?}", ours.client_id);
         let held = state.service_roles(&ours.client_id);
@@ -163,15 +163,15 @@ fn new_client(ours: &WantedClient) -> Value {
         "description": description,
         "protocol": "openid-connect",
         "enabled": true,
-        // Owners' tokens come by the gateway's client: without full scope they would
-        // lack the owner's roles. Who wants fewer turns it off and maps some: that is
-        // kept. The management client gets tokens for itself alone.
+        // The gateway's client gets owners' tokens; without full scope they would lack the
+        // owner's roles. An administrator who wants fewer turns it off and maps some, and
+        // setup keeps that. The management client gets tokens for itself alone.
         "fullScopeAllowed": ours.duty == Duty::Exchange,
     })
 }
 
-/// What an existing client serves, when that is not us. Ours is told by how it signs
-/// in, and by the grant with a key, which no client of a realm has but the gateway's.
+/// The other use of an existing client; `None` if it is ours. Ours signs in with a key, and
+/// only the gateway's client of a realm uses the grant with a key.
 fn other_use(client: &Value, duty: Duty) -> Option<&'static str> {
     let is = |name: &str| client.get(name) == Some(&json!(true));
     let attribute = |name: &str| {

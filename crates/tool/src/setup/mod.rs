@@ -1,8 +1,8 @@
 //! `apikeys setup`: brings a realm to the state that the gateway needs.
 //!
-//! Read ([`state`]), compare ([`plan`]), show, apply, read again and prove
-//! ([`verify`]). Only what differs is written, and each object is written as it
-//! was read but for that, so a second run has nothing to do.
+//! Read ([`state`]), compare ([`plan`]), show, apply, read again and prove ([`verify`]).
+//! Setup writes only the differences and leaves the rest of each object as it read it, so a
+//! second run has nothing to do.
 
 pub(crate) mod amend;
 mod apply;
@@ -30,9 +30,9 @@ use signing_key_file::SigningKeyFile;
 use state::State;
 use verify::{Proof, Signer};
 
-/// The client whose roles manage a realm.
+/// The client that owns the roles for managing a realm.
 const MANAGEMENT_CLIENT: &str = "realm-management";
-/// The kind of identity provider whose assertions are grants (RFC 7523).
+/// The type of identity provider that accepts assertions as grants (RFC 7523).
 pub(crate) const PROVIDER_ID: &str = "jwt-authorization-grant";
 
 /// The exit status of `--dry-run --exit-code` when changes are pending.
@@ -59,7 +59,7 @@ pub(crate) fn run(args: &SetupArgs) -> Result<ExitCode> {
             false => ExitCode::SUCCESS,
         });
     }
-    // The keys first: a realm that trusts a key nobody has would have to be undone.
+    // Save the keys first: otherwise the realm could trust a key that nobody has.
     keys.save()?;
     for step in &plan.steps {
         apply::apply(&admin, &step.action)
@@ -90,7 +90,7 @@ pub(crate) fn run(args: &SetupArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// One name for two things would make one of them of the other.
+/// Refuses one name for two objects: setup would turn one into the other.
 fn check_names(args: &SetupArgs) -> Result<()> {
     let names = &args.names;
     ensure!(
@@ -133,7 +133,7 @@ impl Keys {
         }
     }
 
-    /// Those that are to be written.
+    /// The files to write.
     fn new_files(&self) -> impl Iterator<Item = &SigningKeyFile> {
         [Some(&self.gateway), self.manager.as_ref()]
             .into_iter()
@@ -185,7 +185,7 @@ fn document(args: &SetupArgs, keys: &Keys, plan: &Plan) -> Map<String, Value> {
     document
 }
 
-/// Tells a program what has become of the plan, at the end.
+/// Prints the result for programs, at the end.
 fn tell(
     args: &SetupArgs,
     mut document: Map<String, Value>,

@@ -1,8 +1,8 @@
-//! What has to change in a realm: a pure comparison of what is with what must be.
+//! The changes that a realm needs: a pure comparison of its state with the required state.
 //!
-//! A plan never loosens what an administrator made tighter, never turns on again
-//! what was turned off, and never takes over an object that serves something
-//! else: those are [`Conflicts`], told all at once, and nothing is changed.
+//! A plan never loosens a bound that an administrator made tighter, never turns on again a
+//! switch that was turned off, and never takes over an object that serves another purpose.
+//! Those are [`Conflicts`]: setup reports all of them at once, and changes nothing.
 
 use serde_json::{Value, json};
 
@@ -12,14 +12,14 @@ use super::state::{State, text};
 use super::trust::{Trust, kid_of};
 use apikeys_core::api_key::record::{INDEX_ATTRIBUTE, KEYS_ATTRIBUTE};
 
-/// The first release in which the grant is no preview.
+/// The first release with the grant out of preview.
 const VERSION_MIN: (u64, u64) = (26, 6);
-/// Events are kept this long where nothing says how long: every exchange is one,
-/// and without an end the table grows for ever.
+/// How long Keycloak keeps events if the realm sets nothing: every exchange is an event, and
+/// without an end the table would grow for ever.
 const EVENTS_KEPT_SECONDS: u64 = 30 * 24 * 3600;
 const ISSUE_EVENT: &str = "JWT_AUTHORIZATION_GRANT";
 
-/// What setup is asked to bring about.
+/// The state that setup must reach.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
     /// The client that exchanges keys.
@@ -32,7 +32,7 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// The clients that are wanted, in the order in which they are made.
+    /// The wanted clients, in the order in which setup makes them.
     pub(crate) fn clients(&self) -> impl Iterator<Item = &WantedClient> {
         [Some(&self.gateway), self.manager.as_ref()]
             .into_iter()
@@ -40,15 +40,15 @@ impl Wanted {
     }
 }
 
-/// The steps from what is to what must be, in the order to take them.
+/// The steps to the required state, in their order.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
-    /// What an administrator should know, whether or not anything changes.
+    /// Warnings for an administrator, even when nothing changes.
     pub(crate) warnings: Vec<String>,
 }
 
-/// One object that is made or changed.
+/// One object that setup makes or changes.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Step {
     pub(crate) object: String,
@@ -69,7 +69,7 @@ impl Step {
         json!({ "object": self.object, "action": self.verb(), "changes": changes })
     }
 
-    /// What happens to the object, as "made" or "changed".
+    /// The change to the object, as "made" or "changed".
     pub(crate) fn verb(&self) -> &'static str {
         match self.action {
             Action::CreateProvider(_) | Action::CreateClient(_) => "made",
@@ -78,7 +78,7 @@ impl Step {
     }
 }
 
-/// What a step writes. An object is written whole.
+/// The write of a step. An object is written whole.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Action {
     WriteUserProfile(Value),
@@ -87,22 +87,22 @@ pub(crate) enum Action {
     WriteProvider(Value),
     CreateClient(Value),
     WriteClient(Value),
-    /// Gives the client's service account these roles of client `realm-management`.
+    /// Gives these roles of client `realm-management` to the client's service account.
     GrantRoles(RolesOf),
-    /// Takes these away from it.
+    /// Takes these roles away from it.
     TakeRoles(RolesOf),
-    /// Lets the client's tokens carry these.
+    /// Lets the client's tokens carry these roles.
     MapRoles(RolesOf),
 }
 
-/// Roles of client `realm-management` and the client that they concern.
+/// Roles of client `realm-management`, and the client that gets or loses them.
 #[derive(Debug, PartialEq)]
 pub(crate) struct RolesOf {
     pub(crate) client_id: String,
     pub(crate) roles: Vec<String>,
 }
 
-/// Why nothing is changed: each with what to do.
+/// Why setup changes nothing, each conflict with its advice.
 #[derive(Debug, thiserror::Error)]
 #[error("nothing was changed:\n  {}", .0.join("\n  "))]
 pub(crate) struct Conflicts(pub(crate) Vec<String>);
@@ -191,7 +191,7 @@ impl Plan {
             ));
         }
         let types = events.get("enabledEventTypes").and_then(Value::as_array);
-        // An empty list stands for all of them.
+        // An empty list stands for all types.
         if let Some(types) = types.filter(|types| !types.is_empty()) {
             let missing: Vec<Value> = [ISSUE_EVENT.to_owned(), format!("{ISSUE_EVENT}_ERROR")]
                 .into_iter()
@@ -233,8 +233,8 @@ impl Plan {
         }
     }
 
-    /// The setting that makes an object trust our key, if it does not. That it
-    /// trusts others beside is told; that it trusts others alone is a conflict.
+    /// The setting that makes an object trust our key, if it does not yet. Other keys beside
+    /// ours are a warning; other keys without ours are a conflict.
     pub(super) fn trust_setting(
         &mut self,
         object: &str,

@@ -1,5 +1,4 @@
-//! The identity providers: the one whose assertions are grants, and the two whose
-//! links are locks.
+//! The identity providers: one accepts assertions as grants, and links to the other lock owners.
 
 use apikeys_core::manage::change::LOCK_PROVIDER;
 use serde_json::{Value, json};
@@ -83,8 +82,8 @@ impl Plan {
         self.step(&object, action, changes);
     }
 
-    /// The provider whose links lock an owner: off, and of the kind that nobody can log
-    /// in by even if it were on. Keycloak takes links to it all the same.
+    /// Plans the provider for the owners' locks, which are links to it. It is off, and of a type
+    /// that nobody can log in by even if it were on. Keycloak accepts links to it all the same.
     pub(super) fn lock_provider(&mut self, state: &State, conflicts: &mut Vec<String>) {
         let alias = LOCK_PROVIDER;
         let object = format!("identity provider {alias:?}");
@@ -104,7 +103,7 @@ impl Plan {
                 "alias": alias,
                 "displayName": "Lock of a user's API keys",
                 "providerId": PROVIDER_ID,
-                // Keycloak wants one, and each provider its own. Nobody signs in its name.
+                // Keycloak demands an issuer, unique to each provider. Nobody signs as this one.
                 "config": { "issuer": format!("https://{alias}.invalid") },
             })
         });

@@ -1,4 +1,4 @@
-//! What the identity providers and the clients must be like, field by field.
+//! The required values of identity providers and clients, field by field.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::amend::{Setting, lookup};
 use super::clients::Duty;
 use super::plan::Wanted;
 
-/// The oldest assertion that Keycloak takes; it is made for one request.
+/// The oldest assertion that Keycloak accepts; an assertion is made for one request.
 const ASSERTION_AGE_SECONDS: std::ops::RangeInclusive<u64> = 60..=3600;
 /// How far the gateway's clock may be ahead of Keycloak's.
 const SKEW_SECONDS: std::ops::RangeInclusive<u64> = 0..=30;
@@ -60,7 +60,7 @@ pub(crate) fn provider_settings(provider: &Value, wanted: &Wanted) -> Vec<Settin
         let is = is
             .and_then(Value::as_str)
             .and_then(|text| text.parse().ok());
-        // A tighter bound than ours is somebody's intention.
+        // Keep a tighter bound: somebody set it on purpose.
         if !is.is_some_and(|is: u64| bounds.contains(&is)) {
             let value = json!(bounds.end().to_string());
             settings.push(Setting {
@@ -72,7 +72,7 @@ pub(crate) fn provider_settings(provider: &Value, wanted: &Wanted) -> Vec<Settin
     settings
 }
 
-/// What a provider must be like whose links are locks: of no use for anything else.
+/// The settings of a provider for locks: of no use for anything else.
 pub(crate) fn lock_settings() -> [Setting; 3] {
     let links_alone = "its links are locks, and nobody logs in by it";
     [

@@ -1,4 +1,4 @@
-//! The file of a signing key: read, or made when it is not there.
+//! The file of a signing key: reads it, or makes it if it is missing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,16 +11,16 @@ use zeroize::Zeroizing;
 
 use crate::system;
 
-/// A signing key and where it is kept.
+/// A signing key and its file.
 pub(crate) struct SigningKeyFile {
     path: PathBuf,
     key: SigningKey,
-    /// The text to write, for a key that is not in the file yet.
+    /// The text to write, for a new key.
     unsaved: Option<Zeroizing<String>>,
 }
 
 impl SigningKeyFile {
-    /// Reads the key, or makes one, in memory alone for now.
+    /// Reads the key, or makes one in memory.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let stored = system::read_private(path)?;
         let is_new = stored.is_none();
@@ -50,7 +50,7 @@ impl SigningKeyFile {
         self.unsaved.is_some()
     }
 
-    /// Writes a new key to its file; nothing for one that was read.
+    /// Writes a new key to its file; does nothing for a key that was read.
     pub(crate) fn save(&self) -> Result<()> {
         let Some(text) = &self.unsaved else {
             return Ok(());
@@ -59,8 +59,8 @@ impl SigningKeyFile {
             fs::create_dir_all(folder)
                 .with_context(|| format!("cannot make the folder {}", folder.display()))?;
         }
-        // Under its name once it is whole: whoever is interrupted here is left with no file,
-        // or with all of it.
+        // Give the file its name once it is whole: an interrupted run leaves no file or a
+        // complete one.
         let mut unfinished = self.path.clone().into_os_string();
         unfinished.push(format!(".{}", system::random_name()?));
         let unfinished = PathBuf::from(unfinished);
@@ -72,12 +72,12 @@ impl SigningKeyFile {
     }
 }
 
-/// A new private key on P-256, as PKCS#8 in PEM.
+/// Generates a private key on P-256, as PKCS#8 in PEM.
 fn generate() -> Result<Zeroizing<String>> {
     let mut bytes = Zeroizing::new([0_u8; 32]);
     loop {
         system::fill_random(bytes.as_mut_slice())?;
-        // One number in 2^32 is not below the curve's order: drawn again.
+        // One number in 2^32 is not below the curve's order: draw again.
         if let Ok(key) = SecretKey::from_slice(bytes.as_slice()) {
             return key
                 .to_pkcs8_pem(LineEnding::LF)

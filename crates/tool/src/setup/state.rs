@@ -1,4 +1,4 @@
-//! What a realm is like now, as far as setup is concerned.
+//! The present state of a realm, as far as setup needs it.
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::Value;
@@ -8,26 +8,25 @@ use super::plan::Wanted;
 use crate::admin_error::AdminError;
 use crate::keycloak_admin::{KeycloakAdmin, query, segment};
 
-/// A realm's objects, each as Keycloak gives it, whole.
+/// A realm's objects, each one whole as Keycloak gives it.
 #[derive(Debug, Clone)]
 pub(crate) struct State {
-    /// What the server says of itself; none where the administrator may not ask.
+    /// The server's description of itself; `None` if the administrator may not read it.
     pub(crate) server: Option<Value>,
     pub(crate) user_profile: Value,
     pub(crate) events: Value,
     pub(crate) identity_providers: Vec<Value>,
-    /// The clients that are wanted, those that are there.
+    /// The wanted clients that the realm has.
     pub(crate) clients: Vec<ClientState>,
 }
 
-/// A client as it is, and what its service account may do.
+/// A client, and the roles of its service account.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ClientState {
     pub(crate) representation: Value,
     /// Roles of the management client that its service account holds.
     pub(crate) service_roles: Vec<String>,
-    /// Roles of the management client that its tokens may carry when its scope is not
-    /// full.
+    /// Roles of the management client that its tokens may carry if its scope is not full.
     pub(crate) mapped_roles: Vec<String>,
 }
 
@@ -103,18 +102,18 @@ pub(crate) fn find_client(
         .find(|client| text(client, "clientId") == client_id))
 }
 
-/// Where the roles of a client's service account are read and written.
+/// The paths of the roles of a client's service account.
 pub(crate) struct RolePaths {
-    /// Of the roles themselves.
+    /// All roles.
     pub(crate) roles: String,
-    /// Of those that the service account holds.
+    /// The roles that the service account holds.
     pub(crate) held: String,
-    /// Of those that the client's tokens may carry.
+    /// The roles that the client's tokens may carry.
     pub(crate) mapped: String,
 }
 
 impl RolePaths {
-    /// For a client whose service account is on.
+    /// Gives the paths for a client with a service account.
     pub(crate) fn of(admin: &KeycloakAdmin, client: &Value) -> Result<Self> {
         let management = find_client(admin, MANAGEMENT_CLIENT)?
             .ok_or_else(|| anyhow!("realm {:?} has no client realm-management", admin.realm()))?;
@@ -143,7 +142,7 @@ fn client_roles(admin: &KeycloakAdmin, client: &Value) -> Result<(Vec<String>, V
     Ok((names(&paths.held)?, names(&paths.mapped)?))
 }
 
-/// An administrator of one realm alone may not see the server: that is no fault.
+/// Reads the server's description. An administrator of one realm alone may not: no fault.
 fn server_info(admin: &KeycloakAdmin) -> Result<Option<Value>, AdminError> {
     match admin.server_info() {
         Ok(info) => Ok(Some(info)),
@@ -162,7 +161,7 @@ pub(crate) fn id(object: &Value) -> Result<String> {
         .context("Keycloak gave an object without an id")
 }
 
-/// An object's text under this name; empty when there is none.
+/// An object's text under this name; empty if it has none.
 pub(crate) fn text<'a>(object: &'a Value, name: &str) -> &'a str {
     object.get(name).and_then(Value::as_str).unwrap_or_default()
 }

@@ -1,9 +1,9 @@
-//! A user that lives for one grant: the owner that setup proves the grant with.
+//! A user that lives for one grant: the owner for setup's proof of the grant.
 //!
-//! Keycloak judges much of a grant only once it has found the user, consent for one
-//! (measured, 26.7.5): a grant for nobody proves too little. The user has a random name,
-//! no credentials and no key, and is deleted in every case. One that a killed run left
-//! behind is deleted by the next run.
+//! Keycloak checks much of a grant, such as consent, only after it has found the user
+//! (measured, 26.7.5), so a grant for an unknown user proves too little. The user has a random
+//! name, no credentials and no key, and setup always deletes it. If a run is killed, the next
+//! run deletes its user.
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
@@ -13,11 +13,11 @@ use crate::admin_error::AdminError;
 use crate::keycloak_admin::{KeycloakAdmin, query, segment};
 use crate::system;
 
-/// How the names of such users begin; 32 hexadecimal digits follow.
+/// The prefix of such users' names; 32 hexadecimal digits follow.
 const NAME_PREFIX: &str = "apikeys-proof-";
 /// The domain of their addresses; it belongs to nobody (RFC 6761).
 const DOMAIN: &str = "apikeys.invalid";
-/// A user this old was left behind: no proof takes so long.
+/// A user this old is abandoned: no proof takes so long.
 const LEFT_BEHIND_MS: u64 = 10 * 60 * 1000;
 
 /// The user, until [`remove`](Self::remove).
@@ -28,11 +28,11 @@ pub(crate) struct ThrowAway<'a> {
 }
 
 impl<'a> ThrowAway<'a> {
-    /// Makes one. An administrator could make such a user as well: it has all that the
-    /// usual profiles ask for.
+    /// Makes the user, with all fields that the usual profiles require, as an administrator
+    /// could.
     ///
     /// # Errors
-    /// [`AdminError::Refused`] where the realm does not take the user; nothing is made then.
+    /// [`AdminError::Refused`] if the realm refuses the user; then nothing is made.
     pub(crate) fn make(admin: &'a KeycloakAdmin) -> Result<Self> {
         let name = format!("{NAME_PREFIX}{}", system::random_name()?);
         let email = format!("{name}@{DOMAIN}");
@@ -41,7 +41,7 @@ impl<'a> ThrowAway<'a> {
             "firstName": "Proof", "lastName": "Of setup",
         });
         admin.post("users", &user)?;
-        // By its address: where that is the name as well, Keycloak has replaced the name.
+        // Search by address: if the realm uses it as the name, Keycloak has replaced the name.
         let found = admin.list(&format!("users?exact=true&email={}", query(&email)));
         let user = found.map_err(anyhow::Error::from).and_then(|found| {
             let [user] = found.as_slice() else {
@@ -57,13 +57,13 @@ impl<'a> ThrowAway<'a> {
         user.with_context(|| format!("user {name:?} was made to prove the grant: delete it"))
     }
 
-    /// Its id, which an assertion names.
+    /// The user's id, for the assertion's subject.
     pub(crate) fn id(&self) -> &str {
         text(&self.representation, "id")
     }
 
-    /// Makes it an owner as others are: nothing left to do, and linked to the provider.
-    /// Gives what the realm has every new user do.
+    /// Makes it an owner like others: without required actions, and linked to the provider.
+    /// Returns the actions that the realm requires of every new user.
     pub(crate) fn make_owner(&mut self, provider: &str) -> Result<Vec<String>> {
         let actions = self.representation.get("requiredActions");
         let actions: Vec<String> = actions
@@ -85,7 +85,7 @@ impl<'a> ThrowAway<'a> {
         Ok(actions)
     }
 
-    /// Deletes it.
+    /// Deletes the user.
     pub(crate) fn remove(self) -> Result<()> {
         delete(self.admin, &self.path).with_context(|| {
             format!(

@@ -1,10 +1,10 @@
-//! Whose signatures an object of the realm trusts.
+//! The signing keys that an object of the realm trusts.
 
 use serde_json::Value;
 
 use super::state::text;
 
-/// Which keys an object trusts.
+/// The keys that an object trusts.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Trust {
     Nothing,

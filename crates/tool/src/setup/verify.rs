@@ -1,4 +1,4 @@
-//! Proves a prepared realm by doing what the gateway and the management API will do.
+//! Proves a prepared realm by the calls of the gateway and of the management API.
 
 use anyhow::{Result, bail, ensure};
 use apikeys_core::keycloak::lightweight::is_lightweight;
@@ -17,35 +17,35 @@ use crate::admin_error::{AdminError, one_line};
 use crate::keycloak_admin::KeycloakAdmin;
 use crate::system;
 
-/// How far behind our clock Keycloak's may be: it takes no assertion from its
-/// future, and a client's assertion for 60 s alone.
+/// How far Keycloak's clock may be behind ours. Keycloak refuses an assertion from its
+/// future, and accepts a client's assertion for only 60 s.
 const SKEW_SECONDS: u64 = 30;
 const ASSERTION_SECONDS: u64 = 60;
-/// What the ids of this tool's assertions begin with: no id of a key, and so no gateway's.
+/// Prefix of the ids of this tool's assertions: no key's id begins so, and so no gateway's.
 pub(crate) const JTI_PREFIX: &str = "apikeys-";
 
-/// A client and the key that it signs in with.
+/// A client, and the key for its sign-in.
 pub(crate) struct Signer<'a> {
     pub(crate) client: &'a WantedClient,
     pub(crate) key: &'a SigningKey,
 }
 
-/// What was seen.
+/// The results of a proof.
 #[derive(Debug)]
 pub(crate) struct Report {
-    /// Of each client, what it does and with which roles.
+    /// For each client, its proven duty and its roles.
     pub(crate) proven: Vec<String>,
-    /// What works and may still surprise.
+    /// Settings that work and may still surprise.
     pub(crate) notes: Vec<String>,
 }
 
-/// How far a proof goes.
+/// The extent of a proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Proof {
-    /// Nothing is written: the grant is asked for an owner that does not exist. Keycloak
-    /// looks at provider, key and client first, and at consent and the like never.
+    /// Writes nothing: asks for a grant for an owner that does not exist. Keycloak checks
+    /// provider, key and client before it fails, and never reaches consent and the like.
     ByReading,
-    /// The very grant that requests use, for an owner that lives for as long.
+    /// Gets the same grant as a request, for an owner made for this proof.
     WithAnOwner,
 }
 
@@ -158,7 +158,7 @@ impl Realm<'_> {
         }
     }
 
-    /// Asks for a token of an owner that is made for it, as a gateway does.
+    /// Asks for a token for an owner made for this purpose, as a gateway does.
     fn grant_an_owner(
         &self,
         wanted: &Wanted,
@@ -221,8 +221,8 @@ impl Realm<'_> {
         Ok(())
     }
 
-    /// Asks for a token of nobody. Keycloak looks at the owner after provider, key and
-    /// client: that it finds none says that those are as they should be.
+    /// Asks for a token for nobody. Keycloak looks for the owner after it has checked provider,
+    /// key and client, so an answer that it finds none proves those three.
     fn grant_nobody(&self, wanted: &Wanted, signer: &Signer<'_>) -> Result<()> {
         let nobody = format!("nobody-{}", system::random_name()?);
         let (status, answer) = self.grant(&nobody, wanted, signer)?;
@@ -296,7 +296,7 @@ fn management_roles(claims: &Value) -> Vec<String> {
     names
 }
 
-/// Keycloak's own words of a refusal; never a token.
+/// Keycloak's own words in a refusal; never a token.
 fn words(answer: &Value) -> String {
     let words = format!(
         "{}: {}",

@@ -1,8 +1,8 @@
 //! `apikeys signing-key`: replaces the gateway's key without refusing a request.
 //!
-//! `new` lets the realm trust two keys, told apart by their `kid`; gateways get the new
-//! one at a time of their own; `retire` takes the old one away once none signs with it.
-//! Each reads first, changes what differs alone, reads again, and can be repeated.
+//! `new` lets the realm trust two keys, told apart by their `kid`; the gateways get the new
+//! key at any later time; `retire` removes the old key once no gateway signs with it. Each
+//! command reads first, changes only the differences, reads again, and can be repeated.
 
 mod places;
 mod seen;
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &SigningKeyArgs) -> Result<()> {
     }
 }
 
-/// A key, the realm that it is for, and what is told of both at the end.
+/// A key, its realm, and the report on both at the end.
 struct Rotation<'a> {
     args: &'a KeyInRealmArgs,
     file: SigningKeyFile,
@@ -49,7 +49,7 @@ impl<'a> Rotation<'a> {
         })
     }
 
-    /// The same for a key that must be there.
+    /// The same, for an existing key.
     fn open_existing(args: &'a KeyInRealmArgs) -> Result<Self> {
         ensure!(
             args.signing_key_file.exists(),
@@ -71,7 +71,7 @@ impl<'a> Rotation<'a> {
         Places::read(&self.admin, &self.args.names, self.args.management)
     }
 
-    /// The places, all of which trust the key already.
+    /// The places; fails unless all of them trust the key already.
     fn trusting_places(&self) -> Result<Places> {
         let places = self.places()?;
         if let Some(place) = places.all.iter().find(|place| !place.trusts(&self.jwk)) {
@@ -85,7 +85,7 @@ impl<'a> Rotation<'a> {
         Ok(places)
     }
 
-    /// Signs in with the key as each client that is to have it.
+    /// Signs in with the key as each client that uses it.
     fn prove(&self, places: &Places) -> Result<Vec<String>> {
         let names = &self.args.names;
         let client = |client_id: &str, duty| WantedClient {
@@ -149,7 +149,7 @@ fn new(args: &KeyInRealmArgs) -> Result<()> {
     let places = rotation.places()?;
     check_room(&rotation, &places)?;
     let is_made = rotation.file.is_new();
-    // The key first: a realm that trusts a key nobody has would have to be undone.
+    // Save the key first: otherwise the realm could trust a key that nobody has.
     rotation.file.save()?;
     if is_made {
         rotation.say(&format!("made: {}", rotation.shown_file()))?;
@@ -188,7 +188,7 @@ fn new(args: &KeyInRealmArgs) -> Result<()> {
     rotation.finish()
 }
 
-/// A third key would be a rotation begun before the last one was over.
+/// Refuses a third key: an earlier rotation is not finished.
 fn check_room(rotation: &Rotation<'_>, places: &Places) -> Result<()> {
     let others = places.others(&rotation.jwk);
     ensure!(
@@ -296,8 +296,8 @@ fn retire(args: &RetireArgs) -> Result<()> {
     rotation.finish()
 }
 
-/// Refuses while a gateway signs with a key that would be retired, and while none was seen
-/// to sign with the one that stays.
+/// Refuses while a gateway signs with a key to be retired, or while no gateway was seen to
+/// sign with the remaining key.
 fn check_unused(rotation: &Rotation<'_>, places: &Places, others: &[String]) -> Result<()> {
     let seconds = rotation.args.unused_for;
     if let Some(why) = seen::silence(&rotation.admin, seconds)? {

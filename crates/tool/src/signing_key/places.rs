@@ -1,8 +1,8 @@
-//! Where a realm keeps the public halves of a signing key: the identity provider and the
-//! gateway's client, and the management client where it signs in with the same key.
+//! The objects of a realm that hold the public half of a signing key: the identity provider,
+//! the gateway's client, and the management client if it signs in with the same key.
 //!
-//! Each holds a JWKS (RFC 7517), in which several keys are told apart by their `kid`. An
-//! object is written as it was read but for that.
+//! Each holds a JWKS (RFC 7517) with keys told apart by their `kid`. A write changes only
+//! that part of an object.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -20,16 +20,16 @@ const CLIENT_KEYS: &[&str] = &["attributes", "jwks.string"];
 /// An object of the realm that trusts signing keys.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Place {
-    /// As `client "api-key-gateway"`.
+    /// The object's name, as `client "api-key-gateway"`.
     pub(crate) object: String,
-    /// Below the realm's.
+    /// Its path below the realm's.
     path: String,
     keys_path: &'static [&'static str],
     representation: Value,
     pub(crate) keys: Vec<Value>,
 }
 
-/// All objects that one key's rotation concerns.
+/// All objects in the rotation of one key.
 #[derive(Debug)]
 pub(crate) struct Places {
     pub(crate) all: Vec<Place>,
@@ -58,7 +58,7 @@ impl Places {
         }
         let mut all = vec![Place::provider(admin, &names.identity_provider)?];
         let mut clients = vec![names.client_id.clone()];
-        // One that signs in by other means has no key that could be the gateway's.
+        // A management client that signs in by other means has no key to share.
         let manager = manager.ok().flatten();
         let shared = manager.filter(|manager| manager.shares_a_key_with(&gateway));
         all.push(gateway);
@@ -69,7 +69,7 @@ impl Places {
         Ok(Self { all, clients })
     }
 
-    /// The names of all keys but this one that any of the objects trusts.
+    /// The names of all trusted keys, except this one.
     pub(crate) fn others(&self, ours: &Value) -> Vec<String> {
         let others = self.all.iter().flat_map(|place| place.others(ours));
         let mut kids: Vec<String> = others.map(kid_of).collect();
@@ -78,7 +78,7 @@ impl Places {
         kids
     }
 
-    /// Which object trusts which keys, for programs.
+    /// The objects and the keys that each trusts, for programs.
     pub(crate) fn document(&self) -> Value {
         let place = |place: &Place| {
             let kids: Vec<String> = place.keys.iter().map(kid_of).collect();
@@ -148,7 +148,7 @@ impl Place {
         self.keys.iter().any(|key| other.trusts(key))
     }
 
-    /// The same with these keys.
+    /// The same object, with these keys.
     pub(crate) fn with(&self, keys: Vec<Value>) -> Self {
         let mut changed = self.clone();
         let jwks = json!({ "keys": keys }).to_string();

@@ -1,9 +1,9 @@
-//! Which signing keys the gateways of a realm have: by Keycloak's own events.
+//! The signing keys of a realm's gateways, read from Keycloak's own events.
 //!
 //! Each sign-in of a client is an event (`CLIENT_LOGIN`) with the `jti` of the client's
-//! assertion, and the end of ours names the signing key. Each node of gateways signs in
-//! at its start and at least every five minutes (the self-check). What a name does not
-//! tell is taken for a key in use: nothing is retired on a guess.
+//! assertion, and our `jti` ends with the short name of the signing key. Each node of gateways
+//! signs in at its start and at least every five minutes (the self-check). A `jti` without a
+//! name counts as a key in use: nothing is retired on a guess.
 
 use std::collections::BTreeMap;
 
@@ -18,17 +18,18 @@ use crate::system;
 
 const SIGN_IN_EVENT: &str = "CLIENT_LOGIN";
 const PAGE: usize = 100;
-/// Sign-ins that are read of a client: of a thousand nodes in the usual time.
+/// The most pages of sign-ins to read for a client: enough for a thousand nodes at the usual
+/// rate.
 const PAGES_MAX: usize = 100;
-/// A gateway that works signs in within this time: three self-checks.
+/// A working gateway signs in within this time: three self-checks.
 const AT_WORK_SECONDS: u64 = 15 * 60;
 
-/// Who signed in, by the short name of the signing key; an empty one stands for all that
-/// cannot be told.
+/// The latest sign-in by each signing key, under the key's short name; an empty name stands
+/// for all unknown keys.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Seen {
     latest: BTreeMap<String, SignIn>,
-    /// A key that was used after this is in use.
+    /// A key with a sign-in after this instant is in use.
     since: UnixMillis,
 }
 
@@ -38,7 +39,7 @@ struct SignIn {
     at: UnixMillis,
 }
 
-/// Why the events tell nothing; none where they do.
+/// Why the events tell nothing; `None` if they do.
 pub(crate) fn silence(admin: &KeycloakAdmin, seconds: u64) -> Result<Option<String>> {
     Ok(why_silent(&admin.get("events/config")?, seconds))
 }
@@ -61,7 +62,7 @@ fn why_silent(config: &Value, seconds: u64) -> Option<String> {
 }
 
 impl Seen {
-    /// The sign-ins of these clients. A key is in use that was used in the last seconds.
+    /// Reads the sign-ins of these clients. A key is in use if it was used in the last `seconds`.
     pub(crate) fn look(admin: &KeycloakAdmin, clients: &[String], seconds: u64) -> Result<Self> {
         let now = keycloaks_now(admin)?;
         let looked_at = seconds.max(AT_WORK_SECONDS);
@@ -120,7 +121,7 @@ impl Seen {
         self.latest.contains_key(signer)
     }
 
-    /// The last sign-in with another key than this that is in use, in words.
+    /// The last sign-in with a key in use other than this one, in words.
     pub(crate) fn other_than(&self, signer: &str) -> Option<String> {
         let others = self
             .latest
@@ -165,7 +166,7 @@ impl Seen {
     }
 }
 
-/// The time by Keycloak's clock, which dates the events.
+/// The time of Keycloak's clock, which dates the events.
 fn keycloaks_now(admin: &KeycloakAdmin) -> Result<UnixMillis> {
     let ours = system::now()?;
     let ahead = admin.clock_ahead_seconds().unwrap_or_default();

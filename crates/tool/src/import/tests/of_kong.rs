@@ -60,7 +60,7 @@ keyauth_credentials:
     assert!(refused.iter().any(|refusal| {
         refusal.owner.as_deref() == Some("nightly") && refusal.reason.contains("no custom_id")
     }));
-    // JSON is YAML too; what is neither is told by its place alone.
+    // JSON is YAML too. An error in a text that is neither names its place alone.
     let json = format!(r#"{{"keyauth_credentials": [{{"consumer": "a", "key": "{KEY}"}}]}}"#);
     assert_eq!(
         kong::read(&json, by(OwnerField::Username)).unwrap().len(),

@@ -1,4 +1,4 @@
-//! The comparison of the two clients and of what their service accounts may do.
+//! Plans for the two clients and for the roles of their service accounts.
 
 use super::*;
 
@@ -62,7 +62,7 @@ fn the_management_client_gets_tokens_for_itself_alone_with_its_two_roles() {
         ["manage-users", "view-events"]
     );
     assert_eq!(state.mapped_roles(MANAGER), ["manage-users", "view-events"]);
-    // Who widened its scope keeps it wide: its account holds no other roles.
+    // A scope that was widened stays wide: the account holds no other roles.
     let mut wide = state.clone();
     change(&mut wide, MANAGER, &["fullScopeAllowed"], json!(true));
     assert_eq!(plan(&wide), Plan::default());

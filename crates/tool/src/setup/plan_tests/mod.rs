@@ -1,4 +1,4 @@
-//! The comparison held against realms of every kind.
+//! Plans for realms in every state.
 
 mod clients;
 
@@ -57,7 +57,7 @@ fn conflict(state: &State) -> String {
     Plan::new(state, &wanted()).unwrap_err().to_string()
 }
 
-/// The realm after the plan was carried out, as Keycloak would give it back.
+/// The realm after the plan, as Keycloak would return it.
 fn applied(state: &State, plan: &Plan) -> State {
     let mut state = state.clone();
     for step in &plan.steps {
