@@ -1,33 +1,21 @@
 //! Holds what is promised in several places to one wording.
 //!
-//! The pages, the examples and the code tell of the same answers, log lines, metrics and
-//! options. A table that drifts from the code is worse than none, so each is read here and
-//! compared with the code itself. The tables of settings and Kong's schema are written from
-//! the code: `tests/house/generated.rs`.
+//! The pages, the examples and the code tell of the same answers and options. An example that drifts from
+//! the code is worse than none, so each is read here and compared with the code itself. Tables are
+//! written from the code: `tests/house/generated.rs`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use apikeys_core::api_key::format::MalformedKey;
-use apikeys_core::api_key::hash::UnusableHash;
-use apikeys_core::api_key::record::RecordError;
 use apikeys_core::config::Config;
 use apikeys_core::config::table::fields;
-use apikeys_core::keycloak::Endpoint;
-use apikeys_core::keycloak::token::TokenError;
-use apikeys_core::keycloak::users::{LookupError, LookupRefusal};
-use apikeys_core::metrics::catalog::{COUNTED, GAUGES, Kind};
-use apikeys_core::rejection::Refused;
-use apikeys_core::rejection::{Reason, Rejection};
+use apikeys_core::rejection::Rejection;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jsonschema::{Draft, Validator};
 use p256::pkcs8::EncodePrivateKey;
 use serde_json::{Value, json};
-use test_kit::metrics;
-use test_kit::pattern::matches;
-
 use test_kit::markdown::blocks;
 
 // --- the configuration -------------------------------------------------------
@@ -213,55 +201,6 @@ fn the_page_of_answers_says_when_to_try_again() {
     assert!(page.contains(&told), "docs/answers.md does not say: {told}");
 }
 
-#[test]
-fn every_reason_of_the_log_has_its_cure_on_the_page_and_no_other_has() {
-    let rows = table(&file("docs/troubleshooting.md"), "| `reason` |");
-    let patterns: Vec<String> = rows
-        .iter()
-        .map(|row| row[0].trim_matches('`').to_owned())
-        .collect();
-    for row in &rows {
-        let code = row[1].trim_matches('`');
-        let known = Rejection::ALL.iter().any(|known| known.code() == code);
-        assert!(known || code == "either 503", "{code}");
-        assert!(!row[2].is_empty());
-    }
-    let mut used = BTreeSet::new();
-    for reason in reasons() {
-        let text = reason.to_string();
-        let Some(pattern) = patterns.iter().find(|pattern| matches(pattern, &text)) else {
-            panic!("docs/troubleshooting.md does not say what to do about: {text}");
-        };
-        used.insert(pattern.clone());
-    }
-    for pattern in patterns {
-        assert!(used.contains(&pattern), "no reason is told as: {pattern}");
-    }
-}
-
-// --- keys --------------------------------------------------------------------
-
-#[test]
-fn the_metrics_that_are_documented_are_those_that_are_counted() {
-    let ours = COUNTED.iter().chain(&GAUGES).map(|family| {
-        let kind = match family.kind {
-            Kind::Counter => "counter",
-            Kind::Histogram(_) => "histogram",
-            Kind::Gauge(_) => "gauge",
-        };
-        let values = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect();
-        let labels = family.labels.iter();
-        let labels = labels.map(|(label, known)| ((*label).to_owned(), values(known)));
-        let listed = metrics::Listed {
-            kind: kind.to_owned(),
-            labels: labels.collect(),
-        };
-        (family.name.to_owned(), listed)
-    });
-    let ours: BTreeMap<String, metrics::Listed> = ours.collect();
-    assert_eq!(metrics::listed(), ours);
-}
-
 // --- what is read ------------------------------------------------------------
 
 fn file(path: &str) -> String {
@@ -280,24 +219,6 @@ fn validator() -> Validator {
         .should_validate_formats(true)
         .build(&schema())
         .unwrap()
-}
-
-/// The rows of the one table whose first line begins like this.
-fn table(text: &str, head: &str) -> Vec<Vec<String>> {
-    let mut lines = text.lines().skip_while(|line| !line.starts_with(head));
-    assert!(lines.next().is_some(), "no table that begins {head}");
-    assert!(lines.next().is_some_and(|line| line.starts_with("|--")));
-    lines
-        .take_while(|line| line.starts_with('|'))
-        .map(|line| {
-            let inner = line.trim().trim_start_matches('|');
-            let inner = inner.strip_suffix('|').expect("a row ends in |");
-            inner
-                .split('|')
-                .map(|cell| cell.trim().to_owned())
-                .collect()
-        })
-        .collect()
 }
 
 // --- what is said of a configuration -----------------------------------------
@@ -395,175 +316,4 @@ fn substituted(template: &str) -> String {
         text.replace_range(at..=end, value);
     }
     text
-}
-
-// --- reasons -----------------------------------------------------------------
-
-/// Every reason, with every cause within it.
-fn reasons() -> Vec<Reason> {
-    let mut reasons = vec![
-        Reason::NoCredentials,
-        Reason::Preflight,
-        Reason::HeaderTwice("authorization".to_owned()),
-        Reason::TwoCredentials,
-        Reason::TooManyHeaders,
-        Reason::KeyElsewhere("cookie".to_owned()),
-        Reason::KeyBeyondReach("via".to_owned()),
-        Reason::Remembered(Refused::Unknown),
-        Reason::Remembered(Refused::Invalid),
-        Reason::Remembered(Refused::Unseen),
-        Reason::Unknown,
-        Reason::Lookup(LookupRefusal::SeveralOwners),
-        Reason::Lookup(LookupRefusal::OwnerDisabled),
-        Reason::Expired,
-        Reason::WrongSecret,
-        Reason::OwnerRefused("owner disabled"),
-        Reason::OwnerRefused("owner has a required action"),
-        Reason::OwnerRefused("owner unlinked or deleted"),
-        Reason::MissingRole,
-        Reason::LightweightToken("gateway's"),
-        Reason::LightweightToken("management"),
-        Reason::MissingManageRole,
-        Reason::ForeignSubject,
-        Reason::TokenOutlivesKey,
-        Reason::Signing,
-        Reason::Deadline,
-        Reason::QueueFull,
-        Reason::TooManyPending,
-        Reason::Throttled,
-        Reason::TooManyNewKeys,
-        Reason::NoKeyAtHand,
-        Reason::BreakerOpen,
-        Reason::TooManyReturn,
-        Reason::YieldFailed("no answer".to_owned()),
-    ];
-    for malformed in [
-        MalformedKey::Length,
-        MalformedKey::Character,
-        MalformedKey::Shape,
-        MalformedKey::Checksum,
-    ] {
-        reasons.push(malformed.into());
-    }
-    for record in [
-        RecordError::Absent,
-        RecordError::Twice,
-        RecordError::NotIndexed,
-        RecordError::Several,
-        RecordError::NoExpiry,
-        RecordError::Date,
-        RecordError::Scopes,
-        RecordError::Hash(UnusableHash::Scheme),
-        RecordError::Hash(UnusableHash::Malformed),
-        RecordError::Hash(UnusableHash::Cost(31)),
-    ] {
-        reasons.push(Reason::Lookup(record.into()));
-    }
-    for fault in [
-        LookupError::Unauthorized,
-        LookupError::Forbidden,
-        LookupError::Status(500),
-        LookupError::Malformed,
-    ] {
-        reasons.push(Reason::LookupFault(fault));
-    }
-    for endpoint in [Endpoint::ServiceToken, Endpoint::Lookup, Endpoint::Grant] {
-        reasons.push(Reason::Callout {
-            endpoint,
-            failure: "no answer".to_owned(),
-        });
-    }
-    for endpoint in [Endpoint::ServiceToken, Endpoint::Grant] {
-        for error in [
-            TokenError::OwnerRefused("owner disabled"),
-            TokenError::Refused {
-                status: 400,
-                error: "invalid_grant".to_owned(),
-                description: "Invalid signature".to_owned(),
-            },
-            TokenError::Unusable {
-                status: 302,
-                what: "neither a token nor an OAuth error",
-            },
-            TokenError::TooLarge,
-            TokenError::Expired,
-            TokenError::Issuer,
-        ] {
-            reasons.push(Reason::TokenFault { endpoint, error });
-        }
-    }
-    reasons.iter().for_each(is_listed_above);
-    reasons
-}
-
-/// Does not compile when a reason is added, so that it is added above as well.
-fn is_listed_above(reason: &Reason) {
-    match reason {
-        Reason::NoCredentials
-        | Reason::Preflight
-        | Reason::HeaderTwice(_)
-        | Reason::TwoCredentials
-        | Reason::TooManyHeaders
-        | Reason::KeyElsewhere(_)
-        | Reason::KeyBeyondReach(_)
-        | Reason::Remembered(Refused::Unknown | Refused::Invalid | Refused::Unseen)
-        | Reason::Unknown
-        | Reason::Expired
-        | Reason::WrongSecret
-        | Reason::OwnerRefused(_)
-        | Reason::Callout { .. }
-        | Reason::MissingRole
-        | Reason::LightweightToken(_)
-        | Reason::MissingManageRole
-        | Reason::ForeignSubject
-        | Reason::TokenOutlivesKey
-        | Reason::Signing
-        | Reason::Deadline
-        | Reason::QueueFull
-        | Reason::TooManyPending
-        | Reason::Throttled
-        | Reason::TooManyNewKeys
-        | Reason::NoKeyAtHand
-        | Reason::BreakerOpen
-        | Reason::TooManyReturn
-        | Reason::YieldFailed(_)
-        | Reason::Malformed(
-            MalformedKey::Length
-            | MalformedKey::Character
-            | MalformedKey::Shape
-            | MalformedKey::Checksum,
-        )
-        | Reason::Lookup(
-            LookupRefusal::SeveralOwners
-            | LookupRefusal::OwnerDisabled
-            | LookupRefusal::Record(
-                RecordError::Absent
-                | RecordError::Twice
-                | RecordError::NotIndexed
-                | RecordError::Several
-                | RecordError::NoExpiry
-                | RecordError::Date
-                | RecordError::Scopes
-                | RecordError::Hash(
-                    UnusableHash::Scheme | UnusableHash::Malformed | UnusableHash::Cost(_),
-                ),
-            ),
-        )
-        | Reason::LookupFault(
-            LookupError::Unauthorized
-            | LookupError::Forbidden
-            | LookupError::Status(_)
-            | LookupError::Malformed,
-        )
-        | Reason::TokenFault {
-            error:
-                TokenError::OwnerRefused(_)
-                | TokenError::Refused { .. }
-                | TokenError::Unusable { .. }
-                | TokenError::TooLarge
-                | TokenError::Expired
-                | TokenError::Issuer,
-            ..
-        } => {}
-    }
 }

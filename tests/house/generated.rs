@@ -1,13 +1,22 @@
-//! The schema that Kong reads and the tables of settings: each is written from the table in
-//! `crates/core/src/config/table.rs`, and the files must hold the same.
+//! The schema that Kong reads and the tables of the pages: each is written from the code, and the files
+//! must hold the same.
 //!
-//! `GENERATE=1 cargo test --test house generated::` writes them anew.
+//! Settings are in `crates/core/src/config/table.rs`, metrics in `crates/core/src/metrics/catalog.rs`, answers
+//! and reasons in `crates/core/src/rejection.rs` and `crates/core/src/manage/problem.rs`.
+//! `GENERATE=1 cargo test --test house generated::` writes the files anew. A column that the code does not
+//! know, as a cure, is written by hand in the page and stays with its row.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use apikeys_core::config::table::{Field, Kind, fields};
+use apikeys_core::manage::problem::Code;
+use apikeys_core::metrics::catalog::{COUNTED, Family, GAUGES};
+use apikeys_core::rejection::Rejection;
 use serde_json::json;
+use test_kit::markdown;
+
+use crate::reasons;
 
 /// The settings in the README: those that nearly every deployment sets.
 const EVERYDAY: [&str; 8] = [
@@ -49,6 +58,57 @@ fn the_readme_has_the_settings_that_everyone_touches() {
         block.push_str(&format!("| `{name}` | {} | {meaning} |\n", default(field)));
     }
     holds_block("README.md", "the settings that everyone touches", &block);
+}
+
+#[test]
+fn the_page_of_metrics_has_those_that_are_counted() {
+    let head = ["Metric", "Kind", "Unit", "Labels", "Meaning"];
+    let row = |family: &Family| {
+        [
+            code(family.name),
+            told(family.kind.word()),
+            BY_HAND,
+            labels(family),
+            BY_HAND,
+        ]
+    };
+    let rows = COUNTED.iter().chain(&GAUGES).map(row).collect();
+    holds_table("docs/metrics.md", "metrics", head, rows);
+}
+
+#[test]
+fn the_page_of_answers_has_each_with_its_status() {
+    let head = ["Code", "Status", "Cause", "Cure"];
+    let rows =
+        Rejection::ALL.map(|answer| [code(answer.code()), told(answer.status()), BY_HAND, BY_HAND]);
+    holds_table("docs/answers.md", "answers to keys", head, rows.to_vec());
+    // The rest means the same there as in the first table.
+    let own = Code::ALL
+        .into_iter()
+        .filter(|code| !matches!(code, Code::Exchange(_)));
+    let rows = own.map(|answer| [code(answer.word()), told(answer.status()), BY_HAND, BY_HAND]);
+    holds_table(
+        "docs/answers.md",
+        "answers of the management API",
+        head,
+        rows.collect(),
+    );
+}
+
+#[test]
+fn the_page_of_the_management_api_has_each_refusal_with_its_status() {
+    let rows = Code::ALL.map(|answer| [code(answer.word()), told(answer.status()), BY_HAND]);
+    let head = ["`code`", "Status", "When"];
+    holds_table("docs/management-api.md", "refusals", head, rows.to_vec());
+}
+
+#[test]
+fn the_page_of_troubleshooting_has_each_reason_of_the_log() {
+    let rows = reasons::told()
+        .into_iter()
+        .map(|text| [code(text), BY_HAND, BY_HAND]);
+    let head = ["`reason`", "Code", "Cure"];
+    holds_table("docs/troubleshooting.md", "reasons", head, rows.collect());
 }
 
 // --- the schema --------------------------------------------------------------
@@ -244,7 +304,66 @@ fn bounds(field: &Field) -> String {
     }
 }
 
+fn labels(family: &Family) -> Option<String> {
+    let labels = family.labels.iter().map(|(label, values)| {
+        let values: Vec<String> = values.iter().map(|value| format!("`{value}`")).collect();
+        format!("`{label}`: {}", values.join(", "))
+    });
+    let labels: Vec<String> = labels.collect();
+    told(if labels.is_empty() {
+        "none".to_owned()
+    } else {
+        labels.join("; ")
+    })
+}
+
 // --- the files ---------------------------------------------------------------
+
+/// A cell that the page alone knows.
+const BY_HAND: Option<String> = None;
+
+fn told(cell: impl ToString) -> Option<String> {
+    Some(cell.to_string())
+}
+
+fn code(cell: impl std::fmt::Display) -> Option<String> {
+    Some(format!("`{cell}`"))
+}
+
+/// Holds a table to the code. A cell by hand stays with the row that begins with the same cell; none is empty.
+#[track_caller]
+fn holds_table<const N: usize>(
+    path: &str,
+    name: &str,
+    head: [&str; N],
+    rows: Vec<[Option<String>; N]>,
+) {
+    let text = read(path);
+    let (_, old, _) = parts(path, &text, name);
+    let first_line = format!("| {} |", head.join(" | "));
+    let old = markdown::table(old, &first_line);
+    let mut block = format!("{first_line}\n{}|\n", "|---".repeat(N));
+    let mut empty = Vec::new();
+    for cells in rows {
+        let first = cells[0]
+            .clone()
+            .expect("a row begins with a cell of the code");
+        let page = old.iter().find(|row| row[0] == first);
+        for (at, cell) in cells.into_iter().enumerate() {
+            let cell = cell.or_else(|| page?.get(at).cloned()).unwrap_or_default();
+            if cell.is_empty() {
+                empty.push(format!("{}: {first}", head[at]));
+            }
+            block.push_str(&format!("| {cell} "));
+        }
+        block.push_str("|\n");
+    }
+    holds_block(path, name, &block);
+    assert!(
+        empty.is_empty(),
+        "{path}: fill in by hand (git has the cells of a row that began otherwise): {empty:#?}"
+    );
+}
 
 fn read(path: &str) -> String {
     fs::read_to_string(file(path)).unwrap_or_else(|fault| panic!("{path}: {fault}"))
@@ -258,14 +377,19 @@ fn file(path: &str) -> PathBuf {
 #[track_caller]
 fn holds_block(path: &str, name: &str, block: &str) {
     let text = read(path);
+    let (before, _, after) = parts(path, &text, name);
+    holds(path, &text, &format!("{before}{block}{after}"));
+}
+
+/// A page up to the block of that name, the block, and the rest.
+#[track_caller]
+fn parts<'a>(path: &str, text: &'a str, name: &str) -> (&'a str, &'a str, &'a str) {
     let first = format!("<!-- generated: {name} -->\n");
     let last = "<!-- end of generated -->";
-    let found = text.split_once(&first).and_then(|(before, rest)| {
-        let (_, after) = rest.split_once(last)?;
-        Some(format!("{before}{first}{block}{last}{after}"))
-    });
-    let expected = found.unwrap_or_else(|| panic!("{path} has no lines {first}and {last}"));
-    holds(path, &text, &expected);
+    let found = text.find(&first).map(|at| at + first.len());
+    let found = found.and_then(|from| Some((from, from + text[from..].find(last)?)));
+    let (from, to) = found.unwrap_or_else(|| panic!("{path} has no lines {first}and {last}"));
+    (&text[..from], &text[from..to], &text[to..])
 }
 
 #[track_caller]
@@ -280,6 +404,6 @@ fn holds(path: &str, text: &str, expected: &str) {
         .find(|(is, should)| is != should);
     assert!(
         text == expected,
-        "{path} is not what crates/core/src/config/table.rs says. Write it anew: GENERATE=1 cargo test --test house generated::. The first difference:\n{differs:#?}"
+        "{path} is not what the code says. Write it anew: GENERATE=1 cargo test --test house generated::. The first difference:\n{differs:#?}"
     );
 }

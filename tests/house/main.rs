@@ -16,5 +16,6 @@ mod kong_compose;
 mod kong_schema;
 mod observe;
 mod pages;
+mod reasons;
 mod sizing;
 mod tidy;

@@ -12,8 +12,6 @@ use std::process::Command;
 
 use apikeys_core::api_key::format::KeyFormat;
 use apikeys_core::config::Config;
-use apikeys_core::manage::problem::Code;
-use apikeys_core::rejection::Rejection;
 use jsonschema::{Draft, Validator};
 use regex::Regex;
 use serde::Deserialize;
@@ -340,34 +338,6 @@ fn every_field_has_its_paragraph_and_no_other_thing_has() {
         }
     }
     assert_eq!(told, fields, "docs/settings.md against the schema");
-}
-
-#[test]
-fn every_answer_is_told_with_its_status() {
-    let text = read("docs/answers.md");
-    let rows = |heading: &str| -> BTreeSet<(String, String)> {
-        let part = text.split("\n## ").find(|part| part.starts_with(heading));
-        let part = part.unwrap_or_else(|| panic!("no part {heading}"));
-        part.lines()
-            .filter(|line| line.starts_with("| `"))
-            .map(|line| {
-                let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-                assert!(!cells[3].is_empty() && !cells[4].is_empty(), "{line}");
-                (cells[1].trim_matches('`').to_owned(), cells[2].to_owned())
-            })
-            .collect()
-    };
-    let exchange = Rejection::ALL
-        .map(|rejection| (rejection.code().to_owned(), rejection.status().to_string()));
-    assert_eq!(
-        rows("To requests with a key"),
-        exchange.into_iter().collect()
-    );
-    let management = Code::ALL
-        .into_iter()
-        .filter(|code| !matches!(code, Code::Exchange(_)))
-        .map(|code| (code.word().to_owned(), code.status().to_string()));
-    assert_eq!(rows("To requests to the management"), management.collect());
 }
 
 // --- secret scanners ---------------------------------------------------------------
