@@ -1,4 +1,4 @@
-//! Holds what is promised in several places to one wording.
+//! Holds promises that stand in several places to one wording.
 //!
 //! The pages, the examples and the code tell of the same answers, log lines, metrics and
 //! options. A table that drifts from the code is worse than none, so each is read here and
@@ -262,7 +262,7 @@ fn the_metrics_that_are_documented_are_those_that_are_counted() {
     assert_eq!(metrics::listed(), ours);
 }
 
-// --- what is read ------------------------------------------------------------
+// --- readers -----------------------------------------------------------------
 
 fn file(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -300,7 +300,7 @@ fn table(text: &str, head: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
-// --- what is said of a configuration -----------------------------------------
+// --- messages about a configuration ------------------------------------------
 
 fn minimal() -> Value {
     json!({

@@ -1,12 +1,12 @@
 //! Holds the way from the filter's metrics to Prometheus, and its rules, alerts and dashboard.
 //!
-//! A host makes labels of parts of a metric's name, by patterns that stand in Kong's meta file and in
-//! Envoy's configuration. They follow from the catalog; so does what Kong shows, which
+//! A host makes labels of parts of a metric's name, by patterns that stand in Kong's meta file and
+//! in Envoy's configuration. They follow from the catalog; so do the metrics that Kong shows, which
 //! `scripts/observe.sh` gives to Prometheus.
 //!
-//! An expression with a name that nothing has is no error to Prometheus: it gives nothing,
-//! and an alert of it never fires. So each name and each label of theirs is looked up in
-//! `docs/metrics.md`, which another test holds to the code.
+//! An expression with an unknown name is no error to Prometheus: it gives nothing, and an alert of
+//! it never fires. So each name and each label of theirs is looked up in `docs/metrics.md`, which
+//! another test holds to the code.
 
 mod hosts;
 
@@ -25,7 +25,7 @@ const ON_KONG: &str = "pw_apikey_jwt_exchange_";
 
 /// Labels that Prometheus and the exporters of `observe/` give.
 const OTHERS: [&str; 3] = ["job", "instance", "le"];
-/// What `deploy/observe/expiring.sh` writes, with its labels.
+/// The metrics that `deploy/observe/expiring.sh` writes, with their labels.
 const EXPIRING: [(&str, &[&str]); 2] = [
     ("apikey_expiring_keys", &["realm", "within_days"]),
     ("apikey_expiring_checked_timestamp_seconds", &["realm"]),
@@ -54,7 +54,7 @@ fn known() -> BTreeMap<String, BTreeSet<String>> {
         known.insert(name.to_owned(), labels);
     }
     for (record, _) in rules().iter().filter_map(recorded) {
-        // What it is by, besides job and instance.
+        // Its labels, besides job and instance.
         let labels = ["code", "way", "endpoint"].map(str::to_owned);
         known.insert(record, labels.into_iter().collect());
     }
@@ -237,7 +237,7 @@ fn the_patterns_of_both_hosts_are_those_of_the_catalogs_labels() {
         .map(|label| ((*label).to_owned(), pattern(label)));
     assert_eq!(kongs_patterns(), kongs.collect::<Vec<_>>());
     let envoys = labels.iter().map(|label| {
-        // What other modules call `__code_x` is theirs.
+        // A `__code_x` of another module is not ours.
         let pattern = [r"^wasmcustom\.apikey_.*?", &pattern(label)].concat();
         ((*label).to_owned(), pattern)
     });
@@ -289,7 +289,7 @@ fn what_prometheus_is_given_to_read_is_what_kong_shows() {
 #[test]
 fn every_expression_names_series_and_labels_that_exist() {
     let known = known();
-    // What PromQL and Grafana bring.
+    // Words of PromQL and Grafana.
     let language = [
         "sum",
         "max",

@@ -1,9 +1,9 @@
 //! The pages of `docs/`: each can be reached, each command on one is run by a test, each
 //! configuration on one is valid, and each list is the code's own.
 //!
-//! That links lead somewhere is `tests/house/tidy.rs`'s affair. The commands of most pages need
-//! servers, and are run by `tests/servers/cli` and `tests/servers/e2e`, out of the page: [`RUN_BY`] says
-//! where. What needs no server is run here.
+//! `tests/house/tidy.rs` checks that links lead somewhere. The commands of most pages need servers:
+//! `tests/servers/cli` and `tests/servers/e2e` run them, out of the page ([`RUN_BY`] says where).
+//! Commands that need no server are run here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -73,8 +73,8 @@ const RUN_BY: [(&str, &str); 17] = [
     ("docs/tool.md", "tests/servers/cli/page.rs"),
 ];
 
-/// The commands of the two pages that start the whole stack, by their first line, and what
-/// does the same: a test cannot run the suite that it belongs to.
+/// The commands of the two pages that start the whole stack, by their first line, each with its
+/// equivalent in the suite: a test cannot run the suite that it belongs to.
 const BLOCKS: [(&str, &str, &str); 10] = [
     (
         "README.md",
@@ -120,7 +120,7 @@ const BLOCKS: [(&str, &str, &str); 10] = [
     ),
 ];
 
-// --- what stands where ---------------------------------------------------------
+// --- places --------------------------------------------------------------------
 
 #[test]
 fn every_page_can_be_reached() {
@@ -261,7 +261,7 @@ fn documents(path: &str, block: &str) -> Vec<Value> {
     found
 }
 
-/// The configurations of our filter in a document, in whichever form.
+/// The configurations of our filter in a document, in any form.
 fn configs(path: &str, document: &Value) -> Vec<Value> {
     let mut found = Vec::new();
     match document {
@@ -299,7 +299,7 @@ fn validate(path: &str, validator: &Validator, mut config: Value) {
     assert!(faults.is_empty(), "{path}: {faults:?}");
 }
 
-/// What a filter calls is there, by that name.
+/// Each upstream that a filter calls exists under that name.
 #[test]
 fn every_upstream_of_an_installation_is_a_cluster_on_its_page() {
     for path in ["envoy", "istio", "envoy-gateway"] {
@@ -530,7 +530,7 @@ fn a_look_by_hand_finds_what_the_page_says() {
     );
 }
 
-// --- what is read --------------------------------------------------------------------
+// --- readers -------------------------------------------------------------------------
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

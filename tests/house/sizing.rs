@@ -22,7 +22,7 @@ const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
 /// Slices that a verification takes, counted as the gate runs them.
 fn slices(cost: u32) -> u64 {
-    // A hash of another cost by its text: what it is of does not matter here.
+    // A hash of another cost, made by its text: the hashed key does not matter here.
     let hash = hash_bcrypt(KEY, BCRYPT_COST_MIN, [7; 16]).unwrap();
     let hash = hash.replace("$04$", &format!("${cost:02}$"));
     let stored = StoredHash::parse(&hash).unwrap();

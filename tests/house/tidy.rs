@@ -12,8 +12,8 @@ use std::process::Command;
 use test_kit::markdown;
 use test_kit::markdown::{links, prose};
 
-/// What the core may not name, and why. It cannot name the SDK, a logger and a source of randomness:
-/// its Cargo.toml has none.
+/// Names that the core may not use, and why. It cannot name the SDK, a logger and a source of
+/// randomness: its Cargo.toml has none.
 const IMPURE: [(&str, &str); 11] = [
     ("std::time", "time is an argument"),
     ("SystemTime", "time is an argument"),
@@ -31,7 +31,7 @@ const IMPURE: [(&str, &str); 11] = [
 /// The core's sources.
 const CORE: &str = "crates/core/src/";
 
-/// What the project's folder may hold at most, so that a newcomer finds the door.
+/// The most entries of the project's folder, so that a newcomer finds the door.
 const ENTRIES_MAX: usize = 20;
 
 /// The rooms of the core, each of which may use those before it alone. So any of them can be
@@ -58,7 +58,8 @@ const ROOMS: [&str; 19] = [
     "manage",
 ];
 
-/// What cargo writes, with the address of the index in it, of more packages than these.
+/// The lock files that cargo writes, with the address of the index in them, each with its least
+/// number of packages.
 const LOCKS: [(&str, usize); 3] = [
     ("Cargo.lock", 20),
     ("crates/bench/noop_filter/Cargo.lock", 5),
@@ -501,7 +502,7 @@ fn make_test_all_runs_every_step_and_every_test_that_there_is() {
     }
     assert_eq!(tiers.len(), known.len(), "{tiers:?}");
     assert!(script.contains(r#"all) steps+=("${QUICK[@]}" "${REST[@]}")"#));
-    // What `cargo test` alone does not run is named by a step; all else is in `unit`.
+    // Suites that `cargo test` alone does not run are named by a step; all others are in `unit`.
     let scripts = ["scripts/test.sh", "scripts/soak.sh"].map(read).concat();
     let manifest = read("tests/servers/Cargo.toml");
     let mut seen = 0;
@@ -520,7 +521,7 @@ fn make_test_all_runs_every_step_and_every_test_that_there_is() {
     );
 }
 
-// --- what is read ------------------------------------------------------------
+// --- readers -----------------------------------------------------------------
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -587,7 +588,7 @@ fn is_rust(path: &str) -> bool {
     path.ends_with(".rs")
 }
 
-/// A module's own tests in a file of their own: the module says what they are of.
+/// A module's own tests in a file of their own: the module's comment covers them.
 fn is_cut_off_tests(path: &str) -> bool {
     path.starts_with("crates/") && (path.ends_with("/tests.rs") || path.ends_with("_tests.rs"))
 }
@@ -614,7 +615,7 @@ fn names(code: &str, name: &str) -> bool {
     })
 }
 
-/// The targets of the Makefile with what stands behind their `##`.
+/// The targets of the Makefile with the text behind their `##`.
 fn targets() -> Vec<(String, String)> {
     let found: Vec<(String, String)> = read("Makefile")
         .lines()

@@ -14,7 +14,7 @@ use crate::client::{Connection, Request, Response, Target};
 use crate::secrets;
 use crate::wait::now_ms;
 
-/// Who makes the calls.
+/// The caller of the bare core.
 pub(crate) struct Bare {
     config: Config,
     key: SigningKey,

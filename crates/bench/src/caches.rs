@@ -1,5 +1,5 @@
-//! The caches as they fill: what a hundred thousand keys cost in memory and in speed, and
-//! whether memory still grows once they are all known.
+//! The caches as they fill: the cost of a hundred thousand keys in memory and in speed,
+//! and whether memory still grows once all are known.
 
 use std::fs;
 
@@ -90,7 +90,7 @@ fn grow(bench: &Bench, targets: &Targets, keys: &[Key], report: &mut Report) {
     }
     let all = texts(keys);
     let grown = |now: Memory| now.more_than(after_first_uses);
-    // Memory is what counts here, and no time.
+    // These requests measure memory, and no time.
     bench.lull.during(|| {
         while requests < REQUESTS {
             growth.push((requests, grown(Memory::of(targets))[0]));
@@ -172,8 +172,8 @@ fn warm_rounds(targets: &Targets, keys: &Keys) -> ([Vec<f64>; 2], f64) {
     (rates, ours)
 }
 
-/// Ten times as many keys as worker memory holds: most requests ask Keycloak, whose answer
-/// takes another's place.
+/// Ten times as many keys as worker memory holds: most requests ask Keycloak, and each
+/// answer pushes another key's out.
 fn push_out(bench: &Bench, targets: &Targets, keys: &[Key], report: &mut Report) {
     let keys = Keys::new(bench, keys.iter().map(|key| key.text.as_str()));
     let mut memory = Vec::new();
@@ -198,7 +198,7 @@ struct Memory {
     resident: f64,
     /// Of that, the linear memory of the worker's Wasm machine.
     worker: f64,
-    /// What Envoy has allocated and not given back, its shared data included.
+    /// Bytes that Envoy has allocated and not given back, its shared data included.
     heap: f64,
 }
 

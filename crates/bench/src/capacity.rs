@@ -1,5 +1,5 @@
-//! How far a deployment goes: what a refresh costs Keycloak and a worker is measured here,
-//! the rest is computed ([`crate::capacity_model`]).
+//! The limits of a deployment: the cost of a refresh, to Keycloak and to a worker, is
+//! measured here. The rest is computed ([`crate::capacity_model`]).
 
 use apikeys_core::exchange::throttle::LOOKUPS_PER_SECOND;
 use serde_json::json;
@@ -20,8 +20,8 @@ const ROUNDS: usize = 3;
 const SECONDS: u32 = 5;
 /// So many that Keycloak has always something to do.
 const CONNECTIONS: u32 = 24;
-/// Enough for as many new keys as a worker lets in; what wrk breaks off at its end counts as
-/// failures of this address, of which there may be a few.
+/// Enough for as many new keys as a worker lets in. Requests that wrk breaks off at its end
+/// count as failures of this address, and only a few of them are allowed.
 const FIRST_CONNECTIONS: u32 = 8;
 /// Verified one after the other.
 const BCRYPT_KEYS: usize = 20;
@@ -57,10 +57,10 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) {
     grow(&example, &machine, report);
 }
 
-/// What this machine's Keycloak and one worker can do; and what a call takes, in seconds.
+/// The capacity of this machine's Keycloak and of one worker, and the seconds of one call.
 ///
-/// A worker's time is the processor time of its whole process, so that it is the same with
-/// whatever else is running.
+/// A worker's time is the processor time of its whole process: other load on the machine
+/// does not change it.
 pub(crate) fn keycloak_capacity(bench: &Bench, report: &mut Report) -> (Machine, f64) {
     let targets = Targets::start(
         bench,
@@ -137,7 +137,7 @@ pub(crate) fn keycloak_capacity(bench: &Bench, report: &mut Report) -> (Machine,
     (machine, median(&calls))
 }
 
-/// What was refreshed in a while.
+/// Refreshes within a period.
 struct Refreshed {
     refreshes: f64,
     seconds: f64,
@@ -145,8 +145,8 @@ struct Refreshed {
     busy_seconds: f64,
 }
 
-/// Sends keys whose tokens are over, by so many connections. Keycloak's calls are counted,
-/// and not requests: a run may begin with keys that were used a moment ago.
+/// Sends keys whose tokens have expired, over so many connections. It counts Keycloak's
+/// calls and not requests: a run may begin with keys that were used a moment ago.
 fn refresh(targets: &Targets, keys: &Keys, connections: u32) -> Refreshed {
     let asked = || targets.counter("cluster.keycloak.upstream_rq_total");
     let (asked_before, busy) = (asked(), targets.processor_seconds());
@@ -159,7 +159,7 @@ fn refresh(targets: &Targets, keys: &Keys, connections: u32) -> Refreshed {
     }
 }
 
-/// What is asked for as keys are added, beside what there is.
+/// The load as keys are added, beside the capacity.
 fn grow(example: &Deployment, machine: &Machine, report: &mut Report) {
     let keys = [300, 1000, 3000, 10_000, 30_000, 100_000];
     let line = |name: &str, of: &dyn Fn(&Deployment) -> f64| {

@@ -1,10 +1,11 @@
-//! How much a deployment asks of Keycloak and of its workers, computed: from the keys and
-//! their use, nodes, workers, the TTL and what a machine was measured to do.
+//! The load of a deployment on Keycloak and on its workers, computed from the keys and their
+//! use, nodes, workers, the TTL and the measured capacity of a machine.
 //!
-//! Each key is a renewal process. Its requests come at random, `rate` in a second at a cache.
-//! A token that was fetched is used for the TTL. If a request comes in the last part of it
-//! (the window: a tenth to a fifth, which the key's digest decides), the token is renewed
-//! then and no request waits; else the first request after its end fetches it, and waits.
+//! Each key is a renewal process. Its requests arrive at random, `rate` per second at a
+//! cache. A fetched token is used for the TTL. If a request arrives in the last part of the
+//! TTL (the window: a tenth to a fifth, chosen by the key's digest), the token is renewed
+//! then and no request waits. Otherwise the first request after its end fetches it, and
+//! waits.
 
 use crate::traffic::Usage;
 
@@ -16,11 +17,11 @@ const GROUP_RATIO: f64 = 1.01;
 const WINDOWS: usize = 8;
 /// Look-up and grant.
 const CALLS_PER_REFRESH: f64 = 2.0;
-/// What an entry of a token takes beside the token: `docs/sizing.md` has it, and a test holds
+/// Bytes of a token's entry beside the token. `docs/sizing.md` states it, and a test holds
 /// both to the code.
 pub const ENTRY_BYTES: usize = 126;
 
-/// What is deployed, and how it is used.
+/// A deployment and its use.
 #[derive(Debug, Clone, Copy)]
 pub struct Deployment {
     /// Of all nodes together.
@@ -33,14 +34,14 @@ pub struct Deployment {
     /// Whether the keys in use fit into `l2_slots`, so that the workers of a node share
     /// their tokens.
     pub workers_share: bool,
-    /// Whether tokens are renewed before their end. They are; without is what it is
-    /// compared with.
+    /// Whether tokens are renewed before their end. The filter does so; `false` is the
+    /// comparison.
     pub renews_ahead: bool,
-    /// What one call to Keycloak takes: a worker renews one token at a time.
+    /// Seconds of one call to Keycloak: a worker renews one token at a time.
     pub call_seconds: f64,
 }
 
-/// What that asks for, when all keys have been seen.
+/// The load of a deployment, when all keys have been seen.
 #[derive(Debug, Clone, Copy)]
 pub struct Demand {
     /// The share of the requests that wait for nothing.
@@ -51,12 +52,12 @@ pub struct Demand {
     pub renewals_per_second: f64,
 }
 
-/// What a machine was measured to do.
+/// The measured capacity of a machine.
 #[derive(Debug, Clone, Copy)]
 pub struct Machine {
     /// Refreshes in a second that Keycloak can serve: a look-up and a grant each.
     pub keycloak_refreshes_per_second: f64,
-    /// What each takes of a worker.
+    /// Worker time of a warm request, of a refresh and of a bcrypt verification.
     pub warm_seconds: f64,
     pub refresh_seconds: f64,
     pub bcrypt_seconds: f64,
@@ -89,8 +90,8 @@ impl Deployment {
         (self.nodes * self.workers) as f64 / (CALLS_PER_REFRESH * self.call_seconds)
     }
 
-    /// What is asked for. Where more renewals are due than can be made, that share of them
-    /// is made that can be, and requests do the rest.
+    /// The load. Where more renewals are due than a worker can make, it makes as many as it
+    /// can, and requests fetch the other tokens.
     pub fn demand(&self) -> Demand {
         let groups = groups(&self.usage);
         if !self.renews_ahead {
@@ -155,7 +156,7 @@ impl Deployment {
         busy / (self.nodes * self.workers) as f64
     }
 
-    /// First uses in a second while all caches are empty, and what bounds them.
+    /// First uses per second while all caches are empty, and their bound.
     pub fn first_uses_per_second(&self, machine: &Machine) -> (f64, &'static str) {
         let workers = (self.nodes * self.workers) as f64;
         let bounds = [
@@ -172,7 +173,7 @@ impl Deployment {
         (self.usage.keys * self.nodes) as f64 / self.first_uses_per_second(machine).0
     }
 
-    /// What the tokens in the caches of one node take at least: in each worker, and once in
+    /// The least memory for the tokens in the caches of one node: in each worker, and once in
     /// its shared data.
     pub fn cache_bytes(&self, token_bytes: usize) -> usize {
         self.usage.keys * (token_bytes + ENTRY_BYTES) * (self.workers + 1)
@@ -200,7 +201,8 @@ impl Deployment {
         holding
     }
 
-    /// What gives way at how many keys that are used as these are: the first one first.
+    /// The limits of the deployment, each with the number of keys, used as these are, at
+    /// which it is reached: the lowest first.
     pub fn limits(
         &self,
         machine: &Machine,
@@ -259,7 +261,7 @@ fn groups(usage: &Usage) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// The hit rate without renewals, in closed form: of keys whose use is `1/rank`.
+/// The hit rate without renewals, in closed form, where a key's use is `1/rank`.
 pub fn hit_rate_without_renewals(usage: &Usage, ttl_seconds: f64) -> f64 {
     let misses = usage.shares().map(|share| {
         let rate = usage.requests_per_second * share;

@@ -1,5 +1,5 @@
-//! Keys that are not warm: a refresh, a first use, and what first uses do to the warm
-//! requests of the same worker.
+//! Keys that are not warm: a refresh, a first use, and the delay that first uses cause to the
+//! warm requests of the same worker.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,10 +21,10 @@ const REFRESHED_KEYS: usize = 10;
 /// Each call takes Keycloak twice as long now and then: five rounds gave 1.06 to 1.17.
 const REFRESHES: usize = 12;
 const FIRST_USES: usize = 20;
-/// So many first uses are a round of the longest turn, and the quietest counts: what holds the
-/// worker holds it in each of them, and what else the machine does in some.
+/// First uses in a round of the longest turn. The quietest round counts: verification holds
+/// the worker in every round, other work of the machine only in some.
 const FIRST_USES_A_ROUND: usize = 4;
-/// bcrypt's, of the keys that are used for the first time: what `apikeys create` takes.
+/// The bcrypt cost of keys that are used for the first time: the default of `apikeys create`.
 const COST: u32 = 10;
 const STALL_ROUNDS: usize = 5;
 const STALL: Duration = Duration::from_secs(8);
@@ -35,7 +35,7 @@ const WARM_UP: Duration = Duration::from_secs(3);
 const COLD_KEYS: usize = 50;
 /// Of warm requests; some wait while a slice is computed.
 const CONNECTIONS: u32 = 32;
-/// Warm requests a second beside them: a quarter of what a worker bears, or less.
+/// Warm requests a second beside them: at most a quarter of a worker's capacity.
 const WARM_PER_SECOND: f64 = 1000.0;
 
 pub(crate) fn measure(bench: &Bench, report: &mut Report) {
@@ -71,7 +71,7 @@ fn start(bench: &Bench, report: &mut Report) {
     report.fact("first_request_ms", &first);
 }
 
-/// What Envoy says of its own start, in milliseconds.
+/// Envoy's own figure for its start, in milliseconds.
 fn ready_after(targets: &Targets) -> f64 {
     let look = || {
         let stats = targets
@@ -117,7 +117,7 @@ fn refresh(bench: &Bench, targets: &Targets, bare: &mut Bare, report: &mut Repor
         let (mut refreshed, mut made) = (vec![], vec![]);
         for (number, key) in owned.keys.iter().enumerate() {
             let mut call = || made.push(bare.exchange(&key.id, &owned.owner.id).iter().sum());
-            // Whoever comes second finds what Keycloak has just read.
+            // The second of the two reads data that Keycloak has just read.
             let bare_first = (round + number) % 2 == 1;
             if bare_first {
                 call();
@@ -181,8 +181,8 @@ fn first_use(bench: &Bench, targets: &Targets, bare: &mut Bare, report: &mut Rep
     owned.owner.delete();
 }
 
-/// The longest turn of a worker's loop while it verifies keys and does nothing else, as
-/// Envoy measured it: a slice, and what the turn did beside it.
+/// The longest turn of a worker's loop while it verifies keys and does nothing else, as Envoy
+/// measured it: a slice, and the rest of that turn.
 fn slices(bench: &Bench, report: &mut Report) {
     let owned = Owned::new(bench, FIRST_USES, bcrypt_record);
     let targets = Targets::start(bench, &[("exchange", Filter::Exchange(vec![]))]);

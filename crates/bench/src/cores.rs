@@ -1,7 +1,7 @@
-//! Which core runs what: a gateway's worker has the first to itself, so that it is the
-//! gateway that is measured and not who else was running: not even Envoy's main thread, which
-//! adds up histograms for some milliseconds at a time. On a machine of one core all share it,
-//! and the figures say so.
+//! Cores and their processes. A gateway's worker has the first core to itself, so that the
+//! bench measures the gateway and not its neighbours. Even Envoy's main thread runs
+//! elsewhere: it adds up histograms for some milliseconds at a time. On a machine of one core
+//! all share it, and the figures say so.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,7 +52,7 @@ impl Cores {
         }
     }
 
-    /// Lets a thread have what others leave of all cores.
+    /// Gives a thread the idle time of all cores.
     pub(crate) fn give_what_is_left(&self, thread: &str) {
         let all = format!("0-{}", self.count.saturating_sub(1));
         self.set(&["--cpu-list", "--pid", &all, thread]);

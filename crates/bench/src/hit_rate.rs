@@ -1,8 +1,10 @@
-//! How many requests find their token in the cache, and what the others ask of Keycloak: an
-//! hour in virtual time, and how both change with the use of the keys and their number.
+//! The share of requests that find their token in the cache, and the load of the others on
+//! Keycloak: an hour in virtual time, and how both change with the use of the keys and their
+//! number.
 //!
-//! Real servers would take the hour, and a Keycloak with as many keys. What is made up is
-//! around the core ([`crate::virtual_node`]); a run with the same seed is the same run.
+//! Real servers would take the hour, and a Keycloak with as many keys. Only the surroundings
+//! of the core are made up ([`crate::virtual_node`]); a run with the same seed is the same
+//! run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,8 +20,8 @@ use crate::virtual_node::{Run, Scenario, run};
 
 const TTL_SECONDS: u64 = 300;
 
-/// The row: an hour from empty caches, on one node of one worker with all settings as they
-/// are by default. What the hour begins with is told apart from what follows.
+/// The row: an hour from empty caches, on one node of one worker with default settings. The
+/// beginning of the hour is reported apart from the rest.
 const HOUR: Scenario = Scenario {
     usage: Usage::zipf(10_000, 3000.0),
     workers: 1,
@@ -75,7 +77,7 @@ impl Scenarios {
         }
     }
 
-    /// What takes longest goes first.
+    /// The longest scenarios first.
     fn in_order(&self) -> Vec<Scenario> {
         let mut all = vec![HOUR];
         all.extend(self.by_keys.iter().map(|(_, scenario)| *scenario));
@@ -93,8 +95,8 @@ pub(crate) struct Simulation {
 }
 
 impl Simulation {
-    /// Begins all of them. They go on in each lull: their time is virtual, so it does not
-    /// matter what else is done meanwhile, and they would take more than a minute alone.
+    /// Begins all of them. They go on in each lull: their time is virtual, so other work does
+    /// not change their results, and alone they would take more than a minute.
     pub(crate) fn begin(bench: &Bench) -> Self {
         let scenarios = Arc::new(Scenarios::new().in_order());
         let next = Arc::new(AtomicUsize::new(0));

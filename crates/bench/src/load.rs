@@ -51,7 +51,7 @@ pub(crate) enum Until {
     Requests(u64),
 }
 
-/// What a closed loop did.
+/// The result of a closed loop.
 pub(crate) struct Closed {
     pub(crate) requests: f64,
     pub(crate) per_second: f64,
@@ -105,14 +105,14 @@ pub(crate) fn closed(
     }
 }
 
-/// What an open loop saw, in microseconds.
+/// The latencies of an open loop, in microseconds.
 pub(crate) struct Open {
     pub(crate) p50: f64,
     pub(crate) p99: f64,
 }
 
-/// So many requests a second for so long, whatever becomes of those before. Their
-/// key is the one that the listener adds.
+/// So many requests a second for so long: each is sent on time, whether earlier ones are
+/// answered or not. The listener adds their key.
 #[track_caller]
 pub(crate) fn open(port: u16, per_second: f64, connections: u32, time: Duration) -> Open {
     let mut oha = Command::new(program("OHA"));

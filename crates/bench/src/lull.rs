@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::cores::Cores;
 
-/// Where such work waits for the lulls between what is timed.
+/// The place where such work waits for the lulls between timed parts.
 #[derive(Clone, Default)]
 pub(crate) struct Lull {
     inner: Arc<Inner>,
@@ -34,7 +34,7 @@ impl Lull {
         act()
     }
 
-    /// Does work on a thread that takes what others leave of each core; it is to call
+    /// Does work on a thread that takes the idle time of all cores. The work must call
     /// [`Lull::wait`] often.
     pub(crate) fn spawn<T: Send + 'static>(
         &self,

@@ -1,4 +1,5 @@
-//! What results.json holds, as SVG: the requests a second of each gateway, and the curves.
+//! The figures of results.json as SVG: the requests a second of each gateway, and the
+//! curves.
 
 use std::path::Path;
 

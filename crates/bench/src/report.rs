@@ -1,5 +1,5 @@
-//! What was measured: rows with their bounds, curves, and single facts; on the terminal
-//! and in `results.json`.
+//! The measured figures: rows with their bounds, curves, and single facts; on the
+//! terminal and in `results.json`.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ enum Bound {
     Reported,
 }
 
-/// A row: its key in results.json, what it is, its bound.
+/// A row: its key in results.json, its title, its bound.
 struct Promise {
     key: &'static str,
     what: &'static str,
@@ -113,7 +113,7 @@ struct Spread {
     count: usize,
 }
 
-/// Lines in one picture: what was measured at growing sizes.
+/// Lines in one picture: figures at growing sizes.
 pub(crate) struct Curve {
     /// The picture's file name, without its ending.
     pub(crate) name: &'static str,
@@ -196,8 +196,8 @@ impl Report {
         missed
     }
 
-    /// Writes what was found; rows and curves that this run did not measure stay as they
-    /// were, so that one group can be measured again. Gives all of it.
+    /// Writes the figures, and returns all of them. Rows and curves that this run did
+    /// not measure stay as they were, so that one group can be measured again.
     pub(crate) fn write(&self, file: &Path, run: &Value) -> Value {
         let before = std::fs::read(file).ok();
         let before = before.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());

@@ -1,5 +1,5 @@
-//! The service behind the gateways: nginx, which answers each request at once. It costs the
-//! least of all that speaks HTTP, and so leaves the gateway to be what is waited for.
+//! The service behind the gateways: nginx, which answers each request at once. No HTTP
+//! server costs less, so the wait is for the gateway.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::client::{Request, Target};
 use crate::load::program;
 use crate::wait;
 
-/// A running nginx; ended when it is dropped, and with whoever started it.
+/// A running nginx; it ends when it is dropped, and with its parent process.
 pub(crate) struct Service {
     child: Child,
 }

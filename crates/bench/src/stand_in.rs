@@ -1,10 +1,9 @@
-//! What stands for Keycloak where a hundred thousand keys are used for the first time: the
+//! A stand-in for Keycloak where a hundred thousand keys are used for the first time: the
 //! real one would take half an hour to answer.
 //!
-//! It answers what the filter asks for with what the real one answered for the demo's owner,
-//! with other ids, hashes and times in it: so its tokens and records are as long. It checks
-//! nothing, and takes no time worth speaking of. No figure of a call to Keycloak comes from
-//! here.
+//! It gives the answers that the real one gave for the demo's owner, with other ids, hashes
+//! and times in them, so its tokens and records have the real length. It checks nothing, and
+//! takes almost no time. No figure of a call to Keycloak comes from here.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -85,11 +84,11 @@ fn serve(realm: &Realm, mut gateway: TcpStream) -> Option<()> {
 }
 
 struct Realm {
-    /// By a key's id: its owner's number, and what is stored of its hash.
+    /// By a key's id: its owner's number, and the stored form of its hash.
     keys: HashMap<String, (u64, String)>,
     /// A user as the real one shows it.
     user: Value,
-    /// A token's claims, and what stands before and after them.
+    /// A token's claims, and the text before and after them.
     claims: Value,
     header: String,
     signature: String,

@@ -1,5 +1,5 @@
-//! Gateways to measure: one Envoy with a listener for each filter, all of them the
-//! example's (`deploy/envoy/envoy.yaml`) but for what stands in the place of ours.
+//! Gateways to measure: one Envoy with a listener for each filter. Each listener is the
+//! example's (`deploy/envoy/envoy.yaml`), with another filter in the place of ours.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -16,13 +16,13 @@ use crate::shares::share_out;
 use crate::stack::{free_ports, project};
 use crate::wait;
 
-/// What `api_key_auth` takes; nobody's credential.
+/// The key that `api_key_auth` takes; nobody's credential.
 pub(crate) const PEER_KEY: &str = "bench-peer-key";
 
-/// About what the demo's tokens have, with `Bearer` before them.
+/// About the length of the demo's tokens, with `Bearer` before them.
 const TOKEN_BYTES: usize = 1_000;
 
-/// What stands where our filter would.
+/// The filter of a listener.
 #[derive(Clone)]
 pub(crate) enum Filter {
     /// Nothing.
@@ -54,7 +54,7 @@ impl Targets {
         Self::start_before(bench, listeners, &[])
     }
 
-    /// The same, whose callouts go to these addresses instead of Keycloak's.
+    /// The same, with callouts to these addresses instead of Keycloak's.
     pub(crate) fn start_before(
         bench: &Bench,
         listeners: &[(&'static str, Filter)],
@@ -167,7 +167,7 @@ fn example(run_dir: &Path, yield_port: u16) -> Value {
     config["admin"]["address"] = socket_address(([127, 0, 0, 1], 0).into());
     // How long each turn of a worker's loop took.
     config["enable_dispatcher_stats"] = json!(true);
-    // A histogram's interval is what was since the last look at it.
+    // A histogram's interval begins at its last reading.
     config["stats_flush_on_admin"] = json!(true);
     let listeners = member(&mut config, "/static_resources/listeners");
     let listeners = listeners.as_array_mut().expect("listeners");

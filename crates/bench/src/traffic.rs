@@ -1,5 +1,6 @@
-//! Requests as they come: independent of each other (a Poisson process), each with a key
-//! whose use falls off as a power of its rank (Zipf's law). A seed is a sequence.
+//! Requests as they arrive: independent of each other (a Poisson process), each with a
+//! key; the use of keys falls off as a power of their rank (Zipf's law). A seed is a
+//! sequence.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

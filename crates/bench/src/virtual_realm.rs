@@ -50,13 +50,13 @@ impl Realm {
         }
     }
 
-    /// What a request has in its `authorization` header.
+    /// A request's `authorization` header.
     pub fn header(&self, key: usize) -> &[u8] {
         &self.headers[key]
     }
 
-    /// Keycloak's answer. It has the one user whom the call concerns: it looks through all
-    /// of them, and would take all the time there is.
+    /// Keycloak's answer. The realm holds only the user of the call: Keycloak's model
+    /// looks through all of its users, and would take nearly all of the run's time.
     pub fn answer(&mut self, call: &Call, now: UnixMillis) -> Reply {
         match asked(call) {
             "look-up" => {

@@ -29,7 +29,7 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// What looks for secrets.
+/// Looks for secrets.
 pub struct Sweeper {
     names: Vec<String>,
     /// Whether a form begins with these two bytes: most places are passed by at once.
@@ -38,7 +38,7 @@ pub struct Sweeper {
     forms: HashMap<[u8; HEAD], Vec<Form>>,
 }
 
-/// A form of the secret with this index, and what it is called.
+/// A form of the secret with this index, and the name of that form.
 struct Form {
     secret: usize,
     name: &'static str,
@@ -134,7 +134,7 @@ pub fn forms(secret: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     for before in 0..3 {
         let mut padded = vec![0; before];
         padded.extend(secret);
-        // What no neighbour has a part in: whole groups of six bits of the secret.
+        // The part without bits of a neighbour: whole groups of six bits of the secret.
         let (first, end) = ((before * 8).div_ceil(6), padded.len() * 8 / 6);
         for text in [
             STANDARD_NO_PAD.encode(&padded),

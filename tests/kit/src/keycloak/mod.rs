@@ -36,13 +36,13 @@ pub use users::{PROVIDER, User};
 /// The issuer of the realm that [`FakeKeycloak::new`] makes.
 pub const ISSUER: &str = "https://login.example.com/realms/demo";
 
-/// The signature of every token: whoever looks for a token in a log looks for this.
+/// The signature of every token: a search for tokens in a log looks for this.
 pub const SIGNATURE: &str = "c2lnbmF0dXJlLW9mLWEtdG9rZW4tb2YtdGhlLW1vZGVs";
 
-/// The salt of every bcrypt hash: whoever looks for a hash looks for what it becomes.
+/// The salt of every bcrypt hash: a search for hashes looks for its encoded form.
 pub const SALT: [u8; 16] = [9; 16];
 
-/// What the account that the gateway acts as is called in tokens.
+/// The gateway's account, by its name in tokens.
 pub const SERVICE_ACCOUNT: &str = "gateway";
 
 pub fn bcrypt_of(key: &str) -> String {
@@ -60,7 +60,7 @@ pub type Reply = (u16, Vec<u8>);
 pub const GATEWAY_CLIENT: &str = "api-key-gateway";
 pub const MANAGER_CLIENT: &str = "api-key-manager";
 
-/// What the account is called in tokens that the management API acts as.
+/// The account that the management API acts as, by its name in tokens.
 const MANAGER_ACCOUNT: &str = "manager";
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
@@ -84,7 +84,7 @@ pub struct FakeKeycloak {
     /// No service token is taken, not even one that was just given.
     pub takes_no_token: bool,
     pub calls: Calls,
-    /// How often a management request asked for what.
+    /// How often a management request made each kind of call.
     pub asked: BTreeMap<&'static str, u32>,
     pub granted_scopes: Vec<String>,
     /// Assertions that came a second time.
@@ -94,7 +94,7 @@ pub struct FakeKeycloak {
     pub events_off: bool,
     /// The issuer that the realm names, if it is not [`FakeKeycloak::issuer`].
     pub names_issuer: Option<&'static str>,
-    /// Who may write attributes: the profile's `unmanagedAttributePolicy`.
+    /// The writers of attributes: the profile's `unmanagedAttributePolicy`.
     pub attribute_policy: Option<&'static str>,
     /// How often it was asked for admin events.
     pub polls: u32,
@@ -249,7 +249,7 @@ impl FakeKeycloak {
         self.tell_of(&format!("users/{id}"), operation, now, fate);
     }
 
-    /// Notes what was done to whatever this path names.
+    /// Notes an operation on the resource of this path.
     fn tell_of(&mut self, path: &str, operation: Operation, now: UnixMillis, fate: EventFate) {
         if self.events_off {
             return;
@@ -315,7 +315,7 @@ impl FakeKeycloak {
         jwt
     }
 
-    /// Keycloak minds the roles of the moment, whatever a token says.
+    /// Keycloak minds the roles of the moment, not those in a token.
     fn roles(&self, client: &str) -> &[&'static str] {
         match client {
             GATEWAY_CLIENT => &self.management_roles,
@@ -424,7 +424,7 @@ impl FakeKeycloak {
         }
     }
 
-    /// What concerns one user: itself, or its links.
+    /// Calls to one user: the user itself, or the user's links.
     fn one_user(&mut self, call: &Call, path: &str) -> Reply {
         let parts: Vec<String> = path.split('/').map(decoded).collect();
         let (what, provider) = match (call.method, parts.len()) {
@@ -453,7 +453,7 @@ impl FakeKeycloak {
         }
     }
 
-    /// The users who hold an id in their index.
+    /// The users with an id in their index.
     fn search(&self, query: &str, sees: bool) -> Reply {
         let query = query.split_once("q=apiKeyIndex%3A").unwrap().1;
         let holds = |user: &&User| {
