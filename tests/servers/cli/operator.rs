@@ -7,7 +7,7 @@ use crate::world::{Realm, Run, keycloak_url};
 
 const PASSWORD: &str = "operator-password";
 
-/// A user of the realm who may not do anything yet.
+/// A user of the realm without any rights yet.
 struct Operator<'a> {
     realm: &'a Realm,
     /// Where roles are given to it.

@@ -1,5 +1,5 @@
-//! Pages whose commands need Keycloak alone: each command run in its order, each answer
-//! held against the page.
+//! Pages with commands that need Keycloak alone: the test runs each command in its
+//! order, and compares each answer with the page.
 
 use std::path::Path;
 use std::process::Command;

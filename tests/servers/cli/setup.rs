@@ -1,4 +1,4 @@
-//! `apikeys setup`: what it changes, and what it leaves alone.
+//! `apikeys setup`: its changes, and the settings that it leaves alone.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -101,7 +101,7 @@ fn form(pairs: &[(&str, &str)]) -> (&'static str, String) {
     ("application/x-www-form-urlencoded", pairs.join("&"))
 }
 
-/// What a run of the tool gave.
+/// The result of a run of the tool.
 pub(crate) struct Run {
     pub(crate) status: i32,
     pub(crate) stdout: String,
@@ -214,7 +214,7 @@ impl Realm {
         format!("{}/realms/{}", keycloak_url(), self.name)
     }
 
-    /// The tool, told everything but what it is to do; a command may be of two words.
+    /// The tool with all options but those of the command; a command may be of two words.
     pub(crate) fn command(&self, command: &str, extra: &[&str]) -> Command {
         let mut process = Command::new(crate::tool::path());
         process
@@ -308,7 +308,7 @@ impl Realm {
         format!("clients/{}", self.client(client_id)["id"].as_str().unwrap())
     }
 
-    /// All that setup may touch, with what must stay as it is beside it.
+    /// All that setup may touch, and the settings beside it that must stay as they are.
     pub(crate) fn snapshot(&self) -> Value {
         let held = |client: &Value| {
             let id = client["id"].as_str()?;
@@ -446,7 +446,7 @@ impl Drop for Realm {
 }
 
 /// The administrator's token, one for all tests: it lives for a minute, and a sign-in
-/// costs Keycloak more than most of what is asked with it.
+/// costs Keycloak more than most requests that use it.
 fn admin_token() -> String {
     static TOKEN: Mutex<Option<(Instant, String)>> = Mutex::new(None);
     let mut token = TOKEN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,6 +1,6 @@
-//! A service without a validator, that tells which headers it was sent: what a
-//! request looks like that passes the gateway untouched. Asked for `/refuse` it answers
-//! 401, as a service does that does not take a token.
+//! A service without a validator, which answers with the headers that it received: it
+//! shows how a request arrives that passes the gateway untouched. Asked for `/refuse` it
+//! answers 401, like a service that refuses a token.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,5 +1,5 @@
-//! What a trial works with: the gateway under test, its Keycloak, and whatever else
-//! is there to be had.
+//! The world of a trial: the gateway under test, its Keycloak, and the other parts of the
+//! stack that are available.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,7 +21,7 @@ use crate::secrets;
 use crate::stack::{self, Stack};
 use crate::wait;
 
-/// What a `demo.env` tells.
+/// The variables of a `demo.env`.
 const DEMO: [&str; 8] = [
     "GATEWAY_URL",
     "KEYCLOAK_URL",
@@ -68,7 +68,7 @@ impl Case {
     }
 }
 
-/// What not every gateway that is given by URL can offer.
+/// Parts that a gateway given by URL may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     /// A second gateway with a configuration of the trial's own.
@@ -108,7 +108,7 @@ impl Host {
     }
 }
 
-/// A gateway whose way to Keycloak can be disturbed.
+/// A gateway with a proxy before Keycloak, through which a trial can disturb its calls.
 pub(crate) struct Faulty {
     pub(crate) gateway: Gateway<'static>,
     pub(crate) proxy: Proxy,
@@ -136,7 +136,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Takes what is given by the environment, else starts a stack.
+    /// Takes the stack that the environment names, or starts one.
     pub(crate) fn new() -> Self {
         let stack = if let Some(run_dir) = variable("E2E_RUN_DIR") {
             Some(Stack::adopt(&run_dir))
@@ -200,8 +200,8 @@ impl World {
         }
     }
 
-    /// Ends the world: what the suite made in a realm that is not its own goes, and so
-    /// does the stack.
+    /// Ends the world: removes the suite's own users from a realm that is not its own, and
+    /// stops the stack.
     pub(crate) fn end(&self, keep_folder: bool) {
         if let Some(faulty) = self.faulty.get() {
             faulty.gateway.stop();
@@ -292,8 +292,9 @@ impl World {
         started.unwrap_or_else(|said| panic!("no gateway: {said}"))
     }
 
-    /// The same, for a trial of what the gateway does by itself. Kong shows a filter the
-    /// variable with its signing key within a request alone: there it begins with the first.
+    /// The same, for a trial of the gateway's work between requests. Kong shows a filter the
+    /// variable with its signing key only within a request, so there this work begins with
+    /// the first.
     #[track_caller]
     pub(crate) fn start_gateway_awake(&self, spec: &Spec) -> Gateway<'_> {
         let gateway = self.start_gateway(spec);
@@ -304,7 +305,7 @@ impl World {
         gateway
     }
 
-    /// Starts a gateway, or gives what was said.
+    /// Starts a gateway, or returns the gateway's own words about the failure.
     pub(crate) fn try_start_gateway(&self, spec: &Spec) -> Result<Gateway<'_>, String> {
         match (&self.stack, &self.hook) {
             (Some(stack), _) => Gateway::try_start(stack, spec),

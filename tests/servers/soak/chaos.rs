@@ -1,4 +1,4 @@
-//! What goes wrong: keys die in each way there is, and Keycloak suffers.
+//! The faults of a soak: keys die in each way there is, and Keycloak suffers.
 
 use std::process::Command;
 use std::thread::{self, Scope};

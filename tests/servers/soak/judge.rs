@@ -1,16 +1,16 @@
-//! What a soak must not have seen, judged from what its clients saw and what it did itself.
+//! The rules of a soak, judged from the answers that its clients saw and from its own actions.
 //!
 //! Pure: a history in, failures out, so that each rule is tried on a made-up history in
-//! `tests/servers/soak_judge.rs`. A dead key may be exchanged by requests that begin before the
-//! bound, which is counted from the moment at which Keycloak had confirmed its end:
+//! `tests/servers/soak_judge.rs`. A dead key may be exchanged by requests that begin before a
+//! bound. The bound runs from the moment at which Keycloak had confirmed the key's end:
 //!
-//! - the key's own end, for a key that was to end then: at once;
-//! - a poll and a second, while Keycloak is well;
-//! - the TTL, where Keycloak was not well within that time or had only just come back.
+//! - a key with an end date of its own: at once;
+//! - while Keycloak is well: a poll and a second;
+//! - where Keycloak was not well within that time or had only just come back: the TTL.
 
 use std::fmt;
 
-/// What is promised of the gateway, and how it is configured.
+/// The promises of the gateway, and its configuration.
 #[derive(Clone, Copy)]
 pub(crate) struct Promise {
     pub(crate) poll_ms: u64,
@@ -23,7 +23,7 @@ pub(crate) struct Promise {
     /// Refusals in a minute, and workers that may count apart.
     pub(crate) failures_per_minute: u64,
     pub(crate) workers: u64,
-    /// What the gateway's memory may grow by once it is warm, in bytes.
+    /// The most growth of the gateway's memory once it is warm, in bytes.
     pub(crate) growth_bytes: u64,
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct Outage {
     pub(crate) until: u64,
 }
 
-/// What a request brought.
+/// The credential of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
     /// The key at this place.
@@ -75,7 +75,7 @@ pub(crate) enum Sent {
     Malformed,
 }
 
-/// Who sent it.
+/// The sender of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum By {
     /// The load, from addresses that fail seldom.
@@ -84,7 +84,7 @@ pub(crate) enum By {
     Flood,
 }
 
-/// What a client was told.
+/// The answer that a client received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Answer {
     /// By the service, for the owner of the key.
@@ -126,7 +126,7 @@ pub(crate) struct History {
     pub(crate) memory: Vec<u64>,
 }
 
-/// The kinds of key in the table of figures, by what was true of it.
+/// The kinds of key in the table of figures, by the key's state.
 pub(crate) const PHASES: [&str; 6] = [
     "alive",
     "dying",
@@ -151,7 +151,7 @@ pub(crate) enum Rule {
     MemoryIsFlat,
 }
 
-/// What is claimed of each run.
+/// The claims about each run.
 pub(crate) const RULES: [(Rule, &str); 10] = [
     (Rule::Answered, "each request is answered"),
     (Rule::InTime, "each within its deadline"),
@@ -180,7 +180,7 @@ pub(crate) const RULES: [(Rule, &str); 10] = [
     (Rule::MemoryIsFlat, "the gateway's memory stays flat"),
 ];
 
-/// What was not as it must be.
+/// A broken rule, and the observation that breaks it.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) rule: Rule,
@@ -194,7 +194,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What was true of a key when a request began and when it was answered.
+/// The state of a key from the start of a request to its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Life {
     Alive,
@@ -272,7 +272,7 @@ impl History {
         }
     }
 
-    /// What was true of its key; none if nobody owns it.
+    /// The state of its key; none if nobody owns it.
     pub(crate) fn life(&self, seen: &Seen) -> Option<Life> {
         let Sent::Key(at) = seen.sent else {
             return None;

@@ -144,7 +144,8 @@ fn exchange(
     answer
 }
 
-/// What a response says: the service's `subject`, or the `code` of a problem of ours.
+/// The content of a response: the service's `subject`, or the `code` of a problem of
+/// ours.
 fn read(response: &Response, owner: &str) -> Answer {
     let body = response.json();
     match (response.status, body["code"].as_str()) {

@@ -1,13 +1,13 @@
-//! The soak: a real gateway and a real Keycloak under load, while keys die and Keycloak
-//! is paused, killed and cut off from its database.
+//! The soak: a real gateway and a real Keycloak under load, while keys die and Keycloak is
+//! paused, killed and cut off from its database.
 //!
 //! ```text
 //! make soak MINUTES=30
 //! SOAK_SEED=7 SOAK_MINUTES=3 scripts/with-postgres.sh cargo test -p suites --test soak
 //! ```
 //!
-//! It sees what a client sees, and what it did itself: which key it ended when, and what
-//! each request was answered ([`record`]). From that alone it is judged ([`judge`], which
+//! It knows only its clients' view and its own actions: the end of each key, and the answer
+//! to each request ([`record`]). From that alone it is judged ([`judge`], which
 //! `tests/servers/soak_judge.rs` tries on made-up histories).
 //!
 //! `SOAK_BREAK` proves on the real thing that it can fail: with `no_poll` the gateway is not
@@ -46,7 +46,7 @@ use stack::Stack;
 
 /// How long a token is reused.
 const TTL_SECONDS: u64 = 8;
-/// How often the gateway asks Keycloak what has changed.
+/// The interval at which the gateway polls Keycloak for changes.
 const POLL_SECONDS: u64 = 1;
 /// How far clocks may be apart; here they are one.
 const SKEW_MS: u64 = 2000;
@@ -100,7 +100,7 @@ fn main() -> ExitCode {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let over = &over;
-        // However it ends: whoever sends waits for nothing else.
+        // Stops the senders on every way out: nothing else ends them.
         let ending = Ending(over);
         let (record, target) = (&record, &gateway.target);
         let random = |worker| ChaCha8Rng::seed_from_u64(seed ^ worker);
@@ -137,7 +137,7 @@ fn spec(is_polled: bool) -> Spec {
         .workers(WORKERS)
 }
 
-/// Prints what was not as it must be, and how it went.
+/// Prints the broken rules, and a summary of the run.
 fn tell(failures: &[Failure], seed: u64, minutes: f64) -> ExitCode {
     for (rule, _) in RULES {
         let of_rule = failures.iter().filter(|failure| failure.rule == rule);

@@ -1,5 +1,6 @@
-//! What the threads of a soak write down while it runs: keys and their ends, requests and
-//! their answers, outages, the gateway's memory. [`crate::judge`] reads it afterwards.
+//! The record that the threads of a soak write while it runs: keys and their ends,
+//! requests and their answers, outages, the gateway's memory. [`crate::judge`] reads it
+//! afterwards.
 
 use std::sync::{Mutex, RwLock};
 
@@ -11,7 +12,7 @@ use crate::keycloak::Admin;
 use crate::owner::{Key, Owner, Record as Stored};
 use crate::wait::now_ms;
 
-/// A key and what is true of it.
+/// A key and its state.
 #[derive(Clone)]
 pub(crate) struct Known {
     pub(crate) text: String,

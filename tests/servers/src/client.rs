@@ -1,6 +1,6 @@
-//! A client that sends exactly the bytes it is told to, and gives up in time.
+//! A client that sends exactly the bytes that a test gives it, and gives up in time.
 //!
-//! An HTTP library would refuse or repair what these tests send: headers twice,
+//! An HTTP library would refuse or repair requests that these tests send: headers twice,
 //! bytes that are no text, headers of 64 KiB.
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -331,7 +331,7 @@ impl Response {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
 
-    /// What may be printed of it.
+    /// The printable part of it.
     pub fn describe(&self) -> String {
         let body: String = String::from_utf8_lossy(&self.body)
             .chars()

@@ -1,4 +1,4 @@
-//! What an answer must be: the demo service's, or a problem of the gateway's.
+//! Expected answers: the demo service's, or a problem of the gateway's.
 
 use std::sync::OnceLock;
 
@@ -12,7 +12,7 @@ use crate::secrets;
 /// The realm that a challenge names; set once, when the world is made.
 pub static REALM: OnceLock<String> = OnceLock::new();
 
-/// What the service saw.
+/// The service's view of a request.
 pub struct Orders {
     pub subject: String,
     pub username: String,

@@ -15,7 +15,7 @@ use percent_encoding::percent_decode_str;
 use crate::client::find;
 use crate::secrets;
 
-/// What a call asks Keycloak for.
+/// Keycloak's endpoint of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     ServiceToken,
@@ -24,12 +24,12 @@ pub enum Endpoint {
     Other,
 }
 
-/// What is done to a call.
+/// The fault that a call meets.
 #[derive(Clone)]
 pub enum Fault {
     /// These bytes are the answer.
     Answer(Vec<u8>),
-    /// An answer whose body has so many bytes, all written as fast as they are taken.
+    /// An answer with a body of so many bytes, all written as fast as they are taken.
     Flood(u64),
     /// The same in chunks, so that no length is told before.
     ChunkedFlood(u64),

@@ -28,7 +28,7 @@ static STARTED: AtomicUsize = AtomicUsize::new(0);
 /// Changes resources of Envoy's; is given a free port.
 type Edit = Box<dyn Fn(&mut Value, u16)>;
 
-/// What is different about a gateway.
+/// A gateway's differences from the stack's own.
 #[derive(Default)]
 pub struct Spec {
     fields: Vec<(String, Value)>,
@@ -139,7 +139,7 @@ impl<'a> Gateway<'a> {
         Self::try_start(stack, spec).unwrap_or_else(|log| panic!("no gateway: {log}"))
     }
 
-    /// Starts one, or gives what it and its script said.
+    /// Starts one, or returns the output of Envoy and of its script.
     pub fn try_start(stack: &'a Stack, spec: &Spec) -> Result<Self, String> {
         let ports = free_ports(3);
         let mut edited = edited(&stack.run_dir.join("envoy.yaml"), spec, ports[0], ports[1]);
@@ -195,7 +195,7 @@ impl<'a> Gateway<'a> {
         self.url.clone()
     }
 
-    /// What a GET of Envoy's admin interface answers.
+    /// The answer of Envoy's admin interface to a GET.
     pub fn admin(&self, path: &str) -> String {
         let Process::Envoy { stack, name, .. } = &self.process else {
             panic!("no Envoy of the stack's");

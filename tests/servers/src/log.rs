@@ -13,7 +13,7 @@ use crate::wait;
 pub enum Log {
     /// From a file.
     File(PathBuf),
-    /// From what a shell command prints.
+    /// From the output of a shell command.
     Command(String),
 }
 

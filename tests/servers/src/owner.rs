@@ -1,7 +1,8 @@
-//! Owners and their keys, written into Keycloak as a tool of somebody else's would.
+//! Owners and their keys, written into Keycloak as another vendor's tool would write
+//! them.
 //!
-//! Nothing of the crate under test makes these records, keys or checksums: what it
-//! must read is what the storage format says.
+//! No code of the crate under test makes these records, keys or checksums: the filter
+//! must read all that follows the storage format.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -81,7 +82,7 @@ fn checksum(body: &str) -> String {
     digits.into_iter().rev().collect()
 }
 
-/// What Keycloak stores of a key.
+/// Keycloak's record of a key.
 #[derive(Clone)]
 pub struct Record {
     pub id: String,
@@ -156,7 +157,7 @@ pub fn attributes(records: &[Record]) -> Value {
     attributes
 }
 
-/// A user who owns keys.
+/// A user with keys.
 pub struct Owner<'a> {
     admin: &'a Admin,
     pub id: String,

@@ -1,8 +1,8 @@
 //! Every secret of a run, so that none is printed and none may stand in a log.
 //!
-//! Keys, tokens, assertions and passwords are registered where they come up. What
-//! the suite prints goes through [`redact`]; the last trial searches all logs for
-//! what is registered here.
+//! Keys, tokens, assertions and passwords are registered where they come up. All output
+//! of the suite goes through [`redact`]; the last trial searches all logs for the
+//! registered secrets.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -45,7 +45,8 @@ pub fn forms() -> BTreeSet<String> {
         .collect()
 }
 
-/// The text without any secret: neither a registered one nor what looks like one.
+/// The text without any secret: neither a registered one nor a word that looks like
+/// one.
 pub fn redact(text: &str) -> String {
     let mut text = text.to_owned();
     for form in forms() {

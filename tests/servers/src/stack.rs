@@ -1,8 +1,8 @@
 //! The stack that `make run` starts, in a run folder and on ports of its own.
 //!
-//! It is stopped whatever becomes of the suite: a keeper, a shell that reads its
-//! standard input, runs `scripts/stop.sh` as soon as that input ends, which it does
-//! when the suite lets go of it, panics or is killed.
+//! It is stopped even if the suite dies: a keeper, a shell that reads its standard
+//! input, runs `scripts/stop.sh` as soon as that input ends. The input ends when the
+//! suite lets go of it, panics or is killed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,7 +28,7 @@ pub fn project() -> &'static str {
 /// A running stack.
 pub struct Stack {
     pub run_dir: PathBuf,
-    /// What `scripts/run.sh` printed on standard output.
+    /// The standard output of `scripts/run.sh`.
     pub printed: String,
     /// The variables that name its ports and its folder.
     variables: Vec<(String, String)>,
@@ -184,7 +184,8 @@ pub fn free_ports(count: usize) -> Vec<u16> {
     held.iter().map(port).collect()
 }
 
-/// Removes the folders of runs whose process is gone, with what they left running.
+/// Removes the folders of runs without a process, with the servers that those runs left
+/// running.
 fn remove_old_runs(folder: &Path) {
     for run in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = run.file_name();

@@ -11,7 +11,8 @@ pub fn path() -> &'static Path {
         // It lies in a folder of the profile's.
         let profile = suite.ancestors().nth(2).expect("target/debug");
         let mut build = Command::new("cargo");
-        // What cargo tells a test of its own package, a build script would take for the tool's.
+        // Cargo sets these for this package's tests; a build script would take them for the
+        // tool's.
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
             if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {

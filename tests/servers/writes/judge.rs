@@ -1,4 +1,4 @@
-//! Looks at the owner all along, and holds it against what writers were told.
+//! Looks at the owner all along, and compares it with the answers to the writes.
 
 use std::collections::BTreeSet;
 
@@ -87,7 +87,7 @@ impl<'a> Judge<'a> {
         Ok(())
     }
 
-    /// What is there when nobody writes any more is what was told, and nothing else.
+    /// Once nobody writes any more, the keys are those of the answers, and no others.
     pub(crate) fn settle(&mut self) -> Result<(), String> {
         self.look()?;
         let told = self.ledger.read();

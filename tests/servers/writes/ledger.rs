@@ -1,14 +1,15 @@
-//! What writers were told, and so what must be there and what must not.
+//! The answers to the writes, and so the keys that must be there and those that must
+//! not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
-/// What was told so far.
+/// The answers so far.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Told {
     /// Keys that were told as made.
     pub(crate) made: BTreeSet<String>,
-    /// Keys whose end somebody has asked for.
+    /// Keys that a writer has asked to end.
     pub(crate) ending: BTreeSet<String>,
     /// Keys that were told as ended.
     pub(crate) gone: BTreeSet<String>,

@@ -5,10 +5,10 @@
 //! scripts/with-postgres.sh cargo test -p suites --test writes
 //! ```
 //!
-//! It starts what `make run` starts, in a run folder and on ports of its own, with a
+//! It starts the stack of `make run`, in a run folder and on ports of its own, with a
 //! Keycloak that keeps its data in the PostgreSQL that `scripts/with-postgres.sh` starts,
-//! and a second gateway beside the first. `WRITES_SECONDS` says for how long the writers
-//! meet, 60 unless told; `WRITES_OWNERS` how many owners there are, 20,000 unless told.
+//! and a second gateway beside the first. The writers meet for `WRITES_SECONDS`, by
+//! default 60; there are `WRITES_OWNERS` owners, by default 20,000.
 #![allow(
     clippy::disallowed_methods,
     clippy::expect_used,
@@ -55,7 +55,7 @@ const CASES: [Case; 6] = [
 ];
 
 thread_local! {
-    /// What the last panic of this thread said, and where.
+    /// The message and the place of this thread's last panic.
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 

@@ -17,7 +17,7 @@ use crate::wait;
 use crate::world::{World, number};
 use crate::writer::{ByGateway, ByMachine, ByTool, Told, Writer};
 
-/// What the stack's gateways allow, and the tool unless told.
+/// The limit of the stack's gateways, and the tool's default.
 pub(crate) const KEYS_MAX: usize = 5;
 
 pub(crate) fn meets(world: &'static World) {
@@ -98,7 +98,7 @@ fn writers(world: &'static World, caller: &Caller) -> Vec<Box<dyn Writer>> {
     writers
 }
 
-/// Creates, rotates and revokes, whichever key, until told to stop.
+/// Creates, rotates and revokes, any key, until told to stop.
 fn write(mut writer: Box<dyn Writer>, number: u64, ledger: &Ledger, over: &AtomicBool) {
     let kind = writer.kind();
     let mut dice = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -158,7 +158,7 @@ fn links(owner_id: &str) -> String {
     format!("users/{owner_id}/federated-identity")
 }
 
-/// Who holds the owner's lock.
+/// The holder of the owner's lock.
 fn lock_of(links: &Value) -> Option<String> {
     let links = links.as_array().expect("links");
     let lock = links

@@ -1,5 +1,5 @@
-//! A proxy before Keycloak in which a write gets stuck: whoever sends it holds its
-//! owner's lock, and goes on holding it.
+//! A proxy before Keycloak in which a write gets stuck: its sender holds the owner's
+//! lock, and goes on holding it.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -26,7 +26,7 @@ pub(crate) fn command(world: &World, keycloak_url: &str, arguments: &[&str]) -> 
     command
 }
 
-/// Runs it; gives the status and the JSON on standard output, or what it said instead.
+/// Runs it; returns the status and the JSON on standard output, or else its error text.
 pub(crate) fn run(world: &World, arguments: &[&str]) -> Result<(i32, Value), String> {
     let output = command(world, world.keycloak.url(), arguments)
         .output()

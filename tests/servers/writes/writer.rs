@@ -1,4 +1,4 @@
-//! Who changes keys: by a gateway's management API, by the tool, by the core's machine.
+//! Writers of keys: by a gateway's management API, by the tool, by the core's machine.
 
 use std::thread;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::tool;
 use crate::wait::now_ms;
 use crate::world::World;
 
-/// What a writer was told.
+/// The answer to a write.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Told<T> {
     Made(T),
@@ -169,7 +169,7 @@ impl ByMachine {
                     let body = call.json.as_deref().map(|text| {
                         serde_json::from_str::<Value>(text).expect("what is sent is JSON")
                     });
-                    // With a token of its own, whatever the machine was given.
+                    // With a token of its own, not the machine's.
                     let answer = self.world.keycloak.call(call.method, path, body.as_ref());
                     let (status, body) = (answer.status, answer.body.to_string());
                     let body = Some(body.as_bytes());

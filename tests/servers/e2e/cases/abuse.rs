@@ -66,7 +66,7 @@ fn workers_count_together(world: &World) {
     assert!(by_worker.len() > 1, "{by_worker:?}");
 }
 
-/// What the gateway is told of load balancers is all that is needed.
+/// The gateway's own setting for load balancers is enough.
 fn behind_a_load_balancer(world: &World) {
     let gateway = world.start_gateway(&Spec::default().behind(1));
     let balancer = gateway.target.from(address(3));

@@ -1,5 +1,5 @@
-//! What a client may send: each is refused cleanly, and the log says why without
-//! repeating it.
+//! Bad input from clients: each is refused cleanly, and the log gives the reason without
+//! repeating the input.
 
 use crate::client::Request;
 use crate::owner::Key;

@@ -1,5 +1,5 @@
-//! A node of Keycloak is gone, or all of them are: what is asked again, what is left alone,
-//! and what is served meanwhile.
+//! A node of Keycloak is gone, or all of them are: calls that are repeated, calls that are
+//! left out, and requests that are served meanwhile.
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! What is remembered of a key, and for how long.
+//! The filter's memory of a key, and how long it lasts.
 
 use std::thread;
 use std::time::Duration;
@@ -136,7 +136,8 @@ fn changed_hash(world: &World) {
 
 fn expires(world: &World) {
     let proxy = world.proxy();
-    // The skew is what a token is dropped earlier by: more than this key lives.
+    // The filter drops a token earlier by the skew, which is longer than this key
+    // lives.
     let spec = Spec::default()
         .field("clock_skew_seconds", 0)
         .through(&proxy);

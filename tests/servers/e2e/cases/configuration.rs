@@ -325,7 +325,8 @@ fn prefix(world: &World) {
     gateway.log.expect(&[&request_id, "not the shape of a key"]);
 }
 
-/// The gateway's service account without one of its roles; gives it back, whatever happens.
+/// The gateway's service account without one of its roles; dropping this gives the role
+/// back.
 pub(super) struct RoleTaken<'a> {
     world: &'a World,
     path: String,

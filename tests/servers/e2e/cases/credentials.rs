@@ -1,4 +1,4 @@
-//! Requests whose credentials are missing, doubled, forged or spoofed.
+//! Requests with missing, doubled, forged or spoofed credentials.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -1,5 +1,5 @@
-//! Keycloak, or what answers in its place, misbehaves: 503, nothing remembered, and
-//! all is well with the next request once it behaves again.
+//! Keycloak, or a server in its place, misbehaves: 503, nothing remembered, and all is
+//! well with the next request once it behaves again.
 
 use std::time::Duration;
 
@@ -171,7 +171,7 @@ impl Disturbed {
         Self { faulty, owner, key }
     }
 
-    /// Shows what a fault leads to, and that it leaves nothing behind.
+    /// Shows the answer to a fault, and that the fault leaves nothing behind.
     #[track_caller]
     fn meets(&self, endpoint: Endpoint, fault: &Fault) {
         let proxy = &self.faulty.proxy;
@@ -291,7 +291,7 @@ fn expired_service_token(world: &'static World) {
     Disturbed::new(world).meets(Endpoint::ServiceToken, &Fault::json(answer.to_string()));
 }
 
-/// The search answers with somebody who does not hold this key.
+/// The search answers with a user without this key.
 fn foreign_record(world: &'static World) {
     let disturbed = Disturbed::new(world);
     let other = Record::sha256(&Key::random());

@@ -1,4 +1,5 @@
-//! What somebody sees who types `make run` for the first time.
+//! The first `make run`: the printed command works, and only their owner can read its
+//! files.
 
 use std::process::Command;
 

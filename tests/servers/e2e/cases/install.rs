@@ -169,7 +169,7 @@ fn yaml(page: &str) -> Vec<Value> {
     found
 }
 
-/// Held to be valid by Envoy, which refuses what is broken.
+/// Envoy validates it, and refuses a broken configuration.
 #[track_caller]
 fn is_valid(world: &World, name: &str, config: &Value) {
     let folder = folder(world, name);

@@ -145,8 +145,8 @@ fn forty_new(world: &World) {
     }
 }
 
-/// An id is public: whoever knows one can send secrets for it, each of which takes a
-/// bcrypt to refuse.
+/// An id is public: a client that knows one can send secrets for it, and refusing each takes
+/// a bcrypt.
 fn crowd_at_one_id(world: &World) {
     let gateway = Loaded::new(world);
     let (known, other) = (Key::random(), Key::random());

@@ -254,7 +254,7 @@ fn operator(world: &World) {
     expect_problem(&create, 403, "forbidden");
     let end = mallory.delete(&format!("/{}{for_alice}", made.id));
     expect_problem(&end, 403, "forbidden");
-    // Without a word of whose it is: it is not there.
+    // Without the owner's id in the request, the key is not there for mallory.
     assert_eq!(mallory.delete(&format!("/{}", made.id)).status, 204);
     world.gateway.orders(&made.key).orders();
     let nobody = operator.get("?user_id=00000000-0000-0000-0000-000000000000");
@@ -339,7 +339,7 @@ fn described(world: &World) {
     );
 }
 
-/// In a folder whose `.run` is that of this run.
+/// In a folder with this run's `.run`.
 fn page(world: &World) {
     let steps = crate::page::steps(include_str!("../../../../docs/management-api.md"));
     let expecting = steps.iter().filter(|step| step.expected.is_some());

@@ -1,4 +1,4 @@
-//! What the management API refuses.
+//! Requests that the management API refuses.
 
 use std::time::{Duration, Instant};
 
@@ -94,8 +94,8 @@ fn by_key(world: &World) {
 }
 
 fn by_exchanged_token(world: &World) {
-    // As it would be where the gateway's client has the audience: that it is the
-    // gateway's is what counts.
+    // As if the gateway's client had the audience: the token is refused because it is the
+    // gateway's.
     let client = world.keycloak.client_id("api-key-gateway");
     let mapper = json!({
         "name": "e2e-audience", "protocol": "openid-connect",
@@ -367,7 +367,7 @@ fn cors(world: &World) {
     assert_eq!(answer.header("access-control-allow-origin"), None);
 }
 
-/// At each step: the owner's keys can be changed by whoever comes next.
+/// The client leaves at each step: the next caller can change the owner's keys.
 fn hang_up(world: &World) {
     let caller = caller(world);
     for at in 0..4 {

@@ -116,7 +116,7 @@ struct Walk<'a> {
     world: &'a World,
     realm: Admin,
     folder: PathBuf,
-    /// The keys of the old system, and whose they are.
+    /// The keys of the old system, each with its owner.
     old_keys: Arc<Mutex<BTreeMap<String, String>>>,
     service: SocketAddr,
 }
@@ -163,7 +163,7 @@ impl<'a> Walk<'a> {
 
     /// A record as a tool writes it that knows of no index and no link.
     fn unfound(&self, owner: &str, record: &Record) {
-        // Or Keycloak drops what no profile declares.
+        // Otherwise Keycloak drops attributes that no profile declares.
         let mut profile = self.realm.get("users/profile");
         profile["unmanagedAttributePolicy"] = json!("ADMIN_EDIT");
         self.realm.must("PUT", "users/profile", Some(&profile));
@@ -276,8 +276,8 @@ fn filter_of(document: &Value) -> Option<&Value> {
     Some(&filter["config"])
 }
 
-/// Whom the service takes a caller for, and by what: a token before all else, then what the
-/// gateway says of the consumer, then a key that it knows itself.
+/// The service's view of a caller, and its source: a token before all else, then the
+/// gateway's header of the consumer, then a key that the service itself knows.
 fn caller(headers: &Headers, old_keys: &BTreeMap<String, String>) -> (&'static str, Value) {
     let header = |name: &str| headers.get(name).and_then(Value::as_str);
     let told = |caller: &str, by: &str| ("200 OK", json!({"caller": caller, "by": by}));

@@ -31,7 +31,7 @@ fn stopped(name: &str, run: fn(&World, &Outage)) -> Case {
     Case::new(name, with_outage).needs(Need::StoppedKeycloak)
 }
 
-/// What must be made ready while Keycloak still answers.
+/// Prepared while Keycloak still answers.
 struct Outage {
     warm: Key,
     warm_owner: String,
@@ -46,7 +46,7 @@ impl Outage {
     fn prepare(world: &World) -> Self {
         let (warm_owner, warm) = world.owner();
         let (cold_owner, cold) = world.owner();
-        // What was changed until now is polled within seconds, and drops tokens.
+        // Earlier changes are polled within seconds, and drop tokens.
         let (mut token, mut since) = (String::new(), Instant::now());
         wait::until("its token is kept", Duration::from_secs(60), || {
             let now = world.gateway.orders(&warm.text).orders().token;

@@ -1,4 +1,4 @@
-//! Records of every form that Keycloak may hold, and what they make of a token.
+//! Records of every form that Keycloak may hold, and their effect on a token.
 
 use serde_json::json;
 

@@ -37,7 +37,8 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// All that a client can see of an answer, but what differs from request to request.
+/// All that a client can see of an answer, except the parts that differ from request to
+/// request.
 fn seen_by_client(answer: &Response) -> (u16, Vec<(String, String)>, Value) {
     let mut headers = answer.headers.clone();
     let varies = |name: &str| {
@@ -147,7 +148,7 @@ fn sent_upper_case(world: &World) {
     refused(world, &upper.text, "not the shape of a key");
 }
 
-/// An owner whose attributes were changed after the key was made.
+/// An owner with attributes that were changed after the key was made.
 fn with_attributes(world: &World, change: impl FnOnce(&Key, &mut Value)) -> (Owner<'_>, Key) {
     let key = Key::random();
     let record = Record::sha256(&key);

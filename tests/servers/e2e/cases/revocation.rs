@@ -1,6 +1,6 @@
-//! What an administrator changes in Keycloak, and how soon the gateway acts on it.
+//! An administrator's changes in Keycloak, and how soon the gateway acts on them.
 //!
-//! Nothing but the poll of admin events can: the TTL is longer than any trial.
+//! Only the poll of admin events can act so soon: the TTL is longer than any trial.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::owner::{Key, Owner, Record, unique_name};
 use crate::wait;
 use crate::world::{Case, Need, World};
 
-/// What a poll each second may take to be in force, and what this machine adds when it is
-/// busy: far below the TTL.
+/// The time for a poll each second to be in force, and an allowance for a busy machine: far
+/// below the TTL.
 const IN_FORCE: Duration = Duration::from_secs(2 + 8);
-/// By when the log tells of polls that are good again: no promise, but for a log that is read.
-/// A poll whose call is lost holds the lease for three time-outs and two seconds.
+/// The deadline for the log to report good polls again: no promise, only a limit for reading
+/// the log. A poll with a lost call holds the lease for three time-outs and two seconds.
 const TOLD: Duration = Duration::from_secs(30);
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -64,7 +64,7 @@ fn told_good(gateway: &Gateway<'_>) -> Vec<String> {
     gateway.log.lines(&["admin events are polled"])
 }
 
-/// A gateway whose first poll is behind it: that one drops everything.
+/// A gateway after its first poll, which drops everything.
 fn polling(world: &World) -> Gateway<'_> {
     let gateway = world.start_gateway_awake(&spec());
     gateway.log.expect(&["admin events are polled"]);
@@ -128,7 +128,7 @@ fn unlinked(world: &World) {
     change_refuses(world, Owner::unlink);
 }
 
-/// A realm role; what Keycloak calls its representation.
+/// Makes a realm role; returns Keycloak's representation of it.
 fn new_role(world: &World) -> Value {
     let name = unique_name("role");
     let admin = &world.keycloak;
@@ -258,7 +258,7 @@ fn events_off(world: &World) {
     warm(&gateway, &key);
     owner.disable();
     drop(on);
-    // What was changed meanwhile is in no event, and is acted on all the same.
+    // The change meanwhile is in no event, and the gateway acts on it all the same.
     refused(&gateway, &key);
     wait::until("they are polled again", TOLD, || {
         let told = told_good(&gateway);
@@ -274,12 +274,12 @@ fn failing(world: &World) {
     let owner = world.owner_of(&[Record::sha256(&key)]);
     proxy.set(Endpoint::Other, Fault::answer("403 Forbidden", &[], "{}"));
     gateway.log.expect(&["cannot be polled", "view-events"]);
-    // No earlier: a poll that sees the owner's own making drops what is known of it.
+    // No earlier: a poll that sees the owner's own creation drops the owner's cached tokens.
     warm(&gateway, &key);
     owner.disable();
     gateway.target.orders(&key.text).orders();
     proxy.lift();
-    // What happened while polls failed was not forgotten.
+    // The change while polls failed was not forgotten.
     refused(&gateway, &key);
     wait::until("they are polled again", TOLD, || {
         let told = told_good(&gateway);
@@ -287,7 +287,7 @@ fn failing(world: &World) {
     });
 }
 
-/// Sets whether events hold what was changed.
+/// Sets whether events hold the changed representation.
 fn set_details(world: &World, on: bool) {
     let mut config = world.keycloak.get("events/config");
     config["adminEventsDetailsEnabled"] = json!(on);

@@ -33,8 +33,8 @@ pub(crate) fn cases() -> Vec<Case> {
     .collect()
 }
 
-/// Runs a page that tells at least so many answers, in a folder whose `.run` is that of this
-/// run. The key in question has expired.
+/// Runs a page that has at least so many answers, in a folder with this run's `.run`. The key in
+/// question has expired.
 fn walk(world: &World, page: &str, answers: usize) {
     let steps = page::steps(page);
     let expecting = steps.iter().filter(|step| step.expected.is_some());

@@ -1,4 +1,4 @@
-//! What does not fit between a gateway and its realm: told at its start, without a request.
+//! Mismatches between a gateway and its realm: logged at its start, without a request.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::gateway::{Gateway, Spec};
 use crate::wait;
 use crate::world::{Case, Need, World};
 
-/// From one check to the next while something is bad, and what a busy machine adds.
+/// The time between two checks while something is bad, and an allowance for a busy machine.
 const MENDED_SEEN: Duration = Duration::from_secs(30 + 15);
 
 pub(crate) fn cases() -> Vec<Case> {

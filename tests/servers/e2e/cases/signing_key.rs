@@ -127,7 +127,7 @@ impl<'a> Site<'a> {
     }
 }
 
-/// Requests that never stop, to whichever gateway serves at the moment.
+/// Requests that never stop, to the gateway that serves at the moment.
 struct Load {
     target: RwLock<Target>,
     keys: Vec<Key>,

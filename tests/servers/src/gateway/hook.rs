@@ -39,7 +39,7 @@ pub(super) fn start(command: &str, spec: &Spec, log: &Path) -> Result<(String, H
         .spawn()
         .expect("bash");
     let told = format!("{}\n", in_neutral_terms(spec, log));
-    // A command that is gone already is noticed by what it does not print.
+    // If the command is gone already, its missing output shows it.
     let _ = child
         .stdin
         .as_mut()
