@@ -52,7 +52,7 @@ pub const REQUEST_STREAM: i32 = 0;
 pub const COUNTER: i32 = 0;
 pub const GAUGE: i32 = 1;
 
-/// What a filter's callback gives back.
+/// The return value of a filter's callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     Continue,

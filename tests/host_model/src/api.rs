@@ -74,7 +74,7 @@ impl Call {
         self
     }
 
-    /// The same, with what this makes of its body.
+    /// The same, with its body changed by this function.
     pub fn with_body(mut self, change: impl FnOnce(&mut Body)) -> Self {
         change(self.body.as_mut().unwrap());
         self

@@ -1,7 +1,7 @@
-//! What must hold of every scenario, judged when its gateway is dropped.
+//! The rules that every scenario must keep, judged when its gateway is dropped.
 //!
-//! The numbers are those of the invariants in ARCHITECTURE.md. What each looks at is what
-//! went over the border of the filter, and the truth that the scenario was made from; none
+//! The numbers are those of the invariants in ARCHITECTURE.md. Each check compares the
+//! traffic between filter and host with the truth that the scenario was made from; no check
 //! asks the filter.
 
 use base64::Engine;
@@ -24,7 +24,7 @@ const SWEPT_MAX: usize = 1000;
 /// deep, and no callback.
 const WIPED_MIN: usize = 2048;
 
-/// What every key of the scenarios begins with.
+/// The prefix of every key in the scenarios.
 const PREFIX: &[u8] = b"sk_live_";
 
 pub fn judge(gateway: &mut Gateway) {
@@ -62,8 +62,8 @@ pub fn judge(gateway: &mut Gateway) {
     sweep_memory(gateway, &requests);
 }
 
-/// When all requests are over a machine holds none of what they brought, in no part of its
-/// memory: what it gave back is wiped, and so is the stack.
+/// When all requests are over, a machine holds none of their secrets in any part of its
+/// memory: freed memory is wiped, and so is the stack.
 fn sweep_memory(gateway: &mut Gateway, requests: &[Request]) {
     let mut sweeper = secrets_brought(gateway, requests, true);
     for assertion in &gateway.keycloaks.borrow().traffic.assertions {
@@ -73,8 +73,8 @@ fn sweep_memory(gateway: &mut Gateway, requests: &[Request]) {
         add_jwt(&mut sweeper, "a caller's token", token);
     }
     sweeper.add("the index key", INDEX_KEY.as_bytes());
-    // On Envoy it stays in the variables that WASI gave the machine. What is made of it,
-    // here and there, is in use.
+    // On Envoy it stays in the variables that WASI gave the machine. Values made from it,
+    // here and there, are in use.
     if gateway.profile() == Profile::Kong {
         sweeper.add("the signing key's PEM", SIGNING_KEY.as_bytes());
     }
@@ -279,7 +279,8 @@ fn sweep(gateway: &Gateway, requests: &[Request]) {
     report(&found);
 }
 
-/// An answer without what is its client's: a key that was just made, a token for one.
+/// An answer without the secrets meant for its client: a key that was just made, a token
+/// for one.
 fn told(answer: &LocalResponse) -> Vec<u8> {
     let mut body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     match body.as_object_mut() {

@@ -1,4 +1,4 @@
-//! Callouts on their way, and what becomes of each.
+//! Callouts on their way, and the fate of each.
 //!
 //! Times are those of a clock of its own: the wall clock that the filter sees may be
 //! stepped, and answers come no sooner for that.
@@ -22,16 +22,16 @@ const KONG_WAIT_MS: u64 = 5;
 /// All time limits of Kong's loopback server together (`kong/nginx-apikeys.conf`).
 const LOOPBACK_MS: u64 = 1_700;
 
-/// What becomes of a callout.
+/// The fate of a callout.
 #[derive(Clone, Debug)]
 pub enum Fate {
     /// It is answered as it should be.
     Answered,
     /// The same, so many milliseconds later.
     Late(u64),
-    /// It is answered with this, whatever it asked.
+    /// It is answered with this, for any call.
     Status(u16, Vec<u8>),
-    /// It is answered as it should be, but for what this makes of the body.
+    /// It is answered as it should be, except that this function changes the body.
     Changed(fn(&[u8]) -> Vec<u8>),
     /// The answer has headers, and no status among them.
     NoStatus,
@@ -40,10 +40,10 @@ pub enum Fate {
     TimesOut,
 }
 
-/// Decides by what is asked, and how often that was asked before.
+/// Decides by the kind of call, and by the number of such calls before.
 pub type FateOf = Box<dyn FnMut(Asked, u32) -> Fate>;
 
-/// Who made a callout.
+/// The sender of a callout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
     /// The request of this index.
@@ -118,7 +118,7 @@ impl Flights {
         self.under_way.iter().map(|flight| flight.due_ms).min()
     }
 
-    /// The one that lands next, who made it, and its fate.
+    /// The next one to land, its sender, and its fate.
     pub fn next(&mut self) -> Option<(Caller, Flight, Fate)> {
         let (at, _) = self
             .under_way
@@ -139,7 +139,7 @@ impl Flights {
         self.counts.values().sum()
     }
 
-    /// What a request waits for.
+    /// The call that a request waits for.
     pub fn waits_for(&self, request: usize) -> Option<Asked> {
         let mut flights = self.under_way.iter();
         let flight = flights.find(|flight| flight.caller == Caller::Request(request))?;

@@ -1,10 +1,10 @@
 //! A gateway: the workers of a node with the filter in each, clients, a Keycloak, and the
-//! time, which stands still but for what this loop waits for.
+//! time, which passes only while this loop waits for an answer.
 //!
-//! Kong has one machine per worker with a root context for each route; Envoy has a machine
-//! for each route and worker. Callouts wait in a queue until [`Gateway::run`] answers them,
-//! each as its fate says. When a gateway is dropped, [`super::check`] judges all that
-//! happened in it.
+//! Kong has one machine per worker with a root context for each route; Envoy has a machine for
+//! each route and worker. Callouts wait in a queue until [`Gateway::run`] answers them, each
+//! as its fate says. When a gateway is dropped, [`super::check`] judges all that happened in
+//! it.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -54,7 +54,7 @@ pub struct Request {
     pub in_flight_max: usize,
 }
 
-/// What a scenario lets happen that is otherwise a fault of the filter.
+/// Faults of the filter that a scenario allows.
 #[derive(Clone, Copy, Default)]
 pub struct Allowed {
     pub traps: bool,
@@ -66,7 +66,7 @@ struct Route {
     manages: bool,
 }
 
-/// What comes behind a request's head.
+/// The body of a request.
 #[derive(Clone, Default)]
 pub struct Body {
     /// On Kong they come as one.
@@ -105,7 +105,7 @@ pub struct Gateway {
     pub twice: bool,
     /// The filter traps in `on_configure`.
     pub ends_at_start: bool,
-    /// Decides what becomes of each callout.
+    /// Decides the fate of each callout.
     pub fate: FateOf,
     pub flights: Flights,
     profile: Profile,
@@ -281,7 +281,7 @@ impl Gateway {
     pub fn tick(&mut self, worker: usize) {
         for (vm, root, accepted) in self.workers[worker].roots.clone() {
             if accepted {
-                // What a trap leaves is seen when the gateway is judged.
+                // A trap's effects are seen when the gateway is judged.
                 let _ = self.workers[worker].vms[vm].tick(root);
                 self.take_off_of(worker, root);
             }
@@ -305,7 +305,7 @@ impl Gateway {
         self.run();
     }
 
-    /// Sees what callouts a root context made.
+    /// Collects the callouts that a root context made.
     fn take_off_of(&mut self, worker: usize, context: u32) {
         let caller = Caller::Root { worker, context };
         for vm in &mut self.workers[worker].vms {
@@ -336,7 +336,7 @@ impl Gateway {
         self.send_with(worker, route, headers, None)
     }
 
-    /// The same with what comes behind its head.
+    /// The same with a body.
     pub fn send_with(
         &mut self,
         worker: usize,
@@ -401,7 +401,7 @@ impl Gateway {
         index
     }
 
-    /// What follows a head: its body, as each host gives it.
+    /// Delivers a request's body, as each host gives it.
     fn go_on(&mut self, index: usize, action: Action, body: Option<&Body>) {
         let body = body.filter(|body| !body.never);
         let Some(body) = body else {
@@ -484,7 +484,7 @@ impl Gateway {
         outcome.expect("an answer to the request")
     }
 
-    /// Answers the callout whose answer comes next; false if there is none.
+    /// Answers the next callout that is due; false if there is none.
     pub fn step(&mut self) -> bool {
         let Some((caller, callout, fate)) = self.flights.next() else {
             return false;
@@ -565,7 +565,7 @@ impl Gateway {
         self.end(request, Outcome::HungUp);
     }
 
-    /// Sees what a callback led to.
+    /// Collects the effects of a callback.
     fn settle(&mut self, index: usize, action: Action) {
         let Request {
             worker,
@@ -623,7 +623,7 @@ impl Gateway {
         request.ended_at = Some(now);
     }
 
-    /// A key was made: whose it is, Keycloak knows.
+    /// A key was made: learns its owner from Keycloak.
     fn learn_made(&mut self, answer: &LocalResponse) {
         let body: Value = serde_json::from_slice(&answer.body).unwrap();
         self.made.push(body["api_key"].as_str().unwrap().to_owned());
@@ -647,8 +647,8 @@ impl Gateway {
         self.ended(index, Outcome::LetGo(headers, body));
     }
 
-    /// A trap ends the machine. The request whose head was read gets an error; those that
-    /// are held the host lets go.
+    /// A trap ends the machine. If the trap came while a request was read, that request gets
+    /// an error; the host lets held requests go on.
     fn crashed(&mut self, index: usize, trapped: &Trapped) {
         let (worker, route) = (self.requests[index].worker, self.requests[index].route);
         let vm = self.workers[worker].roots[route].0;
@@ -666,7 +666,7 @@ impl Gateway {
         }
     }
 
-    // --- what a test looks at ---------------------------------------------------------
+    // --- views for tests --------------------------------------------------------------
 
     pub fn count(&self, asked: Asked) -> usize {
         self.flights.count(asked)

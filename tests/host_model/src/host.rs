@@ -1,8 +1,8 @@
 //! The host of one virtual machine: every proxy-wasm function as a method.
 //!
 //! The linker of [`super::imports`] calls them for the wasm; naive filters, written as
-//! plain functions, call them as they are. What Kong and Envoy do differently is decided
-//! here, by the node's profile, each where it is met.
+//! plain functions, call them as they are. The differences between Kong and Envoy are
+//! decided here, by the node's profile, each where it is met.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ pub enum Step {
     ResponseHeaders,
     Tick,
     CallResponse,
-    /// Done, log, delete, and what comes before the first callback.
+    /// Done, log, delete, and everything before the first callback.
     Other,
 }
 
@@ -45,7 +45,7 @@ pub struct ContextState {
     pub poisoned: bool,
     /// A POST ran into the host's time limit: the body of a later answer is emptied (K7).
     pub loses_body: bool,
-    /// What has come of the body.
+    /// The part of the body that has arrived.
     pub request_body: Vec<u8>,
     /// Kong's nginx wrote it to a file: its size is told, and nothing of it is shown.
     pub body_in_file: bool,
@@ -224,7 +224,7 @@ impl Host {
         !self.on_kong() && !has_body
     }
 
-    /// The body of the request whose callback runs.
+    /// The body of the current callback's request.
     fn request_body(&self) -> HostResult<&[u8]> {
         match self.contexts.get(&self.context) {
             Some(context) if self.step == Step::RequestBody => match context.body_in_file {
@@ -523,8 +523,8 @@ impl Host {
         Ok(token)
     }
 
-    /// Takes a callout that is answered, with what its end leaves behind in its request;
-    /// false if it was cancelled.
+    /// Takes an answered callout, and notes the effects of its end on its request; false if
+    /// it was cancelled.
     pub fn take_callout(&mut self, token: u32, answer: &Answer) -> bool {
         let Some(callout) = self.in_flight.remove(&token) else {
             return false;
@@ -575,7 +575,7 @@ impl Host {
         self.change_metric(id, |value| value + by).map(|_| ())
     }
 
-    /// Kong records anything but a counter; Envoy adds what is recorded of one.
+    /// Kong records anything but a counter; Envoy adds a recorded value to a counter.
     pub fn record_metric(&mut self, id: u32, value: i64) -> HostResult<()> {
         let is_counter = self.kind_of(id)? == abi::COUNTER;
         if self.on_kong() && is_counter {

@@ -23,17 +23,17 @@ pub use keycloak::{
     EventFate, FakeKeycloak, ISSUER, RealmKey, User, bcrypt_of, claims, jwt, sha256_of,
 };
 
-/// What a callout asks for.
+/// The purpose of a callout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Asked {
     ServiceToken,
     Lookup,
     Grant,
-    /// What administrators changed, or whether that is kept.
+    /// The changes by administrators, or whether the realm keeps them.
     Events,
-    /// What the realm says of itself, which only the self-check asks for.
+    /// The realm's discovery document or profile: only the self-check asks for these.
     Realm,
-    /// What only the management API asks for, by the model's word for it.
+    /// A call that only the management API makes, by the model's word for it.
     Managing(&'static str),
     /// A turn at once.
     Yield,
@@ -68,7 +68,7 @@ fn call_of(sent: &Sent) -> Call {
         text.strip_prefix("Bearer ").unwrap().to_owned()
     });
     Call {
-        // What crosses the border does not say it.
+        // The host's border does not carry it.
         endpoint: Endpoint::Lookup,
         method: method.expect("a method of Keycloak's"),
         path: header(&sent.headers, ":path"),

@@ -49,7 +49,7 @@ pub fn owner(name: &str, key: &str) -> User {
     User::new(name).with_key(id_of(key), &bcrypt_of(key), FAR)
 }
 
-/// The owner of a key under SHA-256, whose verification takes no turn.
+/// The owner of a key under SHA-256: its verification takes no turn.
 pub fn plain_owner(name: &str, key: &str) -> User {
     ending(name, key, FAR)
 }

@@ -1,8 +1,8 @@
-//! What the workers of one node have in common: the profile of the host, its clock, its
-//! shared data, and all that it was ever told.
+//! The shared state of one node's workers: the profile of the host, its clock, its shared
+//! data, and a record of all that the filter told it.
 //!
-//! Time is virtual and the random source is a generator with a seed, or worse: nothing
-//! here differs from one run to the next.
+//! Time is virtual and the random source is a generator with a seed, or worse: nothing here
+//! differs from one run to the next.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -23,7 +23,7 @@ pub enum Profile {
 
 pub const BOTH: [Profile; 2] = [Profile::Kong, Profile::Envoy];
 
-/// What `random_get` gives.
+/// The bytes that `random_get` gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Random {
     /// The same byte, always.
@@ -59,7 +59,7 @@ pub struct Metric {
     pub value: i64,
 }
 
-/// What a filter sent, wherever it went.
+/// A filter's callout, to any upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sent {
     pub upstream: String,
@@ -72,7 +72,7 @@ pub type SharedNode = Rc<RefCell<Node>>;
 
 pub struct Node {
     pub profile: Profile,
-    /// What the clock shows; none when asking it is an error.
+    /// The clock's time; none when reading it is an error.
     pub clock: Option<UnixMillis>,
     pub shared: SharedData,
     pub random: Random,
@@ -88,9 +88,9 @@ pub struct Node {
     pub metrics: Vec<Metric>,
     /// Calls that a filter made of its metrics.
     pub metric_calls: u32,
-    /// What Kong says of its version; none says nothing.
+    /// Kong's version; none if the host does not tell it.
     pub kong_version: Option<&'static str>,
-    /// What Envoy's configuration calls the filter.
+    /// The filter's name in Envoy's configuration.
     pub root_id: String,
     pub properties_asked: Vec<Vec<u8>>,
     pub properties_set: u32,

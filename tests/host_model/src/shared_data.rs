@@ -1,18 +1,18 @@
-//! Shared data as each of the two hosts has it, and what may go wrong with it.
+//! Shared data as each of the two hosts has it, and its faults.
 //!
-//! Kong: a zone of a fixed size in which an entry is found by the CRC-32 of its key
-//! and by nothing else; a CAS of 0 means "only if there is none"; a full zone gives up
-//! the least recently used entry of the same size class; no value deletes. Envoy: a
-//! map without bounds; a CAS of 0 is no condition; no value stores an empty one.
+//! Kong: a zone of a fixed size in which an entry is found by the CRC-32 of its key and by
+//! nothing else; a CAS of 0 means "only if there is none"; a full zone gives up the least
+//! recently used entry of the same size class; no value deletes. Envoy: a map without
+//! bounds; a CAS of 0 is no condition; no value stores an empty one.
 
 use std::collections::HashMap;
 
 use super::abi::{HostResult, Status, refuse, trap};
 
-/// What an entry takes beside its key and value.
+/// Bytes of an entry beside its key and value.
 const NODE_BYTES: usize = 104;
 
-/// What a fault makes of a write.
+/// A fault's effect on a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteFate {
     CasMismatch,
@@ -20,7 +20,7 @@ pub enum WriteFate {
     NoMemory,
 }
 
-/// What a read gives: of the value that is there, and the one that was there before.
+/// The result of a read, made from the key, the present value and the one before it.
 pub type ReadFault = Box<dyn FnMut(&[u8], &[u8], &[u8]) -> Option<Vec<u8>>>;
 pub type WriteFault = Box<dyn FnMut(&[u8]) -> Option<WriteFate>>;
 
@@ -202,7 +202,7 @@ impl SharedData {
         }
     }
 
-    // --- what a test does behind the host's back -------------------------------
+    // --- a test's access behind the host's back --------------------------------
 
     pub fn keys(&self) -> Vec<Vec<u8>> {
         let mut keys: Vec<_> = self.entries.values().map(|e| e.key.clone()).collect();
@@ -210,13 +210,13 @@ impl SharedData {
         keys
     }
 
-    /// What lies under a name, as the filter stored it.
+    /// The value under a name, as the filter stored it.
     pub fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
         let entry = self.entries.get(&self.address(key));
         entry.map(|entry| entry.value.clone())
     }
 
-    /// Puts a value where this key is looked for, whoever's it was.
+    /// Puts a value where this key is looked for, in place of any other key's.
     pub fn plant(&mut self, key: &[u8], value: &[u8]) {
         let address = self.address(key);
         let entry = self.entries.entry(address).or_default();

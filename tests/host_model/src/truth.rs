@@ -1,5 +1,5 @@
-//! Whose a key is: what the checks compare with, known from the start and from nobody that
-//! is tested.
+//! The owner of each key, for the checks to compare with. It comes from the scenario
+//! itself and from no code under test.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -14,7 +14,7 @@ pub struct Truth {
     owners: HashMap<(String, String), (String, UnixMillis)>,
     /// The realm of each route.
     realms: Vec<String>,
-    /// What is stored of keys, each a secret.
+    /// The stored hashes of keys, each a secret.
     pub hashes: BTreeSet<String>,
 }
 

@@ -1,9 +1,9 @@
-//! One virtual machine: the shipped wasm in Wasmtime, between a [`Host`] and whoever
-//! calls its callbacks.
+//! One virtual machine: the shipped wasm in Wasmtime, between a [`Host`] and the caller of
+//! its callbacks.
 //!
-//! The wasm is compiled once for all tests. Each callback gets so much fuel: one that
-//! takes more holds the worker too long (invariant 8), measured in instructions, so the
-//! same on every machine. A trap ends the machine, with the filter's own words.
+//! The wasm is compiled once for all tests. Each callback gets so much fuel: one that takes
+//! more holds the worker too long (invariant 8), measured in instructions, so the same on
+//! every machine. A trap ends the machine, with the filter's own words.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
@@ -27,10 +27,10 @@ const FUEL_TO_BEGIN: u64 = 40_000_000;
 
 /// Where the stack lies, but for its first frames: it is the first mebibyte, and grows down.
 const STACK: Range<usize> = 0..(1 << 20) - 256;
-/// What the stack is painted with before it is used.
+/// The stack is painted with this before it is used.
 const UNUSED: u8 = 0xaa;
 
-/// The machine is over: what the filter or the host said.
+/// The machine is over: the words of the filter or the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trapped(pub String);
 
@@ -47,7 +47,7 @@ pub struct Vm {
     pub ends_in: Option<(u64, u64)>,
     /// How many callbacks began.
     pub callbacks: u64,
-    /// The most instructions that a callback took, by what it was called for.
+    /// The most instructions that a callback took, by the callback's name.
     pub spent: BTreeMap<&'static str, u64>,
     pub trapped: Option<Trapped>,
 }
@@ -82,12 +82,12 @@ fn wasm_path() -> PathBuf {
 }
 
 impl Vm {
-    /// A machine whose filter is initialised.
+    /// A machine with an initialised filter.
     pub fn start(node: SharedNode, random: Random) -> Self {
         let (engine, module) = wasm();
         let mut linker = Linker::new(engine);
         imports::link(&mut linker).unwrap();
-        // What no host can be asked for here: gRPC, queues, foreign functions.
+        // Functions that this model lacks: gRPC, queues, foreign functions.
         linker.define_unknown_imports_as_traps(module).unwrap();
         let mut store = Store::new(engine, Host::new(node, random));
         store.set_fuel(FUEL_PER_CALLBACK).unwrap();
@@ -117,7 +117,7 @@ impl Vm {
         memory.unwrap().data_size(&self.store)
     }
 
-    /// What lies in linear memory now: stack, statics and heap.
+    /// The present linear memory: stack, statics and heap.
     pub fn memory(&mut self) -> &mut [u8] {
         let memory = self.instance.get_memory(&mut self.store, "memory");
         memory.unwrap().data_mut(&mut self.store)
@@ -235,7 +235,7 @@ impl Vm {
         context
     }
 
-    /// Calls a callback; what gives nothing gives 0.
+    /// Calls a callback; one without a result gives 0.
     fn call(
         &mut self,
         context: u32,

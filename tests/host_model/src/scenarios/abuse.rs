@@ -1,4 +1,5 @@
-//! What a stranger can cost, in the wasm: the hosts tell an address, each in its own form.
+//! The cost of a stranger's requests, in the wasm: the hosts tell an address, each in its
+//! own form.
 
 use crate::gateway::Gateway;
 use crate::keys::{key, plain_owner};

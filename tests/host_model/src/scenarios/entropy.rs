@@ -1,5 +1,5 @@
-//! Random sources that are weak, constant, or fail: nothing secret is drawn from one, and
-//! what must be unique is so without.
+//! Random sources that are weak, constant, or fail: no secret is drawn from one, and ids
+//! stay unique without one.
 
 use std::collections::HashSet;
 use std::rc::Rc;

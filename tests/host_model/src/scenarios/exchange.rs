@@ -91,7 +91,7 @@ fn a_token_is_renewed_before_its_end_whatever_the_ttl() {
 #[test]
 fn a_dear_hash_is_verified_in_slices_that_are_no_longer() {
     for profile in BOTH {
-        // What one callback may take is bounded: see vm.rs.
+        // The fuel of one callback is bounded: see vm.rs.
         let hash = hash_bcrypt(key(1).as_bytes(), 7, [9; 16]).unwrap();
         let alice = User::new("alice").with_key(id_of(&key(1)), &hash, FAR);
         let mut gateway = Gateway::new(profile, vec![alice]);

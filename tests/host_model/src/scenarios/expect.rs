@@ -1,4 +1,4 @@
-//! What scenarios say of outcomes.
+//! Expectations of scenarios about outcomes.
 
 use serde_json::Value;
 

@@ -75,7 +75,7 @@ fn trap_1_a_key_of_the_same_crc_32_gives_a_naive_cache_another_owners_token() {
     assert_ne!(mine, theirs);
     host.set_shared_data(&theirs, Some(b"the token of another"), 0)
         .unwrap();
-    // Naive: what lies under my key is mine.
+    // A naive filter takes any value under its key for its own.
     let (token, _) = host.get_shared_data(&mine).unwrap();
     assert_eq!(token, b"the token of another");
 }

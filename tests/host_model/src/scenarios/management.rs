@@ -238,7 +238,7 @@ fn a_validation_gives_the_token_that_the_exchange_forwards() {
         let mut gateway = gateway(profile, users, &Value::Null);
         let validate = Call::new("POST", "/validate").json(&json!({ "api_key": key(1) }));
         gateway.call(&validate).told(200);
-        // A node's first poll drops what was cached before it.
+        // A node's first poll drops earlier entries of the cache.
         gateway.pass_ticking(1_000);
         let told = gateway.call(&validate).told(200);
         let granted = gateway.count(Asked::Grant);
@@ -366,7 +366,7 @@ fn a_route_that_is_switched_off_lets_everything_through() {
             panic!("it is not switched off");
         };
         assert_eq!(value_of(&headers, ":path"), Some(KEYS.as_bytes()));
-        // What it is here for; the checks know no such route.
+        // This route must forward without a token; the checks know no such route.
         gateway.requests.clear();
     }
 }
@@ -457,8 +457,7 @@ fn memory_stops_growing_over_thousands_of_requests() {
     }
 }
 
-/// Each callback takes little more than a slice of bcrypt does, whichever signature a token
-/// has.
+/// Each callback takes little more than a slice of bcrypt, for every kind of signature.
 #[test]
 fn no_callback_holds_the_worker_for_longer_than_a_slice() {
     for profile in BOTH {
@@ -485,8 +484,8 @@ fn no_callback_holds_the_worker_for_longer_than_a_slice() {
     }
 }
 
-/// RSA of 4096 bits takes four times what 2048 take: as much as three slices, and once for a
-/// request. The most keys that are read, of the most bits, take little beside.
+/// RSA of 4096 bits takes four times as much as RSA of 2048: as much as three slices, once
+/// for a request. The largest number of keys that is read, of the most bits, adds little.
 #[test]
 fn the_largest_keys_are_read_and_verified_within_four_slices() {
     let fixtures: Value =

@@ -41,7 +41,7 @@ fn memory_stops_growing_within_twenty_thousand_requests() {
 
 #[test]
 fn a_client_that_hangs_up_costs_no_more_than_the_sdk_forgets() {
-    // The SDK keeps the id of a callout whose answer never comes (docs/hosts.md).
+    // The SDK keeps the id of a callout that never gets an answer (docs/hosts.md).
     for profile in BOTH {
         let mut gateway = gateway(profile);
         load(&mut gateway, 0..100);

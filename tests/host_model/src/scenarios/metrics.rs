@@ -1,4 +1,4 @@
-//! What the host is told of the filter's metrics, and when.
+//! The filter's metrics at the host, and the times at which it writes them.
 
 use apikeys_core::metrics::{self, gauges};
 use serde_json::json;
@@ -8,7 +8,7 @@ use crate::keys::{key, owner, plain_owner};
 use crate::node::BOTH;
 use crate::scenarios::revocation::{edit, polling};
 
-/// What the host shows of a metric.
+/// The host's value of a metric.
 fn value(gateway: &Gateway, name: &str) -> i64 {
     let node = gateway.node.borrow();
     let found = node.metrics.iter().find(|metric| metric.name == name);
@@ -99,7 +99,7 @@ fn gauges_are_of_all_workers_of_the_node() {
         assert_eq!(value(&gateway, tokens), 3);
         let check = "apikey_self_check_state__check_service_token";
         assert_eq!(value(&gateway, check), 1);
-        // Who is gone counts no more.
+        // A worker that is gone counts no more.
         gateway.restart(second);
         gateway.ask_worker(second, &key(2)).subject();
         gateway.pass_ticking(7_000);

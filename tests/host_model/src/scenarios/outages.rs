@@ -62,7 +62,7 @@ fn whatever_keycloak_answers_wrong_is_a_503_and_the_next_request_is_served() {
             for fate in bad_fates() {
                 let mut gateway = Gateway::new(profile, vec![plain_owner("alice", &key(1))]);
                 let bad = fate.clone();
-                // What another node might answer is asked again.
+                // A call is repeated if another node might answer better.
                 let tries = match fate {
                     Fate::Reset | Fate::NoStatus => 3,
                     // As often as there is time for.
@@ -90,7 +90,7 @@ fn whatever_keycloak_answers_wrong_is_a_503_and_the_next_request_is_served() {
     }
 }
 
-/// What becomes of an answer's body.
+/// A change of an answer's body.
 type Change = fn(&[u8]) -> Vec<u8>;
 
 /// A grant's answer with another claim in its token.

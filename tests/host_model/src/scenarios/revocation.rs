@@ -1,4 +1,4 @@
-//! Revocations in the wasm: what one worker of a node learns, all of them act on.
+//! Revocations in the wasm: one worker of a node learns of them, and all of them act on them.
 
 use std::rc::Rc;
 
@@ -15,7 +15,7 @@ use crate::keys::{SIGNING_KEY, key, plain_owner};
 use crate::node::{BOTH, Profile, SharedNode};
 use crate::shared_data::collide;
 
-/// The node's shared data, for who writes beside the filter.
+/// The node's shared data, for a writer beside the filter.
 struct Beside(SharedNode);
 
 impl SharedStore for Beside {
@@ -54,7 +54,7 @@ impl Teller {
     }
 }
 
-/// Polling that is off: what is told comes from the test alone.
+/// Polling that is off: all revocations come from the test.
 fn no_polls(profile: Profile, users: Vec<User>) -> Gateway {
     Gateway::with(profile, users, &json!({ "revocation_poll_seconds": 0 }))
 }
@@ -92,7 +92,7 @@ fn a_revoked_owner_is_asked_for_again_by_every_worker_after_its_tick() {
         gateway.ask_worker(0, &key(1)).expect_invalid();
         assert_eq!(gateway.count(Asked::Lookup), asked + 1);
         assert_eq!(gateway.ask_worker(0, &key(2)).subject(), "bob");
-        // A worker that is new does not believe what lies in shared data.
+        // A new worker does not believe the entries in shared data.
         let third = gateway.add_worker();
         gateway.ask_worker(third, &key(1)).expect_invalid();
         assert_eq!(gateway.ask_worker(third, &key(2)).subject(), "bob");
@@ -202,7 +202,7 @@ fn routes_of_one_realm_are_told_together_and_other_realms_are_not() {
             }
             gateway.count(Asked::Grant)
         };
-        // The two routes of one realm share what is in shared data.
+        // The two routes of one realm share the entries in shared data.
         assert_eq!(ask(&mut gateway), 2);
         gateway.pass(300);
         Teller::new(&gateway).revokes("alice", gateway.now());

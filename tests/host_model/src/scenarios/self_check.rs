@@ -1,4 +1,4 @@
-//! The self-check in the wasm: what does not fit is told without a request.
+//! The self-check in the wasm: mismatches are told without a request.
 
 use serde_json::json;
 

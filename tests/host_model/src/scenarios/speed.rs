@@ -1,4 +1,5 @@
-//! What a warm request and a refresh take, in instructions: a figure that no busy machine changes.
+//! The cost of a warm request and of a refresh, in instructions: a figure that no busy machine
+//! changes.
 
 use serde_json::json;
 
@@ -17,7 +18,7 @@ const SHARED_INSTRUCTIONS_MAX: u64 = 61_000;
 /// The same for each byte of a header in which a key could hide. Measured: 9.
 const PER_BYTE_MAX: u64 = 12;
 
-/// Beside the key and the pseudo-headers: about what browsers and proxies send.
+/// Beside the key and the pseudo-headers: about the headers that browsers and proxies send.
 const HEADERS: [(&str, &str); 8] = [
     (
         "user-agent",
@@ -42,7 +43,7 @@ fn with_key(authorization: &str) -> Vec<(&str, &str)> {
     headers
 }
 
-/// What the callback took for this request, which is let through.
+/// Instructions of the callback for this request, which is let through.
 fn took(gateway: &mut Gateway, headers: &[(&str, &str)]) -> u64 {
     gateway.vm(0, 0).spent.clear();
     gateway.ask_with(headers).subject();
