@@ -282,7 +282,7 @@ fn validator() -> Validator {
         .unwrap()
 }
 
-/// The rows of the one table whose first line begins like this.
+/// The rows of the one table with a first line that begins like this.
 fn table(text: &str, head: &str) -> Vec<Vec<String>> {
     let mut lines = text.lines().skip_while(|line| !line.starts_with(head));
     assert!(lines.next().is_some(), "no table that begins {head}");
@@ -312,7 +312,7 @@ fn minimal() -> Value {
     })
 }
 
-/// A key made here, of no use anywhere: its number is 7 32 times over.
+/// A key for tests: its scalar is the byte 7, 32 times.
 fn signing_key() -> String {
     let key = p256::SecretKey::from_slice(&[7; 32]).unwrap();
     STANDARD.encode(key.to_pkcs8_der().unwrap().as_bytes())

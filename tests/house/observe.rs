@@ -36,7 +36,7 @@ fn file(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|fault| panic!("{}: {fault}", path.display()))
 }
 
-/// Each series that may be named, with its labels.
+/// Each series that an expression may name, with its labels.
 fn known() -> BTreeMap<String, BTreeSet<String>> {
     let mut known = BTreeMap::new();
     for (name, listed) in metrics::listed() {
@@ -110,7 +110,7 @@ fn families() -> impl Iterator<Item = &'static Family> {
     COUNTED.iter().chain(&GAUGES)
 }
 
-/// The labels of a family, in the order that they have in its names.
+/// The labels of a family, in their order within its names.
 fn labels_of(family: &Family) -> Vec<&'static str> {
     let labels = family.labels.iter().map(|(label, _)| *label);
     match family.kind {
@@ -136,7 +136,7 @@ fn pattern(label: &str) -> String {
     format!("(__{label}_([a-z0-9-]+(?:_[a-z0-9-]+)*))")
 }
 
-/// The members `label` and `pattern` of each of a list.
+/// The members `label` and `pattern` of each item of a list.
 fn patterns(list: &Value, label: &str, pattern: &str) -> Vec<(String, String)> {
     let list = list.as_array().expect("a list of patterns").iter();
     let text = |value: &Value| value.as_str().expect("a text").to_owned();
@@ -152,14 +152,14 @@ fn kongs_patterns() -> Vec<(String, String)> {
 
 fn envoys_patterns() -> Vec<(String, String)> {
     let text = file("deploy/envoy/envoy.yaml");
-    // The rest is a template, and no YAML yet.
+    // The other parts of the file are a template, and no YAML yet.
     let (_, stats) = text.split_once("\nstats_config:\n").expect("stats_config");
     let (stats, _) = stats.split_once("\n\n").expect("a next part");
     let stats: Value = serde_norway::from_str(stats).unwrap();
     patterns(&stats["stats_tags"], "tag_name", "regex")
 }
 
-/// Each metric of the hosts with its kind there, where a histogram is counters.
+/// Each metric of the hosts with its kind there; a histogram is several counters.
 fn metrics_of_hosts() -> Vec<(String, &'static str)> {
     let of_family = |family: &Family| {
         let kind = match family.kind {
@@ -172,8 +172,8 @@ fn metrics_of_hosts() -> Vec<(String, &'static str)> {
     families().flat_map(of_family).collect()
 }
 
-/// The series that a family is to be to Prometheus, in the order of its names at the host. The
-/// upper ends of buckets are left in microseconds.
+/// The series of a family in Prometheus, in the order of its names at the host. The upper ends of
+/// buckets stay in microseconds.
 fn series(family: &Family) -> Vec<Series> {
     let mut combinations = vec![Vec::new()];
     for (label, values) in family.labels {
@@ -209,7 +209,7 @@ fn series(family: &Family) -> Vec<Series> {
     series
 }
 
-/// The same with the upper ends that Prometheus reads as microseconds.
+/// The same with the upper ends converted from Prometheus' seconds to microseconds.
 fn read(series: Series) -> Series {
     let (name, mut labels) = series;
     for (label, value) in &mut labels {

@@ -22,7 +22,7 @@ use serde_json::Value;
 use test_kit::markdown::{blocks, links};
 use test_kit::page;
 
-/// Which test runs the commands of a page. It must name the page.
+/// The test that runs the commands of each page. The test's file must name the page.
 const RUN_BY: [(&str, &str); 17] = [
     ("docs/audit.md", "tests/servers/e2e/cases/runbooks.rs"),
     (
@@ -247,7 +247,7 @@ fn every_configuration_of_a_page_is_valid() {
     assert_eq!(found, expected.into_iter().collect());
 }
 
-/// The documents of a block, and within them those that are written as a text.
+/// The documents of a block, and the documents that it holds as text.
 fn documents(path: &str, block: &str) -> Vec<Value> {
     let mut found = Vec::new();
     for document in serde_norway::Deserializer::from_str(block) {
@@ -408,7 +408,7 @@ fn near_misses(key: &str) -> Vec<String> {
     ]
 }
 
-/// Holds a pattern, of which one group is the key, to find keys and nothing else.
+/// Checks that a pattern finds keys and nothing else; one of its groups is the key.
 #[track_caller]
 fn finds_keys_alone(pattern: &Regex, group: usize) {
     for key in generated() {
@@ -446,7 +446,7 @@ fn the_rule_for_gitleaks_finds_keys_and_nothing_else() {
     let pattern = Regex::new(&value("regex", "'")).unwrap();
     let group = value("secretGroup", "").parse().unwrap();
     finds_keys_alone(&pattern, group);
-    // A rule is tried only where a keyword is.
+    // A rule is tried only on texts with one of its keywords.
     let keyword = value("keywords", "[]\"");
     assert!(generated().iter().all(|key| key.contains(&keyword)));
 }

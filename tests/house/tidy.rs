@@ -1,7 +1,7 @@
 //! Holds the rules of the house that no compiler and no lint knows.
 //!
-//! Which crate uses which is Cargo's affair; that the core is pure beyond that, and the order of
-//! its rooms, is held here. A rule that nobody checks is forgotten by the third change.
+//! Cargo decides which crate may use which. Beyond that, this file keeps the core pure, and its
+//! rooms in order. A rule that nobody checks is forgotten by the third change.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -34,8 +34,8 @@ const CORE: &str = "crates/core/src/";
 /// The most entries of the project's folder, so that a newcomer finds the door.
 const ENTRIES_MAX: usize = 20;
 
-/// The rooms of the core, each of which may use those before it alone. So any of them can be
-/// read, tested and taken out without those behind it.
+/// The rooms of the core, each of which may use only those before it. So a room can be read,
+/// tested and taken out without those behind it.
 const ROOMS: [&str; 19] = [
     "clock",
     "signing_key",
@@ -209,7 +209,7 @@ fn nothing_names_this_machine_or_a_package_registry() {
         for (number, line) in text.lines().enumerate() {
             let at = format!("{path}:{}", number + 1);
             for name in machine {
-                // Not one that goes on a relative path, as in a URL of Keycloak's.
+                // Not in the middle of a relative path, as in a URL of Keycloak's.
                 let begins = |(at, _): (usize, &str)| {
                     !line[..at].ends_with(|before: char| before.is_ascii_alphanumeric())
                 };
@@ -304,7 +304,7 @@ fn every_script_runs_and_stops_at_the_first_error() {
             .unwrap()
             .permissions()
             .mode();
-        // Sourced by others, and so never run.
+        // Other scripts source this file; nobody runs it.
         if text.starts_with("# shellcheck shell=bash") {
             assert_eq!(
                 mode & 0o111,
@@ -448,7 +448,8 @@ fn every_claim_of_the_threat_model_names_a_test() {
     assert!(claims > 50, "only {claims} claims were found");
 }
 
-/// One that is not would never be called: the trait's own, which does nothing, is.
+/// A callback that is not passed on would never be called: the SDK calls the trait's own, which
+/// does nothing.
 #[test]
 fn every_callback_of_a_context_is_passed_on_by_its_wrapping() {
     let wrapping = read("src/wiping.rs");
@@ -536,8 +537,8 @@ fn read_text(path: &str) -> Option<String> {
     String::from_utf8(fs::read(root().join(path)).unwrap()).ok()
 }
 
-/// The project's files: those that git knows, or all that are there where this is no
-/// checkout (an unpacked archive, the build of an image).
+/// The project's files: those that git knows, or all files where this is no checkout (an
+/// unpacked archive, the build of an image).
 fn tracked() -> Vec<String> {
     let listed = Command::new("git")
         .args(["ls-files", "-z"])
@@ -599,7 +600,7 @@ fn code_of(line: &str) -> &str {
     line.split("//").next().unwrap_or_default()
 }
 
-/// Whether a line names this, as a whole word where it is one.
+/// Whether a line names this, as a whole word if it is a word.
 fn names(code: &str, name: &str) -> bool {
     let in_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     code.match_indices(name).any(|(at, _)| {

@@ -19,11 +19,11 @@ pub(crate) struct Bench {
     pub(crate) stack: &'static Stack,
     pub(crate) admin: Admin,
     pub(crate) cores: Cores,
-    /// Where work waits until nothing is timed.
+    /// Holds work back while a part is timed.
     pub(crate) lull: Lull,
-    /// Begun where it is asked for.
+    /// Started by the first group that needs it.
     pub(crate) simulation: Cell<Option<Simulation>>,
-    /// A key of the demo's.
+    /// A key of the demo.
     pub(crate) key: String,
     /// The port of the service behind the gateways.
     pub(crate) service_port: u16,

@@ -13,21 +13,22 @@ use crate::targets::{Filter, Targets};
 use crate::traffic::Usage;
 use crate::virtual_node::L1_ENTRIES;
 
-/// So many that none is used twice within the TTL of a second, nearly as fast as it goes.
+/// Enough owners that no key is used twice within the TTL of a second, at nearly the full
+/// rate.
 const OWNERS: usize = 80;
 const KEYS_EACH: usize = 5;
 const ROUNDS: usize = 3;
 const SECONDS: u32 = 5;
-/// So many that Keycloak has always something to do.
+/// Enough to keep Keycloak busy all the time.
 const CONNECTIONS: u32 = 24;
 /// Enough for as many new keys as a worker lets in. Requests that wrk breaks off at its end
 /// count as failures of this address, and only a few of them are allowed.
 const FIRST_CONNECTIONS: u32 = 8;
-/// Verified one after the other.
+/// Keys that are verified one after the other.
 const BCRYPT_KEYS: usize = 20;
 const BCRYPT_COST: u32 = 10;
 
-/// The deployment that limits are told for: keys that are each used once in ten seconds.
+/// The deployment of the reported limits: each key is used once in ten seconds.
 const EXAMPLE: Deployment = Deployment {
     usage: Usage {
         keys: 1000,
@@ -41,7 +42,7 @@ const EXAMPLE: Deployment = Deployment {
     renews_ahead: true,
     call_seconds: 0.0,
 };
-/// Of a token with a few roles; `docs/sizing.md` says how to count one's own.
+/// The length of a token with a few roles; `docs/sizing.md` says how to measure a token.
 const TOKEN_BYTES: usize = 1500;
 const L2_SLOTS: u32 = 4096;
 
@@ -66,7 +67,7 @@ pub(crate) fn keycloak_capacity(bench: &Bench, report: &mut Report) -> (Machine,
         bench,
         &[
             ("warm", Filter::Exchange(vec![])),
-            // Each token is over before its key is used again.
+            // Each token has expired before its key is used again.
             (
                 "refreshing",
                 Filter::Exchange(vec![("cache_ttl_seconds", json!(1))]),
@@ -79,7 +80,8 @@ pub(crate) fn keycloak_capacity(bench: &Bench, report: &mut Report) -> (Machine,
     let mut owners: Vec<Owner<'_>> = records.chunks(KEYS_EACH).map(owner).collect();
     let all = Keys::new(bench, keys.iter().map(|key| key.text.as_str()));
     let port = targets.port("refreshing");
-    // A worker lets so many new keys through in a second: the first time takes its time.
+    // The first round takes longer: a worker lets only so many new keys through in a
+    // second.
     let each_once = Until::Requests(keys.len() as u64);
     closed(port, &all, Order::Turn, FIRST_CONNECTIONS, each_once);
 
@@ -141,12 +143,12 @@ pub(crate) fn keycloak_capacity(bench: &Bench, report: &mut Report) -> (Machine,
 struct Refreshed {
     refreshes: f64,
     seconds: f64,
-    /// Of the gateway's processor time.
+    /// The gateway's processor time.
     busy_seconds: f64,
 }
 
-/// Sends keys whose tokens have expired, over so many connections. It counts Keycloak's
-/// calls and not requests: a run may begin with keys that were used a moment ago.
+/// Sends keys with expired tokens, over so many connections. It counts Keycloak's calls and
+/// not requests: a run may begin with keys that were used a moment ago.
 fn refresh(targets: &Targets, keys: &Keys, connections: u32) -> Refreshed {
     let asked = || targets.counter("cluster.keycloak.upstream_rq_total");
     let (asked_before, busy) = (asked(), targets.processor_seconds());

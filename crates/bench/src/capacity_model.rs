@@ -9,11 +9,11 @@
 
 use crate::traffic::Usage;
 
-/// Ranks up to this are taken one by one; those behind it in groups of about the same use.
+/// The first ranks are computed one by one, the others in groups of about the same use.
 const SINGLE_RANKS: usize = 200;
-/// How much larger than its first rank a group's last one is.
+/// The ratio of a group's last rank to its first.
 const GROUP_RATIO: f64 = 1.01;
-/// Windows that stand for all of them.
+/// Windows that represent all of them.
 const WINDOWS: usize = 8;
 /// Look-up and grant.
 const CALLS_PER_REFRESH: f64 = 2.0;
@@ -44,11 +44,11 @@ pub struct Deployment {
 /// The load of a deployment, when all keys have been seen.
 #[derive(Debug, Clone, Copy)]
 pub struct Demand {
-    /// The share of the requests that wait for nothing.
+    /// The share of the requests that do not wait.
     pub hit_rate: f64,
-    /// Look-ups in a second, and as many grants.
+    /// Look-ups per second; there are as many grants.
     pub refreshes_per_second: f64,
-    /// Those of them that no request waits for.
+    /// Refreshes among them that no request waits for.
     pub renewals_per_second: f64,
 }
 
@@ -66,7 +66,7 @@ pub struct Machine {
 }
 
 impl Deployment {
-    /// One node of one worker, as it is.
+    /// One node of one worker.
     pub const fn of_one_worker(usage: Usage, ttl_seconds: f64, call_seconds: f64) -> Self {
         Self {
             usage,
@@ -79,13 +79,13 @@ impl Deployment {
         }
     }
 
-    /// Caches that know nothing of each other.
+    /// Caches that share nothing with each other.
     fn caches(&self) -> f64 {
         let each = if self.workers_share { 1 } else { self.workers };
         (self.nodes * each) as f64
     }
 
-    /// Renewals in a second that all workers can make: one at a time each.
+    /// Renewals per second of all workers: each makes one at a time.
     pub fn renewals_per_second_max(&self) -> f64 {
         (self.nodes * self.workers) as f64 / (CALLS_PER_REFRESH * self.call_seconds)
     }
@@ -114,7 +114,7 @@ impl Deployment {
         self.demand_at(&groups, low)
     }
 
-    /// The same where this share of the renewals that are due is made.
+    /// The load if this share of the due renewals is made.
     fn demand_at(&self, groups: &[(f64, f64)], made: f64) -> Demand {
         let caches = self.caches();
         let (mut refreshes, mut renewals) = (0.0, 0.0);
@@ -135,14 +135,14 @@ impl Deployment {
         }
     }
 
-    /// From one fetch of a key's token to the next: how long, and how likely it is that no
+    /// The time from one fetch of a key's token to the next, and the probability that no
     /// request waits for it.
     fn cycle(&self, rate: f64, spread: f64, made: f64) -> (f64, f64) {
         let ttl = self.ttl_seconds;
         let window = ttl / 10.0 * (1.0 + spread);
         let unused = (-rate * window).exp();
         let renewed = made * (1.0 - unused);
-        // Until the first request in the window, times how likely there is one.
+        // The mean time until the first request in the window, times the probability of one.
         let in_window = (1.0 - unused * (1.0 + rate * window)) / rate;
         let ahead = made * ((1.0 - unused) * (ttl - window) + in_window);
         (ahead + (1.0 - renewed) * (ttl + 1.0 / rate), renewed)
@@ -168,7 +168,7 @@ impl Deployment {
         *bounds.iter().min_by(by_rate).expect("bounds")
     }
 
-    /// How long it takes at least until each node has seen each key once.
+    /// The least time until each node has seen each key once.
     pub fn restart_seconds(&self, machine: &Machine) -> f64 {
         (self.usage.keys * self.nodes) as f64 / self.first_uses_per_second(machine).0
     }
@@ -187,7 +187,7 @@ impl Deployment {
         grown
     }
 
-    /// The most keys at which something still holds that gives way as keys are added.
+    /// The most keys at which a condition still holds; it fails above some number of keys.
     fn keys_max(&self, holds: impl Fn(&Self) -> bool) -> usize {
         let (mut holding, mut giving) = (0, 100_000_000);
         while giving - holding > 1 + holding / 1000 {
@@ -236,7 +236,7 @@ impl Deployment {
     }
 }
 
-/// Keys of about the same use: how many, and each one's share of the requests.
+/// Keys of about the same use: their number, and the share of the requests of each.
 fn groups(usage: &Usage) -> Vec<(f64, f64)> {
     if usage.exponent == 0.0 {
         return vec![(usage.keys as f64, 1.0 / usage.keys as f64)];

@@ -7,10 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The core that is the gateway's.
+/// The gateway's core.
 const GATEWAY: &str = "0";
 
-/// How the cores are shared out.
+/// The distribution of the cores.
 #[derive(Clone, Copy)]
 pub(crate) struct Cores {
     count: usize,
@@ -25,12 +25,13 @@ impl Cores {
         Self { count }
     }
 
-    /// How many there are.
+    /// The number of cores.
     pub(crate) fn count(&self) -> usize {
         self.count
     }
 
-    /// Moves an Envoy's workers to the gateway's core, and the rest of it to the others.
+    /// Moves an Envoy's workers to the gateway's core, and its other threads to the other
+    /// cores.
     pub(crate) fn give_gateway(&self, pid: &str) {
         self.give_rest(pid);
         for worker in workers(pid) {
@@ -39,13 +40,13 @@ impl Cores {
         }
     }
 
-    /// Moves a process to the other cores, with all that it has started and will start: a
+    /// Moves a process to the other cores, with all its children, present and future: a
     /// server may be the child of a script, or have a process for each connection.
     pub(crate) fn give_rest(&self, pid: &str) {
         self.pin(&format!("1-{}", self.count.saturating_sub(1)), pid);
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
         for child in children.unwrap_or_default().split_whitespace() {
-            // It may have ended meanwhile.
+            // The process may have ended meanwhile.
             if Path::new(&format!("/proc/{child}")).exists() {
                 self.give_rest(child);
             }

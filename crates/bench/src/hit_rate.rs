@@ -35,12 +35,12 @@ const HOUR: Scenario = Scenario {
     seed: 1,
 };
 
-/// The curves' keys, fewer than the row's so that there can be many points: with ten times
-/// the keys and ten times the requests it is much the same.
+/// The keys of the curves, fewer than the row's so that there can be many points: ten times
+/// the keys with ten times the requests give much the same curve.
 pub(crate) const CURVE_KEYS: usize = 1000;
 const CURVE_RATES: [f64; 5] = [3.0, 10.0, 30.0, 100.0, 300.0];
 pub(crate) const CURVE_TTLS: [u64; 3] = [60, 300, 900];
-/// A million keys are not to take all the time there is.
+/// Low, so that a million keys do not take most of the bench's time.
 pub(crate) const GROWTH_RATE: f64 = 100.0;
 const GROWTH_KEYS: [usize; 4] = [1_000_000, 100_000, 10_000, 1000];
 /// A fifth of the row's keys and requests.
@@ -52,7 +52,7 @@ const fn steady(usage: Usage, ttl_seconds: u64) -> Scenario {
     Scenario::steady(usage, ttl_seconds, 4)
 }
 
-/// All that is simulated, at each point of its curve.
+/// All simulated scenarios, at each point of its curve.
 struct Scenarios {
     by_rate: [[(f64, Scenario); CURVE_RATES.len()]; CURVE_TTLS.len()],
     by_keys: [(f64, Scenario); GROWTH_KEYS.len()],
@@ -88,7 +88,7 @@ impl Scenarios {
     }
 }
 
-/// Runs that know nothing of each other, on a thread for each core.
+/// Independent runs, on a thread for each core.
 pub(crate) struct Simulation {
     threads: Vec<JoinHandle<()>>,
     done: Receiver<(usize, Run)>,
@@ -120,7 +120,7 @@ impl Simulation {
         }
     }
 
-    /// Waits for all of them; in the scenarios' order.
+    /// Waits for all of them; returns them in the scenarios' order.
     fn wait(self, bench: &Bench) -> Vec<Run> {
         bench.lull.during(|| {
             for thread in self.threads {
@@ -201,9 +201,9 @@ pub(crate) fn ttl_line(ttl_seconds: u64) -> String {
     format!("TTL {ttl_seconds} s")
 }
 
-/// Four workers, with shared data as small beside the keys as the default is beside the
-/// row's, and with room for all; and one worker with ten times the keys that its memory holds
-/// by default.
+/// Four workers, once with shared data as small for their keys as the default is for the
+/// row's, and once with room for all keys; and one worker with ten times the keys that its
+/// memory holds by default.
 fn crowds() -> [(&'static str, Scenario); 3] {
     let crowd = |l2_slots| Scenario {
         workers: 4,

@@ -112,7 +112,7 @@ fn main() -> ExitCode {
         if measured.is_err() {
             failed.push(name);
         }
-        // After each, so that one that fails loses nothing of the others.
+        // After each group, so that a failing group loses nothing of the others.
         let results = report.write(&folder.join("results.json"), &run);
         plots::draw(&results, &folder);
         show(&results);
@@ -133,7 +133,7 @@ fn show(results: &serde_json::Value) {
     let page = std::fs::read_to_string(&file).expect("the page");
     match page::fill(&page, results) {
         Ok(page) => std::fs::write(&file, page).expect("the page"),
-        // Where only some groups were ever measured.
+        // Some groups were never measured.
         Err(why) => println!("    docs/performance.md stays as it is: {why}"),
     }
 }

@@ -16,7 +16,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Starts one on this port; its files are in this folder.
+    /// Starts nginx on this port, with its files in this folder.
     pub(crate) fn start(folder: &Path, port: u16) -> Self {
         let folder = folder.join("service");
         fs::create_dir_all(&folder).expect("a folder");
@@ -38,7 +38,7 @@ impl Service {
         service
     }
 
-    /// Its process.
+    /// Its process id.
     pub(crate) fn pid(&self) -> String {
         self.child.id().to_string()
     }
@@ -56,7 +56,7 @@ fn configuration(folder: &Path, port: u16) -> String {
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|name| format!("{name}_temp_path {folder}/{name};"))
         .join(" ");
-    // One process, so that its end is the end of it.
+    // One process, so that ending it ends nginx.
     format!(
         "daemon off; master_process off; pid {folder}/pid; error_log stderr error;
 events {{ worker_connections 4096; }}

@@ -1,4 +1,4 @@
-//! A listener whose keys are shared out among several filters of one kind.
+//! A listener that shares its keys out among several filters of one kind.
 //!
 //! The filter looks up at most fifty keys a second that its node has never seen verified,
 //! so that a client with made-up keys cannot keep Keycloak busy. At that rate a hundred
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::gateway::{edit_fields, member};
 use crate::owner::Key;
 
-/// How many filters there are: more than one core can keep busy.
+/// The number of filters: more than one core can keep busy.
 pub(crate) const SHARES: usize = 16;
 
 /// Keys in so many shares, one after the other: a key's first character names its share.

@@ -24,10 +24,10 @@ use crate::owner::{Key, Record, attributes};
 use crate::wait::now_seconds;
 
 const ROLES: [&str; 4] = ["view-users", "query-users", "query-groups", "view-events"];
-/// Of a token that no assertion ends sooner.
+/// The life of a token that no assertion shortens.
 const LIFE_SECONDS: u64 = 86_400;
 
-/// A running one; takes no more connections once it is dropped.
+/// A running stand-in; it takes no more connections once it is dropped.
 pub(crate) struct StandIn {
     pub(crate) address: SocketAddr,
     /// The length of an owner's token.
@@ -36,7 +36,7 @@ pub(crate) struct StandIn {
 }
 
 impl StandIn {
-    /// Starts one that knows these keys, each an owner's of its own.
+    /// Starts a stand-in that knows these keys, each with an owner of its own.
     pub(crate) fn start(bench: &Bench, keys: &[Key]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -64,7 +64,7 @@ impl StandIn {
 impl Drop for StandIn {
     fn drop(&mut self) {
         self.stopped.store(true, Ordering::Relaxed);
-        // Wakes the thread that accepts.
+        // Wakes the accepting thread.
         let _ = TcpStream::connect(self.address);
     }
 }

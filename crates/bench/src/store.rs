@@ -2,8 +2,8 @@
 //! look-up in a store without an index.
 //!
 //! Sizes cannot take turns, since the store only grows, and minutes lie between them. So each
-//! size also times, in turn with the look-ups, a call whose time does not depend on the number
-//! of keys: a client by its name. A change in that call's time is the machine's doing, and is
+//! size also times, in turn with the look-ups, a call that does not depend on the number of
+//! keys: a client by its name. A change in that call's time is the machine's doing, and is
 //! divided out.
 
 use std::time::Instant;
@@ -32,11 +32,11 @@ const LOOK_UPS: usize = 60;
 /// flatter the later measurements. They end after so many rounds without a gain.
 const SETTLED_ROUNDS: usize = 5;
 const UNCOUNTED_ROUNDS_MAX: usize = 60;
-/// Searches by a short value: each reads all of them.
+/// Searches by a short value: each reads all values.
 const SHORT_SEARCHES: usize = 5;
-/// Owners that a scan goes through, and which of them holds the key.
+/// The owners that a scan reads, and the position of the key's owner.
 const SCANNED_OWNERS: u64 = 1_000;
-/// Apart from those of the other realm.
+/// Apart from the owners of the other realm.
 const FIRST_SCANNED: u64 = 0xf000_0000;
 const PAGE: u64 = 100;
 
@@ -156,7 +156,7 @@ impl Store<'_> {
         self.keys = keys;
     }
 
-    /// Looks up until that gets no faster.
+    /// Repeats look-ups until they get no faster.
     fn settle(&mut self) {
         let mut least = f64::INFINITY;
         let mut settled = 0;
@@ -197,7 +197,7 @@ impl Store<'_> {
         figures
     }
 
-    /// A key that is there.
+    /// A key of the store.
     fn any_key(&mut self) -> u64 {
         self.dice.random_range(0..self.keys)
     }
@@ -255,7 +255,7 @@ fn stored(key: u64) -> StoredKey {
     (id, hash)
 }
 
-/// The very path that the filter asks for, below the realm's.
+/// The path that the filter asks for, below the realm's.
 fn look_up_path(realm: &str, key_id: &str) -> String {
     let fields = json!({
         "keycloak_url": "https://login.example.com", "realm": realm,
@@ -275,17 +275,17 @@ fn timed<T>(call: impl FnOnce() -> T) -> (T, f64) {
     (answer, began.elapsed().as_secs_f64() * 1000.0)
 }
 
-/// The seed's way: each user is read, and the key is tried at each hash. In a realm of its
-/// own, so that there are no others, with the key at the owner in the middle.
+/// The seed's way: it reads each user, and tries the key at each hash. It runs in a realm of
+/// its own, so that there are no other users, with the key at the owner in the middle.
 ///
-/// A comparison takes as long with one hash as with another of its cost, so the owners
-/// share a few: hashing a thousand keys would take a minute and change nothing.
+/// A comparison takes as long with one hash as with another of its cost, so the owners share a
+/// few: hashing a thousand keys would take a minute and change nothing.
 fn scan(bench: &Bench, database: &Database, report: &mut Report) {
     let realm = "bench-scan";
     let admin = &bench
         .admin
         .new_realm(&json!({"realm": realm, "enabled": true}));
-    // Or no attribute would be shown.
+    // Otherwise Keycloak would show no attribute.
     let mut profile = admin.get("users/profile");
     profile["unmanagedAttributePolicy"] = json!("ADMIN_EDIT");
     admin.must("PUT", "users/profile", Some(&profile));

@@ -80,11 +80,11 @@ impl Scenario {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Outcome {
     pub requests: u64,
-    /// Those that went on at once with a token of the cache.
+    /// Requests that went on at once with a cached token.
     pub hits: u64,
-    /// Those that were refused, since too many new keys came at once.
+    /// Requests that were refused, since too many new keys came at once.
     pub refused: u64,
-    /// Those that led a first use, or a refresh.
+    /// Requests that led a first use, or a refresh.
     pub first_uses: u64,
     pub refreshes: u64,
     pub lookups: u64,
@@ -196,7 +196,7 @@ pub fn run(scenario: &Scenario, wait: &dyn Fn()) -> Run {
 impl<'a> VirtualNode<'a> {
     fn new(scenario: &Scenario, wait: &'a dyn Fn()) -> Self {
         let config = config(scenario);
-        // So that it is `cache_ttl_seconds` that ends a token's time, and not its own end.
+        // Long, so that `cache_ttl_seconds` ends a token's use, and not the token's own end.
         let token_life_seconds = 2 * scenario.cache_ttl_seconds + 120;
         let realm = Realm::new(scenario.usage.keys, token_life_seconds);
         let mut shared = Shared::default();
@@ -361,7 +361,8 @@ impl<'a> VirtualNode<'a> {
                 match forward.source {
                     Source::FirstUse => self.outcome.first_uses += 1,
                     Source::Refresh => self.outcome.refreshes += 1,
-                    // Another request led, or the token was in the cache once it was its turn.
+                    // Another request led, or the token was in the cache when this request's turn
+                    // came.
                     Source::L1 | Source::L2 | Source::Stale => {}
                 }
                 return;

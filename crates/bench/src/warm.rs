@@ -17,13 +17,13 @@ const ROUNDS: usize = 6;
 const TURNS: usize = 12;
 const REQUESTS: u64 = 500;
 const CONNECTIONS: u32 = 16;
-/// The same of latency, where the quietest window of a round counts.
+/// Windows of a round of latency; the quietest window counts.
 const WINDOWS: usize = 14;
 const WINDOW: Duration = Duration::from_millis(250);
-/// So few that those that are opened are no hundredth of a window's requests, and more than
+/// Few, so that opening them is less than a hundredth of a window's requests, and more than
 /// are busy at half of a worker's capacity.
 const OPEN_CONNECTIONS: u32 = 8;
-/// Keys of the listener whose worker memory holds one: each is read from shared data.
+/// Keys of the listener with room for one in worker memory: each is read from shared data.
 const L2_KEYS: usize = 8;
 
 pub(crate) fn measure(bench: &Bench, report: &mut Report) {

@@ -15,9 +15,9 @@ pub enum Operation {
 #[derive(Clone)]
 pub struct AdminEvent {
     pub id: String,
-    /// When it was done.
+    /// The time of the change.
     pub time: UnixMillis,
-    /// From when on a search shows it: an event can come late.
+    /// The time from which a search shows it: an event can come late.
     pub visible_at: UnixMillis,
     pub operation: Operation,
     /// `users/<id>` and perhaps more.

@@ -1,6 +1,6 @@
-//! A Keycloak of one realm, made up: answers calls as the real one was measured to.
+//! A made-up Keycloak of one realm: it answers calls as the real one was measured to.
 //!
-//! Users with their attributes and links, the search without case, tokens and
+//! It has users with their attributes and links, the search without case, tokens and
 //! assertions that are taken once, the roles of both clients, both logs, the realm's
 //! keys. It verifies no signature; the end-to-end suite has the real one do that. Its
 //! clock is the caller's.
@@ -76,8 +76,8 @@ pub struct FakeKeycloak {
     /// Its clients give lightweight tokens, which list no roles.
     pub lightweight: bool,
     pub token_life_seconds: u64,
-    /// A token ends with the assertion that it was given for at the latest: the
-    /// provider's `jwtAuthorizationGrantLimitAccessTokenExp`.
+    /// A token ends no later than its assertion: the provider's
+    /// `jwtAuthorizationGrantLimitAccessTokenExp`.
     pub limits_tokens: bool,
     /// Service tokens that are no longer taken.
     pub revoked_tokens: HashSet<String>,
@@ -96,16 +96,16 @@ pub struct FakeKeycloak {
     pub names_issuer: Option<&'static str>,
     /// The writers of attributes: the profile's `unmanagedAttributePolicy`.
     pub attribute_policy: Option<&'static str>,
-    /// How often it was asked for admin events.
+    /// The number of requests for admin events.
     pub polls: u32,
     /// The realm keeps user events.
     pub keeps_grants: bool,
     pub grants: Vec<GrantEvent>,
     /// The scopes that the gateway's client can have.
     pub scopes: Vec<&'static str>,
-    /// The identity providers that there are.
+    /// The realm's identity providers.
     pub providers: Vec<String>,
-    /// The groups that there are: claims to break a lock.
+    /// The realm's groups: claims to break a lock.
     pub groups: Groups,
     /// The keys that the realm shows.
     pub keys: Vec<RealmKey>,
@@ -114,13 +114,14 @@ pub struct FakeKeycloak {
     issued: u64,
 }
 
-/// A token that was given to an account of ours.
+/// A token that was given to one of our accounts.
 struct Given {
     exp: u64,
     client: &'static str,
 }
 
-/// How often each endpoint was called by an exchange, the token endpoint by both.
+/// The number of an exchange's calls to each endpoint; `service_token` also counts
+/// those of the management API.
 #[derive(Default, Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Calls {
     pub service_token: u32,
@@ -218,7 +219,7 @@ impl FakeKeycloak {
         found.unwrap_or_else(|| panic!("no user {id}"))
     }
 
-    /// Does something to a user, as an administrator would; an event tells of it.
+    /// Changes a user, as an administrator would; an event tells of it.
     pub fn edit(
         &mut self,
         id: &str,
@@ -271,7 +272,7 @@ impl FakeKeycloak {
         }
     }
 
-    /// Takes none of the service tokens any more that it gave so far.
+    /// Revokes all service tokens given so far.
     pub fn revoke_tokens(&mut self) {
         self.service_tokens.clear();
     }
@@ -296,7 +297,7 @@ impl FakeKeycloak {
         (200, token_answer(&jwt, self.token_life_seconds))
     }
 
-    /// A token of the gateway's account, as it is given without a question.
+    /// Gives a token of the gateway's account without checking a request.
     pub fn give_service_token(&mut self, now: UnixMillis) -> String {
         self.give_token(GATEWAY_CLIENT, now)
     }

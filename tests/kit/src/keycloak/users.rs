@@ -20,7 +20,8 @@ pub const PROVIDER: &str = "api-keys";
 pub struct User {
     pub id: String,
     pub enabled: bool,
-    /// Of a user storage without import: read by its id, and found by no search.
+    /// The user is in a user storage without import: a read by id finds it, a search
+    /// does not.
     pub unsearchable: bool,
     pub attributes: BTreeMap<String, Vec<String>>,
     /// By the alias of the provider: the id and the name there.
@@ -80,7 +81,7 @@ impl User {
         self
     }
 
-    /// Takes a key away, with all that is stored of it.
+    /// Takes a key away, with all of its attributes.
     pub fn remove_key(&mut self, id: &str) {
         let mark = format!("key:{id}:");
         for values in self.attributes.values_mut() {
