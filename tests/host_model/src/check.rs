@@ -16,12 +16,12 @@ use super::keys::{INDEX_KEY, SCALAR, SIGNING_KEY, id_of};
 use super::node::Profile;
 use super::sweep::{Finding, Sweeper};
 
-/// Of more requests than this, some keys are looked for: all would take minutes, and say
-/// no more.
+/// With more requests than this, the sweep looks for some of the keys: all would take
+/// minutes, and prove no more.
 const SWEPT_MAX: usize = 1000;
 
-/// So many zeros are at the deepest end of a stack at least: it was a wiping that went that
-/// deep, and no callback.
+/// The least number of zeros at the deepest end of a stack: then a wipe went that deep, and
+/// no callback.
 const WIPED_MIN: usize = 2048;
 
 /// The prefix of every key in the scenarios.
@@ -95,8 +95,8 @@ fn sweep_memory(gateway: &mut Gateway, requests: &[Request]) {
     }
 }
 
-/// One at a time, since Kong's older releases crash on more. On Envoy a turn is waited for
-/// beside the body of a management request.
+/// One at a time, since Kong's older releases crash on more. On Envoy a management request
+/// waits for a turn and for its body at the same time.
 fn callouts_max(gateway: &Gateway, request: &Request) -> usize {
     match gateway.profile() == Profile::Envoy && gateway.manages(request.route) {
         true => 2,
@@ -114,7 +114,7 @@ fn judge_forwarded(gateway: &Gateway, request: &Request, headers: &Pairs) {
     );
     let keys = keys_of(&request.sent);
     if sorted(headers) == sorted(&request.sent) {
-        // Untouched: it had no key, or the scenario allows that it passes.
+        // Untouched: it had no key, or the scenario allows a key to pass.
         assert!(
             keys.is_empty() || gateway.allowed.keys_upstream,
             "4: a request with a key passed untouched"
@@ -142,7 +142,7 @@ fn sorted(pairs: &Pairs) -> Pairs {
     pairs
 }
 
-/// 6: a request that the host lets go by mistake has neither key nor token, but for the
+/// 6: a request that the host lets go by mistake has neither key nor token, except the
 /// token that the exchange had just given it.
 fn judge_let_go(gateway: &Gateway, request: &Request, headers: &Pairs, body: &[u8]) {
     let holds_key = |value: &[u8]| value.windows(PREFIX.len()).any(|part| part == PREFIX);
@@ -157,7 +157,7 @@ fn judge_let_go(gateway: &Gateway, request: &Request, headers: &Pairs, body: &[u
     }
 }
 
-/// The filter's own answers are refusals, but for those of the management API.
+/// The filter's own answers are refusals, except those of the management API.
 fn judge_answered(answer: &LocalResponse, manages: bool) {
     let status = answer.status;
     assert!(
@@ -245,7 +245,7 @@ fn sweep(gateway: &Gateway, requests: &[Request]) {
             look(&sealed, "a callout's header", value);
         }
         let unwritten = if value_of(&sent.headers, ":method") == Some(b"PUT") {
-            // An owner is written with the hashes of its keys.
+            // The writes of an owner hold the hashes of its keys.
             &unhashed
         } else {
             &sealed
@@ -297,7 +297,7 @@ fn report(found: &[Finding]) {
     assert!(found.is_empty(), "5: {:?}", &found[..found.len().min(10)]);
 }
 
-/// Secrets that may be nowhere but where they came from.
+/// Secrets that may be nowhere except at their origin.
 fn secrets_at_rest(gateway: &Gateway, requests: &[Request], hashes: bool) -> Sweeper {
     let mut sweeper = secrets_brought(gateway, requests, hashes);
     let der = STANDARD.decode(SIGNING_KEY).unwrap();
@@ -311,7 +311,7 @@ fn secrets_at_rest(gateway: &Gateway, requests: &[Request], hashes: bool) -> Swe
     sweeper
 }
 
-/// The keys that clients sent or were given, and the hashes that Keycloak holds of them.
+/// The keys that clients sent or received, and the hashes of them in Keycloak.
 fn secrets_brought(gateway: &Gateway, requests: &[Request], hashes: bool) -> Sweeper {
     let mut sweeper = Sweeper::default();
     let mut known = std::collections::BTreeSet::new();

@@ -13,11 +13,11 @@ pub use super::keycloak_adapter::Asked;
 use super::keycloak_adapter::{Keycloaks, asked, response};
 use super::node::{Profile, Sent};
 
-/// How long Keycloak takes.
+/// Keycloak's time for an answer.
 const KEYCLOAK_MS: u64 = 5;
-/// How long a turn at once takes.
+/// The time of a turn at once.
 const TURN_MS: u64 = 1;
-/// How long nginx's queue takes for one that waits.
+/// The time of a waiting request in nginx's queue.
 const KONG_WAIT_MS: u64 = 5;
 /// All time limits of Kong's loopback server together (`kong/nginx-apikeys.conf`).
 const LOOPBACK_MS: u64 = 1_700;
@@ -25,15 +25,15 @@ const LOOPBACK_MS: u64 = 1_700;
 /// The fate of a callout.
 #[derive(Clone, Debug)]
 pub enum Fate {
-    /// It is answered as it should be.
+    /// It is answered correctly.
     Answered,
     /// The same, so many milliseconds later.
     Late(u64),
-    /// It is answered with this, for any call.
+    /// It gets this answer, for any call.
     Status(u16, Vec<u8>),
-    /// It is answered as it should be, except that this function changes the body.
+    /// It is answered correctly, except that this function changes the body.
     Changed(fn(&[u8]) -> Vec<u8>),
-    /// The answer has headers, and no status among them.
+    /// The answer has headers, but no status among them.
     NoStatus,
     /// The connection is refused, or breaks off.
     Reset,
@@ -71,7 +71,7 @@ pub struct Flights {
 }
 
 impl Flights {
-    /// Takes the callouts that are new.
+    /// Takes the new callouts.
     pub fn take_off(
         &mut self,
         callouts: Vec<(Caller, Callout)>,
@@ -113,7 +113,7 @@ impl Flights {
         }
     }
 
-    /// When the next one lands.
+    /// The time at which the next one lands.
     pub fn next_due_ms(&self) -> Option<u64> {
         self.under_way.iter().map(|flight| flight.due_ms).min()
     }
@@ -134,7 +134,7 @@ impl Flights {
         self.counts.get(&asked).copied().unwrap_or_default()
     }
 
-    /// How many callouts there were.
+    /// The number of all callouts so far.
     pub fn total(&self) -> usize {
         self.counts.values().sum()
     }
@@ -148,7 +148,7 @@ impl Flights {
 }
 
 impl Fate {
-    /// How the callout ends; on Kong by way of the loopback server.
+    /// The callout's answer; on Kong it passes the loopback server.
     pub fn answer(
         &self,
         sent: &Sent,
@@ -196,8 +196,8 @@ impl Fate {
     }
 }
 
-/// An answer as Kong's loopback server gives it: never without a body, which would poison
-/// the next callout (K4).
+/// An answer as Kong's loopback server gives it: never without a body, because an empty
+/// body poisons the next callout (K4).
 fn loopback(answer: Answer) -> Answer {
     match answer {
         Answer::Response { mut headers, body } if body.is_empty() => {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::abi::{self, HostResult, Pairs, Status, refuse, trap, value_of};
 use super::node::{Metric, Profile, Random, Sent, SharedNode};
 
-/// Which callback of the filter runs.
+/// The running callback of the filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     VmStart,
@@ -37,7 +37,7 @@ pub struct ContextState {
     pub root: u32,
     pub request_id: Vec<u8>,
     pub request_headers: Pairs,
-    /// Headers that were removed, and copies of one that was set: Kong hides them from
+    /// Headers that were removed, and copies of a header that was set: Kong hides them from
     /// filters, and its proxy sends them to the service (K2).
     pub hidden_headers: Pairs,
     /// The last answer had no body: the next callout of this request reads into a buffer
@@ -47,7 +47,7 @@ pub struct ContextState {
     pub loses_body: bool,
     /// The part of the body that has arrived.
     pub request_body: Vec<u8>,
-    /// Kong's nginx wrote it to a file: its size is told, and nothing of it is shown.
+    /// Kong's nginx wrote it to a file: the filter sees its size, and none of its bytes.
     pub body_in_file: bool,
     pub resumed: u32,
     pub local_responses: Vec<LocalResponse>,
@@ -62,7 +62,7 @@ pub struct Callout {
     pub sent: Sent,
 }
 
-/// How a callout ends.
+/// The end of a callout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     Response { headers: Pairs, body: Vec<u8> },
@@ -78,25 +78,25 @@ pub struct Host {
     pub configurations: BTreeMap<u32, Vec<u8>>,
     pub in_flight: BTreeMap<u32, Callout>,
     pub answer: Option<Answer>,
-    /// Of each root context.
+    /// The period of each root context.
     pub tick_periods_ms: BTreeMap<u32, u32>,
     pub random: Random,
 }
 
-/// Entries of a map that Kong shows a filter.
+/// The most entries of a map that Kong shows a filter.
 const KONG_PAIRS_MAX: usize = 100;
-/// Pseudo-headers that Kong puts before the headers of a request in its map, and leaves out
-/// of the number that it tells.
+/// Pseudo-headers that Kong puts before the headers of a request in its map, and does not
+/// count in the number that it gives.
 pub const KONG_PSEUDO_HEADERS: usize = 4;
-/// Why a callout fails that ran into the host's time limit.
+/// The failure of a callout that ran into the host's time limit.
 pub const TIMED_OUT: &str = "timeout";
-/// How Kong's error lines begin for a property that a root context asks for.
+/// The beginning of Kong's error lines for a property that a root context asks for.
 pub const OUTSIDE: &str = "[error] cannot get";
 
-/// A map as Kong writes it (`ngx_proxy_wasm_pairs_marshal`): the room is reckoned for the
-/// first 100 headers and a part of the pseudo-headers, then the pseudo-headers and the
-/// headers after them are written, 100 in all. More of them than there is room for is a
-/// write past the filter's block of memory; fewer leave bytes that nobody wrote (K6).
+/// A map as Kong writes it (`ngx_proxy_wasm_pairs_marshal`): Kong allocates room for the
+/// first 100 headers and a part of the pseudo-headers, then writes the pseudo-headers and
+/// the headers after them, 100 in all. If they need more than that room, the write goes
+/// past the filter's block of memory; if they need less, some bytes stay unwritten (K6).
 fn kong_map(pairs: &Pairs) -> HostResult<Vec<u8>> {
     if pairs.len() <= KONG_PAIRS_MAX {
         return Ok(abi::serialize(pairs));
@@ -219,7 +219,7 @@ impl Host {
         Ok(())
     }
 
-    /// Whether headers are said to be all there is of a request.
+    /// Whether the host says that the headers are the whole request.
     pub fn end_of_stream(&self, has_body: bool) -> bool {
         !self.on_kong() && !has_body
     }
@@ -237,7 +237,7 @@ impl Host {
 
     // --- maps and buffers ----------------------------------------------------------
 
-    /// A map in the form in which the filter gets it.
+    /// A map in the form that the filter receives.
     pub fn header_map(&self, map: i32) -> HostResult<Vec<u8>> {
         let pairs = match (map, &self.answer) {
             (abi::REQUEST_HEADERS, _) => self.request_headers()?,
@@ -254,7 +254,7 @@ impl Host {
         if map == abi::CALL_RESPONSE_HEADERS
             && let Some(Answer::Failed(why)) = self.answer
         {
-            // Envoy has no map then, and to ask for one is an error.
+            // Envoy has no map then, and asking for one is an error.
             return match (self.profile, name) {
                 (Profile::Kong, b":dispatch_status") => Ok(why.as_bytes().to_vec()),
                 (Profile::Kong, _) => refuse(Status::NotFound),
@@ -280,7 +280,7 @@ impl Host {
         }
     }
 
-    /// Removes a request header, or sets it where there is a value.
+    /// Removes a request header, or sets it if there is a value.
     pub fn replace_header(
         &mut self,
         map: i32,
@@ -307,7 +307,7 @@ impl Host {
             if value.is_none() && is_list && named.len() != 1 {
                 return trap("SIGSEGV: removal of a header that is a list for nginx");
             }
-            // The first of those that are set is written over.
+            // The first header of that name is overwritten.
             let written = usize::from(value.is_some());
             context
                 .hidden_headers
@@ -404,11 +404,11 @@ impl Host {
             (Profile::Kong, [b"ngx", b"kong_request_id"], Some(request)) => {
                 Ok(request.request_id.clone())
             }
-            // nginx makes up another each time, where no configuration keeps it.
+            // nginx makes a new one at each reading, unless a configuration keeps it.
             (Profile::Kong, [b"ngx", b"request_id"], Some(_)) => {
                 Ok(format!("{:032x}", node.next_id()).into_bytes())
             }
-            // nginx's variables: within a request alone.
+            // nginx's variables: only within a request.
             (Profile::Kong, [b"ngx", name], Some(_)) => {
                 let known = node.variables.iter().find(|(n, _)| n.as_bytes() == *name);
                 known.map_or_else(
@@ -423,7 +423,7 @@ impl Host {
             (Profile::Kong, [b"kong", b"router", b"route"], Some(_)) => {
                 Ok(br#"{"paths":["/orders"],"name":"orders","id":"4711"}"#.to_vec())
             }
-            // Known, and not supported: an error, and no lack of a value.
+            // Known, but not supported: an error, and not a missing value.
             (Profile::Kong, [b"route_name" | b"node" | b"cluster_name"], _) => {
                 refuse(Status::InternalFailure)
             }

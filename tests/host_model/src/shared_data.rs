@@ -34,14 +34,14 @@ struct Entry {
 }
 
 impl Entry {
-    /// nginx's slab: powers of two.
+    /// The size class of nginx's slab: a power of two.
     fn class(&self) -> usize {
         (NODE_BYTES + self.key.len() + self.value.len()).next_power_of_two()
     }
 }
 
 pub enum Kind {
-    /// The zone's bytes; none where no zone is configured.
+    /// The zone's bytes; none if no zone is configured.
     Kong {
         zone_bytes: Option<usize>,
     },
@@ -147,7 +147,7 @@ impl SharedData {
         };
         let before = found.map(|entry| entry.value.len());
         if before.is_none_or(|bytes| value.len() > bytes) {
-            // The one before stays until the new one is there, unless it is evicted for it.
+            // The old entry stays until the new one is there, unless it is evicted for it.
             self.make_room(new.class(), zone_bytes.unwrap_or_default())?;
             if before.is_some() && !self.entries.contains_key(&address) {
                 return trap("use after free: the entry was evicted for its own room");
@@ -238,7 +238,7 @@ pub fn collide(prefix: &[u8], wanted: &[u8]) -> Vec<u8> {
             (crc >> 1) ^ if crc & 1 == 1 { 0xEDB8_8320 } else { 0 }
         })
     };
-    // Backwards: which four table entries the last four steps must have used.
+    // Backwards: the four table entries that the last four steps must have used.
     let mut state = !crc32fast::hash(wanted);
     let mut indexes = [0_u8; 4];
     for index in indexes.iter_mut().rev() {
@@ -246,7 +246,7 @@ pub fn collide(prefix: &[u8], wanted: &[u8]) -> Vec<u8> {
         *index = (0..=255).find(|&i| (table(i) >> 24) as u8 == top).unwrap();
         state = (state ^ table(*index)) << 8;
     }
-    // Forwards: the bytes that lead to them from here.
+    // Forwards: the bytes that lead from here to those entries.
     let mut state = !crc32fast::hash(prefix);
     let mut key = prefix.to_vec();
     for index in indexes {

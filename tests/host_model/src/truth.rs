@@ -10,7 +10,7 @@ use super::keycloak_adapter::User;
 
 #[derive(Default)]
 pub struct Truth {
-    /// By realm and key id: the owner, and when the key ends.
+    /// By realm and key id: the owner, and the end of the key.
     owners: HashMap<(String, String), (String, UnixMillis)>,
     /// The realm of each route.
     realms: Vec<String>,
@@ -41,7 +41,7 @@ impl Truth {
         self.realms.push(realm.to_owned());
     }
 
-    /// The owner of a key on a route, and when the key ends.
+    /// The owner of a key on a route, and the end of the key.
     pub fn owner(&self, route: usize, key_id: &str) -> Option<&(String, UnixMillis)> {
         let realm = self.realms[route].clone();
         self.owners.get(&(realm, key_id.to_owned()))

@@ -21,11 +21,12 @@ use super::node::{Profile, Random, SharedNode};
 /// 9.3 million, both signatures take 8, a caller's token with ES256 13).
 const FUEL_PER_CALLBACK: u64 = 20_000_000;
 
-/// The same for those that read the signing key, once for each root context (24 million, most
-/// of it for a table of the curve, and one signature).
+/// The same for callbacks that read the signing key, once for each root context (24 million,
+/// most of it for a table of the curve, and one signature).
 const FUEL_TO_BEGIN: u64 = 40_000_000;
 
-/// Where the stack lies, but for its first frames: it is the first mebibyte, and grows down.
+/// The address range of the stack, without its first frames: the first mebibyte, and it grows
+/// down.
 const STACK: Range<usize> = 0..(1 << 20) - 256;
 /// The stack is painted with this before it is used.
 const UNUSED: u8 = 0xaa;
@@ -45,14 +46,14 @@ pub struct Vm {
     pub fuel: u64,
     /// Ends the machine in the callback of this number, after so many instructions.
     pub ends_in: Option<(u64, u64)>,
-    /// How many callbacks began.
+    /// The number of callbacks so far.
     pub callbacks: u64,
     /// The most instructions that a callback took, by the callback's name.
     pub spent: BTreeMap<&'static str, u64>,
     pub trapped: Option<Trapped>,
 }
 
-/// The wasm that is tested, and where it is from.
+/// The wasm under test, and its origin.
 pub fn wasm() -> &'static (Engine, Module) {
     static WASM: OnceLock<(Engine, Module)> = OnceLock::new();
     WASM.get_or_init(|| {
@@ -130,7 +131,7 @@ impl Vm {
         &stack[deepest.unwrap_or(stack.len())..]
     }
 
-    /// Makes a root context; false where the filter refuses its configuration.
+    /// Makes a root context; false if the filter refuses its configuration.
     pub fn configure(&mut self, configuration: &[u8]) -> Outcome<(u32, bool)> {
         let root = self.new_context(0);
         let size = number(configuration.len());
@@ -148,7 +149,7 @@ impl Vm {
         Ok((root, started != 0 && configured != 0))
     }
 
-    /// A root context's tick; none where it set no period.
+    /// A root context's tick; none if it set no period.
     pub fn tick(&mut self, root: u32) -> Outcome<()> {
         if !self.host().tick_periods_ms.contains_key(&root) {
             return Ok(());
@@ -179,7 +180,7 @@ impl Vm {
             .map(action)
     }
 
-    /// More of the body is there, and this is the last of it or not.
+    /// Delivers another part of the body; it may be the last.
     pub fn request_body(&mut self, context: u32, bytes: &[u8], last: bool) -> Outcome<Action> {
         let state = self.host().contexts.get_mut(&context).unwrap();
         state.request_body.extend(bytes);
@@ -198,7 +199,7 @@ impl Vm {
             Answer::Response { headers, body } => (headers.len(), body.len()),
             Answer::Failed(_) => (0, 0),
         };
-        // A root context is its own.
+        // A root context is its own root.
         let root = match self.host().contexts[&context].root {
             0 => context,
             root => root,

@@ -17,7 +17,7 @@ fn gateway(profile: Profile) -> Gateway {
     gateway
 }
 
-/// Sends keys that nobody has, to both workers in turn, until it is told to wait.
+/// Sends keys without an owner, to both workers in turn, until the filter answers 429.
 fn until_throttled(gateway: &mut Gateway) -> u64 {
     for number in 0..100 {
         let outcome = gateway.ask_worker(number as usize % 2, &key(1000 + number));

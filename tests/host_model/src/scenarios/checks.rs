@@ -1,4 +1,5 @@
-//! The checks of a scenario's end, each tripped once: one that nothing trips says nothing.
+//! The checks of a scenario's end, each tripped once: a check that nothing trips proves
+//! nothing.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -167,14 +168,14 @@ fn a_key_that_was_made_and_a_callers_token_are_seen_where_they_may_not_stand() {
         let token = gateway.keycloaks.borrow().traffic.caller_tokens[0].clone();
         gateway.node.borrow_mut().log(format!("caller {token}"));
     });
-    // Keycloak is written hashes, and no key.
+    // Keycloak receives hashes, and no key.
     trips_of_management("5:", |gateway, made| {
         let mut node = gateway.node.borrow_mut();
         let is_write = |sent: &&mut Sent| value_of(&sent.headers, ":method") == Some(b"PUT");
         let sent = node.sent.iter_mut().find(is_write).unwrap();
         sent.body.extend(made.as_bytes());
     });
-    // A problem's body shows nothing of its client's.
+    // A problem's body shows no secret of its client.
     trips_of_management("5:", |gateway, made| {
         if let Some(Outcome::Answered(answer)) = &mut gateway.requests[0].outcome {
             let body = format!("{{\"code\":\"x\",\"detail\":\"{made}\"}}");

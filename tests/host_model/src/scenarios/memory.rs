@@ -1,4 +1,4 @@
-//! Worker memory over many requests: it grows to its bounds, and then no more.
+//! Worker memory over many requests: it grows to its bounds, and no further.
 
 use serde_json::json;
 
@@ -6,7 +6,8 @@ use crate::gateway::Gateway;
 use crate::keys::{key, plain_owner};
 use crate::node::{BOTH, Profile};
 
-/// So many known keys take turns with unknown ones, each of which comes once.
+/// The number of known keys; they take turns with unknown keys, each of which comes
+/// once.
 const KNOWN: u64 = 50;
 
 fn load(gateway: &mut Gateway, requests: std::ops::Range<u64>) {

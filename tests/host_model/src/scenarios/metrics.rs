@@ -33,7 +33,7 @@ fn metrics_are_told_on_ticks_and_not_on_the_way_of_a_request() {
         assert_eq!(calls(&gateway), told);
         gateway.pass_ticking(1_000);
         assert_eq!(value(&gateway, &source("l1")), 40);
-        // Most of the warm ones are not timed.
+        // Most warm requests are not timed.
         let timed = value(&gateway, "apikey_exchange_duration_seconds_count__way_warm");
         assert!((1..=4).contains(&timed), "{timed}");
     }

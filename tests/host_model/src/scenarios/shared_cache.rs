@@ -148,7 +148,7 @@ fn a_zone_too_small_for_any_value_traps_and_lets_nothing_through() {
     gateway.allowed.traps = true;
     gateway.node.borrow_mut().shared.write_fault = Some(Box::new(|_| Some(WriteFate::NoMemory)));
     assert!(gateway.ask(&key(1)).is_crash());
-    // The host starts it anew, and a request that needs no write is served.
+    // The host starts the machine anew, and a request that needs no write is served.
     gateway.node.borrow_mut().shared.write_fault = None;
     assert_eq!(gateway.ask(&key(1)).subject(), "alice");
 }
