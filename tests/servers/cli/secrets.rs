@@ -146,7 +146,7 @@ fn the_password_comes_from_a_file_or_standard_input_as_well() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // Where nobody reads it, the pipe is closed before all is written.
+        // If nobody reads the pipe, it is closed before all is written.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         child.wait_with_output().unwrap()
     };

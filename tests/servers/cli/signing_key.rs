@@ -32,7 +32,7 @@ fn done(realm: &Realm, name: &str, file: &str, extra: &[&str]) -> Value {
     step(realm, name, file, &extra).succeeded().json()
 }
 
-/// Does something while the key of this file is the one that the realm's helpers sign with.
+/// Runs an action while the realm's helpers sign with the key of this file.
 fn signing_with<T>(realm: &Realm, file: &str, act: impl FnOnce(&Realm) -> T) -> T {
     let key = realm.file("key.pem");
     let [kept, taken] = [&key, &realm.file(file)].map(|file| fs::read(file).unwrap());
@@ -174,7 +174,7 @@ fn a_step_that_was_interrupted_halfway_goes_on_where_it_ended() {
     let path = realm.client_path(GATEWAY);
     let before = realm.client(GATEWAY)["attributes"]["jwks.string"].clone();
     step(&realm, "new", "next.pem", &[]).succeeded();
-    // As far as it came: the key is made, and one object of three trusts it.
+    // The interrupted state: the key is made, and one object of three does not trust it.
     realm.edit(&path, |client| {
         client["attributes"]["jwks.string"] = before;
     });
@@ -183,7 +183,7 @@ fn a_step_that_was_interrupted_halfway_goes_on_where_it_ended() {
     let goes_on = done(&realm, "new", "next.pem", &[]);
     assert_eq!(goes_on["changed"], json!(["client \"api-key-gateway\""]));
     assert!(is_accepted(&realm, "key.pem") && is_accepted(&realm, "next.pem"));
-    // And one of three does not trust the old one any more.
+    // Another interrupted state: one of three does not trust the old key any more.
     realm.edit(&path, |client| {
         let jwks = client["attributes"]["jwks.string"].as_str().unwrap();
         let mut jwks: Value = serde_json::from_str(jwks).unwrap();
@@ -243,7 +243,7 @@ fn a_management_key_of_its_own_is_rotated_by_itself() {
     step(&realm, "retire", "managers-next.pem", &["--management"]).succeeded();
     assert_eq!(trusted(&realm, MANAGER), [kid(&realm, "managers-next.pem")]);
     assert_eq!(trusted(&realm, GATEWAY).len(), 2);
-    // Where the two share a key, it is not rotated for one of them alone.
+    // If the two share a key, it is not rotated for one of them alone.
     let shared = Realm::prepared();
     step(&shared, "new", "next.pem", &["--management"]).refused_with("leave --management out");
 }

@@ -143,7 +143,7 @@ fn main() -> ExitCode {
         PANIC.with_borrow_mut(|last| *last = said);
     }));
     let world = match catch_unwind(World::new) {
-        // For as long as there are trials; stopped by hand.
+        // Lives until the last trial; stopped explicitly.
         Ok(world) => Box::leak(Box::new(world)),
         Err(_) => {
             eprintln!("There is nothing to test: {}", last_panic());
@@ -172,13 +172,13 @@ fn chosen(mut cases: Vec<Case>) -> Vec<Case> {
     cases
 }
 
-/// Why a case cannot be run here.
+/// The reason why a case cannot run here.
 fn lacking(case: &Case, world: &World) -> Option<&'static str> {
     let lacks = case.needs.iter().find_map(|need| world.lacks(*need));
     lacks.or(case.not_on_kong.filter(|_| world.host == Host::Kong))
 }
 
-/// Names the cases that cannot be run here, by the reason: nothing is left out silently.
+/// Names the cases that cannot run here, by the reason: nothing is left out silently.
 fn tell_what_is_not_applicable(cases: &[Case], world: &World) {
     let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for case in cases {

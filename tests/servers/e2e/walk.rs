@@ -1,7 +1,7 @@
-//! A page that is walked through in one shell, while the gateway changes between its steps.
+//! A walk through a page in one shell, while the gateway changes between its steps.
 //!
-//! [`crate::page::run`] runs a whole page as one script. Here the world must change in
-//! between: so each step is read by one shell that stays, and is over before the next.
+//! [`crate::page::run`] runs a whole page as one script. Here the world must change between
+//! steps: so one shell stays, reads each step, and ends it before the next.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

@@ -37,7 +37,7 @@ const DEMO: [&str; 8] = [
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) needs: Vec<Need>,
-    /// Why Kong cannot show it.
+    /// The reason why Kong cannot show it.
     pub(crate) not_on_kong: Option<&'static str>,
     pub(crate) run: Box<dyn Fn(&'static World) + Send>,
 }
@@ -55,8 +55,7 @@ impl Case {
         }
     }
 
-    /// A limit of Kong's own, of nginx or of its Wasm host, keeps the behaviour from being
-    /// seen there.
+    /// A limit of Kong, of nginx or of its Wasm host hides the behaviour there.
     pub(crate) fn not_on_kong(mut self, reason: &'static str) -> Self {
         self.not_on_kong = Some(reason);
         self
@@ -81,8 +80,8 @@ pub(crate) enum Need {
     LogFile,
     /// The address that a request comes from, as the gateway sees it.
     Addresses,
-    /// Keycloak, stopped: such trials are kept together, and it is started again for
-    /// the next other one.
+    /// A stopped Keycloak: such trials are kept together, and the next other trial starts it
+    /// again.
     StoppedKeycloak,
     /// The output of `make run`.
     FirstRun,
@@ -96,7 +95,7 @@ pub(crate) enum Host {
 }
 
 impl Host {
-    /// Learnt from an answer of the gateway's own.
+    /// Known from the gateway's own answer.
     fn of(answer: &Response) -> Self {
         let is_kongs = |(name, value): &(String, String)| {
             name.starts_with("x-kong-") || name == "server" && value.starts_with("kong")
@@ -126,7 +125,7 @@ pub(crate) struct World {
     pub(crate) host: Host,
     /// The command that starts a second gateway.
     hook: Option<String>,
-    /// A folder for this run, and for nobody else to read.
+    /// A folder for this run, readable by nobody else.
     folder: PathBuf,
     sees_addresses: bool,
     keycloak_commands: Option<(String, String)>,
@@ -169,7 +168,7 @@ impl World {
             Some(stack) => stack.run_dir.clone(),
             None => given_folder(log.as_ref()),
         };
-        // Told by one request, that it refuses for want of a credential.
+        // One request without a credential tells whether the gateway sees addresses.
         let from = Ipv4Addr::new(127, 1, 1, 1);
         let answer = gateway.from(from).send(&Request::orders());
         let request_id = answer.problem(401, "missing_credentials");
@@ -220,7 +219,7 @@ impl World {
         }
     }
 
-    /// Why a case cannot be run here.
+    /// The reason why a case cannot run here.
     pub(crate) fn lacks(&self, need: Need) -> Option<&'static str> {
         let (there, reason) = match need {
             Need::OwnGateway => (
@@ -266,8 +265,8 @@ impl World {
         self.stack.as_ref().expect("a stack")
     }
 
-    /// The folder of this run. Like the run folder of `make run` it has `demo.env` and, where
-    /// the log is a file, `envoy.log`: the names by which pages know them.
+    /// The folder of this run. Like the run folder of `make run` it has `demo.env` and, if
+    /// the log is a file, `envoy.log`: the pages use these names.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
@@ -277,7 +276,7 @@ impl World {
         self.log.as_ref().expect("the log")
     }
 
-    /// Waits for the log line of a refusal, where the log can be read.
+    /// Waits for the log line of a refusal, if the log can be read.
     #[track_caller]
     pub(crate) fn expect_logged(&self, request_id: &str, reason: &str) {
         if let Some(log) = &self.log {
@@ -324,7 +323,8 @@ impl World {
         Proxy::start(self.keycloak.url())
     }
 
-    /// The gateway that the trials of faults share, undisturbed. It remembers no refusals.
+    /// The gateway that the trials of faults share, without a fault. It remembers no
+    /// refusals.
     pub(crate) fn faulty(&'static self) -> &'static Faulty {
         let faulty = self.faulty.get_or_init(|| {
             let proxy = self.proxy();
@@ -343,7 +343,7 @@ impl World {
         *self.echo.get_or_init(echo::start)
     }
 
-    /// An owner with one new key, quickly verified.
+    /// An owner with one new key under a fast hash.
     #[track_caller]
     pub(crate) fn owner(&self) -> (Owner<'_>, Key) {
         Owner::with_new_key(&self.keycloak)

@@ -16,7 +16,7 @@ use crate::secrets;
 /// The longest that any answer may take.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where a gateway listens.
+/// The address of a gateway.
 #[derive(Clone, Debug)]
 pub struct Target {
     host: String,
@@ -90,8 +90,8 @@ impl Target {
     }
 }
 
-/// An address of this machine that no connection had before: the refusals of one trial
-/// are not to count against another.
+/// A new address of this machine: the refusals of one trial must not count against
+/// another.
 fn another_address() -> Ipv4Addr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let [_, a, b, c] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
@@ -169,7 +169,7 @@ impl Request {
     }
 }
 
-/// A connection, good for several requests.
+/// A connection for several requests.
 pub struct Connection {
     stream: TcpStream,
     target: Target,

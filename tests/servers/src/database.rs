@@ -1,5 +1,5 @@
-//! Keycloak's own tables, written by `psql`: twenty thousand users by its interface would
-//! take minutes, and the bench has many more.
+//! Keycloak's own tables, written by `psql`: twenty thousand users would take minutes over
+//! the admin interface, and the bench has many more.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -14,7 +14,7 @@ use crate::wait::now_seconds;
 /// The PostgreSQL that `scripts/with-postgres.sh` has started.
 pub struct Database;
 
-/// An owner that was written.
+/// A written owner.
 pub struct Stored {
     pub id: String,
     pub username: String,
@@ -97,7 +97,7 @@ pub fn owner_id(number: u64) -> String {
 }
 
 impl Database {
-    /// The one that the environment names.
+    /// The database that the environment names.
     pub fn from_environment() -> Self {
         let given = std::env::var("KEYCLOAK_DB").is_ok_and(|kind| kind == "postgres");
         assert!(

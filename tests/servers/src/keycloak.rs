@@ -65,7 +65,7 @@ impl Admin {
         }
     }
 
-    /// The same administrator, of another realm, which is made.
+    /// Makes a realm; returns this administrator for it.
     #[track_caller]
     pub fn new_realm(&self, realm: &Value) -> Self {
         let made = self.send("POST", &format!("{}/admin/realms", self.url), Some(realm));

@@ -128,7 +128,7 @@ impl Made {
     }
 }
 
-/// A refusal of the management API; gives its request id.
+/// A refusal of the management API; returns its request id.
 #[track_caller]
 pub fn expect_problem(answer: &Response, status: u16, code: &str) -> String {
     let seen = answer.describe();

@@ -13,7 +13,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 static KNOWN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// Shorter texts would be found by chance.
+/// Chance would find shorter texts.
 const LENGTH_MIN: usize = 8;
 
 /// Remembers a secret.
@@ -23,12 +23,12 @@ pub fn register(secret: &str) {
     }
 }
 
-/// How many secrets are registered.
+/// The number of registered secrets.
 pub fn count() -> usize {
     KNOWN.lock().unwrap().len()
 }
 
-/// All forms in which the registered secrets could stand in a log.
+/// All forms that the registered secrets could have in a log.
 pub fn forms() -> BTreeSet<String> {
     let known = KNOWN.lock().unwrap();
     known

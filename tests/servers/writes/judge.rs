@@ -12,7 +12,7 @@ pub(crate) struct Judge<'a> {
     keycloak: &'a Admin,
     ledger: &'a Ledger,
     path: String,
-    /// The owner without its keys, which nothing may change.
+    /// The owner without its keys: nothing may change it.
     others: Value,
     keys_max: usize,
     pub(crate) looks: u64,
@@ -135,7 +135,7 @@ fn ids(user: &Value) -> Result<BTreeSet<String>, String> {
     Ok(ids)
 }
 
-/// All of a user but its keys and the time of its last change.
+/// All of a user except its keys and the time of its last change.
 fn others(user: &Value) -> Value {
     let mut user = user.clone();
     if let Some(attributes) = user["attributes"].as_object_mut() {

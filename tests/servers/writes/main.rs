@@ -41,7 +41,7 @@ use world::World;
 
 type Case = (&'static str, fn(&'static World));
 
-/// In this order: the look-up's time with few owners is taken before there are many.
+/// In this order: the look-up is timed with few owners before there are many.
 const CASES: [Case; 6] = [
     ("race::a_minute_of_eight_writers_loses_nothing", race::meets),
     ("many::are_found_in_the_time_of_few", many::found),
@@ -69,12 +69,12 @@ fn main() -> ExitCode {
     }
     std::panic::set_hook(Box::new(|panic| {
         let said = secrets::redact(&panic.to_string());
-        // Of a writer's thread too, which nobody asks.
+        // Printed for a writer's thread too: no trial reads its `PANIC`.
         eprintln!("{said}");
         PANIC.with_borrow_mut(|last| *last = said);
     }));
     let world: &'static World = match catch_unwind(World::new) {
-        // For as long as there are trials; stopped by hand.
+        // Lives until the last trial; stopped explicitly.
         Ok(world) => Box::leak(Box::new(world)),
         Err(_) => return ExitCode::FAILURE,
     };

@@ -9,9 +9,9 @@ use crate::secrets;
 use crate::stack::project;
 use crate::world::World;
 
-/// A run of the tool that is about to be.
+/// A command of the tool, not yet run.
 pub(crate) fn command(world: &World, keycloak_url: &str, arguments: &[&str]) -> Command {
-    // Where scripts/run.sh has built it.
+    // The folder of scripts/run.sh's build.
     let target =
         std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| format!("{}/target", project()));
     let (name, rest) = arguments.split_first().expect("a command");

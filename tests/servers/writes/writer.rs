@@ -22,19 +22,19 @@ use crate::world::World;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Told<T> {
     Made(T),
-    /// The owner may hold no more, or there is no such key: nothing has changed.
+    /// The owner may hold no more keys, or there is no such key: nothing has changed.
     Refused,
     /// Others held the lock: nothing has changed.
     Busy,
 }
 
-/// One that changes the keys of one owner.
+/// Changes the keys of one owner.
 pub(crate) trait Writer: Send {
-    /// Which kind it is of.
+    /// The writer's kind.
     fn kind(&self) -> &'static str;
-    /// Makes a key; gives its id.
+    /// Makes a key; returns its id.
     fn create(&mut self) -> Told<String>;
-    /// Replaces a key, which ends at once; gives the new one's id.
+    /// Replaces a key, which ends at once; returns the new key's id.
     fn rotate(&mut self, id: &str) -> Told<String>;
     fn revoke(&mut self, id: &str) -> Told<()>;
 }

@@ -168,7 +168,7 @@ fn no_grace(world: &World) {
     assert_eq!(caller.keys().len(), 1);
 }
 
-/// Every worker is asked, by as many connections of their own as make it likely.
+/// Asks every worker, by enough new connections to make that likely.
 fn refused_by_all_workers(world: &World, key: &str) {
     for _ in 0..24 {
         world.gateway.orders(key).invalid_api_key();
@@ -181,7 +181,7 @@ fn revoked(world: &World) {
         caller.create(&json!({"name": "kept"})),
         caller.create(&json!({"name": "ended"})),
     );
-    // In the memory of each worker.
+    // Puts both into the memory of each worker.
     for key in [&kept.key, &ended.key] {
         for _ in 0..24 {
             world.gateway.orders(key).orders();
@@ -332,7 +332,7 @@ fn described(world: &World) {
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("content-type"), Some("application/json"));
     let file = include_str!("../../../../crates/core/src/manage/openapi.json");
-    // Kong ends an answer of a filter's with a line break.
+    // Kong ends a filter's answer with a line break.
     assert_eq!(
         String::from_utf8_lossy(&answer.body).trim_end(),
         file.trim_end()

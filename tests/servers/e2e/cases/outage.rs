@@ -1,4 +1,4 @@
-//! Keycloak is stopped, really.
+//! Trials with a stopped Keycloak.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use crate::owner::Key;
 use crate::wait;
 use crate::world::{Case, Need, World};
 
-/// By then the stack's gateway has polled, which it does every five seconds.
+/// By then the stack's gateway has polled: it does so every five seconds.
 const POLLED: Duration = Duration::from_secs(7);
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -17,7 +17,7 @@ pub(crate) fn cases() -> Vec<Case> {
         stopped("outage::a_bearer_jwt_passes", bearer_jwt),
         stopped("outage::a_cold_key_is_503_within_the_deadline", cold),
         stopped("outage::a_malformed_key_is_401_still", malformed),
-        // Needs the trials before it for nothing: stops Keycloak itself if none did.
+        // Independent of the trials before it: stops Keycloak itself if none did.
         stopped("outage::a_cold_key_works_once_keycloak_is_back", recovery),
     ]
 }

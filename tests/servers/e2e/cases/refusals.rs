@@ -1,4 +1,4 @@
-//! Keys that are no good: one answer for all of them, and the reason in the log.
+//! Bad keys: one answer for all of them, and the reason in the log.
 
 use serde_json::{Value, json};
 
@@ -72,7 +72,7 @@ fn refused(world: &World, key: &str, reason: &str) {
 fn wrong_secret(world: &World) {
     let (_, key) = world.owner();
     refused(world, &Key::with_id(&key.id).text, "wrong secret");
-    // The right one is none the worse for it.
+    // The right key still works.
     world.gateway.orders(&key.text).orders();
 }
 

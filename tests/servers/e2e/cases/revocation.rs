@@ -59,7 +59,7 @@ fn spec() -> Spec {
         .workers(2)
 }
 
-/// The log lines that say that polls are good.
+/// The log lines about good polls.
 fn told_good(gateway: &Gateway<'_>) -> Vec<String> {
     gateway.log.lines(&["admin events are polled"])
 }
@@ -85,7 +85,7 @@ fn warm(gateway: &Gateway<'_>, key: &Key) {
     });
 }
 
-/// Waits until the key is refused, and then asks often enough to meet both workers.
+/// Waits for the key's refusal, and then asks often enough to meet both workers.
 #[track_caller]
 fn refused(gateway: &Gateway<'_>, key: &Key) {
     wait::until("the key is refused", IN_FORCE, || {
@@ -204,7 +204,7 @@ fn another_stays(world: &World) {
     }
     first.disable();
     refused(&gateway, &first_key);
-    // By then the links of all three, which are changes as well, were seen.
+    // The links of all three are changes as well; by then the poll has seen them.
     let kept = wait::until("the other's token is kept", IN_FORCE, || {
         let token = gateway.target.orders(&other.text).orders().token;
         warm(&gateway, &other);
@@ -223,7 +223,7 @@ fn one_polls(world: &World) {
     gateway.log.expect(&["admin events are polled"]);
     wait::until("some polls", Duration::from_secs(30), || {
         let counts = proxy.counts();
-        // Events, and whether they are on.
+        // The events, and the setting that turns them on.
         (counts.other >= 10)
             .then_some(())
             .ok_or(format!("{counts:?}"))
@@ -239,7 +239,7 @@ fn set_events(world: &World, on: bool) {
     world.keycloak.must("PUT", "events/config", Some(&config));
 }
 
-/// Turns them on again, however a trial ends.
+/// Turns them on again on every way out of a trial.
 struct EventsOn<'a>(&'a World);
 
 impl Drop for EventsOn<'_> {
@@ -294,21 +294,22 @@ fn set_details(world: &World, on: bool) {
     world.keycloak.must("PUT", "events/config", Some(&config));
 }
 
-/// Turns the details off again, however a trial ends.
+/// Turns the details off again on every way out of a trial.
 struct DetailsOff<'a>(&'a World);
 
 impl Drop for DetailsOff<'_> {
     fn drop(&mut self) {
         set_details(self.0, false);
-        // Else the polls of the next trials would step over them, too.
+        // Otherwise the polls of the next trials would meet these events too.
         self.0.keycloak.call("DELETE", "admin-events", None);
     }
 }
 
-/// A page of them is more than Envoy buffers, and each alone more than the filter reads.
+/// A page of them is larger than Envoy's buffer, and each alone is larger than the filter's
+/// limit.
 const LARGE_EVENTS: usize = 41;
 
-/// So many events, that go on to be kept whole until this is dropped.
+/// Makes so many events; events keep their details until this is dropped.
 fn large_events(world: &World) -> DetailsOff<'_> {
     let admin = &world.keycloak;
     let large = json!({ "picture": vec!["x".repeat(1000); 146] });
@@ -336,7 +337,7 @@ fn too_large(world: &World) {
     assert!(gateway.log.lines(&["cannot be polled"]).is_empty());
 }
 
-/// Each of them counts once: while polls come upon them again the caches are kept.
+/// Each of them counts once: later polls meet them again, and the caches are kept.
 fn too_large_again(world: &World) {
     let proxy = world.proxy();
     let gateway = world.start_gateway_awake(&spec().through(&proxy));
@@ -345,7 +346,7 @@ fn too_large_again(world: &World) {
     let (_, other) = world.owner();
     warm(&gateway, &key);
     let _off = large_events(world);
-    // By the time that this is seen, so are all of them.
+    // When this end is seen, all of those events are seen too.
     owner.disable();
     refused(&gateway, &key);
     gateway.log.expect(&["not all of them can be read"]);
@@ -358,7 +359,7 @@ fn too_large_again(world: &World) {
     let before = proxy.counts().other;
     wait::until("they are polled again", Duration::from_secs(60), || {
         let polled = proxy.counts().other - before;
-        // Each time one by one.
+        // One by one each time.
         (polled > 5 * LARGE_EVENTS)
             .then_some(())
             .ok_or(format!("{polled}"))
@@ -376,7 +377,7 @@ fn role_taken_in_the_console(world: &World) {
     admin.must("POST", &path, Some(&json!([role])));
     until_role(&gateway, &key, &role, true);
     warm(&gateway, &key);
-    // By then the links of all three, which are changes as well, were seen.
+    // The links of all three are changes as well; by then the poll has seen them.
     let (third, third_key) = world.owner();
     warm(&gateway, &third_key);
     third.disable();
@@ -387,7 +388,7 @@ fn role_taken_in_the_console(world: &World) {
         let again = gateway.target.orders(&other.text).orders().token;
         (token == again).then_some(token).ok_or("another".into())
     });
-    // As the console of 26.7.3 and later does it.
+    // The call of the console of 26.7.3 and later.
     let path = format!("ui-ext/role-mapping-delete/users/{}", owner.id);
     admin.must("POST", &path, Some(&json!([{ "roleId": role["id"] }])));
     until_role(&gateway, &key, &role, false);

@@ -1,4 +1,5 @@
-//! The pages that need a gateway and no change of it: each command run in its order, against the gateway under test.
+//! The pages that need a gateway and do not change it: each command run in its order, against the
+//! gateway under test.
 
 use std::fs;
 use std::process::Command;

@@ -54,7 +54,7 @@ fn harmless(world: &World, request: &Request) {
     }
 }
 
-/// The request is refused: nothing of it may count as a credential.
+/// The request is refused: no part of it may count as a credential.
 #[track_caller]
 fn refused(world: &World, request: &Request) {
     let answer = world.gateway.send(request);
@@ -80,7 +80,7 @@ fn any_case(world: &World) {
     }
 }
 
-/// Lines that go on in the next one (RFC 9112, 5.2): obsolete, and read in many ways.
+/// Headers continued on the next line (RFC 9112, 5.2): obsolete, and read in many ways.
 fn folded(world: &World) {
     let key = &world.api_key;
     for value in [
@@ -162,7 +162,8 @@ fn nominated(world: &World) {
     }
 }
 
-/// Kong makes them before the filter runs, which can take nothing out of them any more.
+/// Kong makes these headers before the filter runs, and the filter cannot change them
+/// any more.
 fn made_anew(world: &World) {
     let key = &world.api_key;
     for name in [
@@ -215,7 +216,7 @@ fn other_letters(world: &World) {
         refused(world, &Request::orders().header("X-API-Key", &text));
         refused(world, &Request::orders().api_key(&text));
     }
-    // An "s" of two bytes, which no reader of UTF-8 may take for one.
+    // An "s" of two bytes, which no reader of UTF-8 may accept.
     let overlong = [b"\xc1\xb3", &key.as_bytes()[1..]].concat();
     refused(world, &Request::orders().header("X-API-Key", overlong));
 }
