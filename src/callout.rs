@@ -4,24 +4,113 @@ use std::time::Duration;
 
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType, Status};
+use zeroize::Zeroizing;
 
 use super::gateway::Gateway;
+use super::metrics::Sent;
 use super::system;
 use apikeys_core::config::{Config, Upstream};
 use apikeys_core::keycloak::{ANSWER_BYTES_MAX, Call};
+use apikeys_core::machine::{Effect, Event};
 use apikeys_core::trace::TraceContext;
+
+/// The callout that a context waits for: it has one at a time.
+#[derive(Default)]
+pub(super) struct Callout {
+    token: Option<u32>,
+    /// The call, where it goes to Keycloak.
+    sent: Option<Sent>,
+    /// Microseconds that Keycloak took for all calls.
+    pub(super) keycloak_us: u64,
+}
+
+impl Callout {
+    /// Does a machine's effect, a call as part of the request's trace.
+    ///
+    /// # Errors
+    /// Why it could not be sent.
+    pub(super) fn perform(
+        &mut self,
+        config: &Config,
+        effect: &Effect,
+        trace: Option<&TraceContext>,
+    ) -> Result<(), String> {
+        let sent = match effect {
+            Effect::Call { call, timeout_ms } => {
+                self.sent = Some(Sent::now(call.endpoint));
+                send(config, call, trace, *timeout_ms)
+            }
+            Effect::Yield {
+                wait_ms,
+                timeout_ms,
+            } => send_yield(config, *wait_ms, *timeout_ms),
+        };
+        match sent {
+            Ok(token) => {
+                self.token = Some(token);
+                Ok(())
+            }
+            Err(why) => {
+                self.ended(None);
+                Err(why)
+            }
+        }
+    }
+
+    /// Reads the answer that the host reports, if it is waited for. `of_request` is false in
+    /// a root context.
+    pub(super) fn read_answer(
+        &mut self,
+        token: u32,
+        headers: usize,
+        body_bytes: usize,
+        of_request: bool,
+    ) -> Option<Answer> {
+        self.token.take_if(|waited| *waited == token)?;
+        let answer = read_answer(headers, body_bytes, of_request);
+        self.ended(answer.event().status());
+        Some(answer)
+    }
+
+    /// Waits for it no more.
+    pub(super) const fn forget(&mut self) {
+        self.token = None;
+    }
+
+    fn ended(&mut self, status: Option<u16>) {
+        if let Some(sent) = self.sent.take() {
+            self.keycloak_us = self.keycloak_us.saturating_add(sent.ended(status));
+        }
+    }
+}
 
 /// An answer, or why there is none.
 pub(super) enum Answer {
-    /// The status, and the body unless it is too large.
-    Given { status: u16, body: Option<Vec<u8>> },
+    /// The status, and the body unless it is too large. It may hold a token.
+    Given {
+        status: u16,
+        body: Option<Zeroizing<Vec<u8>>>,
+    },
     /// What the host says of the failure.
     Failed(String),
 }
 
-/// Sends a call to Keycloak, as part of the request's trace; gives the callout's token.
-/// `left_ms` is how long its caller can wait.
-pub(super) fn send(
+impl Answer {
+    /// The same for a machine.
+    pub(super) fn event(&self) -> Event<'_> {
+        match self {
+            Self::Given { status, body } => Event::Answer {
+                status: *status,
+                body: body.as_ref().map(|body| body.as_slice()),
+            },
+            Self::Failed(why) => Event::Failed(why),
+        }
+    }
+}
+
+/// Sends a call to Keycloak; gives the callout's token. `left_ms` is how long its caller can
+/// wait.
+fn send(
     config: &Config,
     call: &Call,
     trace: Option<&TraceContext>,
@@ -52,11 +141,7 @@ pub(super) fn send(
 }
 
 /// Sends a yield: at once, or after about so many milliseconds.
-pub(super) fn send_yield(
-    config: &Config,
-    wait_ms: Option<u64>,
-    timeout_ms: u64,
-) -> Result<u32, String> {
+fn send_yield(config: &Config, wait_ms: Option<u64>, timeout_ms: u64) -> Result<u32, String> {
     let wait = wait_ms.map(|ms| ms.to_string());
     // Envoy's fault filter delays by this header; nginx delays by its own limit.
     let headers: Vec<_> = wait
@@ -105,9 +190,7 @@ impl Target<'_> {
     }
 }
 
-/// Reads the answer of the callout that the host reports now, of a request or of a root
-/// context.
-pub(super) fn read_answer(headers: usize, body_bytes: usize, of_request: bool) -> Answer {
+fn read_answer(headers: usize, body_bytes: usize, of_request: bool) -> Answer {
     if headers == 0 {
         return Answer::Failed(failure(of_request));
     }
@@ -128,6 +211,7 @@ pub(super) fn read_answer(headers: usize, body_bytes: usize, of_request: bool) -
         }
         _ => None,
     };
+    let body = body.map(Zeroizing::new);
     Answer::Given { status, body }
 }
 

@@ -8,17 +8,19 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::{Action, MapType, Status};
 
 use super::audit::Known;
-use super::callout::{self, Answer};
+use super::callout::Callout;
 use super::gateway::{Answered, Gateway};
-use super::metrics::{self, Sent};
+use super::metrics;
 use super::request_id::RequestId;
 use super::root_context::Route;
+use super::wiping::{wiping, wiping_head};
 use super::{system, with_env};
 use apikeys_core::audit::{self, Line};
 use apikeys_core::clock::UnixMillis;
 use apikeys_core::exchange::credentials::Headers;
-use apikeys_core::exchange::{Exchange, Forward, Input, Output, Pass, Source};
+use apikeys_core::exchange::{Env, Exchange, Forward, Output, Pass, Source};
 use apikeys_core::keycloak::Endpoint;
+use apikeys_core::machine::{Effect, Event};
 use apikeys_core::metrics::Way;
 use apikeys_core::rejection::{Reason, Rejection};
 
@@ -34,7 +36,7 @@ pub(super) struct HttpFilter {
     route: Option<Rc<Route>>,
     exchange: Exchange,
     /// The callout that is waited for.
-    callout: Option<u32>,
+    callout: Callout,
     /// The request is held until the exchange ends.
     paused: bool,
     /// The headers that held the key, taken out of the request before it was held: a host
@@ -45,12 +47,8 @@ pub(super) struct HttpFilter {
     request_id: RequestId,
     /// When it came, or when it began to wait; none where it is not timed.
     came_at: Option<Instant>,
-    /// The callout to Keycloak that is waited for.
-    sent: Option<Sent>,
     /// The gateway's own token was fetched for it.
     fetched_token: bool,
-    /// Microseconds that it waited for Keycloak.
-    keycloak_us: u64,
     /// What the audit log knows of it; none as long as a cache may answer it.
     known: Option<Known>,
 }
@@ -60,64 +58,93 @@ impl HttpFilter {
         Self {
             route,
             exchange: Exchange::new(),
-            callout: None,
+            callout: Callout::default(),
             paused: false,
             taken: Vec::new(),
             answered: None,
             request_id: RequestId::default(),
             came_at: None,
-            sent: None,
             fetched_token: false,
-            keycloak_us: 0,
             known: None,
         }
     }
 
-    /// Hands an input to the exchange and does what it says.
-    fn step(&mut self, input: &Input<'_>) -> Action {
-        let Some(output) = self.ask(input) else {
+    fn head_came(&mut self, count: usize) -> Action {
+        if Gateway::here().is_answered() {
+            return Action::Continue;
+        }
+        let Some(route) = self.route.clone() else {
+            return self.reject(Rejection::IdentityProviderUnavailable, NO_CONFIGURATION);
+        };
+        if !route.config.enabled {
+            return Action::Continue;
+        }
+        if !Gateway::here().is_supported() {
+            return self.reject(Rejection::IdentityProviderUnavailable, TOO_OLD);
+        }
+        self.came_at = metrics::request_came();
+        if !Gateway::here().shows_headers(count) {
+            self.known = Some(Known::ask(&route.config, &[]));
+            let reason = Reason::TooManyHeaders.to_string();
+            return self.reject(Rejection::AmbiguousCredentials, &reason);
+        }
+        let Ok(headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
             return self.reject(Rejection::IdentityProviderUnavailable, NO_HOST);
         };
-        if let (Input::Request { headers }, Some(route)) = (input, &self.route)
+        self.request_id = RequestId::of(&route.config, &headers);
+        self.begin(&headers)
+    }
+
+    /// Begins the exchange of a request with these headers.
+    fn begin(&mut self, headers: &Headers) -> Action {
+        let Some(output) = self.ask(|exchange, env| exchange.begin(headers, env)) else {
+            return self.reject(Rejection::IdentityProviderUnavailable, NO_HOST);
+        };
+        if let Some(route) = &self.route
             && self.is_audited(&output)
         {
             self.known = Some(Known::ask(&route.config, headers));
         }
-        if let (Input::Request { headers }, Output::Callout { .. } | Output::Yield { .. }) =
-            (input, &output)
-            && self.take_credentials(headers).is_err()
-        {
+        if matches!(output, Output::Await(_)) && self.take_credentials(headers).is_err() {
             return self.reject(Rejection::IdentityProviderUnavailable, NO_HOST);
         }
-        let failure = match output {
+        self.obey(output)
+    }
+
+    /// Goes on with the outcome of the latest effect.
+    fn go_on(&mut self, event: Event<'_>) -> Action {
+        match self.ask(|exchange, env| exchange.handle_event(event, env)) {
+            Some(output) => self.obey(output),
+            None => self.reject(Rejection::IdentityProviderUnavailable, NO_HOST),
+        }
+    }
+
+    /// Does what the exchange says.
+    fn obey(&mut self, output: Output) -> Action {
+        let effect = match output {
             Output::Pass(why) => return self.pass(why),
             Output::Forward(forward) => return self.forward(&forward),
             Output::Reject { rejection, reason } => {
                 return self.reject(rejection, &reason.to_string());
             }
-            Output::Callout { call, timeout_ms } => {
-                self.fetched_token |= call.endpoint == Endpoint::ServiceToken;
-                self.sent = Some(Sent::now(call.endpoint));
-                let trace = self.known.as_ref().and_then(|known| known.trace.clone());
-                let trace = trace.as_ref();
-                self.send(|route| callout::send(&route.config, &call, trace, timeout_ms))
-            }
-            Output::Yield {
-                wait_ms,
-                timeout_ms,
-            } => self.send(|route| callout::send_yield(&route.config, wait_ms, timeout_ms)),
+            Output::Await(effect) => effect,
         };
-        match failure {
-            None => {
+        if let Effect::Call { call, .. } = &effect {
+            self.fetched_token |= call.endpoint == Endpoint::ServiceToken;
+        }
+        let trace = self.known.as_ref().and_then(|known| known.trace.as_ref());
+        let sent = match &self.route {
+            Some(route) => self.callout.perform(&route.config, &effect, trace),
+            None => Err("no configuration".to_owned()),
+        };
+        match sent {
+            Ok(()) => {
                 self.paused = true;
                 self.came_at.get_or_insert_with(metrics::now);
                 Action::Pause
             }
             // Ends within one more step: a failed callout is never repeated.
-            Some(why) => {
-                self.called(None);
-                self.step(&Input::Failed(&why))
-            }
+            Err(why) => self.go_on(Event::Failed(&why)),
         }
     }
 
@@ -136,7 +163,7 @@ impl HttpFilter {
     }
 
     /// Asks the exchange; none when the host lacks what it takes.
-    fn ask(&mut self, input: &Input<'_>) -> Option<Output> {
+    fn ask(&mut self, act: impl FnOnce(&mut Exchange, &mut Env<'_>) -> Output) -> Option<Output> {
         let worker = match self.route.as_ref()?.worker() {
             Ok(worker) => worker,
             Err(fault) => {
@@ -156,33 +183,12 @@ impl HttpFilter {
         // A slice may be computed in any callback but the first.
         let began = self.paused.then(metrics::now);
         let verifies = exchange.is_verifying();
-        let output = with_env(now, &mut worker, |env| exchange.handle_input(input, env));
+        let output = with_env(now, &mut worker, |env| act(exchange, env));
         if let Some(began) = began.filter(|_| verifies || exchange.is_verifying()) {
             let took = metrics::since(began);
             metrics::count(|metrics| metrics.slice_took(took));
         }
         Some(output)
-    }
-
-    /// Sends a callout; gives why it could not be sent.
-    fn send(&mut self, send: impl FnOnce(&Route) -> Result<u32, String>) -> Option<String> {
-        let Some(route) = self.route.clone() else {
-            return Some("no configuration".to_owned());
-        };
-        match send(&route) {
-            Ok(token) => {
-                self.callout = Some(token);
-                None
-            }
-            Err(why) => Some(why),
-        }
-    }
-
-    /// The callout to Keycloak that was waited for, if it was one, ended.
-    fn called(&mut self, status: Option<u16>) {
-        if let Some(sent) = self.sent.take() {
-            self.keycloak_us = self.keycloak_us.saturating_add(sent.ended(status));
-        }
     }
 
     fn pass(&mut self, why: Pass) -> Action {
@@ -296,7 +302,7 @@ impl HttpFilter {
         let realm = realm.map_or("", |realm| realm.name.as_str());
         let request = audit::Request {
             duration_ms: self.came_at.map_or(0, metrics::since) / 1000,
-            keycloak_ms: self.keycloak_us / 1000,
+            keycloak_ms: self.callout.keycloak_us / 1000,
             ..known.request(&self.exchange, realm, self.request_id.text())
         };
         let line = line(request, system::now().unwrap_or_default());
@@ -338,53 +344,21 @@ impl HttpFilter {
 
 impl Context for HttpFilter {
     fn on_http_call_response(&mut self, token: u32, headers: usize, body_bytes: usize, _: usize) {
-        if self.callout != Some(token) {
-            return;
-        }
-        self.callout = None;
-        match callout::read_answer(headers, body_bytes, true) {
-            Answer::Given { status, body } => {
-                self.called(Some(status));
-                self.step(&Input::Answer {
-                    status,
-                    body: body.as_deref(),
-                });
+        wiping(|| {
+            let answer = self.callout.read_answer(token, headers, body_bytes, true);
+            if let Some(answer) = answer {
+                self.go_on(answer.event());
             }
-            Answer::Failed(why) => {
-                self.called(None);
-                self.step(&Input::Failed(&why));
-            }
-        }
+        });
     }
 }
 
 impl HttpContext for HttpFilter {
     fn on_http_request_headers(&mut self, count: usize, _: bool) -> Action {
-        if Gateway::here().is_answered() {
-            return Action::Continue;
-        }
-        let Some(route) = self.route.clone() else {
-            return self.reject(Rejection::IdentityProviderUnavailable, NO_CONFIGURATION);
-        };
-        if !route.config.enabled {
-            return Action::Continue;
-        }
-        if !Gateway::here().is_supported() {
-            return self.reject(Rejection::IdentityProviderUnavailable, TOO_OLD);
-        }
-        self.came_at = metrics::request_came();
-        if !Gateway::here().shows_headers(count) {
-            self.known = Some(Known::ask(&route.config, &[]));
-            let reason = Reason::TooManyHeaders.to_string();
-            return self.reject(Rejection::AmbiguousCredentials, &reason);
-        }
-        let Ok(headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
-            return self.reject(Rejection::IdentityProviderUnavailable, NO_HOST);
-        };
-        self.request_id = RequestId::of(&route.config, &headers);
-        self.step(&Input::Request { headers: &headers })
+        wiping_head(|| self.head_came(count))
     }
 
+    // Not wiped: nothing of a key or a token is read.
     fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {
         if self.exchange.has_forwarded() && system::response_status() == Some(401) {
             self.token_refused();

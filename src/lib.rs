@@ -34,7 +34,6 @@ use proxy_wasm::types::LogLevel;
 use sha2::{Digest, Sha256};
 
 use self::shared_store::HostStore;
-use self::wiping::Wiping;
 use apikeys_core::background::Watch;
 use apikeys_core::clock::UnixMillis;
 use apikeys_core::config::Config;
@@ -51,7 +50,7 @@ const TICK_MS_MIN: u64 = 150;
 pub(crate) fn start() {
     proxy_wasm::set_log_level(LogLevel::Info);
     log::set_max_level(LevelFilter::Info);
-    proxy_wasm::set_root_context(|_| Box::new(Wiping(root_context::RootFilter::default())));
+    proxy_wasm::set_root_context(|_| Box::<root_context::RootFilter>::default());
 }
 
 thread_local! {

@@ -17,26 +17,25 @@ use proxy_wasm::types::{Action, BufferType, MapType, Status};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::audit;
-use super::callout::{self, Answer};
+use super::callout::Callout;
 use super::gateway::{Answered, Gateway};
-use super::metrics::{self, Sent};
+use super::metrics;
 use super::request_id::RequestId;
 use super::root_context::Route;
+use super::wiping::{wiping, wiping_head};
 use super::{system, with_env};
 use apikeys_core::exchange::credentials::{AUTHORIZATION, Headers};
+use apikeys_core::machine::{Effect, Event};
 use apikeys_core::manage::body::BODY_BYTES_MAX;
 use apikeys_core::manage::problem::Problem;
-use apikeys_core::manage::{self, Input, Manage, ManageEnv, Output};
+use apikeys_core::manage::{self, Manage, ManageEnv, Output, RequestHead};
 use apikeys_core::trace::TraceContext;
 
 /// The filter of one management request.
 pub(super) struct ManageFilter {
     route: Rc<Route>,
     manage: Manage,
-    /// The callout that is waited for.
-    callout: Option<u32>,
-    /// The same, where it goes to Keycloak.
-    sent: Option<Sent>,
+    callout: Callout,
     /// The body is waited for.
     reading: bool,
     trace: Option<TraceContext>,
@@ -50,8 +49,7 @@ impl ManageFilter {
         Self {
             route,
             manage: Manage::new(),
-            callout: None,
-            sent: None,
+            callout: Callout::default(),
             reading: false,
             trace: None,
             answered: None,
@@ -59,34 +57,119 @@ impl ManageFilter {
         }
     }
 
-    /// Hands an input to the machine and does what it says.
-    fn step(&mut self, input: &Input<'_>) -> Action {
-        let Some(output) = self.ask(input) else {
+    fn head_came(&mut self, count: usize, end_of_stream: bool) -> Action {
+        let gateway = Gateway::here();
+        if gateway.is_answered() || !self.route.config.enabled {
+            return Action::Continue;
+        }
+        if !gateway.is_supported() {
+            return self.unavailable();
+        }
+        metrics::request_came();
+        if !gateway.shows_headers(count) {
+            log::log!(
+                gateway.info(),
+                "request_id={} refused: {count} headers are more than can be looked through",
+                self.request_id
+            );
+            return self.refuse(&Problem::too_many_headers());
+        }
+        let Ok(mut headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
             return self.unavailable();
         };
-        let config = &self.route.config;
-        let sent = match output {
-            Output::Respond(answer) => return self.respond(&answer),
-            Output::ReadBody { timeout_ms } => return self.read_body(timeout_ms),
-            Output::Callout { call, timeout_ms } => {
-                self.sent = Some(Sent::now(call.endpoint));
-                callout::send(config, &call, self.trace.as_ref(), timeout_ms)
-            }
-            Output::Yield {
-                wait_ms,
-                timeout_ms,
-            } => callout::send_yield(config, wait_ms, timeout_ms),
+        if self.take_credentials(&headers).is_err() {
+            return self.unavailable();
+        }
+        self.request_id = RequestId::of(&self.route.config, &headers);
+        self.trace = audit::trace(&self.route.config, &headers);
+        let pseudo = |name: &str| {
+            let value = headers.iter().find(|(found, _)| found == name);
+            value
+                .and_then(|(_, value)| String::from_utf8(value.clone()).ok())
+                .unwrap_or_default()
         };
-        match sent {
-            Ok(token) => {
-                self.callout = Some(token);
-                Action::Pause
+        let (method, path) = (pseudo(":method"), pseudo(":path"));
+        // Kong says that no stream ends with its head: the announced length tells.
+        let announced = headers.iter().any(|(name, value)| {
+            (name.eq_ignore_ascii_case("content-length") && value != b"0")
+                || name.eq_ignore_ascii_case("transfer-encoding")
+        });
+        let body_follows = match gateway {
+            Gateway::Kong => announced,
+            Gateway::Envoy => !end_of_stream,
+        };
+        let head = RequestHead {
+            method: &method,
+            path: &path,
+            headers: &headers,
+            body_follows,
+        };
+        let action = self.step(|manage, env| manage.begin(head, env));
+        for (_, value) in &mut headers {
+            value.zeroize();
+        }
+        action
+    }
+
+    fn body_came(&mut self, body_bytes: usize, end_of_stream: bool) -> Action {
+        if !self.reading {
+            // The answer is given, or on its way.
+            return Action::Pause;
+        }
+        if body_bytes > BODY_BYTES_MAX {
+            self.reading = false;
+            self.callout.forget();
+            return self.step(|manage, env| manage.read_body(None, env));
+        }
+        if !end_of_stream && Gateway::here() == Gateway::Envoy {
+            return Action::Pause;
+        }
+        self.reading = false;
+        self.callout.forget();
+        // On Kong none where the body did not fit client_body_buffer_size.
+        let body = match body_bytes {
+            0 => Some(Vec::new()),
+            _ => hostcalls::get_buffer(BufferType::HttpRequestBody, 0, body_bytes)
+                .ok()
+                .flatten(),
+        };
+        // May hold a key.
+        let body = body.map(Zeroizing::new);
+        if body_bytes > 0 && body.is_some() {
+            let kind = BufferType::HttpRequestBody;
+            // Not an empty one: nginx sends no buffer of size zero.
+            if hostcalls::set_buffer(kind, 0, body_bytes, b" ").is_err() {
+                return self.unavailable();
             }
+        }
+        let body = body.as_ref().map(|body| body.as_slice());
+        self.step(|manage, env| manage.read_body(body, env))
+    }
+
+    /// Tells the machine what happened and does what it says.
+    fn step(
+        &mut self,
+        mut act: impl FnMut(&mut Manage, &mut ManageEnv<'_, '_>) -> Output,
+    ) -> Action {
+        match self.ask(&mut act) {
+            Some(Output::Respond(answer)) => self.respond(&answer),
+            Some(Output::ReadBody { timeout_ms }) => self.read_body(timeout_ms),
+            Some(Output::Await(effect)) => self.wait(&effect),
+            None => self.unavailable(),
+        }
+    }
+
+    /// Goes on with the outcome of the latest effect.
+    fn go_on(&mut self, event: Event<'_>) -> Action {
+        self.step(|manage, env| manage.handle_event(event, env))
+    }
+
+    fn wait(&mut self, effect: &Effect) -> Action {
+        let (config, trace) = (&self.route.config, self.trace.as_ref());
+        match self.callout.perform(config, effect, trace) {
+            Ok(()) => Action::Pause,
             // Ends within a few steps: a failed callout is not repeated for ever.
-            Err(why) => {
-                self.sent.take().map(|sent| sent.ended(None));
-                self.step(&Input::Failed(&why))
-            }
+            Err(why) => self.go_on(Event::Failed(&why)),
         }
     }
 
@@ -109,17 +192,17 @@ impl ManageFilter {
         if Gateway::here() == Gateway::Kong {
             return Action::Continue;
         }
-        match callout::send_yield(&self.route.config, Some(timeout_ms), timeout_ms + 1000) {
-            Ok(token) => {
-                self.callout = Some(token);
-                Action::Pause
-            }
-            Err(why) => self.step(&Input::Failed(&why)),
-        }
+        self.wait(&Effect::Yield {
+            wait_ms: Some(timeout_ms),
+            timeout_ms: timeout_ms + 1000,
+        })
     }
 
     /// Asks the machine; none when the host lacks what it takes.
-    fn ask(&mut self, input: &Input<'_>) -> Option<Output> {
+    fn ask(
+        &mut self,
+        act: &mut dyn FnMut(&mut Manage, &mut ManageEnv<'_, '_>) -> Output,
+    ) -> Option<Output> {
         let (worker, manager) = match (self.route.worker(), self.route.manager()) {
             (Ok(worker), Ok(manager)) => (worker, manager),
             (Err(fault), _) | (_, Err(fault)) => {
@@ -142,7 +225,7 @@ impl ManageFilter {
                 exchange,
                 manager: &mut manager,
             };
-            manage.handle_input(input, &mut env)
+            act(manage, &mut env)
         }))
     }
 
@@ -212,115 +295,22 @@ impl ManageFilter {
 
 impl Context for ManageFilter {
     fn on_http_call_response(&mut self, token: u32, headers: usize, body_bytes: usize, _: usize) {
-        if self.callout != Some(token) {
-            return;
-        }
-        self.callout = None;
-        let sent = self.sent.take();
-        match callout::read_answer(headers, body_bytes, true) {
-            Answer::Given { status, body } => {
-                sent.map(|sent| sent.ended(Some(status)));
-                // May hold a token.
-                let body = body.map(Zeroizing::new);
-                self.step(&Input::Answer {
-                    status,
-                    body: body.as_ref().map(|body| body.as_slice()),
-                });
+        wiping(|| {
+            let answer = self.callout.read_answer(token, headers, body_bytes, true);
+            if let Some(answer) = answer {
+                self.go_on(answer.event());
             }
-            Answer::Failed(why) => {
-                sent.map(|sent| sent.ended(None));
-                self.step(&Input::Failed(&why));
-            }
-        }
+        });
     }
 }
 
 impl HttpContext for ManageFilter {
     fn on_http_request_headers(&mut self, count: usize, end_of_stream: bool) -> Action {
-        let gateway = Gateway::here();
-        if gateway.is_answered() || !self.route.config.enabled {
-            return Action::Continue;
-        }
-        if !gateway.is_supported() {
-            return self.unavailable();
-        }
-        metrics::request_came();
-        if !gateway.shows_headers(count) {
-            log::log!(
-                gateway.info(),
-                "request_id={} refused: {count} headers are more than can be looked through",
-                self.request_id
-            );
-            return self.refuse(&Problem::too_many_headers());
-        }
-        let Ok(mut headers) = hostcalls::get_map_bytes(MapType::HttpRequestHeaders) else {
-            return self.unavailable();
-        };
-        if self.take_credentials(&headers).is_err() {
-            return self.unavailable();
-        }
-        self.request_id = RequestId::of(&self.route.config, &headers);
-        self.trace = audit::trace(&self.route.config, &headers);
-        let pseudo = |name: &str| {
-            let value = headers.iter().find(|(found, _)| found == name);
-            value
-                .and_then(|(_, value)| String::from_utf8(value.clone()).ok())
-                .unwrap_or_default()
-        };
-        let (method, path) = (pseudo(":method"), pseudo(":path"));
-        // Kong says that no stream ends with its head: the announced length tells.
-        let announced = headers.iter().any(|(name, value)| {
-            (name.eq_ignore_ascii_case("content-length") && value != b"0")
-                || name.eq_ignore_ascii_case("transfer-encoding")
-        });
-        let body_follows = match gateway {
-            Gateway::Kong => announced,
-            Gateway::Envoy => !end_of_stream,
-        };
-        let action = self.step(&Input::Head {
-            method: &method,
-            path: &path,
-            headers: &headers,
-            body_follows,
-        });
-        for (_, value) in &mut headers {
-            value.zeroize();
-        }
-        action
+        wiping_head(|| self.head_came(count, end_of_stream))
     }
 
     fn on_http_request_body(&mut self, body_bytes: usize, end_of_stream: bool) -> Action {
-        if !self.reading {
-            // The answer is given, or on its way.
-            return Action::Pause;
-        }
-        if body_bytes > BODY_BYTES_MAX {
-            self.reading = false;
-            self.callout = None;
-            return self.step(&Input::Body(None));
-        }
-        if !end_of_stream && Gateway::here() == Gateway::Envoy {
-            return Action::Pause;
-        }
-        self.reading = false;
-        self.callout = None;
-        // On Kong none where the body did not fit client_body_buffer_size.
-        let body = match body_bytes {
-            0 => Some(Vec::new()),
-            _ => hostcalls::get_buffer(BufferType::HttpRequestBody, 0, body_bytes)
-                .ok()
-                .flatten(),
-        };
-        // May hold a key.
-        let body = body.map(Zeroizing::new);
-        if body_bytes > 0 && body.is_some() {
-            let kind = BufferType::HttpRequestBody;
-            // Not an empty one: nginx sends no buffer of size zero.
-            if hostcalls::set_buffer(kind, 0, body_bytes, b" ").is_err() {
-                return self.unavailable();
-            }
-        }
-        self.step(&Input::Body(body.as_ref().map(|body| body.as_slice())))
+        wiping(|| self.body_came(body_bytes, end_of_stream))
     }
 }
 

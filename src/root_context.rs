@@ -9,18 +9,19 @@ use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{BufferType, ContextType};
 use sha2::{Digest, Sha256};
 
-use super::callout::{self, Answer};
+use super::callout::{Answer, Callout};
 use super::gateway::Gateway;
 use super::http_context::HttpFilter;
 use super::manage_context::ManageFilter;
-use super::metrics::{self, Sent};
-use super::wiping::Wiping;
+use super::metrics;
+use super::wiping::wiping;
 use super::{SharedWorker, TICK_PERIOD, TextDigest, system, tick, with_background_env, worker_for};
-use apikeys_core::background::poller::{PollCall, PollInput, Polling};
+use apikeys_core::background::poller::Polling;
 use apikeys_core::background::self_check::{Findings, Severity};
 use apikeys_core::background::{Background, Renewed};
 use apikeys_core::build_info::BuildInfo;
 use apikeys_core::config::{Config, SigningKeySource};
+use apikeys_core::machine::Event;
 use apikeys_core::manage::Manager;
 use apikeys_core::signing_key::SigningKey;
 
@@ -31,13 +32,10 @@ pub(super) struct RootFilter {
     route: Option<Rc<Route>>,
     /// The tick period is set: to set it again is a trap on Kong.
     ticking: bool,
-    /// The callout that is waited for. A root context has no other.
-    callout: Option<u32>,
+    callout: Callout,
     /// The answer that waits for the next tick.
     answer: Option<Answer>,
     background: Background,
-    /// The same, for what is counted.
-    sent: Option<Sent>,
     /// Renewals that were counted.
     renewed: Renewed,
 }
@@ -127,96 +125,7 @@ impl RootFilter {
         true
     }
 
-    /// Goes on by the answer that came, if one did.
-    fn take_answer(&mut self) {
-        match self.answer.take() {
-            Some(Answer::Given { status, body }) => self.go_on(PollInput::Answer {
-                status,
-                body: body.as_deref(),
-            }),
-            Some(Answer::Failed(why)) => self.go_on(PollInput::Failed(&why)),
-            None => {}
-        }
-    }
-
-    /// Tells what is done between requests what happened, and sends what it asks for.
-    fn go_on(&mut self, input: PollInput<'_>) {
-        let Some(shared) = self.route.as_ref().and_then(|route| route.made()) else {
-            return;
-        };
-        let (Some(now), Ok(mut worker), Ok(mut watch)) = (
-            system::now(),
-            shared.worker.try_borrow_mut(),
-            shared.watch.try_borrow_mut(),
-        ) else {
-            return;
-        };
-        let (worker, watch) = (&mut *worker, &mut *watch);
-        let background = &mut self.background;
-        let mut call = with_background_env(now, worker, |env| {
-            background.handle_input(input, watch, env)
-        });
-        while let Some(PollCall {
-            call: next,
-            timeout_ms,
-        }) = call
-        {
-            call = match callout::send(&worker.config, &next, None, timeout_ms) {
-                Ok(token) => {
-                    self.sent = Some(Sent::now(next.endpoint));
-                    self.callout = Some(token);
-                    None
-                }
-                // Ends within a few more steps: a failed callout is never repeated.
-                Err(why) => with_background_env(now, worker, |env| {
-                    background.handle_input(PollInput::Failed(&why), watch, env)
-                }),
-            };
-        }
-        let renewed = background.renewed();
-        let before = std::mem::replace(&mut self.renewed, renewed);
-        metrics::count(|metrics| metrics.renewed(before, renewed));
-        let info = Gateway::here().info();
-        let (realm, polling) = (worker.config.realm.name.clone(), watch.take_polling());
-        match polling {
-            Some(Polling::Good) => log::log!(info, "realm {realm}: {}", Polling::Good),
-            Some(polling) => log::warn!("realm {realm}: {polling}"),
-            None => {}
-        }
-        let findings = watch.take_findings();
-        for (severity, line) in findings.iter().flat_map(Findings::lines) {
-            match severity {
-                Severity::Info => log::log!(info, "realm {realm}: {line}"),
-                Severity::Warning => log::warn!("realm {realm}: {line}"),
-                Severity::Error => log::error!("realm {realm}: {line}"),
-            }
-        }
-    }
-}
-
-impl Context for RootFilter {
-    fn on_http_call_response(&mut self, token: u32, headers: usize, body_bytes: usize, _: usize) {
-        // What comes after its job was given up is not looked at.
-        if self.callout.take_if(|sent| *sent == token).is_none() {
-            return;
-        }
-        // A root context is in no request, where alone Kong says why a callout failed.
-        let answer = callout::read_answer(headers, body_bytes, false);
-        if let Some(sent) = self.sent.take() {
-            sent.ended(match answer {
-                Answer::Given { status, .. } => Some(status),
-                Answer::Failed(_) => None,
-            });
-        }
-        self.answer = Some(answer);
-        if Gateway::here().acts_on_answers() {
-            self.take_answer();
-        }
-    }
-}
-
-impl RootContext for RootFilter {
-    fn on_configure(&mut self, size: usize) -> bool {
+    fn configure(&mut self, size: usize) -> bool {
         let text = match hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size) {
             Ok(Some(text)) if size > 0 => text,
             _ => b"{}".to_vec(),
@@ -279,21 +188,102 @@ impl RootContext for RootFilter {
         true
     }
 
-    fn on_tick(&mut self) {
-        tick();
-        self.take_answer();
-        self.go_on(PollInput::Tick);
-        if let Some(now) = system::now() {
-            metrics::tick(now);
+    fn answered(&mut self, token: u32, headers: usize, body_bytes: usize) {
+        // What comes after its job was given up is not looked at. A root context is in no
+        // request, where alone Kong says why a callout failed.
+        let Some(answer) = self.callout.read_answer(token, headers, body_bytes, false) else {
+            return;
+        };
+        self.answer = Some(answer);
+        if Gateway::here().acts_on_answers() {
+            self.take_answer();
         }
+    }
+
+    /// Goes on by the answer that came, if one did.
+    fn take_answer(&mut self) {
+        if let Some(answer) = self.answer.take() {
+            self.go_on(Some(answer.event()));
+        }
+    }
+
+    /// Tells what is done between requests of an answer, or of a tick, and sends what it asks
+    /// for.
+    fn go_on(&mut self, event: Option<Event<'_>>) {
+        let Some(shared) = self.route.as_ref().and_then(|route| route.made()) else {
+            return;
+        };
+        let (Some(now), Ok(mut worker), Ok(mut watch)) = (
+            system::now(),
+            shared.worker.try_borrow_mut(),
+            shared.watch.try_borrow_mut(),
+        ) else {
+            return;
+        };
+        let (worker, watch) = (&mut *worker, &mut *watch);
+        let background = &mut self.background;
+        let mut call = with_background_env(now, worker, |env| match event {
+            Some(event) => background.handle_event(event, watch, env),
+            None => background.tick(watch, env),
+        });
+        while let Some(effect) = call {
+            call = match self.callout.perform(&worker.config, &effect, None) {
+                Ok(()) => None,
+                // Ends within a few more steps: a failed callout is never repeated.
+                Err(why) => with_background_env(now, worker, |env| {
+                    background.handle_event(Event::Failed(&why), watch, env)
+                }),
+            };
+        }
+        let renewed = background.renewed();
+        let before = std::mem::replace(&mut self.renewed, renewed);
+        metrics::count(|metrics| metrics.renewed(before, renewed));
+        let info = Gateway::here().info();
+        let (realm, polling) = (worker.config.realm.name.clone(), watch.take_polling());
+        match polling {
+            Some(Polling::Good) => log::log!(info, "realm {realm}: {}", Polling::Good),
+            Some(polling) => log::warn!("realm {realm}: {polling}"),
+            None => {}
+        }
+        let findings = watch.take_findings();
+        for (severity, line) in findings.iter().flat_map(Findings::lines) {
+            match severity {
+                Severity::Info => log::log!(info, "realm {realm}: {line}"),
+                Severity::Warning => log::warn!("realm {realm}: {line}"),
+                Severity::Error => log::error!("realm {realm}: {line}"),
+            }
+        }
+    }
+}
+
+impl Context for RootFilter {
+    fn on_http_call_response(&mut self, token: u32, headers: usize, body_bytes: usize, _: usize) {
+        wiping(|| self.answered(token, headers, body_bytes));
+    }
+}
+
+impl RootContext for RootFilter {
+    fn on_configure(&mut self, size: usize) -> bool {
+        wiping(|| self.configure(size))
+    }
+
+    fn on_tick(&mut self) {
+        wiping(|| {
+            tick();
+            self.take_answer();
+            self.go_on(None);
+            if let Some(now) = system::now() {
+                metrics::tick(now);
+            }
+        });
     }
 
     fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
         match &self.route {
             Some(route) if route.config.management.is_some() => {
-                Some(Box::new(Wiping(ManageFilter::new(Rc::clone(route)))))
+                Some(Box::new(ManageFilter::new(Rc::clone(route))))
             }
-            route => Some(Box::new(Wiping(HttpFilter::new(route.clone())))),
+            route => Some(Box::new(HttpFilter::new(route.clone()))),
         }
     }
 

@@ -10,8 +10,7 @@
 use std::alloc::System;
 use std::hint::black_box;
 
-use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::{Action, ContextType};
+use proxy_wasm::types::Action;
 use zeroizing_alloc::ZeroAlloc;
 
 /// Wipes each block of memory that is given back.
@@ -25,14 +24,21 @@ const WARM_BYTES: usize = 4 * 1024;
 /// The same after all others, which sign and read JSON.
 const COLD_BYTES: usize = 64 * 1024;
 
-/// A context whose callbacks leave nothing on the stack.
-pub(super) struct Wiping<C>(pub(super) C);
-
-/// Runs this, then wipes the stack that it used, however deep it went.
-fn wiping<T>(act: impl FnOnce() -> T) -> T {
+/// Runs a callback, then wipes the stack that it used, however deep it went.
+pub(super) fn wiping<T>(act: impl FnOnce() -> T) -> T {
     let result = apart(act);
     wipe_stack::<COLD_BYTES>();
     result
+}
+
+/// The same for the callback of a request's head.
+pub(super) fn wiping_head(act: impl FnOnce() -> Action) -> Action {
+    let action = apart(act);
+    match action {
+        Action::Continue => wipe_stack::<WARM_BYTES>(),
+        _ => wipe_stack::<COLD_BYTES>(),
+    }
+    action
 }
 
 /// In frames of its own, below those of the caller.
@@ -46,61 +52,4 @@ fn apart<T>(act: impl FnOnce() -> T) -> T {
 fn wipe_stack<const BYTES: usize>() {
     let mut frames = [0_u8; BYTES];
     black_box(&mut frames);
-}
-
-impl<C: Context> Context for Wiping<C> {
-    fn on_http_call_response(&mut self, token: u32, headers: usize, body: usize, trailers: usize) {
-        wiping(|| {
-            self.0.on_http_call_response(token, headers, body, trailers);
-        });
-    }
-
-    fn on_done(&mut self) -> bool {
-        self.0.on_done()
-    }
-}
-
-impl<C: HttpContext> HttpContext for Wiping<C> {
-    fn on_http_request_headers(&mut self, count: usize, end_of_stream: bool) -> Action {
-        let action = apart(|| self.0.on_http_request_headers(count, end_of_stream));
-        match action {
-            Action::Continue => wipe_stack::<WARM_BYTES>(),
-            _ => wipe_stack::<COLD_BYTES>(),
-        }
-        action
-    }
-
-    fn on_http_request_body(&mut self, bytes: usize, end_of_stream: bool) -> Action {
-        wiping(|| self.0.on_http_request_body(bytes, end_of_stream))
-    }
-
-    fn on_http_response_headers(&mut self, count: usize, end_of_stream: bool) -> Action {
-        self.0.on_http_response_headers(count, end_of_stream)
-    }
-
-    fn on_log(&mut self) {
-        self.0.on_log();
-    }
-}
-
-impl<C: RootContext> RootContext for Wiping<C> {
-    fn on_vm_start(&mut self, bytes: usize) -> bool {
-        self.0.on_vm_start(bytes)
-    }
-
-    fn on_configure(&mut self, bytes: usize) -> bool {
-        wiping(|| self.0.on_configure(bytes))
-    }
-
-    fn on_tick(&mut self) {
-        wiping(|| self.0.on_tick());
-    }
-
-    fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        self.0.create_http_context(id)
-    }
-
-    fn get_type(&self) -> Option<ContextType> {
-        self.0.get_type()
-    }
 }

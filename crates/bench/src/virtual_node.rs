@@ -9,13 +9,13 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
-use apikeys_core::background::poller::{PollCall, PollInput};
 use apikeys_core::background::{Background, Watch};
 use apikeys_core::clock::UnixMillis;
 use apikeys_core::config::Config;
 use apikeys_core::exchange::gate::Gate;
-use apikeys_core::exchange::{Env, Exchange, Input, Output, Source, Worker};
+use apikeys_core::exchange::{Env, Exchange, Output, Source, Worker};
 use apikeys_core::keycloak::Call;
+use apikeys_core::machine::{self, Effect};
 use serde_json::json;
 
 use crate::traffic::{Traffic, Usage};
@@ -272,8 +272,7 @@ impl<'a> VirtualNode<'a> {
         headers[0].1.clear();
         headers[0].1.extend_from_slice(header);
         let mut exchange = Exchange::new();
-        let input = Input::Request { headers };
-        let output = self.feed(worker, &mut exchange, &input);
+        let output = self.with_env(worker, |_, _, env| exchange.begin(headers, env));
         if let Output::Forward(forward) = &output
             && matches!(forward.source, Source::L1 | Source::L2)
         {
@@ -306,20 +305,18 @@ impl<'a> VirtualNode<'a> {
                 let mut flight = self.in_flight.remove(&id).expect("an exchange");
                 let reply = flight.reply.take().unwrap_or((204, Vec::new()));
                 let (status, body) = (reply.0, Some(reply.1.as_slice()));
-                let input = Input::Answer { status, body };
-                let output = self.feed(flight.worker, &mut flight.exchange, &input);
+                let event = machine::Event::Answer { status, body };
+                let exchange = &mut flight.exchange;
+                let output =
+                    self.with_env(flight.worker, |_, _, env| exchange.handle_event(event, env));
                 self.obey(id, flight, output);
             }
             Event::Told(worker) => {
                 let (status, body) = self.workers[worker].reply.take().expect("an answer");
                 let body = Some(body.as_slice());
-                self.go_on(worker, PollInput::Answer { status, body });
+                self.go_on(worker, Some(machine::Event::Answer { status, body }));
             }
         }
-    }
-
-    fn feed(&mut self, worker: usize, exchange: &mut Exchange, input: &Input<'_>) -> Output {
-        self.with_env(worker, |_, _, env| exchange.handle_input(input, env))
     }
 
     fn with_env<T>(
@@ -349,11 +346,11 @@ impl<'a> VirtualNode<'a> {
 
     fn obey(&mut self, id: usize, mut flight: InFlight, output: Output) {
         match output {
-            Output::Callout { call, .. } => {
+            Output::Await(Effect::Call { call, .. }) => {
                 flight.reply = Some(self.ask(&call));
                 self.push(self.call_ms * 1000, Event::Answer(id));
             }
-            Output::Yield { wait_ms, .. } => {
+            Output::Await(Effect::Yield { wait_ms, .. }) => {
                 let wait_us = wait_ms.map_or(TURN_US, |ms| ms * 1000);
                 self.push(wait_us, Event::Answer(id));
             }
@@ -379,17 +376,21 @@ impl<'a> VirtualNode<'a> {
     fn tick(&mut self, worker: usize) {
         let now = self.now();
         self.workers[worker].worker.tick(now, &mut self.shared);
-        self.go_on(worker, PollInput::Tick);
+        self.go_on(worker, None);
     }
 
-    fn go_on(&mut self, worker: usize, input: PollInput<'_>) {
+    /// Tells what is done between requests of an answer, or of a tick.
+    fn go_on(&mut self, worker: usize, event: Option<machine::Event<'_>>) {
         let call = self.with_env(worker, |background, watch, env| {
             let before = background.renewed().done;
-            let call = background.handle_input(input, watch, env);
+            let call = match event {
+                Some(event) => background.handle_event(event, watch, env),
+                None => background.tick(watch, env),
+            };
             (call, background.renewed().done - before)
         });
         self.outcome.renewals += call.1;
-        if let Some(PollCall { call, .. }) = call.0 {
+        if let Some(Effect::Call { call, .. }) = call.0 {
             self.workers[worker].reply = Some(self.ask(&call));
             self.push(self.call_ms * 1000, Event::Told(worker));
         }

@@ -22,6 +22,7 @@ pub mod exchange;
 pub mod key_random;
 pub mod keycloak;
 pub mod mac;
+pub mod machine;
 pub mod manage;
 pub mod metrics;
 pub mod rejection;

@@ -6,9 +6,9 @@
 use serde_json::json;
 
 use crate::api_key::format::MalformedKey;
-use crate::keycloak::Endpoint;
 use crate::keycloak::token::TokenError;
 use crate::keycloak::users::{LOOKUP_ROLE, LookupError, LookupRefusal};
+use crate::keycloak::{Endpoint, loggable};
 
 /// Seconds after which a client may try again when Keycloak could not answer.
 const RETRY_UNAVAILABLE_SECONDS: u32 = 5;
@@ -273,6 +273,13 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// A callout that failed; `why` is the host's word for it.
+    #[must_use]
+    pub fn callout(endpoint: Endpoint, why: &str) -> Self {
+        let failure = loggable(why);
+        Self::Callout { endpoint, failure }
+    }
+
     /// Whether it says that Keycloak cannot be asked now, and nothing of the key, the owner
     /// or how the gateway is set up.
     #[must_use]

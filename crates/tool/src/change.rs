@@ -9,14 +9,15 @@ use std::time::Duration;
 use anyhow::Result;
 use apikeys_core::keycloak::loggable;
 use apikeys_core::keycloak::owner::service_account_name;
-use apikeys_core::manage::change::{
-    Change, ChangeError, ChangeInput, ChangeOutput, Changed, OwnerChange,
-};
+use apikeys_core::machine::{Effect, Event};
+use apikeys_core::manage::change::{Change, ChangeError, ChangeOutput, Changed, OwnerChange};
 use apikeys_core::manage::owner_keys::{Edit, EditRefused};
+
+use zeroize::Zeroizing;
 
 use crate::admin_error::AdminError;
 use crate::args::Names;
-use crate::keycloak_admin::KeycloakAdmin;
+use crate::keycloak_admin::{CALL_TIMEOUT, KeycloakAdmin};
 use crate::{owner, system};
 
 /// How long a change waits for others' to end: longer than a lock that somebody left
@@ -95,6 +96,7 @@ fn make_unseen(
         relink: true,
         holder: system::random_name()?,
         wait_ms_max: WAIT_MS_MAX,
+        callout_timeout_ms: CALL_TIMEOUT.as_millis().try_into()?,
     };
     drive(admin, change)
 }
@@ -108,34 +110,36 @@ pub(crate) fn gateway_accounts(names: &Names) -> Vec<String> {
 
 fn drive(admin: &KeycloakAdmin, change: Change) -> Result<Changed> {
     let mut machine = OwnerChange::new(change, system::now()?);
-    let mut output = step(admin, &mut machine, &ChangeInput::Begin)?;
+    let mut output = machine.begin(&admin.bearer(), system::now()?);
     loop {
-        output = match output {
-            ChangeOutput::Call(call) => match admin.send(&call) {
-                Ok((status, body)) => {
-                    let body = Some(body.as_bytes());
-                    step(admin, &mut machine, &ChangeInput::Answer { status, body })?
-                }
-                Err(error) => step(admin, &mut machine, &ChangeInput::Failed(&why(&error)))?,
-            },
-            ChangeOutput::Wait(milliseconds) => {
-                thread::sleep(Duration::from_millis(milliseconds));
-                step(admin, &mut machine, &ChangeInput::Waited)?
-            }
+        let effect = match output {
+            ChangeOutput::Await(effect) => effect,
             ChangeOutput::Done(result) => return Ok((*result)?),
         };
+        let answer = perform(admin, effect);
+        let event = match &answer {
+            Ok((status, body)) => Event::Answer {
+                status: *status,
+                body: Some(body.as_bytes()),
+            },
+            Err(why) => Event::Failed(why),
+        };
+        // The clock after the token, which may take a call: the machine compares it with
+        // the age of its lock.
+        let bearer = admin.bearer();
+        output = machine.handle_event(event, &bearer, system::now()?);
     }
 }
 
-fn step(
-    admin: &KeycloakAdmin,
-    machine: &mut OwnerChange,
-    input: &ChangeInput<'_>,
-) -> Result<ChangeOutput> {
-    // The clock after the token, which may take a call: the machine compares it with
-    // the age of its lock.
-    let bearer = admin.bearer();
-    Ok(machine.handle_input(input, &bearer, system::now()?))
+/// Makes a call, within the client's own time limit, or waits.
+fn perform(admin: &KeycloakAdmin, effect: Effect) -> Result<(u16, Zeroizing<String>), String> {
+    match effect {
+        Effect::Call { call, .. } => admin.send(&call).map_err(|error| why(&error)),
+        Effect::Yield { wait_ms, .. } => {
+            thread::sleep(Duration::from_millis(wait_ms.unwrap_or_default()));
+            Ok((204, Zeroizing::default()))
+        }
+    }
 }
 
 /// What is known of a call that failed, without the address.

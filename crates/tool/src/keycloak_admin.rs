@@ -26,7 +26,7 @@ const BODY_BYTES_MAX: u64 = 32 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Well below what lies between the last write under a lock and its being taken for
 /// left behind: `HOLD_MS` and `STALE_MS` of `manage::change`.
-const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// What would end a path segment, or be read as something else in one.
 const SEGMENT: &AsciiSet = &CONTROLS
     .add(b' ')

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use apikeys_core::api_key::hash::hash_sha256;
 use apikeys_core::clock::UnixMillis;
-use apikeys_core::manage::change::{
-    Change, ChangeError, ChangeInput, ChangeOutput, Changed, OwnerChange,
-};
+use apikeys_core::machine::{Effect, Event};
+use apikeys_core::manage::change::{Change, ChangeError, ChangeOutput, Changed, OwnerChange};
 use apikeys_core::manage::owner_keys::{Edit, EditRefused, NewKey, Replacement};
 use serde_json::{Value, json};
 
@@ -146,6 +145,7 @@ impl ByMachine {
             relink: false,
             holder: Key::random().id + "machine",
             wait_ms_max: 10_000,
+            callout_timeout_ms: 2_000,
         };
         match self.drive(change) {
             Ok(_) => Told::Made(()),
@@ -161,10 +161,10 @@ impl ByMachine {
         let base = format!("/admin/realms/{}/", REALM.get().expect("a realm"));
         let now = || UnixMillis(now_ms());
         let mut machine = OwnerChange::new(change, now());
-        let mut output = machine.handle_input(&ChangeInput::Begin, "", now());
+        let mut output = machine.begin("", now());
         loop {
             output = match output {
-                ChangeOutput::Call(call) => {
+                ChangeOutput::Await(Effect::Call { call, .. }) => {
                     let path = call.path.strip_prefix(&base).expect("a path of the realm");
                     let body = call.json.as_deref().map(|text| {
                         serde_json::from_str::<Value>(text).expect("what is sent is JSON")
@@ -173,11 +173,12 @@ impl ByMachine {
                     let answer = self.world.keycloak.call(call.method, path, body.as_ref());
                     let (status, body) = (answer.status, answer.body.to_string());
                     let body = Some(body.as_bytes());
-                    machine.handle_input(&ChangeInput::Answer { status, body }, "", now())
+                    machine.handle_event(Event::Answer { status, body }, "", now())
                 }
-                ChangeOutput::Wait(ms) => {
+                ChangeOutput::Await(Effect::Yield { wait_ms, .. }) => {
+                    let ms = wait_ms.unwrap();
                     thread::sleep(Duration::from_millis(ms));
-                    machine.handle_input(&ChangeInput::Waited, "", now())
+                    machine.handle_event(Event::TURN, "", now())
                 }
                 ChangeOutput::Done(result) => return *result,
             };

@@ -4,6 +4,7 @@
 //! most one call to make, a poll's call goes first, and the others go out in their order. A
 //! state machine without I/O: ticks and answers in, calls out.
 
+mod env;
 pub mod poller;
 pub mod self_check;
 mod watch;
@@ -11,8 +12,8 @@ mod watch;
 use std::collections::VecDeque;
 
 use crate::clock::UnixMillis;
-use crate::exchange::{Env, Exchange, Input, Output};
-use poller::{PollCall, PollInput};
+use crate::exchange::{Env, Exchange, Output};
+use crate::machine::{Effect, Event};
 pub use watch::Watch;
 
 /// A callout whose answer is this late never comes: the host has lost it.
@@ -24,7 +25,7 @@ pub struct Background {
     /// Whose call is under way, and by when it is answered.
     under_way: Option<(Job, UnixMillis)>,
     /// Calls that wait for it.
-    waiting: VecDeque<(Job, PollCall)>,
+    waiting: VecDeque<(Job, Effect)>,
     renewal: Option<Exchange>,
     /// The renewal waits for the service token, which another fetches: it looks again at
     /// the next tick.
@@ -63,34 +64,39 @@ impl Background {
         }
     }
 
-    /// Takes what happened and says what to call. To be told of each tick after
-    /// [`Worker::tick`](crate::exchange::Worker::tick), and of the answer to each call.
-    pub fn handle_input(
-        &mut self,
-        input: PollInput<'_>,
-        watch: &mut Watch,
-        env: &mut Env<'_>,
-    ) -> Option<PollCall> {
-        let is_tick = matches!(input, PollInput::Tick);
-        if is_tick {
-            self.tick(watch, env);
-        } else {
-            match self.under_way.take() {
-                Some((Job::Poll, _)) => self.poll(input, watch, env),
-                Some((Job::SelfCheck, _)) => self.check(input, watch, env),
-                Some((Job::Renewal, _)) => {
-                    let input = match input {
-                        PollInput::Answer { status, body } => Input::Answer { status, body },
-                        PollInput::Failed(why) => Input::Failed(why),
-                        PollInput::Tick => return None,
-                    };
-                    self.go_on(&input, env);
-                }
-                Some((Job::GivenUp, _)) => {}
-                None => return None,
+    /// Minds the time and says what to call. To be told of each tick after
+    /// [`Worker::tick`](crate::exchange::Worker::tick).
+    pub fn tick(&mut self, watch: &mut Watch, env: &mut Env<'_>) -> Option<Effect> {
+        if let Some((job, until)) = self.under_way
+            && (env.now >= until || env.now.plus_ms(120_000) < until)
+        {
+            self.under_way = None;
+            // A poll itself minds how long its call takes.
+            if job != Job::Poll {
+                self.tell(job, Event::Failed("no answer came in time"), watch, env);
             }
         }
-        if self.at_ticks_alone && !is_tick {
+        let call = watch.poll(env);
+        self.polls(call);
+        let call = watch.check(env);
+        self.checks(call, watch);
+        if std::mem::take(&mut self.looks_again) {
+            self.tell(Job::Renewal, Event::TURN, watch, env);
+        }
+        self.begin_renewal(env);
+        self.next_call(env.now)
+    }
+
+    /// Takes the outcome of the call under way and says what to call next.
+    pub fn handle_event(
+        &mut self,
+        event: Event<'_>,
+        watch: &mut Watch,
+        env: &mut Env<'_>,
+    ) -> Option<Effect> {
+        let (job, _) = self.under_way.take()?;
+        self.tell(job, event, watch, env);
+        if self.at_ticks_alone {
             return None;
         }
         self.begin_renewal(env);
@@ -116,54 +122,49 @@ impl Background {
         self.renewed
     }
 
-    fn tick(&mut self, watch: &mut Watch, env: &mut Env<'_>) {
-        if let Some((job, until)) = self.under_way
-            && (env.now >= until || env.now.plus_ms(120_000) < until)
-        {
-            self.under_way = None;
-            match job {
-                Job::Renewal => self.go_on(&Input::Failed("no answer came in time"), env),
-                Job::SelfCheck => {
-                    self.check(PollInput::Failed("no answer came in time"), watch, env);
-                }
-                Job::Poll | Job::GivenUp => {}
+    /// Tells a job the outcome of its call, or that its turn has come.
+    fn tell(&mut self, job: Job, event: Event<'_>, watch: &mut Watch, env: &mut Env<'_>) {
+        match job {
+            Job::Poll => {
+                let call = watch.poll_event(event, env);
+                self.polls(call);
             }
-        }
-        // Itself it minds how long its call takes.
-        self.poll(PollInput::Tick, watch, env);
-        self.check(PollInput::Tick, watch, env);
-        if std::mem::take(&mut self.looks_again) {
-            let turn = Input::Answer {
-                status: 200,
-                body: None,
-            };
-            self.go_on(&turn, env);
+            Job::SelfCheck => {
+                watch.check_event(event, env);
+                self.checks(None, watch);
+            }
+            Job::Renewal => {
+                if let Some(renewal) = &mut self.renewal {
+                    let output = renewal.handle_event(event, env);
+                    self.obey(output, env);
+                }
+            }
+            Job::GivenUp => {}
         }
     }
 
-    fn poll(&mut self, input: PollInput<'_>, watch: &mut Watch, env: &mut Env<'_>) {
-        let call = watch.poll(input, env);
+    fn polls(&mut self, call: Option<Effect>) {
         if let Some(call) = call {
-            // It has but one at a time: those before were given up.
-            self.waiting.retain(|(job, _)| *job != Job::Poll);
-            if let Some((job @ Job::Poll, _)) = &mut self.under_way {
-                *job = Job::GivenUp;
-            }
+            self.give_up(Job::Poll);
             self.waiting.push_back((Job::Poll, call));
         }
     }
 
-    fn check(&mut self, input: PollInput<'_>, watch: &mut Watch, env: &mut Env<'_>) {
-        let call = watch.self_check(input, env);
+    fn checks(&mut self, call: Option<Effect>, watch: &Watch) {
         if call.is_some() || !watch.is_checking() {
-            // It has but one at a time: those before were given up.
-            self.waiting.retain(|(job, _)| *job != Job::SelfCheck);
-            if let Some((job @ Job::SelfCheck, _)) = &mut self.under_way {
-                *job = Job::GivenUp;
-            }
+            self.give_up(Job::SelfCheck);
         }
-        let call = call.map(|call| (Job::SelfCheck, call));
-        self.waiting.extend(call);
+        self.waiting.extend(call.map(|call| (Job::SelfCheck, call)));
+    }
+
+    /// Forgets the calls of a job that asks anew or is over: each has but one at a time.
+    fn give_up(&mut self, job: Job) {
+        self.waiting.retain(|(other, _)| *other != job);
+        if let Some((other, _)) = &mut self.under_way
+            && *other == job
+        {
+            *other = Job::GivenUp;
+        }
     }
 
     fn begin_renewal(&mut self, env: &mut Env<'_>) {
@@ -176,21 +177,13 @@ impl Background {
         }
     }
 
-    fn go_on(&mut self, input: &Input<'_>, env: &mut Env<'_>) {
-        if let Some(renewal) = &mut self.renewal {
-            let output = renewal.handle_input(input, env);
-            self.obey(output, env);
-        }
-    }
-
     fn obey(&mut self, output: Output, env: &mut Env<'_>) {
         match output {
-            Output::Callout { call, timeout_ms } => {
-                let call = PollCall { call, timeout_ms };
+            Output::Await(call @ Effect::Call { .. }) => {
                 self.waiting.push_back((Job::Renewal, call));
                 return;
             }
-            Output::Yield { .. } => {
+            Output::Await(Effect::Yield { .. }) => {
                 self.looks_again = true;
                 return;
             }
@@ -203,14 +196,14 @@ impl Background {
         self.renewal = None;
     }
 
-    fn next_call(&mut self, now: UnixMillis) -> Option<PollCall> {
+    fn next_call(&mut self, now: UnixMillis) -> Option<Effect> {
         if self.under_way.is_some() {
             return None;
         }
         // A revocation waits for one call of the others at most.
         let poll = self.waiting.iter().position(|(job, _)| *job == Job::Poll);
         let (job, call) = self.waiting.remove(poll.unwrap_or(0))?;
-        self.under_way = Some((job, now.plus_ms(call.timeout_ms + LOST_MS)));
+        self.under_way = Some((job, now.plus_ms(call.timeout_ms() + LOST_MS)));
         Some(call)
     }
 }

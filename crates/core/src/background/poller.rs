@@ -2,8 +2,7 @@
 //! whoever made it and however.
 //!
 //! A state machine without I/O, as [`Exchange`](crate::exchange::Exchange) is one: it is
-//! told of each tick and of each answer ([`PollInput`]), and says what to call
-//! ([`PollCall`]). One worker of a node polls at a time, under a lease; the one that polled
+//! told of each tick and of each answer, and says what to call. One worker of a node polls at a time, under a lease; the one that polled
 //! last goes on, and another takes over when it is late.
 //!
 //! ```text
@@ -14,30 +13,34 @@
 //! moves only when all of it was; what cannot be listed (too much, cleared, never asked for
 //! before) revokes everybody; an instant of Keycloak's clock is compared with none of ours.
 //! An event that is dated ahead of Keycloak's clock hides none that come after it, and one
-//! that cannot be read concerns everybody, once ([`pages`]).
+//! that cannot be read concerns everybody, once.
+//!
+//! A page that is too large does not always say so: a host resets a call with too large an
+//! answer, a proxy answers 502. An outage looks the same. So before a page is blamed,
+//! Keycloak must answer a question that no event can make large. A page that is to blame is
+//! asked for in smaller ones, down to a single event.
 
-mod pages;
 mod polling;
-mod steps;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::env::WatchEnv;
 use crate::calls::ExchangeId;
 use crate::calls::breaker::Health;
-use crate::calls::service_token::ServiceToken;
+use crate::calls::service_token::{Asker, Token};
 use crate::clock::UnixMillis;
-use crate::config::Config;
-use crate::keycloak::admin_events::read_config_answer;
-use crate::keycloak::{Call, Endpoint, loggable};
+use crate::keycloak::admin_events::{
+    AdminEvent, Concerns, EventsError, config_call, events_call, no_events_call,
+    read_config_answer, read_events_answer,
+};
+use crate::keycloak::{Call, Endpoint};
+use crate::machine::{Deadline, Effect, Event};
 use crate::rejection::Reason;
-use crate::revocation::Revocations;
 use crate::revocation::revoked::Watched;
 use crate::signing_key::SigningKey;
 use crate::store::lease::Holder;
-use crate::store::slots::SharedStore;
-use pages::{Fault, PAGE, Unread, Unreadable};
 pub use polling::{PollError, Polling};
 
 /// Events that are remembered from polls that failed.
@@ -53,44 +56,15 @@ const SLOW_MS: u64 = 500;
 /// So long a worker leaves a poll that is due to the one that polled last.
 const TAKE_OVER_MS: u64 = 400;
 
-/// What happened.
-#[derive(Debug, Clone, Copy)]
-pub enum PollInput<'a> {
-    /// A tick.
-    Tick,
-    /// The call was answered.
-    Answer {
-        /// The HTTP status.
-        status: u16,
-        /// The body; none if it is too large.
-        body: Option<&'a [u8]>,
-    },
-    /// The call failed; why, as far as the host says.
-    Failed(&'a str),
-}
-
-/// Send this to Keycloak and come back with its answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PollCall {
-    /// The request.
-    pub call: Call,
-    /// How long to wait for the answer.
-    pub timeout_ms: u64,
-}
-
-/// What a poll works with.
-pub(crate) struct PollEnv<'a> {
-    pub(crate) now: UnixMillis,
-    pub(crate) config: &'a Config,
-    pub(crate) signing_key: &'a SigningKey,
-    pub(crate) service_token: &'a mut ServiceToken,
-    pub(crate) revocations: &'a mut Revocations,
-    pub(crate) store: &'a mut dyn SharedStore,
-    /// Names one more exchange within the worker.
-    pub(crate) next_exchange: &'a mut dyn FnMut() -> ExchangeId,
-    /// Makes the id of an assertion.
-    pub(crate) jti: &'a mut dyn FnMut(&str) -> String,
-}
+/// Events on a page; each takes about 430 bytes of an answer.
+const PAGE: usize = 100;
+/// A page that cannot be read is followed by one this many times smaller, and one that can
+/// by a larger.
+const STEP: usize = 10;
+/// Of more events than these everybody is revoked.
+const EVENTS_MAX: usize = 1000;
+/// And of more than these calls show.
+const CALLS_MAX: u32 = 60;
 
 /// Polls for one worker.
 #[derive(Debug)]
@@ -111,17 +85,29 @@ pub struct Poller {
 #[derive(Debug)]
 struct Poll {
     id: ExchangeId,
-    started_at: UnixMillis,
+    deadline: Deadline,
     /// When all were told that it waits.
     told_at: Option<UnixMillis>,
-    deadline_at: UnixMillis,
     asks: Asks,
     /// The service token was refused once and fetched anew.
     retried: bool,
     /// The call under way is made a second time.
     tried_again: bool,
-    /// When the first page of this listing was asked for.
+    /// Keycloak tells of events, if they are none of those that cannot be read.
+    reached: bool,
+    /// A page that could not be read while it is not known whether Keycloak can be reached.
+    fault: Option<Fault>,
+    listing: Listing,
+}
+
+/// The events that a poll lists, page by page.
+#[derive(Debug)]
+struct Listing {
+    /// When the first page was asked for, and the latest.
     listed_at: UnixMillis,
+    asked_at: UnixMillis,
+    /// No further page is asked for from then on.
+    until: UnixMillis,
     /// The events after this are listed; none asks for the newest alone, to know when
     /// that was by Keycloak's clock.
     since: Option<UnixMillis>,
@@ -132,15 +118,8 @@ struct Poll {
     page: usize,
     page_max: usize,
     calls: u32,
-    asked_at: UnixMillis,
-    /// No further page is asked for from then on.
-    list_until: UnixMillis,
     listed: BTreeMap<String, UnixMillis>,
     newest_at: UnixMillis,
-    /// Keycloak tells of events, if they are none of those that cannot be read.
-    reached: bool,
-    /// A page that could not be read while it is not known whether Keycloak can be reached.
-    fault: Option<Fault>,
     unreadable: Unreadable,
 }
 
@@ -169,6 +148,47 @@ impl fmt::Debug for Asks {
             Self::Config(_) => "Config",
         })
     }
+}
+
+/// Events that could not be read and that polls come upon again. Each concerned everybody
+/// when it was new. None has a name: their number between the same bounds tells old ones
+/// from new.
+#[derive(Debug, Clone)]
+struct Unread {
+    count: usize,
+    /// Why the newest of them could not be read.
+    why: String,
+    /// Events after this are listed, so that all of them are among them,
+    since: UnixMillis,
+    /// until those after this are: then none of them is.
+    until: UnixMillis,
+}
+
+/// Unreadable events of one poll.
+#[derive(Debug, Default)]
+struct Unreadable {
+    count: usize,
+    /// The newest that is news: why it cannot be read, and an instant that it is not after.
+    news: Option<(String, Option<UnixMillis>)>,
+    /// Not all was listed.
+    is_cut: bool,
+    /// The newest of all could not be read, when it was asked for alone.
+    newest: bool,
+}
+
+impl Unreadable {
+    /// Whether there may have been events that none of those that were read came after.
+    const fn any(&self) -> bool {
+        self.count > 0 || self.is_cut || self.newest
+    }
+}
+
+/// A page that could not be read, though it may be none too large.
+#[derive(Debug)]
+struct Fault {
+    error: PollError,
+    /// It took so long that Keycloak may hang.
+    slow: bool,
 }
 
 /// What a poll does next.
@@ -217,22 +237,17 @@ impl Poller {
         self.seen.len()
     }
 
-    /// Takes what happened, and says what to call.
-    pub(crate) fn handle_input(
-        &mut self,
-        input: PollInput<'_>,
-        env: &mut PollEnv<'_>,
-    ) -> Option<PollCall> {
-        let (mut poll, step) = match (self.poll.take(), input) {
-            (None, PollInput::Tick) => {
+    /// Begins a poll that is due, and minds how long one takes that is under way.
+    pub(crate) fn tick(&mut self, env: &mut WatchEnv<'_>) -> Option<Effect> {
+        let (poll, step) = match self.poll.take() {
+            None => {
                 let mut poll = self.begin(env)?;
                 let step = poll.need_token(env);
                 (poll, step)
             }
-            // Too late: the poll was given up.
-            (None, _) => return None,
-            (Some(mut poll), PollInput::Tick) => {
-                let over = env.now >= poll.deadline_at || env.now < poll.started_at;
+            Some(mut poll) => {
+                let over =
+                    poll.deadline.left_ms(env.now) == 0 || poll.deadline.is_ahead_of(env.now);
                 poll.tell_that_it_waits(env);
                 let step = match poll.asks {
                     _ if over => Err(PollError::Call("no answer came in time".to_owned())),
@@ -241,11 +256,23 @@ impl Poller {
                 };
                 (poll, step)
             }
-            (Some(mut poll), input) => {
-                let step = self.answered(&mut poll, input, env);
-                (poll, step)
-            }
         };
+        self.settle(poll, step, env)
+    }
+
+    /// Takes the outcome of the latest call, and says what to call next.
+    pub(crate) fn handle_event(
+        &mut self,
+        event: Event<'_>,
+        env: &mut WatchEnv<'_>,
+    ) -> Option<Effect> {
+        // None is under way where the event came too late: the poll was given up.
+        let mut poll = self.poll.take()?;
+        let step = self.answered(&mut poll, event, env);
+        self.settle(poll, step, env)
+    }
+
+    fn settle(&mut self, mut poll: Poll, step: Step, env: &mut WatchEnv<'_>) -> Option<Effect> {
         match step {
             Ok(Next::Wait) => {
                 self.poll = Some(poll);
@@ -253,9 +280,9 @@ impl Poller {
             }
             Ok(Next::Ask(asks, call)) => {
                 poll.asks = asks;
-                let left = poll.deadline_at.since_ms(env.now).max(1);
+                let left = poll.deadline.left_ms(env.now).max(1);
                 self.poll = Some(poll);
-                Some(PollCall {
+                Some(Effect::Call {
                     call,
                     timeout_ms: left.min(env.config.callout_timeout_ms),
                 })
@@ -272,16 +299,16 @@ impl Poller {
     }
 
     /// Begins a poll, if one is due and no other worker polls.
-    fn begin(&mut self, env: &mut PollEnv<'_>) -> Option<Poll> {
+    fn begin(&mut self, env: &mut WatchEnv<'_>) -> Option<Poll> {
         let now = env.now;
         if !self.is_due(env.revocations.watched(), now) {
             return None;
         }
         // The token, a page, the question whether events are on; and some more pages.
-        let deadline_at = now.plus_ms(3 * env.config.callout_timeout_ms + 2000);
+        let deadline = Deadline::after_ms(3 * env.config.callout_timeout_ms + 2000, now);
         if !env
             .revocations
-            .take_lease(&self.holder, deadline_at, now, env.store)
+            .take_lease(&self.holder, deadline.at(), now, env.store)
         {
             return None;
         }
@@ -289,27 +316,28 @@ impl Poller {
         let asked_before = newest_at > UnixMillis::default();
         let since = self.since(newest_at);
         Some(Poll {
-            id: (env.next_exchange)(),
-            started_at: now,
+            id: env.ids.exchange(),
+            deadline,
             told_at: None,
-            deadline_at,
             asks: Asks::TokenOfAnother,
             retried: false,
             tried_again: false,
-            listed_at: now,
-            since: asked_before.then_some(since),
-            first_ever: !asked_before,
-            first: 0,
-            page: self.first_page(),
-            page_max: PAGE,
-            calls: 0,
-            asked_at: now,
-            list_until: now.plus_ms(2 * env.config.callout_timeout_ms + 1000),
-            listed: BTreeMap::new(),
-            newest_at,
             reached: false,
             fault: None,
-            unreadable: Unreadable::default(),
+            listing: Listing {
+                listed_at: now,
+                asked_at: now,
+                until: now.plus_ms(2 * env.config.callout_timeout_ms + 1000),
+                since: asked_before.then_some(since),
+                first_ever: !asked_before,
+                first: 0,
+                page: self.first_page(),
+                page_max: PAGE,
+                calls: 0,
+                listed: BTreeMap::new(),
+                newest_at,
+                unreadable: Unreadable::default(),
+            },
         })
     }
 
@@ -328,7 +356,82 @@ impl Poller {
         now >= last.plus_ms(every + others)
     }
 
-    fn answered(&mut self, poll: &mut Poll, input: PollInput<'_>, env: &mut PollEnv<'_>) -> Step {
+    /// From when on events are listed: those that cannot be read all, or none of them.
+    fn since(&mut self, newest_at: UnixMillis) -> UnixMillis {
+        let since = newest_at.minus_ms(OVERLAP_MS);
+        self.unread.take_if(|unread| since >= unread.until);
+        let unread = self.unread.as_ref();
+        unread.map_or(since, |unread| since.min(unread.since))
+    }
+
+    /// So many are on the first page.
+    const fn first_page(&self) -> usize {
+        if self.unread.is_some() { 1 } else { PAGE }
+    }
+}
+
+// ---- the service token -----------------------------------------------------------------
+
+impl Poll {
+    fn need_token(&mut self, env: &mut WatchEnv<'_>) -> Step {
+        let asker = Asker {
+            id: self.id,
+            started_at: self.deadline.started_at(),
+            since: UnixMillis::default(),
+        };
+        match env.session().need(asker, "poll").map_err(no_token)? {
+            Token::Ready(token) => Ok(self.ask_for_events(token, env)),
+            Token::Wait => {
+                self.asks = Asks::TokenOfAnother;
+                Ok(Next::Wait)
+            }
+            Token::Fetch(call) => Ok(Next::Ask(Asks::Token, call)),
+        }
+    }
+
+    /// A Keycloak that takes its time is none that nobody asks: keys that are in use go on
+    /// meanwhile, as they do when it is down.
+    fn tell_that_it_waits(&mut self, env: &mut WatchEnv<'_>) {
+        let next = match self.told_at {
+            Some(told_at) => told_at.plus_ms(1000),
+            None => self.deadline.started_at().plus_ms(SLOW_MS),
+        };
+        if env.now < next {
+            return;
+        }
+        self.told_at = Some(env.now);
+        let mut watched = *env.revocations.watched();
+        watched.asked_at = env.now;
+        env.revocations
+            .polled(&[], false, watched, env.now, env.store);
+    }
+
+    /// What was not answered is asked once more: another node of Keycloak may answer.
+    fn ask_again(&mut self, env: &mut WatchEnv<'_>) -> Step {
+        match &self.asks {
+            Asks::Token | Asks::TokenOfAnother => self.need_token(env),
+            Asks::Events(token) => Ok(self.ask_for_events(Arc::clone(token), env)),
+            Asks::NoEvents(token) => {
+                let (token, call) = (Arc::clone(token), no_events_call(env.config, token));
+                Ok(Next::Ask(Asks::NoEvents(token), call))
+            }
+            Asks::Config(token) => {
+                let (token, call) = (Arc::clone(token), config_call(env.config, token));
+                Ok(Next::Ask(Asks::Config(token), call))
+            }
+        }
+    }
+
+    fn token_answered(&mut self, event: Event<'_>, env: &mut WatchEnv<'_>) -> Step {
+        let token = env.session().answered(self.id, event).map_err(no_token)?;
+        Ok(self.ask_for_events(token, env))
+    }
+}
+
+// ---- answers, and pages of events ------------------------------------------------------
+
+impl Poller {
+    fn answered(&mut self, poll: &mut Poll, event: Event<'_>, env: &mut WatchEnv<'_>) -> Step {
         let (endpoint, token) = match &poll.asks {
             Asks::Token => (Endpoint::ServiceToken, None),
             Asks::TokenOfAnother => return Ok(Next::Wait),
@@ -336,46 +439,296 @@ impl Poller {
                 (Endpoint::Events, Some(Arc::clone(token)))
             }
         };
-        let answered = match input {
-            PollInput::Answer { status, body } => Ok((status, body)),
-            PollInput::Failed(why) => Err(why),
-            PollInput::Tick => return Ok(Next::Wait),
-        };
         if let Asks::Events(token) = &poll.asks {
             let token = Arc::clone(token);
-            return self.page_answered(poll, token, answered, env);
+            return self.page_answered(poll, token, event, env);
         }
-        let health = Health::of(answered.ok().map(|(status, _)| status));
+        let health = Health::of(event.status());
         let hangs = poll.fault.as_ref().is_some_and(|fault| fault.slow);
         let again = health == Health::Gone && !poll.tried_again && !hangs;
         poll.tried_again = again;
         if again {
             return poll.ask_again(env);
         }
-        let (status, body) = answered.map_err(|why| match poll.fault.take() {
-            Some(fault) => fault.error,
-            None => call_failed(endpoint, why),
-        })?;
-        match (&poll.asks, token, body) {
-            (Asks::NoEvents(_), Some(token), Some(body)) => {
-                self.reached(poll, token, (status, body), env)
-            }
-            (Asks::Config(_), Some(token), Some(body)) => match read_config_answer(status, body) {
+        let (status, body) = event
+            .answer()
+            .map_err(|why| match (event, poll.fault.take()) {
+                (Event::Failed(_), Some(fault)) => fault.error,
+                _ => call_failed(endpoint, why),
+            })?;
+        match (&poll.asks, token) {
+            (Asks::NoEvents(_), Some(token)) => self.reached(poll, token, (status, body), env),
+            (Asks::Config(_), Some(token)) => match read_config_answer(status, body) {
                 Ok(on) => Ok(Next::Over(on)),
                 Err(error) => poll.refused(&token, error, env),
             },
-            (Asks::Token, _, Some(body)) => poll.token_answered(status, body, env),
-            _ => Err(call_failed(endpoint, "the answer is too large")),
+            _ => poll.token_answered(event, env),
         }
     }
 
-    fn over(&mut self, poll: Poll, on: bool, env: &mut PollEnv<'_>) {
+    /// The answer to the question for a page.
+    fn page_answered(
+        &mut self,
+        poll: &mut Poll,
+        token: Arc<str>,
+        event: Event<'_>,
+        env: &mut WatchEnv<'_>,
+    ) -> Step {
+        let read = match event {
+            Event::Failed(why) => Err(call_failed(Endpoint::Events, why)),
+            Event::Answer {
+                status: 200,
+                body: None,
+            } => {
+                poll.tried_again = false;
+                let error = call_failed(Endpoint::Events, "the answer is too large");
+                return Ok(self.ask_for_less(poll, token, &error, STEP, env));
+            }
+            Event::Answer { status, body } => {
+                match read_events_answer(status, body.unwrap_or_default()) {
+                    Err(error @ (EventsError::Status(500..) | EventsError::Malformed)) => {
+                        Err(error.into())
+                    }
+                    Err(error) => return poll.refused(&token, error, env),
+                    Ok(events) => Ok(events),
+                }
+            }
+        };
+        let error = match read {
+            Ok(events) => {
+                poll.tried_again = false;
+                return Ok(if poll.listing.since.is_none() {
+                    poll.list_from(&events, token, env)
+                } else {
+                    self.list(poll, token, events, env)
+                });
+            }
+            Err(error) => error,
+        };
+        // Another node of Keycloak may answer, unless this is what was to be expected.
+        let expected = poll.reached && (poll.listing.page > 1 || poll.listing.unreadable.count > 0);
+        if !expected && !std::mem::replace(&mut poll.tried_again, true) {
+            return Ok(poll.ask_for_events(token, env));
+        }
+        poll.tried_again = false;
+        let slow = env.now
+            >= poll
+                .listing
+                .asked_at
+                .plus_ms(env.config.callout_timeout_ms / 2);
+        let fault = Fault { error, slow };
+        if poll.reached {
+            return self.blame_the_page(poll, token, fault, env);
+        }
+        poll.fault = Some(fault);
+        let call = no_events_call(env.config, &token);
+        Ok(Next::Ask(Asks::NoEvents(token), call))
+    }
+
+    /// The answer to the question that no event can make large.
+    fn reached(
+        &mut self,
+        poll: &mut Poll,
+        token: Arc<str>,
+        (status, body): (u16, &[u8]),
+        env: &mut WatchEnv<'_>,
+    ) -> Step {
+        match (read_events_answer(status, body), poll.fault.take()) {
+            (Err(EventsError::Unauthorized), _) => {
+                poll.refused(&token, EventsError::Unauthorized, env)
+            }
+            (Ok(_), Some(fault)) => {
+                poll.reached = true;
+                self.blame_the_page(poll, token, fault, env)
+            }
+            (Err(error), None) => Err(error.into()),
+            (Err(_), Some(fault)) => Err(fault.error),
+            (Ok(_), None) => Ok(poll.ask_for_events(token, env)),
+        }
+    }
+
+    /// Keycloak tells of events, but not of these.
+    fn blame_the_page(
+        &mut self,
+        poll: &mut Poll,
+        token: Arc<str>,
+        fault: Fault,
+        env: &mut WatchEnv<'_>,
+    ) -> Step {
+        let alone = poll.listing.page == 1 || poll.listing.since.is_none();
+        if alone && fault.slow {
+            return Err(fault.error);
+        }
+        Ok(self.ask_for_less(poll, token, &fault.error, PAGE, env))
+    }
+
+    /// The page cannot be read: asks for a smaller one, from here on. A single event that
+    /// cannot be read may concern anybody, and is stepped over.
+    fn ask_for_less(
+        &mut self,
+        poll: &mut Poll,
+        token: Arc<str>,
+        error: &PollError,
+        smaller: usize,
+        env: &mut WatchEnv<'_>,
+    ) -> Next {
+        let clock = env.service_token.keycloak_clock(env.now);
+        let until = clock.map(|(_, latest)| latest);
+        if poll.listing.since.is_none() {
+            // Where it is recent it is come upon again as soon as events are listed.
+            poll.listing.unreadable.newest = true;
+            return poll.list_from(&[], token, env);
+        }
+        if poll.listing.page > 1 {
+            poll.listing.page_max = (poll.listing.page / STEP).max(1);
+            poll.listing.page = (poll.listing.page / smaller).max(1);
+            return poll.ask_for_events(token, env);
+        }
+        poll.listing.unreadable.count += 1;
+        let known = self.unread.as_ref().map_or(0, |unread| unread.count);
+        let is_new = poll.listing.unreadable.count > known;
+        if is_new {
+            poll.listing.unreadable.news = Some((error.to_string(), until));
+        }
+        poll.listing.page_max = PAGE;
+        self.go_on(poll, token, (&[], is_new), 1, env)
+    }
+
+    /// Acts on a page of events.
+    fn list(
+        &mut self,
+        poll: &mut Poll,
+        token: Arc<str>,
+        events: Vec<AdminEvent>,
+        env: &mut WatchEnv<'_>,
+    ) -> Next {
+        let (mut owners, mut everybody) = (Vec::new(), false);
+        let is_full = events.len() >= poll.listing.page;
+        for event in events {
+            poll.listing.newest_at = poll.listing.newest_at.max(event.time);
+            if self.seen.insert(event.id.clone(), event.time).is_none() {
+                match event.concerns {
+                    Concerns::Nobody => {}
+                    Concerns::Owner(owner) => owners.push(owner),
+                    Concerns::Everybody => everybody = true,
+                }
+            }
+            poll.listing.listed.insert(event.id, event.time);
+        }
+        let taken = if is_full { poll.listing.page } else { 0 };
+        poll.listing.page = (poll.listing.page * STEP).min(poll.listing.page_max);
+        self.go_on(poll, token, (&owners, everybody), taken, env)
+    }
+
+    /// Revokes whom a page concerns, and asks for the next page, if there is one: if this
+    /// one was full, of so many.
+    fn go_on(
+        &self,
+        poll: &mut Poll,
+        token: Arc<str>,
+        (owners, mut everybody): (&[String], bool),
+        taken: usize,
+        env: &mut WatchEnv<'_>,
+    ) -> Next {
+        poll.listing.first += taken;
+        let goes_on = taken > 0
+            && poll.listing.first < EVENTS_MAX
+            && poll.listing.calls < CALLS_MAX
+            && env.now < poll.listing.until;
+        if !goes_on {
+            // Events that were there and are not any more: cleared, and with them what
+            // was not seen yet.
+            let after = poll.listing.since.unwrap_or_default().plus_ms(1);
+            let gone = |(id, time): (&String, &UnixMillis)| {
+                *time > after && !poll.listing.listed.contains_key(id)
+            };
+            poll.listing.unreadable.is_cut |= taken > 0;
+            everybody |= taken > 0 || poll.listing.first_ever || self.seen.iter().any(gone);
+        }
+        if everybody || !owners.is_empty() {
+            let watched = *env.revocations.watched();
+            env.revocations
+                .polled(owners, everybody, watched, env.now, env.store);
+        }
+        if goes_on {
+            return poll.ask_for_events(token, env);
+        }
+        let call = config_call(env.config, &token);
+        Next::Ask(Asks::Config(token), call)
+    }
+}
+
+impl Poll {
+    /// The newest event is known: lists what was shortly before it, so that it is not taken
+    /// for news later. Nothing of it is: whoever never polled revokes everybody.
+    fn list_from(&mut self, newest: &[AdminEvent], token: Arc<str>, env: &WatchEnv<'_>) -> Next {
+        let times = newest.iter().map(|event| event.time);
+        self.listing.newest_at = times.max().unwrap_or_default();
+        self.listing.newest_at = self.newest_seen(env);
+        self.listing.since = Some(self.listing.newest_at.minus_ms(OVERLAP_MS));
+        self.ask_for_events(token, env)
+    }
+
+    /// Up to when events were seen, by Keycloak's clock: to the newest, unless that is dated
+    /// ahead of the clock, and to when the service token was made where one could not be
+    /// read, or it would be come upon for as long as no other follows.
+    fn newest_seen(&self, env: &WatchEnv<'_>) -> UnixMillis {
+        let Some((earliest, latest)) = env.service_token.keycloak_clock(self.listing.listed_at)
+        else {
+            return self.listing.newest_at;
+        };
+        if self.listing.unreadable.any() {
+            return self.listing.newest_at.min(latest).max(earliest);
+        }
+        self.listing.newest_at.min(latest)
+    }
+
+    fn ask_for_events(&mut self, token: Arc<str>, env: &WatchEnv<'_>) -> Next {
+        if self.listing.first == 0 {
+            self.listing.listed_at = env.now;
+            self.listing.listed.clear();
+        }
+        self.listing.calls += 1;
+        self.listing.asked_at = env.now;
+        let page = if self.listing.since.is_none() {
+            1
+        } else {
+            self.listing.page
+        };
+        let call = events_call(
+            env.config,
+            &token,
+            self.listing.since,
+            (self.listing.first, page),
+        );
+        Next::Ask(Asks::Events(token), call)
+    }
+
+    /// A service token that is not taken any more is fetched anew, once.
+    fn refused(&mut self, token: &str, error: EventsError, env: &mut WatchEnv<'_>) -> Step {
+        if error != EventsError::Unauthorized {
+            return Err(error.into());
+        }
+        env.service_token.reject(token);
+        if std::mem::replace(&mut self.retried, true) {
+            return Err(error.into());
+        }
+        self.listing.first = 0;
+        self.listing.unreadable = Unreadable::default();
+        self.need_token(env)
+    }
+}
+
+// ---- the end ---------------------------------------------------------------------------
+
+impl Poller {
+    fn over(&mut self, poll: Poll, on: bool, env: &mut WatchEnv<'_>) {
         let before = *env.revocations.watched();
         let mut watched = before;
         // Whoever looks for the first time has looked, though there was nothing.
         watched.newest_event_at = poll.newest_seen(env).max(UnixMillis(1));
         let unread = self.keep_unread(&poll, env);
-        let at = poll.listed_at;
+        let at = poll.listing.listed_at;
         // What was changed while they were off is in none.
         let was_on = before.polled_at >= before.off_at;
         let turned = on != was_on && before.answered_at() > UnixMillis::default();
@@ -389,7 +742,7 @@ impl Poller {
             watched.off_at = at;
         }
         let since = self.since(watched.newest_event_at);
-        self.seen = poll.listed;
+        self.seen = poll.listing.listed;
         self.seen.retain(|_, time| *time > since);
         self.end(poll.id, at, watched, turned, env);
         self.tell(match unread {
@@ -399,7 +752,7 @@ impl Poller {
         });
     }
 
-    fn failed(&mut self, poll: &Poll, error: PollError, env: &mut PollEnv<'_>) {
+    fn failed(&mut self, poll: &Poll, error: PollError, env: &mut WatchEnv<'_>) {
         let mut watched = *env.revocations.watched();
         watched.failed_at = env.now;
         // Polls that fail after they listed something: what is forgotten counts once more.
@@ -416,7 +769,7 @@ impl Poller {
         at: UnixMillis,
         watched: Watched,
         everybody: bool,
-        env: &mut PollEnv<'_>,
+        env: &mut WatchEnv<'_>,
     ) {
         self.own_at = at;
         env.service_token.give_up(id);
@@ -431,11 +784,52 @@ impl Poller {
             self.polling = Some(polling);
         }
     }
+
+    /// Keeps what the next poll must know of events that could not be read, and says why
+    /// they could not be, if there are any.
+    fn keep_unread(&mut self, poll: &Poll, env: &mut WatchEnv<'_>) -> Option<String> {
+        let Unreadable {
+            count,
+            news,
+            is_cut,
+            newest: _,
+        } = &poll.listing.unreadable;
+        let before = self.unread.take();
+        if *is_cut {
+            env.service_token.forget();
+            let many = format!("more than {EVENTS_MAX} events, or than can be listed in time");
+            return Some(news.as_ref().map_or(many, |(why, _)| why.clone()));
+        }
+        if *count == 0 {
+            return None;
+        }
+        let (why, until) = match (news, before) {
+            (Some((why, until)), _) => (why.clone(), *until),
+            (None, Some(before)) => (before.why, Some(before.until)),
+            (None, None) => return None,
+        };
+        let latest = env.service_token.keycloak_clock(env.now);
+        let left = until.zip(latest);
+        if left.is_none_or(|(until, (_, latest))| latest >= until.plus_ms(OVERLAP_MS)) {
+            // The next is made later, and shows that they are of the past.
+            env.service_token.forget();
+        }
+        self.unread = until.zip(poll.listing.since).map(|(until, since)| Unread {
+            count: *count,
+            why: why.clone(),
+            since,
+            until,
+        });
+        Some(why)
+    }
+}
+
+fn no_token(reason: Reason) -> PollError {
+    PollError::Token(Box::new(reason))
 }
 
 fn call_failed(endpoint: Endpoint, failure: &str) -> PollError {
-    let failure = loggable(failure);
-    PollError::Call(Reason::Callout { endpoint, failure }.to_string())
+    PollError::Call(Reason::callout(endpoint, failure).to_string())
 }
 
 #[cfg(test)]

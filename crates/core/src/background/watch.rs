@@ -3,9 +3,11 @@
 //! One for each worker, though several root contexts may drive it: routes that are
 //! configured alike share their worker.
 
-use super::poller::{PollCall, PollEnv, PollInput, Poller, Polling};
-use super::self_check::{CheckEnv, Findings, SelfCheck};
+use super::env::WatchEnv;
+use super::poller::{Poller, Polling};
+use super::self_check::{Findings, SelfCheck};
 use crate::exchange::{Env, Worker};
+use crate::machine::{Effect, Event};
 
 /// Polls and self-checks of one worker.
 #[derive(Debug)]
@@ -26,22 +28,24 @@ impl Watch {
         }
     }
 
-    /// Takes an event of the poll of Keycloak's events, and gives the next call. To be
-    /// told of each tick after [`Worker::tick`], and of the answer to each call.
-    pub fn poll(&mut self, input: PollInput<'_>, env: &mut Env<'_>) -> Option<PollCall> {
-        let (worker, nonce, now) = (&mut *env.worker, env.nonce, env.now);
-        let ids = std::cell::RefCell::new(&mut worker.ids);
-        let mut env = PollEnv {
-            now,
-            config: &worker.config,
-            signing_key: &worker.signing_key,
-            service_token: &mut worker.service_token,
-            revocations: worker.cache.revocations_mut(),
-            store: env.store,
-            next_exchange: &mut || ids.borrow_mut().exchange(),
-            jti: &mut |name| ids.borrow_mut().jti(name, &nonce(), now),
-        };
-        self.poller.handle_input(input, &mut env)
+    /// A tick of the poll.
+    pub(super) fn poll(&mut self, env: &mut Env<'_>) -> Option<Effect> {
+        self.poller.tick(&mut WatchEnv::of(env))
+    }
+
+    /// The outcome of the poll's call.
+    pub(super) fn poll_event(&mut self, event: Event<'_>, env: &mut Env<'_>) -> Option<Effect> {
+        self.poller.handle_event(event, &mut WatchEnv::of(env))
+    }
+
+    /// A tick of the self-check, after the poll's.
+    pub(super) fn check(&mut self, env: &mut Env<'_>) -> Option<Effect> {
+        self.self_check.tick(&mut WatchEnv::of(env))
+    }
+
+    /// The outcome of the self-check's call.
+    pub(super) fn check_event(&mut self, event: Event<'_>, env: &mut Env<'_>) {
+        self.self_check.handle_event(event, &mut WatchEnv::of(env));
     }
 
     /// Whether a poll is under way.
@@ -59,23 +63,6 @@ impl Watch {
     #[must_use]
     pub fn events(&self) -> usize {
         self.poller.events()
-    }
-
-    /// Takes an event of the self-check, and gives the next call. To be told of each
-    /// tick after [`Watch::poll`], and of the answer to each call.
-    pub fn self_check(&mut self, input: PollInput<'_>, env: &mut Env<'_>) -> Option<PollCall> {
-        let (worker, nonce, now) = (&mut *env.worker, env.nonce, env.now);
-        let ids = std::cell::RefCell::new(&mut worker.ids);
-        let mut env = CheckEnv {
-            now,
-            config: &worker.config,
-            signing_key: &worker.signing_key,
-            service_token: &mut worker.service_token,
-            store: env.store,
-            next_exchange: &mut || ids.borrow_mut().exchange(),
-            jti: &mut |name| ids.borrow_mut().jti(name, &nonce(), now),
-        };
-        self.self_check.handle_input(input, &mut env)
     }
 
     /// Whether the self-check waits for the answer to a call.

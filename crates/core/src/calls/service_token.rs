@@ -3,43 +3,27 @@
 
 use std::sync::Arc;
 
-use super::ExchangeId;
+use super::{ExchangeId, Ids};
 use crate::clock::UnixMillis;
 use crate::config::Config;
-use crate::keycloak::Endpoint;
 use crate::keycloak::lightweight::is_lightweight;
-use crate::keycloak::token::{AccessToken, read_token_answer};
+use crate::keycloak::token::{self, AccessToken};
 use crate::keycloak::users::may_look_up;
-use crate::rejection::{Reason, Rejection};
+use crate::keycloak::{Call, Endpoint};
+use crate::machine::Event;
+use crate::rejection::Reason;
+use crate::signing_key::SigningKey;
 
 /// A token is renewed this long before its end, or at half of a shorter life.
 const RENEWAL_MARGIN_MS: u64 = 30_000;
 /// A token may have been made this long before it came, its whole second included.
 const ON_ITS_WAY_MS: u64 = 5_000;
-
-/// Reads the answer with the token. Without the role Keycloak answers a search with an
-/// empty list: a known key would look like an unknown one.
-///
-/// # Errors
-/// [`Reason`].
-pub fn read_service_token(
-    config: &Config,
-    status: u16,
-    body: &[u8],
-    now: UnixMillis,
-) -> Result<AccessToken, Reason> {
-    let endpoint = Endpoint::ServiceToken;
-    let token = read_token_answer(config, status, body, now)
-        .map_err(|error| Reason::TokenFault { endpoint, error })?;
-    match lacks_role(&token) {
-        None => Ok(token),
-        Some(reason) => Err(reason),
-    }
-}
+/// Who fetches a token keeps others from it this much longer than its call may take.
+const LATE_MS: u64 = 1_000;
 
 /// Why a service token of the gateway's cannot look owners up, if it cannot.
 #[must_use]
-pub fn lacks_role(token: &AccessToken) -> Option<Reason> {
+pub(crate) fn lacks_role(token: &AccessToken) -> Option<Reason> {
     if may_look_up(&token.management_roles) {
         return None;
     }
@@ -49,9 +33,124 @@ pub fn lacks_role(token: &AccessToken) -> Option<Reason> {
     })
 }
 
-/// What a request that needs the token is to do.
+/// What it takes to get a client's token: the token that is kept, and all that a fetch needs.
+pub(crate) struct Session<'a> {
+    /// The instant.
+    pub(crate) now: UnixMillis,
+    /// The configuration.
+    pub(crate) config: &'a Config,
+    /// The client whose token it is.
+    pub(crate) client_id: &'a str,
+    /// That client's key.
+    pub(crate) signing_key: &'a SigningKey,
+    /// Why a token of the client's is of no use, if it is not.
+    pub(crate) lacks_role: fn(&AccessToken) -> Option<Reason>,
+    /// The token that the worker keeps for the client.
+    pub(crate) tokens: &'a mut ServiceToken,
+    /// The ids of assertions.
+    pub(crate) ids: &'a mut Ids,
+    /// Gives bytes that no other request has; they need not be secret.
+    pub(crate) nonce: &'a dyn Fn() -> Vec<u8>,
+}
+
+/// Who asks for the token.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asker {
+    /// Its name within the worker.
+    pub(crate) id: ExchangeId,
+    /// When it came: failures that are older do not concern it.
+    pub(crate) started_at: UnixMillis,
+    /// It wants a token that was asked for then or later, for the roles that it shows.
+    /// Others go on with an older one meanwhile.
+    pub(crate) since: UnixMillis,
+}
+
+/// The token, or what to do for it.
+pub(crate) enum Token {
+    /// Use this one.
+    Ready(Arc<str>),
+    /// Another fetches it: wait and ask again.
+    Wait,
+    /// Fetch it: make this call, and give its outcome to [`Session::answered`].
+    Fetch(Call),
+}
+
+impl Session<'_> {
+    /// Asks for the token. `context` names the assertion in Keycloak's log of events.
+    ///
+    /// # Errors
+    /// Why another could not fetch it while this one waited, or why it cannot be asked for.
+    pub(crate) fn need(&mut self, asker: Asker, context: &str) -> Result<Token, Reason> {
+        let lease_until = self.now.plus_ms(self.config.callout_timeout_ms + LATE_MS);
+        match self.tokens.need(asker, lease_until, self.now) {
+            Need::Use(token) => Ok(Token::Ready(token)),
+            Need::Wait => Ok(Token::Wait),
+            Need::Failed(reason) => Err(*reason),
+            Need::Fetch => {
+                let jti = self.ids.jti(context, &(self.nonce)(), self.now);
+                let (config, key) = (self.config, self.signing_key);
+                let assertion =
+                    token::client_assertion_of(self.client_id, config, key, &jti, self.now)
+                        .map_err(|_| Reason::Signing)?;
+                Ok(Token::Fetch(token::service_token_call(config, &assertion)))
+            }
+        }
+    }
+
+    /// Takes the outcome of the call: the token for all who wait for it, or the failure.
+    ///
+    /// # Errors
+    /// Why there is no token.
+    pub(crate) fn answered(
+        &mut self,
+        id: ExchangeId,
+        event: Event<'_>,
+    ) -> Result<Arc<str>, Reason> {
+        let read = match event.answer() {
+            Ok((status, body)) => self.read(status, body),
+            Err(why) => Err(Reason::callout(Endpoint::ServiceToken, why)),
+        };
+        self.take(id, read.as_ref())
+    }
+
+    /// Reads the answer to the call.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn read(&self, status: u16, body: &[u8]) -> Result<AccessToken, Reason> {
+        token::read_token_answer(self.config, status, body, self.now).map_err(|error| {
+            let endpoint = Endpoint::ServiceToken;
+            Reason::TokenFault { endpoint, error }
+        })
+    }
+
+    /// Keeps a token that was read, unless it is of no use. Without its role Keycloak answers
+    /// a search with an empty list: a known key would look like an unknown one.
+    ///
+    /// # Errors
+    /// Why there is no token of use; left for all who wait.
+    pub(crate) fn take(
+        &mut self,
+        id: ExchangeId,
+        read: Result<&AccessToken, &Reason>,
+    ) -> Result<Arc<str>, Reason> {
+        let taken = read.map_err(Reason::clone).and_then(|token| {
+            let lacks_role = (self.lacks_role)(token);
+            lacks_role.map_or(Ok(token), Err)
+        });
+        match taken {
+            Ok(token) => Ok(self.tokens.fetched(id, token, self.now)),
+            Err(reason) => {
+                self.tokens.failed(id, self.now, reason.clone());
+                Err(reason)
+            }
+        }
+    }
+}
+
+/// What [`ServiceToken`] says to one that needs the token.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Need {
+pub(crate) enum Need {
     /// Use this one.
     Use(Arc<str>),
     /// Fetch it: nobody does.
@@ -59,7 +158,7 @@ pub enum Need {
     /// Another request fetches it: wait and look again.
     Wait,
     /// Another request failed to fetch it while this one waited.
-    Failed(Rejection, Box<Reason>),
+    Failed(Box<Reason>),
 }
 
 /// The token, or who fetches it.
@@ -67,7 +166,7 @@ pub enum Need {
 pub struct ServiceToken {
     token: Option<Kept>,
     fetcher: Option<Fetcher>,
-    failure: Option<(UnixMillis, Rejection, Reason)>,
+    failure: Option<(UnixMillis, Reason)>,
 }
 
 /// A token, and when it is used.
@@ -90,28 +189,13 @@ struct Fetcher {
 }
 
 impl ServiceToken {
-    /// Asks for the token, for a request that came at `started_at`. Whoever is told
-    /// to fetch has until `lease_until`.
-    pub fn need(
-        &mut self,
-        id: ExchangeId,
-        started_at: UnixMillis,
-        lease_until: UnixMillis,
-        now: UnixMillis,
-    ) -> Need {
-        self.need_since(UnixMillis(0), id, started_at, lease_until, now)
-    }
-
-    /// The same, for a request that wants one that was asked for at `since` or later,
-    /// for the roles that it shows. Others go on with the older one meanwhile.
-    pub fn need_since(
-        &mut self,
-        since: UnixMillis,
-        id: ExchangeId,
-        started_at: UnixMillis,
-        lease_until: UnixMillis,
-        now: UnixMillis,
-    ) -> Need {
+    /// Asks for the token. Whoever is told to fetch has until `lease_until`.
+    pub(crate) fn need(&mut self, asker: Asker, lease_until: UnixMillis, now: UnixMillis) -> Need {
+        let Asker {
+            id,
+            started_at,
+            since,
+        } = asker;
         if let Some(token) = &self.token
             && (token.from..token.until).contains(&now)
             && token.asked_at >= since
@@ -120,11 +204,11 @@ impl ServiceToken {
         {
             return Need::Use(Arc::clone(&token.jwt));
         }
-        if let Some((failed_at, rejection, reason)) = &self.failure
+        if let Some((failed_at, reason)) = &self.failure
             && started_at < *failed_at
             && *failed_at <= now
         {
-            return Need::Failed(*rejection, Box::new(reason.clone()));
+            return Need::Failed(Box::new(reason.clone()));
         }
         match self.fetcher {
             Some(other) if other.id != id && now < other.lease_until => Need::Wait,
@@ -140,7 +224,12 @@ impl ServiceToken {
     }
 
     /// Keeps a token that was fetched.
-    pub fn fetched(&mut self, id: ExchangeId, token: &AccessToken, now: UnixMillis) -> Arc<str> {
+    pub(crate) fn fetched(
+        &mut self,
+        id: ExchangeId,
+        token: &AccessToken,
+        now: UnixMillis,
+    ) -> Arc<str> {
         let life = token.expires_at.since_ms(now);
         let until = token.expires_at.minus_ms(RENEWAL_MARGIN_MS.min(life / 2));
         let jwt: Arc<str> = token.jwt.as_str().into();
@@ -169,15 +258,9 @@ impl ServiceToken {
     }
 
     /// Leaves a failure for those that wait now.
-    pub fn failed(
-        &mut self,
-        id: ExchangeId,
-        now: UnixMillis,
-        rejection: Rejection,
-        reason: Reason,
-    ) {
+    pub(crate) fn failed(&mut self, id: ExchangeId, now: UnixMillis, reason: Reason) {
         self.give_up(id);
-        self.failure = Some((now, rejection, reason));
+        self.failure = Some((now, reason));
     }
 
     /// Lets another request fetch.
@@ -221,6 +304,14 @@ mod tests {
         UnixMillis(10_000_000 + ms)
     }
 
+    fn asker(id: ExchangeId, started_at: u64) -> Asker {
+        Asker {
+            id,
+            started_at: at(started_at),
+            since: UnixMillis::default(),
+        }
+    }
+
     fn token(expires_at: UnixMillis) -> AccessToken {
         AccessToken {
             jwt: "a.b.c".into(),
@@ -235,19 +326,19 @@ mod tests {
     #[test]
     fn one_fetches_and_the_others_wait_and_then_use_it() {
         let mut service = ServiceToken::default();
-        assert_eq!(service.need(1, at(0), at(100), at(0)), Need::Fetch);
-        assert_eq!(service.need(2, at(0), at(100), at(1)), Need::Wait);
+        assert_eq!(service.need(asker(1, 0), at(100), at(0)), Need::Fetch);
+        assert_eq!(service.need(asker(2, 0), at(100), at(1)), Need::Wait);
         service.fetched(1, &token(at(300_000)), at(2));
         assert_eq!(
-            service.need(2, at(0), at(100), at(3)),
+            service.need(asker(2, 0), at(100), at(3)),
             Need::Use("a.b.c".into())
         );
         assert_eq!(
-            service.need(2, at(0), at(100), at(269_999)),
+            service.need(asker(2, 0), at(100), at(269_999)),
             Need::Use("a.b.c".into())
         );
         assert_eq!(
-            service.need(2, at(0), at(300_000), at(270_000)),
+            service.need(asker(2, 0), at(300_000), at(270_000)),
             Need::Fetch
         );
     }
@@ -257,47 +348,58 @@ mod tests {
         let mut service = ServiceToken::default();
         service.fetched(1, &token(at(20_000)), at(0));
         assert!(matches!(
-            service.need(1, at(0), at(100), at(9_999)),
+            service.need(asker(1, 0), at(100), at(9_999)),
             Need::Use(_)
         ));
-        assert_eq!(service.need(1, at(0), at(20_000), at(10_000)), Need::Fetch);
+        assert_eq!(
+            service.need(asker(1, 0), at(20_000), at(10_000)),
+            Need::Fetch
+        );
     }
 
     #[test]
     fn a_fetcher_that_is_gone_is_succeeded() {
         let mut service = ServiceToken::default();
-        assert_eq!(service.need(1, at(0), at(100), at(0)), Need::Fetch);
-        assert_eq!(service.need(2, at(0), at(200), at(100)), Need::Fetch);
+        assert_eq!(service.need(asker(1, 0), at(100), at(0)), Need::Fetch);
+        assert_eq!(service.need(asker(2, 0), at(200), at(100)), Need::Fetch);
         service.give_up(1);
-        assert_eq!(service.need(3, at(0), at(300), at(101)), Need::Wait);
+        assert_eq!(service.need(asker(3, 0), at(300), at(101)), Need::Wait);
         service.give_up(2);
-        assert_eq!(service.need(3, at(0), at(300), at(101)), Need::Fetch);
+        assert_eq!(service.need(asker(3, 0), at(300), at(101)), Need::Fetch);
     }
 
     #[test]
     fn a_failure_is_for_those_that_waited() {
         let mut service = ServiceToken::default();
-        assert_eq!(service.need(1, at(0), at(100), at(0)), Need::Fetch);
-        let (rejection, reason) = (Rejection::IdentityProviderUnavailable, Reason::MissingRole);
-        service.failed(1, at(5), rejection, reason.clone());
-        let waited = service.need(2, at(4), at(100), at(6));
-        assert_eq!(waited, Need::Failed(rejection, Box::new(reason)));
-        assert_eq!(service.need(3, at(5), at(100), at(6)), Need::Fetch);
+        assert_eq!(service.need(asker(1, 0), at(100), at(0)), Need::Fetch);
+        let reason = Reason::MissingRole;
+        service.failed(1, at(5), reason.clone());
+        let waited = service.need(asker(2, 4), at(100), at(6));
+        assert_eq!(waited, Need::Failed(Box::new(reason)));
+        assert_eq!(service.need(asker(3, 5), at(100), at(6)), Need::Fetch);
     }
 
     #[test]
     fn who_wants_a_newer_one_fetches_it_while_the_others_use_the_older() {
         let mut service = ServiceToken::default();
         let since = |service: &mut ServiceToken, id, since| {
-            service.need_since(at(since), id, at(0), at(900), at(20))
+            let since = at(since);
+            service.need(
+                Asker {
+                    since,
+                    ..asker(id, 0)
+                },
+                at(900),
+                at(20),
+            )
         };
-        assert_eq!(service.need(1, at(0), at(100), at(5)), Need::Fetch);
+        assert_eq!(service.need(asker(1, 0), at(100), at(5)), Need::Fetch);
         service.fetched(1, &token(at(300_000)), at(9));
         assert!(matches!(since(&mut service, 2, 5), Need::Use(_)));
         assert_eq!(since(&mut service, 2, 6), Need::Fetch);
         assert_eq!(since(&mut service, 3, 6), Need::Wait);
         assert!(matches!(
-            service.need(4, at(0), at(900), at(20)),
+            service.need(asker(4, 0), at(900), at(20)),
             Need::Use(_)
         ));
         // Of one that came too late nobody knows when it was asked for.
@@ -330,10 +432,10 @@ mod tests {
         service.fetched(1, &token(at(300_000)), at(0));
         service.reject("older.token.x");
         assert!(matches!(
-            service.need(1, at(0), at(100), at(1)),
+            service.need(asker(1, 0), at(100), at(1)),
             Need::Use(_)
         ));
         service.reject("a.b.c");
-        assert_eq!(service.need(1, at(0), at(100), at(1)), Need::Fetch);
+        assert_eq!(service.need(asker(1, 0), at(100), at(1)), Need::Fetch);
     }
 }

@@ -1,7 +1,9 @@
 //! What an exchange works with: it has no clock, no store and no randomness of its own.
 
-use super::Worker;
 use super::gate::Gate;
+use super::throttle::SourceAddress;
+use super::worker::Worker;
+use crate::calls::service_token::{Session, lacks_role};
 use crate::clock::UnixMillis;
 use crate::store::slots::SharedStore;
 
@@ -31,8 +33,46 @@ impl std::fmt::Debug for Env<'_> {
 }
 
 impl Env<'_> {
+    /// What it takes to get the gateway's own token.
+    pub(crate) fn session(&mut self) -> Session<'_> {
+        let worker = &mut *self.worker;
+        Session {
+            now: self.now,
+            config: &worker.config,
+            client_id: &worker.config.client_id,
+            signing_key: &worker.signing_key,
+            lacks_role,
+            tokens: &mut worker.service_token,
+            ids: &mut worker.ids,
+            nonce: self.nonce,
+        }
+    }
+
     /// The id of an assertion that concerns this key.
     pub(crate) fn jti(&mut self, key_id: &str) -> String {
         self.worker.jti(key_id, &(self.nonce)(), self.now)
+    }
+
+    /// Where the request comes from; none where nothing is counted, or where the host
+    /// does not say.
+    pub(crate) fn source(&self) -> Option<SourceAddress> {
+        let text = self.worker.throttle.is_on().then(|| (self.source)())??;
+        SourceAddress::parse(&text)
+    }
+
+    /// Whether an address has failed too often to be heard now.
+    pub(crate) fn is_throttled(&mut self, source: SourceAddress) -> bool {
+        let throttle = &mut self.worker.throttle;
+        throttle.is_over(source, self.now, self.store)
+    }
+
+    /// Counts a failure, unless the address has failed too often before: true then.
+    pub(crate) fn count_failure(&mut self, source: SourceAddress) -> bool {
+        let over = self.is_throttled(source);
+        if !over {
+            let throttle = &mut self.worker.throttle;
+            throttle.failed(source, self.now, self.store);
+        }
+        over
     }
 }

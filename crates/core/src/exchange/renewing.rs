@@ -7,21 +7,13 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::flight::Claim;
-use super::steps::WAIT_MS_MIN;
-use super::{End, Env, Exchange, Output, Pending, Step};
 use crate::clock::UnixMillis;
-use crate::rejection::Reason;
 use crate::store::sealed::KeyDigest;
 
 /// Keys that may wait to be renewed.
 pub const DUE_MAX: usize = 1024;
 /// After one that failed none is renewed for so long: Keycloak is not well.
 const PAUSE_MS: u64 = 1000;
-/// What a renewal waits for an answer at most, but for the service token's, for which
-/// requests may wait as well: it must not hold up what else the root context does, and
-/// whatever takes longer a request can wait for itself.
-pub const CALLOUT_MS_MAX: u64 = 1000;
 
 /// Keys whose tokens are to be renewed, in the order in which requests showed them.
 #[derive(Debug, Default)]
@@ -32,9 +24,9 @@ pub struct Renewing {
 }
 
 /// A key, as far as it takes to renew its token.
-struct Due {
-    digest: KeyDigest,
-    key_id: String,
+pub(super) struct Due {
+    pub(super) digest: KeyDigest,
+    pub(super) key_id: String,
 }
 
 impl std::fmt::Debug for Due {
@@ -72,7 +64,8 @@ impl Renewing {
         self.paused_at = Some(now);
     }
 
-    fn next(&mut self, now: UnixMillis) -> Option<Due> {
+    /// Takes the next key, unless none is to begin now.
+    pub(super) fn next(&mut self, now: UnixMillis) -> Option<Due> {
         let paused = self
             .paused_at
             .is_some_and(|at| (at..at.plus_ms(PAUSE_MS)).contains(&now));
@@ -82,63 +75,6 @@ impl Renewing {
         let due = self.due.pop_front()?;
         self.waiting.remove(&due.digest);
         Some(due)
-    }
-}
-
-impl Exchange {
-    /// Begins to renew the token of the next key that waits for it. None if there is none
-    /// that this worker is to renew.
-    #[must_use]
-    pub fn renew(env: &mut Env<'_>) -> Option<(Self, Output)> {
-        if env.worker.breaker.is_open() {
-            return None;
-        }
-        loop {
-            let due = env.worker.renewing.next(env.now)?;
-            let timeout_ms = env.worker.config.callout_timeout_ms;
-            let until = env.now.plus_ms(timeout_ms + 2 * CALLOUT_MS_MAX);
-            let cache = &mut env.worker.cache;
-            // Of one that must be verified first, a request brings the key.
-            if !cache.was_verified(&due.digest, env.store)
-                || !cache.take_renewal(&due.digest, until, env.now, env.store)
-            {
-                continue;
-            }
-            let mut exchange = Self::new();
-            match exchange.start_renewal(due, until, env) {
-                output @ (Output::Callout { .. } | Output::Yield { .. }) => {
-                    return Some((exchange, output));
-                }
-                _ => env.worker.renewing.pause(env.now),
-            }
-        }
-    }
-
-    fn start_renewal(&mut self, due: Due, until: UnixMillis, env: &mut Env<'_>) -> Output {
-        let Some(id) = env.worker.admit() else {
-            let end = End::overloaded(Reason::TooManyPending);
-            return self.end(end, env);
-        };
-        self.key_id = Some(due.key_id.clone());
-        let ticket = env.gate.ticket();
-        let pending = Pending::new(id, due.key_id, due.digest, ticket, until, env.now);
-        self.pending = Some(pending);
-        let step = self.with_pending(env, Pending::lead);
-        self.settle(step, env)
-    }
-}
-
-impl Pending {
-    /// Leads for this key, or leaves it to whoever does.
-    fn lead(&mut self, env: &mut Env<'_>) -> Step {
-        self.known = true;
-        let (started_at, until) = (self.started_at, self.deadline_at);
-        let flights = &mut env.worker.flights;
-        match flights.claim(&self.digest, self.id, started_at, until, env.now) {
-            Claim::Lead => self.need_service_token(WAIT_MS_MIN, env),
-            Claim::Follow { .. } => Err(End::unavailable(Reason::Deadline)),
-            Claim::Failed(rejection, reason) => Err(End::refused(rejection, *reason)),
-        }
     }
 }
 

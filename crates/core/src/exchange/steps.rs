@@ -1,27 +1,34 @@
-//! The steps of an exchange, in the order in which a request takes them.
+//! The machine of one request, in the order in which the request takes its steps.
+//!
+//! Invariants held here: every head and event leads to exactly one output; every claim
+//! (flight, service token, gate, pending) is given back when the exchange ends,
+//! however it ends; whatever fails is a rejection.
 
 use std::sync::Arc;
 
-use super::calling::answer;
-use super::credentials::{Credentials, Headers, extract};
+use super::credentials::{AUTHORIZATION, Credentials, Headers, extract};
+use super::env::Env;
 use super::flight::Claim;
+use super::gate::{Ticket, Turn};
+use super::renewing::Due;
 use super::throttle::SourceAddress;
-use super::{
-    End, Env, Exchange, Forward, Input, Output, Pass, Pending, Source, State, Step, Unseen,
-    throttled,
-};
+use crate::api_key::format::ApiKey;
+use crate::api_key::hash::{BcryptJob, ROUNDS_PER_SLICE, Verification};
 use crate::cache::renewal::Age;
 use crate::cache::{CachedToken, Found, Level};
-use crate::calls::service_token::{Need, read_service_token};
+use crate::calls::ExchangeId;
+use crate::calls::breaker::Health;
+use crate::calls::service_token::{Asker, Token};
 use crate::clock::UnixMillis;
-use crate::keycloak::Endpoint;
-use crate::keycloak::token;
-use crate::keycloak::users::{self, Lookup, LookupError};
-use crate::rejection::Refused;
-use crate::rejection::{Reason, Rejection};
+use crate::keycloak::token::{self, TokenError};
+use crate::keycloak::users::{self, Lookup, LookupError, Owner};
+use crate::keycloak::{Call, Endpoint, loggable};
+use crate::machine::{Deadline, Effect, Event};
+use crate::rejection::{Reason, Refused, Rejection};
+use crate::store::sealed::KeyDigest;
 
 /// The first wait for another request's result; each further one is twice as long.
-pub(super) const WAIT_MS_MIN: u64 = 5;
+const WAIT_MS_MIN: u64 = 5;
 /// The longest wait for another request's result.
 const WAIT_MS_MAX: u64 = 40;
 /// Who has not used its turn by then takes another.
@@ -35,9 +42,410 @@ const ROLES_SEEN_MS: u64 = 30_000;
 /// in its own time.
 const WAIT_GRACE_MS: u64 = 3000;
 
+/// The wait of whoever is next at the gate.
+const NEXT_MS: u64 = 5;
+/// Each place in the queue adds this much to the wait.
+const PLACE_MS: u64 = 15;
+/// The longest wait in the queue.
+const QUEUE_MS_MAX: u64 = 100;
+
+/// A token's life is at least this, where the key's end allows it.
+const TOKEN_LIFE_MS_MIN: u64 = 60_000;
+
+/// A call that is not answered is made again after so long, twice at the most. A host needs
+/// a moment to leave out the node that did not answer: Envoy's workers are told by its main
+/// thread.
+const PAUSES_MS: [u64; 2] = [25, 100];
+/// A try with less time than this is none.
+const TRY_MS_MIN: u64 = 50;
+/// A probe's answer comes this much later than it may at most.
+const LATE_MS: u64 = 1000;
+
+/// What a renewal waits for an answer at most, but for the service token's, for which
+/// requests may wait as well: it must not hold up what else the root context does, and
+/// whatever takes longer a request can wait for itself.
+const RENEWAL_CALLOUT_MS_MAX: u64 = 1000;
+
+/// What to do next.
+#[derive(Debug)]
+pub enum Output {
+    /// Do this and come back with its event.
+    Await(Effect),
+    /// Let the request go on untouched.
+    Pass(Pass),
+    /// Let the request go on with this token.
+    Forward(Forward),
+    /// Answer the client.
+    Reject {
+        /// The answer.
+        rejection: Rejection,
+        /// Why, for the log alone.
+        reason: Reason,
+    },
+}
+
+/// Why a request goes on untouched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// The filter is switched off.
+    Disabled,
+    /// It carries no key, and the policy lets it through.
+    NoKey,
+    /// Its key is unknown to Keycloak, before `fallback_until`.
+    Fallback,
+}
+
+/// How a token was come by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// From worker memory.
+    L1,
+    /// From the host's shared data.
+    L2,
+    /// From Keycloak; the key had been verified before.
+    Refresh,
+    /// From Keycloak, after the key's first verification on this node.
+    FirstUse,
+    /// From a cache and past its TTL: Keycloak cannot be asked, and `stale_if_error_seconds`
+    /// allows it.
+    Stale,
+}
+
+/// A request that goes on with a token.
+#[derive(Clone)]
+pub struct Forward {
+    /// The value for the `Authorization` header.
+    pub authorization: Arc<str>,
+    /// Headers to remove.
+    pub remove: Vec<String>,
+    /// How the token was come by.
+    pub source: Source,
+}
+
+impl std::fmt::Debug for Forward {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Forward")
+            .field("remove", &self.remove)
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One request's exchange.
+#[derive(Debug, Default)]
+pub struct Exchange {
+    state: State,
+    pending: Option<Pending>,
+    key_id: Option<String>,
+    /// Keycloak's id of the key's owner, once it is known.
+    owner_id: Option<Arc<str>>,
+    /// Where the request comes from, once it was asked for.
+    source: Option<SourceAddress>,
+    /// The key whose token went on with the request.
+    forwarded: Option<KeyDigest>,
+}
+
+/// What the exchange waits for.
+#[derive(Default)]
+enum State {
+    /// The request.
+    #[default]
+    New,
+    /// A turn, to look whether the leader is done.
+    Following { wait_ms: u64 },
+    /// Its turn to look a key up that nobody has seen.
+    AwaitingTurn { from: UnixMillis },
+    /// A turn, to look whether the service token is there.
+    AwaitingToken { wait_ms: u64 },
+    /// The answer with the service token.
+    FetchingToken,
+    /// The answer of the look-up.
+    LookingUp { service_token: Arc<str> },
+    /// A turn, to look whether the gate is free.
+    Queueing { owner: Box<Owner> },
+    /// A turn, to compute the next slice.
+    Verifying {
+        owner: Box<Owner>,
+        job: Box<BcryptJob>,
+    },
+    /// A turn after the verification, to sign the assertions.
+    Signing { owner: Box<Owner> },
+    /// The answer of the grant.
+    Granting { owner: Box<Owner> },
+    /// Nothing: it is over.
+    Over,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Its name alone: some hold the gateway's token.
+        f.write_str(match self {
+            Self::New => "New",
+            Self::Following { .. } => "Following",
+            Self::AwaitingTurn { .. } => "AwaitingTurn",
+            Self::AwaitingToken { .. } => "AwaitingToken",
+            Self::FetchingToken => "FetchingToken",
+            Self::LookingUp { .. } => "LookingUp",
+            Self::Queueing { .. } => "Queueing",
+            Self::Verifying { .. } => "Verifying",
+            Self::Signing { .. } => "Signing",
+            Self::Granting { .. } => "Granting",
+            Self::Over => "Over",
+        })
+    }
+}
+
+/// What an exchange that no cache could answer holds on to.
+#[derive(Debug)]
+struct Pending {
+    id: ExchangeId,
+    key_id: String,
+    owner_id: Option<Arc<str>>,
+    /// None where a token is renewed and no request brought the key.
+    key: Option<ApiKey>,
+    digest: KeyDigest,
+    remove: Vec<String>,
+    ticket: Ticket,
+    deadline: Deadline,
+    /// The deadline was moved for the queue and the verification already.
+    queued: bool,
+    /// The deadline was moved to a leader's already.
+    followed: bool,
+    /// The key was verified in this exchange.
+    first_use: bool,
+    /// The key was verified on this node, in this exchange or before.
+    known: bool,
+    attempt: Attempt,
+}
+
+/// The questions to Keycloak: what is known of them, and how often they were asked.
+#[derive(Debug)]
+struct Attempt {
+    /// When the owner was last asked for: what is remembered ends the TTL after it,
+    /// so that a revocation is never older than that.
+    asked_at: UnixMillis,
+    /// What the worker knew of revocations then.
+    generation: u64,
+    /// Its turn came then, and it has not looked the key up yet.
+    turn_at: Option<UnixMillis>,
+    /// Nobody was seen to own the key.
+    unseen: Option<Unseen>,
+    /// The service token was refused once and fetched anew.
+    retried: bool,
+    /// How often the call under way was made again.
+    tries: usize,
+    /// Why it is made again.
+    unanswered: Option<Reason>,
+}
+
+impl Pending {
+    /// What is pending for a key that no request brought.
+    fn new(
+        id: ExchangeId,
+        key_id: String,
+        digest: KeyDigest,
+        ticket: Ticket,
+        deadline: Deadline,
+    ) -> Self {
+        Self {
+            id,
+            key_id,
+            owner_id: None,
+            key: None,
+            digest,
+            remove: Vec::new(),
+            ticket,
+            deadline,
+            queued: false,
+            followed: false,
+            first_use: false,
+            known: false,
+            attempt: Attempt {
+                asked_at: deadline.started_at(),
+                generation: 0,
+                turn_at: None,
+                unseen: None,
+                retried: false,
+                tries: 0,
+                unanswered: None,
+            },
+        }
+    }
+}
+
+/// Nobody was seen to own a key: whether the gateway could see is to be shown.
+#[derive(Debug, Clone, Copy)]
+struct Unseen {
+    /// By a service token that was asked for at this instant or later.
+    since: UnixMillis,
+    /// The key is to fall back: Keycloak is asked once more, with that token.
+    falls_back: bool,
+}
+
+/// An exchange's end other than with a token.
+enum End {
+    Refused {
+        rejection: Rejection,
+        reason: Reason,
+        /// To be remembered of the key.
+        remember: Option<Refused>,
+    },
+    Fallback,
+}
+
+impl End {
+    /// The key is no good, and will not be for a while.
+    fn invalid(reason: Reason) -> Self {
+        Self::Refused {
+            rejection: Rejection::InvalidApiKey,
+            reason,
+            remember: Some(Refused::Invalid),
+        }
+    }
+
+    /// The request is refused, and nothing is remembered of the key.
+    fn refused(rejection: Rejection, reason: Reason) -> Self {
+        Self::Refused {
+            rejection,
+            reason,
+            remember: None,
+        }
+    }
+
+    /// Nothing can be said of the key now.
+    fn unavailable(reason: Reason) -> Self {
+        Self::refused(Rejection::IdentityProviderUnavailable, reason)
+    }
+
+    /// There is no room for the key now.
+    fn overloaded(reason: Reason) -> Self {
+        Self::refused(Rejection::Overloaded, reason)
+    }
+
+    fn callout(endpoint: Endpoint, failure: &str) -> Self {
+        Self::unavailable(Reason::callout(endpoint, failure))
+    }
+}
+
+/// A step's outcome: wait for something in a new state, or the end.
+type Step = Result<(State, Output), End>;
+
+impl Exchange {
+    /// An exchange that waits for its request.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether the exchange holds something that must be given back.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// The headers that the key came in: a request that is held must not hold them.
+    pub fn credential_headers(&self) -> impl Iterator<Item = &str> {
+        let pending = self.pending.iter();
+        pending.flat_map(|pending| {
+            let others = pending.remove.iter().map(String::as_str);
+            [AUTHORIZATION].into_iter().chain(others)
+        })
+    }
+
+    /// Takes the request's head and says what to do next.
+    pub fn begin(&mut self, headers: &Headers, env: &mut Env<'_>) -> Output {
+        env.worker.cache.keep_up(false, env.now, env.store);
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::New => self.start(headers, env),
+            // It had begun before.
+            _ => self.end(End::unavailable(Reason::Deadline), env),
+        }
+    }
+
+    /// Takes the outcome of the latest effect and says what to do next.
+    pub fn handle_event(&mut self, event: Event<'_>, env: &mut Env<'_>) -> Output {
+        env.worker.cache.keep_up(false, env.now, env.store);
+        let state = std::mem::replace(&mut self.state, State::Over);
+        let step = self.go_on(state, event, env);
+        self.settle(step, env)
+    }
+
+    /// Begins to renew the token of the next key that waits for it. None if there is none
+    /// that this worker is to renew.
+    #[must_use]
+    pub fn renew(env: &mut Env<'_>) -> Option<(Self, Output)> {
+        if env.worker.breaker.is_open() {
+            return None;
+        }
+        loop {
+            let due = env.worker.renewing.next(env.now)?;
+            let timeout_ms = env.worker.config.callout_timeout_ms;
+            let until = env.now.plus_ms(timeout_ms + 2 * RENEWAL_CALLOUT_MS_MAX);
+            let cache = &mut env.worker.cache;
+            // Of one that must be verified first, a request brings the key.
+            if !cache.was_verified(&due.digest, env.store)
+                || !cache.take_renewal(&due.digest, until, env.now, env.store)
+            {
+                continue;
+            }
+            let mut exchange = Self::new();
+            match exchange.start_renewal(due, until, env) {
+                output @ Output::Await(_) => {
+                    return Some((exchange, output));
+                }
+                _ => env.worker.renewing.pause(env.now),
+            }
+        }
+    }
+
+    /// The service refused the token that went on with the request: it is dropped, and the
+    /// next request gets another. True unless that was a short while ago.
+    pub fn token_refused(&self, env: &mut Env<'_>) -> bool {
+        self.forwarded
+            .is_some_and(|digest| env.worker.cache.drop_token(&digest, env.now))
+    }
+
+    /// Whether a token went on with the request.
+    #[must_use]
+    pub const fn has_forwarded(&self) -> bool {
+        self.forwarded.is_some()
+    }
+
+    /// Gives back what the exchange holds: the request went away. To be called for
+    /// each exchange at its end; does nothing where there is nothing to give back.
+    pub fn abort(&mut self, env: &mut Env<'_>) {
+        // Who hangs up before the verdict on a key that nobody has seen would else make
+        // up as many as he likes.
+        if self.pending.as_ref().is_some_and(|pending| !pending.known) {
+            self.count_failure(env);
+        }
+        self.give_back(env);
+    }
+
+    /// The id of the key, for the log; it is public. None where no key was read.
+    #[must_use]
+    pub fn key_id(&self) -> Option<&str> {
+        self.key_id.as_deref()
+    }
+
+    /// Keycloak's id of the key's owner, for the log. None where that was not learnt.
+    #[must_use]
+    pub fn owner_id(&self) -> Option<&str> {
+        self.owner_id.as_deref()
+    }
+
+    /// Whether a verification is being computed, in slices.
+    #[must_use]
+    pub const fn is_verifying(&self) -> bool {
+        matches!(self.state, State::Verifying { .. })
+    }
+}
+
+// ---- the request and its caches ----------------------------------------------------
+
 impl Exchange {
     /// The request's head came.
-    pub(super) fn start(&mut self, headers: &Headers, env: &mut Env<'_>) -> Output {
+    fn start(&mut self, headers: &Headers, env: &mut Env<'_>) -> Output {
         let config = Arc::clone(&env.worker.config);
         if !config.enabled {
             return Output::Pass(Pass::Disabled);
@@ -76,12 +484,12 @@ impl Exchange {
                         reason,
                     };
                 };
-                let deadline_at = env.now.plus_ms(2 * config.callout_timeout_ms);
+                let deadline = Deadline::after_ms(2 * config.callout_timeout_ms, env.now);
                 let (ticket, key_id) = (env.gate.ticket(), key.id().to_owned());
                 self.pending = Some(Pending {
                     key: Some(key),
                     remove,
-                    ..Pending::new(id, key_id, digest, ticket, deadline_at, env.now)
+                    ..Pending::new(id, key_id, digest, ticket, deadline)
                 });
                 let step = self.with_pending(env, |pending, env| pending.claim(WAIT_MS_MIN, env));
                 self.settle(step, env)
@@ -98,7 +506,7 @@ impl Exchange {
 
     /// Counts a failure of the request's address. True if it has failed too often before:
     /// then it is told so, and not what became of the key.
-    pub(super) fn count_failure(&mut self, env: &mut Env<'_>) -> bool {
+    fn count_failure(&mut self, env: &mut Env<'_>) -> bool {
         // A renewal comes from nowhere.
         let pending = self.pending.as_ref();
         pending.is_none_or(|pending| pending.key.is_some())
@@ -114,32 +522,30 @@ impl Exchange {
         self.source
     }
 
-    /// Any later input.
-    pub(super) fn go_on(&mut self, state: State, input: &Input<'_>, env: &mut Env<'_>) -> Step {
+    /// The outcome of the latest effect.
+    fn go_on(&mut self, state: State, event: Event<'_>, env: &mut Env<'_>) -> Step {
         if matches!(state, State::AwaitingTurn { .. }) && self.is_throttled(env) {
             // It failed too often while it waited.
             return Err(End::refused(Rejection::Throttled, Reason::Throttled));
         }
         self.with_pending(env, |pending, env| {
             pending.follow_the_clock(env.now);
-            match (state, input) {
-                (State::New | State::Over, _) | (_, Input::Request { .. }) => {
-                    Err(End::unavailable(Reason::Deadline))
-                }
+            match (state, event) {
+                (State::New | State::Over, _) => Err(End::unavailable(Reason::Deadline)),
                 (
                     state @ (State::FetchingToken
                     | State::LookingUp { .. }
                     | State::Granting { .. }),
-                    input,
-                ) => pending.answered(state, input, env),
+                    event,
+                ) => pending.answered(state, event, env),
                 // From here on a turn that was waited for. One that would have come after
                 // the deadline says nothing of who gives turns.
-                (state, Input::Failed(_)) if env.now >= pending.deadline_at => Err(pending
+                (state, Event::Failed(_)) if pending.deadline.left_ms(env.now) == 0 => Err(pending
                     .time_left(&state, env)
                     .err()
                     .unwrap_or_else(|| End::unavailable(Reason::Deadline))),
-                (_, Input::Failed(why)) => Err(pending.not_given(crate::keycloak::loggable(why))),
-                (_, Input::Answer { status, .. }) if *status >= 400 => {
+                (_, Event::Failed(why)) => Err(pending.not_given(loggable(why))),
+                (_, Event::Answer { status, .. }) if status >= 400 => {
                     Err(pending.not_given(format!("status {status}")))
                 }
                 (State::Following { wait_ms }, _) => pending.look_again(wait_ms, env),
@@ -154,7 +560,7 @@ impl Exchange {
         })
     }
 
-    pub(super) fn with_pending(
+    fn with_pending(
         &mut self,
         env: &mut Env<'_>,
         step: impl FnOnce(&mut Pending, &mut Env<'_>) -> Step,
@@ -167,18 +573,18 @@ impl Exchange {
     }
 }
 
+// ---- whose turn it is, and the owner -------------------------------------------------
+
 impl Pending {
     /// After a clock step backwards the deadline moves along, so that the request
     /// waits no longer for it.
     fn follow_the_clock(&mut self, now: UnixMillis) {
-        let back = self.seen_at.since_ms(now);
-        self.deadline_at = self.deadline_at.minus_ms(back);
-        self.started_at = self.started_at.minus_ms(back);
-        self.asked_at = self.asked_at.minus_ms(back);
-        if let Some(unseen) = &mut self.unseen {
+        let back = self.deadline.follow(now);
+        let attempt = &mut self.attempt;
+        attempt.asked_at = attempt.asked_at.minus_ms(back);
+        if let Some(unseen) = &mut attempt.unseen {
             unseen.since = unseen.since.minus_ms(back);
         }
-        self.seen_at = now;
     }
 
     /// Leads the exchange for this key, or follows who does.
@@ -186,8 +592,8 @@ impl Pending {
         let claimed = env.worker.flights.claim(
             &self.digest,
             self.id,
-            self.started_at,
-            self.deadline_at,
+            self.deadline.started_at(),
+            self.deadline.at(),
             env.now,
         );
         match claimed {
@@ -197,9 +603,9 @@ impl Pending {
                 // to an instant that only a clock step can have made so far.
                 let callouts = 2 * env.worker.config.callout_timeout_ms;
                 let near = env.now.plus_ms(LEADER_MS_MAX + callouts);
-                let later = until > self.deadline_at && until <= near;
+                let later = until > self.deadline.at() && until <= near;
                 if later && !std::mem::replace(&mut self.followed, true) {
-                    self.deadline_at = until;
+                    self.deadline.extend(until);
                 }
                 self.wait(State::Following { wait_ms }, wait_ms, env)
             }
@@ -211,7 +617,7 @@ impl Pending {
     /// Keycloak is asked at once for a key that was verified on this node before; for one
     /// that nobody has seen there are so many turns in a second, and for all when Keycloak
     /// has only just come back. It takes so long at the least.
-    pub(super) fn take_turn(&mut self, least_ms: u64, env: &mut Env<'_>) -> Step {
+    fn take_turn(&mut self, least_ms: u64, env: &mut Env<'_>) -> Step {
         let (now, worker) = (env.now, &mut *env.worker);
         if !worker.breaker.would_admit(&self.digest, now) {
             return Err(End::unavailable(Reason::BreakerOpen));
@@ -240,7 +646,7 @@ impl Pending {
     fn await_turn(&mut self, from: UnixMillis, env: &mut Env<'_>) -> Step {
         match from.since_ms(env.now) {
             0 => {
-                self.turn_at = Some(env.now);
+                self.attempt.turn_at = Some(env.now);
                 self.need_service_token(WAIT_MS_MIN, env)
             }
             left if left > env.worker.config.callout_timeout_ms => self.take_turn(0, env),
@@ -261,61 +667,41 @@ impl Pending {
         }
     }
 
-    pub(super) fn need_service_token(&mut self, wait_ms: u64, env: &mut Env<'_>) -> Step {
-        let config = Arc::clone(&env.worker.config);
-        let lease_until = env.now.plus_ms(config.callout_timeout_ms + 1000);
-        let service = &mut env.worker.service_token;
-        let since = self.unseen.map(|unseen| unseen.since).unwrap_or_default();
-        match service.need_since(since, self.id, self.started_at, lease_until, env.now) {
-            Need::Use(service_token) => self.go_to_keycloak(service_token, env),
-            Need::Wait => self.wait(State::AwaitingToken { wait_ms }, wait_ms, env),
-            Need::Failed(rejection, reason) => Err(End::refused(rejection, *reason)),
-            Need::Fetch => {
-                let jti = env.jti("service");
-                let assertion =
-                    token::client_assertion(&config, &env.worker.signing_key, &jti, env.now)
-                        .map_err(|_| End::unavailable(Reason::Signing))?;
-                let call = token::service_token_call(&config, &assertion);
-                self.call(State::FetchingToken, call, env)
-            }
+    fn need_service_token(&mut self, wait_ms: u64, env: &mut Env<'_>) -> Step {
+        let asker = Asker {
+            id: self.id,
+            started_at: self.deadline.started_at(),
+            since: self
+                .attempt
+                .unseen
+                .map(|unseen| unseen.since)
+                .unwrap_or_default(),
+        };
+        let token = env.session().need(asker, "service");
+        match token.map_err(End::unavailable)? {
+            Token::Ready(service_token) => self.go_to_keycloak(service_token, env),
+            Token::Wait => self.wait(State::AwaitingToken { wait_ms }, wait_ms, env),
+            Token::Fetch(call) => self.call(State::FetchingToken, call, env),
         }
     }
 
-    pub(super) fn token_fetched(&mut self, input: &Input<'_>, env: &mut Env<'_>) -> Step {
-        let endpoint = Endpoint::ServiceToken;
-        let fetched = answer(endpoint, input).and_then(|(status, body)| {
-            read_service_token(&env.worker.config, status, body, env.now).map_err(End::unavailable)
-        });
-        match fetched {
-            Ok(token) => {
-                let service = &mut env.worker.service_token;
-                let service_token = service.fetched(self.id, &token, env.now);
-                self.go_to_keycloak(service_token, env)
-            }
-            Err(end) => {
-                if let End::Refused {
-                    rejection, reason, ..
-                } = &end
-                {
-                    let service = &mut env.worker.service_token;
-                    service.failed(self.id, env.now, *rejection, reason.clone());
-                }
-                Err(end)
-            }
-        }
+    fn token_fetched(&mut self, event: Event<'_>, env: &mut Env<'_>) -> Step {
+        let token = env.session().answered(self.id, event);
+        self.go_to_keycloak(token.map_err(End::unavailable)?, env)
     }
 
     /// There is a service token whose roles were looked at: asks for the owner, or
     /// believes that there is none.
     fn go_to_keycloak(&mut self, service_token: Arc<str>, env: &mut Env<'_>) -> Step {
-        match self.unseen {
+        match self.attempt.unseen {
             Some(unseen) if !unseen.falls_back => Err(self.unknown(Refused::Unseen, env)),
             // All who waited for the service token meanwhile would go at one moment.
             _ if self
+                .attempt
                 .turn_at
                 .is_some_and(|at| env.now >= at.plus_ms(TURN_MS)) =>
             {
-                self.turn_at = None;
+                self.attempt.turn_at = None;
                 self.take_turn(0, env)
             }
             // A role may have come back since: asked with this token, which shows it.
@@ -323,24 +709,19 @@ impl Pending {
         }
     }
 
-    pub(super) fn look_up(&mut self, service_token: Arc<str>, env: &mut Env<'_>) -> Step {
-        self.turn_at = None;
-        self.asked_at = env.now;
-        self.generation = env.worker.cache.revocations().generation();
+    fn look_up(&mut self, service_token: Arc<str>, env: &mut Env<'_>) -> Step {
+        self.attempt.turn_at = None;
+        self.attempt.asked_at = env.now;
+        self.attempt.generation = env.worker.cache.revocations().generation();
         let call = users::lookup_call(&env.worker.config, &service_token, &self.key_id);
         self.call(State::LookingUp { service_token }, call, env)
     }
 
-    pub(super) fn looked_up(
-        &mut self,
-        service_token: &str,
-        input: &Input<'_>,
-        env: &mut Env<'_>,
-    ) -> Step {
-        let (status, body) = answer(Endpoint::Lookup, input)?;
+    fn looked_up(&mut self, service_token: &str, event: Event<'_>, env: &mut Env<'_>) -> Step {
+        let (status, body) = answer(Endpoint::Lookup, event)?;
         match users::read_lookup_answer(status, body, &self.key_id) {
             Ok(Lookup::Owner(owner)) => self.check_record(owner, env),
-            Ok(Lookup::Unknown) if self.unseen.is_some_and(|unseen| unseen.falls_back) => {
+            Ok(Lookup::Unknown) if self.attempt.unseen.is_some_and(|unseen| unseen.falls_back) => {
                 Err(self.unknown(Refused::Unknown, env))
             }
             Ok(Lookup::Unknown) => {
@@ -349,15 +730,15 @@ impl Pending {
                 // reach the service is worth one; a flood of unknown keys is not.
                 let falls_back = falls_back(env);
                 let age_ms = if falls_back { 0 } else { ROLES_SEEN_MS };
-                self.unseen = Some(Unseen {
+                self.attempt.unseen = Some(Unseen {
                     since: env.now.minus_ms(age_ms),
                     falls_back,
                 });
                 self.need_service_token(WAIT_MS_MIN, env)
             }
             Ok(Lookup::Refused(refusal)) => Err(End::invalid(refusal.into())),
-            Err(LookupError::Unauthorized) if !self.retried => {
-                self.retried = true;
+            Err(LookupError::Unauthorized) if !self.attempt.retried => {
+                self.attempt.retried = true;
                 env.worker.service_token.reject(service_token);
                 self.need_service_token(WAIT_MS_MIN, env)
             }
@@ -380,32 +761,484 @@ impl Pending {
             unknown(Reason::Unknown, env)
         }
     }
+}
+
+// ---- the key against its owner's record: memo, gate, slices --------------------------
+
+impl Pending {
+    fn check_record(&mut self, owner: Box<Owner>, env: &mut Env<'_>) -> Step {
+        self.owner_id = Some(owner.id.as_str().into());
+        let record = &owner.record;
+        if record.ends_at <= env.now {
+            return Err(End::invalid(Reason::Expired));
+        }
+        if env
+            .worker
+            .cache
+            .is_verified(&self.digest, &record.hash_text, env.store)
+        {
+            self.known = true;
+            return self.sign(owner, env);
+        }
+        let Some(key) = &self.key else {
+            return Err(End::refused(Rejection::Overloaded, Reason::NoKeyAtHand));
+        };
+        if record.hash.rounds() == 0 {
+            let key = key.expose().as_bytes();
+            let same = matches!(record.hash.verify(key), Verification::Decided(true));
+            return self.verified(owner, same, env);
+        }
+        self.queue(owner, env)
+    }
+
+    /// Waits for the gate, or starts the verification.
+    fn queue(&mut self, owner: Box<Owner>, env: &mut Env<'_>) -> Step {
+        let rounds = owner.record.hash.rounds();
+        match env.gate.show(self.ticket, &self.key_id, rounds, env.now) {
+            Turn::Full => Err(End::overloaded(Reason::QueueFull)),
+            Turn::Go => {
+                // While this one waited, another worker of the node may have been faster.
+                let hash_text = &owner.record.hash_text;
+                let cache = &mut env.worker.cache;
+                if self.queued && cache.is_verified(&self.digest, hash_text, env.store) {
+                    env.gate.leave(self.ticket);
+                    self.known = true;
+                    return self.sign(owner, env);
+                }
+                self.allow_for(u64::from(rounds), env);
+                let Some(key) = &self.key else {
+                    return Err(End::refused(Rejection::Overloaded, Reason::NoKeyAtHand));
+                };
+                match owner.record.hash.verify(key.expose().as_bytes()) {
+                    Verification::Decided(same) => self.verified(owner, same, env),
+                    Verification::Computing(job) => self.verify_slice(owner, job, env),
+                }
+            }
+            Turn::Wait {
+                position,
+                rounds_before,
+            } => {
+                self.allow_for(rounds_before + u64::from(rounds), env);
+                let places = u64::try_from(position)
+                    .unwrap_or(u64::MAX)
+                    .saturating_sub(1);
+                let wait_ms = (NEXT_MS + places.saturating_mul(PLACE_MS)).min(QUEUE_MS_MAX);
+                self.wait(State::Queueing { owner }, wait_ms, env)
+            }
+        }
+    }
+
+    /// Moves the deadline, once, to make room for so many rounds of bcrypt. The time
+    /// of other requests in between is allowed for: four times what the rounds take
+    /// on an idle worker, 0.1 ms each.
+    fn allow_for(&mut self, rounds: u64, env: &mut Env<'_>) {
+        if std::mem::replace(&mut self.queued, true) {
+            return;
+        }
+        let callouts = env.worker.config.callout_timeout_ms;
+        let enough = env.now.plus_ms(rounds * 2 / 5 + callouts);
+        self.deadline.extend(enough);
+        env.worker
+            .flights
+            .extend(&self.digest, self.id, self.deadline.at());
+    }
+
+    fn verify_slice(
+        &mut self,
+        owner: Box<Owner>,
+        mut job: Box<BcryptJob>,
+        env: &mut Env<'_>,
+    ) -> Step {
+        let rounds = owner.record.hash.rounds();
+        if env.gate.show(self.ticket, &self.key_id, rounds, env.now) != Turn::Go {
+            return self.wait(State::Verifying { owner, job }, NEXT_MS, env);
+        }
+        match job.run(ROUNDS_PER_SLICE) {
+            None => self.turn(State::Verifying { owner, job }, env),
+            Some(same) => {
+                env.gate.leave(self.ticket);
+                self.verified(owner, same, env)
+            }
+        }
+    }
+
+    fn verified(&mut self, owner: Box<Owner>, same: bool, env: &mut Env<'_>) -> Step {
+        if !same {
+            return Err(End::invalid(Reason::WrongSecret));
+        }
+        self.first_use = true;
+        self.known = true;
+        let record = &owner.record;
+        env.worker.cache.remember_verified(
+            &self.digest,
+            &record.hash_text,
+            record.ends_at,
+            env.now,
+            env.store,
+        );
+        self.turn(State::Signing { owner }, env)
+    }
+}
+
+// ---- the owner's token: two signatures, the grant, its checks ------------------------
+
+impl Pending {
+    /// Signs both assertions, the owner's and the client's, and asks for the token.
+    /// The owner's ends with the key at the latest, and Keycloak's token ends with it.
+    fn sign(&mut self, owner: Box<Owner>, env: &mut Env<'_>) -> Step {
+        let config = Arc::clone(&env.worker.config);
+        let key = Arc::clone(&env.worker.signing_key);
+        let used_for = config.cache_ttl_ms + config.stale_if_error_ms;
+        let life = (used_for + 2 * config.clock_skew_ms).max(TOKEN_LIFE_MS_MIN);
+        let expires_at = owner.record.ends_at.min(env.now.plus_ms(life));
+        if expires_at.as_seconds() <= env.now.as_seconds() {
+            return Err(End::invalid(Reason::Expired));
+        }
+        let jti = env.jti(&self.key_id);
+        let grant_assertion =
+            token::grant_assertion(&config, &key, &owner.id, &jti, env.now, expires_at);
+        let jti = env.jti(&self.key_id);
+        let client_assertion = token::client_assertion(&config, &key, &jti, env.now);
+        let (Ok(grant_assertion), Ok(client_assertion)) = (grant_assertion, client_assertion)
+        else {
+            return Err(End::unavailable(Reason::Signing));
+        };
+        let scope = owner.record.scopes.as_deref().or(config.scope.as_deref());
+        let call = token::grant_call(&config, &grant_assertion, &client_assertion, scope);
+        self.call(State::Granting { owner }, call, env)
+    }
+
+    fn granted(&mut self, owner: &Owner, event: Event<'_>, env: &mut Env<'_>) -> Step {
+        let endpoint = Endpoint::Grant;
+        let (status, body) = answer(endpoint, event)?;
+        let config = Arc::clone(&env.worker.config);
+        let token = match token::read_token_answer(&config, status, body, env.now) {
+            Ok(token) => token,
+            Err(TokenError::OwnerRefused(why)) => {
+                return Err(End::invalid(Reason::OwnerRefused(why)));
+            }
+            Err(TokenError::Expired) if ends_with_key(owner, env) => {
+                return Err(End::invalid(Reason::Expired));
+            }
+            Err(error) => return Err(End::unavailable(Reason::TokenFault { endpoint, error })),
+        };
+        if token.subject != owner.id {
+            return Err(End::unavailable(Reason::ForeignSubject));
+        }
+        let revocations = env.worker.cache.revocations();
+        if revocations.generation() != self.attempt.generation
+            && revocations.kills(&owner.id, self.attempt.asked_at)
+        {
+            // Revoked since the owner was asked for: what was answered then is stale.
+            return self.need_service_token(WAIT_MS_MIN, env);
+        }
+        let key_ends_at = owner.record.ends_at;
+        if key_ends_at <= env.now {
+            return Err(End::invalid(Reason::Expired));
+        }
+        if token.exp > key_ends_at.plus_ms(1000) {
+            return Err(End::unavailable(Reason::TokenOutlivesKey));
+        }
+        let cached = CachedToken {
+            authorization: format!("Bearer {}", token.jwt).into(),
+            owner_id: owner.id.as_str().into(),
+        };
+        // A token shorter than the skew is used for half of its life: not to keep it
+        // at all would send each request to Keycloak.
+        let margin = config
+            .clock_skew_ms
+            .min(token.expires_at.since_ms(env.now) / 2);
+        let ends_at = token.expires_at.minus_ms(margin);
+        let ends_at = ends_at.min(key_ends_at);
+        let cache = &mut env.worker.cache;
+        cache.remember_token(
+            &self.digest,
+            cached.clone(),
+            ends_at,
+            self.attempt.asked_at,
+            env.now,
+            env.store,
+        );
+        let source = if self.first_use {
+            Source::FirstUse
+        } else {
+            Source::Refresh
+        };
+        let remove = std::mem::take(&mut self.remove);
+        let forward = Forward {
+            authorization: cached.authorization,
+            remove,
+            source,
+        };
+        Ok((State::Over, Output::Forward(forward)))
+    }
+}
+
+// ---- calls and turns -----------------------------------------------------------------
+//
+// A call goes through the breaker, ends within the deadline, and is made again where another
+// node of Keycloak may answer what the first did not.
+
+impl State {
+    /// Which of Keycloak's endpoints is waited for.
+    const fn endpoint(&self) -> Option<Endpoint> {
+        match self {
+            Self::FetchingToken => Some(Endpoint::ServiceToken),
+            Self::LookingUp { .. } => Some(Endpoint::Lookup),
+            Self::Granting { .. } => Some(Endpoint::Grant),
+            _ => None,
+        }
+    }
+}
+
+impl Pending {
+    /// Sends a call to Keycloak.
+    fn call(&self, state: State, call: Call, env: &mut Env<'_>) -> Step {
+        let most = match state {
+            State::LookingUp { .. } | State::Granting { .. } if self.key.is_none() => {
+                RENEWAL_CALLOUT_MS_MAX
+            }
+            _ => u64::MAX,
+        };
+        let timeout_ms = self
+            .time_left(&state, env)?
+            .min(env.worker.config.callout_timeout_ms)
+            .min(most);
+        let lease_until = env.now.plus_ms(timeout_ms + LATE_MS);
+        let breaker = &mut env.worker.breaker;
+        let (id, digest) = (self.id, &self.digest);
+        if self.key.is_some() && !breaker.admits(call.endpoint, id, digest, lease_until, env.now) {
+            return Err(End::unavailable(Reason::BreakerOpen));
+        }
+        Ok((state, Output::Await(Effect::Call { call, timeout_ms })))
+    }
+
+    /// Takes the answer to a call.
+    fn answered(&mut self, state: State, event: Event<'_>, env: &mut Env<'_>) -> Step {
+        let health = Health::of(event.status());
+        if let (Some(endpoint), Some(_)) = (state.endpoint(), &self.key) {
+            let breaker = &mut env.worker.breaker;
+            breaker.heard(endpoint, health, self.id, &self.digest, env.now);
+        }
+        if health != Health::Gone {
+            self.attempt.tries = 0;
+            self.attempt.unanswered = None;
+        } else if let Some(pause_ms) = self.tries_again(&state, env) {
+            self.attempt.tries += 1;
+            self.attempt.unanswered = state.endpoint().map(|endpoint| unanswered(endpoint, event));
+            return match state {
+                // Each look-up for a key that nobody has seen takes a turn.
+                State::LookingUp { .. } if !self.known && self.key.is_some() => {
+                    self.take_turn(pause_ms, env)
+                }
+                State::Granting { owner } => self.wait(State::Signing { owner }, pause_ms, env),
+                _ => self.wait(State::AwaitingToken { wait_ms: pause_ms }, pause_ms, env),
+            };
+        }
+        match state {
+            State::FetchingToken => self.token_fetched(event, env),
+            State::LookingUp { service_token } => self.looked_up(&service_token, event, env),
+            State::Granting { owner } => self.granted(&owner, event, env),
+            _ => Err(End::unavailable(Reason::Deadline)),
+        }
+    }
+
+    /// A turn was not given: tells of that, or of the call that was to be made again.
+    fn not_given(&mut self, why: String) -> End {
+        match self.attempt.unanswered.take() {
+            Some(reason) => End::unavailable(reason),
+            None => End::overloaded(Reason::YieldFailed(why)),
+        }
+    }
+
+    /// After how long a call that was not answered is made again, where time is left, and
+    /// where Keycloak is not left alone. A renewal's is made again once: it must not hold up
+    /// a poll for long.
+    fn tries_again(&self, state: &State, env: &Env<'_>) -> Option<u64> {
+        let pause_ms = *PAUSES_MS.get(self.attempt.tries)?;
+        let left = self.deadline.left_ms(env.now);
+        let again = (self.key.is_some() || self.attempt.tries == 0)
+            && left >= pause_ms + TRY_MS_MIN
+            && state.endpoint().is_some()
+            && env.worker.breaker.would_admit(&self.digest, env.now);
+        again.then_some(pause_ms)
+    }
+
+    /// Milliseconds until the deadline, at least one.
+    fn time_left(&self, state: &State, env: &Env<'_>) -> Result<u64, End> {
+        match self.deadline.left_ms(env.now) {
+            0 if matches!(state, State::Queueing { .. } | State::Verifying { .. }) => {
+                Err(End::overloaded(Reason::Deadline))
+            }
+            0 => Err(End::unavailable(Reason::Deadline)),
+            left => Ok(left),
+        }
+    }
 
     /// Lets others have the worker, and comes back at once.
-    pub(super) fn turn(&self, state: State, env: &Env<'_>) -> Step {
+    fn turn(&self, state: State, env: &Env<'_>) -> Step {
         let timeout_ms = self
             .time_left(&state, env)?
             .min(env.worker.config.callout_timeout_ms);
+        let wait_ms = None;
         Ok((
             state,
-            Output::Yield {
-                wait_ms: None,
+            Output::Await(Effect::Yield {
+                wait_ms,
                 timeout_ms,
-            },
+            }),
         ))
     }
 
     /// Lets others have the worker, and comes back later.
-    pub(super) fn wait(&self, state: State, wait_ms: u64, env: &Env<'_>) -> Step {
+    fn wait(&self, state: State, wait_ms: u64, env: &Env<'_>) -> Step {
         let timeout_ms = self.time_left(&state, env)?.min(wait_ms + WAIT_GRACE_MS);
+        let wait_ms = Some(wait_ms);
         Ok((
             state,
-            Output::Yield {
-                wait_ms: Some(wait_ms),
+            Output::Await(Effect::Yield {
+                wait_ms,
                 timeout_ms,
-            },
+            }),
         ))
     }
+}
+
+// ---- renewals: the same without a key ------------------------------------------------
+
+impl Exchange {
+    fn start_renewal(&mut self, due: Due, until: UnixMillis, env: &mut Env<'_>) -> Output {
+        let Some(id) = env.worker.admit() else {
+            return self.end(End::overloaded(Reason::TooManyPending), env);
+        };
+        self.key_id = Some(due.key_id.clone());
+        let ticket = env.gate.ticket();
+        let deadline = Deadline::new(until, env.now);
+        let pending = Pending::new(id, due.key_id, due.digest, ticket, deadline);
+        self.pending = Some(pending);
+        let step = self.with_pending(env, Pending::lead);
+        self.settle(step, env)
+    }
+}
+
+impl Pending {
+    /// Leads for this key, or leaves it to whoever does.
+    fn lead(&mut self, env: &mut Env<'_>) -> Step {
+        self.known = true;
+        let (started_at, until) = (self.deadline.started_at(), self.deadline.at());
+        let flights = &mut env.worker.flights;
+        match flights.claim(&self.digest, self.id, started_at, until, env.now) {
+            Claim::Lead => self.need_service_token(WAIT_MS_MIN, env),
+            Claim::Follow { .. } => Err(End::unavailable(Reason::Deadline)),
+            Claim::Failed(rejection, reason) => Err(End::refused(rejection, *reason)),
+        }
+    }
+}
+
+// ---- the end -------------------------------------------------------------------------
+
+impl Exchange {
+    fn give_back(&mut self, env: &mut Env<'_>) {
+        self.state = State::Over;
+        if let Some(mut pending) = self.pending.take() {
+            self.owner_id = pending.owner_id.take().or(self.owner_id.take());
+            release(&pending, env);
+        }
+    }
+
+    /// Takes a step's outcome: keeps the new state, or ends the exchange.
+    fn settle(&mut self, step: Step, env: &mut Env<'_>) -> Output {
+        match step {
+            Ok((state, output)) => {
+                if matches!(state, State::Over) {
+                    self.forwarded = self.pending.as_ref().map(|pending| pending.digest);
+                    self.give_back(env);
+                }
+                self.state = state;
+                output
+            }
+            Err(end) => self.end(end, env),
+        }
+    }
+
+    fn end(&mut self, end: End, env: &mut Env<'_>) -> Output {
+        let output = match end {
+            End::Fallback => {
+                if let Some(Pending { digest, id, .. }) = &self.pending {
+                    let (rejection, reason) = (Rejection::InvalidApiKey, Reason::Unknown);
+                    let flights = &mut env.worker.flights;
+                    flights.fail_if_leading(digest, *id, env.now, rejection, &reason);
+                }
+                Output::Pass(Pass::Fallback)
+            }
+            End::Refused {
+                rejection,
+                reason,
+                remember,
+            } => {
+                if let Some(pending) = &self.pending {
+                    let Pending { digest, id, .. } = pending;
+                    let (now, worker) = (env.now, &mut *env.worker);
+                    if let Some(refused) = remember {
+                        worker
+                            .cache
+                            .remember_refused(digest, refused, now, env.store);
+                    }
+                    // What a renewal could not wait for, a request may; and what an address
+                    // has done is no word on a key that comes from others as well.
+                    let of_the_key = rejection != Rejection::Throttled;
+                    if of_the_key && (pending.key.is_some() || remember.is_some()) {
+                        worker
+                            .flights
+                            .fail_if_leading(digest, *id, now, rejection, &reason);
+                    }
+                }
+                if let Some(forward) = self.stale(&reason, env) {
+                    Output::Forward(forward)
+                } else if rejection == Rejection::InvalidApiKey && self.count_failure(env) {
+                    throttled()
+                } else {
+                    Output::Reject { rejection, reason }
+                }
+            }
+        };
+        self.give_back(env);
+        output
+    }
+
+    /// The token of before, where Keycloak cannot be asked for another.
+    fn stale(&mut self, reason: &Reason, env: &mut Env<'_>) -> Option<Forward> {
+        let pending = self
+            .pending
+            .as_mut()
+            .filter(|p| p.key.is_some() && reason.is_outage())?;
+        let cache = &mut env.worker.cache;
+        let token = cache.find_stale(&pending.digest, env.now, env.store)?;
+        pending.owner_id = Some(token.owner_id);
+        self.forwarded = Some(pending.digest);
+        Some(Forward {
+            authorization: token.authorization,
+            remove: std::mem::take(&mut pending.remove),
+            source: Source::Stale,
+        })
+    }
+}
+
+/// The answer to an address that has failed too often.
+fn throttled() -> Output {
+    Output::Reject {
+        rejection: Rejection::Throttled,
+        reason: Reason::Throttled,
+    }
+}
+
+/// Gives back every claim of an exchange.
+fn release(pending: &Pending, env: &mut Env<'_>) {
+    env.worker.flights.land(&pending.digest, pending.id);
+    env.worker.service_token.give_up(pending.id);
+    env.worker.breaker.give_up(pending.id);
+    env.worker.leave();
+    env.gate.leave(pending.ticket);
 }
 
 /// The next wait: the more requests wait, the less often each of them looks.
@@ -447,7 +1280,7 @@ fn unknown(reason: Reason, env: &Env<'_>) -> End {
 }
 
 /// Whether an unknown key passes now.
-pub(super) fn falls_back(env: &Env<'_>) -> bool {
+fn falls_back(env: &Env<'_>) -> bool {
     let until = env.worker.config.fallback_until;
     until.is_some_and(|until| env.now < until)
 }
@@ -455,4 +1288,25 @@ pub(super) fn falls_back(env: &Env<'_>) -> bool {
 /// Whether this is all that there is to know of a key.
 fn counts(refused: Refused, env: &Env<'_>) -> bool {
     refused != Refused::Unseen || !falls_back(env)
+}
+
+/// Whether a token that is over may be so because its key is: it ends with the key's whole
+/// second, by a clock of Keycloak's that may be ahead of ours.
+fn ends_with_key(owner: &Owner, env: &Env<'_>) -> bool {
+    let ahead_ms = env.worker.config.clock_skew_ms.max(1000);
+    owner.record.ends_at <= env.now.plus_ms(ahead_ms)
+}
+
+/// Why a call is made again.
+fn unanswered(endpoint: Endpoint, event: Event<'_>) -> Reason {
+    let failure = match event {
+        Event::Answer { status, .. } => format!("status {status}"),
+        Event::Failed(why) => loggable(why),
+    };
+    Reason::Callout { endpoint, failure }
+}
+
+/// The answer to a callout, if there is one that can be read.
+fn answer(endpoint: Endpoint, event: Event<'_>) -> Result<(u16, &[u8]), End> {
+    event.answer().map_err(|why| End::callout(endpoint, why))
 }

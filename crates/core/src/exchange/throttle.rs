@@ -14,7 +14,6 @@ use core::net::{IpAddr, SocketAddr};
 
 use lru::LruCache;
 
-use super::Env;
 use super::bucket::{Bucket, FullAt};
 use crate::clock::UnixMillis;
 use crate::config::Config;
@@ -170,31 +169,6 @@ impl Throttle {
         self.shared
             .find(store, &self.sealer, digest, read)
             .unwrap_or_default()
-    }
-}
-
-impl Env<'_> {
-    /// Where the request comes from; none where nothing is counted, or where the host
-    /// does not say.
-    pub(crate) fn source(&self) -> Option<SourceAddress> {
-        let text = self.worker.throttle.is_on().then(|| (self.source)())??;
-        SourceAddress::parse(&text)
-    }
-
-    /// Whether an address has failed too often to be heard now.
-    pub(crate) fn is_throttled(&mut self, source: SourceAddress) -> bool {
-        let throttle = &mut self.worker.throttle;
-        throttle.is_over(source, self.now, self.store)
-    }
-
-    /// Counts a failure, unless the address has failed too often before: true then.
-    pub(crate) fn count_failure(&mut self, source: SourceAddress) -> bool {
-        let over = self.is_throttled(source);
-        if !over {
-            let throttle = &mut self.worker.throttle;
-            throttle.failed(source, self.now, self.store);
-        }
-        over
     }
 }
 

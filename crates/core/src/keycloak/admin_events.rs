@@ -7,13 +7,10 @@
 
 use serde::Deserialize;
 
-use super::users::is_user_id;
+use super::users::{EVENTS_ROLE, is_user_id};
 use super::{Call, Endpoint};
 use crate::clock::UnixMillis;
 use crate::config::Config;
-
-/// The role of client `realm-management` without which Keycloak answers 403.
-pub const EVENTS_ROLE: &str = "view-events";
 
 /// Roles with which Keycloak shows events.
 const EVENTS_ROLES: [&str; 3] = [EVENTS_ROLE, "manage-events", "realm-admin"];

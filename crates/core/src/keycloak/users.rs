@@ -2,7 +2,6 @@
 
 use serde::Deserialize;
 
-use super::admin_events::EVENTS_ROLE;
 use super::{Call, Endpoint, UNRESERVED};
 use crate::api_key::record::{Attributes, INDEX_ATTRIBUTE, KeyRecord, RecordError, index_value};
 use crate::config::Config;
@@ -11,6 +10,8 @@ use percent_encoding::utf8_percent_encode;
 /// The role of client `realm-management` without which Keycloak answers every
 /// search with 200 and `[]`, or 403.
 pub const LOOKUP_ROLE: &str = "view-users";
+/// The same without which it answers a search for events with 403.
+pub const EVENTS_ROLE: &str = "view-events";
 /// Roles that hold [`LOOKUP_ROLE`] within them.
 const LOOKUP_ROLES: [&str; 3] = [LOOKUP_ROLE, "manage-users", "realm-admin"];
 

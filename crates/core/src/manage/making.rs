@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::change::{Change, ChangeError, ChangeInput, ChangeOutput, Changed, OwnerChange};
+use super::change::{Change, ChangeError, ChangeOutput, Changed, OwnerChange};
 use super::owner_keys::{Edit, EditRefused, NewKey, Replacement};
 use super::problem::{Code, Problem};
 use super::steps::{answer, nothing};
 use super::{
-    Answer, Asked, Draft, End, Input, LOCK_WAIT_MS, Manage, ManageEnv, Output, SETTLE_MS, State,
-    Step, management,
+    Answer, Asked, Draft, End, LOCK_WAIT_MS, Manage, ManageEnv, Output, SETTLE_MS, State, Step,
+    management,
 };
 use crate::api_key::hash::{HashJob, NewHash, ROUNDS_PER_SLICE};
 use crate::clock::UnixMillis;
@@ -20,6 +20,7 @@ use crate::exchange::gate::Turn;
 use crate::keycloak::owner::service_account_name;
 use crate::keycloak::users::{self, Lookup, LookupError};
 use crate::keycloak::{Endpoint, token};
+use crate::machine::{Effect, Event};
 use crate::rejection::Rejection;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
@@ -49,12 +50,8 @@ impl Manage {
         self.task()?.call(State::CheckingScopes, call, env)
     }
 
-    pub(super) fn scopes_checked(
-        &mut self,
-        input: &Input<'_>,
-        env: &mut ManageEnv<'_, '_>,
-    ) -> Step {
-        let (status, body) = answer(Endpoint::Scopes, input)?;
+    pub(super) fn scopes_checked(&mut self, event: Event<'_>, env: &mut ManageEnv<'_, '_>) -> Step {
+        let (status, body) = answer(Endpoint::Scopes, event)?;
         if status == 200 {
             return self.make_key(env);
         }
@@ -229,8 +226,7 @@ impl Manage {
     ) -> Step {
         let edit = self.edit(draft.as_deref(), env)?;
         let wait_ms_max = LOCK_WAIT_MS.saturating_sub(waited_ms);
-        let change = self.change_of(edit, wait_ms_max, env)?;
-        self.drive(change, draft, &ChangeInput::Begin, env)
+        self.begin_edit(edit, wait_ms_max, draft, env)
     }
 
     fn change_of(
@@ -260,55 +256,53 @@ impl Manage {
             relink: task.query.user_id.is_some(),
             holder,
             wait_ms_max,
+            callout_timeout_ms: config.callout_timeout_ms,
         };
         Ok(Box::new(OwnerChange::new(change, now)))
     }
 
     pub(super) fn change(
         &mut self,
-        change: Box<OwnerChange>,
-        draft: Option<Box<Draft>>,
-        input: &Input<'_>,
-        env: &mut ManageEnv<'_, '_>,
-    ) -> Step {
-        // What was waited for is the change's to know.
-        let input = match input {
-            Input::Answer { status, body } => ChangeInput::Answer {
-                status: *status,
-                body: *body,
-            },
-            Input::Failed(why) => ChangeInput::Failed(why),
-            _ => ChangeInput::Failed("an input that belongs to nothing"),
-        };
-        self.drive(change, draft, &input, env)
-    }
-
-    fn drive(
-        &mut self,
         mut change: Box<OwnerChange>,
         draft: Option<Box<Draft>>,
-        input: &ChangeInput<'_>,
+        event: Event<'_>,
         env: &mut ManageEnv<'_, '_>,
     ) -> Step {
-        let now = env.exchange.now;
-        let timeout_ms = env.exchange.worker.config.callout_timeout_ms;
         let task = self.task()?;
         let is_first = change.is_at_its_first_call();
-        let output = change.handle_input(input, &task.bearer, now);
+        let output = change.handle_event(event, &task.bearer, env.exchange.now);
+        self.changes(change, draft, (output, is_first), env)
+    }
+
+    /// Begins a change of the owner's keys.
+    fn begin_edit(
+        &mut self,
+        edit: Edit,
+        wait_ms_max: u64,
+        draft: Option<Box<Draft>>,
+        env: &mut ManageEnv<'_, '_>,
+    ) -> Step {
+        let mut change = self.change_of(edit, wait_ms_max, env)?;
+        let output = change.begin(&self.task()?.bearer, env.exchange.now);
+        self.changes(change, draft, (output, false), env)
+    }
+
+    /// Does what the change says; `is_first` where that follows from the answer to its first
+    /// call.
+    fn changes(
+        &mut self,
+        change: Box<OwnerChange>,
+        draft: Option<Box<Draft>>,
+        (output, is_first): (ChangeOutput, bool),
+        env: &mut ManageEnv<'_, '_>,
+    ) -> Step {
+        let task = self.task()?;
         match output {
             // Not cut short by the request's deadline: a change ends by itself, and one
             // that is begun is to be ended.
-            ChangeOutput::Call(call) => Ok((
-                State::Changing(change, draft),
-                Output::Callout { call, timeout_ms },
-            )),
-            ChangeOutput::Wait(wait_ms) => Ok((
-                State::Changing(change, draft),
-                Output::Yield {
-                    wait_ms: Some(wait_ms),
-                    timeout_ms: wait_ms + timeout_ms,
-                },
-            )),
+            ChangeOutput::Await(effect) => {
+                Ok((State::Changing(change, draft), Output::Await(effect)))
+            }
             ChangeOutput::Done(result) => match *result {
                 Ok(_) if task.undoing => Err(End::new(
                     Problem::from(&ChangeError::from(EditRefused::OwnerNotFound)),
@@ -348,7 +342,7 @@ impl Manage {
         let call = users::lookup_call(config, &self.task()?.bearer, id);
         let timeout_ms = config.callout_timeout_ms;
         let state = State::LookingUp(changed, draft);
-        Ok((state, Output::Callout { call, timeout_ms }))
+        Ok((state, Output::Await(Effect::Call { call, timeout_ms })))
     }
 
     /// Keycloak's search finds no owner in a user storage without import, so no gateway
@@ -358,23 +352,19 @@ impl Manage {
         &mut self,
         changed: Box<Changed>,
         draft: Option<Box<Draft>>,
-        input: &Input<'_>,
+        event: Event<'_>,
         env: &mut ManageEnv<'_, '_>,
     ) -> Step {
         let id = changed.edited.added.clone().unwrap_or_default();
-        let found = match input {
-            Input::Answer {
-                status,
-                body: Some(body),
-            } => users::read_lookup_answer(*status, body, &id),
-            _ => Err(LookupError::Malformed),
+        let found = match event.answer() {
+            Ok((status, body)) => users::read_lookup_answer(status, body, &id),
+            Err(_) => Err(LookupError::Malformed),
         };
         if found != Ok(Lookup::Unknown) {
             return self.changed(changed, draft, env);
         }
         self.task()?.undoing = true;
-        let change = self.change_of(Edit::Revoke { id }, LOCK_WAIT_MS, env)?;
-        self.drive(change, None, &ChangeInput::Begin, env)
+        self.begin_edit(Edit::Revoke { id }, LOCK_WAIT_MS, None, env)
     }
 
     /// The change is made: whatever ends a key, now or when its grace is over, is made
@@ -421,13 +411,11 @@ impl Manage {
         }
         let wait_ms = until.since_ms(now).min(SETTLE_WAIT_MS);
         let state = State::Settling(changed, draft, until);
-        Ok((
-            state,
-            Output::Yield {
-                wait_ms: Some(wait_ms),
-                timeout_ms: env.exchange.worker.config.callout_timeout_ms,
-            },
-        ))
+        let turn = Effect::Yield {
+            wait_ms: Some(wait_ms),
+            timeout_ms: env.exchange.worker.config.callout_timeout_ms,
+        };
+        Ok((state, Output::Await(turn)))
     }
 
     pub(super) fn told(&mut self, changed: &Changed, draft: Option<Box<Draft>>) -> Step {

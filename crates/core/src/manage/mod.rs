@@ -1,8 +1,8 @@
 //! The life of a key: made, listed, rotated, revoked, by its owner or an operator.
 //!
 //! [`Manage`] is the management API's state machine, without I/O like the exchange's:
-//! its caller says what happened ([`Input`]) and is told the one thing to do next
-//! ([`Output`]).
+//! the shell brings the request's head, its body where that is asked for, and the
+//! [`Event`] of each [`Effect`]. The machine says the one thing to do next ([`Output`]).
 //!
 //! ```text
 //! head ─▶ route ─▶ token's shape ─▶ body ─▶ realm's keys ─▶ verify the caller
@@ -41,7 +41,7 @@ use zeroize::Zeroizing;
 use crate::api_key::format::ApiKey;
 use crate::api_key::hash::HashJob;
 use crate::calls::ExchangeId;
-use crate::calls::service_token::ServiceToken;
+use crate::calls::service_token::{ServiceToken, Session};
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::exchange::bucket::FullAt;
@@ -49,9 +49,11 @@ use crate::exchange::credentials::Headers;
 use crate::exchange::gate::Ticket;
 use crate::exchange::{Env, Exchange};
 use crate::key_random::KeyRandom;
+use crate::keycloak::Endpoint;
 use crate::keycloak::caller_token::Caller;
 use crate::keycloak::key_store::KeyStore;
-use crate::keycloak::{Call, Endpoint, loggable};
+use crate::machine::{Deadline, Effect, Event};
+use crate::rejection::Reason;
 use crate::signing_key::SigningKey;
 
 use body::{CreateBody, RotateBody};
@@ -74,41 +76,23 @@ const BODY_MS_MAX: u64 = 10_000;
 /// have dropped the owner's tokens.
 pub const SETTLE_MS: u64 = 500;
 
-/// What happened.
-pub enum Input<'a> {
-    /// The request's head came: the first input of each request.
-    Head {
-        /// The method.
-        method: &'a str,
-        /// Path and query.
-        path: &'a str,
-        /// Its headers.
-        headers: &'a Headers,
-        /// Whether a body comes.
-        body_follows: bool,
-    },
-    /// The whole body came; none if it is larger than
-    /// [`BODY_BYTES_MAX`](body::BODY_BYTES_MAX) or cannot be had.
-    Body(Option<&'a [u8]>),
-    /// The callout or yield was answered.
-    Answer {
-        /// The HTTP status.
-        status: u16,
-        /// The body; none if it is too large.
-        body: Option<&'a [u8]>,
-    },
-    /// The callout or yield failed; why, as far as the host says.
-    Failed(&'a str),
+/// The head of a request.
+#[derive(Clone, Copy)]
+pub struct RequestHead<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// Path and query.
+    pub path: &'a str,
+    /// Its headers.
+    pub headers: &'a Headers,
+    /// Whether a body comes.
+    pub body_follows: bool,
 }
 
-impl std::fmt::Debug for Input<'_> {
+impl std::fmt::Debug for RequestHead<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Head { method, .. } => write!(f, "Head({method})"),
-            Self::Body(_) => f.write_str("Body"),
-            Self::Answer { status, .. } => write!(f, "Answer({status})"),
-            Self::Failed(_) => f.write_str("Failed"),
-        }
+        // Path and headers may hold keys.
+        write!(f, "RequestHead({})", self.method)
     }
 }
 
@@ -120,20 +104,8 @@ pub enum Output {
         /// How long to wait for it.
         timeout_ms: u64,
     },
-    /// Send this to Keycloak and come back with its answer.
-    Callout {
-        /// The request.
-        call: Call,
-        /// How long to wait for the answer.
-        timeout_ms: u64,
-    },
-    /// Let others have the worker, then come back.
-    Yield {
-        /// None: come back at once. Else about so many milliseconds later.
-        wait_ms: Option<u64>,
-        /// How long to wait for the answer.
-        timeout_ms: u64,
-    },
+    /// Do this and come back with its event.
+    Await(Effect),
     /// Answer the client: the request is over.
     Respond(Answer),
 }
@@ -174,6 +146,23 @@ pub struct ManageEnv<'a, 'b> {
     pub exchange: &'a mut Env<'b>,
     /// What it shares with other management requests.
     pub manager: &'a mut Manager,
+}
+
+impl ManageEnv<'_, '_> {
+    /// What it takes to get the manager's token.
+    fn session(&mut self) -> Result<Session<'_>, End> {
+        let (worker, manager) = (&mut *self.exchange.worker, &mut *self.manager);
+        Ok(Session {
+            now: self.exchange.now,
+            config: &worker.config,
+            client_id: &management(&worker.config)?.client_id,
+            signing_key: &manager.signing_key,
+            lacks_role: steps::lacks_role,
+            tokens: &mut manager.service_token,
+            ids: &mut worker.ids,
+            nonce: self.exchange.nonce,
+        })
+    }
 }
 
 /// One request to the management API.
@@ -301,14 +290,11 @@ struct Task {
     bearer: Arc<str>,
     id: ExchangeId,
     ticket: Ticket,
-    started_at: UnixMillis,
-    deadline_at: UnixMillis,
+    deadline: Deadline,
     /// When it was ready for its change, and began to wait for its turn.
     ready_at: Option<UnixMillis>,
     /// The new key is found by no look-up, and its making is being undone.
     undoing: bool,
-    /// The clock when it was last looked at.
-    seen_at: UnixMillis,
     /// The manager's token was refused once and fetched anew.
     retried: bool,
     /// How long the next wait is.
@@ -371,8 +357,7 @@ impl End {
     }
 
     fn callout(endpoint: Endpoint, failure: &str) -> Self {
-        let failure = loggable(failure);
-        Self::unavailable(format!("Keycloak's {endpoint} callout failed: {failure}"))
+        Self::unavailable(Reason::callout(endpoint, failure))
     }
 }
 
@@ -398,21 +383,34 @@ impl Manage {
         self.task.is_some() || matches!(self.state, State::Exchanging(_))
     }
 
-    /// Takes what happened and says what to do next.
-    pub fn handle_input(&mut self, input: &Input<'_>, env: &mut ManageEnv<'_, '_>) -> Output {
-        let state = std::mem::replace(&mut self.state, State::Over);
-        let step = match (state, input) {
-            (
-                State::New,
-                Input::Head {
-                    method,
-                    path,
-                    headers,
-                    body_follows,
-                },
-            ) => self.start(method, path, headers, *body_follows, env),
-            (state, input) => self.go_on(state, input, env),
+    /// Takes the request's head and says what to do next.
+    pub fn begin(&mut self, head: RequestHead<'_>, env: &mut ManageEnv<'_, '_>) -> Output {
+        let step = match std::mem::replace(&mut self.state, State::Over) {
+            State::New => self.start(head, env),
+            state => self.misplaced(state),
         };
+        self.end_step(step, env)
+    }
+
+    /// Takes the whole body, after [`Output::ReadBody`]; none if it is larger than
+    /// [`BODY_BYTES_MAX`](body::BODY_BYTES_MAX) or cannot be had.
+    pub fn read_body(&mut self, body: Option<&[u8]>, env: &mut ManageEnv<'_, '_>) -> Output {
+        let step = match std::mem::replace(&mut self.state, State::Over) {
+            State::ReadingBody(head) => self.with_body(*head, body, env),
+            state => self.misplaced(state),
+        };
+        self.end_step(step, env)
+    }
+
+    /// Takes the outcome of the latest effect and says what to do next. While the body is
+    /// waited for, any event says that it has not come in time.
+    pub fn handle_event(&mut self, event: Event<'_>, env: &mut ManageEnv<'_, '_>) -> Output {
+        let state = std::mem::replace(&mut self.state, State::Over);
+        let step = self.go_on(state, event, env);
+        self.end_step(step, env)
+    }
+
+    fn end_step(&mut self, step: Step, env: &mut ManageEnv<'_, '_>) -> Output {
         match step {
             Ok((state, output)) => {
                 self.state = state;

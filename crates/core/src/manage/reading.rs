@@ -5,9 +5,10 @@ use std::sync::Arc;
 use super::change::ChangeError;
 use super::problem::{Code, Problem};
 use super::steps::answer;
-use super::{Answer, Asked, End, Input, Listing, Manage, ManageEnv, Output, State, Step};
+use super::{Answer, Asked, End, Listing, Manage, ManageEnv, Output, State, Step};
 use crate::keycloak::owner::{self, OwnerFault, User};
 use crate::keycloak::{Endpoint, user_events};
+use crate::machine::Event;
 use crate::manage::owner_keys;
 
 /// Pages of events that are looked through for the last uses of keys.
@@ -21,12 +22,12 @@ impl Manage {
         task.call(State::ReadingOwner, call, env)
     }
 
-    pub(super) fn owner_read(&mut self, input: &Input<'_>, env: &mut ManageEnv<'_, '_>) -> Step {
-        if matches!(input, Input::Answer { body: None, .. }) {
+    pub(super) fn owner_read(&mut self, event: Event<'_>, env: &mut ManageEnv<'_, '_>) -> Step {
+        if matches!(event, Event::Answer { body: None, .. }) {
             let error = ChangeError::OwnerUnreadable;
             return Err(End::new(Problem::from(&error), error));
         }
-        let (status, body) = answer(Endpoint::Owner, input)?;
+        let (status, body) = answer(Endpoint::Owner, event)?;
         let task = self.task()?;
         let user = match User::read(status, body, task.owner_id()?) {
             Ok(user) => user,
@@ -82,11 +83,11 @@ impl Manage {
     pub(super) fn events_read(
         &mut self,
         mut listing: Box<Listing>,
-        input: &Input<'_>,
+        event: Event<'_>,
         env: &mut ManageEnv<'_, '_>,
     ) -> Step {
         // That the uses are unknown is no reason to tell nothing of the keys.
-        let read = answer(Endpoint::Events, input).ok();
+        let read = answer(Endpoint::Events, event).ok();
         let read = read.and_then(|(status, body)| user_events::read_exchanges(status, body));
         let Some((seen, events)) = read else {
             return self.tell(&listing);

@@ -11,23 +11,23 @@ use super::problem::{Code, Problem};
 use super::router::{self, Operation};
 use super::steps::WAIT_MS_MIN;
 use super::{
-    Answer, Asked, BODY_MS_MAX, End, Head, Manage, ManageEnv, Output, REQUEST_MS_MAX, State, Step,
-    Task, management,
+    Answer, Asked, BODY_MS_MAX, End, Head, Manage, ManageEnv, Output, REQUEST_MS_MAX, RequestHead,
+    State, Step, Task, management,
 };
 use crate::config::{Config, Management};
 use crate::exchange::credentials::{HEADERS_MAX, Headers};
 use crate::keycloak::caller_token::{self, CallerError, Expected};
+use crate::machine::Deadline;
 use crate::rejection::Rejection;
 
 impl Manage {
-    pub(super) fn start(
-        &mut self,
-        method: &str,
-        path: &str,
-        headers: &Headers,
-        body_follows: bool,
-        env: &mut ManageEnv<'_, '_>,
-    ) -> Step {
+    pub(super) fn start(&mut self, head: RequestHead<'_>, env: &mut ManageEnv<'_, '_>) -> Step {
+        let RequestHead {
+            method,
+            path,
+            headers,
+            body_follows,
+        } = head;
         if headers.len() > HEADERS_MAX {
             let problem = Problem::too_many_headers();
             return Err(End::new(problem, "more headers than can be looked through"));
@@ -123,7 +123,6 @@ impl Manage {
             let problem = Code::Exchange(Rejection::Overloaded);
             return Err(End::new(problem, "too many requests wait"));
         };
-        let now = env.exchange.now;
         self.task = Some(Task {
             query: head.query,
             token: head.token,
@@ -132,10 +131,8 @@ impl Manage {
             bearer: "".into(),
             id,
             ticket: env.exchange.gate.ticket(),
-            started_at: now,
-            deadline_at: now.plus_ms(REQUEST_MS_MAX),
+            deadline: Deadline::after_ms(REQUEST_MS_MAX, env.exchange.now),
             ready_at: None,
-            seen_at: now,
             retried: false,
             undoing: false,
             wait_ms: WAIT_MS_MIN,

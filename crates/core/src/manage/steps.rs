@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use super::problem::{Code, Problem};
 use super::request::{expected, not_taken};
-use super::{Asked, End, Input, Manage, ManageEnv, Output, State, Step, Task, management};
-use crate::calls::service_token::Need;
+use super::{Asked, End, Manage, ManageEnv, Output, State, Step, Task, management};
+use crate::calls::service_token::{Asker, Token};
+use crate::clock::UnixMillis;
 use crate::exchange::bucket::Bucket;
 use crate::keycloak::caller_token;
 use crate::keycloak::lightweight::is_lightweight;
-use crate::keycloak::{Call, Endpoint, jwks, key_store, token};
+use crate::keycloak::token::AccessToken;
+use crate::keycloak::{Call, Endpoint, jwks, key_store};
+use crate::machine::{Effect, Event};
 use crate::rejection::{Reason, Rejection};
 
 /// The first wait for another request's result; each further one is twice as long.
@@ -26,39 +29,33 @@ const SUSPECTS: Bucket = Bucket::new(10, 1000, 10);
 const WRITE_ROLES: [&str; 2] = ["manage-users", "realm-admin"];
 
 impl Manage {
-    /// Any later input.
+    /// The outcome of the latest effect.
     pub(super) fn go_on(
         &mut self,
         state: State,
-        input: &Input<'_>,
+        event: Event<'_>,
         env: &mut ManageEnv<'_, '_>,
     ) -> Step {
         if let Some(task) = &mut self.task {
             task.follow_the_clock(env);
         }
-        match (state, input) {
-            (State::Exchanging(exchange), input) => self.exchange(exchange, input, env),
-            (State::ReadingBody(head), Input::Body(body)) => self.with_body(*head, *body, env),
-            (state, Input::Head { .. } | Input::Body(_))
-            | (state @ (State::New | State::Over), _) => {
-                // What it waits for is given back at the end.
-                self.state = state;
-                Err(End::unavailable("an input that belongs to nothing"))
-            }
-            (State::FetchingKeys, input) => self.keys_fetched(input, env),
-            (State::FetchingToken, input) => self.token_fetched(input, env),
-            (State::ReadingOwner, input) => self.owner_read(input, env),
-            (State::ReadingEvents(listing), input) => self.events_read(listing, input, env),
-            (State::CheckingScopes, input) => self.scopes_checked(input, env),
-            (State::Changing(change, draft), input) => self.change(change, draft, input, env),
-            (State::LookingUp(changed, draft), input) => self.looked_up(changed, draft, input, env),
+        match (state, event) {
+            (State::Exchanging(exchange), event) => self.exchange(exchange, event, env),
+            (state @ (State::New | State::Over), _) => self.misplaced(state),
+            (State::FetchingKeys, event) => self.keys_fetched(event, env),
+            (State::FetchingToken, event) => self.token_fetched(event, env),
+            (State::ReadingOwner, event) => self.owner_read(event, env),
+            (State::ReadingEvents(listing), event) => self.events_read(listing, event, env),
+            (State::CheckingScopes, event) => self.scopes_checked(event, env),
+            (State::Changing(change, draft), event) => self.change(change, draft, event, env),
+            (State::LookingUp(changed, draft), event) => self.looked_up(changed, draft, event, env),
             // What is made is told, whether or not the host lends a turn.
-            (State::Settling(changed, draft, _), input) if !is_turn(input) => {
+            (State::Settling(changed, draft, _), event) if !is_turn(event) => {
                 self.told(&changed, draft)
             }
             // From here on a turn that was waited for.
-            (_, Input::Failed(why)) => Err(turn_failed(&crate::keycloak::loggable(why))),
-            (_, Input::Answer { status, .. }) if *status >= 400 => {
+            (_, Event::Failed(why)) => Err(turn_failed(&crate::keycloak::loggable(why))),
+            (_, Event::Answer { status, .. }) if status >= 400 => {
                 Err(turn_failed(&format!("status {status}")))
             }
             (State::ReadingBody(_), _) => Err(End::new(
@@ -72,6 +69,12 @@ impl Manage {
             (State::Hashing(draft, job), _) => self.hash_slice(draft, job, env),
             (State::Settling(changed, draft, until), _) => self.settle(changed, draft, until, env),
         }
+    }
+
+    /// What it waits for is given back at the end.
+    pub(super) fn misplaced(&mut self, state: State) -> Step {
+        self.state = state;
+        Err(End::unavailable("an input that belongs to nothing"))
     }
 
     // ---- who calls ---------------------------------------------------------------
@@ -145,8 +148,8 @@ impl Manage {
         task.turn(State::Verified, env)
     }
 
-    fn keys_fetched(&mut self, input: &Input<'_>, env: &mut ManageEnv<'_, '_>) -> Step {
-        let read = answer(Endpoint::Jwks, input).and_then(|(status, body)| {
+    fn keys_fetched(&mut self, event: Event<'_>, env: &mut ManageEnv<'_, '_>) -> Step {
+        let read = answer(Endpoint::Jwks, event).and_then(|(status, body)| {
             jwks::read_jwks_answer(status, body).map_err(End::unavailable)
         });
         match read {
@@ -165,67 +168,28 @@ impl Manage {
     // ---- the manager's token -----------------------------------------------------
 
     pub(super) fn need_token(&mut self, env: &mut ManageEnv<'_, '_>) -> Step {
-        let (now, config) = (env.exchange.now, Arc::clone(&env.exchange.worker.config));
         let task = self.task.as_mut().ok_or_else(nothing)?;
-        let lease_until = now.plus_ms(config.callout_timeout_ms + 1000);
-        let service = &mut env.manager.service_token;
-        match service.need(task.id, task.started_at, lease_until, now) {
-            Need::Use(bearer) => {
+        let asker = Asker {
+            id: task.id,
+            started_at: task.deadline.started_at(),
+            since: UnixMillis::default(),
+        };
+        let token = env.session()?.need(asker, "manager");
+        match token.map_err(End::unavailable)? {
+            Token::Ready(bearer) => {
                 task.bearer = bearer;
                 self.ask_keycloak(env)
             }
-            Need::Wait => task.wait(State::AwaitingToken, env),
-            Need::Failed(_, reason) => Err(End::unavailable(reason)),
-            Need::Fetch => {
-                let client_id = &management(&config)?.client_id;
-                let jti = env.exchange.jti("manager");
-                let key = Arc::clone(&env.manager.signing_key);
-                let assertion = token::client_assertion_of(client_id, &config, &key, &jti, now)
-                    .map_err(|_| End::unavailable("an assertion could not be signed"))?;
-                let call = token::service_token_call(&config, &assertion);
-                task.call(State::FetchingToken, call, env)
-            }
+            Token::Wait => task.wait(State::AwaitingToken, env),
+            Token::Fetch(call) => task.call(State::FetchingToken, call, env),
         }
     }
 
-    fn token_fetched(&mut self, input: &Input<'_>, env: &mut ManageEnv<'_, '_>) -> Step {
-        let endpoint = Endpoint::ServiceToken;
-        let (now, config) = (env.exchange.now, Arc::clone(&env.exchange.worker.config));
+    fn token_fetched(&mut self, event: Event<'_>, env: &mut ManageEnv<'_, '_>) -> Step {
         let task = self.task.as_mut().ok_or_else(nothing)?;
-        let fetched = match input {
-            Input::Answer {
-                status,
-                body: Some(body),
-            } => token::read_token_answer(&config, *status, body, now)
-                .map_err(|error| Reason::TokenFault { endpoint, error }),
-            Input::Failed(why) => Err(callout_failed(endpoint, why)),
-            _ => Err(callout_failed(endpoint, "the answer is too large")),
-        };
-        let fetched = fetched.and_then(|token| {
-            let roles = &token.management_roles;
-            if roles
-                .iter()
-                .any(|role| WRITE_ROLES.contains(&role.as_str()))
-            {
-                Ok(token)
-            } else if is_lightweight(&token.jwt) {
-                Err(Reason::LightweightToken("management"))
-            } else {
-                Err(Reason::MissingManageRole)
-            }
-        });
-        match fetched {
-            Ok(token) => {
-                task.bearer = env.manager.service_token.fetched(task.id, &token, now);
-                self.ask_keycloak(env)
-            }
-            Err(reason) => {
-                let rejection = Rejection::IdentityProviderUnavailable;
-                let service = &mut env.manager.service_token;
-                service.failed(task.id, now, rejection, reason.clone());
-                Err(End::unavailable(reason))
-            }
-        }
+        let token = env.session()?.answered(task.id, event);
+        task.bearer = token.map_err(End::unavailable)?;
+        self.ask_keycloak(env)
     }
 
     /// Keycloak does not take the manager's token (any more): once, another is fetched.
@@ -269,29 +233,25 @@ impl Task {
 
     /// After a clock step backwards the deadline moves along.
     fn follow_the_clock(&mut self, env: &ManageEnv<'_, '_>) {
-        let now = env.exchange.now;
-        let back = self.seen_at.since_ms(now);
-        self.deadline_at = self.deadline_at.minus_ms(back);
-        self.started_at = self.started_at.minus_ms(back);
+        let back = self.deadline.follow(env.exchange.now);
         self.ready_at = self.ready_at.map(|ready_at| ready_at.minus_ms(back));
-        self.seen_at = now;
     }
 
     /// Sends a call to Keycloak.
     pub(super) fn call(&self, state: State, call: Call, env: &ManageEnv<'_, '_>) -> Step {
         let timeout_ms = env.exchange.worker.config.callout_timeout_ms;
         let timeout_ms = self.time_left(env)?.min(timeout_ms);
-        Ok((state, Output::Callout { call, timeout_ms }))
+        Ok((state, Output::Await(Effect::Call { call, timeout_ms })))
     }
 
     /// Lets others have the worker, and comes back at once.
     pub(super) fn turn(&self, state: State, env: &ManageEnv<'_, '_>) -> Step {
         let timeout_ms = env.exchange.worker.config.callout_timeout_ms;
-        let output = Output::Yield {
+        let turn = Effect::Yield {
             wait_ms: None,
             timeout_ms: self.time_left(env)?.min(timeout_ms),
         };
-        Ok((state, output))
+        Ok((state, Output::Await(turn)))
     }
 
     /// Lets others have the worker, and comes back later, each time a while longer.
@@ -304,15 +264,15 @@ impl Task {
     /// Lets others have the worker, and comes back so much later.
     pub(super) fn wait_for(&self, wait_ms: u64, state: State, env: &ManageEnv<'_, '_>) -> Step {
         self.time_left(env)?;
-        let output = Output::Yield {
+        let turn = Effect::Yield {
             wait_ms: Some(wait_ms),
             timeout_ms: wait_ms + WAIT_GRACE_MS,
         };
-        Ok((state, output))
+        Ok((state, Output::Await(turn)))
     }
 
     fn time_left(&self, env: &ManageEnv<'_, '_>) -> Result<u64, End> {
-        match self.deadline_at.since_ms(env.exchange.now) {
+        match self.deadline.left_ms(env.exchange.now) {
             0 => Err(End::unavailable("the request's deadline has passed")),
             left => Ok(left),
         }
@@ -320,20 +280,13 @@ impl Task {
 }
 
 /// The answer to a callout, if there is one that can be read.
-pub(super) fn answer<'a>(endpoint: Endpoint, input: &Input<'a>) -> Result<(u16, &'a [u8]), End> {
-    match input {
-        Input::Answer {
-            status,
-            body: Some(body),
-        } => Ok((*status, body)),
-        Input::Failed(why) => Err(End::callout(endpoint, why)),
-        _ => Err(End::callout(endpoint, "the answer is too large")),
-    }
+pub(super) fn answer(endpoint: Endpoint, event: Event<'_>) -> Result<(u16, &[u8]), End> {
+    event.answer().map_err(|why| End::callout(endpoint, why))
 }
 
 /// Whether the host lent the turn that was asked for.
-const fn is_turn(input: &Input<'_>) -> bool {
-    matches!(input, Input::Answer { status, .. } if *status < 400)
+const fn is_turn(event: Event<'_>) -> bool {
+    matches!(event, Event::Answer { status, .. } if status < 400)
 }
 
 /// A state without what it takes: not reached.
@@ -348,9 +301,17 @@ fn turn_failed(why: &str) -> End {
     )
 }
 
-fn callout_failed(endpoint: Endpoint, why: &str) -> crate::rejection::Reason {
-    crate::rejection::Reason::Callout {
-        endpoint,
-        failure: crate::keycloak::loggable(why),
+/// Why a token of the manager's cannot write users, if it cannot.
+pub(super) fn lacks_role(token: &AccessToken) -> Option<Reason> {
+    let roles = &token.management_roles;
+    if roles
+        .iter()
+        .any(|role| WRITE_ROLES.contains(&role.as_str()))
+    {
+        None
+    } else if is_lightweight(&token.jwt) {
+        Some(Reason::LightweightToken("management"))
+    } else {
+        Some(Reason::MissingManageRole)
     }
 }

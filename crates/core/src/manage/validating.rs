@@ -11,10 +11,11 @@ use serde_json::json;
 
 use super::body::ValidateBody;
 use super::problem::Code;
-use super::{Answer, End, Input, Manage, ManageEnv, Output, State, Step};
+use super::{Answer, End, Manage, ManageEnv, Output, State, Step};
 use crate::clock::UnixMillis;
 use crate::exchange::credentials::AUTHORIZATION;
 use crate::exchange::{self, Exchange, Pass};
+use crate::machine::Event;
 use crate::rejection::{Reason, Rejection};
 
 #[derive(Deserialize)]
@@ -45,8 +46,7 @@ impl Manage {
         };
         let headers = [(name.to_owned(), value.into_bytes())];
         let mut exchange = Box::new(Exchange::new());
-        let input = exchange::Input::Request { headers: &headers };
-        let output = exchange.handle_input(&input, env.exchange);
+        let output = exchange.begin(&headers, env.exchange);
         let [(_, mut value)] = headers;
         zeroize::Zeroize::zeroize(&mut value);
         self.exchanged(exchange, output, env)
@@ -55,18 +55,10 @@ impl Manage {
     pub(super) fn exchange(
         &mut self,
         mut exchange: Box<Exchange>,
-        input: &Input<'_>,
+        event: Event<'_>,
         env: &mut ManageEnv<'_, '_>,
     ) -> Step {
-        let input = match input {
-            Input::Answer { status, body } => exchange::Input::Answer {
-                status: *status,
-                body: *body,
-            },
-            Input::Failed(why) => exchange::Input::Failed(why),
-            _ => exchange::Input::Failed("an input that belongs to nothing"),
-        };
-        let output = exchange.handle_input(&input, env.exchange);
+        let output = exchange.handle_event(event, env.exchange);
         self.exchanged(exchange, output, env)
     }
 
@@ -76,21 +68,16 @@ impl Manage {
         output: exchange::Output,
         env: &ManageEnv<'_, '_>,
     ) -> Step {
-        let output = match output {
-            exchange::Output::Callout { call, timeout_ms } => Output::Callout { call, timeout_ms },
-            exchange::Output::Yield {
-                wait_ms,
-                timeout_ms,
-            } => Output::Yield {
-                wait_ms,
-                timeout_ms,
-            },
+        match output {
+            exchange::Output::Await(effect) => {
+                Ok((State::Exchanging(exchange), Output::Await(effect)))
+            }
             exchange::Output::Forward(forward) => {
                 let key_id = self.report.key_id.clone().unwrap_or_default();
                 let told = token(&forward.authorization, &key_id, env.exchange.now)?;
-                return Ok((State::Over, Output::Respond(told)));
+                Ok((State::Over, Output::Respond(told)))
             }
-            exchange::Output::Pass(why) => return Err(passed(why)),
+            exchange::Output::Pass(why) => Err(passed(why)),
             exchange::Output::Reject { rejection, reason } => {
                 // Nothing was presented but what is no key.
                 let rejection = match rejection {
@@ -99,10 +86,9 @@ impl Manage {
                     }
                     rejection => rejection,
                 };
-                return Err(End::new(Code::Exchange(rejection), reason));
+                Err(End::new(Code::Exchange(rejection), reason))
             }
-        };
-        Ok((State::Exchanging(exchange), output))
+        }
     }
 }
 

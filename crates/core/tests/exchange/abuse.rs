@@ -2,7 +2,8 @@
 //! seen are looked up at a fixed rate.
 
 use apikeys_core::api_key::format::KeyFormat;
-use apikeys_core::exchange::{Exchange, Input, Output, Pass, Source};
+use apikeys_core::exchange::{Exchange, Output, Pass, Source};
+use apikeys_core::machine::Effect;
 use apikeys_core::rejection::{Reason, Rejection};
 use serde_json::json;
 
@@ -342,7 +343,7 @@ fn a_turn_that_a_host_gives_too_early_is_waited_for_again() {
     }
     let mut exchange = Exchange::new();
     let pairs = headers(&[("x-api-key", &key(1))]);
-    let output = world.input(&mut exchange, &Input::Request { headers: &pairs });
+    let output = world.begin(&mut exchange, &pairs);
     let mut client = Client { exchange, output };
     assert_eq!(client.wait_ms(), Some(30));
     world.now = world.now.plus_ms(5);
@@ -364,7 +365,7 @@ fn a_clock_that_is_set_back_ends_the_wait_for_a_turn() {
     assert_eq!(client.wait_ms(), Some(30));
     world.now = world.now.minus_ms(3_600_000);
     client.answer(&mut world);
-    assert!(matches!(client.output, Output::Callout { .. }));
+    assert!(matches!(client.output, Output::Await(Effect::Call { .. })));
     client.answer_until(&mut world, Client::is_over);
     client.forwarded();
 }

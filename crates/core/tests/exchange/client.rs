@@ -2,7 +2,8 @@
 
 use apikeys_core::api_key::record::Field;
 use apikeys_core::clock::UnixMillis;
-use apikeys_core::exchange::{Exchange, Forward, Input, Output};
+use apikeys_core::exchange::{Exchange, Forward, Output};
+use apikeys_core::machine::{Effect, Event};
 use apikeys_core::rejection::{Reason, Rejection};
 
 use super::keycloak::{User, bcrypt_of, sha256_of};
@@ -46,7 +47,7 @@ impl Client {
     pub fn send_key(world: &mut World, key: &str) -> Self {
         let mut exchange = Exchange::new();
         let headers = headers(&[("x-api-key", key)]);
-        let output = world.input(&mut exchange, &Input::Request { headers: &headers });
+        let output = world.begin(&mut exchange, &headers);
         Self { exchange, output }
     }
 
@@ -54,22 +55,22 @@ impl Client {
     #[track_caller]
     pub fn answer(&mut self, world: &mut World) {
         match &self.output {
-            Output::Callout { call, .. } => {
+            Output::Await(Effect::Call { call, .. }) => {
                 let (status, body) = world.keycloak.answer(call, world.now);
                 self.reply(world, status, &body);
             }
-            Output::Yield { .. } => self.reply(world, 204, b""),
+            Output::Await(Effect::Yield { .. }) => self.reply(world, 204, b""),
             other => panic!("nothing to answer: {other:?}"),
         }
     }
 
     pub fn reply(&mut self, world: &mut World, status: u16, body: &[u8]) {
         let body = Some(body);
-        self.output = world.input(&mut self.exchange, &Input::Answer { status, body });
+        self.output = world.input(&mut self.exchange, Event::Answer { status, body });
     }
 
     pub fn fail(&mut self, world: &mut World) {
-        self.output = world.input(&mut self.exchange, &Input::Failed("timed out"));
+        self.output = world.input(&mut self.exchange, Event::Failed("timed out"));
     }
 
     /// Answers until `there` holds; no time passes.
@@ -86,23 +87,23 @@ impl Client {
 
     /// Whether it waits for the owner's token.
     pub fn is_granting(&self) -> bool {
-        matches!(&self.output, Output::Callout { call, .. }
+        matches!(&self.output, Output::Await(Effect::Call { call, .. })
             if call.form.as_deref().is_some_and(|form| form.contains("&assertion=")))
     }
 
     pub fn is_looking_up(&self) -> bool {
-        matches!(&self.output, Output::Callout { call, .. } if call.method == "GET")
+        matches!(&self.output, Output::Await(Effect::Call { call, .. }) if call.method == "GET")
     }
 
     pub fn is_over(&self) -> bool {
-        !matches!(self.output, Output::Callout { .. } | Output::Yield { .. })
+        !matches!(self.output, Output::Await(_))
     }
 
     /// The wait that it asked for; none for a turn at once.
     #[track_caller]
     pub fn wait_ms(&self) -> Option<u64> {
         match &self.output {
-            Output::Yield { wait_ms, .. } => *wait_ms,
+            Output::Await(Effect::Yield { wait_ms, .. }) => *wait_ms,
             other => panic!("no yield: {other:?}"),
         }
     }
@@ -110,7 +111,7 @@ impl Client {
     #[track_caller]
     pub fn timeout_ms(&self) -> u64 {
         match &self.output {
-            Output::Callout { timeout_ms, .. } | Output::Yield { timeout_ms, .. } => *timeout_ms,
+            Output::Await(effect) => effect.timeout_ms(),
             other => panic!("nothing to wait for: {other:?}"),
         }
     }

@@ -4,7 +4,8 @@
 use std::collections::VecDeque;
 
 use apikeys_core::clock::UnixMillis;
-use apikeys_core::exchange::{Exchange, Input, Output, PENDING_MAX, Pass, Source};
+use apikeys_core::exchange::{Exchange, Output, PENDING_MAX, Pass, Source};
+use apikeys_core::machine::{Effect, Event};
 use apikeys_core::rejection::{Reason, Rejection};
 use serde_json::{Value, json};
 
@@ -40,7 +41,7 @@ impl Crowd {
         for number in keys {
             let mut exchange = Exchange::new();
             let headers = headers(&[("x-api-key", &key(number))]);
-            let output = world.input(&mut exchange, &Input::Request { headers: &headers });
+            let output = world.begin(&mut exchange, &headers);
             crowd.sort_in(number, exchange, output);
         }
         crowd
@@ -48,7 +49,7 @@ impl Crowd {
 
     fn sort_in(&mut self, number: u8, exchange: Exchange, output: Output) {
         match output {
-            Output::Callout { .. } | Output::Yield { .. } => {
+            Output::Await(_) => {
                 self.waiting.push_back((number, exchange, output));
             }
             output => {
@@ -63,20 +64,22 @@ impl Crowd {
         let (number, mut exchange, output) = self.waiting.pop_front().unwrap();
         world.now = world.now.plus_ms(self.tick_ms);
         let output = match output {
-            Output::Callout { call, .. } if keycloak_is_up => {
+            Output::Await(Effect::Call { call, .. }) if keycloak_is_up => {
                 let (status, body) = world.keycloak.answer(&call, world.now);
                 world.input(
                     &mut exchange,
-                    &Input::Answer {
+                    Event::Answer {
                         status,
                         body: Some(&body),
                     },
                 )
             }
-            Output::Callout { .. } => world.input(&mut exchange, &Input::Failed("reset")),
+            Output::Await(Effect::Call { .. }) => {
+                world.input(&mut exchange, Event::Failed("reset"))
+            }
             _ => world.input(
                 &mut exchange,
-                &Input::Answer {
+                Event::Answer {
                     status: 204,
                     body: Some(b""),
                 },
@@ -182,7 +185,7 @@ fn a_dead_keycloak_is_asked_and_asked_again_by_one_for_all_that_wait() {
     let mut crowd = Crowd::start(&mut world, keys);
     let mut callouts = 0;
     while let Some((_, _, output)) = crowd.waiting.front() {
-        callouts += u32::from(matches!(output, Output::Callout { .. }));
+        callouts += u32::from(matches!(output, Output::Await(Effect::Call { .. })));
         crowd.step(&mut world, false);
     }
     assert_eq!(callouts, 3);

@@ -2,7 +2,8 @@
 //! remembered, and the next request finds its way again.
 
 use apikeys_core::clock::UnixMillis;
-use apikeys_core::exchange::{Exchange, Input, Output, Source};
+use apikeys_core::exchange::{Exchange, Output, Source};
+use apikeys_core::machine::{Effect, Event};
 use apikeys_core::rejection::{Reason, Rejection};
 use serde_json::{Value, json};
 
@@ -204,10 +205,10 @@ fn an_exchange_ends_at_its_deadline_however_keycloak_dawdles() {
     let started_at = world.now;
     let mut exchange = Exchange::new();
     let headers = headers(&[("x-api-key", &key(1))]);
-    let mut output = world.input(&mut exchange, &Input::Request { headers: &headers });
+    let mut output = world.begin(&mut exchange, &headers);
     let reason = loop {
         match output {
-            Output::Callout { call, timeout_ms } => {
+            Output::Await(Effect::Call { call, timeout_ms }) => {
                 // Each answer comes just in time, and the first look-up is refused, so
                 // that there are more calls than the deadline has room for.
                 let (status, body) = match (world.keycloak.calls.lookup, call.method) {
@@ -220,17 +221,17 @@ fn an_exchange_ends_at_its_deadline_however_keycloak_dawdles() {
                 world.now = world.now.plus_ms(timeout_ms - 1);
                 output = world.input(
                     &mut exchange,
-                    &Input::Answer {
+                    Event::Answer {
                         status,
                         body: Some(&body),
                     },
                 );
             }
-            Output::Yield { .. } => {
+            Output::Await(Effect::Yield { .. }) => {
                 world.now = world.now.plus_ms(1);
                 output = world.input(
                     &mut exchange,
-                    &Input::Answer {
+                    Event::Answer {
                         status: 204,
                         body: Some(b""),
                     },
@@ -257,20 +258,22 @@ fn a_yield_address_that_does_not_answer_is_a_503_that_says_so() {
     let mut world = World::new(vec![owner]);
     let headers = headers(&[("x-api-key", &key(1))]);
     let mut exchange = Exchange::new();
-    let mut output = world.input(&mut exchange, &Input::Request { headers: &headers });
+    let mut output = world.begin(&mut exchange, &headers);
     loop {
         output = match output {
-            Output::Callout { call, .. } => {
+            Output::Await(Effect::Call { call, .. }) => {
                 let (status, body) = world.keycloak.answer(&call, world.now);
                 world.input(
                     &mut exchange,
-                    &Input::Answer {
+                    Event::Answer {
                         status,
                         body: Some(&body),
                     },
                 )
             }
-            Output::Yield { .. } => world.input(&mut exchange, &Input::Failed("refused")),
+            Output::Await(Effect::Yield { .. }) => {
+                world.input(&mut exchange, Event::Failed("refused"))
+            }
             Output::Reject { rejection, reason } => {
                 assert_eq!(rejection, Rejection::Overloaded);
                 assert!(reason.to_string().contains("yield_upstream"), "{reason}");
@@ -288,30 +291,30 @@ fn a_clock_step_during_an_exchange_neither_hangs_nor_forwards_late() {
         let mut world = world();
         let headers = headers(&[("x-api-key", &key(1))]);
         let mut exchange = Exchange::new();
-        let mut output = world.input(&mut exchange, &Input::Request { headers: &headers });
+        let mut output = world.begin(&mut exchange, &headers);
         let mut inputs = 0;
         loop {
             inputs += 1;
             assert!(inputs < 100, "step {step_ms}: no end");
             output = match output {
-                Output::Callout { call, .. } => {
+                Output::Await(Effect::Call { call, .. }) => {
                     let (status, body) = world.keycloak.answer(&call, world.now);
                     if inputs == 1 {
                         world.now = UnixMillis(world.now.0.saturating_add_signed(step_ms));
                     }
                     world.input(
                         &mut exchange,
-                        &Input::Answer {
+                        Event::Answer {
                             status,
                             body: Some(&body),
                         },
                     )
                 }
-                Output::Yield { .. } => {
+                Output::Await(Effect::Yield { .. }) => {
                     world.now = world.now.plus_ms(1);
                     world.input(
                         &mut exchange,
-                        &Input::Answer {
+                        Event::Answer {
                             status: 204,
                             body: Some(b""),
                         },
@@ -330,13 +333,13 @@ fn an_input_after_the_end_is_a_rejection_and_no_panic() {
     let mut world = world();
     let mut exchange = Exchange::new();
     for input in [
-        Input::Answer {
+        Event::Answer {
             status: 200,
             body: Some(b""),
         },
-        Input::Failed("x"),
+        Event::Failed("x"),
     ] {
-        let output = world.input(&mut exchange, &input);
+        let output = world.input(&mut exchange, input);
         assert!(matches!(output, Output::Reject { .. }), "{output:?}");
     }
 }

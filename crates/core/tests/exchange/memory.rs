@@ -1,6 +1,7 @@
 //! What is remembered, for how long, and what of it another request may use.
 
 use apikeys_core::exchange::{Output, Source, Worker};
+use apikeys_core::machine::Effect;
 use apikeys_core::rejection::{Reason, Rejection};
 use serde_json::json;
 
@@ -209,7 +210,7 @@ fn a_worker_says_how_much_it_holds() {
     assert_eq!(sizes(&world), ([0, 0, 0], 2, 1, 0));
     assert_eq!(world.gate.places(), 0);
     client.answer_until(&mut world, |client| {
-        matches!(client.output, Output::Yield { .. })
+        matches!(client.output, Output::Await(Effect::Yield { .. }))
     });
     assert_eq!(world.gate.places(), 1);
     client.answer_until(&mut world, Client::is_over);
@@ -252,7 +253,7 @@ fn a_queued_request_computes_nothing_once_another_worker_has_verified_its_key() 
     let mut world = World::new(vec![owner("alice", 1), owner("bob", 2)]);
     let mut alice = Client::send(&mut world, 1);
     alice.answer_until(&mut world, |client| {
-        matches!(client.output, Output::Yield { .. })
+        matches!(client.output, Output::Await(Effect::Yield { .. }))
     });
     let mut bob = Client::send(&mut world, 2);
     bob.answer(&mut world);
@@ -269,7 +270,7 @@ fn a_queued_request_computes_nothing_once_another_worker_has_verified_its_key() 
     let mut turns = 0;
     while !bob.is_over() {
         bob.answer(&mut world);
-        turns += u32::from(matches!(bob.output, Output::Yield { .. }));
+        turns += u32::from(matches!(bob.output, Output::Await(Effect::Yield { .. })));
     }
     assert_eq!(bob.forwarded().source, Source::Refresh);
     assert!(turns <= 1, "{turns} turns: for a signature at most");
@@ -282,7 +283,7 @@ fn assertions_live_as_long_as_their_use_takes_and_no_longer() {
         let mut world = World::with(vec![plain_owner("alice", 1)], &changes);
         let mut client = Client::send(&mut world, 1);
         client.answer_until(&mut world, Client::is_granting);
-        let Output::Callout { call, .. } = &client.output else {
+        let Output::Await(Effect::Call { call, .. }) = &client.output else {
             panic!("{:?}", client.output)
         };
         let form = call.form.as_deref().unwrap();

@@ -3,6 +3,7 @@
 
 use apikeys_core::background::Background;
 use apikeys_core::exchange::{Output, Source};
+use apikeys_core::machine::Effect;
 use apikeys_core::rejection::{Reason, Rejection};
 use serde_json::{Value, json};
 
@@ -101,7 +102,7 @@ fn each_try_signs_anew_since_keycloak_takes_an_assertion_once() {
     let mut world = world(&Value::Null);
     let mut client = Client::send(&mut world, 1);
     let form = |client: &Client| match &client.output {
-        Output::Callout { call, .. } => call.form.clone().unwrap(),
+        Output::Await(Effect::Call { call, .. }) => call.form.clone().unwrap(),
         other => panic!("{other:?}"),
     };
     let first = form(&client);
@@ -233,7 +234,7 @@ fn who_finds_out_and_hangs_up_leaves_it_to_the_next() {
     fail_until_open(&mut world, &DOWN);
     world.now = world.now.plus_ms(5_000);
     let mut first = Client::send(&mut world, 1);
-    assert!(matches!(first.output, Output::Callout { .. }));
+    assert!(matches!(first.output, Output::Await(Effect::Call { .. })));
     assert_eq!(request(&mut world, 2, &DOWN).1, 0);
     world.abort(&mut first.exchange);
     world.expect_source(&key(2), Source::FirstUse, "user-2");
@@ -401,7 +402,7 @@ fn a_token_lasts_for_as_long_as_it_may_be_used() {
     let life = |world: &mut World| {
         let mut client = Client::send(world, 1);
         client.answer_until(world, Client::is_granting);
-        let Output::Callout { call, .. } = &client.output else {
+        let Output::Await(Effect::Call { call, .. }) = &client.output else {
             panic!("{:?}", client.output)
         };
         let form = call.form.as_deref().unwrap();

@@ -1,6 +1,5 @@
 //! Tokens that are renewed before their end, and those that a service refused.
 
-use apikeys_core::background::poller::PollInput;
 use apikeys_core::background::{Background, Renewed};
 use apikeys_core::exchange::{Exchange, Output, Source};
 use apikeys_core::keycloak::Call;
@@ -189,14 +188,14 @@ fn a_request_that_comes_for_a_lost_renewal_waits_for_nothing_of_it() {
     let (mut world, mut background) = due();
     let call = {
         world.worker.tick(world.now, &mut world.shared);
-        world.with_watch(|watch, env| background.handle_input(PollInput::Tick, watch, env))
+        world.with_watch(|watch, env| background.tick(watch, env))
     };
     assert!(call.is_some());
     // No answer comes, and the token ends meanwhile: a request follows the renewal.
     world.now = world.now.plus_ms(60_000);
     let mut client = Client::send(&mut world, 1);
     for _ in 0..3 {
-        if matches!(client.output, Output::Callout { .. } | Output::Yield { .. }) {
+        if matches!(client.output, Output::Await(_)) {
             client.answer(&mut world);
         }
     }

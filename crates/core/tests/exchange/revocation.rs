@@ -2,6 +2,7 @@
 //! under way.
 
 use apikeys_core::exchange::{Output, Source};
+use apikeys_core::machine::Effect;
 use apikeys_core::rejection::{Reason, Rejection};
 use apikeys_core::revocation::{NotShared, Notice};
 use serde_json::json;
@@ -168,7 +169,7 @@ fn a_look_up_before_the_clock_was_set_back_counts_from_when_it_was() {
     world.now = START.plus_ms(50_000);
     let mut client = Client::send(&mut world, 1);
     client.answer_until(&mut world, Client::is_granting);
-    let Output::Callout { call, .. } = &client.output else {
+    let Output::Await(Effect::Call { call, .. }) = &client.output else {
         panic!("a call: {:?}", client.output);
     };
     let (status, body) = world.keycloak.answer(call, world.now);

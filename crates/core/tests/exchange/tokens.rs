@@ -171,14 +171,12 @@ fn assertions_begin_with_the_keys_id_so_that_keycloaks_events_name_it() {
     let mut assertion_ids = Vec::new();
     let headers = super::world::headers(&[("x-api-key", &key(1))]);
     let mut exchange = apikeys_core::exchange::Exchange::new();
-    let mut output = world.input(
-        &mut exchange,
-        &apikeys_core::exchange::Input::Request { headers: &headers },
-    );
-    use apikeys_core::exchange::{Input, Output};
+    let mut output = world.begin(&mut exchange, &headers);
+    use apikeys_core::exchange::Output;
+    use apikeys_core::machine::{Effect, Event};
     loop {
         output = match output {
-            Output::Callout { call, .. } => {
+            Output::Await(Effect::Call { call, .. }) => {
                 if let Some(form) = call
                     .form
                     .as_deref()
@@ -192,15 +190,15 @@ fn assertions_begin_with_the_keys_id_so_that_keycloaks_events_name_it() {
                 let (status, body) = world.keycloak.answer(&call, world.now);
                 world.input(
                     &mut exchange,
-                    &Input::Answer {
+                    Event::Answer {
                         status,
                         body: Some(&body),
                     },
                 )
             }
-            Output::Yield { .. } => world.input(
+            Output::Await(Effect::Yield { .. }) => world.input(
                 &mut exchange,
-                &Input::Answer {
+                Event::Answer {
                     status: 204,
                     body: Some(b""),
                 },

@@ -2,6 +2,7 @@
 
 use apikeys_core::api_key::hash::hash_bcrypt;
 use apikeys_core::exchange::{Output, Source};
+use apikeys_core::machine::Effect;
 use apikeys_core::rejection::{Reason, Rejection};
 use serde_json::json;
 
@@ -12,7 +13,7 @@ use super::world::{START, World, id_of, key, other_secret, subject};
 const DAY_MS: u64 = 86_400_000;
 
 fn is_yield(client: &Client) -> bool {
-    matches!(client.output, Output::Yield { .. })
+    matches!(client.output, Output::Await(Effect::Yield { .. }))
 }
 
 /// The owner of a key under bcrypt of this cost.
@@ -228,7 +229,7 @@ fn who_fetches_the_service_token_is_waited_for_and_succeeded_at_once() {
     world.abort(&mut alice.exchange);
     bob.answer(&mut world);
     assert!(
-        matches!(bob.output, Output::Callout { .. }),
+        matches!(bob.output, Output::Await(Effect::Call { .. })),
         "{:?}",
         bob.output
     );
@@ -361,7 +362,7 @@ fn who_fetches_the_service_token_has_a_callouts_time_and_a_second() {
         assert!(is_yield(&waiting));
         world.now = START.plus_ms(ms);
         waiting.answer(&mut world);
-        let called = matches!(waiting.output, Output::Callout { .. });
+        let called = matches!(waiting.output, Output::Await(Effect::Call { .. }));
         assert_eq!(called, fetches, "{ms}: {:?}", waiting.output);
     }
 }

@@ -4,14 +4,14 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use apikeys_core::background::poller::{PollCall, PollInput};
 use apikeys_core::background::{Background, Watch};
 use apikeys_core::clock::UnixMillis;
 use apikeys_core::config::Config;
 use apikeys_core::exchange::credentials::Headers;
 use apikeys_core::exchange::gate::Gate;
-use apikeys_core::exchange::{Env, Exchange, Forward, Input, Output, Pass, Source, Worker};
+use apikeys_core::exchange::{Env, Exchange, Forward, Output, Pass, Source, Worker};
 use apikeys_core::keycloak::Call;
+use apikeys_core::machine::{Effect, Event};
 use apikeys_core::rejection::{Reason, Rejection};
 use serde_json::Value;
 
@@ -167,7 +167,21 @@ impl World {
         self.gate = Gate::new();
     }
 
-    pub fn input(&mut self, exchange: &mut Exchange, input: &Input<'_>) -> Output {
+    pub fn begin(&mut self, exchange: &mut Exchange, headers: &Headers) -> Output {
+        let output = self.of_request(|env| exchange.begin(headers, env));
+        self.secrets.learn_keys(headers);
+        self.expect_secrecy(exchange, &output);
+        output
+    }
+
+    pub fn input(&mut self, exchange: &mut Exchange, event: Event<'_>) -> Output {
+        let output = self.of_request(|env| exchange.handle_event(event, env));
+        self.expect_secrecy(exchange, &output);
+        output
+    }
+
+    /// What a request's exchange works with.
+    fn of_request(&mut self, act: impl FnOnce(&mut Env<'_>) -> Output) -> Output {
         let nonce = || {
             self.nonces.set(self.nonces.get() + 1);
             self.nonces.get().to_be_bytes().to_vec()
@@ -176,20 +190,14 @@ impl World {
             self.asked_for_address.set(self.asked_for_address.get() + 1);
             self.address.clone().map(String::into_bytes)
         };
-        let mut env = Env {
+        act(&mut Env {
             now: self.now,
             worker: &mut self.worker,
             gate: &mut self.gate,
             store: &mut self.shared,
             nonce: &nonce,
             source: &source,
-        };
-        let output = exchange.handle_input(input, &mut env);
-        if let Input::Request { headers } = input {
-            self.secrets.learn_keys(headers);
-        }
-        self.expect_secrecy(exchange, &output);
-        output
+        })
     }
 
     /// Nothing that is said or stored holds a secret (invariant 5).
@@ -202,10 +210,10 @@ impl World {
                 let said = format!("{reason} {}", rejection.body("id"));
                 secrets.expect_unsaid("a rejection", &said);
             }
-            Output::Callout { call, .. } => secrets.expect_unsaid("a path", &call.path),
+            Output::Await(Effect::Call { call, .. }) => secrets.expect_unsaid("a path", &call.path),
             _ => {}
         }
-        if !matches!(output, Output::Callout { .. } | Output::Yield { .. }) {
+        if !matches!(output, Output::Await(_)) {
             for (name, value) in &self.shared.0 {
                 secrets.expect_unsaid("the name of an entry", name);
                 assert_eq!(secrets.nowhere.sweep("an entry", value), []);
@@ -267,17 +275,16 @@ impl World {
         mut tamper: impl FnMut(&Call, Reply) -> Result<Reply, &'static str>,
     ) {
         self.worker.tick(self.now, &mut self.shared);
-        let mut next =
-            self.with_watch(|watch, env| background.handle_input(PollInput::Tick, watch, env));
-        while let Some(PollCall { call, .. }) = next {
+        let mut next = self.with_watch(|watch, env| background.tick(watch, env));
+        while let Some(Effect::Call { call, .. }) = next {
             let reply = tamper(&call, self.keycloak.answer(&call, self.now));
             self.now = self.now.plus_ms(5);
             next = self.with_watch(|watch, env| match &reply {
                 Ok((status, body)) => {
                     let (status, body) = (*status, Some(body.as_slice()));
-                    background.handle_input(PollInput::Answer { status, body }, watch, env)
+                    background.handle_event(Event::Answer { status, body }, watch, env)
                 }
-                Err(why) => background.handle_input(PollInput::Failed(why), watch, env),
+                Err(why) => background.handle_event(Event::Failed(why), watch, env),
             });
         }
         let said = format!("{background:?} {:?}", self.worker);
@@ -304,11 +311,11 @@ impl World {
     ) -> Ended {
         let headers = headers(pairs);
         let mut exchange = Exchange::new();
-        let mut output = self.input(&mut exchange, &Input::Request { headers: &headers });
+        let mut output = self.begin(&mut exchange, &headers);
         let mut calls = 0;
         loop {
             output = match output {
-                Output::Callout { call, timeout_ms } => {
+                Output::Await(Effect::Call { call, timeout_ms }) => {
                     assert!((1..=2000).contains(&timeout_ms), "{timeout_ms}");
                     let reply = tamper(calls, self.keycloak.answer(&call, self.now));
                     calls += 1;
@@ -316,17 +323,17 @@ impl World {
                     match reply {
                         Ok((status, body)) => {
                             let body = (body.len() <= 512 * 1024).then_some(body.as_slice());
-                            self.input(&mut exchange, &Input::Answer { status, body })
+                            self.input(&mut exchange, Event::Answer { status, body })
                         }
-                        Err(why) => self.input(&mut exchange, &Input::Failed(why)),
+                        Err(why) => self.input(&mut exchange, Event::Failed(why)),
                     }
                 }
-                Output::Yield { wait_ms, .. } => {
+                Output::Await(Effect::Yield { wait_ms, .. }) => {
                     self.yields += 1;
                     self.now = self.now.plus_ms(wait_ms.unwrap_or(1));
                     self.input(
                         &mut exchange,
-                        &Input::Answer {
+                        Event::Answer {
                             status: 204,
                             body: Some(b""),
                         },

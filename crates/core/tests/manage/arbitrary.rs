@@ -1,6 +1,7 @@
 //! Anything at all goes in: each input is answered, within bounds, and nothing panics.
 
-use apikeys_core::manage::{Input, Manage, Output};
+use apikeys_core::machine::{Effect, Event};
+use apikeys_core::manage::{Manage, Output, RequestHead};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -136,21 +137,19 @@ proptest! {
         let origins = json!({ "cors_origins": ["https://a.example"] });
         let mut world = World::with(vec![User::new("alice")], &origins);
         let mut manage = Manage::new();
-        let head = Input::Head { method: &method, path: &path, headers: &headers, body_follows: follows };
-        let mut output = world.input(0, &mut manage, &head);
+        let head = RequestHead { method: &method, path: &path, headers: &headers, body_follows: follows };
+        let mut output = world.begin(0, &mut manage, head);
         for step in 0.. {
             prop_assert!(step < 100, "no end");
-            let answer = match &output {
-                Output::ReadBody { .. } => Input::Body(body.as_deref()),
-                Output::Callout { call, .. } => {
+            output = match &output {
+                Output::ReadBody { .. } => world.body(0, &mut manage, body.as_deref()),
+                Output::Await(Effect::Call { call, .. }) => {
                     let (status, body) = world.keycloak.answer(&call.clone(), world.now);
-                    output = world.input(0, &mut manage, &Input::Answer { status, body: Some(&body) });
-                    continue;
+                    world.input(0, &mut manage, Event::Answer { status, body: Some(&body) })
                 }
-                Output::Yield { .. } => Input::Answer { status: 204, body: Some(b"") },
+                Output::Await(Effect::Yield { .. }) => world.input(0, &mut manage, Event::TURN),
                 Output::Respond(_) => break,
             };
-            output = world.input(0, &mut manage, &answer);
         }
         world.expect_nothing_held();
     }
@@ -179,10 +178,10 @@ proptest! {
             match backs.next().unwrap_or(Back::Right) {
                 Back::Right => client.answer(&mut world),
                 Back::Answer(status, body) => {
-                    client.input(&mut world, &Input::Answer { status, body: body.as_deref() });
+                    client.input(&mut world, Event::Answer { status, body: body.as_deref() });
                 }
-                Back::Failed(why) => client.input(&mut world, &Input::Failed(&why)),
-                Back::Body(body) => client.input(&mut world, &Input::Body(body.as_deref())),
+                Back::Failed(why) => client.input(&mut world, Event::Failed(&why)),
+                Back::Body(body) => client.body(&mut world, body.as_deref()),
                 Back::Clock(seconds) => {
                     let ms = u64::from(seconds.unsigned_abs()) * 1000;
                     world.now = if seconds < 0 { world.now.minus_ms(ms) } else { world.now.plus_ms(ms) };

@@ -1,7 +1,8 @@
 //! One request, taken on input by input, so that a test decides what comes when.
 
 use apikeys_core::keycloak::ANSWER_BYTES_MAX;
-use apikeys_core::manage::{Input, Manage, Output};
+use apikeys_core::machine::{Effect, Event};
+use apikeys_core::manage::{Manage, Output, RequestHead};
 
 use super::keycloak::{Reply, asked};
 use super::request::Request;
@@ -28,13 +29,13 @@ impl Client {
 
     pub fn send_at(world: &mut World, at: usize, request: &Request) -> Self {
         let mut manage = Manage::new();
-        let input = Input::Head {
+        let head = RequestHead {
             method: &request.method,
             path: &request.path,
             headers: &request.headers,
             body_follows: request.body.is_some(),
         };
-        let output = world.input(at, &mut manage, &input);
+        let output = world.begin(at, &mut manage, head);
         let mut client = Self {
             manage,
             output,
@@ -45,8 +46,13 @@ impl Client {
         client
     }
 
-    pub fn input(&mut self, world: &mut World, input: &Input<'_>) {
-        self.output = world.input(self.at, &mut self.manage, input);
+    pub fn body(&mut self, world: &mut World, body: Option<&[u8]>) {
+        self.output = world.body(self.at, &mut self.manage, body);
+        self.look(world);
+    }
+
+    pub fn input(&mut self, world: &mut World, event: Event<'_>) {
+        self.output = world.input(self.at, &mut self.manage, event);
         self.look(world);
     }
 
@@ -76,18 +82,17 @@ impl Client {
     pub fn waits_for(&self) -> &'static str {
         match &self.output {
             Output::ReadBody { .. } => "body",
-            Output::Callout { call, .. } => asked(call),
-            Output::Yield { wait_ms: None, .. } => "turn",
-            Output::Yield { .. } => "wait",
+            Output::Await(Effect::Call { call, .. }) => asked(call),
+            Output::Await(Effect::Yield { wait_ms: None, .. }) => "turn",
+            Output::Await(Effect::Yield { .. }) => "wait",
             Output::Respond(_) => "nothing",
         }
     }
 
     pub fn timeout_ms(&self) -> u64 {
         match &self.output {
-            Output::ReadBody { timeout_ms }
-            | Output::Callout { timeout_ms, .. }
-            | Output::Yield { timeout_ms, .. } => *timeout_ms,
+            Output::ReadBody { timeout_ms } => *timeout_ms,
+            Output::Await(effect) => effect.timeout_ms(),
             Output::Respond(_) => 0,
         }
     }
@@ -95,8 +100,8 @@ impl Client {
     /// How long what it waits for takes, when all is well.
     pub fn takes_ms(&self) -> u64 {
         match &self.output {
-            Output::Callout { .. } => 5,
-            Output::Yield { wait_ms, .. } => wait_ms.unwrap_or(1),
+            Output::Await(Effect::Call { .. }) => 5,
+            Output::Await(Effect::Yield { wait_ms, .. }) => wait_ms.unwrap_or(1),
             _ => 0,
         }
     }
@@ -107,25 +112,25 @@ impl Client {
         match &self.output {
             Output::ReadBody { .. } => {
                 let body = self.request.body.clone();
-                self.input(world, &Input::Body(body.as_deref()));
+                self.body(world, body.as_deref());
             }
-            Output::Callout { call, .. } => {
+            Output::Await(Effect::Call { call, .. }) => {
                 let call = call.clone();
                 let (status, body) = world.keycloak.answer(&call, world.now);
                 self.reply(world, status, &body);
             }
-            Output::Yield { .. } => self.reply(world, 204, b""),
+            Output::Await(Effect::Yield { .. }) => self.reply(world, 204, b""),
             other => panic!("nothing to answer: {other:?}"),
         }
     }
 
     pub fn reply(&mut self, world: &mut World, status: u16, body: &[u8]) {
         let body = Some(body).filter(|body| body.len() <= ANSWER_BYTES_MAX);
-        self.input(world, &Input::Answer { status, body });
+        self.input(world, Event::Answer { status, body });
     }
 
     pub fn fail(&mut self, world: &mut World) {
-        self.input(world, &Input::Failed("timed out"));
+        self.input(world, Event::Failed("timed out"));
     }
 
     /// Answers until it waits for this; time goes by as it does.
@@ -168,11 +173,11 @@ impl Client {
             }
             world.pass(self.takes_ms());
             match &self.output {
-                Output::Callout { call, .. } => {
+                Output::Await(Effect::Call { call, .. }) => {
                     let (call, what) = (call.clone(), self.waits_for());
                     match tamper(what, world.keycloak.answer(&call, world.now)) {
                         Ok((status, body)) => self.reply(world, status, &body),
-                        Err(why) => self.input(world, &Input::Failed(why)),
+                        Err(why) => self.input(world, Event::Failed(why)),
                     }
                 }
                 _ => self.answer(world),

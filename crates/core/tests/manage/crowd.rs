@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 
 use apikeys_core::api_key::record::Field;
+use apikeys_core::machine::Effect;
 use apikeys_core::manage::Output;
 use serde_json::{Value, json};
 
@@ -156,7 +157,7 @@ impl Crowd {
         }
         let lost = self.dice.range(0, 99) < self.faults;
         match (next, &client.output) {
-            (Next::Arrives, Output::Callout { call, .. }) if !lost => {
+            (Next::Arrives, Output::Await(Effect::Call { call, .. })) if !lost => {
                 let call = call.clone();
                 let reply = self.world.keycloak.answer(&call, self.world.now);
                 self.expect_limits();
@@ -184,7 +185,7 @@ impl Crowd {
     fn sort_in(&mut self, client: Client) {
         let (next, takes_ms) = match &client.output {
             Output::Respond(_) => return self.note(&client.told()),
-            Output::Callout { .. } => (Next::Arrives, self.dice.range(1, WAY_MS)),
+            Output::Await(Effect::Call { .. }) => (Next::Arrives, self.dice.range(1, WAY_MS)),
             _ => (Next::Turn, client.takes_ms().max(1)),
         };
         let due_ms = self.time_ms + takes_ms;

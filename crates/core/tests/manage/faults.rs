@@ -3,7 +3,8 @@
 
 use std::sync::LazyLock;
 
-use apikeys_core::manage::Input;
+use apikeys_core::machine::{Effect, Event};
+use apikeys_core::manage::{Manage, Output};
 use serde_json::json;
 
 use super::client::Client;
@@ -94,7 +95,7 @@ fn with_fault(world: &mut World, request: &Request, number: usize, fault: Fault)
 }
 
 fn strike(world: &mut World, client: &mut Client, fault: Fault) {
-    let apikeys_core::manage::Output::Callout { call, .. } = &client.output else {
+    let Output::Await(Effect::Call { call, .. }) = &client.output else {
         panic!("no call: {:?}", client.output);
     };
     let call = call.clone();
@@ -110,7 +111,7 @@ fn strike(world: &mut World, client: &mut Client, fault: Fault) {
         Fault::Done(status, text) | Fault::Refused(status, text) => {
             client.reply(world, status, text.as_bytes());
         }
-        Fault::Huge => client.input(world, &Input::Answer { status, body: None }),
+        Fault::Huge => client.input(world, Event::Answer { status, body: None }),
     }
 }
 
@@ -375,7 +376,7 @@ fn an_input_after_the_end_is_an_answer_and_no_panic() {
     client.answer_until(&mut world, "nothing");
     client.fail(&mut world);
     client.told().refused(503, "identity_provider_unavailable");
-    client.input(&mut world, &Input::Body(Some(b"{}")));
+    client.body(&mut world, Some(b"{}"));
     client.told().refused(503, "identity_provider_unavailable");
     client.hang_up(&mut world);
     world.expect_nothing_held();
@@ -385,10 +386,9 @@ fn an_input_after_the_end_is_an_answer_and_no_panic() {
 #[test]
 fn a_first_input_that_is_no_head_is_an_answer_and_no_panic() {
     let mut world = world();
-    for input in [Input::Failed("x"), Input::Body(None)] {
-        let mut manage = apikeys_core::manage::Manage::new();
-        let output = world.input(0, &mut manage, &input);
-        assert!(matches!(output, apikeys_core::manage::Output::Respond(_)));
-    }
+    let failed = world.input(0, &mut Manage::new(), Event::Failed("x"));
+    assert!(matches!(failed, Output::Respond(_)));
+    let no_body = world.body(0, &mut Manage::new(), None);
+    assert!(matches!(no_body, Output::Respond(_)));
     world.expect_nothing_held();
 }

@@ -114,7 +114,7 @@ fn a_body_of_any_length_up_to_the_bound_is_read_and_none_above() {
     let liar = of_length(16_385).replace("content-length", "14");
     world.ask(&liar).refused(413, "payload_too_large");
     let mut client = super::client::Client::send(&mut world, &of_length(100));
-    client.input(&mut world, &apikeys_core::manage::Input::Body(None));
+    client.body(&mut world, None);
     client.told().refused(413, "payload_too_large");
     world.expect_nothing_held();
 }

@@ -11,7 +11,8 @@ use apikeys_core::clock::UnixMillis;
 use apikeys_core::exchange::gate::Gate;
 use apikeys_core::exchange::{self, Env, Exchange, Source, Worker};
 use apikeys_core::keycloak::Call;
-use apikeys_core::manage::{Input, Manage, ManageEnv, Manager, Output};
+use apikeys_core::machine::{Effect, Event};
+use apikeys_core::manage::{Manage, ManageEnv, Manager, Output, RequestHead};
 use serde_json::{Value, json};
 
 use super::client::Client;
@@ -201,21 +202,34 @@ impl World {
         self.ask(&request).made()
     }
 
-    pub fn input(&mut self, at: usize, manage: &mut Manage, input: &Input<'_>) -> Output {
-        if let Input::Head { headers, .. } = input {
-            for (_, value) in *headers {
-                self.learn_from(&String::from_utf8_lossy(value));
-            }
+    pub fn begin(&mut self, at: usize, manage: &mut Manage, head: RequestHead<'_>) -> Output {
+        for (_, value) in head.headers {
+            self.learn_from(&String::from_utf8_lossy(value));
         }
-        if let Input::Body(Some(body)) = input {
-            self.learn_from(&String::from_utf8_lossy(body));
-        }
-        let output = self.with_env(at, |env| manage.handle_input(input, env));
-        self.say("a Debug output", format!("{input:?} {output:?} {manage:?}"));
+        self.say("a Debug output", format!("{head:?}"));
+        let output = self.with_env(at, |env| manage.begin(head, env));
+        self.look(at, manage, output)
+    }
+
+    pub fn body(&mut self, at: usize, manage: &mut Manage, body: Option<&[u8]>) -> Output {
+        self.learn_from(&String::from_utf8_lossy(body.unwrap_or_default()));
+        let output = self.with_env(at, |env| manage.read_body(body, env));
+        self.look(at, manage, output)
+    }
+
+    pub fn input(&mut self, at: usize, manage: &mut Manage, event: Event<'_>) -> Output {
+        self.say("a Debug output", format!("{event:?}"));
+        let output = self.with_env(at, |env| manage.handle_event(event, env));
+        self.look(at, manage, output)
+    }
+
+    /// Nothing that is said holds a secret.
+    fn look(&mut self, at: usize, manage: &Manage, output: Output) -> Output {
+        self.say("a Debug output", format!("{output:?} {manage:?}"));
         self.say("a report", format!("{:?}", manage.report()));
         let env = &self.members[at];
         self.say("a Debug output", format!("{:?}", env.manager));
-        if let Output::Callout { call, .. } = &output {
+        if let Output::Await(Effect::Call { call, .. }) = &output {
             self.calls.push((super::keycloak::asked(call), self.now));
             self.note_call(&call.clone());
         }
@@ -251,8 +265,7 @@ impl World {
     pub fn exchange(&mut self, at: usize, key: &str) -> Result<(String, Source), &'static str> {
         let headers = [("x-api-key".to_owned(), key.as_bytes().to_vec())];
         let mut exchange = Exchange::new();
-        let mut input = exchange::Input::Request { headers: &headers };
-        let mut answered;
+        let mut answered: Option<(u16, Vec<u8>)> = None;
         loop {
             let member = &mut self.members[at];
             let mut env = Env {
@@ -268,11 +281,19 @@ impl World {
                 },
                 source: &|| self.address.clone().map(String::into_bytes),
             };
-            let output = exchange.handle_input(&input, &mut env);
+            let output = match &answered {
+                None => exchange.begin(&headers, &mut env),
+                Some((status, body)) => {
+                    let (status, body) = (*status, Some(body.as_slice()));
+                    exchange.handle_event(Event::Answer { status, body }, &mut env)
+                }
+            };
             self.pass(5);
-            answered = match output {
-                exchange::Output::Callout { call, .. } => self.keycloak.answer(&call, self.now),
-                exchange::Output::Yield { .. } => (204, Vec::new()),
+            answered = Some(match output {
+                exchange::Output::Await(Effect::Call { call, .. }) => {
+                    self.keycloak.answer(&call, self.now)
+                }
+                exchange::Output::Await(Effect::Yield { .. }) => (204, Vec::new()),
                 exchange::Output::Forward(forward) => {
                     let token = forward.authorization.strip_prefix("Bearer ").unwrap();
                     let owner = claims(token)["sub"].as_str().unwrap().to_owned();
@@ -280,9 +301,7 @@ impl World {
                 }
                 exchange::Output::Pass(why) => panic!("passed: {why:?}"),
                 exchange::Output::Reject { rejection, .. } => return Err(rejection.code()),
-            };
-            let (status, body) = (answered.0, Some(answered.1.as_slice()));
-            input = exchange::Input::Answer { status, body };
+            });
         }
     }
 

@@ -18,8 +18,9 @@ use apikeys_core::api_key::record::{index_value, key_value};
 use apikeys_core::clock::UnixMillis;
 use apikeys_core::config::Config;
 use apikeys_core::exchange::gate::Gate;
-use apikeys_core::exchange::{Env, Exchange, Forward, Input, Output, Pass, Worker};
+use apikeys_core::exchange::{Env, Exchange, Forward, Output, Pass, Worker};
 use apikeys_core::keycloak::Call;
+use apikeys_core::machine::{Effect, Event};
 use apikeys_core::signing_key::SigningKey;
 use apikeys_core::store::slots::SharedStore;
 use base64::Engine;
@@ -151,9 +152,9 @@ pub fn holds(data: &[u8]) {
                         let how = bytes.or_zero();
                         world.answer(&mut request, Some((how, &mut bytes)));
                     }
-                    7 => world.input(&mut request, &Input::Failed("timed out")),
+                    7 => world.input(&mut request, Event::Failed("timed out")),
                     _ if which % 2 == 0 => world.abort(&mut request),
-                    _ => world.input(&mut request, &Input::Request { headers: &[] }),
+                    _ => world.begin_again(&mut request),
                 }
                 if world.goes_on(&mut request) {
                     requests.push(request);
@@ -205,8 +206,7 @@ impl World {
     fn send(&mut self, key: usize, worker: usize) -> Request {
         let headers = [("x-api-key".to_owned(), KEYS[key].key.clone().into_bytes())];
         let mut exchange = Exchange::new();
-        let input = Input::Request { headers: &headers };
-        let output = self.with_env(worker, |env| exchange.handle_input(&input, env));
+        let output = self.with_env(worker, |env| exchange.begin(&headers, env));
         Request {
             exchange,
             output,
@@ -216,9 +216,15 @@ impl World {
         }
     }
 
-    fn input(&mut self, request: &mut Request, input: &Input<'_>) {
+    fn input(&mut self, request: &mut Request, event: Event<'_>) {
         let exchange = &mut request.exchange;
-        request.output = self.with_env(request.worker, |env| exchange.handle_input(input, env));
+        request.output = self.with_env(request.worker, |env| exchange.handle_event(event, env));
+    }
+
+    /// A head where none is waited for.
+    fn begin_again(&mut self, request: &mut Request) {
+        let exchange = &mut request.exchange;
+        request.output = self.with_env(request.worker, |env| exchange.begin(&[], env));
     }
 
     fn abort(&mut self, request: &mut Request) {
@@ -226,14 +232,14 @@ impl World {
         self.with_env(request.worker, |env| exchange.abort(env));
         assert!(!request.exchange.is_pending());
         // Whoever goes on all the same is told that it is over.
-        self.input(request, &Input::Failed("gone"));
+        self.input(request, Event::Failed("gone"));
         assert!(matches!(request.output, Output::Reject { .. }));
     }
 
     /// Whether the request waits for something; checks how it ended if not.
     fn goes_on(&mut self, request: &mut Request) -> bool {
         match &request.output {
-            Output::Callout { call, timeout_ms } => {
+            Output::Await(Effect::Call { call, timeout_ms }) => {
                 assert!((1..=2000).contains(timeout_ms), "{timeout_ms}");
                 assert!(call.form.is_some() == (call.method == "POST"));
                 assert!(!contains(
@@ -241,10 +247,10 @@ impl World {
                     KEYS[request.key].key.as_bytes()
                 ));
             }
-            Output::Yield {
+            Output::Await(Effect::Yield {
                 wait_ms,
                 timeout_ms,
-            } => {
+            }) => {
                 assert!((1..=4000).contains(timeout_ms), "{timeout_ms}");
                 assert!(wait_ms.unwrap_or(0) <= 2000, "{wait_ms:?}");
             }
@@ -259,15 +265,12 @@ impl World {
                 assert!(!reason.to_string().contains(&KEYS[request.key].key));
             }
         }
-        let waits = matches!(
-            request.output,
-            Output::Callout { .. } | Output::Yield { .. }
-        );
+        let waits = matches!(request.output, Output::Await(_));
         assert_eq!(request.exchange.is_pending(), waits, "{:?}", request.output);
         if !waits {
             self.input(
                 request,
-                &Input::Answer {
+                Event::Answer {
                     status: 200,
                     body: Some(b"[]"),
                 },
@@ -292,7 +295,7 @@ impl World {
     /// Answers what the request waits for: as it should be, or in another way.
     fn answer(&mut self, request: &mut Request, how: Option<(u8, &mut Bytes<'_>)>) {
         let (mut status, mut body) = match &request.output {
-            Output::Callout { call, .. } => self.honest(call, request),
+            Output::Await(Effect::Call { call, .. }) => self.honest(call, request),
             _ => (204, Vec::new()),
         };
         let mut whole = true;
@@ -320,13 +323,13 @@ impl World {
             }
         }
         let given = whole.then_some(body.as_slice());
-        if let (Output::Callout { call, .. }, Some(body)) = (&request.output, given) {
+        if let (Output::Await(Effect::Call { call, .. }), Some(body)) = (&request.output, given) {
             let (is_lookup, is_grant) = (call.method == "GET", is_grant(call));
             self.note(request, is_lookup, is_grant, status, body);
         }
         self.input(
             request,
-            &Input::Answer {
+            Event::Answer {
                 status,
                 body: given,
             },
@@ -455,11 +458,11 @@ impl World {
     fn lead_to_its_end(&mut self, request: &mut Request) {
         for _ in 0..TURNS_MAX {
             match &request.output {
-                Output::Yield { wait_ms, .. } => {
+                Output::Await(Effect::Yield { wait_ms, .. }) => {
                     self.pass_time(wait_ms.unwrap_or(1));
                     self.answer(request, None);
                 }
-                _ => self.input(request, &Input::Failed("reset")),
+                _ => self.input(request, Event::Failed("reset")),
             }
             if !self.goes_on(request) {
                 return;

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use apikeys_core::background::poller::{PollCall, PollInput, Polling};
+use apikeys_core::background::poller::Polling;
 use apikeys_core::background::{Background, Watch};
 use apikeys_core::clock::UnixMillis;
 use apikeys_core::config::Config;
 use apikeys_core::exchange::gate::Gate;
 use apikeys_core::exchange::{Env, Exchange, Worker};
+use apikeys_core::machine::{Effect, Event};
 use apikeys_core::signing_key::SigningKey;
 
 use super::dice::Dice;
@@ -172,14 +173,14 @@ impl Node {
         }
     }
 
-    /// Tells what a worker does between requests what happened; what it asks for, whether a
+    /// Tells what a worker does between requests of an answer, or of a tick; what it asks for, whether a
     /// poll goes on, and how polls go.
     pub fn go_on(
         &mut self,
         (worker, route): (usize, usize),
         with: &mut With<'_>,
-        input: PollInput<'_>,
-    ) -> (Option<PollCall>, bool, Option<Polling>) {
+        event: Option<Event<'_>>,
+    ) -> (Option<Effect>, bool, Option<Polling>) {
         let now = UnixMillis(self.now(with.now));
         // No request is there, so nothing that Kong would know it by.
         let nonce = match self.host {
@@ -210,7 +211,10 @@ impl Node {
             nonce: &|| nonce.clone(),
             source: &|| None,
         };
-        let call = background.handle_input(input, watch, &mut env);
+        let call = match event {
+            Some(event) => background.handle_event(event, watch, &mut env),
+            None => background.tick(watch, &mut env),
+        };
         let polls = polled && watch.is_polling();
         (call, polls, watch.take_polling())
     }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use apikeys_core::background::poller::{PollCall, PollInput};
 use apikeys_core::keycloak::Call;
+use apikeys_core::machine::{self, Effect};
 use serde_json::Value;
 
 use super::callout::Asks;
@@ -49,13 +49,13 @@ impl World {
 
     /// Tells what a worker does between requests what happened; whether a poll goes on.
     fn poll(&mut self, (node, worker, route): (usize, usize, usize), fed: &Fed) -> bool {
-        let input = match fed {
-            Fed::Request => PollInput::Tick,
-            Fed::Failed(why) => PollInput::Failed(why),
-            Fed::Answer(delivered) => PollInput::Answer {
+        let event = match fed {
+            Fed::Request => None,
+            Fed::Failed(why) => Some(machine::Event::Failed(why)),
+            Fed::Answer(delivered) => Some(machine::Event::Answer {
                 status: delivered.status,
                 body: delivered.body.as_deref(),
-            },
+            }),
         };
         let mut with = With {
             now: self.now,
@@ -66,12 +66,12 @@ impl World {
             request_id: 0,
             address: None,
         };
-        let (call, polls, polling) = self.nodes[node].go_on((worker, route), &mut with, input);
+        let (call, polls, polling) = self.nodes[node].go_on((worker, route), &mut with, event);
         if let Some(polling) = polling {
             self.say(&polling.to_string());
             self.note(format_args!("node {node} worker {worker}: {polling}"));
         }
-        if let Some(PollCall { call, timeout_ms }) = call {
+        if let Some(Effect::Call { call, timeout_ms }) = call {
             self.dispatch_poll((node, worker, route), call, timeout_ms);
         }
         polls

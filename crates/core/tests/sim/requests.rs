@@ -3,7 +3,8 @@
 
 use std::sync::{Arc, LazyLock};
 
-use apikeys_core::exchange::{Env, Exchange, Forward, Input, Output};
+use apikeys_core::exchange::{Env, Exchange, Forward, Output};
+use apikeys_core::machine::{self, Effect};
 use apikeys_core::signing_key::SigningKey;
 
 use super::checkers::{Ended, Seen};
@@ -49,17 +50,19 @@ impl World {
         }
         flight.step += 1;
         let headers = flight.request.headers();
-        let (input, poison) = match fed {
-            Fed::Request => (Input::Request { headers: &headers }, None),
-            Fed::Failed(why) => (Input::Failed(why), None),
+        let (event, poison) = match fed {
+            Fed::Request => (None, None),
+            Fed::Failed(why) => (Some(machine::Event::Failed(why)), None),
             Fed::Answer(delivered) => {
                 flight.rounds = delivered.rounds.unwrap_or(flight.rounds);
                 let (status, body) = (delivered.status, delivered.body.as_deref());
-                (Input::Answer { status, body }, delivered.poison)
+                let event = machine::Event::Answer { status, body };
+                (Some(event), delivered.poison)
             }
         };
-        let output = self.act(&mut flight, |exchange, env| {
-            exchange.handle_input(&input, env)
+        let output = self.act(&mut flight, |exchange, env| match event {
+            None => exchange.begin(&headers, env),
+            Some(event) => exchange.handle_event(event, env),
         });
         let node = &self.nodes[flight.request.node];
         let worker = &node.workers[flight.request.worker];
@@ -132,13 +135,13 @@ impl World {
 
     fn obey(&mut self, id: u64, mut flight: InFlight, output: Output) {
         match output {
-            Output::Callout { call, timeout_ms } => {
+            Output::Await(Effect::Call { call, timeout_ms }) => {
                 self.dispatch(id, flight.step, call, timeout_ms);
             }
-            Output::Yield {
+            Output::Await(Effect::Yield {
                 wait_ms,
                 timeout_ms,
-            } => {
+            }) => {
                 flight.turns += u32::from(wait_ms.is_none());
                 flight.waited |= wait_ms.is_some();
                 self.wait(id, flight.step, wait_ms, timeout_ms);

@@ -6,9 +6,11 @@ mod unwell;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::calls::service_token::Need;
+use crate::calls::Ids;
+use crate::calls::service_token::{Asker, Need, ServiceToken};
 use crate::config::Config;
 use crate::keycloak::admin_events::EventsError;
+use crate::revocation::Revocations;
 use crate::store::slots::tests::Shared;
 use crate::test_support::{config, jwt, signing_key};
 
@@ -16,6 +18,14 @@ const EVERY_MS: u64 = 5_000;
 
 fn at(ms: u64) -> UnixMillis {
     UnixMillis(1_700_000_000_000 + ms)
+}
+
+fn asker(id: ExchangeId, started_at: u64) -> Asker {
+    Asker {
+        id,
+        started_at: at(started_at),
+        since: UnixMillis::default(),
+    }
 }
 
 /// Keycloak's log of events. Its clock is an hour behind.
@@ -110,7 +120,7 @@ struct Poll {
     service_token: ServiceToken,
     revocations: Revocations,
     config: Config,
-    exchanges: ExchangeId,
+    ids: Ids,
 }
 
 impl Poll {
@@ -122,50 +132,53 @@ impl Poll {
             service_token: ServiceToken::default(),
             revocations: revocations.polled_every(EVERY_MS),
             config,
-            exchanges: 0,
+            ids: Ids::new(&signing_key(), seed),
         }
     }
 
-    fn input(&mut self, input: PollInput<'_>, ms: u64, shared: &mut Shared) -> Option<PollCall> {
-        if matches!(input, PollInput::Tick) {
-            self.revocations.watch_clock(at(ms));
-            self.revocations.look(at(ms), shared);
-        }
-        let exchanges = &mut self.exchanges;
-        let mut env = PollEnv {
+    fn input(&mut self, event: Event<'_>, ms: u64, shared: &mut Shared) -> Option<Effect> {
+        self.with_env(ms, shared, |poller, env| poller.handle_event(event, env))
+    }
+
+    fn tick(&mut self, ms: u64, shared: &mut Shared) -> Option<Effect> {
+        self.revocations.watch_clock(at(ms));
+        self.revocations.look(at(ms), shared);
+        self.with_env(ms, shared, Poller::tick)
+    }
+
+    fn with_env<T>(
+        &mut self,
+        ms: u64,
+        shared: &mut Shared,
+        act: impl FnOnce(&mut Poller, &mut WatchEnv<'_>) -> T,
+    ) -> T {
+        let mut env = WatchEnv {
             now: at(ms),
             config: &self.config,
             signing_key: &signing_key(),
             service_token: &mut self.service_token,
             revocations: &mut self.revocations,
             store: shared,
-            next_exchange: &mut || {
-                *exchanges += 1;
-                *exchanges
-            },
-            jti: &mut |name| format!("{name}.1"),
+            ids: &mut self.ids,
+            nonce: &Vec::new,
         };
-        self.poller.handle_input(input, &mut env)
-    }
-
-    fn tick(&mut self, ms: u64, shared: &mut Shared) -> Option<PollCall> {
-        self.input(PollInput::Tick, ms, shared)
+        act(&mut self.poller, &mut env)
     }
 
     /// A tick, and all that follows from it; how many calls that were.
     fn poll(&mut self, ms: u64, shared: &mut Shared, events: &mut Events) -> usize {
         let mut call = self.tick(ms, shared);
         let mut calls = 0;
-        while let Some(PollCall { call: next, .. }) = call {
+        while let Some(Effect::Call { call: next, .. }) = call {
             calls += 1;
             let (status, body) = events.answer(&next, at(ms));
             let input = if body.len() > events.buffer
                 || events.no_events && next.path.contains("/admin-events?")
             {
-                PollInput::Failed("reset")
+                Event::Failed("reset")
             } else {
                 let body = (body.len() <= crate::keycloak::ANSWER_BYTES_MAX).then_some(&body[..]);
-                PollInput::Answer { status, body }
+                Event::Answer { status, body }
             };
             call = self.input(input, ms, shared);
         }
@@ -174,6 +187,15 @@ impl Poll {
 
     fn kills(&self, owner: &str, ms: u64) -> bool {
         self.revocations.kills(owner, at(ms))
+    }
+}
+
+/// The call that is asked for.
+#[track_caller]
+fn called(effect: Option<Effect>) -> Call {
+    match effect {
+        Some(Effect::Call { call, .. }) => call,
+        other => panic!("no call: {other:?}"),
     }
 }
 
@@ -365,7 +387,7 @@ fn who_takes_over_begins_where_the_other_stopped() {
 fn a_poll_that_fails_is_told_of_once_and_tried_again() {
     let (mut poll, mut shared, mut events) = polled();
     assert!(poll.tick(5_000, &mut shared).is_some());
-    let failed = PollInput::Failed("connection refused");
+    let failed = Event::Failed("connection refused");
     // Another node of Keycloak might answer, or what is asked for be too large.
     for ms in [5_050, 5_060, 5_070] {
         assert!(poll.input(failed, ms, &mut shared).is_some(), "{ms}");
@@ -375,7 +397,7 @@ fn a_poll_that_fails_is_told_of_once_and_tried_again() {
     assert!(notice.contains("events") && notice.contains("connection refused"));
     assert!(poll.tick(10_099, &mut shared).is_none());
     let call = poll.tick(10_100, &mut shared).unwrap();
-    assert_eq!(call.timeout_ms, 2_000);
+    assert_eq!(call.timeout_ms(), 2_000);
     while poll.input(failed, 10_101, &mut shared).is_some() {}
     assert_eq!(poll.poller.take_notice(), None);
     events.tell(10_200, "UPDATE", "users/alice");
@@ -395,7 +417,7 @@ fn a_call_that_is_never_answered_ends_with_its_poll() {
         poll.poller.take_notice(),
         Some(Polling::Failing(_))
     ));
-    let late = PollInput::Answer {
+    let late = Event::Answer {
         status: 200,
         body: Some(b"[]"),
     };
@@ -407,16 +429,16 @@ fn a_call_that_is_never_answered_ends_with_its_poll() {
 fn a_service_token_that_is_refused_is_fetched_anew_once() {
     let (mut poll, mut shared, mut events) = polled();
     assert!(poll.tick(5_000, &mut shared).is_some());
-    let refused = PollInput::Answer {
+    let refused = Event::Answer {
         status: 401,
         body: Some(b""),
     };
-    let call = poll.input(refused, 5_000, &mut shared).unwrap();
-    assert_eq!(call.call.method, "POST");
-    let (status, body) = events.answer(&call.call, at(5_000));
+    let call = called(poll.input(refused, 5_000, &mut shared));
+    assert_eq!(call.method, "POST");
+    let (status, body) = events.answer(&call, at(5_000));
     let body = Some(&body[..]);
-    let call = poll.input(PollInput::Answer { status, body }, 5_000, &mut shared);
-    assert!(call.unwrap().call.path.contains("admin-events?first=0"));
+    let call = poll.input(Event::Answer { status, body }, 5_000, &mut shared);
+    assert!(called(call).path.contains("admin-events?first=0"));
     assert!(poll.input(refused, 5_000, &mut shared).is_none());
     let failing = Polling::Failing(EventsError::Unauthorized.into());
     assert_eq!(poll.poller.take_notice(), Some(failing));
@@ -426,7 +448,7 @@ fn a_service_token_that_is_refused_is_fetched_anew_once() {
 fn a_missing_role_is_named() {
     let (mut poll, mut shared, _) = polled();
     assert!(poll.tick(5_000, &mut shared).is_some());
-    let forbidden = PollInput::Answer {
+    let forbidden = Event::Answer {
         status: 403,
         body: Some(b"{}"),
     };
@@ -441,7 +463,7 @@ fn a_missing_role_is_named() {
     assert!(said.contains("view-users"), "{said}");
     let needed = poll
         .service_token
-        .need(99, at(20_001), at(30_000), at(20_001));
+        .need(asker(99, 20_001), at(30_000), at(20_001));
     assert_eq!(needed, Need::Fetch);
 }
 
@@ -478,7 +500,7 @@ fn how_old_a_cached_token_may_be_depends_on_how_far_what_was_changed_is_known() 
     assert_eq!(age(&poll, 6_001), 6_000);
     // It was tried, and failed: for five minutes nothing changes, then a minute counts.
     assert!(poll.tick(20_000, &mut shared).is_some());
-    let gone = PollInput::Failed("gone");
+    let gone = Event::Failed("gone");
     while poll.input(gone, 20_100, &mut shared).is_some() {}
     assert_eq!(age(&poll, 300_000), u64::MAX);
     assert_eq!(age(&poll, 300_001), 60_000);

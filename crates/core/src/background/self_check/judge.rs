@@ -1,11 +1,11 @@
 //! What is good, what is a warning and what is bad, and what to do about it.
 
-use super::State;
+use super::findings::State;
 use crate::clock::UnixMillis;
 use crate::config::Config;
-use crate::keycloak::admin_events::{EVENTS_ROLE, EventsError, may_read_events};
+use crate::keycloak::admin_events::{EventsError, may_read_events};
 use crate::keycloak::realm_checks::{AttributePolicy, RealmError};
-use crate::keycloak::users::{LOOKUP_ROLE, needless_roles};
+use crate::keycloak::users::{EVENTS_ROLE, LOOKUP_ROLE, needless_roles};
 use crate::keycloak::{Endpoint, loggable};
 use crate::rejection::Reason;
 

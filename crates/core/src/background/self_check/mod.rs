@@ -1,6 +1,6 @@
 //! The self-check: does the gateway fit its realm? Said before a customer finds out.
 //!
-//! A state machine without I/O, as [`Poller`](crate::background::poller::Poller) is one. At
+//! A state machine without I/O, as [`Poller`](super::poller::Poller) is one. At
 //! a worker's first tick and every five minutes after that, more often while something is
 //! bad, it asks Keycloak what an exchange depends on, and gives [`Findings`].
 //!
@@ -21,22 +21,22 @@ mod judge;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::background::poller::{PollCall, PollInput};
+use crate::background::env::WatchEnv;
 use crate::calls::ExchangeId;
 use crate::calls::breaker::Health;
-use crate::calls::service_token::{Need, ServiceToken, lacks_role};
+use crate::calls::service_token::{Asker, Token};
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::keycloak::admin_events::{config_call, may_read_events, read_config_answer};
 use crate::keycloak::realm_checks::{
     discovery_call, profile_call, read_discovery_answer, read_profile_answer,
 };
-use crate::keycloak::token::{self, AccessToken, read_token_answer};
-use crate::keycloak::{Call, Endpoint, loggable};
-use crate::rejection::{Reason, Rejection};
+use crate::keycloak::token::AccessToken;
+use crate::keycloak::{Call, Endpoint};
+use crate::machine::{Deadline, Effect, Event};
+use crate::rejection::Reason;
 use crate::signing_key::SigningKey;
 use crate::store::lease::{Holder, Lease};
-use crate::store::slots::SharedStore;
 pub use findings::{Check, Findings, Severity, State};
 
 /// From one check to the next while nothing is bad.
@@ -53,19 +53,6 @@ const CALLS: u64 = 4;
 const SLACK_MS: u64 = 5_000;
 /// The longest lease: from one check to the next and late, and the next itself.
 const LEASE_MS_MAX: u64 = 600_000;
-
-/// What a self-check works with.
-pub(crate) struct CheckEnv<'a> {
-    pub(crate) now: UnixMillis,
-    pub(crate) config: &'a Config,
-    pub(crate) signing_key: &'a SigningKey,
-    pub(crate) service_token: &'a mut ServiceToken,
-    pub(crate) store: &'a mut dyn SharedStore,
-    /// Names one more exchange within the worker.
-    pub(crate) next_exchange: &'a mut dyn FnMut() -> ExchangeId,
-    /// Makes the id of an assertion.
-    pub(crate) jti: &'a mut dyn FnMut(&str) -> String,
-}
 
 /// Checks for one worker.
 #[derive(Debug)]
@@ -85,14 +72,13 @@ pub struct SelfCheck {
 #[derive(Debug)]
 struct Running {
     id: ExchangeId,
-    started_at: UnixMillis,
-    deadline_at: UnixMillis,
+    deadline: Deadline,
     asks: Asks,
     /// When the call that is waited for was made.
     called_at: Option<UnixMillis>,
     /// The call is made a second time: another node of Keycloak may answer.
     tried_again: bool,
-    token: Option<Token>,
+    token: Option<Seen>,
     findings: Findings,
 }
 
@@ -107,15 +93,15 @@ enum Asks {
 }
 
 /// The gateway's token, and what Keycloak shows to it.
-struct Token {
+struct Seen {
     jwt: Arc<str>,
     sees_users: bool,
     sees_events: bool,
 }
 
-impl fmt::Debug for Token {
+impl fmt::Debug for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token")
+        f.write_str("Seen")
     }
 }
 
@@ -160,70 +146,71 @@ impl SelfCheck {
         running.is_some_and(|running| running.called_at.is_some())
     }
 
-    /// Takes what happened, and says what to call.
-    pub(crate) fn handle_input(
-        &mut self,
-        input: PollInput<'_>,
-        env: &mut CheckEnv<'_>,
-    ) -> Option<PollCall> {
-        let (mut running, call) = match (self.running.take(), input) {
-            (None, PollInput::Tick) => {
-                let mut running = self.begin(env)?;
-                let call = running.next(env);
-                (running, call)
-            }
-            // Too late: the check was given up.
-            (None, _) => return None,
+    /// Begins a check that is due, or makes the next call of one that is under way.
+    pub(crate) fn tick(&mut self, env: &mut WatchEnv<'_>) -> Option<Effect> {
+        let mut running = match self.running.take() {
+            None => self.begin(env)?,
             // The clock was set back: nobody knows how long it took so far.
-            (Some(running), PollInput::Tick) if env.now < running.started_at => {
+            Some(running) if running.deadline.is_ahead_of(env.now) => {
                 env.service_token.give_up(running.id);
                 self.next_at = env.now;
                 return None;
             }
-            (Some(mut running), PollInput::Tick) => {
-                let call = if env.now >= running.deadline_at {
-                    running.give_up();
-                    None
-                } else {
-                    running.next(env)
-                };
-                (running, call)
-            }
-            (Some(mut running), input) => {
-                running.answered(input, env);
-                (running, None)
-            }
+            Some(running) => running,
         };
+        let call = if running.deadline.left_ms(env.now) == 0 {
+            running.give_up();
+            None
+        } else {
+            running.next(env)
+        };
+        self.settle(running, call, env)
+    }
+
+    /// Takes the outcome of the latest call. The next is made at a tick.
+    pub(crate) fn handle_event(&mut self, event: Event<'_>, env: &mut WatchEnv<'_>) {
+        // None is under way where the event came too late: the check was given up.
+        if let Some(mut running) = self.running.take() {
+            running.answered(event, env);
+            self.settle(running, None, env);
+        }
+    }
+
+    fn settle(
+        &mut self,
+        mut running: Running,
+        call: Option<Call>,
+        env: &mut WatchEnv<'_>,
+    ) -> Option<Effect> {
         // What is left without a token asks nothing.
         running.skip(env.config);
         if running.asks == Asks::Nothing {
             self.end(running, env);
             return None;
         }
-        let left = running.deadline_at.since_ms(env.now).max(1);
+        let left = running.deadline.left_ms(env.now).max(1);
         self.running = Some(running);
-        call.map(|call| PollCall {
+        call.map(|call| Effect::Call {
             call,
             timeout_ms: left.min(env.config.callout_timeout_ms),
         })
     }
 
     /// Begins a check, if one is due and no other worker checks.
-    fn begin(&mut self, env: &mut CheckEnv<'_>) -> Option<Running> {
+    fn begin(&mut self, env: &mut WatchEnv<'_>) -> Option<Running> {
         let now = env.now;
         // One that lies further ahead was set before the clock was set back.
         if now < self.next_at && self.next_at <= now.plus_ms(EVERY_MS) {
             return None;
         }
-        let deadline_at = now.plus_ms(CALLS * env.config.callout_timeout_ms + SLACK_MS);
-        if !self.take_lease(deadline_at.plus_ms(LATE_MS), env) {
+        let deadline = Deadline::after_ms(CALLS * env.config.callout_timeout_ms + SLACK_MS, now);
+        if !self.take_lease(deadline.at().plus_ms(LATE_MS), env) {
             self.next_at = now.plus_ms(LOOK_MS);
             return None;
         }
         Some(Running {
-            id: (env.next_exchange)(),
-            started_at: now,
-            deadline_at,
+            id: env.ids.exchange(),
+            deadline,
             asks: Asks::ServiceToken,
             called_at: None,
             tried_again: false,
@@ -232,7 +219,7 @@ impl SelfCheck {
         })
     }
 
-    fn end(&mut self, running: Running, env: &mut CheckEnv<'_>) {
+    fn end(&mut self, running: Running, env: &mut WatchEnv<'_>) {
         env.service_token.give_up(running.id);
         self.findings = running.findings;
         let told = self.told.as_ref();
@@ -250,7 +237,7 @@ impl SelfCheck {
         self.take_lease(self.next_at.plus_ms(LATE_MS), env);
     }
 
-    fn take_lease(&self, until: UnixMillis, env: &mut CheckEnv<'_>) -> bool {
+    fn take_lease(&self, until: UnixMillis, env: &mut WatchEnv<'_>) -> bool {
         let lease = self.lease.as_ref();
         lease.is_none_or(|lease| lease.take(&self.holder, until, env.now, env.store))
     }
@@ -264,7 +251,7 @@ impl Running {
     }
 
     /// Makes the next call, unless one is waited for.
-    fn next(&mut self, env: &mut CheckEnv<'_>) -> Option<Call> {
+    fn next(&mut self, env: &mut WatchEnv<'_>) -> Option<Call> {
         if self.called_at.is_some() {
             return None;
         }
@@ -291,21 +278,16 @@ impl Running {
 
     /// The call for a token, or none as long as a request fetches one: that shows neither
     /// its roles nor its age here.
-    fn fetch_token(&self, env: &mut CheckEnv<'_>) -> Result<Option<Call>, Reason> {
-        let now = env.now;
-        let lease_until = now.plus_ms(env.config.callout_timeout_ms + 1000);
-        // None that is there already is new enough.
-        let since = now.plus_ms(1);
-        let tokens = &mut *env.service_token;
-        match tokens.need_since(since, self.id, self.started_at, lease_until, now) {
-            Need::Use(_) | Need::Wait => Ok(None),
-            Need::Failed(_, reason) => Err(*reason),
-            Need::Fetch => {
-                let jti = (env.jti)("check");
-                let assertion = token::client_assertion(env.config, env.signing_key, &jti, now)
-                    .map_err(|_| Reason::Signing)?;
-                Ok(Some(token::service_token_call(env.config, &assertion)))
-            }
+    fn fetch_token(&self, env: &mut WatchEnv<'_>) -> Result<Option<Call>, Reason> {
+        let asker = Asker {
+            id: self.id,
+            started_at: self.deadline.started_at(),
+            // None that is there already is new enough.
+            since: env.now.plus_ms(1),
+        };
+        match env.session().need(asker, "check")? {
+            Token::Ready(_) | Token::Wait => Ok(None),
+            Token::Fetch(call) => Ok(Some(call)),
         }
     }
 
@@ -321,22 +303,19 @@ impl Running {
         }
     }
 
-    fn answered(&mut self, input: PollInput<'_>, env: &mut CheckEnv<'_>) {
+    fn answered(&mut self, event: Event<'_>, env: &mut WatchEnv<'_>) {
         let Some(called_at) = self.called_at.take() else {
             return;
         };
-        if is_unanswered(input) && !std::mem::replace(&mut self.tried_again, true) {
+        // Another node of Keycloak may answer.
+        let unanswered = Health::of(event.status()) == Health::Gone;
+        if unanswered && !std::mem::replace(&mut self.tried_again, true) {
             env.service_token.give_up(self.id);
             return;
         }
-        let (status, body) = match input {
-            PollInput::Answer {
-                status,
-                body: Some(body),
-            } => (status, body),
-            PollInput::Answer { body: None, .. } => return self.failed("the answer is too large"),
-            PollInput::Failed(why) => return self.failed(why),
-            PollInput::Tick => return,
+        let (status, body) = match event.answer() {
+            Ok(answer) => answer,
+            Err(why) => return self.failed(why),
         };
         let config = env.config;
         match self.asks {
@@ -362,47 +341,32 @@ impl Running {
         status: u16,
         body: &[u8],
         called_at: UnixMillis,
-        env: &mut CheckEnv<'_>,
+        env: &mut WatchEnv<'_>,
     ) {
-        let (config, now) = (env.config, env.now);
-        let read = read_token_answer(config, status, body, now).map_err(|error| {
-            let endpoint = Endpoint::ServiceToken;
-            Reason::TokenFault { endpoint, error }
-        });
-        let reason = match &read {
-            Ok(token) => lacks_role(token),
-            Err(reason) => Some(reason.clone()),
-        };
-        if let Some(reason) = reason {
-            let rejection = Rejection::IdentityProviderUnavailable;
-            env.service_token.failed(self.id, now, rejection, reason);
-        }
+        let mut session = env.session();
+        let read = session.read(status, body);
+        let taken = session.take(self.id, read.as_ref());
         match read {
             Ok(token) => {
-                let issued_at = token.issued_at;
-                let clock = judge::clock(config, called_at, now, issued_at);
+                let clock = judge::clock(env.config, called_at, env.now, token.issued_at);
                 *self.findings.of_mut(Check::Clock) = clock;
-                self.has_token(&token, env);
+                self.has_token(&token, taken, env.config);
             }
-            Err(reason) => self.no_token(&reason, config),
+            Err(reason) => self.no_token(&reason, env.config),
         }
     }
 
-    fn has_token(&mut self, token: &AccessToken, env: &mut CheckEnv<'_>) {
+    /// There is a token; `taken` is why it cannot look owners up, if it cannot.
+    fn has_token(&mut self, token: &AccessToken, taken: Result<Arc<str>, Reason>, config: &Config) {
         let roles = &token.management_roles;
-        let lacks_role = lacks_role(token);
-        let sees_users = lacks_role.is_none();
-        *self.findings.of_mut(Check::Roles) = match &lacks_role {
-            Some(reason) => judge::no_role(env.config, reason),
-            None => judge::roles(env.config, roles),
+        let sees_users = taken.is_ok();
+        *self.findings.of_mut(Check::Roles) = match &taken {
+            Ok(_) => judge::roles(config, roles),
+            Err(reason) => judge::no_role(config, reason),
         };
-        self.token = Some(Token {
+        self.token = Some(Seen {
             // One that cannot look owners up is kept for nobody.
-            jwt: if sees_users {
-                env.service_token.fetched(self.id, token, env.now)
-            } else {
-                token.jwt.as_str().into()
-            },
+            jwt: taken.unwrap_or_else(|_| token.jwt.as_str().into()),
             sees_users,
             sees_events: may_read_events(roles),
         });
@@ -422,8 +386,7 @@ impl Running {
     fn failed(&mut self, failure: &str) {
         let (check, endpoint) = match self.asks {
             Asks::ServiceToken => {
-                let (endpoint, failure) = (Endpoint::ServiceToken, loggable(failure));
-                let reason = Reason::Callout { endpoint, failure };
+                let reason = Reason::callout(Endpoint::ServiceToken, failure);
                 return self.found(Check::ServiceToken, judge::no_token(&reason));
             }
             Asks::Issuer => (Check::Issuer, Endpoint::Discovery),
@@ -444,15 +407,6 @@ impl Running {
             Asks::Events => Asks::UserProfile,
             Asks::UserProfile | Asks::Nothing => Asks::Nothing,
         };
-    }
-}
-
-/// Whether a node of Keycloak did not answer, so that another may.
-fn is_unanswered(input: PollInput<'_>) -> bool {
-    match input {
-        PollInput::Answer { status, .. } => Health::of(Some(status)) == Health::Gone,
-        PollInput::Failed(_) => true,
-        PollInput::Tick => false,
     }
 }
 

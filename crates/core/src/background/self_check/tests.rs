@@ -3,11 +3,22 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::calls::Ids;
+use crate::calls::service_token::{Need, ServiceToken};
+use crate::revocation::Revocations;
 use crate::store::slots::tests::Shared;
 use crate::test_support::{config_with, jwt, signing_key};
 
 fn at(ms: u64) -> UnixMillis {
     UnixMillis(1_700_000_000_000 + ms)
+}
+
+fn asker(id: ExchangeId, started_at: UnixMillis) -> Asker {
+    Asker {
+        id,
+        started_at,
+        since: UnixMillis::default(),
+    }
 }
 
 /// A realm, as far as a check asks.
@@ -78,7 +89,8 @@ struct Gateway {
     check: SelfCheck,
     service_token: ServiceToken,
     config: Config,
-    exchanges: ExchangeId,
+    revocations: Revocations,
+    ids: Ids,
 }
 
 impl Gateway {
@@ -91,45 +103,48 @@ impl Gateway {
         Self {
             check: SelfCheck::new(&config, &signing_key(), seed),
             service_token: ServiceToken::default(),
+            revocations: Revocations::new(&config.realm.issuer, &signing_key(), true),
+            ids: Ids::new(&signing_key(), seed),
             config,
-            exchanges: 100,
         }
     }
 
-    fn input(&mut self, input: PollInput<'_>, ms: u64, shared: &mut Shared) -> Option<PollCall> {
-        let exchanges = &mut self.exchanges;
-        let mut env = CheckEnv {
+    fn tick(&mut self, ms: u64, shared: &mut Shared) -> Option<Effect> {
+        self.with_env(ms, shared, SelfCheck::tick)
+    }
+
+    fn with_env<T>(
+        &mut self,
+        ms: u64,
+        shared: &mut Shared,
+        act: impl FnOnce(&mut SelfCheck, &mut WatchEnv<'_>) -> T,
+    ) -> T {
+        let mut env = WatchEnv {
             now: at(ms),
             config: &self.config,
             signing_key: &signing_key(),
             service_token: &mut self.service_token,
+            revocations: &mut self.revocations,
             store: shared,
-            next_exchange: &mut || {
-                *exchanges += 1;
-                *exchanges
-            },
-            jti: &mut |name| format!("{name}.1"),
+            ids: &mut self.ids,
+            nonce: &Vec::new,
         };
-        self.check.handle_input(input, &mut env)
-    }
-
-    fn tick(&mut self, ms: u64, shared: &mut Shared) -> Option<PollCall> {
-        self.input(PollInput::Tick, ms, shared)
+        act(&mut self.check, &mut env)
     }
 
     fn answer(&mut self, answer: &Answer, ms: u64, shared: &mut Shared) {
-        let call = match answer {
-            Answer::Given(status, body) => {
-                let (status, body) = (*status, Some(&body[..]));
-                self.input(PollInput::Answer { status, body }, ms, shared)
-            }
-            Answer::TooLarge => {
-                let (status, body) = (200, None);
-                self.input(PollInput::Answer { status, body }, ms, shared)
-            }
-            Answer::Failed(why) => self.input(PollInput::Failed(why), ms, shared),
+        let event = match answer {
+            Answer::Given(status, body) => Event::Answer {
+                status: *status,
+                body: Some(body),
+            },
+            Answer::TooLarge => Event::Answer {
+                status: 200,
+                body: None,
+            },
+            Answer::Failed(why) => Event::Failed(why),
         };
-        assert_eq!(call, None, "a call begins at a tick alone");
+        self.with_env(ms, shared, |check, env| check.handle_event(event, env));
         assert!(!self.check.is_under_way());
     }
 
@@ -137,7 +152,7 @@ impl Gateway {
     fn run(&mut self, ms: u64, shared: &mut Shared, realm: &mut Realm) -> usize {
         let mut calls = 0;
         for _ in 0..6 {
-            if let Some(PollCall { call, .. }) = self.tick(ms, shared) {
+            if let Some(Effect::Call { call, .. }) = self.tick(ms, shared) {
                 calls += 1;
                 assert!(self.check.is_under_way());
                 let answer = realm.answer(&call, at(ms));
@@ -201,12 +216,16 @@ fn what_fits_is_told_once_and_looked_at_every_five_minutes() {
 fn its_token_is_fresh_and_left_for_all_requests() {
     let mut realm = Realm::new();
     let (mut gateway, mut shared, _) = checked(&mut realm);
-    let needed = |gateway: &mut Gateway, ms| gateway.service_token.need(1, at(ms), at(ms), at(ms));
+    let needed = |gateway: &mut Gateway, ms| {
+        gateway
+            .service_token
+            .need(asker(99, at(ms)), at(ms), at(ms))
+    };
     assert!(matches!(needed(&mut gateway, 1), Need::Use(_)));
     // Roles that were taken meanwhile are seen, though the token is good.
     realm.roles = json!(["view-users"]);
     assert!(matches!(needed(&mut gateway, 200_000), Need::Use(_)));
-    gateway.service_token.give_up(1);
+    gateway.service_token.give_up(99);
     gateway.run(300_000, &mut shared, &mut realm);
     assert_eq!(gateway.states(), "gBgg-g");
     assert!(matches!(needed(&mut gateway, 500_000), Need::Use(_)));
@@ -305,7 +324,7 @@ fn each_fault_is_a_finding_of_its_own_check() {
     // A request that waits for the token learns it, too.
     let need = gateway
         .service_token
-        .need(1, at(0).minus_ms(1), at(9), at(1));
+        .need(asker(99, at(0).minus_ms(1)), at(9), at(1));
     assert!(matches!(need, Need::Failed(..)), "{need:?}");
 }
 
@@ -388,7 +407,7 @@ fn events_are_not_asked_for_where_nobody_polls() {
 fn a_call_that_is_never_answered_ends_with_its_check() {
     let (mut gateway, mut shared) = (Gateway::new(b"1"), Shared::default());
     let call = gateway.tick(0, &mut shared).unwrap();
-    assert_eq!(call.timeout_ms, 2_000);
+    assert_eq!(call.timeout_ms(), 2_000);
     assert!(gateway.tick(12_999, &mut shared).is_none());
     assert!(gateway.check.is_under_way());
     assert!(gateway.tick(13_000, &mut shared).is_none());
@@ -403,7 +422,7 @@ fn a_call_that_is_never_answered_ends_with_its_check() {
     // Whoever comes now fetches the token, and waits for nobody.
     let need = gateway
         .service_token
-        .need(1, at(13_001), at(14_000), at(13_001));
+        .need(asker(99, at(13_001)), at(14_000), at(13_001));
     assert_eq!(need, Need::Fetch);
 }
 
@@ -417,7 +436,7 @@ fn a_node_that_does_not_answer_is_no_finding_where_another_does() {
         let mut realm = Realm::new();
         let mut calls = 0;
         for ms in (0..20_000).step_by(200) {
-            if let Some(PollCall { call, .. }) = gateway.tick(ms, &mut shared) {
+            if let Some(Effect::Call { call, .. }) = gateway.tick(ms, &mut shared) {
                 calls += 1;
                 // Every other call comes to the node that is gone.
                 let answer = match calls % 2 {
@@ -434,10 +453,12 @@ fn a_node_that_does_not_answer_is_no_finding_where_another_does() {
 #[test]
 fn it_waits_for_a_request_that_fetches_the_token_and_fetches_its_own() {
     let (mut gateway, mut shared) = (Gateway::new(b"1"), Shared::default());
-    let need = gateway.service_token.need(1, at(0), at(3_000), at(0));
+    let need = gateway
+        .service_token
+        .need(asker(99, at(0)), at(3_000), at(0));
     assert_eq!(need, Need::Fetch);
     assert!(gateway.tick(0, &mut shared).is_none() && !gateway.check.is_under_way());
-    gateway.service_token.give_up(1);
+    gateway.service_token.give_up(99);
     let mut realm = Realm::new();
     assert_eq!(gateway.run(200, &mut shared, &mut realm), 4);
     assert_eq!(gateway.states(), "gggggg");
@@ -451,10 +472,11 @@ fn what_that_request_learns_of_the_token_is_a_finding() {
         (Reason::Signing, "B-g---"),
     ] {
         let (mut gateway, mut shared) = (Gateway::new(b"1"), Shared::default());
-        gateway.service_token.need(1, at(0), at(3_000), at(0));
+        gateway
+            .service_token
+            .need(asker(99, at(0)), at(3_000), at(0));
         assert!(gateway.tick(0, &mut shared).is_none());
-        let rejection = Rejection::IdentityProviderUnavailable;
-        gateway.service_token.failed(1, at(100), rejection, reason);
+        gateway.service_token.failed(99, at(100), reason);
         assert_eq!(gateway.run(200, &mut shared, &mut Realm::new()), 1);
         assert_eq!(gateway.states(), expected);
     }
@@ -509,7 +531,9 @@ fn a_clock_that_is_set_back_ends_no_check_for_good() {
 fn nothing_secret_is_in_what_is_shown() {
     let (mut gateway, mut shared, mut realm) =
         (Gateway::new(b"1"), Shared::default(), Realm::new());
-    let call = gateway.tick(0, &mut shared).unwrap().call;
+    let Some(Effect::Call { call, .. }) = gateway.tick(0, &mut shared) else {
+        panic!("no call");
+    };
     let answer = realm.answer(&call, at(0));
     gateway.answer(&answer, 0, &mut shared);
     let shown = format!("{:?}", gateway.check);

@@ -1,25 +1,26 @@
 //! The steps that take an owner's lock, wait for it, break it and give it back.
 
 use super::{
-    BREAK_GROUP, ChangeError, ChangeInput, ChangeOutput, Changed, LOCK_PROVIDER, OwnerChange,
-    State, Step, WAIT_FACTOR_MAX, WAIT_MS, WAITS_ALIKE, answer, done, fault_in, find, is_stale,
-    is_within_hold, read_links, status,
+    BREAK_GROUP, ChangeError, ChangeOutput, Changed, LOCK_PROVIDER, OwnerChange, State, Step,
+    WAIT_FACTOR_MAX, WAIT_MS, WAITS_ALIKE, answer, done, fault_in, find, is_stale, is_within_hold,
+    read_links, status,
 };
 use crate::clock::UnixMillis;
 use crate::keycloak::claim::{self, Claim};
 use crate::keycloak::loggable;
 use crate::keycloak::owner::{self, OwnerFault};
+use crate::machine::{Effect, Event};
 
 impl OwnerChange {
     pub(super) fn lock(&mut self, bearer: &str, now: UnixMillis) -> (State, ChangeOutput) {
         self.locked_at = now;
         let call = self.link(LOCK_PROVIDER, bearer, now);
-        (State::Locking, ChangeOutput::Call(call))
+        (State::Locking, self.call(call))
     }
 
-    pub(super) fn locked(&mut self, input: &ChangeInput<'_>, bearer: &str) -> Step {
+    pub(super) fn locked(&mut self, event: Event<'_>, bearer: &str) -> Step {
         self.lock_failure = None;
-        match status(input).map(owner::read_status) {
+        match status(event).map(owner::read_status) {
             Ok(Ok(())) => {
                 self.held = true;
                 return Ok(self.read_links(State::ReadingLinks, bearer));
@@ -30,18 +31,13 @@ impl OwnerChange {
                 self.lock_failure = Some(OwnerFault::Status(status).to_string());
             }
             Err(why) => self.lock_failure = Some(loggable(why)),
-            Ok(Err(fault)) => return Err(fault_in("the lock", fault, input)),
+            Ok(Err(fault)) => return Err(fault_in("the lock", fault, event)),
         }
         Ok(self.read_links(State::Inspecting, bearer))
     }
 
-    pub(super) fn inspected(
-        &mut self,
-        input: &ChangeInput<'_>,
-        bearer: &str,
-        now: UnixMillis,
-    ) -> Step {
-        let links = read_links(input)?;
+    pub(super) fn inspected(&mut self, event: Event<'_>, bearer: &str, now: UnixMillis) -> Step {
+        let links = read_links(event)?;
         match find(&links, LOCK_PROVIDER) {
             Some(lock) if is_stale(&lock.name, now) => {
                 self.claimed_at = now;
@@ -51,35 +47,30 @@ impl OwnerChange {
                     &self.claim_text(),
                     bearer,
                 );
-                Ok((State::Claiming, ChangeOutput::Call(call)))
+                Ok((State::Claiming, self.call(call)))
             }
-            Some(lock) if self.is_ours(lock) => self.links_read(input, bearer, now),
+            Some(lock) if self.is_ours(lock) => self.links_read(event, bearer, now),
             // Free by now, or held.
             _ => self.wait(now),
         }
     }
 
-    pub(super) fn claimed(&mut self, input: &ChangeInput<'_>, bearer: &str) -> Step {
-        match status(input).map(owner::read_status) {
+    pub(super) fn claimed(&mut self, event: Event<'_>, bearer: &str) -> Step {
+        match status(event).map(owner::read_status) {
             // Ours or another's: the answer may be lost, and does not name the claim's id.
             Ok(Ok(()) | Err(OwnerFault::Conflict | OwnerFault::Status(500..))) | Err(_) => {
                 let call = claim::read_call(&self.change.users_path, &self.claim_name(), bearer);
-                Ok((State::ReadingClaim, ChangeOutput::Call(call)))
+                Ok((State::ReadingClaim, self.call(call)))
             }
-            Ok(Err(fault)) => Err(fault_in("the breaking of a lock", fault, input)),
+            Ok(Err(fault)) => Err(fault_in("the breaking of a lock", fault, event)),
         }
     }
 
-    pub(super) fn claim_read(
-        &mut self,
-        input: &ChangeInput<'_>,
-        bearer: &str,
-        now: UnixMillis,
-    ) -> Step {
+    pub(super) fn claim_read(&mut self, event: Event<'_>, bearer: &str, now: UnixMillis) -> Step {
         let step = "the breaking of a lock";
-        let (status, body) = answer(step, input)?;
+        let (status, body) = answer(step, event)?;
         let found = claim::read(status, body, &self.claim_name());
-        match found.map_err(|fault| fault_in(step, fault, input))? {
+        match found.map_err(|fault| fault_in(step, fault, event))? {
             Some(claim) if claim.holder == self.claim_text() => {
                 self.claim = Some(claim);
                 Ok(self.read_links(State::InspectingAgain, bearer))
@@ -92,28 +83,23 @@ impl OwnerChange {
 
     pub(super) fn inspected_again(
         &mut self,
-        input: &ChangeInput<'_>,
+        event: Event<'_>,
         bearer: &str,
         now: UnixMillis,
     ) -> Step {
-        let links = read_links(input)?;
+        let links = read_links(event)?;
         match find(&links, LOCK_PROVIDER) {
             // Later than that somebody else may have broken it, and others taken it.
             Some(lock) if is_stale(&lock.name, now) && is_within_hold(self.claimed_at, now) => {
                 let call = self.unlink(LOCK_PROVIDER, bearer);
-                Ok((State::Breaking, ChangeOutput::Call(call)))
+                Ok((State::Breaking, self.call(call)))
             }
             _ => self.give_up_claim(bearer, now),
         }
     }
 
-    pub(super) fn broken(
-        &mut self,
-        input: &ChangeInput<'_>,
-        bearer: &str,
-        now: UnixMillis,
-    ) -> Step {
-        match status(input).map(owner::read_status) {
+    pub(super) fn broken(&mut self, event: Event<'_>, bearer: &str, now: UnixMillis) -> Step {
+        match status(event).map(owner::read_status) {
             Ok(Ok(()) | Err(OwnerFault::Absent)) => self.give_up_claim(bearer, now),
             // It may be on its way still, and hit the lock of whoever comes next: nobody
             // is to break that one, until the claim is stale.
@@ -121,7 +107,7 @@ impl OwnerChange {
                 self.claim = None;
                 self.wait(now)
             }
-            Ok(Err(fault)) => Err(fault_in("the breaking of a lock", fault, input)),
+            Ok(Err(fault)) => Err(fault_in("the breaking of a lock", fault, event)),
         }
     }
 
@@ -134,7 +120,7 @@ impl OwnerChange {
 
     fn end_claim(&self, claim: &Claim, bearer: &str) -> (State, ChangeOutput) {
         let call = claim::end_call(&self.change.users_path, claim, bearer);
-        (State::EndingClaim, ChangeOutput::Call(call))
+        (State::EndingClaim, self.call(call))
     }
 
     fn claim_name(&self) -> String {
@@ -166,7 +152,11 @@ impl OwnerChange {
         let within = u64::from(spread.finalize()) % (WAIT_MS.end - WAIT_MS.start);
         let longer = (1 + self.waits / WAITS_ALIKE).min(WAIT_FACTOR_MAX);
         let wait = (WAIT_MS.start + within) * longer;
-        Ok((State::Waiting, ChangeOutput::Wait(wait)))
+        let turn = Effect::Yield {
+            wait_ms: Some(wait),
+            timeout_ms: wait + self.change.callout_timeout_ms,
+        };
+        Ok((State::Waiting, ChangeOutput::Await(turn)))
     }
 
     /// Gives back what is held, whatever went wrong.
@@ -198,10 +188,7 @@ impl OwnerChange {
         // A write of unknown fate may have made a key that needs the link.
         if self.link_made && self.writes == 0 && self.held && self.may_go_on(now) {
             let call = self.unlink(&self.change.identity_provider, bearer);
-            return (
-                State::TakingBack(Box::new(result)),
-                ChangeOutput::Call(call),
-            );
+            return (State::TakingBack(Box::new(result)), self.call(call));
         }
         self.unlock(result, bearer, now)
     }
@@ -209,12 +196,12 @@ impl OwnerChange {
     pub(super) fn taken_back(
         &mut self,
         result: Result<Changed, ChangeError>,
-        input: &ChangeInput<'_>,
+        event: Event<'_>,
         bearer: &str,
         now: UnixMillis,
     ) -> (State, ChangeOutput) {
         // It may be on its way still: nobody is to make a key and link before that.
-        self.held &= status(input).is_ok_and(|status| status < 500);
+        self.held &= status(event).is_ok_and(|status| status < 500);
         self.unlock(result, bearer, now)
     }
 
@@ -230,6 +217,6 @@ impl OwnerChange {
             return (State::Over, done(result));
         }
         let call = self.unlink(LOCK_PROVIDER, bearer);
-        (State::Unlocking(Box::new(result)), ChangeOutput::Call(call))
+        (State::Unlocking(Box::new(result)), self.call(call))
     }
 }

@@ -50,6 +50,7 @@ use crate::keycloak::claim::Claim;
 use crate::keycloak::owner::{self, Link, OwnerFault, User};
 use crate::keycloak::refusal::Refusal;
 use crate::keycloak::{Call, loggable};
+use crate::machine::{Effect, Event};
 
 pub use error::ChangeError;
 
@@ -94,33 +95,15 @@ pub struct Change {
     pub holder: String,
     /// How long to wait for the lock.
     pub wait_ms_max: u64,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum ChangeInput<'a> {
-    /// Nothing yet: the first input.
-    Begin,
-    /// The call was answered.
-    Answer {
-        /// The HTTP status.
-        status: u16,
-        /// The body; none if it is too large.
-        body: Option<&'a [u8]>,
-    },
-    /// The call failed, or its answer was lost; why, as far as that is known.
-    Failed(&'a str),
-    /// The wait is over.
-    Waited,
+    /// How long to wait for an answer.
+    pub callout_timeout_ms: u64,
 }
 
 /// What to do next.
 #[derive(Debug)]
 pub enum ChangeOutput {
-    /// Send this and come back with its answer.
-    Call(Call),
-    /// Come back after so many milliseconds.
-    Wait(u64),
+    /// Do this and come back with its event.
+    Await(Effect),
     /// It is over.
     Done(Box<Result<Changed, ChangeError>>),
 }
@@ -225,7 +208,7 @@ pub struct OwnerChange {
 type Step = Result<(State, ChangeOutput), ChangeError>;
 
 impl OwnerChange {
-    /// A change that waits for [`ChangeInput::Begin`].
+    /// A change that has not begun.
     #[must_use]
     pub fn new(change: Change, now: UnixMillis) -> Self {
         Self {
@@ -259,46 +242,44 @@ impl OwnerChange {
         matches!(self.state, State::Locking) && self.waits == 0
     }
 
-    /// Takes what happened and says what to do next. `bearer` is the token that the
-    /// calls are made with.
-    pub fn handle_input(
+    /// Says what to do first. `bearer` is the token that the calls are made with.
+    pub fn begin(&mut self, bearer: &str, now: UnixMillis) -> ChangeOutput {
+        self.handle_event(Event::TURN, bearer, now)
+    }
+
+    /// Takes the outcome of the latest effect and says what to do next.
+    pub fn handle_event(
         &mut self,
-        input: &ChangeInput<'_>,
+        event: Event<'_>,
         bearer: &str,
         now: UnixMillis,
     ) -> ChangeOutput {
         let state = std::mem::replace(&mut self.state, State::Over);
-        let step = self.step(state, input, bearer, now);
+        let step = self.step(state, event, bearer, now);
         let (state, output) = step.unwrap_or_else(|error| self.give_back(error, bearer, now));
         self.state = state;
         output
     }
 
-    fn step(
-        &mut self,
-        state: State,
-        input: &ChangeInput<'_>,
-        bearer: &str,
-        now: UnixMillis,
-    ) -> Step {
+    fn step(&mut self, state: State, event: Event<'_>, bearer: &str, now: UnixMillis) -> Step {
         match state {
             State::New | State::Waiting => Ok(self.lock(bearer, now)),
-            State::Locking => self.locked(input, bearer),
-            State::Inspecting => self.inspected(input, bearer, now),
-            State::Claiming => self.claimed(input, bearer),
-            State::ReadingClaim => self.claim_read(input, bearer, now),
-            State::InspectingAgain => self.inspected_again(input, bearer, now),
-            State::Breaking => self.broken(input, bearer, now),
+            State::Locking => self.locked(event, bearer),
+            State::Inspecting => self.inspected(event, bearer, now),
+            State::Claiming => self.claimed(event, bearer),
+            State::ReadingClaim => self.claim_read(event, bearer, now),
+            State::InspectingAgain => self.inspected_again(event, bearer, now),
+            State::Breaking => self.broken(event, bearer, now),
             State::EndingClaim => self.wait(now),
-            State::ReadingLinks => self.links_read(input, bearer, now),
-            State::EndingAll => self.all_ended(input, bearer),
-            State::ReadingUser => self.user_read(input, bearer, now),
-            State::ReadingHolders(written) => self.holders_read(written, input, bearer, now),
-            State::Linking(written) => self.link_made(written, input, bearer, now),
-            State::Writing(written) => self.written(written, input, bearer),
-            State::ReadingAgain(written) => self.read_again(*written, input, bearer, now),
-            State::Unlinking(changed) => Ok(self.unlinked(*changed, input, bearer, now)),
-            State::TakingBack(result) => Ok(self.taken_back(*result, input, bearer, now)),
+            State::ReadingLinks => self.links_read(event, bearer, now),
+            State::EndingAll => self.all_ended(event, bearer),
+            State::ReadingUser => self.user_read(event, bearer, now),
+            State::ReadingHolders(written) => self.holders_read(written, event, bearer, now),
+            State::Linking(written) => self.link_made(written, event, bearer, now),
+            State::Writing(written) => self.written(written, event, bearer),
+            State::ReadingAgain(written) => self.read_again(*written, event, bearer, now),
+            State::Unlinking(changed) => Ok(self.unlinked(*changed, event, bearer, now)),
+            State::TakingBack(result) => Ok(self.taken_back(*result, event, bearer, now)),
             State::Unlocking(result) => Ok((State::Over, done(*result))),
             State::Over => Err(ChangeError::Keycloak {
                 step: "after the end",
@@ -307,24 +288,29 @@ impl OwnerChange {
         }
     }
 
+    fn call(&self, call: Call) -> ChangeOutput {
+        let timeout_ms = self.change.callout_timeout_ms;
+        ChangeOutput::Await(Effect::Call { call, timeout_ms })
+    }
+
     fn read_links(&self, state: State, bearer: &str) -> (State, ChangeOutput) {
         let call = owner::links_call(&self.change.users_path, &self.change.owner_id, bearer);
-        (state, ChangeOutput::Call(call))
+        (state, self.call(call))
     }
 
     fn read_user(&self, state: State, bearer: &str) -> (State, ChangeOutput) {
         let call = owner::read_call(&self.change.users_path, &self.change.owner_id, bearer);
-        (state, ChangeOutput::Call(call))
+        (state, self.call(call))
     }
 
-    fn user(&self, input: &ChangeInput<'_>) -> Result<User, ChangeError> {
+    fn user(&self, event: Event<'_>) -> Result<User, ChangeError> {
         let step = "the owner's reading";
-        if matches!(input, ChangeInput::Answer { body: None, .. }) {
+        if matches!(event, Event::Answer { body: None, .. }) {
             return Err(ChangeError::OwnerUnreadable);
         }
-        let (status, body) = answer(step, input)?;
+        let (status, body) = answer(step, event)?;
         User::read(status, body, &self.change.owner_id)
-            .map_err(|fault| fault_in(step, fault, input))
+            .map_err(|fault| fault_in(step, fault, event))
     }
 
     fn link(&self, provider: &str, bearer: &str, now: UnixMillis) -> Call {
@@ -369,23 +355,12 @@ fn done(result: Result<Changed, ChangeError>) -> ChangeOutput {
     ChangeOutput::Done(Box::new(result))
 }
 
-fn status(input: &ChangeInput<'_>) -> Result<u16, &'static str> {
-    match input {
-        ChangeInput::Answer { status, .. } => Ok(*status),
-        _ => Err("no answer"),
-    }
+fn status(event: Event<'_>) -> Result<u16, &'static str> {
+    event.status().ok_or("no answer")
 }
 
-fn answer<'a>(step: &'static str, input: &ChangeInput<'a>) -> Result<(u16, &'a [u8]), ChangeError> {
-    match input {
-        ChangeInput::Answer {
-            status,
-            body: Some(body),
-        } => Ok((*status, body)),
-        ChangeInput::Answer { body: None, .. } => Err(lost(step, "the answer is too large")),
-        ChangeInput::Failed(why) => Err(lost(step, why)),
-        _ => Err(lost(step, "no answer")),
-    }
+fn answer<'a>(step: &'static str, event: Event<'a>) -> Result<(u16, &'a [u8]), ChangeError> {
+    event.answer().map_err(|why| lost(step, why))
 }
 
 fn lost(step: &'static str, why: &str) -> ChangeError {
@@ -395,12 +370,12 @@ fn lost(step: &'static str, why: &str) -> ChangeError {
     }
 }
 
-fn fault_in(step: &'static str, fault: OwnerFault, input: &ChangeInput<'_>) -> ChangeError {
+fn fault_in(step: &'static str, fault: OwnerFault, event: Event<'_>) -> ChangeError {
     match fault {
         OwnerFault::Absent => ChangeError::NoSuchOwner,
         OwnerFault::Unauthorized => ChangeError::Unauthorized,
         OwnerFault::Forbidden => ChangeError::Forbidden,
-        OwnerFault::Status(status) if is_final(status) => refused(step, status, input),
+        OwnerFault::Status(status) if is_final(status) => refused(step, status, event),
         fault => ChangeError::Keycloak {
             step,
             failure: fault.to_string(),
@@ -413,19 +388,16 @@ const fn is_final(status: u16) -> bool {
     matches!(status, 400..=499) && !matches!(status, 408 | 429)
 }
 
-fn refused(step: &'static str, status: u16, input: &ChangeInput<'_>) -> ChangeError {
-    let body = match input {
-        ChangeInput::Answer { body, .. } => *body,
-        _ => None,
-    };
+fn refused(step: &'static str, status: u16, event: Event<'_>) -> ChangeError {
+    let body = event.answer().ok().map(|(_, body)| body);
     let refusal = Refusal::read(status, body);
     ChangeError::RefusedByKeycloak { step, refusal }
 }
 
-fn read_links(input: &ChangeInput<'_>) -> Result<Vec<Link>, ChangeError> {
+fn read_links(event: Event<'_>) -> Result<Vec<Link>, ChangeError> {
     let step = "the reading of the owner's links";
-    let (status, body) = answer(step, input)?;
-    owner::read_links(status, body).map_err(|fault| fault_in(step, fault, input))
+    let (status, body) = answer(step, event)?;
+    owner::read_links(status, body).map_err(|fault| fault_in(step, fault, event))
 }
 
 fn find<'a>(links: &'a [Link], provider: &str) -> Option<&'a Link> {

@@ -2,26 +2,21 @@
 //! read again.
 
 use super::{
-    ChangeError, ChangeInput, ChangeOutput, Changed, LOCK_PROVIDER, Linked, OwnerChange, State,
-    Step, WRITES_MAX, Written, answer, done, fault_in, find, lost, read_links, refused, status,
-    taken_at,
+    ChangeError, ChangeOutput, Changed, LOCK_PROVIDER, Linked, OwnerChange, State, Step,
+    WRITES_MAX, Written, answer, done, fault_in, find, lost, read_links, refused, status, taken_at,
 };
 use crate::clock::UnixMillis;
 use crate::keycloak::loggable;
 use crate::keycloak::owner::{self, Link, OwnerFault, User};
+use crate::machine::Event;
 use crate::manage::owner_keys::{self, Edit, EditRefused, Edited};
 
 /// The step that ends all keys of an owner.
 const END_OF_ALL: &str = "the end of the owner's link";
 
 impl OwnerChange {
-    pub(super) fn links_read(
-        &mut self,
-        input: &ChangeInput<'_>,
-        bearer: &str,
-        now: UnixMillis,
-    ) -> Step {
-        let links = read_links(input)?;
+    pub(super) fn links_read(&mut self, event: Event<'_>, bearer: &str, now: UnixMillis) -> Step {
+        let links = read_links(event)?;
         let lock = find(&links, LOCK_PROVIDER);
         let ours = lock.filter(|lock| self.is_ours(lock));
         // An earlier one of ours, whose answer was lost, may be the one.
@@ -60,7 +55,7 @@ impl OwnerChange {
         match self.link_end.take() {
             None => {
                 let call = self.unlink(&self.change.identity_provider, bearer);
-                Ok((State::EndingAll, ChangeOutput::Call(call)))
+                Ok((State::EndingAll, self.call(call)))
             }
             Some(Ok(())) => Err(lost(step, "it is still there")),
             // It may be taken away still: nobody is to link before that.
@@ -72,28 +67,23 @@ impl OwnerChange {
     }
 
     /// Reads the links after any answer: they alone say that the link is gone.
-    pub(super) fn all_ended(&mut self, input: &ChangeInput<'_>, bearer: &str) -> Step {
-        self.link_end = Some(match status(input).map(owner::read_status) {
+    pub(super) fn all_ended(&mut self, event: Event<'_>, bearer: &str) -> Step {
+        self.link_end = Some(match status(event).map(owner::read_status) {
             Ok(Ok(()) | Err(OwnerFault::Absent)) => Ok(()),
             Ok(Err(fault @ OwnerFault::Status(500..))) => Err(fault.to_string()),
             Err(why) => Err(why.to_owned()),
-            Ok(Err(fault)) => return Err(fault_in(END_OF_ALL, fault, input)),
+            Ok(Err(fault)) => return Err(fault_in(END_OF_ALL, fault, event)),
         });
         self.held = self.link_end == Some(Ok(()));
         Ok(self.read_links(State::ReadingLinks, bearer))
     }
 
-    pub(super) fn user_read(
-        &mut self,
-        input: &ChangeInput<'_>,
-        bearer: &str,
-        now: UnixMillis,
-    ) -> Step {
+    pub(super) fn user_read(&mut self, event: Event<'_>, bearer: &str, now: UnixMillis) -> Step {
         let gives_a_key = self.change.edit.gives_a_key();
-        if gives_a_key && matches!(input, ChangeInput::Answer { body: None, .. }) {
+        if gives_a_key && matches!(event, Event::Answer { body: None, .. }) {
             return Err(EditRefused::OwnerTooLarge.into());
         }
-        let before = self.user(input)?;
+        let before = self.user(event)?;
         if gives_a_key {
             let name = before.username();
             if self.change.gateway_accounts.iter().any(|own| own == name) {
@@ -127,7 +117,7 @@ impl OwnerChange {
                 &change.owner_id,
                 bearer,
             );
-            return Ok((State::ReadingHolders(written), ChangeOutput::Call(call)));
+            return Ok((State::ReadingHolders(written), self.call(call)));
         }
         self.write(written, bearer, now)
     }
@@ -135,14 +125,14 @@ impl OwnerChange {
     pub(super) fn holders_read(
         &mut self,
         written: Box<Written>,
-        input: &ChangeInput<'_>,
+        event: Event<'_>,
         bearer: &str,
         now: UnixMillis,
     ) -> Step {
         let step = "the search for links";
-        let (status, body) = answer(step, input)?;
+        let (status, body) = answer(step, event)?;
         let holders =
-            owner::read_holders(status, body).map_err(|fault| fault_in(step, fault, input))?;
+            owner::read_holders(status, body).map_err(|fault| fault_in(step, fault, event))?;
         if holders.iter().any(|id| *id != self.change.owner_id) {
             return Err(ChangeError::IdLinkedElsewhere(
                 self.change.identity_provider.clone(),
@@ -158,18 +148,18 @@ impl OwnerChange {
         };
         let change = &self.change;
         let call = owner::link_call(&change.users_path, &change.owner_id, &link, bearer);
-        Ok((State::Linking(written), ChangeOutput::Call(call)))
+        Ok((State::Linking(written), self.call(call)))
     }
 
     pub(super) fn link_made(
         &mut self,
         written: Box<Written>,
-        input: &ChangeInput<'_>,
+        event: Event<'_>,
         bearer: &str,
         now: UnixMillis,
     ) -> Step {
         let step = "the link";
-        match status(input).map(owner::read_status) {
+        match status(event).map(owner::read_status) {
             Ok(Ok(())) => {
                 self.linked = Linked::Yes;
                 self.link_made = true;
@@ -178,13 +168,13 @@ impl OwnerChange {
             // unlink.
             Ok(Err(fault @ OwnerFault::Status(500..))) => {
                 self.held = false;
-                return Err(fault_in(step, fault, input));
+                return Err(fault_in(step, fault, event));
             }
             Err(why) => {
                 self.held = false;
                 return Err(lost(step, why));
             }
-            Ok(Err(fault)) => return Err(fault_in(step, fault, input)),
+            Ok(Err(fault)) => return Err(fault_in(step, fault, event)),
         }
         self.write(written, bearer, now)
     }
@@ -199,23 +189,23 @@ impl OwnerChange {
         let user = written.after.to_value();
         let change = &self.change;
         let call = owner::write_call(&change.users_path, &change.owner_id, &user, bearer);
-        Ok((State::Writing(written), ChangeOutput::Call(call)))
+        Ok((State::Writing(written), self.call(call)))
     }
 
     pub(super) fn written(
         &mut self,
         mut written: Box<Written>,
-        input: &ChangeInput<'_>,
+        event: Event<'_>,
         bearer: &str,
     ) -> Step {
-        match status(input) {
+        match status(event) {
             // Keycloak may have taken it all the same: the user is read to see.
             Ok(status @ 500..) => written.lost = Some(format!("status {status}")),
             Err(why) => written.lost = Some(loggable(why)),
             // Another user has its name or address.
-            Ok(status @ 409) => return Err(refused("the write", status, input)),
+            Ok(status @ 409) => return Err(refused("the write", status, event)),
             Ok(status) => {
-                owner::read_status(status).map_err(|fault| fault_in("the write", fault, input))?;
+                owner::read_status(status).map_err(|fault| fault_in("the write", fault, event))?;
             }
         }
         self.writes += 1;
@@ -225,11 +215,11 @@ impl OwnerChange {
     pub(super) fn read_again(
         &mut self,
         written: Written,
-        input: &ChangeInput<'_>,
+        event: Event<'_>,
         bearer: &str,
         now: UnixMillis,
     ) -> Step {
-        let found = match (self.user(input), &written.lost) {
+        let found = match (self.user(event), &written.lost) {
             (Ok(found), _) => found,
             // It may be written still: nobody is to read before that.
             (Err(_), Some(why)) => {
@@ -297,10 +287,7 @@ impl OwnerChange {
         let holds_keys = owner_keys::key_ids(&found.attributes).next().is_some();
         if self.linked == Linked::Yes && !holds_keys && self.may_go_on(now) {
             let call = self.unlink(&self.change.identity_provider, bearer);
-            return (
-                State::Unlinking(Box::new(changed)),
-                ChangeOutput::Call(call),
-            );
+            return (State::Unlinking(Box::new(changed)), self.call(call));
         }
         self.unlock(Ok(changed), bearer, now)
     }
@@ -308,12 +295,12 @@ impl OwnerChange {
     pub(super) fn unlinked(
         &mut self,
         changed: Changed,
-        input: &ChangeInput<'_>,
+        event: Event<'_>,
         bearer: &str,
         now: UnixMillis,
     ) -> (State, ChangeOutput) {
         // It may be on its way still: nobody is to make a key and link before that.
-        if status(input).is_ok_and(|status| status < 500) {
+        if status(event).is_ok_and(|status| status < 500) {
             self.unlock(Ok(changed), bearer, now)
         } else {
             (State::Over, done(Ok(changed)))

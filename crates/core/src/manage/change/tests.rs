@@ -29,6 +29,7 @@ fn change(edit: Edit) -> Change {
         relink: false,
         holder: HOLDER.to_owned(),
         wait_ms_max: 5_000,
+        callout_timeout_ms: 2_000,
     }
 }
 
@@ -141,15 +142,16 @@ fn run(
     let mut now = NOW;
     let mut machine = OwnerChange::new(change, now);
     assert_eq!(machine.owner_id(), OWNER);
-    let mut output = machine.handle_input(&ChangeInput::Begin, "T", now);
+    let mut output = machine.begin("T", now);
     let mut calls: Vec<String> = Vec::new();
     loop {
         now = now.plus_ms(10);
         let call = match output {
-            ChangeOutput::Call(call) => call,
-            ChangeOutput::Wait(ms) => {
+            ChangeOutput::Await(Effect::Call { call, .. }) => call,
+            ChangeOutput::Await(Effect::Yield { wait_ms, .. }) => {
+                let ms = wait_ms.unwrap();
                 now = now.plus_ms(ms);
-                output = machine.handle_input(&ChangeInput::Waited, "T", now);
+                output = machine.handle_event(Event::TURN, "T", now);
                 continue;
             }
             ChangeOutput::Done(result) => {
@@ -177,17 +179,17 @@ fn run(
             }
             Fate::TooLarge => {
                 let (status, _) = keycloak.answer(&call);
-                let input = ChangeInput::Answer { status, body: None };
-                output = machine.handle_input(&input, "T", now);
+                let input = Event::Answer { status, body: None };
+                output = machine.handle_event(input, "T", now);
                 continue;
             }
         };
         output = match &answer {
             Some((status, body)) => {
                 let (status, body) = (*status, Some(body.as_bytes()));
-                machine.handle_input(&ChangeInput::Answer { status, body }, "T", now)
+                machine.handle_event(Event::Answer { status, body }, "T", now)
             }
-            None => machine.handle_input(&ChangeInput::Failed("no answer"), "T", now),
+            None => machine.handle_event(Event::Failed("no answer"), "T", now),
         };
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use apikeys_core::exchange::{Output, Source};
+use apikeys_core::machine::Effect;
 use apikeys_core::rejection::Rejection;
 
 use super::{Checker, Ended, Seen, Word, holds};
@@ -79,7 +80,7 @@ impl Abuse {
         (clock_sets, generation): (usize, u32),
         output: &Output,
     ) -> Word {
-        let Output::Callout { call, .. } = output else {
+        let Output::Await(Effect::Call { call, .. }) = output else {
             return Ok(());
         };
         if call.method != "GET" || !matches!(request.credential, Credential::Unknown(_)) {

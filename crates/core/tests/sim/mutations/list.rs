@@ -49,15 +49,11 @@ pub const MUTATIONS: &[Mutation] = &[
         invariant: 2,
         edits: &[
             edit(
-                "exchange/granting.rs",
+                "exchange/steps.rs",
                 "token.exp > key_ends_at.plus_ms(1000)",
                 "false",
             ),
-            edit(
-                "exchange/granting.rs",
-                "ends_at.min(key_ends_at)",
-                "ends_at",
-            ),
+            edit("exchange/steps.rs", "ends_at.min(key_ends_at)", "ends_at"),
         ],
     },
     // A token is used past the TTL.
@@ -100,7 +96,7 @@ pub const MUTATIONS: &[Mutation] = &[
         name: "EventsIgnored",
         invariant: 3,
         edits: &[edit(
-            "background/poller/pages.rs",
+            "background/poller.rs",
             "event.concerns",
             "Concerns::Nobody",
         )],
@@ -110,7 +106,7 @@ pub const MUTATIONS: &[Mutation] = &[
         name: "FailsOpen",
         invariant: 4,
         edits: &[edit(
-            "exchange/mod.rs",
+            "exchange/steps.rs",
             "Output::Reject { rejection, reason }",
             "if rejection == Rejection::IdentityProviderUnavailable {
                 Output::Pass(Pass::NoKey)
@@ -136,7 +132,7 @@ pub const MUTATIONS: &[Mutation] = &[
         name: "TokenForId",
         invariant: 5,
         edits: &[edit(
-            "exchange/mod.rs",
+            "exchange/steps.rs",
             "self.state = state;",
             "if let Output::Forward(forward) = &output {
                 self.key_id = Some(forward.authorization.to_string());
@@ -149,9 +145,9 @@ pub const MUTATIONS: &[Mutation] = &[
         name: "RefusedFallsBack",
         invariant: 6,
         edits: &[edit(
-            "exchange/mod.rs",
+            "exchange/steps.rs",
             "self.end(end, env)",
-            "self.end(if steps::falls_back(env) { End::Fallback } else { end }, env)",
+            "self.end(if falls_back(env) { End::Fallback } else { end }, env)",
         )],
     },
     // A header that holds the key stays.
@@ -178,7 +174,7 @@ pub const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "ClaimsKept",
         invariant: 7,
-        edits: &[edit("exchange/mod.rs", "release(&pending, env);", "")],
+        edits: &[edit("exchange/steps.rs", "release(&pending, env);", "")],
     },
     // A verification runs in one go.
     Mutation {
@@ -211,7 +207,7 @@ pub const MUTATIONS: &[Mutation] = &[
         name: "SubjectUnchecked",
         invariant: 11,
         edits: &[edit(
-            "exchange/granting.rs",
+            "exchange/steps.rs",
             "token.subject != owner.id",
             "false",
         )],

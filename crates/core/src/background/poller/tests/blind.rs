@@ -132,7 +132,7 @@ fn a_keycloak_that_is_gone_or_answers_no_events_revokes_nobody() {
 fn a_refusal_with_a_large_body_is_a_refusal() {
     let (mut poll, mut shared, _) = polled();
     assert!(poll.tick(5_000, &mut shared).is_some());
-    let refused = PollInput::Answer {
+    let refused = Event::Answer {
         status: 403,
         body: None,
     };
@@ -147,13 +147,13 @@ fn what_takes_its_time_is_no_event_that_is_too_large() {
     let (mut poll, mut shared, mut events) = polled();
     events.tell(1_000, "UPDATE", "users/alice");
     let (mut ms, mut call) = (5_000, poll.tick(5_000, &mut shared));
-    while let Some(PollCall { call: next, .. }) = call {
+    while let Some(Effect::Call { call: next, .. }) = call {
         let (status, body) = events.answer(&next, at(ms));
         let listed = body.len() > 2;
         ms += if listed { 1_000 } else { 10 };
         let input = match listed {
-            true => PollInput::Failed("timed out"),
-            false => PollInput::Answer {
+            true => Event::Failed("timed out"),
+            false => Event::Answer {
                 status,
                 body: Some(&body),
             },
@@ -173,7 +173,7 @@ fn an_event_that_keycloak_cannot_give_or_nobody_can_read_hides_no_other() {
         events.tell(2_000, "UPDATE", "users/broken");
         events.tell(3_000, "UPDATE", "users/dora");
         let mut call = poll.tick(5_000, &mut shared);
-        while let Some(PollCall { call: next, .. }) = call {
+        while let Some(Effect::Call { call: next, .. }) = call {
             let (status, body) = events.answer(&next, at(5_000));
             let holds_it = body.windows(6).any(|part| part == b"broken");
             let (status, body) = if holds_it {
@@ -182,7 +182,7 @@ fn an_event_that_keycloak_cannot_give_or_nobody_can_read_hides_no_other() {
                 (status, &body[..])
             };
             let body = Some(body);
-            call = poll.input(PollInput::Answer { status, body }, 5_000, &mut shared);
+            call = poll.input(Event::Answer { status, body }, 5_000, &mut shared);
         }
         assert!(poll.kills("bob", 5_250), "{broken:?}");
         assert_eq!(poll.revocations.watched().failed_at, UnixMillis(0));

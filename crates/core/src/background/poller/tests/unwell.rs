@@ -10,13 +10,13 @@ fn what_one_node_of_keycloak_does_not_answer_the_other_is_asked() {
         events.tell(1_000, "UPDATE", "users/alice");
         let mut call = poll.tick(5_000, &mut shared);
         for number in 0.. {
-            let Some(PollCall { call: next, .. }) = call else {
+            let Some(Effect::Call { call: next, .. }) = call else {
                 break;
             };
             let (status, body) = events.answer(&next, at(5_000));
             let input = match number % 2 {
-                gone if gone == every_other => PollInput::Failed("connection refused"),
-                _ => PollInput::Answer {
+                gone if gone == every_other => Event::Failed("connection refused"),
+                _ => Event::Answer {
                     status,
                     body: Some(&body),
                 },

@@ -35,7 +35,8 @@ impl World {
             waits_for: None,
             result: None,
         };
-        writer.input(&ChangeInput::Begin, self.now);
+        let output = writer.machine.begin("T", self.now);
+        writer.obey(output, self.now);
         writer
     }
 
@@ -49,7 +50,7 @@ impl World {
 
     fn answer(&self, writer: &mut Writer, answer: &Answer) {
         let (status, body) = (answer.0, Some(answer.1.as_bytes()));
-        writer.input(&ChangeInput::Answer { status, body }, self.now);
+        writer.input(Event::Answer { status, body }, self.now);
     }
 
     /// Leads the writer on until its next call is this one.
@@ -91,12 +92,17 @@ impl World {
 }
 
 impl Writer {
-    fn input(&mut self, input: &ChangeInput<'_>, now: UnixMillis) {
+    fn input(&mut self, event: Event<'_>, now: UnixMillis) {
+        let output = self.machine.handle_event(event, "T", now);
+        self.obey(output, now);
+    }
+
+    fn obey(&mut self, output: ChangeOutput, now: UnixMillis) {
         self.waits_for = None;
-        match self.machine.handle_input(input, "T", now) {
-            ChangeOutput::Call(call) => self.waits_for = Some(call),
+        match output {
+            ChangeOutput::Await(Effect::Call { call, .. }) => self.waits_for = Some(call),
             // Nobody here waits for long.
-            ChangeOutput::Wait(_) => self.input(&ChangeInput::Waited, now),
+            ChangeOutput::Await(Effect::Yield { .. }) => self.input(Event::TURN, now),
             ChangeOutput::Done(result) => self.result = Some(*result),
         }
     }
@@ -234,7 +240,7 @@ fn a_deletion_that_was_not_answered_is_not_made_again() {
     world.until(&mut breaker, UNLOCK);
     // On its way; no answer comes.
     let late = breaker.call(UNLOCK);
-    breaker.input(&ChangeInput::Failed("no answer"), world.now);
+    breaker.input(Event::Failed("no answer"), world.now);
     let mut other = world.begin("other00000000000", revoke(A));
     for _ in 0..100 {
         for writer in [&mut breaker, &mut other] {
@@ -361,7 +367,7 @@ fn an_unlinking_that_comes_late_hits_no_later_keys_link() {
     let mut last = world.begin("last000000000000", revoke(A));
     world.until(&mut last, "DELETE api-keys");
     let late = last.call("DELETE api-keys");
-    last.input(&ChangeInput::Failed("no answer"), world.now);
+    last.input(Event::Failed("no answer"), world.now);
     assert!(last.result.unwrap().is_ok());
     let mut first = world.begin("first00000000000", create(B));
     for _ in 0..200 {
@@ -464,7 +470,7 @@ fn an_input_after_the_end_is_an_error_and_no_panic() {
     let mut world = World::new(&[A]);
     let mut writer = world.begin("writer0000000000", revoke(B));
     world.end(&mut writer);
-    writer.input(&ChangeInput::Waited, world.now);
+    writer.input(Event::TURN, world.now);
     assert!(matches!(
         writer.result.unwrap(),
         Err(ChangeError::Keycloak { .. })

@@ -14,9 +14,10 @@ use super::writer::{Attempt, End, Fate, Read, Writer};
 use crate::api_key::hash::hash_sha256;
 use crate::clock::UnixMillis;
 use crate::keycloak::Call;
+use crate::machine::{Effect, Event as Outcome};
 use crate::manage::change::tests::keycloak::{Answer, Keycloak, OWNER, PROVIDER, USERS};
 use crate::manage::change::{
-    Change, ChangeError, ChangeInput, ChangeOutput, Changed, HOLD_MS, LOCK_PROVIDER, OwnerChange,
+    Change, ChangeError, ChangeOutput, Changed, HOLD_MS, LOCK_PROVIDER, OwnerChange,
 };
 use crate::manage::owner_keys::{Edit, NewKey, Replacement};
 
@@ -282,19 +283,17 @@ impl Run {
         attempt.inputs += 1;
         let (inputs, took) = (attempt.inputs, self.now - attempt.began_at);
         let output = match &given {
-            Given::Begin => attempt.machine.handle_input(&ChangeInput::Begin, "T", now),
-            Given::Waited => attempt.machine.handle_input(&ChangeInput::Waited, "T", now),
-            Given::Failed => {
-                attempt
-                    .machine
-                    .handle_input(&ChangeInput::Failed("no answer"), "T", now)
-            }
+            Given::Begin => attempt.machine.begin("T", now),
+            Given::Waited => attempt.machine.handle_event(Outcome::TURN, "T", now),
+            Given::Failed => attempt
+                .machine
+                .handle_event(Outcome::Failed("no answer"), "T", now),
             Given::Answer((status, body)) => {
-                let input = ChangeInput::Answer {
+                let input = Outcome::Answer {
                     status: *status,
                     body: Some(body.as_bytes()),
                 };
-                attempt.machine.handle_input(&input, "T", now)
+                attempt.machine.handle_event(input, "T", now)
             }
         };
         let fate = &mut self.fates[serial];
@@ -304,11 +303,12 @@ impl Run {
             return Err(format!("no end: {inputs} inputs in {took} ms"));
         }
         match output {
-            ChangeOutput::Call(call) => {
+            ChangeOutput::Await(Effect::Call { call, .. }) => {
                 self.send(writer, serial, call);
                 Ok(())
             }
-            ChangeOutput::Wait(ms) => {
+            ChangeOutput::Await(Effect::Yield { wait_ms, .. }) => {
+                let ms = wait_ms.unwrap();
                 self.count("waited");
                 let awaited = self.await_next(writer);
                 self.at(self.now + ms, Event::Input(writer, awaited, Given::Waited));
@@ -390,17 +390,18 @@ impl Run {
             let output = match &given {
                 Given::Answer((status, body)) => {
                     let (status, body) = (*status, Some(body.as_bytes()));
-                    machine.handle_input(&ChangeInput::Answer { status, body }, "T", now)
+                    machine.handle_event(Outcome::Answer { status, body }, "T", now)
                 }
-                Given::Waited => machine.handle_input(&ChangeInput::Waited, "T", now),
-                _ => machine.handle_input(&ChangeInput::Begin, "T", now),
+                Given::Waited => machine.handle_event(Outcome::TURN, "T", now),
+                _ => machine.begin("T", now),
             };
             given = match output {
-                ChangeOutput::Call(call) => {
+                ChangeOutput::Await(Effect::Call { call, .. }) => {
                     self.now += 5;
                     Given::Answer(self.keycloak.answer(&call))
                 }
-                ChangeOutput::Wait(ms) => {
+                ChangeOutput::Await(Effect::Yield { wait_ms, .. }) => {
+                    let ms = wait_ms.unwrap();
                     self.now += ms;
                     Given::Waited
                 }
@@ -476,5 +477,6 @@ fn change(edit: Edit, holder: &str, wait_ms_max: u64, relink: bool) -> Change {
         relink,
         holder: holder.to_owned(),
         wait_ms_max,
+        callout_timeout_ms: 2_000,
     }
 }
