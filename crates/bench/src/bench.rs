@@ -21,7 +21,7 @@ pub(crate) struct Bench {
     pub(crate) cores: Cores,
     /// Holds work back while a part is timed.
     pub(crate) lull: Lull,
-    /// Started by the first group that needs it.
+    /// Begun if its group is chosen.
     pub(crate) simulation: Cell<Option<Simulation>>,
     /// A key of the demo.
     pub(crate) key: String,

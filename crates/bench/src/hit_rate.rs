@@ -52,7 +52,7 @@ const fn steady(usage: Usage, ttl_seconds: u64) -> Scenario {
     Scenario::steady(usage, ttl_seconds, 4)
 }
 
-/// All simulated scenarios, at each point of its curve.
+/// All simulated scenarios, each at its point of a curve.
 struct Scenarios {
     by_rate: [[(f64, Scenario); CURVE_RATES.len()]; CURVE_TTLS.len()],
     by_keys: [(f64, Scenario); GROWTH_KEYS.len()],

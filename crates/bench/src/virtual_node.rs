@@ -379,7 +379,7 @@ impl<'a> VirtualNode<'a> {
         self.go_on(worker, None);
     }
 
-    /// Tells what is done between requests of an answer, or of a tick.
+    /// Gives an answer, or a tick, to a worker's background work.
     fn go_on(&mut self, worker: usize, event: Option<machine::Event<'_>>) {
         let call = self.with_env(worker, |background, watch, env| {
             let before = background.renewed().done;

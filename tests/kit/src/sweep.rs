@@ -17,7 +17,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
-/// Chance would find shorter texts.
+/// Shorter texts occur by chance.
 const LENGTH_MIN: usize = 12;
 
 /// The number of bytes that are compared first.

@@ -331,7 +331,7 @@ impl Response {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
 
-    /// The printable part of it.
+    /// A description without secrets, for messages.
     pub fn describe(&self) -> String {
         let body: String = String::from_utf8_lossy(&self.body)
             .chars()

@@ -143,7 +143,7 @@ impl Admin {
         self.must("GET", path, None).body
     }
 
-    /// Makes a user, able to log in, with these attributes; returns the id.
+    /// Makes a user that can log in, with these attributes; returns the id.
     #[track_caller]
     pub fn create_user(&self, username: &str, attributes: &Value) -> String {
         let user = json!({

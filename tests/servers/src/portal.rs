@@ -1,4 +1,4 @@
-//! A caller of the management API: a user who is signed in.
+//! A caller of the management API: a signed-in user.
 
 use serde_json::{Value, json};
 

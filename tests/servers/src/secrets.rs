@@ -13,7 +13,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 static KNOWN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// Chance would find shorter texts.
+/// Shorter texts occur by chance.
 const LENGTH_MIN: usize = 8;
 
 /// Remembers a secret.

@@ -468,7 +468,7 @@ impl FakeKeycloak {
         shown(&found.map(User::representation).collect())
     }
 
-    /// The users who are linked to a provider under an id.
+    /// The users with a link to a provider under an id.
     fn holders(&self, query: &str) -> Value {
         let asked: BTreeMap<String, String> = query
             .split('&')
