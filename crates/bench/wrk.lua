@@ -1,4 +1,4 @@
--- What wrk sends: GET /orders with each key of the file BENCH_KEYS in turn, or at random with
+-- wrk's requests: GET /orders with each key of the file BENCH_KEYS in turn, or at random with
 -- BENCH_ORDER=random. With BENCH_REQUESTS it stops after so many. Keys come by a file, since
 -- arguments are public.
 --
@@ -32,7 +32,7 @@ if limit then
     sent = sent + 1
     if sent == limit then
       wrk.thread:stop()
-      -- wrk itself sleeps until its time is over, unless whoever started it ends it.
+      -- wrk itself sleeps until its time is over, unless its parent process ends it.
       io.write("enough\n")
       io.flush()
     end

@@ -1,4 +1,4 @@
-//! Holds what is promised in several places to one wording.
+//! Holds promises that stand in several places to one wording.
 //!
 //! The pages, the examples and the code tell of the same answers and options. An example that drifts from
 //! the code is worse than none, so each is read here and compared with the code itself. Tables are

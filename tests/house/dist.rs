@@ -1,5 +1,5 @@
-//! A release: each blob of its OCI image is what its digest says, and the filter is in it;
-//! its changelog is in the form that it claims.
+//! A release: each blob of its OCI image matches its digest, and the filter is in it; its
+//! changelog has the form that it claims.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ fn digest(bytes: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The blob that a descriptor names, which is what the descriptor says.
+/// The blob that a descriptor names; its size and digest must match.
 fn blob(layout: &Path, descriptor: &Value) -> Vec<u8> {
     let named = descriptor["digest"].as_str().unwrap();
     let hex = named.strip_prefix("sha256:").unwrap();

@@ -1,7 +1,7 @@
-//! Holds docker-compose.yml and the Dockerfile to what they promise.
+//! Holds docker-compose.yml and the Dockerfile to their promises.
 //!
-//! No Docker engine runs where this is tested: tests/kong/check.sh lets docker
-//! compose itself read the file, and the cases here say what it must contain.
+//! No Docker engine runs where this is tested: tests/kong/check.sh lets docker compose itself
+//! read the file, and the cases here state its required content.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,10 +1,10 @@
-//! Holds the meta file that Kong reads, its JSON Schema above all, to what it must accept and refuse.
+//! Holds the meta file that Kong reads, above all its JSON Schema: it must accept valid
+//! configurations and refuse the others.
 //!
 //! Kong 3.9 checks a filter's configuration with a Draft 4 validator of its own
-//! (lua-resty-ljsonschema) that applies no defaults and, in its message, quotes a
-//! value that fails a `pattern`. A configuration that the schema lets through and
-//! the filter refuses is a 500 at request time, so most cases here are put to the
-//! filter's own reader as well.
+//! (lua-resty-ljsonschema) that applies no defaults and, in its message, quotes a value that fails
+//! a `pattern`. A configuration that the schema lets through and the filter refuses is a 500 at
+//! request time, so most cases here are put to the filter's own reader as well.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ const MANAGE_FIELDS: [&str; 6] = [
     "cors_origins",
 ];
 
-/// What Draft 4 validates with; anything else would be ignored in silence.
+/// The keywords of Draft 4; the validator would ignore any other in silence.
 const KEYWORDS: [&str; 28] = [
     "anyOf",
     "$schema",

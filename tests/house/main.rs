@@ -1,5 +1,5 @@
-//! The rules of the house, which no compiler knows: the layering, the pages and what is generated
-//! of the code, the configurations of the gateways, what a release is.
+//! The rules of the house, which no compiler knows: the layering, the pages, the files generated
+//! from the code, the configurations of the gateways, the content of a release.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,12 +1,12 @@
 //! Holds the way from the filter's metrics to Prometheus, and its rules, alerts and dashboard.
 //!
-//! A host makes labels of parts of a metric's name, by patterns that stand in Kong's meta file and in
-//! Envoy's configuration. They follow from the catalog; so does what Kong shows, which
+//! A host makes labels of parts of a metric's name, by patterns that stand in Kong's meta file and
+//! in Envoy's configuration. They follow from the catalog; so do the metrics that Kong shows, which
 //! `scripts/observe.sh` gives to Prometheus.
 //!
-//! An expression with a name that nothing has is no error to Prometheus: it gives nothing,
-//! and an alert of it never fires. So each name and each label of theirs is looked up in
-//! `docs/metrics.md`, which another test holds to the code.
+//! An expression with an unknown name is no error to Prometheus: it gives nothing, and an alert of
+//! it never fires. So each name and each label of theirs is looked up in `docs/metrics.md`, which
+//! another test holds to the code.
 
 mod hosts;
 
@@ -25,7 +25,7 @@ const ON_KONG: &str = "pw_apikey_jwt_exchange_";
 
 /// Labels that Prometheus and the exporters of `observe/` give.
 const OTHERS: [&str; 3] = ["job", "instance", "le"];
-/// What `deploy/observe/expiring.sh` writes, with its labels.
+/// The metrics that `deploy/observe/expiring.sh` writes, with their labels.
 const EXPIRING: [(&str, &[&str]); 2] = [
     ("apikey_expiring_keys", &["realm", "within_days"]),
     ("apikey_expiring_checked_timestamp_seconds", &["realm"]),
@@ -36,7 +36,7 @@ fn file(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|fault| panic!("{}: {fault}", path.display()))
 }
 
-/// Each series that may be named, with its labels.
+/// Each series that an expression may name, with its labels.
 fn known() -> BTreeMap<String, BTreeSet<String>> {
     let mut known = BTreeMap::new();
     for (name, listed) in metrics::listed() {
@@ -54,7 +54,7 @@ fn known() -> BTreeMap<String, BTreeSet<String>> {
         known.insert(name.to_owned(), labels);
     }
     for (record, _) in rules().iter().filter_map(recorded) {
-        // What it is by, besides job and instance.
+        // Its labels, besides job and instance.
         let labels = ["code", "way", "endpoint"].map(str::to_owned);
         known.insert(record, labels.into_iter().collect());
     }
@@ -110,7 +110,7 @@ fn families() -> impl Iterator<Item = &'static Family> {
     COUNTED.iter().chain(&GAUGES)
 }
 
-/// The labels of a family, in the order that they have in its names.
+/// The labels of a family, in their order within its names.
 fn labels_of(family: &Family) -> Vec<&'static str> {
     let labels = family.labels.iter().map(|(label, _)| *label);
     match family.kind {
@@ -136,7 +136,7 @@ fn pattern(label: &str) -> String {
     format!("(__{label}_([a-z0-9-]+(?:_[a-z0-9-]+)*))")
 }
 
-/// The members `label` and `pattern` of each of a list.
+/// The members `label` and `pattern` of each item of a list.
 fn patterns(list: &Value, label: &str, pattern: &str) -> Vec<(String, String)> {
     let list = list.as_array().expect("a list of patterns").iter();
     let text = |value: &Value| value.as_str().expect("a text").to_owned();
@@ -152,14 +152,14 @@ fn kongs_patterns() -> Vec<(String, String)> {
 
 fn envoys_patterns() -> Vec<(String, String)> {
     let text = file("deploy/envoy/envoy.yaml");
-    // The rest is a template, and no YAML yet.
+    // The other parts of the file are a template, and no YAML yet.
     let (_, stats) = text.split_once("\nstats_config:\n").expect("stats_config");
     let (stats, _) = stats.split_once("\n\n").expect("a next part");
     let stats: Value = serde_norway::from_str(stats).unwrap();
     patterns(&stats["stats_tags"], "tag_name", "regex")
 }
 
-/// Each metric of the hosts with its kind there, where a histogram is counters.
+/// Each metric of the hosts with its kind there; a histogram is several counters.
 fn metrics_of_hosts() -> Vec<(String, &'static str)> {
     let of_family = |family: &Family| {
         let kind = match family.kind {
@@ -172,8 +172,8 @@ fn metrics_of_hosts() -> Vec<(String, &'static str)> {
     families().flat_map(of_family).collect()
 }
 
-/// The series that a family is to be to Prometheus, in the order of its names at the host. The
-/// upper ends of buckets are left in microseconds.
+/// The series of a family in Prometheus, in the order of its names at the host. The upper ends of
+/// buckets stay in microseconds.
 fn series(family: &Family) -> Vec<Series> {
     let mut combinations = vec![Vec::new()];
     for (label, values) in family.labels {
@@ -209,7 +209,7 @@ fn series(family: &Family) -> Vec<Series> {
     series
 }
 
-/// The same with the upper ends that Prometheus reads as microseconds.
+/// The same with the upper ends converted from Prometheus' seconds to microseconds.
 fn read(series: Series) -> Series {
     let (name, mut labels) = series;
     for (label, value) in &mut labels {
@@ -237,7 +237,7 @@ fn the_patterns_of_both_hosts_are_those_of_the_catalogs_labels() {
         .map(|label| ((*label).to_owned(), pattern(label)));
     assert_eq!(kongs_patterns(), kongs.collect::<Vec<_>>());
     let envoys = labels.iter().map(|label| {
-        // What other modules call `__code_x` is theirs.
+        // A `__code_x` of another module is not ours.
         let pattern = [r"^wasmcustom\.apikey_.*?", &pattern(label)].concat();
         ((*label).to_owned(), pattern)
     });
@@ -289,7 +289,7 @@ fn what_prometheus_is_given_to_read_is_what_kong_shows() {
 #[test]
 fn every_expression_names_series_and_labels_that_exist() {
     let known = known();
-    // What PromQL and Grafana bring.
+    // Words of PromQL and Grafana.
     let language = [
         "sum",
         "max",

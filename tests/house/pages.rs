@@ -1,9 +1,9 @@
 //! The pages of `docs/`: each can be reached, each command on one is run by a test, each
 //! configuration on one is valid, and each list is the code's own.
 //!
-//! That links lead somewhere is `tests/house/tidy.rs`'s affair. The commands of most pages need
-//! servers, and are run by `tests/servers/cli` and `tests/servers/e2e`, out of the page: [`RUN_BY`] says
-//! where. What needs no server is run here.
+//! `tests/house/tidy.rs` checks that links lead somewhere. The commands of most pages need servers:
+//! `tests/servers/cli` and `tests/servers/e2e` run them, out of the page ([`RUN_BY`] says where).
+//! Commands that need no server are run here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -20,7 +20,7 @@ use serde_json::Value;
 use test_kit::markdown::{blocks, links};
 use test_kit::page;
 
-/// Which test runs the commands of a page. It must name the page.
+/// The test that runs the commands of each page. The test's file must name the page.
 const RUN_BY: [(&str, &str); 17] = [
     ("docs/audit.md", "tests/servers/e2e/cases/runbooks.rs"),
     (
@@ -71,8 +71,8 @@ const RUN_BY: [(&str, &str); 17] = [
     ("docs/tool.md", "tests/servers/cli/page.rs"),
 ];
 
-/// The commands of the two pages that start the whole stack, by their first line, and what
-/// does the same: a test cannot run the suite that it belongs to.
+/// The commands of the two pages that start the whole stack, by their first line, each with its
+/// equivalent in the suite: a test cannot run the suite that it belongs to.
 const BLOCKS: [(&str, &str, &str); 10] = [
     (
         "README.md",
@@ -118,7 +118,7 @@ const BLOCKS: [(&str, &str, &str); 10] = [
     ),
 ];
 
-// --- what stands where ---------------------------------------------------------
+// --- places --------------------------------------------------------------------
 
 #[test]
 fn every_page_can_be_reached() {
@@ -245,7 +245,7 @@ fn every_configuration_of_a_page_is_valid() {
     assert_eq!(found, expected.into_iter().collect());
 }
 
-/// The documents of a block, and within them those that are written as a text.
+/// The documents of a block, and the documents that it holds as text.
 fn documents(path: &str, block: &str) -> Vec<Value> {
     let mut found = Vec::new();
     for document in serde_norway::Deserializer::from_str(block) {
@@ -259,7 +259,7 @@ fn documents(path: &str, block: &str) -> Vec<Value> {
     found
 }
 
-/// The configurations of our filter in a document, in whichever form.
+/// The configurations of our filter in a document, in any form.
 fn configs(path: &str, document: &Value) -> Vec<Value> {
     let mut found = Vec::new();
     match document {
@@ -297,7 +297,7 @@ fn validate(path: &str, validator: &Validator, mut config: Value) {
     assert!(faults.is_empty(), "{path}: {faults:?}");
 }
 
-/// What a filter calls is there, by that name.
+/// Each upstream that a filter calls exists under that name.
 #[test]
 fn every_upstream_of_an_installation_is_a_cluster_on_its_page() {
     for path in ["envoy", "istio", "envoy-gateway"] {
@@ -378,7 +378,7 @@ fn near_misses(key: &str) -> Vec<String> {
     ]
 }
 
-/// Holds a pattern, of which one group is the key, to find keys and nothing else.
+/// Checks that a pattern finds keys and nothing else; one of its groups is the key.
 #[track_caller]
 fn finds_keys_alone(pattern: &Regex, group: usize) {
     for key in generated() {
@@ -416,7 +416,7 @@ fn the_rule_for_gitleaks_finds_keys_and_nothing_else() {
     let pattern = Regex::new(&value("regex", "'")).unwrap();
     let group = value("secretGroup", "").parse().unwrap();
     finds_keys_alone(&pattern, group);
-    // A rule is tried only where a keyword is.
+    // A rule is tried only on texts with one of its keywords.
     let keyword = value("keywords", "[]\"");
     assert!(generated().iter().all(|key| key.contains(&keyword)));
 }
@@ -500,7 +500,7 @@ fn a_look_by_hand_finds_what_the_page_says() {
     );
 }
 
-// --- what is read --------------------------------------------------------------------
+// --- readers -------------------------------------------------------------------------
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

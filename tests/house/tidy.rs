@@ -1,7 +1,7 @@
 //! Holds the rules of the house that no compiler and no lint knows.
 //!
-//! Which crate uses which is Cargo's affair; that the core is pure beyond that, and the order of
-//! its rooms, is held here. A rule that nobody checks is forgotten by the third change.
+//! Cargo decides which crate may use which. Beyond that, this file keeps the core pure, and its
+//! rooms in order. A rule that nobody checks is forgotten by the third change.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,8 +12,8 @@ use std::process::Command;
 use test_kit::markdown;
 use test_kit::markdown::{links, prose};
 
-/// What the core may not name, and why. It cannot name the SDK, a logger and a source of randomness:
-/// its Cargo.toml has none.
+/// Names that the core may not use, and why. It cannot name the SDK, a logger and a source of
+/// randomness: its Cargo.toml has none.
 const IMPURE: [(&str, &str); 11] = [
     ("std::time", "time is an argument"),
     ("SystemTime", "time is an argument"),
@@ -31,11 +31,11 @@ const IMPURE: [(&str, &str); 11] = [
 /// The core's sources.
 const CORE: &str = "crates/core/src/";
 
-/// What the project's folder may hold at most, so that a newcomer finds the door.
+/// The most entries of the project's folder, so that a newcomer finds the door.
 const ENTRIES_MAX: usize = 20;
 
-/// The rooms of the core, each of which may use those before it alone. So any of them can be
-/// read, tested and taken out without those behind it.
+/// The rooms of the core, each of which may use only those before it. So a room can be read,
+/// tested and taken out without those behind it.
 const ROOMS: [&str; 20] = [
     "clock",
     "signing_key",
@@ -59,7 +59,8 @@ const ROOMS: [&str; 20] = [
     "manage",
 ];
 
-/// What cargo writes, with the address of the index in it, of more packages than these.
+/// The lock files that cargo writes, with the address of the index in them, each with its least
+/// number of packages.
 const LOCKS: [(&str, usize); 3] = [
     ("Cargo.lock", 20),
     ("crates/bench/noop_filter/Cargo.lock", 5),
@@ -209,7 +210,7 @@ fn nothing_names_this_machine_or_a_package_registry() {
         for (number, line) in text.lines().enumerate() {
             let at = format!("{path}:{}", number + 1);
             for name in machine {
-                // Not one that goes on a relative path, as in a URL of Keycloak's.
+                // Not in the middle of a relative path, as in a URL of Keycloak's.
                 let begins = |(at, _): (usize, &str)| {
                     !line[..at].ends_with(|before: char| before.is_ascii_alphanumeric())
                 };
@@ -304,7 +305,7 @@ fn every_script_runs_and_stops_at_the_first_error() {
             .unwrap()
             .permissions()
             .mode();
-        // Sourced by others, and so never run.
+        // Other scripts source this file; nobody runs it.
         if text.starts_with("# shellcheck shell=bash") {
             assert_eq!(
                 mode & 0o111,
@@ -448,7 +449,7 @@ fn every_claim_of_the_threat_model_names_a_test() {
     assert!(claims > 50, "only {claims} claims were found");
 }
 
-/// But for the one that sees nothing of a key or a token, and says so.
+/// Except a callback that sees no key and no token, and says so.
 #[test]
 fn every_callback_of_a_context_wipes_the_stack_that_it_used() {
     let mut seen = 0;
@@ -506,7 +507,7 @@ fn make_test_all_runs_every_step_and_every_test_that_there_is() {
     }
     assert_eq!(tiers.len(), known.len(), "{tiers:?}");
     assert!(script.contains(r#"all) steps+=("${QUICK[@]}" "${REST[@]}")"#));
-    // What `cargo test` alone does not run is named by a step; all else is in `unit`.
+    // Suites that `cargo test` alone does not run are named by a step; all others are in `unit`.
     let scripts = ["scripts/test.sh", "scripts/soak.sh"].map(read).concat();
     let manifest = read("tests/servers/Cargo.toml");
     let mut seen = 0;
@@ -525,7 +526,7 @@ fn make_test_all_runs_every_step_and_every_test_that_there_is() {
     );
 }
 
-// --- what is read ------------------------------------------------------------
+// --- readers -----------------------------------------------------------------
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -540,8 +541,8 @@ fn read_text(path: &str) -> Option<String> {
     String::from_utf8(fs::read(root().join(path)).unwrap()).ok()
 }
 
-/// The project's files: those that git knows, or all that are there where this is no
-/// checkout (an unpacked archive, the build of an image).
+/// The project's files: those that git knows, or all files where this is no checkout (an
+/// unpacked archive, the build of an image).
 fn tracked() -> Vec<String> {
     let listed = Command::new("git")
         .args(["ls-files", "-z"])
@@ -592,7 +593,7 @@ fn is_rust(path: &str) -> bool {
     path.ends_with(".rs")
 }
 
-/// A module's own tests in a file of their own: the module says what they are of.
+/// A module's own tests in a file of their own: the module's comment covers them.
 fn is_cut_off_tests(path: &str) -> bool {
     path.starts_with("crates/") && (path.ends_with("/tests.rs") || path.ends_with("_tests.rs"))
 }
@@ -603,7 +604,7 @@ fn code_of(line: &str) -> &str {
     line.split("//").next().unwrap_or_default()
 }
 
-/// Whether a line names this, as a whole word where it is one.
+/// Whether a line names this, as a whole word if it is a word.
 fn names(code: &str, name: &str) -> bool {
     let in_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     code.match_indices(name).any(|(at, _)| {
@@ -619,7 +620,7 @@ fn names(code: &str, name: &str) -> bool {
     })
 }
 
-/// The targets of the Makefile with what stands behind their `##`.
+/// The targets of the Makefile with the text behind their `##`.
 fn targets() -> Vec<(String, String)> {
     let found: Vec<(String, String)> = read("Makefile")
         .lines()

@@ -1,4 +1,4 @@
-//! The judge of the soak, on histories that were made up: each rule is seen to break.
+//! The judge of the soak, on made-up histories: each rule is seen to break.
 #![allow(
     clippy::indexing_slicing,
     clippy::panic,

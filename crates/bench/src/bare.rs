@@ -1,5 +1,5 @@
-//! Keycloak's part of an exchange, without a gateway: the same two calls, on a connection
-//! that is kept, with assertions that were signed before.
+//! Keycloak's part of an exchange, without a gateway: the same two calls, on a kept
+//! connection, with assertions that were signed before.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,7 +14,7 @@ use crate::client::{Connection, Request, Response, Target};
 use crate::secrets;
 use crate::wait::now_ms;
 
-/// Who makes the calls.
+/// A client that makes these calls.
 pub(crate) struct Bare {
     config: Config,
     key: SigningKey,
@@ -48,7 +48,7 @@ impl Bare {
         bare
     }
 
-    /// Looks a key's owner up and has a token granted; milliseconds of each.
+    /// Looks a key's owner up and gets a token; returns the milliseconds of each.
     pub(crate) fn exchange(&mut self, key_id: &str, owner_id: &str) -> [f64; 2] {
         let look_up = self.look_up(key_id);
         let (config, key, now) = (&self.config, &self.key, now());
@@ -62,7 +62,7 @@ impl Bare {
         [look_up, milliseconds(&answer)]
     }
 
-    /// Looks a key's owner up; milliseconds.
+    /// Looks a key's owner up; returns the milliseconds.
     pub(crate) fn look_up(&mut self, key_id: &str) -> f64 {
         let call = users::lookup_call(&self.config, &self.service_token, key_id);
         let answer = self.send(&request(&call));
@@ -94,7 +94,7 @@ fn request(call: &Call) -> Request {
     }
 }
 
-/// Ids of assertions are taken once.
+/// Keycloak takes the id of an assertion once.
 fn new_id() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);

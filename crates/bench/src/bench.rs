@@ -1,5 +1,5 @@
-//! What the groups share: the stack, its administrator, the cores, and a service that
-//! answers at once.
+//! The state that all groups share: the stack, its administrator, the cores, and a service
+//! that answers at once.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -14,16 +14,16 @@ use crate::secrets;
 use crate::service::Service;
 use crate::stack::{Stack, free_ports};
 
-/// A running stack, and what is needed to measure beside it.
+/// A running stack, and the tools to measure it.
 pub(crate) struct Bench {
     pub(crate) stack: &'static Stack,
     pub(crate) admin: Admin,
     pub(crate) cores: Cores,
-    /// Where work waits until nothing is timed.
+    /// Holds work back while a part is timed.
     pub(crate) lull: Lull,
-    /// Begun where it is asked for.
+    /// Begun if its group is chosen.
     pub(crate) simulation: Cell<Option<Simulation>>,
-    /// A key of the demo's.
+    /// A key of the demo.
     pub(crate) key: String,
     /// The port of the service behind the gateways.
     pub(crate) service_port: u16,
@@ -31,7 +31,7 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// Starts the stack, or takes the one whose run folder `E2E_RUN_DIR` names, and moves it
+    /// Starts the stack, or takes the stack of the run folder in `E2E_RUN_DIR`, and moves it
     /// from the gateway's core.
     pub(crate) fn start() -> Self {
         let stack = match std::env::var("E2E_RUN_DIR") {
@@ -74,7 +74,7 @@ impl Bench {
         }
     }
 
-    /// What the figures were measured with.
+    /// The software and the machine of this run.
     pub(crate) fn run(&self) -> Value {
         let text = |program: &str, arguments: &[&str]| {
             let output = std::process::Command::new(program).args(arguments).output();

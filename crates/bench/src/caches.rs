@@ -1,5 +1,5 @@
-//! The caches as they fill: what a hundred thousand keys cost in memory and in speed, and
-//! whether memory still grows once they are all known.
+//! The caches as they fill: the cost of a hundred thousand keys in memory and in speed,
+//! and whether memory still grows once all are known.
 
 use std::fs;
 
@@ -14,14 +14,14 @@ use crate::stand_in::StandIn;
 use crate::targets::{Filter, Targets};
 use crate::virtual_node::L1_ENTRIES;
 
-/// Keys that are cached, one after the other.
+/// Numbers of cached keys, measured in this order.
 const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
-/// Requests in all, the first use of each key among them.
+/// All requests together, the first use of each key among them.
 const REQUESTS: f64 = 1_000_000.0;
 const ROUNDS: usize = 5;
 const SECONDS: u32 = 1;
 const CONNECTIONS: u32 = 16;
-/// Requests with as many keys and the default sizes, where keys push each other out.
+/// Requests with as many keys, under the default sizes: keys push each other out.
 const PUSHING: [u64; 2] = [11_000, 6_000];
 const MEGABYTE: f64 = 1024.0 * 1024.0;
 
@@ -43,7 +43,7 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) {
 }
 
 fn start(bench: &Bench, stand_in: &StandIn, sizes: [(&'static str, usize); 2]) -> Targets {
-    // Nothing is refreshed while it lasts.
+    // No token is refreshed during the measurement.
     let mut fields = vec![("cache_ttl_seconds", json!(3600))];
     fields.extend(sizes.map(|(name, size)| (name, json!(size))));
     let listeners = [
@@ -53,11 +53,11 @@ fn start(bench: &Bench, stand_in: &StandIn, sizes: [(&'static str, usize); 2]) -
     Targets::start_before(bench, &listeners, &[stand_in.address])
 }
 
-/// Uses ever more keys; measures memory and warm requests at each size, and then goes on.
+/// Uses more and more keys; measures memory and warm requests at each size.
 fn grow(bench: &Bench, targets: &Targets, keys: &[Key], report: &mut Report) {
     let texts = |keys: &[Key]| Keys::new(bench, keys.iter().map(|key| key.text.as_str()));
     let ours = targets.port("ours");
-    // Each filter is there.
+    // Each filter has started.
     first_uses(ours, &texts(&keys[..shares::SHARES]), shares::SHARES);
     let before = Memory::of(targets);
     let mut memory = vec![vec![], vec![], vec![]];
@@ -90,7 +90,7 @@ fn grow(bench: &Bench, targets: &Targets, keys: &[Key], report: &mut Report) {
     }
     let all = texts(keys);
     let grown = |now: Memory| now.more_than(after_first_uses);
-    // Memory is what counts here, and no time.
+    // These requests measure memory, and no time.
     bench.lull.during(|| {
         while requests < REQUESTS {
             growth.push((requests, grown(Memory::of(targets))[0]));
@@ -145,14 +145,14 @@ fn tell(
     });
 }
 
-/// Uses each of these keys once; how many a second.
+/// Uses each of these keys once; returns the uses per second.
 fn first_uses(port: u16, keys: &Keys, count: usize) -> f64 {
     let until = Until::Requests(count as u64);
     closed(port, keys, Order::Turn, CONNECTIONS, until).per_second
 }
 
-/// Requests a second of the no-op filter and of ours, round by round, and how many ours
-/// had in all. The first round is not counted.
+/// Requests per second of the no-op filter and of ours, round by round, and the number of
+/// our requests. The first round is not counted.
 fn warm_rounds(targets: &Targets, keys: &Keys) -> ([Vec<f64>; 2], f64) {
     let mut rates = [vec![], vec![]];
     let mut ours = 0.0;
@@ -172,8 +172,8 @@ fn warm_rounds(targets: &Targets, keys: &Keys) -> ([Vec<f64>; 2], f64) {
     (rates, ours)
 }
 
-/// Ten times as many keys as worker memory holds: most requests ask Keycloak, whose answer
-/// takes another's place.
+/// Ten times as many keys as worker memory holds: most requests ask Keycloak, and each
+/// answer pushes another key's out.
 fn push_out(bench: &Bench, targets: &Targets, keys: &[Key], report: &mut Report) {
     let keys = Keys::new(bench, keys.iter().map(|key| key.text.as_str()));
     let mut memory = Vec::new();
@@ -198,7 +198,7 @@ struct Memory {
     resident: f64,
     /// Of that, the linear memory of the worker's Wasm machine.
     worker: f64,
-    /// What Envoy has allocated and not given back, its shared data included.
+    /// Bytes that Envoy has allocated and not given back, its shared data included.
     heap: f64,
 }
 
@@ -226,8 +226,8 @@ impl Memory {
     }
 }
 
-/// The resident bytes of the largest linear memory: V8 reserves gigabytes behind each, so
-/// that code which leaves it meets no neighbour.
+/// The resident bytes of the largest linear memory. V8 reserves gigabytes behind each, so
+/// that code that runs past its end meets no other memory.
 fn linear_memory(pid: &str) -> f64 {
     let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("its memory");
     let mut largest = 0.0_f64;

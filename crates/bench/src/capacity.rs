@@ -1,5 +1,5 @@
-//! How far a deployment goes: what a refresh costs Keycloak and a worker is measured here,
-//! the rest is computed ([`crate::capacity_model`]).
+//! The limits of a deployment: the cost of a refresh, to Keycloak and to a worker, is
+//! measured here. The rest is computed ([`crate::capacity_model`]).
 
 use apikeys_core::exchange::throttle::LOOKUPS_PER_SECOND;
 use serde_json::json;
@@ -13,21 +13,22 @@ use crate::targets::{Filter, Targets};
 use crate::traffic::Usage;
 use crate::virtual_node::L1_ENTRIES;
 
-/// So many that none is used twice within the TTL of a second, nearly as fast as it goes.
+/// Enough owners that no key is used twice within the TTL of a second, at nearly the full
+/// rate.
 const OWNERS: usize = 80;
 const KEYS_EACH: usize = 5;
 const ROUNDS: usize = 3;
 const SECONDS: u32 = 5;
-/// So many that Keycloak has always something to do.
+/// Enough to keep Keycloak busy all the time.
 const CONNECTIONS: u32 = 24;
-/// Enough for as many new keys as a worker lets in; what wrk breaks off at its end counts as
-/// failures of this address, of which there may be a few.
+/// Enough for as many new keys as a worker lets in. Requests that wrk breaks off at its end
+/// count as failures of this address, and only a few of them are allowed.
 const FIRST_CONNECTIONS: u32 = 8;
-/// Verified one after the other.
+/// Keys that are verified one after the other.
 const BCRYPT_KEYS: usize = 20;
 const BCRYPT_COST: u32 = 10;
 
-/// The deployment that limits are told for: keys that are each used once in ten seconds.
+/// The deployment of the reported limits: each key is used once in ten seconds.
 const EXAMPLE: Deployment = Deployment {
     usage: Usage {
         keys: 1000,
@@ -41,7 +42,7 @@ const EXAMPLE: Deployment = Deployment {
     renews_ahead: true,
     call_seconds: 0.0,
 };
-/// Of a token with a few roles; `docs/sizing.md` says how to count one's own.
+/// The length of a token with a few roles; `docs/sizing.md` says how to measure a token.
 const TOKEN_BYTES: usize = 1500;
 const L2_SLOTS: u32 = 4096;
 
@@ -57,16 +58,16 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) {
     grow(&example, &machine, report);
 }
 
-/// What this machine's Keycloak and one worker can do; and what a call takes, in seconds.
+/// The capacity of this machine's Keycloak and of one worker, and the seconds of one call.
 ///
-/// A worker's time is the processor time of its whole process, so that it is the same with
-/// whatever else is running.
+/// A worker's time is the processor time of its whole process: other load on the machine
+/// does not change it.
 pub(crate) fn keycloak_capacity(bench: &Bench, report: &mut Report) -> (Machine, f64) {
     let targets = Targets::start(
         bench,
         &[
             ("warm", Filter::Exchange(vec![])),
-            // Each token is over before its key is used again.
+            // Each token has expired before its key is used again.
             (
                 "refreshing",
                 Filter::Exchange(vec![("cache_ttl_seconds", json!(1))]),
@@ -79,7 +80,8 @@ pub(crate) fn keycloak_capacity(bench: &Bench, report: &mut Report) -> (Machine,
     let mut owners: Vec<Owner<'_>> = records.chunks(KEYS_EACH).map(owner).collect();
     let all = Keys::new(bench, keys.iter().map(|key| key.text.as_str()));
     let port = targets.port("refreshing");
-    // A worker lets so many new keys through in a second: the first time takes its time.
+    // The first round takes longer: a worker lets only so many new keys through in a
+    // second.
     let each_once = Until::Requests(keys.len() as u64);
     closed(port, &all, Order::Turn, FIRST_CONNECTIONS, each_once);
 
@@ -137,16 +139,16 @@ pub(crate) fn keycloak_capacity(bench: &Bench, report: &mut Report) -> (Machine,
     (machine, median(&calls))
 }
 
-/// What was refreshed in a while.
+/// Refreshes within a period.
 struct Refreshed {
     refreshes: f64,
     seconds: f64,
-    /// Of the gateway's processor time.
+    /// The gateway's processor time.
     busy_seconds: f64,
 }
 
-/// Sends keys whose tokens are over, by so many connections. Keycloak's calls are counted,
-/// and not requests: a run may begin with keys that were used a moment ago.
+/// Sends keys with expired tokens, over so many connections. It counts Keycloak's calls and
+/// not requests: a run may begin with keys that were used a moment ago.
 fn refresh(targets: &Targets, keys: &Keys, connections: u32) -> Refreshed {
     let asked = || targets.counter("cluster.keycloak.upstream_rq_total");
     let (asked_before, busy) = (asked(), targets.processor_seconds());
@@ -159,7 +161,7 @@ fn refresh(targets: &Targets, keys: &Keys, connections: u32) -> Refreshed {
     }
 }
 
-/// What is asked for as keys are added, beside what there is.
+/// The load as keys are added, beside the capacity.
 fn grow(example: &Deployment, machine: &Machine, report: &mut Report) {
     let keys = [300, 1000, 3000, 10_000, 30_000, 100_000];
     let line = |name: &str, of: &dyn Fn(&Deployment) -> f64| {

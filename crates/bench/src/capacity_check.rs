@@ -1,12 +1,12 @@
-//! The capacity model beside what was simulated: its figure over the simulation's, point by
-//! point.
+//! The capacity model against the simulation: its figure divided by the simulation's, point
+//! by point.
 
 use crate::capacity_model::Deployment;
 use crate::hit_rate::{CURVE_KEYS, CURVE_TTLS, FIFTH, GROWTH_RATE, ttl_line};
 use crate::report::{Curve, Report};
 use crate::traffic::Usage;
 
-/// What the model says over what was simulated: 1 where both say the same.
+/// The model's figure divided by the simulated one: 1 where both agree.
 pub(crate) fn compare(report: &mut Report) {
     let over = |curve: &str, line: &str, of: &dyn Fn(f64) -> f64| {
         let points = points(report, curve, line).into_iter();

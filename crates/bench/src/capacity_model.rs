@@ -1,26 +1,27 @@
-//! How much a deployment asks of Keycloak and of its workers, computed: from the keys and
-//! their use, nodes, workers, the TTL and what a machine was measured to do.
+//! The load of a deployment on Keycloak and on its workers, computed from the keys and their
+//! use, nodes, workers, the TTL and the measured capacity of a machine.
 //!
-//! Each key is a renewal process. Its requests come at random, `rate` in a second at a cache.
-//! A token that was fetched is used for the TTL. If a request comes in the last part of it
-//! (the window: a tenth to a fifth, which the key's digest decides), the token is renewed
-//! then and no request waits; else the first request after its end fetches it, and waits.
+//! Each key is a renewal process. Its requests arrive at random, `rate` per second at a
+//! cache. A fetched token is used for the TTL. If a request arrives in the last part of the
+//! TTL (the window: a tenth to a fifth, chosen by the key's digest), the token is renewed
+//! then and no request waits. Otherwise the first request after its end fetches it, and
+//! waits.
 
 use crate::traffic::Usage;
 
-/// Ranks up to this are taken one by one; those behind it in groups of about the same use.
+/// The first ranks are computed one by one, the others in groups of about the same use.
 const SINGLE_RANKS: usize = 200;
-/// How much larger than its first rank a group's last one is.
+/// The ratio of a group's last rank to its first.
 const GROUP_RATIO: f64 = 1.01;
-/// Windows that stand for all of them.
+/// Windows that represent all of them.
 const WINDOWS: usize = 8;
 /// Look-up and grant.
 const CALLS_PER_REFRESH: f64 = 2.0;
-/// What an entry of a token takes beside the token: `docs/sizing.md` has it, and a test holds
+/// Bytes of a token's entry beside the token. `docs/sizing.md` states it, and a test holds
 /// both to the code.
 pub const ENTRY_BYTES: usize = 126;
 
-/// What is deployed, and how it is used.
+/// A deployment and its use.
 #[derive(Debug, Clone, Copy)]
 pub struct Deployment {
     /// Of all nodes together.
@@ -33,30 +34,30 @@ pub struct Deployment {
     /// Whether the keys in use fit into `l2_slots`, so that the workers of a node share
     /// their tokens.
     pub workers_share: bool,
-    /// Whether tokens are renewed before their end. They are; without is what it is
-    /// compared with.
+    /// Whether tokens are renewed before their end. The filter does so; `false` is the
+    /// comparison.
     pub renews_ahead: bool,
-    /// What one call to Keycloak takes: a worker renews one token at a time.
+    /// Seconds of one call to Keycloak: a worker renews one token at a time.
     pub call_seconds: f64,
 }
 
-/// What that asks for, when all keys have been seen.
+/// The load of a deployment, when all keys have been seen.
 #[derive(Debug, Clone, Copy)]
 pub struct Demand {
-    /// The share of the requests that wait for nothing.
+    /// The share of the requests that do not wait.
     pub hit_rate: f64,
-    /// Look-ups in a second, and as many grants.
+    /// Look-ups per second; there are as many grants.
     pub refreshes_per_second: f64,
-    /// Those of them that no request waits for.
+    /// Refreshes among them that no request waits for.
     pub renewals_per_second: f64,
 }
 
-/// What a machine was measured to do.
+/// The measured capacity of a machine.
 #[derive(Debug, Clone, Copy)]
 pub struct Machine {
     /// Refreshes in a second that Keycloak can serve: a look-up and a grant each.
     pub keycloak_refreshes_per_second: f64,
-    /// What each takes of a worker.
+    /// Worker time of a warm request, of a refresh and of a bcrypt verification.
     pub warm_seconds: f64,
     pub refresh_seconds: f64,
     pub bcrypt_seconds: f64,
@@ -65,7 +66,7 @@ pub struct Machine {
 }
 
 impl Deployment {
-    /// One node of one worker, as it is.
+    /// One node of one worker.
     pub const fn of_one_worker(usage: Usage, ttl_seconds: f64, call_seconds: f64) -> Self {
         Self {
             usage,
@@ -78,19 +79,19 @@ impl Deployment {
         }
     }
 
-    /// Caches that know nothing of each other.
+    /// Caches that share nothing with each other.
     fn caches(&self) -> f64 {
         let each = if self.workers_share { 1 } else { self.workers };
         (self.nodes * each) as f64
     }
 
-    /// Renewals in a second that all workers can make: one at a time each.
+    /// Renewals per second of all workers: each makes one at a time.
     pub fn renewals_per_second_max(&self) -> f64 {
         (self.nodes * self.workers) as f64 / (CALLS_PER_REFRESH * self.call_seconds)
     }
 
-    /// What is asked for. Where more renewals are due than can be made, that share of them
-    /// is made that can be, and requests do the rest.
+    /// The load. Where more renewals are due than a worker can make, it makes as many as it
+    /// can, and requests fetch the other tokens.
     pub fn demand(&self) -> Demand {
         let groups = groups(&self.usage);
         if !self.renews_ahead {
@@ -113,7 +114,7 @@ impl Deployment {
         self.demand_at(&groups, low)
     }
 
-    /// The same where this share of the renewals that are due is made.
+    /// The load if this share of the due renewals is made.
     fn demand_at(&self, groups: &[(f64, f64)], made: f64) -> Demand {
         let caches = self.caches();
         let (mut refreshes, mut renewals) = (0.0, 0.0);
@@ -134,14 +135,14 @@ impl Deployment {
         }
     }
 
-    /// From one fetch of a key's token to the next: how long, and how likely it is that no
+    /// The time from one fetch of a key's token to the next, and the probability that no
     /// request waits for it.
     fn cycle(&self, rate: f64, spread: f64, made: f64) -> (f64, f64) {
         let ttl = self.ttl_seconds;
         let window = ttl / 10.0 * (1.0 + spread);
         let unused = (-rate * window).exp();
         let renewed = made * (1.0 - unused);
-        // Until the first request in the window, times how likely there is one.
+        // The mean time until the first request in the window, times the probability of one.
         let in_window = (1.0 - unused * (1.0 + rate * window)) / rate;
         let ahead = made * ((1.0 - unused) * (ttl - window) + in_window);
         (ahead + (1.0 - renewed) * (ttl + 1.0 / rate), renewed)
@@ -155,7 +156,7 @@ impl Deployment {
         busy / (self.nodes * self.workers) as f64
     }
 
-    /// First uses in a second while all caches are empty, and what bounds them.
+    /// First uses per second while all caches are empty, and their bound.
     pub fn first_uses_per_second(&self, machine: &Machine) -> (f64, &'static str) {
         let workers = (self.nodes * self.workers) as f64;
         let bounds = [
@@ -167,12 +168,12 @@ impl Deployment {
         *bounds.iter().min_by(by_rate).expect("bounds")
     }
 
-    /// How long it takes at least until each node has seen each key once.
+    /// The least time until each node has seen each key once.
     pub fn restart_seconds(&self, machine: &Machine) -> f64 {
         (self.usage.keys * self.nodes) as f64 / self.first_uses_per_second(machine).0
     }
 
-    /// What the tokens in the caches of one node take at least: in each worker, and once in
+    /// The least memory for the tokens in the caches of one node: in each worker, and once in
     /// its shared data.
     pub fn cache_bytes(&self, token_bytes: usize) -> usize {
         self.usage.keys * (token_bytes + ENTRY_BYTES) * (self.workers + 1)
@@ -186,7 +187,7 @@ impl Deployment {
         grown
     }
 
-    /// The most keys at which something still holds that gives way as keys are added.
+    /// The most keys at which a condition still holds; it fails above some number of keys.
     fn keys_max(&self, holds: impl Fn(&Self) -> bool) -> usize {
         let (mut holding, mut giving) = (0, 100_000_000);
         while giving - holding > 1 + holding / 1000 {
@@ -200,7 +201,8 @@ impl Deployment {
         holding
     }
 
-    /// What gives way at how many keys that are used as these are: the first one first.
+    /// The limits of the deployment, each with the number of keys, used as these are, at
+    /// which it is reached: the lowest first.
     pub fn limits(
         &self,
         machine: &Machine,
@@ -234,7 +236,7 @@ impl Deployment {
     }
 }
 
-/// Keys of about the same use: how many, and each one's share of the requests.
+/// Keys of about the same use: their number, and the share of the requests of each.
 fn groups(usage: &Usage) -> Vec<(f64, f64)> {
     if usage.exponent == 0.0 {
         return vec![(usage.keys as f64, 1.0 / usage.keys as f64)];
@@ -259,7 +261,7 @@ fn groups(usage: &Usage) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// The hit rate without renewals, in closed form: of keys whose use is `1/rank`.
+/// The hit rate without renewals, in closed form, where a key's use is `1/rank`.
 pub fn hit_rate_without_renewals(usage: &Usage, ttl_seconds: f64) -> f64 {
     let misses = usage.shares().map(|share| {
         let rate = usage.requests_per_second * share;

@@ -1,5 +1,5 @@
-//! Keys that are not warm: a refresh, a first use, and what first uses do to the warm
-//! requests of the same worker.
+//! Keys that are not warm: a refresh, a first use, and the delay that first uses cause to the
+//! warm requests of the same worker.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,24 +18,24 @@ use crate::wait;
 
 const STARTS: usize = 5;
 const REFRESHED_KEYS: usize = 10;
-/// Each call takes Keycloak twice as long now and then: five rounds gave 1.06 to 1.17.
+/// Now and then a call takes Keycloak twice as long: five rounds gave 1.06 to 1.17.
 const REFRESHES: usize = 12;
 const FIRST_USES: usize = 20;
-/// So many first uses are a round of the longest turn, and the quietest counts: what holds the
-/// worker holds it in each of them, and what else the machine does in some.
+/// First uses in a round of the longest turn. The quietest round counts: verification holds
+/// the worker in every round, other work of the machine only in some.
 const FIRST_USES_A_ROUND: usize = 4;
-/// bcrypt's, of the keys that are used for the first time: what `apikeys create` takes.
+/// The bcrypt cost of keys that are used for the first time: the default of `apikeys create`.
 const COST: u32 = 10;
 const STALL_ROUNDS: usize = 5;
 const STALL: Duration = Duration::from_secs(8);
-/// The same without them.
+/// The duration of warm requests without first uses.
 const ALONE: Duration = Duration::from_secs(4);
-/// So long a new Envoy compiles the code that is used most.
+/// The time in which a new Envoy compiles its hot code.
 const WARM_UP: Duration = Duration::from_secs(3);
 const COLD_KEYS: usize = 50;
-/// Of warm requests; some wait while a slice is computed.
+/// For warm requests; some wait while a slice is computed.
 const CONNECTIONS: u32 = 32;
-/// Warm requests a second beside them: a quarter of what a worker bears, or less.
+/// Warm requests a second beside them: at most a quarter of a worker's capacity.
 const WARM_PER_SECOND: f64 = 1000.0;
 
 pub(crate) fn measure(bench: &Bench, report: &mut Report) {
@@ -54,7 +54,7 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) {
     stall(bench, report);
 }
 
-/// How long Envoy takes until it serves, and until a first request was served.
+/// The time until Envoy serves, and until it has served a first request.
 fn start(bench: &Bench, report: &mut Report) {
     let (mut noop, mut ours, mut first) = (vec![], vec![], vec![]);
     for _ in 0..STARTS {
@@ -71,7 +71,7 @@ fn start(bench: &Bench, report: &mut Report) {
     report.fact("first_request_ms", &first);
 }
 
-/// What Envoy says of its own start, in milliseconds.
+/// Envoy's own figure for its start, in milliseconds.
 fn ready_after(targets: &Targets) -> f64 {
     let look = || {
         let stats = targets
@@ -107,8 +107,8 @@ fn bcrypt_record(key: &Key) -> Record {
     Record::bcrypt(key, "2b", COST)
 }
 
-/// Some keys in turn, each after its second in the cache, and the same two calls made
-/// bare right before or after.
+/// Some keys in turn, each after its second in the cache, and the same two calls without a
+/// gateway right before or after.
 fn refresh(bench: &Bench, targets: &Targets, bare: &mut Bare, report: &mut Report) {
     let owned = Owned::new(bench, REFRESHED_KEYS, Record::sha256);
     let mut gateway = targets.target("short").connect();
@@ -117,7 +117,7 @@ fn refresh(bench: &Bench, targets: &Targets, bare: &mut Bare, report: &mut Repor
         let (mut refreshed, mut made) = (vec![], vec![]);
         for (number, key) in owned.keys.iter().enumerate() {
             let mut call = || made.push(bare.exchange(&key.id, &owned.owner.id).iter().sum());
-            // Whoever comes second finds what Keycloak has just read.
+            // The second of the two reads data that Keycloak has just read.
             let bare_first = (round + number) % 2 == 1;
             if bare_first {
                 call();
@@ -127,13 +127,13 @@ fn refresh(bench: &Bench, targets: &Targets, bare: &mut Bare, report: &mut Repor
                 call();
             }
         }
-        // The first is their first use.
+        // Round 0 is their first use.
         if round > 0 {
             ratios.push(median(&refreshed) / median(&made));
             ours.append(&mut refreshed);
             calls.append(&mut made);
         }
-        // All that are in the cache end within it.
+        // All cached tokens end within this time.
         thread::sleep(Duration::from_millis(1050));
     }
     let name = "wasmcustom.apikey_exchanges_total.source.refresh";
@@ -149,20 +149,19 @@ fn refresh(bench: &Bench, targets: &Targets, bare: &mut Bare, report: &mut Repor
     owned.owner.delete();
 }
 
-/// Milliseconds of a request that is served.
+/// Milliseconds of a served request.
 fn ask(gateway: &mut Connection, key: &str) -> f64 {
     let answer = gateway.send(&Request::orders().api_key(key));
     assert_eq!(answer.status, 200, "{}", answer.describe());
     answer.took.as_secs_f64() * 1000.0
 }
 
-/// A new key each time; beside it bcrypt as a native program computes it, and the two
-/// calls.
+/// A new key each time; beside it bcrypt in a native program, and the two calls.
 fn first_use(bench: &Bench, targets: &Targets, bare: &mut Bare, report: &mut Report) {
     let owned = Owned::new(bench, FIRST_USES, bcrypt_record);
     let mut gateway = targets.target("exchange").connect();
     let (mut ours, mut native, mut ratios) = (vec![], vec![], vec![]);
-    // So that the gateway's own token is there.
+    // Gets the gateway's own token first.
     ask(&mut gateway, &bench.key);
     for key in &owned.keys {
         let took = ask(&mut gateway, &key.text);
@@ -181,8 +180,8 @@ fn first_use(bench: &Bench, targets: &Targets, bare: &mut Bare, report: &mut Rep
     owned.owner.delete();
 }
 
-/// The longest turn of a worker's loop while it verifies keys and does nothing else, as
-/// Envoy measured it: a slice, and what the turn did beside it.
+/// The longest turn of a worker's loop while it verifies keys and does nothing else, as Envoy
+/// measured it: a slice, and the rest of that turn.
 fn slices(bench: &Bench, report: &mut Report) {
     let owned = Owned::new(bench, FIRST_USES, bcrypt_record);
     let targets = Targets::start(bench, &[("exchange", Filter::Exchange(vec![]))]);
@@ -191,7 +190,7 @@ fn slices(bench: &Bench, report: &mut Report) {
     ask(&mut gateway, &bench.key);
     let (mut longest, mut most, mut computed) = (vec![], vec![], vec![]);
     let slices = (1_usize << COST).div_ceil(ROUNDS_PER_SLICE as usize);
-    // Looked at one by one: between two looks there is so little that the machine takes the
+    // Asked one by one: the time between two readings is so short that the machine takes the
     // core away in few of them.
     for round in owned.keys.chunks(FIRST_USES_A_ROUND) {
         let mut turns = Vec::new();
@@ -203,7 +202,7 @@ fn slices(bench: &Bench, report: &mut Report) {
             let slice = spent * 1000.0 / slices as f64;
             computed.push(slice);
             let [p99, p100] = targets.turns_ms(["P99", "P100"]);
-            // Else Envoy has not shown the turns that computed it.
+            // Otherwise Envoy has not yet shown the turns of this computation.
             if p100 >= slice {
                 turns.push((p100, p99));
             }
@@ -222,8 +221,8 @@ fn slices(bench: &Bench, report: &mut Report) {
     owned.owner.delete();
 }
 
-/// Warm requests by themselves, and while keys that nobody has used yet are verified, all
-/// at once and one after the other, in the same worker.
+/// Warm requests alone, and while new keys are verified in the same worker, all at once and
+/// one after the other.
 fn stall(bench: &Bench, report: &mut Report) {
     let (mut alone, mut beside, mut ratios, mut took) = (vec![], vec![], vec![], vec![]);
     for _ in 0..STALL_ROUNDS {

@@ -1,16 +1,16 @@
-//! Which core runs what: a gateway's worker has the first to itself, so that it is the
-//! gateway that is measured and not who else was running: not even Envoy's main thread, which
-//! adds up histograms for some milliseconds at a time. On a machine of one core all share it,
-//! and the figures say so.
+//! Cores and their processes. A gateway's worker has the first core to itself, so that the
+//! bench measures the gateway and not its neighbours. Even Envoy's main thread runs
+//! elsewhere: it adds up histograms for some milliseconds at a time. On a machine of one core
+//! all share it, and the figures say so.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The core that is the gateway's.
+/// The gateway's core.
 const GATEWAY: &str = "0";
 
-/// How the cores are shared out.
+/// The distribution of the cores.
 #[derive(Clone, Copy)]
 pub(crate) struct Cores {
     count: usize,
@@ -25,12 +25,13 @@ impl Cores {
         Self { count }
     }
 
-    /// How many there are.
+    /// The number of cores.
     pub(crate) fn count(&self) -> usize {
         self.count
     }
 
-    /// Moves an Envoy's workers to the gateway's core, and the rest of it to the others.
+    /// Moves an Envoy's workers to the gateway's core, and its other threads to the other
+    /// cores.
     pub(crate) fn give_gateway(&self, pid: &str) {
         self.give_rest(pid);
         for worker in workers(pid) {
@@ -39,20 +40,20 @@ impl Cores {
         }
     }
 
-    /// Moves a process to the other cores, with all that it has started and will start: a
+    /// Moves a process to the other cores, with all its children, present and future: a
     /// server may be the child of a script, or have a process for each connection.
     pub(crate) fn give_rest(&self, pid: &str) {
         self.pin(&format!("1-{}", self.count.saturating_sub(1)), pid);
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
         for child in children.unwrap_or_default().split_whitespace() {
-            // It may have ended meanwhile.
+            // The process may have ended meanwhile.
             if Path::new(&format!("/proc/{child}")).exists() {
                 self.give_rest(child);
             }
         }
     }
 
-    /// Lets a thread have what others leave of all cores.
+    /// Gives a thread the idle time of all cores.
     pub(crate) fn give_what_is_left(&self, thread: &str) {
         let all = format!("0-{}", self.count.saturating_sub(1));
         self.set(&["--cpu-list", "--pid", &all, thread]);

@@ -1,8 +1,10 @@
-//! How many requests find their token in the cache, and what the others ask of Keycloak: an
-//! hour in virtual time, and how both change with the use of the keys and their number.
+//! The share of requests that find their token in the cache, and the load of the others on
+//! Keycloak: an hour in virtual time, and how both change with the use of the keys and their
+//! number.
 //!
-//! Real servers would take the hour, and a Keycloak with as many keys. What is made up is
-//! around the core ([`crate::virtual_node`]); a run with the same seed is the same run.
+//! Real servers would take the hour, and a Keycloak with as many keys. Only the surroundings
+//! of the core are made up ([`crate::virtual_node`]); a run with the same seed is the same
+//! run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,8 +20,8 @@ use crate::virtual_node::{Run, Scenario, run};
 
 const TTL_SECONDS: u64 = 300;
 
-/// The row: an hour from empty caches, on one node of one worker with all settings as they
-/// are by default. What the hour begins with is told apart from what follows.
+/// The row: an hour from empty caches, on one node of one worker with default settings. The
+/// beginning of the hour is reported apart from the rest.
 const HOUR: Scenario = Scenario {
     usage: Usage::zipf(10_000, 3000.0),
     workers: 1,
@@ -33,12 +35,12 @@ const HOUR: Scenario = Scenario {
     seed: 1,
 };
 
-/// The curves' keys, fewer than the row's so that there can be many points: with ten times
-/// the keys and ten times the requests it is much the same.
+/// The keys of the curves, fewer than the row's so that there can be many points: ten times
+/// the keys with ten times the requests give much the same curve.
 pub(crate) const CURVE_KEYS: usize = 1000;
 const CURVE_RATES: [f64; 5] = [3.0, 10.0, 30.0, 100.0, 300.0];
 pub(crate) const CURVE_TTLS: [u64; 3] = [60, 300, 900];
-/// A million keys are not to take all the time there is.
+/// Low, so that a million keys do not take most of the bench's time.
 pub(crate) const GROWTH_RATE: f64 = 100.0;
 const GROWTH_KEYS: [usize; 4] = [1_000_000, 100_000, 10_000, 1000];
 /// A fifth of the row's keys and requests.
@@ -50,7 +52,7 @@ const fn steady(usage: Usage, ttl_seconds: u64) -> Scenario {
     Scenario::steady(usage, ttl_seconds, 4)
 }
 
-/// All that is simulated, at each point of its curve.
+/// All simulated scenarios, each at its point of a curve.
 struct Scenarios {
     by_rate: [[(f64, Scenario); CURVE_RATES.len()]; CURVE_TTLS.len()],
     by_keys: [(f64, Scenario); GROWTH_KEYS.len()],
@@ -75,7 +77,7 @@ impl Scenarios {
         }
     }
 
-    /// What takes longest goes first.
+    /// The longest scenarios first.
     fn in_order(&self) -> Vec<Scenario> {
         let mut all = vec![HOUR];
         all.extend(self.by_keys.iter().map(|(_, scenario)| *scenario));
@@ -86,15 +88,15 @@ impl Scenarios {
     }
 }
 
-/// Runs that know nothing of each other, on a thread for each core.
+/// Independent runs, on a thread for each core.
 pub(crate) struct Simulation {
     threads: Vec<JoinHandle<()>>,
     done: Receiver<(usize, Run)>,
 }
 
 impl Simulation {
-    /// Begins all of them. They go on in each lull: their time is virtual, so it does not
-    /// matter what else is done meanwhile, and they would take more than a minute alone.
+    /// Begins all of them. They go on in each lull: their time is virtual, so other work does
+    /// not change their results, and alone they would take more than a minute.
     pub(crate) fn begin(bench: &Bench) -> Self {
         let scenarios = Arc::new(Scenarios::new().in_order());
         let next = Arc::new(AtomicUsize::new(0));
@@ -118,7 +120,7 @@ impl Simulation {
         }
     }
 
-    /// Waits for all of them; in the scenarios' order.
+    /// Waits for all of them; returns them in the scenarios' order.
     fn wait(self, bench: &Bench) -> Vec<Run> {
         bench.lull.during(|| {
             for thread in self.threads {
@@ -199,9 +201,9 @@ pub(crate) fn ttl_line(ttl_seconds: u64) -> String {
     format!("TTL {ttl_seconds} s")
 }
 
-/// Four workers, with shared data as small beside the keys as the default is beside the
-/// row's, and with room for all; and one worker with ten times the keys that its memory holds
-/// by default.
+/// Four workers, once with shared data as small for their keys as the default is for the
+/// row's, and once with room for all keys; and one worker with ten times the keys that its
+/// memory holds by default.
 fn crowds() -> [(&'static str, Scenario); 3] {
     let crowd = |l2_slots| Scenario {
         workers: 4,

@@ -1,5 +1,6 @@
-//! What a node does, in a formula and in virtual time, and the page that shows what was
-//! measured: apart from the bench, since tests hold the three against each other.
+//! A node's behaviour, in a formula and in virtual time, and the page that shows the
+//! measured figures: apart from the bench, since tests hold the three against each
+//! other.
 
 #![allow(
     missing_docs,

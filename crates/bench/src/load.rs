@@ -1,5 +1,5 @@
-//! Load, from wrk (closed loop: as much as goes) and oha (open loop: so many requests a
-//! second, each timed from when it was due).
+//! Load, from wrk (closed loop: as many requests as possible) and oha (open loop: so
+//! many requests a second, each timed from the moment when it was due).
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -20,7 +20,7 @@ use crate::targets::PEER_KEY;
 pub(crate) struct Keys(PathBuf);
 
 impl Keys {
-    /// These keys.
+    /// Writes these keys.
     pub(crate) fn new<'a>(bench: &Bench, keys: impl IntoIterator<Item = &'a str>) -> Self {
         static FILES: AtomicUsize = AtomicUsize::new(0);
         let number = FILES.fetch_add(1, Ordering::Relaxed);
@@ -37,27 +37,27 @@ impl Keys {
     }
 }
 
-/// How keys are chosen.
+/// The order of the keys.
 #[derive(Clone, Copy)]
 pub(crate) enum Order {
     Turn,
     Random,
 }
 
-/// When a closed loop ends.
+/// The end of a closed loop.
 #[derive(Clone, Copy)]
 pub(crate) enum Until {
     Seconds(u32),
     Requests(u64),
 }
 
-/// What a closed loop did.
+/// The result of a closed loop.
 pub(crate) struct Closed {
     pub(crate) requests: f64,
     pub(crate) per_second: f64,
 }
 
-/// As many requests as go through, by so many connections.
+/// As many requests as possible, over so many connections.
 #[track_caller]
 pub(crate) fn closed(
     port: u16,
@@ -69,7 +69,7 @@ pub(crate) fn closed(
     let mut wrk = Command::new(program("WRK"));
     let seconds = match until {
         Until::Seconds(seconds) => seconds,
-        // Ended by its script before.
+        // Its script ends it before.
         Until::Requests(_) => 900,
     };
     wrk.args(["--threads", "1", "--timeout", "30s", "--script"])
@@ -105,14 +105,14 @@ pub(crate) fn closed(
     }
 }
 
-/// What an open loop saw, in microseconds.
+/// The latencies of an open loop, in microseconds.
 pub(crate) struct Open {
     pub(crate) p50: f64,
     pub(crate) p99: f64,
 }
 
-/// So many requests a second for so long, whatever becomes of those before. Their
-/// key is the one that the listener adds.
+/// So many requests a second for so long: each is sent on time, whether earlier ones are
+/// answered or not. The listener adds their key.
 #[track_caller]
 pub(crate) fn open(port: u16, per_second: f64, connections: u32, time: Duration) -> Open {
     let mut oha = Command::new(program("OHA"));
@@ -147,8 +147,8 @@ pub(crate) fn open(port: u16, per_second: f64, connections: u32, time: Duration)
     }
 }
 
-/// Runs wrk, and ends it once its script has seen enough: its threads stop by themselves
-/// then, but it sleeps on until its duration is over.
+/// Runs wrk, and ends it once its script reports the last request: its threads stop by
+/// themselves then, but wrk sleeps until its duration is over.
 fn output_of_wrk(command: &mut Command) -> String {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut wrk = command.spawn().expect("wrk");
@@ -175,7 +175,7 @@ fn output(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Where a program is that scripts/bench.sh has fetched.
+/// The path of a program that scripts/bench.sh has fetched.
 pub(crate) fn program(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: run make bench"))
 }

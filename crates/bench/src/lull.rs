@@ -1,5 +1,5 @@
-//! Work that needs a processor and no quiet machine: it goes on while nothing is timed, and
-//! stands still while something is.
+//! Work that needs a processor and no quiet machine: it runs while nothing is timed, and
+//! pauses during a timed part.
 
 use std::fs;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::cores::Cores;
 
-/// Where such work waits for the lulls between what is timed.
+/// The place where such work waits for the lulls between timed parts.
 #[derive(Clone, Default)]
 pub(crate) struct Lull {
     inner: Arc<Inner>,
@@ -23,18 +23,18 @@ struct Inner {
 struct State {
     /// Nothing is timed.
     is_open: bool,
-    /// Threads that are not waiting.
+    /// Threads that are at work.
     going: usize,
 }
 
 impl Lull {
-    /// Lets the work go on while this is done; all of it stands still when this returns.
+    /// Lets the work run during this call; all of it has paused when this returns.
     pub(crate) fn during<T>(&self, act: impl FnOnce() -> T) -> T {
         let _closed_at_the_end = Open::new(self);
         act()
     }
 
-    /// Does work on a thread that takes what others leave of each core; it is to call
+    /// Does work on a thread that takes the idle time of all cores. The work must call
     /// [`Lull::wait`] often.
     pub(crate) fn spawn<T: Send + 'static>(
         &self,
@@ -51,7 +51,7 @@ impl Lull {
         })
     }
 
-    /// Waits for a lull, unless it is one.
+    /// Waits for a lull, or returns at once in one.
     pub(crate) fn wait(&self) {
         let mut state = self.state();
         if !state.is_open {

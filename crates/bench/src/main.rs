@@ -1,21 +1,21 @@
-//! `make bench`: what the filter costs, on real servers, side by side with what one would
-//! use instead.
+//! `make bench`: the cost of the filter, on real servers, side by side with the alternatives.
 //!
 //! ```text
 //! make bench                      all of it, 19 minutes on two cores
 //! make bench BENCH_GROUPS="warm cold"   these groups alone; the others' figures stay
-//! make bench BENCH_GROUPS=page          none: plots and page anew from what was measured
+//! make bench BENCH_GROUPS=page          none: plots and page anew from the last figures
 //! ```
 //!
-//! It starts what `make run` starts, with a Keycloak that keeps its data in PostgreSQL, and
-//! gateways of its own beside it. Each gateway has one worker, and that a core to itself; all
-//! else shares the others ([`cores`]). What is compared is measured in turns, round by round.
+//! It starts the stack of `make run`, with a Keycloak that keeps its data in PostgreSQL, and
+//! gateways of its own beside it. Each gateway has one worker, and that worker a core to
+//! itself; all other processes share the other cores ([`cores`]). Compared targets are measured
+//! in turns, round by round.
 //!
-//! `E2E_RUN_DIR` names the run folder of a `make run` that is up, to measure beside it: quick,
-//! while one thing is being made faster.
+//! `E2E_RUN_DIR` names the run folder of a `make run` that is up, and the bench uses that
+//! stack: quick, while you make one part faster.
 //!
-//! Writes `crates/bench/results.json` and the plots beside it. A missed bound is said and is no
-//! failure: a busy machine must not turn anything red.
+//! Writes `crates/bench/results.json` and the plots beside it. It reports a missed bound and
+//! does not fail: a busy machine must not turn anything red.
 #![allow(
     clippy::disallowed_methods,
     clippy::expect_used,
@@ -60,8 +60,8 @@ use suites::{client, database, faults, gateway, keycloak, owner, secrets, stack,
 
 type Group = (&'static str, fn(&Bench, &mut Report));
 
-/// In this order: the store is filled after all that is measured with a small one, and what
-/// is simulated goes on beside what nobody times of the others.
+/// In this order: the store is filled after all measurements that need a small one, and the
+/// simulations run beside the parts that are not timed.
 const GROUPS: [Group; 6] = [
     ("warm", warm::measure),
     ("cold", cold::measure),
@@ -112,7 +112,7 @@ fn main() -> ExitCode {
         if measured.is_err() {
             failed.push(name);
         }
-        // After each, so that one that fails loses nothing of the others.
+        // After each group, so that a failing group loses nothing of the others.
         let results = report.write(&folder.join("results.json"), &run);
         plots::draw(&results, &folder);
         show(&results);
@@ -133,7 +133,7 @@ fn show(results: &serde_json::Value) {
     let page = std::fs::read_to_string(&file).expect("the page");
     match page::fill(&page, results) {
         Ok(page) => std::fs::write(&file, page).expect("the page"),
-        // Where only some groups were ever measured.
+        // Some groups were never measured.
         Err(why) => println!("    docs/performance.md stays as it is: {why}"),
     }
 }

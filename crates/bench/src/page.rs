@@ -11,7 +11,7 @@ const END: &str = "<!-- bench end -->";
 /// The page with its tables made anew.
 ///
 /// # Errors
-/// A mark that has no end, or asks for what is not in the results.
+/// A mark without an end, or with a name that is not in the results.
 pub fn fill(page: &str, results: &Value) -> Result<String, String> {
     let mut filled = String::new();
     let mut rest = page;

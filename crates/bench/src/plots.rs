@@ -1,4 +1,5 @@
-//! What results.json holds, as SVG: the requests a second of each gateway, and the curves.
+//! The figures of results.json as SVG: the requests a second of each gateway, and the
+//! curves.
 
 use std::path::Path;
 
@@ -13,7 +14,8 @@ const COLOURS: [RGBColor; 5] = [
     RGBColor(0xa3, 0x52, 0xcc),
     RGBColor(0x5c, 0x6a, 0x7a),
 ];
-/// The gateways of the first picture, as results.json calls them, and here.
+/// The gateways of the first picture: the name in results.json, and the name in the
+/// picture.
 const GATEWAYS: [(&str, &str); 7] = [
     ("none", "no filter"),
     ("noop", "no-op Wasm"),
@@ -87,7 +89,7 @@ fn draw_gateways(results: &Value, file: &Path) -> Drawn {
     Ok(())
 }
 
-/// Lines over a size, which grows tenfold from mark to mark.
+/// Lines over a size on a logarithmic scale.
 fn draw_curve(curve: &Value, file: &Path) -> Drawn {
     let lines: Vec<(&String, Points)> = curve["lines"]
         .as_object()

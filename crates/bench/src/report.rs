@@ -1,20 +1,20 @@
-//! What was measured: rows with their bounds, curves, and single facts; on the terminal
-//! and in `results.json`.
+//! The measured figures: rows with their bounds, curves, and single facts; on the
+//! terminal and in `results.json`.
 
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-/// Which side of its bound a row is to be on.
+/// The required side of a bound.
 #[derive(Clone, Copy)]
 enum Bound {
     AtLeast(f64),
     AtMost(f64),
-    /// None: it is reported.
+    /// No bound: the figure is only reported.
     Reported,
 }
 
-/// A row: its key in results.json, what it is, its bound.
+/// A row: its key in results.json, its title, its bound.
 struct Promise {
     key: &'static str,
     what: &'static str,
@@ -104,7 +104,7 @@ const PROMISES: [Promise; 16] = [
     ),
 ];
 
-/// Median, smallest, largest; of how many.
+/// Median, smallest, largest, and the number of values.
 #[derive(Clone, Copy)]
 struct Spread {
     median: f64,
@@ -113,7 +113,7 @@ struct Spread {
     count: usize,
 }
 
-/// Lines in one picture: what was measured at growing sizes.
+/// Lines in one picture: figures at growing sizes.
 pub(crate) struct Curve {
     /// The picture's file name, without its ending.
     pub(crate) name: &'static str,
@@ -124,7 +124,7 @@ pub(crate) struct Curve {
     pub(crate) lines: Vec<(String, Vec<(f64, f64)>)>,
 }
 
-/// All that a run found.
+/// All figures of a run.
 #[derive(Default)]
 pub(crate) struct Report {
     rows: Vec<(&'static str, Spread)>,
@@ -133,7 +133,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// A row of [`PROMISES`], from its rounds.
+    /// Adds a row of [`PROMISES`], from its rounds.
     pub(crate) fn row(&mut self, key: &str, rounds: &[f64]) {
         let promise = PROMISES.iter().find(|promise| promise.key == key);
         let promise = promise.unwrap_or_else(|| panic!("{key} is no row"));
@@ -147,14 +147,14 @@ impl Report {
         self.rows.push((promise.key, spread));
     }
 
-    /// A figure that stands in no row: `name` ends in its unit.
+    /// Adds a figure that is in no row: `name` ends in its unit.
     pub(crate) fn fact(&mut self, name: &str, rounds: &[f64]) {
         let spread = spread(rounds);
         println!("    {name}: {}", round(spread.median));
         self.facts.insert(name.to_owned(), json_of(spread));
     }
 
-    /// A curve, and in results.json its points.
+    /// Adds a curve, and its points to results.json.
     pub(crate) fn curve(&mut self, curve: Curve) {
         for (line, points) in &curve.lines {
             let points: Vec<String> = points
@@ -166,7 +166,7 @@ impl Report {
         self.curves.push(curve);
     }
 
-    /// The table; how many bounds are missed.
+    /// Prints the table; returns the number of missed bounds.
     pub(crate) fn print(&self) -> usize {
         println!(
             "\n{:32} {:>10} {:>23} {:>9}",
@@ -196,8 +196,8 @@ impl Report {
         missed
     }
 
-    /// Writes what was found; rows and curves that this run did not measure stay as they
-    /// were, so that one group can be measured again. Gives all of it.
+    /// Writes the figures, and returns all of them. Rows and curves that this run did
+    /// not measure stay as they were, so that one group can be measured again.
     pub(crate) fn write(&self, file: &Path, run: &Value) -> Value {
         let before = std::fs::read(file).ok();
         let before = before.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
@@ -275,7 +275,7 @@ fn json_of(spread: Spread) -> Value {
     })
 }
 
-/// With four digits that count.
+/// Rounds to four significant digits.
 fn round_number(value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
         return value;

@@ -1,5 +1,5 @@
-//! The service behind the gateways: nginx, which answers each request at once. It costs the
-//! least of all that speaks HTTP, and so leaves the gateway to be what is waited for.
+//! The service behind the gateways: nginx, which answers each request at once. No HTTP
+//! server costs less, so the wait is for the gateway.
 
 use std::fs;
 use std::path::Path;
@@ -10,13 +10,13 @@ use crate::client::{Request, Target};
 use crate::load::program;
 use crate::wait;
 
-/// A running nginx; ended when it is dropped, and with whoever started it.
+/// A running nginx; it ends when it is dropped, and with its parent process.
 pub(crate) struct Service {
     child: Child,
 }
 
 impl Service {
-    /// Starts one on this port; its files are in this folder.
+    /// Starts nginx on this port, with its files in this folder.
     pub(crate) fn start(folder: &Path, port: u16) -> Self {
         let folder = folder.join("service");
         fs::create_dir_all(&folder).expect("a folder");
@@ -38,7 +38,7 @@ impl Service {
         service
     }
 
-    /// Its process.
+    /// Its process id.
     pub(crate) fn pid(&self) -> String {
         self.child.id().to_string()
     }
@@ -56,7 +56,7 @@ fn configuration(folder: &Path, port: u16) -> String {
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|name| format!("{name}_temp_path {folder}/{name};"))
         .join(" ");
-    // One process, so that its end is the end of it.
+    // One process, so that ending it ends nginx.
     format!(
         "daemon off; master_process off; pid {folder}/pid; error_log stderr error;
 events {{ worker_connections 4096; }}

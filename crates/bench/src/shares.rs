@@ -1,20 +1,20 @@
-//! A listener whose keys are shared out among several filters of one kind.
+//! A listener that shares its keys out among several filters of one kind.
 //!
-//! The filter looks up no more than fifty keys a second that its node has never seen
-//! verified, so that nobody who makes keys up can keep Keycloak busy. A hundred thousand
-//! first uses would take it over half an hour; several filters, as a gateway has that
-//! configures one for each of its routes, take as many times that. They share a worker, a
-//! Wasm machine and what it remembers in the host's shared data.
+//! The filter looks up at most fifty keys a second that its node has never seen verified,
+//! so that a client with made-up keys cannot keep Keycloak busy. At that rate a hundred
+//! thousand first uses take over half an hour. Several filters take that many times the
+//! rate: a gateway has several when it configures one for each of its routes. They share
+//! a worker, a Wasm machine and its entries in the host's shared data.
 
 use serde_json::{Value, json};
 
 use crate::gateway::{edit_fields, member};
 use crate::owner::Key;
 
-/// How many filters there are: more than one core can keep busy.
+/// The number of filters: more than one core can keep busy.
 pub(crate) const SHARES: usize = 16;
 
-/// Keys in so many shares, one after the other: a key's first character says whose it is.
+/// Keys in so many shares, one after the other: a key's first character names its share.
 pub(crate) fn keys(count: usize) -> Vec<Key> {
     let id = |number: usize| format!("{:x}{number:011}", number % SHARES);
     (0..count).map(|number| Key::with_id(&id(number))).collect()
@@ -30,7 +30,8 @@ pub(crate) fn share_out(listener: &mut Value) {
         let mut filter = filter.clone();
         filter["name"] = json!(name(share));
         filter["disabled"] = json!(true);
-        // What is configured alike is one filter to Envoy. No key is refused here.
+        // Envoy treats filters with equal configurations as one filter. No key is refused
+        // here.
         edit_fields(
             &mut filter,
             &[("negative_ttl_seconds".to_owned(), json!(30 + share))],

@@ -1,10 +1,9 @@
-//! What stands for Keycloak where a hundred thousand keys are used for the first time: the
+//! A stand-in for Keycloak where a hundred thousand keys are used for the first time: the
 //! real one would take half an hour to answer.
 //!
-//! It answers what the filter asks for with what the real one answered for the demo's owner,
-//! with other ids, hashes and times in it: so its tokens and records are as long. It checks
-//! nothing, and takes no time worth speaking of. No figure of a call to Keycloak comes from
-//! here.
+//! It gives the answers that the real one gave for the demo's owner, with other ids, hashes
+//! and times in them, so its tokens and records have the real length. It checks nothing, and
+//! takes almost no time. No figure of a call to Keycloak comes from here.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -25,10 +24,10 @@ use crate::owner::{Key, Record, attributes};
 use crate::wait::now_seconds;
 
 const ROLES: [&str; 4] = ["view-users", "query-users", "query-groups", "view-events"];
-/// Of a token that no assertion ends sooner.
+/// The life of a token that no assertion shortens.
 const LIFE_SECONDS: u64 = 86_400;
 
-/// A running one; takes no more connections once it is dropped.
+/// A running stand-in; it takes no more connections once it is dropped.
 pub(crate) struct StandIn {
     pub(crate) address: SocketAddr,
     /// The length of an owner's token.
@@ -37,7 +36,7 @@ pub(crate) struct StandIn {
 }
 
 impl StandIn {
-    /// Starts one that knows these keys, each an owner's of its own.
+    /// Starts a stand-in that knows these keys, each with an owner of its own.
     pub(crate) fn start(bench: &Bench, keys: &[Key]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -65,7 +64,7 @@ impl StandIn {
 impl Drop for StandIn {
     fn drop(&mut self) {
         self.stopped.store(true, Ordering::Relaxed);
-        // Wakes the thread that accepts.
+        // Wakes the accepting thread.
         let _ = TcpStream::connect(self.address);
     }
 }
@@ -85,11 +84,11 @@ fn serve(realm: &Realm, mut gateway: TcpStream) -> Option<()> {
 }
 
 struct Realm {
-    /// By a key's id: its owner's number, and what is stored of its hash.
+    /// By a key's id: its owner's number, and the stored form of its hash.
     keys: HashMap<String, (u64, String)>,
     /// A user as the real one shows it.
     user: Value,
-    /// A token's claims, and what stands before and after them.
+    /// A token's claims, and the text before and after them.
     claims: Value,
     header: String,
     signature: String,

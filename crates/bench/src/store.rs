@@ -1,9 +1,9 @@
-//! The store as it grows: a look-up among one thousand to one million keys, and what a
-//! store without an index would do in its place.
+//! The store as it grows: a look-up among one thousand to one million keys, and the same
+//! look-up in a store without an index.
 //!
-//! Sizes cannot take turns, since the store only grows, and minutes lie between them: so at
-//! each of them a call that no number of keys can slow down, a client by its name, is timed in
-//! turn with the look-ups. What it took longer or shorter is the machine's doing, and is
+//! Sizes cannot take turns, since the store only grows, and minutes lie between them. So each
+//! size also times, in turn with the look-ups, a call that does not depend on the number of
+//! keys: a client by its name. A change in that call's time is the machine's doing, and is
 //! divided out.
 
 use std::time::Instant;
@@ -28,15 +28,15 @@ const KEYS_OF_AN_OWNER: u64 = 5;
 const ROUNDS: usize = 5;
 /// Look-ups in a round, each of another key.
 const LOOK_UPS: usize = 60;
-/// Rounds before any counts: a JVM gets faster until it has compiled what it does, which
-/// would flatter whatever is measured later. They end once so many have brought nothing.
+/// Rounds before any counts: a JVM gets faster until it has compiled its code, which would
+/// flatter the later measurements. They end after so many rounds without a gain.
 const SETTLED_ROUNDS: usize = 5;
 const UNCOUNTED_ROUNDS_MAX: usize = 60;
-/// Searches by a short value: each reads all of them.
+/// Searches by a short value: each reads all values.
 const SHORT_SEARCHES: usize = 5;
-/// Owners that a scan goes through, and which of them holds the key.
+/// The owners that a scan reads, and the position of the key's owner.
 const SCANNED_OWNERS: u64 = 1_000;
-/// Apart from those of the other realm.
+/// Apart from the owners of the other realm.
 const FIRST_SCANNED: u64 = 0xf000_0000;
 const PAGE: u64 = 100;
 
@@ -70,7 +70,7 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) {
     scan(bench, &database, report);
 }
 
-/// What one size showed, in milliseconds.
+/// The figures of one size, in milliseconds.
 struct Figures {
     /// Round by round.
     look_ups: Vec<Vec<f64>>,
@@ -156,7 +156,7 @@ impl Store<'_> {
         self.keys = keys;
     }
 
-    /// Looks up until that gets no faster.
+    /// Repeats look-ups until they get no faster.
     fn settle(&mut self) {
         let mut least = f64::INFINITY;
         let mut settled = 0;
@@ -197,7 +197,7 @@ impl Store<'_> {
         figures
     }
 
-    /// A key that is there.
+    /// A key of the store.
     fn any_key(&mut self) -> u64 {
         self.dice.random_range(0..self.keys)
     }
@@ -208,8 +208,8 @@ impl Store<'_> {
         self.find(&path, key)
     }
 
-    /// By what `apiKeys` holds, which is short enough to lie in no index of its own: what
-    /// a look-up would be without the long value.
+    /// By the value of `apiKeys`, which is too short for the index of long values: a look-up
+    /// without that index.
     fn short_search(&mut self) -> f64 {
         let key = self.any_key();
         let (id, hash) = stored(key);
@@ -227,7 +227,7 @@ impl Store<'_> {
         took
     }
 
-    /// What has nothing to do with keys: one of the clients that each realm has.
+    /// A call that has nothing to do with keys: one of the clients that each realm has.
     fn client(&self) -> f64 {
         let (found, took) = timed(|| self.admin.get("clients?clientId=account"));
         assert_eq!(
@@ -248,14 +248,14 @@ fn key_id(key: u64) -> String {
     format!("many{key:08}")
 }
 
-/// What is stored of a key: as long as a hash is, and of nothing that anybody could send.
+/// The stored form of a key: as long as a hash, and of no key that a client could send.
 fn stored(key: u64) -> StoredKey {
     let id = key_id(key);
     let hash = format!("$sha256${id:A>43}");
     (id, hash)
 }
 
-/// The very path that the filter asks for, below the realm's.
+/// The path that the filter asks for, below the realm's.
 fn look_up_path(realm: &str, key_id: &str) -> String {
     let fields = json!({
         "keycloak_url": "https://login.example.com", "realm": realm,
@@ -268,24 +268,24 @@ fn look_up_path(realm: &str, key_id: &str) -> String {
     below.expect("a path below the realm").to_owned()
 }
 
-/// What a call gives, and its milliseconds.
+/// A call's result, and its milliseconds.
 fn timed<T>(call: impl FnOnce() -> T) -> (T, f64) {
     let began = Instant::now();
     let answer = call();
     (answer, began.elapsed().as_secs_f64() * 1000.0)
 }
 
-/// The seed's way: each user is read, and the key is tried at each hash. In a realm of its
-/// own, so that there are no others, with the key at the owner in the middle.
+/// The seed's way: it reads each user, and tries the key at each hash. It runs in a realm of
+/// its own, so that there are no other users, with the key at the owner in the middle.
 ///
-/// A comparison takes as long with one hash as with another of its cost, so the owners
-/// share a few: hashing a thousand keys would take a minute and change nothing.
+/// A comparison takes as long with one hash as with another of its cost, so the owners share a
+/// few: hashing a thousand keys would take a minute and change nothing.
 fn scan(bench: &Bench, database: &Database, report: &mut Report) {
     let realm = "bench-scan";
     let admin = &bench
         .admin
         .new_realm(&json!({"realm": realm, "enabled": true}));
-    // Or no attribute would be shown.
+    // Otherwise Keycloak would show no attribute.
     let mut profile = admin.get("users/profile");
     profile["unmanagedAttributePolicy"] = json!("ADMIN_EDIT");
     admin.must("PUT", "users/profile", Some(&profile));
@@ -324,8 +324,8 @@ fn scan(bench: &Bench, database: &Database, report: &mut Report) {
     report.row("reference_scan_vs_lookup", &[theirs / median(&ours)]);
 }
 
-/// Goes through the realm's users, a page at a time; who holds the key, and how many
-/// hashes were tried.
+/// Goes through the realm's users, a page at a time; returns the holder of the key, and how
+/// many hashes were tried.
 fn scan_for(admin: &Admin, key: &Key) -> (Option<String>, usize) {
     let mut all = 0;
     let mut first = 0;

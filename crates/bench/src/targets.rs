@@ -1,5 +1,5 @@
-//! Gateways to measure: one Envoy with a listener for each filter, all of them the
-//! example's (`deploy/envoy/envoy.yaml`) but for what stands in the place of ours.
+//! Gateways to measure: one Envoy with a listener for each filter. Each listener is the
+//! example's (`deploy/envoy/envoy.yaml`), with another filter in the place of ours.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -16,28 +16,28 @@ use crate::shares::share_out;
 use crate::stack::{free_ports, project};
 use crate::wait;
 
-/// What `api_key_auth` takes; nobody's credential.
+/// The key that `api_key_auth` takes; nobody's credential.
 pub(crate) const PEER_KEY: &str = "bench-peer-key";
 
-/// About what the demo's tokens have, with `Bearer` before them.
+/// About the length of the demo's tokens, with `Bearer` before them.
 const TOKEN_BYTES: usize = 1_000;
 
-/// What stands where our filter would.
+/// The filter of a listener.
 #[derive(Clone)]
 pub(crate) enum Filter {
-    /// Nothing.
+    /// No filter.
     None,
     /// A Wasm filter that does nothing.
     Noop,
-    /// The same, which makes the calls to the host that ours makes, and nothing else.
+    /// The same with the host calls of our filter, and nothing else.
     HostCalls,
-    /// The same calls, and the one for an entry of shared data.
+    /// The same calls, and the call that reads an entry of shared data.
     L2HostCalls,
     /// Envoy's own filter, in C++: compares the key with a list.
     ApiKeyAuth,
-    /// Ours, with these fields changed.
+    /// Our filter, with these fields changed.
     Exchange(Vec<(&'static str, Value)>),
-    /// Several of one, each for a share of the keys.
+    /// Several filters of one kind, each for a share of the keys.
     Shared(Box<Filter>),
 }
 
@@ -48,13 +48,13 @@ pub(crate) struct Targets {
 }
 
 impl Targets {
-    /// Starts one with a listener for each name. A request without a key is given that of
-    /// the demo: oha could only be told of one in its arguments, which are public.
+    /// Starts an Envoy with a listener for each name. A request without a key is given the
+    /// demo's: oha takes a key only from its arguments, which are public.
     pub(crate) fn start(bench: &Bench, listeners: &[(&'static str, Filter)]) -> Self {
         Self::start_before(bench, listeners, &[])
     }
 
-    /// The same, whose callouts go to these addresses instead of Keycloak's.
+    /// The same, with callouts to these addresses instead of Keycloak's.
     pub(crate) fn start_before(
         bench: &Bench,
         listeners: &[(&'static str, Filter)],
@@ -98,7 +98,7 @@ impl Targets {
         Target::local(self.port(name))
     }
 
-    /// Waits until a listener has answered something since it was asked last.
+    /// Waits until a listener has answered a request since the last reading.
     pub(crate) fn wait_for_requests(&self) {
         let before = self.answered();
         wait::until("requests", Duration::from_secs(10), || {
@@ -114,12 +114,12 @@ impl Targets {
         self.counter(&format!("http.{name}.downstream_rq_completed"))
     }
 
-    /// Percentiles (`P99`; `P100` is the longest) of how long the turns of the worker's loop
-    /// took since the last look, in milliseconds. 0 if there was none.
+    /// Percentiles (`P99`; `P100` is the longest) of the duration of the turns of the
+    /// worker's loop since the last reading, in milliseconds. 0 if there was none.
     pub(crate) fn turns_ms<const N: usize>(&self, percentiles: [&str; N]) -> [f64; N] {
         let name = "listener_manager.worker_0.dispatcher.loop_duration_us";
         let mut longest = [0.0_f64; N];
-        // Envoy shows an interval at a later look than the one that ended it.
+        // Envoy shows an interval at a later reading than the one that ended it.
         for _ in 0..3 {
             let stats = self.gateway.admin(&format!("/stats?filter={name}"));
             assert!(stats.contains(name), "no {name}: {stats}");
@@ -135,7 +135,7 @@ impl Targets {
         longest
     }
 
-    /// Seconds of a processor that its worker has had.
+    /// Processor seconds of its worker.
     pub(crate) fn processor_seconds(&self) -> f64 {
         let nanoseconds = cores::workers(&self.gateway.pid()).into_iter();
         let nanoseconds = nanoseconds.map(|thread| {
@@ -160,14 +160,14 @@ impl Targets {
     }
 }
 
-/// The stack's rendered configuration, with other ports and no service.
+/// The stack's rendered configuration, with other ports and without the service.
 fn example(run_dir: &Path, yield_port: u16) -> Value {
     let text = fs::read_to_string(run_dir.join("envoy.yaml")).expect("the configuration");
     let mut config: Value = serde_norway::from_str(&text).expect("YAML");
     config["admin"]["address"] = socket_address(([127, 0, 0, 1], 0).into());
-    // How long each turn of a worker's loop took.
+    // Envoy then measures each turn of a worker's loop.
     config["enable_dispatcher_stats"] = json!(true);
-    // A histogram's interval is what was since the last look at it.
+    // A histogram's interval begins at its last reading.
     config["stats_flush_on_admin"] = json!(true);
     let listeners = member(&mut config, "/static_resources/listeners");
     let listeners = listeners.as_array_mut().expect("listeners");

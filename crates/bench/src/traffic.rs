@@ -1,14 +1,15 @@
-//! Requests as they come: independent of each other (a Poisson process), each with a key
-//! whose use falls off as a power of its rank (Zipf's law). A seed is a sequence.
+//! Requests as they arrive: independent of each other (a Poisson process), each with a
+//! key; the use of keys falls off as a power of their rank (Zipf's law). A seed is a
+//! sequence.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// How keys are used.
+/// The use of keys.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Usage {
     pub keys: usize,
-    /// Of all keys together.
+    /// The rate of all keys together.
     pub requests_per_second: f64,
     /// Zipf's exponent; 0 uses all keys alike.
     pub exponent: f64,
@@ -37,7 +38,7 @@ impl Usage {
 /// The requests of a [`Usage`], one after the other.
 pub struct Traffic {
     chance: ChaCha8Rng,
-    /// For each key the share of the requests with it or a more used one.
+    /// For each key, the share of the requests with this key or a more used one.
     up_to: Vec<f64>,
     requests_per_second: f64,
     next_at_seconds: f64,
@@ -57,12 +58,12 @@ impl Traffic {
         }
     }
 
-    /// When the next one comes, in microseconds from the beginning.
+    /// The time of the next request, in microseconds from the beginning.
     pub fn next_at_us(&self) -> u64 {
         (self.next_at_seconds * 1e6) as u64
     }
 
-    /// Its key, and which of so many workers it meets.
+    /// The next request's key, and the index of its worker.
     pub fn take(&mut self, workers: usize) -> (usize, usize) {
         let until = -(1.0 - self.chance.random::<f64>()).ln();
         self.next_at_seconds += until / self.requests_per_second;

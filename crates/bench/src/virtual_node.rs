@@ -1,9 +1,9 @@
-//! A gateway's node in virtual time: the core as it ships, its workers with what they do
-//! between requests, their host's shared data, and a made-up Keycloak.
+//! A gateway's node in virtual time: the core as it ships, its workers with their background work,
+//! their host's shared data, and a made-up Keycloak.
 //!
-//! Lean, so that an hour with millions of requests takes a minute: nothing fails here and
-//! nothing is checked, which is what `crates/core/tests/sim/` is for. Keys are stored as SHA-256: a hash
-//! has no part in whether a token is in the cache.
+//! Lean, so that an hour with millions of requests takes a minute: nothing fails here and nothing
+//! is checked, because `crates/core/tests/sim/` does both. Keys are stored as SHA-256: the hash
+//! does not matter to whether a token is in the cache.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -26,12 +26,12 @@ use test_kit::store::Shared;
 
 /// The time between two ticks of a worker, as on both hosts.
 const TICK_US: u64 = 200_000;
-/// A turn of the host's loop: what a yield without a wait takes.
+/// A turn of the host's loop: the time of a yield without a wait.
 const TURN_US: u64 = 200;
 /// The default of `l1_entries`.
 pub const L1_ENTRIES: usize = 10_000;
 
-/// A node and what it is asked.
+/// A node and its load.
 #[derive(Debug, Clone, Copy)]
 pub struct Scenario {
     pub usage: Usage,
@@ -40,11 +40,11 @@ pub struct Scenario {
     /// None leaves the default.
     pub l1_entries: Option<usize>,
     pub l2_slots: Option<u32>,
-    /// What a call to Keycloak takes, there and back.
+    /// The time of a call to Keycloak, there and back.
     pub call_ms: u64,
     /// The keys were verified on this node before; no token is there either way.
     pub known: bool,
-    /// Not counted, before what is.
+    /// Run before the counted seconds.
     pub warm_up_seconds: u64,
     pub seconds: u64,
     pub seed: u64,
@@ -53,9 +53,9 @@ pub struct Scenario {
 impl Scenario {
     /// A node of one worker that has seen all of its keys before, with room for them.
     ///
-    /// All tokens begin at about the same time, and one in steady use is renewed after 0.85 of
-    /// the TTL on the average. What is counted begins in the middle of its second round and has
-    /// so many of them: else nearly all tokens would have a round too many in it, or too few.
+    /// All tokens begin at about the same time, and a token in steady use is renewed after 0.85 of
+    /// the TTL on average. Counting begins in the middle of the tokens' second round and lasts so
+    /// many rounds: otherwise nearly all tokens would count a round too many, or too few.
     pub const fn steady(usage: Usage, ttl_seconds: u64, rounds: u64) -> Self {
         Self {
             usage,
@@ -76,15 +76,15 @@ impl Scenario {
     }
 }
 
-/// What became of the requests, and what Keycloak was asked meanwhile.
+/// The outcomes of the requests, and the calls to Keycloak meanwhile.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Outcome {
     pub requests: u64,
-    /// Those that went on at once with a token of the cache.
+    /// Requests that went on at once with a cached token.
     pub hits: u64,
-    /// Those that were refused, since too many new keys came at once.
+    /// Requests that were refused, since too many new keys came at once.
     pub refused: u64,
-    /// Those that led a first use, or a refresh.
+    /// Requests that led a first use, or a refresh.
     pub first_uses: u64,
     pub refreshes: u64,
     pub lookups: u64,
@@ -124,13 +124,13 @@ impl Outcome {
     }
 }
 
-/// What happens next, and when it is due.
+/// The next events, each with the time at which it is due.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Tick,
     /// The answer to an exchange's call, or its turn.
     Answer(usize),
-    /// The answer to what a worker asked between requests.
+    /// The answer to a call that a worker made between requests.
     Told(usize),
 }
 
@@ -164,7 +164,7 @@ struct VirtualNode<'a> {
     outcome: Outcome,
 }
 
-/// What became of all of it: before it was counted, and then.
+/// The outcomes: before counting began, and after.
 #[derive(Debug, Clone, Copy)]
 pub struct Run {
     pub warm_up: Outcome,
@@ -177,8 +177,8 @@ impl Run {
     }
 }
 
-/// Lets the time pass, and says what became of the requests. `wait` is called at each tick, to
-/// hold it for as long as it is not to go on.
+/// Lets the time pass, and returns the outcomes of the requests. It calls `wait` at each tick;
+/// `wait` returns when the run may go on.
 pub fn run(scenario: &Scenario, wait: &dyn Fn()) -> Run {
     let mut node = VirtualNode::new(scenario, wait);
     let mut traffic = Traffic::new(&scenario.usage, scenario.seed);
@@ -196,7 +196,7 @@ pub fn run(scenario: &Scenario, wait: &dyn Fn()) -> Run {
 impl<'a> VirtualNode<'a> {
     fn new(scenario: &Scenario, wait: &'a dyn Fn()) -> Self {
         let config = config(scenario);
-        // So that it is `cache_ttl_seconds` that ends a token's time, and not its own end.
+        // Long, so that `cache_ttl_seconds` ends a token's use, and not the token's own end.
         let token_life_seconds = 2 * scenario.cache_ttl_seconds + 120;
         let realm = Realm::new(scenario.usage.keys, token_life_seconds);
         let mut shared = Shared::default();
@@ -229,7 +229,7 @@ impl<'a> VirtualNode<'a> {
         }
     }
 
-    /// Lets the time pass up to this second; what became of all requests until then.
+    /// Lets the time pass up to this second; returns the outcomes of all requests until then.
     fn until(
         &mut self,
         seconds: u64,
@@ -358,7 +358,8 @@ impl<'a> VirtualNode<'a> {
                 match forward.source {
                     Source::FirstUse => self.outcome.first_uses += 1,
                     Source::Refresh => self.outcome.refreshes += 1,
-                    // Another request led, or the token was in the cache once it was its turn.
+                    // Another request led, or the token was in the cache when this request's turn
+                    // came.
                     Source::L1 | Source::L2 | Source::Stale => {}
                 }
                 return;
@@ -378,7 +379,7 @@ impl<'a> VirtualNode<'a> {
         self.go_on(worker, None);
     }
 
-    /// Tells what is done between requests of an answer, or of a tick.
+    /// Gives an answer, or a tick, to a worker's background work.
     fn go_on(&mut self, worker: usize, event: Option<machine::Event<'_>>) {
         let call = self.with_env(worker, |background, watch, env| {
             let before = background.renewed().done;

@@ -1,4 +1,5 @@
-//! A realm with many keys, made up: each is one owner's, and stored as SHA-256.
+//! A made-up realm with many keys: each has an owner of its own, and is stored as
+//! SHA-256.
 
 use std::collections::HashMap;
 
@@ -11,7 +12,7 @@ use apikeys_core::store::slots::SharedStore;
 use test_kit::keycloak::{FakeKeycloak, Reply, User, asked, claims, form, sha256_of};
 use test_kit::keys;
 
-/// When it begins.
+/// The start of the run.
 pub const START: UnixMillis = UnixMillis(1_800_000_000_000);
 const DAY_MS: u64 = 86_400_000;
 
@@ -27,7 +28,7 @@ impl Realm {
         let format = KeyFormat::new("sk_live_").expect("a prefix");
         let (mut headers, mut by_id) = (Vec::new(), HashMap::new());
         for number in 0..count {
-            // All that tells two of them apart is their number.
+            // Two keys differ in their number alone.
             let mut digits = number;
             let key = format.generate(|bytes| {
                 for byte in bytes {
@@ -50,13 +51,13 @@ impl Realm {
         }
     }
 
-    /// What a request has in its `authorization` header.
+    /// A request's `authorization` header.
     pub fn header(&self, key: usize) -> &[u8] {
         &self.headers[key]
     }
 
-    /// Keycloak's answer. It has the one user whom the call concerns: it looks through all
-    /// of them, and would take all the time there is.
+    /// Keycloak's answer. The realm holds only the user of the call: Keycloak's model
+    /// looks through all of its users, and would take nearly all of the run's time.
     pub fn answer(&mut self, call: &Call, now: UnixMillis) -> Reply {
         match asked(call) {
             "look-up" => {

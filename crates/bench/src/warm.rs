@@ -1,4 +1,4 @@
-//! Warm requests: what the filter costs when the token is in the cache, beside a gateway
+//! Warm requests: the cost of the filter when the token is in the cache, beside a gateway
 //! without it, with a filter that does nothing, and with Envoy's own `api_key_auth`.
 
 use std::time::Duration;
@@ -11,19 +11,19 @@ use crate::owner::{Key, Owner, Record};
 use crate::report::{Report, median};
 use crate::targets::{Filter, Targets};
 
-/// Of the turns of a round the best counts: what else the machine does can only slow one down.
-/// Short and many, so that it spoils some of them and not all.
+/// The best turn of a round counts: other work of the machine can only slow a turn down. Turns
+/// are short and many, so that such work spoils some of them and not all.
 const ROUNDS: usize = 6;
 const TURNS: usize = 12;
 const REQUESTS: u64 = 500;
 const CONNECTIONS: u32 = 16;
-/// The same of latency, where the quietest window of a round counts.
+/// Windows of a round of latency; the quietest window counts.
 const WINDOWS: usize = 14;
 const WINDOW: Duration = Duration::from_millis(250);
-/// So few that those that are opened are no hundredth of a window's requests, and more than
+/// Few, so that opening them is less than a hundredth of a window's requests, and more than
 /// are busy at half of a worker's capacity.
 const OPEN_CONNECTIONS: u32 = 8;
-/// Keys of the listener whose worker memory holds one: each is read from shared data.
+/// Keys of the listener with room for one in worker memory: each is read from shared data.
 const L2_KEYS: usize = 8;
 
 pub(crate) fn measure(bench: &Bench, report: &mut Report) {
@@ -43,7 +43,7 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) {
     owner.delete();
 }
 
-/// What is compared, each with a listener.
+/// The compared filters, each with a listener.
 fn filters() -> Vec<(&'static str, Filter)> {
     let exchange = |field| Filter::Exchange(vec![field]);
     vec![
@@ -67,8 +67,8 @@ struct Rates {
 }
 
 impl Rates {
-    /// All listeners in turn, each once before that is not counted; what the no-op bears, by
-    /// all of its turns and not its best ones.
+    /// All listeners in turn, after one uncounted request to each. Returns the rate of the
+    /// no-op, by all of its turns and not its best ones.
     fn measure(&mut self, targets: &Targets, one: &Keys, several: &Keys) -> f64 {
         let names = filters().into_iter().map(|(name, _)| name);
         let turn = |name: &str| {
@@ -136,15 +136,15 @@ impl Rates {
     }
 }
 
-/// At a load that all can bear, in an open loop. Two listeners have the same filter: what one
-/// of them adds to the other is what such a figure is off by here.
+/// At a load that all can bear, in an open loop. Two listeners have the same filter: the
+/// difference between them is the error of these figures.
 fn latency(targets: &Targets, per_second: f64, report: &mut Report) {
     let names = ["noop", "l1", "noop_again", "host_calls"];
     let (mut p50, mut p99) = (names.map(|_| vec![]), names.map(|_| vec![]));
     for _ in 0..ROUNDS {
         let mut quietest = names.map(|_| (f64::MAX, f64::MAX));
         for window in 0..WINDOWS {
-            // There and back, so that what comes before one is not the same each time.
+            // There and back, so that no listener always follows the same neighbour.
             let mut order: Vec<_> = names.iter().zip(&mut quietest).collect();
             if window % 2 == 1 {
                 order.reverse();

@@ -24,7 +24,7 @@ const L2_SLOTS_MAX: f64 = 65_536.0;
 
 const PAGE: &str = include_str!("../../../docs/performance.md");
 
-/// A row of the page is its inputs, followed by what is computed of them.
+/// A row of the page is its inputs, followed by the figures computed of them.
 fn expect_rows(head: &str, inputs: usize, computed: impl Fn(&[f64]) -> Vec<String>) {
     let mut wrong = 0;
     for row in test_kit::markdown::table(PAGE, head) {
@@ -41,7 +41,7 @@ fn zipf(keys: f64, requests_per_second: f64) -> Usage {
     Usage::zipf(keys as usize, requests_per_second)
 }
 
-/// One node of one worker, whose calls take 10 ms.
+/// One node of one worker, and calls of 10 ms.
 fn one_node(usage: Usage, ttl_seconds: f64) -> Deployment {
     Deployment::of_one_worker(usage, ttl_seconds, 0.010)
 }

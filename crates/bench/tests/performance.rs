@@ -1,5 +1,5 @@
-//! docs/performance.md shows what crates/bench/results.json holds, and each picture that it names
-//! is there.
+//! docs/performance.md shows the figures of crates/bench/results.json, and each picture that it
+//! names exists.
 
 #![allow(
     clippy::indexing_slicing,

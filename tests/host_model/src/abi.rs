@@ -1,11 +1,11 @@
-//! The words of the proxy-wasm ABI 0.2.1: statuses, kinds of maps and buffers, lists
-//! of pairs.
+//! The terms of the proxy-wasm ABI 0.2.1: statuses, kinds of maps and buffers, lists of
+//! pairs.
 //!
-//! Host functions are plain methods, called by a wasm through the linker and by naive
-//! filters directly. So they give typed results, and only the linker makes numbers of
-//! them.
+//! Host functions are plain methods. The wasm calls them through the linker, and naive
+//! filters call them directly. So they give typed results, and only the linker turns
+//! these into numbers.
 
-/// Headers, in their order, as bytes.
+/// Headers as bytes, in their order.
 pub type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,12 +19,12 @@ pub enum Status {
     Unimplemented = 12,
 }
 
-/// Why a host function gives nothing.
+/// The reasons why a host function gives no result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// A status that the filter sees.
     Status(Status),
-    /// The host ends the filter: it never comes back from the call.
+    /// The host ends the filter: the call never returns.
     Trap(String),
 }
 
@@ -52,7 +52,7 @@ pub const REQUEST_STREAM: i32 = 0;
 pub const COUNTER: i32 = 0;
 pub const GAUGE: i32 = 1;
 
-/// What a filter's callback gives back.
+/// The return value of a filter's callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     Continue,
@@ -72,7 +72,7 @@ pub fn value_of<'a>(pairs: &'a Pairs, name: &str) -> Option<&'a [u8]> {
     found.map(|(_, value)| value.as_slice())
 }
 
-/// Count, all lengths, then each name and value with a zero after it.
+/// The count, all lengths, then each name and value with a zero after it.
 pub fn serialize(pairs: &Pairs) -> Vec<u8> {
     let number = |length: usize| u32::try_from(length).unwrap().to_le_bytes();
     let mut bytes = number(pairs.len()).to_vec();

@@ -10,7 +10,7 @@ use super::node::Profile;
 pub const AUDIENCE: &str = "key-api";
 pub const KEYS: &str = "/api/v1/api-keys";
 
-/// The route of the API; that of the exchange is the first.
+/// The route of the API; the first route is the exchange's.
 pub const API: usize = 1;
 
 /// A worker of a gateway that exchanges on its first route and manages on its second.
@@ -66,7 +66,7 @@ impl Call {
             .header("content-length", &text.len().to_string())
     }
 
-    /// The same, its body in pieces of so many bytes.
+    /// The same, with its body in pieces of so many bytes.
     pub fn chunked(mut self, bytes: usize) -> Self {
         let body = self.body.as_mut().unwrap();
         let whole = body.chunks.concat();
@@ -74,7 +74,7 @@ impl Call {
         self
     }
 
-    /// The same, with what this makes of its body.
+    /// The same, with its body changed by this function.
     pub fn with_body(mut self, change: impl FnOnce(&mut Body)) -> Self {
         change(self.body.as_mut().unwrap());
         self
@@ -94,18 +94,18 @@ impl Gateway {
         token
     }
 
-    /// Sends a request to the API, and takes it to its first pause.
+    /// Sends a request to the API, and runs it to its first pause.
     pub fn send_call(&mut self, worker: usize, call: &Call) -> usize {
         self.send_with(worker, API, &call.headers, call.body.as_ref())
     }
 
-    /// The same, to its end.
+    /// The same, to the request's end.
     pub fn call(&mut self, call: &Call) -> Outcome {
         let index = self.send_call(0, call);
         self.finish(index)
     }
 
-    /// Makes a key for a user: its id and its text.
+    /// Makes a key for a user; returns its id and its text.
     pub fn make(&mut self, user: &str) -> (String, String) {
         let token = self.token(user, RealmKey::Es256);
         let call = Call::new("POST", "").bearer(&token);

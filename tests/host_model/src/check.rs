@@ -1,7 +1,7 @@
-//! What must hold of every scenario, judged when its gateway is dropped.
+//! The rules that every scenario must keep, judged when its gateway is dropped.
 //!
-//! The numbers are those of the invariants in ARCHITECTURE.md. What each looks at is what
-//! went over the border of the filter, and the truth that the scenario was made from; none
+//! The numbers are those of the invariants in ARCHITECTURE.md. Each check compares the
+//! traffic between filter and host with the truth that the scenario was made from; no check
 //! asks the filter.
 
 use base64::Engine;
@@ -16,15 +16,15 @@ use super::keys::{INDEX_KEY, SCALAR, SIGNING_KEY, id_of};
 use super::node::Profile;
 use super::sweep::{Finding, Sweeper};
 
-/// Of more requests than this, some keys are looked for: all would take minutes, and say
-/// no more.
+/// With more requests than this, the sweep looks for some of the keys: all would take
+/// minutes, and prove no more.
 const SWEPT_MAX: usize = 1000;
 
-/// So many zeros are at the deepest end of a stack at least: it was a wiping that went that
-/// deep, and no callback.
+/// The least number of zeros at the deepest end of a stack: then a wipe went that deep, and
+/// no callback.
 const WIPED_MIN: usize = 2048;
 
-/// What every key of the scenarios begins with.
+/// The prefix of every key in the scenarios.
 const PREFIX: &[u8] = b"sk_live_";
 
 pub fn judge(gateway: &mut Gateway) {
@@ -62,8 +62,8 @@ pub fn judge(gateway: &mut Gateway) {
     sweep_memory(gateway, &requests);
 }
 
-/// When all requests are over a machine holds none of what they brought, in no part of its
-/// memory: what it gave back is wiped, and so is the stack.
+/// When all requests are over, a machine holds none of their secrets in any part of its
+/// memory: freed memory is wiped, and so is the stack.
 fn sweep_memory(gateway: &mut Gateway, requests: &[Request]) {
     let mut sweeper = secrets_brought(gateway, requests, true);
     for assertion in &gateway.keycloaks.borrow().traffic.assertions {
@@ -73,8 +73,8 @@ fn sweep_memory(gateway: &mut Gateway, requests: &[Request]) {
         add_jwt(&mut sweeper, "a caller's token", token);
     }
     sweeper.add("the index key", INDEX_KEY.as_bytes());
-    // On Envoy it stays in the variables that WASI gave the machine. What is made of it,
-    // here and there, is in use.
+    // On Envoy it stays in the variables that WASI gave the machine. Values made from it,
+    // here and there, are in use.
     if gateway.profile() == Profile::Kong {
         sweeper.add("the signing key's PEM", SIGNING_KEY.as_bytes());
     }
@@ -95,8 +95,8 @@ fn sweep_memory(gateway: &mut Gateway, requests: &[Request]) {
     }
 }
 
-/// One at a time, since Kong's older releases crash on more. On Envoy a turn is waited for
-/// beside the body of a management request.
+/// One at a time, since Kong's older releases crash on more. On Envoy a management request
+/// waits for a turn and for its body at the same time.
 fn callouts_max(gateway: &Gateway, request: &Request) -> usize {
     match gateway.profile() == Profile::Envoy && gateway.manages(request.route) {
         true => 2,
@@ -114,7 +114,7 @@ fn judge_forwarded(gateway: &Gateway, request: &Request, headers: &Pairs) {
     );
     let keys = keys_of(&request.sent);
     if sorted(headers) == sorted(&request.sent) {
-        // Untouched: it had no key, or the scenario allows that it passes.
+        // Untouched: it had no key, or the scenario allows a key to pass.
         assert!(
             keys.is_empty() || gateway.allowed.keys_upstream,
             "4: a request with a key passed untouched"
@@ -142,7 +142,7 @@ fn sorted(pairs: &Pairs) -> Pairs {
     pairs
 }
 
-/// 6: a request that the host lets go by mistake has neither key nor token, but for the
+/// 6: a request that the host lets go by mistake has neither key nor token, except the
 /// token that the exchange had just given it.
 fn judge_let_go(gateway: &Gateway, request: &Request, headers: &Pairs, body: &[u8]) {
     let holds_key = |value: &[u8]| value.windows(PREFIX.len()).any(|part| part == PREFIX);
@@ -157,7 +157,7 @@ fn judge_let_go(gateway: &Gateway, request: &Request, headers: &Pairs, body: &[u
     }
 }
 
-/// The filter's own answers are refusals, but for those of the management API.
+/// The filter's own answers are refusals, except those of the management API.
 fn judge_answered(answer: &LocalResponse, manages: bool) {
     let status = answer.status;
     assert!(
@@ -245,7 +245,7 @@ fn sweep(gateway: &Gateway, requests: &[Request]) {
             look(&sealed, "a callout's header", value);
         }
         let unwritten = if value_of(&sent.headers, ":method") == Some(b"PUT") {
-            // An owner is written with the hashes of its keys.
+            // The writes of an owner hold the hashes of its keys.
             &unhashed
         } else {
             &sealed
@@ -279,7 +279,8 @@ fn sweep(gateway: &Gateway, requests: &[Request]) {
     report(&found);
 }
 
-/// An answer without what is its client's: a key that was just made, a token for one.
+/// An answer without the secrets meant for its client: a key that was just made, a token
+/// for one.
 fn told(answer: &LocalResponse) -> Vec<u8> {
     let mut body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     match body.as_object_mut() {
@@ -296,7 +297,7 @@ fn report(found: &[Finding]) {
     assert!(found.is_empty(), "5: {:?}", &found[..found.len().min(10)]);
 }
 
-/// Secrets that may be nowhere but where they came from.
+/// Secrets that may be nowhere except at their origin.
 fn secrets_at_rest(gateway: &Gateway, requests: &[Request], hashes: bool) -> Sweeper {
     let mut sweeper = secrets_brought(gateway, requests, hashes);
     let der = STANDARD.decode(SIGNING_KEY).unwrap();
@@ -310,7 +311,7 @@ fn secrets_at_rest(gateway: &Gateway, requests: &[Request], hashes: bool) -> Swe
     sweeper
 }
 
-/// The keys that clients sent or were given, and the hashes that Keycloak holds of them.
+/// The keys that clients sent or received, and the hashes of them in Keycloak.
 fn secrets_brought(gateway: &Gateway, requests: &[Request], hashes: bool) -> Sweeper {
     let mut sweeper = Sweeper::default();
     let mut known = std::collections::BTreeSet::new();

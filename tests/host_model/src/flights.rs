@@ -1,4 +1,4 @@
-//! Callouts on their way, and what becomes of each.
+//! Callouts on their way, and the fate of each.
 //!
 //! Times are those of a clock of its own: the wall clock that the filter sees may be
 //! stepped, and answers come no sooner for that.
@@ -13,37 +13,37 @@ pub use super::keycloak_adapter::Asked;
 use super::keycloak_adapter::{Keycloaks, asked, response};
 use super::node::{Profile, Sent};
 
-/// How long Keycloak takes.
+/// Keycloak's time for an answer.
 const KEYCLOAK_MS: u64 = 5;
-/// How long a turn at once takes.
+/// The time of a turn at once.
 const TURN_MS: u64 = 1;
-/// How long nginx's queue takes for one that waits.
+/// The time of a waiting request in nginx's queue.
 const KONG_WAIT_MS: u64 = 5;
 /// All time limits of Kong's loopback server together (`kong/nginx-apikeys.conf`).
 const LOOPBACK_MS: u64 = 1_700;
 
-/// What becomes of a callout.
+/// The fate of a callout.
 #[derive(Clone, Debug)]
 pub enum Fate {
-    /// It is answered as it should be.
+    /// It is answered correctly.
     Answered,
     /// The same, so many milliseconds later.
     Late(u64),
-    /// It is answered with this, whatever it asked.
+    /// It gets this answer, for any call.
     Status(u16, Vec<u8>),
-    /// It is answered as it should be, but for what this makes of the body.
+    /// It is answered correctly, except that this function changes the body.
     Changed(fn(&[u8]) -> Vec<u8>),
-    /// The answer has headers, and no status among them.
+    /// The answer has headers, but no status among them.
     NoStatus,
     /// The connection is refused, or breaks off.
     Reset,
     TimesOut,
 }
 
-/// Decides by what is asked, and how often that was asked before.
+/// Decides by the kind of call, and by the number of such calls before.
 pub type FateOf = Box<dyn FnMut(Asked, u32) -> Fate>;
 
-/// Who made a callout.
+/// The sender of a callout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
     /// The request of this index.
@@ -71,7 +71,7 @@ pub struct Flights {
 }
 
 impl Flights {
-    /// Takes the callouts that are new.
+    /// Takes the new callouts.
     pub fn take_off(
         &mut self,
         callouts: Vec<(Caller, Callout)>,
@@ -113,12 +113,12 @@ impl Flights {
         }
     }
 
-    /// When the next one lands.
+    /// The time at which the next one lands.
     pub fn next_due_ms(&self) -> Option<u64> {
         self.under_way.iter().map(|flight| flight.due_ms).min()
     }
 
-    /// The one that lands next, who made it, and its fate.
+    /// The next one to land, its sender, and its fate.
     pub fn next(&mut self) -> Option<(Caller, Flight, Fate)> {
         let (at, _) = self
             .under_way
@@ -134,12 +134,12 @@ impl Flights {
         self.counts.get(&asked).copied().unwrap_or_default()
     }
 
-    /// How many callouts there were.
+    /// The number of all callouts so far.
     pub fn total(&self) -> usize {
         self.counts.values().sum()
     }
 
-    /// What a request waits for.
+    /// The call that a request waits for.
     pub fn waits_for(&self, request: usize) -> Option<Asked> {
         let mut flights = self.under_way.iter();
         let flight = flights.find(|flight| flight.caller == Caller::Request(request))?;
@@ -148,7 +148,7 @@ impl Flights {
 }
 
 impl Fate {
-    /// How the callout ends; on Kong by way of the loopback server.
+    /// The callout's answer; on Kong it passes the loopback server.
     pub fn answer(
         &self,
         sent: &Sent,
@@ -196,8 +196,8 @@ impl Fate {
     }
 }
 
-/// An answer as Kong's loopback server gives it: never without a body, which would poison
-/// the next callout (K4).
+/// An answer as Kong's loopback server gives it: never without a body, because an empty
+/// body poisons the next callout (K4).
 fn loopback(answer: Answer) -> Answer {
     match answer {
         Answer::Response { mut headers, body } if body.is_empty() => {

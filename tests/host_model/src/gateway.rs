@@ -1,10 +1,10 @@
 //! A gateway: the workers of a node with the filter in each, clients, a Keycloak, and the
-//! time, which stands still but for what this loop waits for.
+//! time, which passes only while this loop waits for an answer.
 //!
-//! Kong has one machine per worker with a root context for each route; Envoy has a machine
-//! for each route and worker. Callouts wait in a queue until [`Gateway::run`] answers them,
-//! each as its fate says. When a gateway is dropped, [`super::check`] judges all that
-//! happened in it.
+//! Kong has one machine per worker with a root context for each route; Envoy has a machine for
+//! each route and worker. Callouts wait in a queue until [`Gateway::run`] answers them, each
+//! as its fate says. When a gateway is dropped, [`super::check`] judges all that happened in
+//! it.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -22,7 +22,7 @@ use super::node::{Node, Profile, Random, SharedNode};
 use super::truth::Truth;
 use super::vm::{Trapped, Vm};
 
-/// How a request ended.
+/// The end of a request.
 #[derive(Clone, Debug)]
 pub enum Outcome {
     /// It went on to the service, with these headers.
@@ -33,7 +33,7 @@ pub enum Outcome {
     /// own.
     Crashed(String),
     /// The filter trapped while it held the request, and the host lets it go on with these
-    /// headers and this body. Kong does (K10); of Envoy the worst is supposed.
+    /// headers and this body. Kong does (K10); for Envoy the model assumes the worst.
     LetGo(Pairs, Vec<u8>),
     /// The client went away.
     HungUp,
@@ -43,18 +43,18 @@ pub struct Request {
     pub worker: usize,
     pub route: usize,
     pub context: u32,
-    /// As the gateway knows it.
+    /// Its id in the gateway.
     pub id: String,
     pub sent: Pairs,
     pub outcome: Option<Outcome>,
-    /// When it ended.
+    /// The time of its end.
     pub ended_at: Option<UnixMillis>,
-    /// How often it was let go on, and how often it was answered.
+    /// The number of its ends: how often it was forwarded or answered.
     pub ends: u32,
     pub in_flight_max: usize,
 }
 
-/// What a scenario lets happen that is otherwise a fault of the filter.
+/// Faults of the filter that a scenario allows.
 #[derive(Clone, Copy, Default)]
 pub struct Allowed {
     pub traps: bool,
@@ -66,14 +66,14 @@ struct Route {
     manages: bool,
 }
 
-/// What comes behind a request's head.
+/// The body of a request.
 #[derive(Clone, Default)]
 pub struct Body {
-    /// On Kong they come as one.
+    /// On Kong they arrive as one.
     pub chunks: Vec<Vec<u8>>,
     /// Kong's nginx writes it to a file.
     pub in_file: bool,
-    /// It never comes: the client dawdles, or Envoy holds it with the head.
+    /// It never arrives: the client dawdles, or Envoy holds it with the head.
     pub never: bool,
 }
 
@@ -89,7 +89,7 @@ impl Body {
 #[derive(Default)]
 struct Worker {
     vms: Vec<Vm>,
-    /// For each route: its machine, its root context, whether it was accepted.
+    /// For each route: its machine, its root context, and whether the filter accepted it.
     roots: Vec<(usize, u32, bool)>,
 }
 
@@ -105,7 +105,7 @@ pub struct Gateway {
     pub twice: bool,
     /// The filter traps in `on_configure`.
     pub ends_at_start: bool,
-    /// Decides what becomes of each callout.
+    /// Decides the fate of each callout.
     pub fate: FateOf,
     pub flights: Flights,
     profile: Profile,
@@ -183,7 +183,7 @@ impl Gateway {
         self.keycloaks.borrow_mut().realms.push(realm);
     }
 
-    /// Adds a worker; it knows all routes.
+    /// Adds a worker with all routes.
     pub fn add_worker(&mut self) -> usize {
         self.workers.push(Worker::default());
         let worker = self.workers.len() - 1;
@@ -193,7 +193,7 @@ impl Gateway {
         worker
     }
 
-    /// Adds a route; gives its number.
+    /// Adds a route; returns its number.
     pub fn add_route(&mut self, configuration: &Value) -> usize {
         self.truth.add_route(configuration);
         let manages = configuration["mode"] == "manage";
@@ -218,7 +218,7 @@ impl Gateway {
         }
         let vm = worker.vms.len() - 1;
         if self.ends_at_start {
-            // Behind the creation of the context and the start.
+            // After the callbacks that create and start the context.
             worker.vms[vm].ends_in = Some((worker.vms[vm].callbacks + 3, 1));
         }
         let configured = worker.vms[vm].configure(&self.routes[route].configuration);
@@ -226,7 +226,7 @@ impl Gateway {
         worker.roots.push((vm, root, accepted));
     }
 
-    /// On Kong all workers may begin alike; on Envoy no two machines do.
+    /// On Kong all workers may begin with the same state; on Envoy no two machines do.
     fn random_of(&self, number: usize) -> Random {
         match self.node.borrow().random.clone() {
             Random::Seeded(seed) if self.profile == Profile::Envoy => {
@@ -236,7 +236,7 @@ impl Gateway {
         }
     }
 
-    /// Ends a worker's machines and starts them anew, their memory empty.
+    /// Ends a worker's machines and starts them anew, with empty memory.
     pub fn restart(&mut self, worker: usize) {
         self.workers[worker] = Worker::default();
         for route in 0..self.routes.len() {
@@ -248,7 +248,7 @@ impl Gateway {
         self.profile
     }
 
-    /// Whether a route is that of the management API.
+    /// Whether a route belongs to the management API.
     pub fn manages(&self, route: usize) -> bool {
         self.routes[route].manages
     }
@@ -270,26 +270,26 @@ impl Gateway {
         self.node.borrow().clock.unwrap_or_default()
     }
 
-    /// Time goes by; no callout is answered.
+    /// Lets time pass; no callout is answered.
     pub fn pass(&mut self, ms: u64) {
         self.flights.time_ms += ms;
         let mut node = self.node.borrow_mut();
         node.clock = node.clock.map(|now| now.plus_ms(ms));
     }
 
-    /// Each root context of a worker has its tick.
+    /// Ticks each root context of a worker.
     pub fn tick(&mut self, worker: usize) {
         for (vm, root, accepted) in self.workers[worker].roots.clone() {
             if accepted {
-                // What a trap leaves is seen when the gateway is judged.
+                // A trap's effects are seen when the gateway is judged.
                 let _ = self.workers[worker].vms[vm].tick(root);
                 self.take_off_of(worker, root);
             }
         }
     }
 
-    /// Time goes by, with a tick of each worker every 200 ms, and each callout answered
-    /// when its answer is due.
+    /// Lets time pass, with a tick of each worker every 200 ms, and answers each callout when
+    /// its answer is due.
     pub fn pass_ticking(&mut self, ms: u64) {
         let end = self.flights.time_ms + ms;
         while self.flights.time_ms < end {
@@ -305,7 +305,7 @@ impl Gateway {
         self.run();
     }
 
-    /// Sees what callouts a root context made.
+    /// Collects the callouts that a root context made.
     fn take_off_of(&mut self, worker: usize, context: u32) {
         let caller = Caller::Root { worker, context };
         for vm in &mut self.workers[worker].vms {
@@ -331,12 +331,12 @@ impl Gateway {
 
     // --- requests ------------------------------------------------------------------
 
-    /// Sends a request to a worker and route, and takes it to its first pause.
+    /// Sends a request to a worker and route, and runs it to its first pause.
     pub fn send(&mut self, worker: usize, route: usize, headers: &Pairs) -> usize {
         self.send_with(worker, route, headers, None)
     }
 
-    /// The same with what comes behind its head.
+    /// The same with a body.
     pub fn send_with(
         &mut self,
         worker: usize,
@@ -377,7 +377,7 @@ impl Gateway {
         let (_, root, accepted) = self.workers[worker].roots[route];
         if !accepted {
             // Kong lets each request go on without its filters (K3), and Envoy's listener does
-            // not come up.
+            // not start.
             let outcome = match self.profile {
                 Profile::Kong => Outcome::Forwarded(self.requests[index].sent.clone()),
                 Profile::Envoy => Outcome::Crashed("not configured".into()),
@@ -401,7 +401,7 @@ impl Gateway {
         index
     }
 
-    /// What follows a head: its body, as each host gives it.
+    /// Delivers a request's body, as each host gives it.
     fn go_on(&mut self, index: usize, action: Action, body: Option<&Body>) {
         let body = body.filter(|body| !body.never);
         let Some(body) = body else {
@@ -414,7 +414,8 @@ impl Gateway {
             }
             return;
         }
-        // Kong reads all of it once the head may go on, and has nothing to say of none.
+        // Kong reads the whole body once the head may go on, and calls no filter for an empty
+        // one.
         let whole = body.chunks.concat();
         if action == Action::Pause || whole.is_empty() {
             return self.settle(index, action);
@@ -422,7 +423,7 @@ impl Gateway {
         self.chunk(index, &whole, true);
     }
 
-    /// More of a body comes, unless its request is over.
+    /// Another part of a body arrives, unless its request is over.
     pub fn chunk(&mut self, index: usize, bytes: &[u8], last: bool) {
         let Request {
             worker,
@@ -444,7 +445,7 @@ impl Gateway {
         self.send(0, 0, &pairs(&[("x-api-key", key)]))
     }
 
-    /// Sends a key to a worker and takes the request to its end.
+    /// Sends a key to a worker and runs the request to its end.
     pub fn ask_worker(&mut self, worker: usize, key: &str) -> Outcome {
         let index = self.send(worker, 0, &pairs(&[("x-api-key", key)]));
         self.finish(index)
@@ -459,7 +460,7 @@ impl Gateway {
         self.finish(index)
     }
 
-    /// Sends a key to a worker that is full; nothing else goes on.
+    /// Sends a key to a full worker; nothing else goes on.
     pub fn ask_full(&mut self, key: &str) {
         let index = self.send_key(key);
         let outcome = self.requests[index].outcome.clone();
@@ -468,7 +469,7 @@ impl Gateway {
             .expect_refusal(503, "overloaded");
     }
 
-    /// Answers callouts until there is none.
+    /// Answers callouts until none is left.
     pub fn run(&mut self) {
         for _ in 0..1_000_000 {
             if !self.step() {
@@ -484,7 +485,7 @@ impl Gateway {
         outcome.expect("an answer to the request")
     }
 
-    /// Answers the callout whose answer comes next; false if there is none.
+    /// Answers the next callout that is due; false if there is none.
     pub fn step(&mut self) -> bool {
         let Some((caller, callout, fate)) = self.flights.next() else {
             return false;
@@ -511,7 +512,7 @@ impl Gateway {
         } = self.requests[index];
         let goes_on = self.node.borrow().goes_on_after_failures();
         let vm = self.vm(worker, route);
-        // Cancelled, by a local response or since the request is over.
+        // Cancelled, by a local response or by the end of the request.
         if !vm.host().take_callout(callout.token, &answer) {
             return true;
         }
@@ -529,8 +530,7 @@ impl Gateway {
         true
     }
 
-    /// Kong goes on to the next filter of the chain when one has answered a request that it
-    /// held (K13).
+    /// After an answer to a held request, Kong goes on to the next filter of the chain (K13).
     fn go_on_after_an_answer(&mut self, index: usize) {
         let Request {
             worker,
@@ -565,7 +565,7 @@ impl Gateway {
         self.end(request, Outcome::HungUp);
     }
 
-    /// Sees what a callback led to.
+    /// Collects the effects of a callback.
     fn settle(&mut self, index: usize, action: Action) {
         let Request {
             worker,
@@ -623,7 +623,7 @@ impl Gateway {
         request.ended_at = Some(now);
     }
 
-    /// A key was made: whose it is, Keycloak knows.
+    /// A key was made: learns its owner from Keycloak.
     fn learn_made(&mut self, answer: &LocalResponse) {
         let body: Value = serde_json::from_slice(&answer.body).unwrap();
         self.made.push(body["api_key"].as_str().unwrap().to_owned());
@@ -632,7 +632,7 @@ impl Gateway {
         }
     }
 
-    /// A request that is held goes on as it stands, and nothing of the filter's is asked.
+    /// A held request goes on as it stands, and the filter is not called again.
     fn let_go(&mut self, index: usize) {
         let Request {
             worker,
@@ -647,8 +647,8 @@ impl Gateway {
         self.ended(index, Outcome::LetGo(headers, body));
     }
 
-    /// A trap ends the machine. The request whose head was read gets an error; those that
-    /// are held the host lets go.
+    /// A trap ends the machine. If the trap came while a request was read, that request gets
+    /// an error; the host lets held requests go on.
     fn crashed(&mut self, index: usize, trapped: &Trapped) {
         let (worker, route) = (self.requests[index].worker, self.requests[index].route);
         let vm = self.workers[worker].roots[route].0;
@@ -666,7 +666,7 @@ impl Gateway {
         }
     }
 
-    // --- what a test looks at ---------------------------------------------------------
+    // --- views for tests --------------------------------------------------------------
 
     pub fn count(&self, asked: Asked) -> usize {
         self.flights.count(asked)

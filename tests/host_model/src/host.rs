@@ -1,15 +1,15 @@
 //! The host of one virtual machine: every proxy-wasm function as a method.
 //!
 //! The linker of [`super::imports`] calls them for the wasm; naive filters, written as
-//! plain functions, call them as they are. What Kong and Envoy do differently is decided
-//! here, by the node's profile, each where it is met.
+//! plain functions, call them as they are. The differences between Kong and Envoy are
+//! decided here, by the node's profile, each where it is met.
 
 use std::collections::BTreeMap;
 
 use super::abi::{self, HostResult, Pairs, Status, refuse, trap, value_of};
 use super::node::{Metric, Profile, Random, Sent, SharedNode};
 
-/// Which callback of the filter runs.
+/// The running callback of the filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     VmStart,
@@ -19,7 +19,7 @@ pub enum Step {
     ResponseHeaders,
     Tick,
     CallResponse,
-    /// Done, log, delete, and what comes before the first callback.
+    /// Done, log, delete, and everything before the first callback.
     Other,
 }
 
@@ -37,7 +37,7 @@ pub struct ContextState {
     pub root: u32,
     pub request_id: Vec<u8>,
     pub request_headers: Pairs,
-    /// Headers that were removed, and copies of one that was set: Kong hides them from
+    /// Headers that were removed, and copies of a header that was set: Kong hides them from
     /// filters, and its proxy sends them to the service (K2).
     pub hidden_headers: Pairs,
     /// The last answer had no body: the next callout of this request reads into a buffer
@@ -45,9 +45,9 @@ pub struct ContextState {
     pub poisoned: bool,
     /// A POST ran into the host's time limit: the body of a later answer is emptied (K7).
     pub loses_body: bool,
-    /// What has come of the body.
+    /// The part of the body that has arrived.
     pub request_body: Vec<u8>,
-    /// Kong's nginx wrote it to a file: its size is told, and nothing of it is shown.
+    /// Kong's nginx wrote it to a file: the filter sees its size, and none of its bytes.
     pub body_in_file: bool,
     pub resumed: u32,
     pub local_responses: Vec<LocalResponse>,
@@ -62,7 +62,7 @@ pub struct Callout {
     pub sent: Sent,
 }
 
-/// How a callout ends.
+/// The end of a callout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     Response { headers: Pairs, body: Vec<u8> },
@@ -78,25 +78,25 @@ pub struct Host {
     pub configurations: BTreeMap<u32, Vec<u8>>,
     pub in_flight: BTreeMap<u32, Callout>,
     pub answer: Option<Answer>,
-    /// Of each root context.
+    /// The period of each root context.
     pub tick_periods_ms: BTreeMap<u32, u32>,
     pub random: Random,
 }
 
-/// Entries of a map that Kong shows a filter.
+/// The most entries of a map that Kong shows a filter.
 const KONG_PAIRS_MAX: usize = 100;
-/// Pseudo-headers that Kong puts before the headers of a request in its map, and leaves out
-/// of the number that it tells.
+/// Pseudo-headers that Kong puts before the headers of a request in its map, and does not
+/// count in the number that it gives.
 pub const KONG_PSEUDO_HEADERS: usize = 4;
-/// Why a callout fails that ran into the host's time limit.
+/// The failure of a callout that ran into the host's time limit.
 pub const TIMED_OUT: &str = "timeout";
-/// How Kong's error lines begin for a property that a root context asks for.
+/// The beginning of Kong's error lines for a property that a root context asks for.
 pub const OUTSIDE: &str = "[error] cannot get";
 
-/// A map as Kong writes it (`ngx_proxy_wasm_pairs_marshal`): the room is reckoned for the
-/// first 100 headers and a part of the pseudo-headers, then the pseudo-headers and the
-/// headers after them are written, 100 in all. More of them than there is room for is a
-/// write past the filter's block of memory; fewer leave bytes that nobody wrote (K6).
+/// A map as Kong writes it (`ngx_proxy_wasm_pairs_marshal`): Kong allocates room for the
+/// first 100 headers and a part of the pseudo-headers, then writes the pseudo-headers and
+/// the headers after them, 100 in all. If they need more than that room, the write goes
+/// past the filter's block of memory; if they need less, some bytes stay unwritten (K6).
 fn kong_map(pairs: &Pairs) -> HostResult<Vec<u8>> {
     if pairs.len() <= KONG_PAIRS_MAX {
         return Ok(abi::serialize(pairs));
@@ -219,12 +219,12 @@ impl Host {
         Ok(())
     }
 
-    /// Whether headers are said to be all there is of a request.
+    /// Whether the host says that the headers are the whole request.
     pub fn end_of_stream(&self, has_body: bool) -> bool {
         !self.on_kong() && !has_body
     }
 
-    /// The body of the request whose callback runs.
+    /// The body of the current callback's request.
     fn request_body(&self) -> HostResult<&[u8]> {
         match self.contexts.get(&self.context) {
             Some(context) if self.step == Step::RequestBody => match context.body_in_file {
@@ -237,7 +237,7 @@ impl Host {
 
     // --- maps and buffers ----------------------------------------------------------
 
-    /// A map in the form in which the filter gets it.
+    /// A map in the form that the filter receives.
     pub fn header_map(&self, map: i32) -> HostResult<Vec<u8>> {
         let pairs = match (map, &self.answer) {
             (abi::REQUEST_HEADERS, _) => self.request_headers()?,
@@ -254,7 +254,7 @@ impl Host {
         if map == abi::CALL_RESPONSE_HEADERS
             && let Some(Answer::Failed(why)) = self.answer
         {
-            // Envoy has no map then, and to ask for one is an error.
+            // Envoy has no map then, and asking for one is an error.
             return match (self.profile, name) {
                 (Profile::Kong, b":dispatch_status") => Ok(why.as_bytes().to_vec()),
                 (Profile::Kong, _) => refuse(Status::NotFound),
@@ -280,7 +280,7 @@ impl Host {
         }
     }
 
-    /// Removes a request header, or sets it where there is a value.
+    /// Removes a request header, or sets it if there is a value.
     pub fn replace_header(
         &mut self,
         map: i32,
@@ -307,7 +307,7 @@ impl Host {
             if value.is_none() && is_list && named.len() != 1 {
                 return trap("SIGSEGV: removal of a header that is a list for nginx");
             }
-            // The first of those that are set is written over.
+            // The first header of that name is overwritten.
             let written = usize::from(value.is_some());
             context
                 .hidden_headers
@@ -404,11 +404,11 @@ impl Host {
             (Profile::Kong, [b"ngx", b"kong_request_id"], Some(request)) => {
                 Ok(request.request_id.clone())
             }
-            // nginx makes up another each time, where no configuration keeps it.
+            // nginx makes a new one at each reading, unless a configuration keeps it.
             (Profile::Kong, [b"ngx", b"request_id"], Some(_)) => {
                 Ok(format!("{:032x}", node.next_id()).into_bytes())
             }
-            // nginx's variables: within a request alone.
+            // nginx's variables: only within a request.
             (Profile::Kong, [b"ngx", name], Some(_)) => {
                 let known = node.variables.iter().find(|(n, _)| n.as_bytes() == *name);
                 known.map_or_else(
@@ -423,7 +423,7 @@ impl Host {
             (Profile::Kong, [b"kong", b"router", b"route"], Some(_)) => {
                 Ok(br#"{"paths":["/orders"],"name":"orders","id":"4711"}"#.to_vec())
             }
-            // Known, and not supported: an error, and no lack of a value.
+            // Known, but not supported: an error, and not a missing value.
             (Profile::Kong, [b"route_name" | b"node" | b"cluster_name"], _) => {
                 refuse(Status::InternalFailure)
             }
@@ -523,8 +523,8 @@ impl Host {
         Ok(token)
     }
 
-    /// Takes a callout that is answered, with what its end leaves behind in its request;
-    /// false if it was cancelled.
+    /// Takes an answered callout, and notes the effects of its end on its request; false if
+    /// it was cancelled.
     pub fn take_callout(&mut self, token: u32, answer: &Answer) -> bool {
         let Some(callout) = self.in_flight.remove(&token) else {
             return false;
@@ -575,7 +575,7 @@ impl Host {
         self.change_metric(id, |value| value + by).map(|_| ())
     }
 
-    /// Kong records anything but a counter; Envoy adds what is recorded of one.
+    /// Kong records anything but a counter; Envoy adds a recorded value to a counter.
     pub fn record_metric(&mut self, id: u32, value: i64) -> HostResult<()> {
         let is_counter = self.kind_of(id)? == abi::COUNTER;
         if self.on_kong() && is_counter {

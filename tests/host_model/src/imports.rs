@@ -1,5 +1,5 @@
-//! The imports of the wasm, each led to the method of [`Host`] that it means, and the
-//! list of those that both hosts provide.
+//! The imports of the wasm, each linked to its method of [`Host`], and the list of
+//! those that both hosts provide.
 
 use wasmtime::{Caller, Extern, Linker, Memory};
 
@@ -281,7 +281,7 @@ fn link_shared_data(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         "proxy_set_shared_data",
         |mut c: Called, at: i32, length: i32, value: i32, size: i32, cas: i32| {
             let key = read(&mut c, at, length)?;
-            // A null pointer is no value, and not an empty one.
+            // A null pointer means no value, and not an empty one.
             let bytes = read(&mut c, value, size)?;
             let bytes = (value != 0).then_some(bytes.as_slice());
             status(

@@ -1,7 +1,7 @@
-//! The made-up Keycloak of `tests/kit/src/` behind callouts: the one file that knows it.
+//! The made-up Keycloak of `tests/kit/src/` behind callouts: the only file that knows it.
 //!
-//! Reads a callout as a request to one realm, answers it, verifies the signature of each
-//! assertion, and remembers every one and every token that went by, since each is a secret
+//! Reads a callout as a request to one realm, answers it, and verifies the signature of
+//! each assertion. It remembers every assertion and every token, since each is a secret
 //! that may stand nowhere else.
 
 use apikeys_core::clock::UnixMillis;
@@ -23,21 +23,21 @@ pub use keycloak::{
     EventFate, FakeKeycloak, ISSUER, RealmKey, User, bcrypt_of, claims, jwt, sha256_of,
 };
 
-/// What a callout asks for.
+/// The purpose of a callout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Asked {
     ServiceToken,
     Lookup,
     Grant,
-    /// What administrators changed, or whether that is kept.
+    /// The changes by administrators, or whether the realm keeps them.
     Events,
-    /// What the realm says of itself, which only the self-check asks for.
+    /// The realm's discovery document or profile: only the self-check asks for these.
     Realm,
-    /// What only the management API asks for, by the model's word for it.
+    /// A call that only the management API makes, by the model's word for it.
     Managing(&'static str),
-    /// A turn at once.
+    /// A yield without a wait.
     Yield,
-    /// A turn after a while.
+    /// A yield with a wait.
     Wait,
 }
 
@@ -56,7 +56,7 @@ pub fn asked(sent: &Sent) -> Asked {
     }
 }
 
-/// A callout as the call that it is.
+/// The call to Keycloak that a callout carries.
 fn call_of(sent: &Sent) -> Call {
     let method = header(&sent.headers, ":method");
     let methods = ["GET", "POST", "PUT", "DELETE"];
@@ -68,7 +68,7 @@ fn call_of(sent: &Sent) -> Call {
         text.strip_prefix("Bearer ").unwrap().to_owned()
     });
     Call {
-        // What crosses the border does not say it.
+        // The host's border does not carry it.
         endpoint: Endpoint::Lookup,
         method: method.expect("a method of Keycloak's"),
         path: header(&sent.headers, ":path"),
@@ -78,10 +78,10 @@ fn call_of(sent: &Sent) -> Call {
     }
 }
 
-/// Secrets that went by.
+/// Secrets of the traffic.
 #[derive(Default)]
 pub struct Traffic {
-    /// Tokens that callers of the management API prove themselves with.
+    /// Tokens of the management API's callers.
     pub caller_tokens: Vec<String>,
     pub owner_tokens: Vec<String>,
     pub service_tokens: Vec<String>,
@@ -139,7 +139,7 @@ impl Keycloaks {
     }
 }
 
-/// The gateway's key signed it: the model of Keycloak does not look.
+/// The gateway's key signed it: the made-up Keycloak verifies no signature.
 fn assert_signed(assertion: &str) {
     let der = STANDARD.decode(SIGNING_KEY).unwrap();
     let key = p256::SecretKey::from_pkcs8_der(&der).unwrap();

@@ -13,12 +13,12 @@ pub const FAR: UnixMillis = UnixMillis(START.0 + 90 * 86_400_000);
 pub const SIGNING_KEY: &str = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg53C48x8+QE4ZxcdCcxlyCnLV+M8sg0pb\
     H91S4P2ZT2GhRANCAARztE3UlgHHa978qferI/VOamSBp0DyhC9PxPKuIP3RtmK1JtiNd9Q3OD/oPT3DjRszw97Lp6VQXMRn7iqhhhHE";
 
-/// Where the scalar lies in the DER of [`SIGNING_KEY`].
+/// The place of the scalar in the DER of [`SIGNING_KEY`].
 pub const SCALAR: std::ops::Range<usize> = 36..68;
 
 pub const INDEX_KEY: &str = "aW5kZXgga2V5IG9mIHRoZSBob3N0IG1vZGVsLCAzMi4=";
 
-/// A key; the number makes it.
+/// The key of this number.
 pub fn key(number: u64) -> String {
     let mut state = number;
     let format = KeyFormat::new("sk_live_").unwrap();
@@ -39,7 +39,7 @@ pub fn id_of(key: &str) -> &str {
     &key[8..20]
 }
 
-/// A key with the id of `key` and the secret of another, summed right.
+/// A key with the id of `key`, another secret and a correct checksum.
 pub fn other_secret(key: &str, number: u64) -> String {
     summed(&format!("{}_{}{number:016}", &key[..20], "z".repeat(16)))
 }
@@ -49,12 +49,12 @@ pub fn owner(name: &str, key: &str) -> User {
     User::new(name).with_key(id_of(key), &bcrypt_of(key), FAR)
 }
 
-/// The owner of a key under SHA-256, whose verification takes no turn.
+/// The owner of a key under SHA-256: its verification takes no turn.
 pub fn plain_owner(name: &str, key: &str) -> User {
     ending(name, key, FAR)
 }
 
-/// The same, with an end.
+/// The same, with an end date.
 pub fn ending(name: &str, key: &str, ends_at: UnixMillis) -> User {
     User::new(name).with_key(id_of(key), &sha256_of(key), ends_at)
 }

@@ -1,10 +1,10 @@
 //! The shipped wasm under a model of its two hosts, each as hostile as it really is.
 //!
-//! Kong cannot be run wherever this is built, and no running host tears a read or evicts
-//! an entry when asked to. So the hosts are built: proxy-wasm's functions over virtual time
-//! and a made-up Keycloak, with the quirks of each host that have bitten filters. For each
-//! there is a test that leads a naive filter into it, so that the model is known to have
-//! it, and scenarios in which ours is not bitten. Needs the built filter:
+//! Kong does not run on every machine that builds this, and no real host tears a read or
+//! evicts an entry on request. So the hosts are modelled: proxy-wasm's functions over
+//! virtual time and a made-up Keycloak, with the quirks of each host that have bitten
+//! filters. Each quirk has a test that leads a naive filter into it, so that the model is
+//! known to have it, and scenarios in which ours is not bitten. Needs the built filter:
 //! `scripts/build-wasm.sh`.
 
 #![cfg(test)]

@@ -1,8 +1,8 @@
-//! What the workers of one node have in common: the profile of the host, its clock, its
-//! shared data, and all that it was ever told.
+//! The shared state of one node's workers: the profile of the host, its clock, its shared
+//! data, and a record of all that the filter told it.
 //!
-//! Time is virtual and the random source is a generator with a seed, or worse: nothing
-//! here differs from one run to the next.
+//! Time is virtual and the random source is a generator with a seed, or worse: nothing here
+//! differs from one run to the next.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use super::shared_data::{Kind, SharedData};
 
 pub const START: UnixMillis = UnixMillis(1_800_000_000_000);
 
-/// Which host is modelled.
+/// The modelled host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
     Kong,
@@ -23,10 +23,10 @@ pub enum Profile {
 
 pub const BOTH: [Profile; 2] = [Profile::Kong, Profile::Envoy];
 
-/// What `random_get` gives.
+/// The bytes that `random_get` gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Random {
-    /// The same byte, always.
+    /// Always the same byte.
     Constant(u8),
     /// A generator with this state.
     Seeded(u64),
@@ -59,7 +59,7 @@ pub struct Metric {
     pub value: i64,
 }
 
-/// What a filter sent, wherever it went.
+/// A filter's callout, to any upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sent {
     pub upstream: String,
@@ -72,7 +72,7 @@ pub type SharedNode = Rc<RefCell<Node>>;
 
 pub struct Node {
     pub profile: Profile,
-    /// What the clock shows; none when asking it is an error.
+    /// The clock's time; none when reading it is an error.
     pub clock: Option<UnixMillis>,
     pub shared: SharedData,
     pub random: Random,
@@ -82,20 +82,20 @@ pub struct Node {
     pub clusters: Vec<String>,
     /// The address that all requests come from; without one each has its own.
     pub address: Option<String>,
-    /// The host refuses to send the next so many callouts.
+    /// The host refuses so many of the next callouts.
     pub refuses_callouts: u32,
     pub logs: Vec<String>,
     pub metrics: Vec<Metric>,
-    /// Calls that a filter made of its metrics.
+    /// Calls of the filter to the metrics' functions.
     pub metric_calls: u32,
-    /// What Kong says of its version; none says nothing.
+    /// Kong's version; none if the host does not tell it.
     pub kong_version: Option<&'static str>,
-    /// What Envoy's configuration calls the filter.
+    /// The filter's name in Envoy's configuration.
     pub root_id: String,
     pub properties_asked: Vec<Vec<u8>>,
     pub properties_set: u32,
     pub sent: Vec<Sent>,
-    /// How often a root context used shared data when it was answered.
+    /// How often a root context used shared data while it handled an answer.
     pub shared_in_root_answers: u32,
     next_id: u32,
 }
@@ -146,14 +146,14 @@ impl Node {
         }
     }
 
-    /// Whether the host has metrics at all: Kong has the functions for longer, and they end
-    /// the filter.
+    /// Whether the host has metrics: older releases of Kong have the functions too, but there
+    /// they end the filter.
     pub fn has_metrics(&self) -> bool {
         let is_new = |version: &str| version.starts_with("3.9") || version.starts_with("3.10");
         self.profile == Profile::Envoy || self.kong_version.is_some_and(is_new)
     }
 
-    /// Whether this is a Kong that lets a request go on when a callout of its fails (K11).
+    /// Whether this is a Kong that lets a request go on when one of its callouts fails (K11).
     pub fn goes_on_after_failures(&self) -> bool {
         let is_so = |version: &str| version.starts_with("3.8");
         self.profile == Profile::Kong && self.kong_version.is_some_and(is_so)

@@ -1,18 +1,18 @@
-//! Shared data as each of the two hosts has it, and what may go wrong with it.
+//! Shared data as each of the two hosts has it, and its faults.
 //!
-//! Kong: a zone of a fixed size in which an entry is found by the CRC-32 of its key
-//! and by nothing else; a CAS of 0 means "only if there is none"; a full zone gives up
-//! the least recently used entry of the same size class; no value deletes. Envoy: a
-//! map without bounds; a CAS of 0 is no condition; no value stores an empty one.
+//! Kong: a zone of a fixed size in which an entry is found by the CRC-32 of its key and by
+//! nothing else; a CAS of 0 means "only if there is none"; a full zone gives up the least
+//! recently used entry of the same size class; no value deletes. Envoy: a map without
+//! bounds; a CAS of 0 is no condition; no value stores an empty one.
 
 use std::collections::HashMap;
 
 use super::abi::{HostResult, Status, refuse, trap};
 
-/// What an entry takes beside its key and value.
+/// Bytes of an entry beside its key and value.
 const NODE_BYTES: usize = 104;
 
-/// What a fault makes of a write.
+/// A fault's effect on a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteFate {
     CasMismatch,
@@ -20,7 +20,7 @@ pub enum WriteFate {
     NoMemory,
 }
 
-/// What a read gives: of the value that is there, and the one that was there before.
+/// The result of a read, made from the key, the present value and the one before it.
 pub type ReadFault = Box<dyn FnMut(&[u8], &[u8], &[u8]) -> Option<Vec<u8>>>;
 pub type WriteFault = Box<dyn FnMut(&[u8]) -> Option<WriteFate>>;
 
@@ -34,14 +34,14 @@ struct Entry {
 }
 
 impl Entry {
-    /// nginx's slab: powers of two.
+    /// The size class of nginx's slab: a power of two.
     fn class(&self) -> usize {
         (NODE_BYTES + self.key.len() + self.value.len()).next_power_of_two()
     }
 }
 
 pub enum Kind {
-    /// The zone's bytes; none where no zone is configured.
+    /// The zone's bytes; none if no zone is configured.
     Kong {
         zone_bytes: Option<usize>,
     },
@@ -147,7 +147,7 @@ impl SharedData {
         };
         let before = found.map(|entry| entry.value.len());
         if before.is_none_or(|bytes| value.len() > bytes) {
-            // The one before stays until the new one is there, unless it is evicted for it.
+            // The old entry stays until the new one is there, unless it is evicted for it.
             self.make_room(new.class(), zone_bytes.unwrap_or_default())?;
             if before.is_some() && !self.entries.contains_key(&address) {
                 return trap("use after free: the entry was evicted for its own room");
@@ -202,7 +202,7 @@ impl SharedData {
         }
     }
 
-    // --- what a test does behind the host's back -------------------------------
+    // --- a test's access behind the host's back --------------------------------
 
     pub fn keys(&self) -> Vec<Vec<u8>> {
         let mut keys: Vec<_> = self.entries.values().map(|e| e.key.clone()).collect();
@@ -210,13 +210,13 @@ impl SharedData {
         keys
     }
 
-    /// What lies under a name, as the filter stored it.
+    /// The value under a name, as the filter stored it.
     pub fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
         let entry = self.entries.get(&self.address(key));
         entry.map(|entry| entry.value.clone())
     }
 
-    /// Puts a value where this key is looked for, whoever's it was.
+    /// Puts a value where this key is looked for, in place of any other key's.
     pub fn plant(&mut self, key: &[u8], value: &[u8]) {
         let address = self.address(key);
         let entry = self.entries.entry(address).or_default();
@@ -238,7 +238,7 @@ pub fn collide(prefix: &[u8], wanted: &[u8]) -> Vec<u8> {
             (crc >> 1) ^ if crc & 1 == 1 { 0xEDB8_8320 } else { 0 }
         })
     };
-    // Backwards: which four table entries the last four steps must have used.
+    // Backwards: the four table entries that the last four steps must have used.
     let mut state = !crc32fast::hash(wanted);
     let mut indexes = [0_u8; 4];
     for index in indexes.iter_mut().rev() {
@@ -246,7 +246,7 @@ pub fn collide(prefix: &[u8], wanted: &[u8]) -> Vec<u8> {
         *index = (0..=255).find(|&i| (table(i) >> 24) as u8 == top).unwrap();
         state = (state ^ table(*index)) << 8;
     }
-    // Forwards: the bytes that lead to them from here.
+    // Forwards: the bytes that lead from here to those entries.
     let mut state = !crc32fast::hash(prefix);
     let mut key = prefix.to_vec();
     for index in indexes {

@@ -1,5 +1,5 @@
-//! Whose a key is: what the checks compare with, known from the start and from nobody that
-//! is tested.
+//! The owner of each key, for the checks to compare with. It comes from the scenario
+//! itself and from no code under test.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -10,11 +10,11 @@ use super::keycloak_adapter::User;
 
 #[derive(Default)]
 pub struct Truth {
-    /// By realm and key id: the owner, and when the key ends.
+    /// By realm and key id: the owner, and the end of the key.
     owners: HashMap<(String, String), (String, UnixMillis)>,
     /// The realm of each route.
     realms: Vec<String>,
-    /// What is stored of keys, each a secret.
+    /// The stored hashes of keys, each a secret.
     pub hashes: BTreeSet<String>,
 }
 
@@ -41,7 +41,7 @@ impl Truth {
         self.realms.push(realm.to_owned());
     }
 
-    /// The owner of a key on a route, and when the key ends.
+    /// The owner of a key on a route, and the end of the key.
     pub fn owner(&self, route: usize, key_id: &str) -> Option<&(String, UnixMillis)> {
         let realm = self.realms[route].clone();
         self.owners.get(&(realm, key_id.to_owned()))

@@ -1,9 +1,9 @@
-//! One virtual machine: the shipped wasm in Wasmtime, between a [`Host`] and whoever
-//! calls its callbacks.
+//! One virtual machine: the shipped wasm in Wasmtime, between a [`Host`] and the caller of
+//! its callbacks.
 //!
-//! The wasm is compiled once for all tests. Each callback gets so much fuel: one that
-//! takes more holds the worker too long (invariant 8), measured in instructions, so the
-//! same on every machine. A trap ends the machine, with the filter's own words.
+//! The wasm is compiled once for all tests. Each callback gets so much fuel: one that takes
+//! more holds the worker too long (invariant 8), measured in instructions, so the same on
+//! every machine. A trap ends the machine, with the filter's own words.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
@@ -21,16 +21,17 @@ use super::node::{Profile, Random, SharedNode};
 /// 9.3 million, both signatures take 8, a caller's token with ES256 13).
 const FUEL_PER_CALLBACK: u64 = 20_000_000;
 
-/// The same for those that read the signing key, once for each root context (24 million, most
-/// of it for a table of the curve, and one signature).
+/// The same for callbacks that read the signing key, once for each root context (24 million,
+/// most of it for a table of the curve, and one signature).
 const FUEL_TO_BEGIN: u64 = 40_000_000;
 
-/// Where the stack lies, but for its first frames: it is the first mebibyte, and grows down.
+/// The address range of the stack, without its first frames: the first mebibyte, and it grows
+/// down.
 const STACK: Range<usize> = 0..(1 << 20) - 256;
-/// What the stack is painted with before it is used.
+/// The stack is painted with this before it is used.
 const UNUSED: u8 = 0xaa;
 
-/// The machine is over: what the filter or the host said.
+/// The machine is over: the words of the filter or the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trapped(pub String);
 
@@ -45,14 +46,14 @@ pub struct Vm {
     pub fuel: u64,
     /// Ends the machine in the callback of this number, after so many instructions.
     pub ends_in: Option<(u64, u64)>,
-    /// How many callbacks began.
+    /// The number of callbacks so far.
     pub callbacks: u64,
-    /// The most instructions that a callback took, by what it was called for.
+    /// The most instructions that a callback took, by the callback's name.
     pub spent: BTreeMap<&'static str, u64>,
     pub trapped: Option<Trapped>,
 }
 
-/// The wasm that is tested, and where it is from.
+/// The wasm under test, and its origin.
 pub fn wasm() -> &'static (Engine, Module) {
     static WASM: OnceLock<(Engine, Module)> = OnceLock::new();
     WASM.get_or_init(|| {
@@ -82,12 +83,12 @@ fn wasm_path() -> PathBuf {
 }
 
 impl Vm {
-    /// A machine whose filter is initialised.
+    /// A machine with an initialised filter.
     pub fn start(node: SharedNode, random: Random) -> Self {
         let (engine, module) = wasm();
         let mut linker = Linker::new(engine);
         imports::link(&mut linker).unwrap();
-        // What no host can be asked for here: gRPC, queues, foreign functions.
+        // Functions that this model lacks: gRPC, queues, foreign functions.
         linker.define_unknown_imports_as_traps(module).unwrap();
         let mut store = Store::new(engine, Host::new(node, random));
         store.set_fuel(FUEL_PER_CALLBACK).unwrap();
@@ -117,7 +118,7 @@ impl Vm {
         memory.unwrap().data_size(&self.store)
     }
 
-    /// What lies in linear memory now: stack, statics and heap.
+    /// The present linear memory: stack, statics and heap.
     pub fn memory(&mut self) -> &mut [u8] {
         let memory = self.instance.get_memory(&mut self.store, "memory");
         memory.unwrap().data_mut(&mut self.store)
@@ -130,7 +131,7 @@ impl Vm {
         &stack[deepest.unwrap_or(stack.len())..]
     }
 
-    /// Makes a root context; false where the filter refuses its configuration.
+    /// Makes a root context; false if the filter refuses its configuration.
     pub fn configure(&mut self, configuration: &[u8]) -> Outcome<(u32, bool)> {
         let root = self.new_context(0);
         let size = number(configuration.len());
@@ -148,7 +149,7 @@ impl Vm {
         Ok((root, started != 0 && configured != 0))
     }
 
-    /// A root context's tick; none where it set no period.
+    /// A root context's tick; none if it set no period.
     pub fn tick(&mut self, root: u32) -> Outcome<()> {
         if !self.host().tick_periods_ms.contains_key(&root) {
             return Ok(());
@@ -179,7 +180,7 @@ impl Vm {
             .map(action)
     }
 
-    /// More of the body is there, and this is the last of it or not.
+    /// Delivers another part of the body; it may be the last.
     pub fn request_body(&mut self, context: u32, bytes: &[u8], last: bool) -> Outcome<Action> {
         let state = self.host().contexts.get_mut(&context).unwrap();
         state.request_body.extend(bytes);
@@ -198,7 +199,7 @@ impl Vm {
             Answer::Response { headers, body } => (headers.len(), body.len()),
             Answer::Failed(_) => (0, 0),
         };
-        // A root context is its own.
+        // A root context is its own root.
         let root = match self.host().contexts[&context].root {
             0 => context,
             root => root,
@@ -235,7 +236,7 @@ impl Vm {
         context
     }
 
-    /// Calls a callback; what gives nothing gives 0.
+    /// Calls a callback; one without a result gives 0.
     fn call(
         &mut self,
         context: u32,

@@ -1,4 +1,5 @@
-//! The checksum of a key, made apart from the core: for keys that a test spells itself.
+//! The checksum of a key, computed without the core: for keys that a test spells
+//! itself.
 
 /// The text with its checksum: CRC-32 (base62, six digits) over all before it.
 pub fn summed(body: &str) -> String {

@@ -16,13 +16,13 @@ impl Dice {
         Self(ChaCha8Rng::seed_from_u64(seed))
     }
 
-    /// True with this probability. Draws in any case, so that a fault that is off
-    /// leaves the rest of the run as it was.
+    /// True with this probability. It draws in any case, so that a disabled fault does
+    /// not change the rest of the run.
     pub fn chance(&mut self, probability: f64) -> bool {
         self.0.random::<f64>() < probability
     }
 
-    /// A number from `low` to `high`, both of them possible.
+    /// A number from `low` to `high`, both included.
     pub fn range(&mut self, low: u64, high: u64) -> u64 {
         self.0.random_range(low..=high)
     }

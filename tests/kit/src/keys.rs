@@ -43,7 +43,7 @@ pub fn config(changes: &Value) -> Arc<Config> {
         "keycloak_upstream": "keycloak",
         "yield_upstream": "yield",
         "signing_key_property": "env.SIGNING_KEY",
-        // Nobody polls here, and tokens are not to end for it.
+        // These tests do not poll, and tokens must not end early for it.
         "revocation_poll_seconds": 0,
     });
     for (field, value) in changes.as_object().into_iter().flatten() {

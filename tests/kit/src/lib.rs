@@ -1,4 +1,5 @@
-//! What tests of several crates share: one made-up Keycloak, one dice, one sweep for secrets.
+//! Shared parts of the tests of several crates: one made-up Keycloak, one dice, one sweep for
+//! secrets.
 
 #![allow(
     missing_docs,

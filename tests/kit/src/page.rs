@@ -1,9 +1,9 @@
 //! The commands of a page of documentation, run in the order in which they stand.
 //!
 //! A block of `sh` is run as a reader's shell would run it, in one shell for the whole
-//! page; the block after it, if it is one of `text` or `json`, is what it must print,
-//! with `…` for what differs from run to run. A block of `yaml` that begins with a
-//! comment of a file's name alone is that file.
+//! page. A block of `text` or `json` directly after it is its expected output, with `…`
+//! for parts that differ from run to run. A block of `yaml` that begins with a comment
+//! of a file's name alone is that file.
 
 use std::fs;
 use std::path::Path;
@@ -11,13 +11,13 @@ use std::process::Command;
 
 use crate::pattern::matches;
 
-/// What ends a file that a page shows.
+/// The line that ends a file shown by a page.
 pub const END_OF_FILE: &str = "END OF FILE";
 
-/// Takes the secrets out of what a failure shows.
+/// Takes the secrets out of a failure's message.
 pub type Redact = fn(&str) -> String;
 
-/// A command, and what it must print.
+/// A command, and its expected output.
 pub struct Step {
     pub command: String,
     pub expected: Option<String>,
@@ -64,7 +64,8 @@ pub fn steps(page: &str) -> Vec<Step> {
     steps
 }
 
-/// Runs the steps in a folder by a shell, and holds each against what it must print.
+/// Runs the steps in a folder by a shell, and compares each output with the expected
+/// one.
 #[track_caller]
 pub fn run(steps: &[Step], folder: &Path, mut shell: Command, redact: Redact) {
     const MARK: &str = "@@ step over @@";
@@ -95,7 +96,7 @@ pub fn run(steps: &[Step], folder: &Path, mut shell: Command, redact: Redact) {
     assert!(output.status.success(), "{}", redact(&faults));
 }
 
-/// Holds what a step printed against what it must print.
+/// Compares a step's output with the expected one.
 #[track_caller]
 pub fn check(step: &Step, printed: &str, redact: Redact) {
     if let Some(expected) = &step.expected {

@@ -1,6 +1,6 @@
-//! Texts of which a part may be anything: `…` stands for it, in documentation.
+//! Texts with variable parts: in documentation, `…` stands for any text.
 
-/// Whether the text is the pattern with something in the place of each `…`.
+/// Whether the text is the pattern with some text in the place of each `…`.
 pub fn matches(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('…');
     let first = parts.next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Where the files of the project are.
+//! Paths of the project's files.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ pub fn root() -> &'static Path {
     kit.ancestors().nth(2).unwrap()
 }
 
-/// A new folder for what a test writes, beside what is built.
+/// A new folder for a test's files, beside the build's.
 pub fn scratch(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let folder = test.ancestors().nth(3).unwrap().join("tmp").join(name);

@@ -1,9 +1,9 @@
-//! Finds secrets in texts, in each form in which one could stand there.
+//! Finds secrets in texts, in each form that a secret can have there.
 //!
-//! Plain, base64 (both alphabets, at each of the three alignments, so within a longer
-//! text as well, padded or not), hexadecimal in both cases, percent-encoded (reserved
-//! bytes alone or all, in both cases). Pure: secrets and texts go in, findings come
-//! out, which name a secret and never show it.
+//! The forms: plain, base64 (both alphabets, at each of the three alignments, so within
+//! a longer text as well, padded or not), hexadecimal in both cases, percent-encoded
+//! (reserved bytes alone or all, in both cases). Pure: secrets and texts go in, and
+//! findings come out, which name a secret and never show it.
 
 #![allow(
     dead_code,
@@ -17,10 +17,10 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
-/// Shorter texts would be found by chance.
+/// Shorter texts occur by chance.
 const LENGTH_MIN: usize = 12;
 
-/// How many bytes are compared at first.
+/// The number of bytes that are compared first.
 const HEAD: usize = 8;
 
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
@@ -29,23 +29,23 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// What looks for secrets.
+/// Looks for secrets.
 pub struct Sweeper {
     names: Vec<String>,
-    /// Whether a form begins with these two bytes: most places are passed by at once.
+    /// Whether a form begins with these two bytes: most places are skipped at once.
     begins: Vec<bool>,
     /// The forms by their first bytes.
     forms: HashMap<[u8; HEAD], Vec<Form>>,
 }
 
-/// A form of the secret with this index, and what it is called.
+/// A form of the secret with this index, and the name of that form.
 struct Form {
     secret: usize,
     name: &'static str,
     bytes: Vec<u8>,
 }
 
-/// Where a secret was found.
+/// The place of a secret.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Finding {
     pub secret: String,
@@ -64,7 +64,7 @@ impl Default for Sweeper {
 }
 
 impl Sweeper {
-    /// Adds a secret, under the name that a finding gives.
+    /// Adds a secret, with its name for findings.
     pub fn add(&mut self, name: &str, secret: &[u8]) {
         assert!(
             secret.len() >= LENGTH_MIN,
@@ -83,7 +83,7 @@ impl Sweeper {
         }
     }
 
-    /// All that is found in a text.
+    /// All findings in a text.
     pub fn sweep(&self, place: &str, text: &[u8]) -> Vec<Finding> {
         let mut findings = Vec::new();
         for at in 0..text.len().saturating_sub(HEAD - 1) {
@@ -134,7 +134,7 @@ pub fn forms(secret: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     for before in 0..3 {
         let mut padded = vec![0; before];
         padded.extend(secret);
-        // What no neighbour has a part in: whole groups of six bits of the secret.
+        // The part without bits of a neighbour: whole groups of six bits of the secret.
         let (first, end) = ((before * 8).div_ceil(6), padded.len() * 8 / 6);
         for text in [
             STANDARD_NO_PAD.encode(&padded),

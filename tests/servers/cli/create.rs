@@ -1,4 +1,4 @@
-//! `apikeys create`: the key it makes, and when it makes none.
+//! `apikeys create`: the key it makes, and the cases in which it makes none.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +18,7 @@ fn own_format() -> KeyFormat {
     KeyFormat::new("sk_live_").unwrap()
 }
 
-/// The gateway's way with a key: found by its index, read, verified.
+/// Finds a key by its index, reads it and verifies it, as the gateway does.
 pub(crate) fn verified(realm: &Realm, format: &KeyFormat, made: &Value) -> Value {
     let text = made["api_key"].as_str().unwrap();
     let key = format.parse(text.as_bytes()).unwrap();
@@ -290,7 +290,7 @@ fn text_output_is_the_key_alone_and_a_file_is_its_owners_alone() {
     assert!(!std::path::Path::new(&unused).exists());
 }
 
-/// The messages of a run that can tell its key to nobody.
+/// The messages of a run that cannot print its key.
 fn untold(realm: &Realm, command: &str, extra: &[&str], stdout: Stdio) -> String {
     let mut process = realm.command(command, &[extra, &["--hash-algorithm", "sha256"]].concat());
     let run = Run::of(process.stdout(stdout).output().unwrap());
@@ -316,7 +316,7 @@ fn a_key_that_nobody_could_be_told_is_not_made_or_is_taken_away_again() {
     assert!(told.contains("was revoked at once"), "{told}");
     let ids = |realm: &Realm| realm.user("alice")["attributes"]["apiKeys"].clone();
     assert_eq!(ids(&realm), Value::Null);
-    // A key that was to be replaced goes on, and that is told.
+    // The old key of a failed rotation goes on, and the message says so.
     let id = realm.key_of("alice");
     let told = untold(&realm, "rotate", &[&id], Stdio::null());
     assert!(told.contains("Nothing was made"), "{told}");
@@ -356,7 +356,7 @@ fn a_user_whose_name_has_the_form_of_an_id_can_be_named() {
     realm.admin("POST", "users", Some(&user));
     let made = realm.create(&["--owner", name]).succeeded().json();
     assert_eq!(made["owner"]["username"], name);
-    // Now it is the id of another as well.
+    // Now the name is another user's id as well.
     let alices = realm.user("alice")["id"].as_str().unwrap().to_owned();
     let user = json!({"username": alices, "enabled": true, "email": "v@example.com",
                 "firstName": "V", "lastName": "Example"});

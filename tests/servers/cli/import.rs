@@ -1,4 +1,4 @@
-//! `apikeys import`: from each kind of file, looked at first, cut off and run again.
+//! `apikeys import`: from each kind of file, as a dry run, cut off and run again.
 
 use std::fs;
 use std::process::Stdio;
@@ -23,7 +23,7 @@ fn id_of(key: &str) -> String {
     format().parse(key.as_bytes()).unwrap().id().to_owned()
 }
 
-/// Writes a file of the test's, and the index key beside it.
+/// Writes a file for the test, and the index key beside it.
 fn place(realm: &Realm, name: &str, text: &str) -> String {
     realm.private_file("index-key.txt", INDEX_KEY);
     let file = realm.file(name);

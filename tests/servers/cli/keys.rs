@@ -115,7 +115,7 @@ fn a_rotated_key_goes_on_for_its_grace_beside_the_one_that_replaces_it() {
     assert_eq!(of(old)["replaced_by"], new);
     assert_eq!(of(old), rotated["replaces"]);
     realm.run("rotate", &[old]).refused_with("rotating already");
-    // At once, for another year, and told to people.
+    // Without grace, for another year, with output for people.
     let extra = [
         new,
         "--grace",
@@ -161,7 +161,7 @@ fn a_revoked_key_is_gone_and_the_last_ones_end_unlinks() {
     assert_eq!(revoked["owner"]["username"], "alice");
     assert_eq!(links(), json!([]));
     assert_eq!(realm.user("alice"), before, "as before the first key");
-    // Again: it is not there, and that is as it should be.
+    // A second revocation finds no key, and succeeds.
     let again = realm.run("revoke", &[&second]).succeeded();
     assert!(
         again.stderr.contains("no owner is indexed"),
@@ -250,7 +250,7 @@ fn keys_that_are_made_and_revoked_at_once_are_neither_lost_nor_resurrected() {
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         match output.status.code() {
             Some(0) => made += usize::from(output.stdout.starts_with(b"sk_live_")),
-            // While the old key is there yet, one of them finds no room.
+            // While the old key is still there, one run finds no room.
             _ => assert!(stderr.contains("may hold 5"), "{stderr}"),
         }
     }

@@ -1,11 +1,11 @@
 //! The `apikeys` tool against a real Keycloak.
 //!
-//! Each test makes a realm of its own and takes it away again, so they run side
-//! by side and leave nothing. They need a running Keycloak:
+//! Each test makes a realm of its own and deletes it again, so tests run side by side and
+//! leave nothing. They need a running Keycloak:
 //!
 //! ```text
 //! KEYCLOAK_URL=http://127.0.0.1:8080 KEYCLOAK_ADMIN_USER=admin KEYCLOAK_ADMIN_PASSWORD=… \
-//!   cargo test -p suites --test cli
+//! cargo test -p suites --test cli
 //! ```
 #![allow(
     clippy::disallowed_methods,

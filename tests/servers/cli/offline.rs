@@ -1,4 +1,4 @@
-//! `apikeys inspect`, `hash` and `completions`, which ask nobody.
+//! `apikeys inspect`, `hash` and `completions`, which need no server.
 
 use std::fs;
 use std::io::Write;
@@ -22,7 +22,7 @@ fn run(arguments: &[&str], input: &str, variables: &[(&str, &str)]) -> Run {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // Where nobody reads it, the pipe is closed before all is written.
+    // If nobody reads the pipe, it is closed before all is written.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     Run::of(child.wait_with_output().unwrap())
 }

@@ -1,5 +1,5 @@
-//! An administrator of one realm alone, with the roles that the help names, and with
-//! tokens that do not outlive a run.
+//! An administrator of one realm, with the roles that the help names, and with tokens
+//! that do not outlive a run.
 
 use serde_json::{Value, json};
 
@@ -7,10 +7,10 @@ use crate::world::{Realm, Run, keycloak_url};
 
 const PASSWORD: &str = "operator-password";
 
-/// A user of the realm who may not do anything yet.
+/// A user of the realm without any rights yet.
 struct Operator<'a> {
     realm: &'a Realm,
-    /// Where roles are given to it.
+    /// The path of its client roles.
     held: String,
     management: String,
 }

@@ -1,5 +1,5 @@
-//! Pages whose commands need Keycloak alone: each command run in its order, each answer
-//! held against the page.
+//! Pages with commands that need Keycloak alone: the test runs each command in its
+//! order, and compares each answer with the page.
 
 use std::path::Path;
 use std::process::Command;
@@ -26,7 +26,7 @@ fn a_key_that_leaked_is_found_ended_and_its_uses_are_told() {
         &[["--owner", "alice"].as_slice(), &quick].concat(),
     );
     realm.private_file("leaked.txt", made["api_key"].as_str().unwrap());
-    // As a gateway does that exchanges it.
+    // As a gateway signs in to exchange the key.
     let jti = format!("{}.1", made["key_id"].as_str().unwrap());
     let alice = realm.user("alice");
     let granted = realm.grant_with("api-key-gateway", alice["id"].as_str().unwrap(), &jti);
@@ -38,7 +38,7 @@ fn a_key_that_leaked_is_found_ended_and_its_uses_are_told() {
     );
 }
 
-/// Runs a page that tells at least so many answers.
+/// Runs a page that has at least so many answers.
 #[track_caller]
 fn walk(realm: &Realm, page: &str, answers: usize) {
     let page = steps::steps(page);

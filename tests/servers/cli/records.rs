@@ -1,4 +1,4 @@
-//! `apikeys doctor`, `reindex` and `expiring`, which go through all records.
+//! `apikeys doctor`, `reindex` and `expiring`, which read all records.
 
 use serde_json::{Value, json};
 
@@ -55,7 +55,7 @@ fn a_realm_that_is_well_is_well_and_the_key_is_tried_when_it_is_given() {
     realm
         .run("doctor", &["--admin-client-id", "nothing"])
         .refused_with("cannot sign in");
-    // Another key than the realm trusts.
+    // A key that the realm does not trust.
     let other = Realm::prepared();
     let (status, found) = doctor(&realm, &["--signing-key-file", &other.file("key.pem")]);
     assert_eq!(status, 5);
@@ -90,7 +90,7 @@ fn what_is_merely_to_be_looked_at_is_a_warning() {
     let rotate = advice(&found, &format!("key {id} of"), "nothing replaces it");
     assert_eq!(rotate, format!("apikeys rotate {id} --expires-days 365"));
     assert!(advice(&found, "owner \"bob\"", "holds no keys").contains("delete that link"));
-    // The advice is good.
+    // Following the advice helps.
     let words: Vec<&str> = rotate.split(' ').skip(2).collect();
     realm.run("rotate", &words).succeeded();
     realm.admin("DELETE", &path, None);

@@ -1,4 +1,4 @@
-//! Owners that the realm's user profile refuses to write: their `phone` was taken before the
+//! Owners that the realm's user profile refuses to write: their `phone` was set before the
 //! profile declared a pattern for it.
 
 use std::fs;
@@ -10,7 +10,7 @@ use crate::world::Realm;
 
 const MESSAGE: &str = "Bitte eine gültige Nummer {0}";
 
-/// Gives users a phone number that is none.
+/// Gives a user a phone number, which may break the pattern.
 fn with_phone(realm: &Realm, username: &str, phone: &str) {
     realm.edit(&realm.user_path(username), |user| {
         user["attributes"]["phone"] = json!([phone]);
@@ -63,7 +63,7 @@ fn a_key_that_cannot_be_ended_says_why_and_all_keys_of_its_owner_can() {
         1,
         "no lock"
     );
-    // By its link.
+    // Removing the link revokes the keys.
     let run = realm.run("revoke", &["--all", "--owner", &id]).succeeded();
     assert!(
         run.stdout.starts_with("revoked: all keys of \"alice\""),
@@ -86,7 +86,7 @@ fn a_key_that_cannot_be_ended_says_why_and_all_keys_of_its_owner_can() {
         "{told}"
     );
     assert_eq!(told["revoked"].as_array().unwrap().len(), 2);
-    // Once the user is corrected the records go as well, and the phone stays.
+    // After the user is corrected the records go as well, and the phone stays.
     declare(&realm, false);
     with_phone(&realm, "alice", "123");
     declare(&realm, true);
@@ -105,7 +105,7 @@ fn all_keys_of_an_owner_with_more_than_its_profile_allows_end() {
     let realm = Realm::prepared();
     let id = realm.key_of("bob");
     let path = realm.user_path("bob");
-    // An attribute that is not declared has 2048 characters at most, when it is written.
+    // Keycloak limits an undeclared attribute to 2048 characters when it is written.
     let declared = json!({
         "name": "picture", "validations": {"length": {"max": 200_000}},
         "permissions": {"view": ["admin"], "edit": ["admin"]},

@@ -1,5 +1,5 @@
-//! Nothing secret leaves the tool but the key, where it was asked for; and
-//! whatever stands where Keycloak should be is told plainly.
+//! Nothing secret leaves the tool but the key, where it was asked for; and the tool
+//! says plainly when another server stands in Keycloak's place.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 
 use crate::world::{Realm, admin_password};
 
-/// What must not be in any line for people: the password, tokens (every JWT
-/// begins so), hashes and the private key.
+/// The secrets that must not be in any line for people: the password, tokens (every JWT
+/// begins with `eyJ`), hashes and the private key.
 fn assert_no_secret(realm: &Realm, text: &str) {
     let pem = fs::read_to_string(realm.file("key.pem")).unwrap_or_default();
     let private = pem.lines().nth(1).unwrap_or("no key file");
@@ -146,7 +146,7 @@ fn the_password_comes_from_a_file_or_standard_input_as_well() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // Where nobody reads it, the pipe is closed before all is written.
+        // If nobody reads the pipe, it is closed before all is written.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         child.wait_with_output().unwrap()
     };

@@ -1,4 +1,4 @@
-//! `apikeys setup`: what it changes, and what it leaves alone.
+//! `apikeys setup`: its changes, and the settings that it leaves alone.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -457,7 +457,7 @@ fn lightweight_tokens_are_turned_off_and_a_policy_that_wants_them_is_named() {
     );
 }
 
-/// Users that setup made to prove the grant and that are still there.
+/// Users that setup made to prove the grant, and that still exist.
 fn left_of_proofs(realm: &Realm) -> Vec<Value> {
     let found = realm.get("users?username=apikeys-proof-");
     found.as_array().unwrap().clone()
@@ -499,7 +499,7 @@ fn the_very_grant_is_proven_with_an_owner_that_is_gone_afterwards() {
 #[test]
 fn a_grant_that_is_refused_once_the_owner_is_found_fails_the_proof() {
     let realm = Realm::prepared();
-    // Each step of the plan holds, and the provider's mappers are nobody's but Keycloak's.
+    // Each step of the plan holds; the provider's mappers belong to Keycloak alone.
     let mapper = json!({"name": "no sub", "protocol": "openid-connect",
         "protocolMapper": "oidc-hardcoded-claim-mapper",
         "config": {"claim.name": "sub", "claim.value": "somebody", "jsonType.label": "String",

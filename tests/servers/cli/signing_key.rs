@@ -1,4 +1,5 @@
-//! `apikeys signing-key`: two keys at once, and what must be seen before one goes.
+//! `apikeys signing-key`: two keys at once, and the sign-ins that must be seen before one
+//! goes.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +13,7 @@ const GATEWAY: &str = "api-key-gateway";
 const MANAGER: &str = "api-key-manager";
 const PROVIDER: &str = "identity-provider/instances/api-keys";
 
-/// A prepared realm with a key of alice's, whose link a grant needs.
+/// A prepared realm with a key of alice's: a grant needs her link.
 fn realm() -> Realm {
     let realm = Realm::prepared();
     realm.key_of("alice");
@@ -31,7 +32,7 @@ fn done(realm: &Realm, name: &str, file: &str, extra: &[&str]) -> Value {
     step(realm, name, file, &extra).succeeded().json()
 }
 
-/// Does something while the key of this file is the one that the realm's helpers sign with.
+/// Runs an action while the realm's helpers sign with the key of this file.
 fn signing_with<T>(realm: &Realm, file: &str, act: impl FnOnce(&Realm) -> T) -> T {
     let key = realm.file("key.pem");
     let [kept, taken] = [&key, &realm.file(file)].map(|file| fs::read(file).unwrap());
@@ -45,7 +46,8 @@ fn kid(realm: &Realm, file: &str) -> String {
     signing_with(realm, file, |realm| realm.signing_key().kid().to_owned())
 }
 
-/// A client signs in as the filter does, with an id that ends with who signs.
+/// A client signs in as the filter does, with an id that ends with the signing key's short
+/// id.
 #[track_caller]
 fn sign_in(realm: &Realm, client_id: &str, file: &str) {
     let (status, answer) = signing_with(realm, file, |realm| {
@@ -92,7 +94,7 @@ fn both_keys_work_until_the_old_one_is_retired_and_each_step_can_be_repeated() {
         (&again["made"], &again["changed"]),
         (&json!(false), &json!([]))
     );
-    // Whoever sets the realm up meanwhile, with either key, ends no rotation.
+    // Another setup of the realm meanwhile, with either key, ends no rotation.
     realm.setup(&[]).succeeded();
     signing_with(&realm, "next.pem", |realm| realm.setup(&[]).succeeded());
     assert_eq!(trusted(&realm, GATEWAY), [old.clone(), new.clone()]);
@@ -149,12 +151,12 @@ fn a_key_that_no_gateway_was_seen_to_have_retires_none() {
     step(&realm, "retire", "next.pem", &[]).refused_with("signing-key new");
     step(&realm, "new", "next.pem", &[]).succeeded();
     step(&realm, "retire", "next.pem", &[]).refused_with("no gateway has signed in");
-    // An id that does not say who signed may be an older filter's, with either key.
+    // An id without the signing key's short id may be an older filter's, with either key.
     sign_in(&realm, GATEWAY, "next.pem");
     realm.service_token();
     step(&realm, "retire", "next.pem", &[]).refused_with("older filter");
     assert_eq!(trusted(&realm, GATEWAY).len(), 2);
-    // The rotation is called off: what gateways have is kept.
+    // The rotation is called off: the gateways' key is kept.
     let extra = ["--unused-for", "0"];
     step(&realm, "retire", "key.pem", &extra).refused_with("no gateway has signed in");
     sign_in(&realm, GATEWAY, "key.pem");
@@ -172,7 +174,7 @@ fn a_step_that_was_interrupted_halfway_goes_on_where_it_ended() {
     let path = realm.client_path(GATEWAY);
     let before = realm.client(GATEWAY)["attributes"]["jwks.string"].clone();
     step(&realm, "new", "next.pem", &[]).succeeded();
-    // As far as it came: the key is made, and one object of three trusts it.
+    // The interrupted state: the key is made, and one object of three does not trust it.
     realm.edit(&path, |client| {
         client["attributes"]["jwks.string"] = before;
     });
@@ -181,7 +183,7 @@ fn a_step_that_was_interrupted_halfway_goes_on_where_it_ended() {
     let goes_on = done(&realm, "new", "next.pem", &[]);
     assert_eq!(goes_on["changed"], json!(["client \"api-key-gateway\""]));
     assert!(is_accepted(&realm, "key.pem") && is_accepted(&realm, "next.pem"));
-    // And one of three does not trust the old one any more.
+    // Another interrupted state: one of three does not trust the old key any more.
     realm.edit(&path, |client| {
         let jwks = client["attributes"]["jwks.string"].as_str().unwrap();
         let mut jwks: Value = serde_json::from_str(jwks).unwrap();
@@ -241,7 +243,7 @@ fn a_management_key_of_its_own_is_rotated_by_itself() {
     step(&realm, "retire", "managers-next.pem", &["--management"]).succeeded();
     assert_eq!(trusted(&realm, MANAGER), [kid(&realm, "managers-next.pem")]);
     assert_eq!(trusted(&realm, GATEWAY).len(), 2);
-    // Where the two share a key, it is not rotated for one of them alone.
+    // If the two share a key, it is not rotated for one of them alone.
     let shared = Realm::prepared();
     step(&shared, "new", "next.pem", &["--management"]).refused_with("leave --management out");
 }

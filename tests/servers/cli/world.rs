@@ -67,7 +67,8 @@ pub(crate) fn in_order(mut document: Value) -> Value {
     document
 }
 
-/// One HTTP call; the status and the JSON of the answer (null where there is none).
+/// Makes one HTTP call; returns the status and the JSON of the answer (null if there is
+/// none).
 pub(crate) fn http(
     method: &str,
     url: &str,
@@ -101,7 +102,7 @@ fn form(pairs: &[(&str, &str)]) -> (&'static str, String) {
     ("application/x-www-form-urlencoded", pairs.join("&"))
 }
 
-/// What a run of the tool gave.
+/// The result of a run of the tool.
 pub(crate) struct Run {
     pub(crate) status: i32,
     pub(crate) stdout: String,
@@ -166,7 +167,7 @@ impl Realm {
             json!({"username": name, "email": format!("{name}@example.com"), "enabled": true,
                    "firstName": first, "lastName": "Example", "emailVerified": true})
         };
-        // Keys on a curve: a realm's RSA keys take longer to make than all the rest of it.
+        // Keys on a curve: RSA keys take longer to make than the rest of the realm.
         let keys = [
             ("ecdsa-generated", json!({"priority": ["100"]})),
             (
@@ -202,7 +203,7 @@ impl Realm {
         self.folder.join(name).to_str().unwrap().to_owned()
     }
 
-    /// A file that its owner alone can read.
+    /// A file that only its owner can read.
     pub(crate) fn private_file(&self, name: &str, text: &str) -> String {
         let file = self.file(name);
         fs::write(&file, text).unwrap();
@@ -214,7 +215,7 @@ impl Realm {
         format!("{}/realms/{}", keycloak_url(), self.name)
     }
 
-    /// The tool, told everything but what it is to do; a command may be of two words.
+    /// The tool with all options but those of the command; a command may be of two words.
     pub(crate) fn command(&self, command: &str, extra: &[&str]) -> Command {
         let mut process = Command::new(crate::tool::path());
         process
@@ -231,14 +232,14 @@ impl Realm {
         Run::of(self.command(command, extra).output().unwrap())
     }
 
-    /// The JSON that the tool gives.
+    /// The JSON output of the tool.
     #[track_caller]
     pub(crate) fn json(&self, command: &str, extra: &[&str]) -> Value {
         let run = self.run(command, &[extra, &["--output", "json"]].concat());
         run.succeeded().json()
     }
 
-    /// Makes a key for this owner, and gives its id.
+    /// Makes a key for this owner, and returns its id.
     #[track_caller]
     pub(crate) fn key_of(&self, owner: &str) -> String {
         let made = self.create(&["--owner", owner]).succeeded().json();
@@ -253,7 +254,7 @@ impl Realm {
         )
     }
 
-    /// Makes a key, quickly hashed.
+    /// Makes a key with a fast hash.
     pub(crate) fn create(&self, extra: &[&str]) -> Run {
         let fixed = [
             "--name",
@@ -308,7 +309,7 @@ impl Realm {
         format!("clients/{}", self.client(client_id)["id"].as_str().unwrap())
     }
 
-    /// All that setup may touch, with what must stay as it is beside it.
+    /// All that setup may touch, and the settings beside it that must stay as they are.
     pub(crate) fn snapshot(&self) -> Value {
         let held = |client: &Value| {
             let id = client["id"].as_str()?;
@@ -344,7 +345,7 @@ impl Realm {
         SigningKey::parse(&fs::read_to_string(self.file("key.pem")).unwrap()).unwrap()
     }
 
-    /// A service token, got as the gateway gets it.
+    /// A service token, obtained as the gateway obtains it.
     pub(crate) fn service_token(&self) -> String {
         self.client_token("api-key-gateway")
     }
@@ -364,7 +365,7 @@ impl Realm {
         self.grant_by("api-key-gateway", owner_id)
     }
 
-    /// The same, asked for by another client.
+    /// The same, for another client.
     pub(crate) fn grant_by(&self, client_id: &str, owner_id: &str) -> Result<Value, Value> {
         self.grant_with(client_id, owner_id, &random_name())
     }
@@ -446,7 +447,7 @@ impl Drop for Realm {
 }
 
 /// The administrator's token, one for all tests: it lives for a minute, and a sign-in
-/// costs Keycloak more than most of what is asked with it.
+/// costs Keycloak more than most requests that use it.
 fn admin_token() -> String {
     static TOKEN: Mutex<Option<(Instant, String)>> = Mutex::new(None);
     let mut token = TOKEN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,6 +1,6 @@
-//! A service without a validator, that tells which headers it was sent: what a
-//! request looks like that passes the gateway untouched. Asked for `/refuse` it answers
-//! 401, as a service does that does not take a token.
+//! A service without a validator, which answers with the headers that it received: it
+//! shows how a request arrives that passes the gateway untouched. Asked for `/refuse` it
+//! answers 401, like a service that refuses a token.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,7 +15,7 @@ use crate::client::find;
 /// The headers of a request, with names in lower case.
 pub(crate) type Headers = Map<String, Value>;
 
-/// Starts one that lives as long as the suite does.
+/// Starts one for the life of the suite.
 pub(crate) fn start() -> SocketAddr {
     serve(|path, headers| {
         let status = match path.starts_with("/refuse") {
@@ -26,8 +26,8 @@ pub(crate) fn start() -> SocketAddr {
     })
 }
 
-/// Starts a service that answers each request by its path and its headers, for as long as
-/// the suite lives.
+/// Starts a service that answers each request by its path and its headers, for the life
+/// of the suite.
 pub(crate) fn serve(
     answer: impl Fn(&str, &Headers) -> (&'static str, Value) + Send + Sync + 'static,
 ) -> SocketAddr {

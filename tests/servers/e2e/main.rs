@@ -5,9 +5,9 @@
 //! cargo test -p suites --test e2e -- refusals::    one theme; --list names all trials
 //! ```
 //!
-//! It starts what `make run` starts (`scripts/run.sh`: Keycloak, Envoy with the
+//! It starts the stack of `make run` (`scripts/run.sh`: Keycloak, Envoy with the
 //! filter, the demo service behind a validator of JWTs) in a run folder of its own and
-//! on free ports, and stops it at its end, however that comes. The folder is kept when
+//! on free ports, and stops it at its end, even if the suite dies. The folder is kept when
 //! a trial fails.
 //!
 //! **Against a gateway given by URL** (Kong in docker compose, say) it starts nothing.
@@ -43,13 +43,13 @@
 //! | `keycloak` | addresses through which calls go to Keycloak, in turn; none for the gateway's own |
 //! | `service` | the address of the service behind it; null for the gateway's own |
 //! | `workers` | how many |
-//! | `trusted_hops` | load balancers in front of it, whose `x-forwarded-for` it believes |
+//! | `trusted_hops` | load balancers in front of it: it believes their `x-forwarded-for` |
 //! | `log` | the file that its log goes to |
 //!
 //! | line of its output | |
 //! |---|---|
 //! | `url http://127.0.0.1:8200` | where the gateway listens: any path below goes to the service, through the filter in mode `exchange` |
-//! | `pid 4711` | a process of the gateway, whose children are counted too; one line each |
+//! | `pid 4711` | a process of the gateway; its children are counted too; one line each |
 //! | `ready` | it serves |
 //! | `refused` | or: it does not come up with this configuration, as the log or standard error says |
 //!
@@ -125,7 +125,7 @@ const SMOKE: [&str; 28] = [
 ];
 
 thread_local! {
-    /// What the last panic of this thread said, and where.
+    /// The message and the place of this thread's last panic.
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
@@ -143,7 +143,7 @@ fn main() -> ExitCode {
         PANIC.with_borrow_mut(|last| *last = said);
     }));
     let world = match catch_unwind(World::new) {
-        // For as long as there are trials; stopped by hand.
+        // Lives until the last trial; stopped explicitly.
         Ok(world) => Box::leak(Box::new(world)),
         Err(_) => {
             eprintln!("There is nothing to test: {}", last_panic());
@@ -172,13 +172,13 @@ fn chosen(mut cases: Vec<Case>) -> Vec<Case> {
     cases
 }
 
-/// Why a case cannot be run here.
+/// The reason why a case cannot run here.
 fn lacking(case: &Case, world: &World) -> Option<&'static str> {
     let lacks = case.needs.iter().find_map(|need| world.lacks(*need));
     lacks.or(case.not_on_kong.filter(|_| world.host == Host::Kong))
 }
 
-/// Names the cases that cannot be run here, by the reason: nothing is left out silently.
+/// Names the cases that cannot run here, by the reason: nothing is left out silently.
 fn tell_what_is_not_applicable(cases: &[Case], world: &World) {
     let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for case in cases {

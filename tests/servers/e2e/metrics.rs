@@ -1,4 +1,4 @@
-//! What Prometheus reads of a gateway.
+//! A scrape of a gateway, as Prometheus reads it.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +14,14 @@ pub(crate) struct Sample {
 
 /// The filter's metrics, as a host shows them.
 pub(crate) struct Scrape {
-    /// By name, what `# TYPE` says.
+    /// The kind of each metric, from its `# TYPE` line.
     pub(crate) kinds: BTreeMap<String, String>,
     pub(crate) samples: Vec<Sample>,
 }
 
 impl Scrape {
-    /// Reads Prometheus' text format; what is not the filter's is left out.
+    /// Reads Prometheus' text format; metrics of other origin than the filter are left
+    /// out.
     pub(crate) fn read(text: &str) -> Self {
         let mut scrape = Self {
             kinds: BTreeMap::new(),

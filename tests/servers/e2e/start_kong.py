@@ -88,7 +88,7 @@ def declarative(told, upstream):
 
 
 def prepare(folder, told):
-    """Writes what Kong reads; gives its settings, its URL and where it tells that it is ready."""
+    """Writes the files that Kong reads; returns its settings, its URL and the URL of its readiness."""
     proxy, status, helper = free_ports(3)
     (folder / "filters").mkdir()
     shutil.copy(os.environ.get("WASM", PROJECT / f"target/wasm/{NAME}.wasm"), folder / f"filters/{NAME}.wasm")

@@ -14,10 +14,10 @@ const MANAGER: &str = "type.googleapis.com/envoy.extensions.filters.network.http
 const TRACER: &str = "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig";
 const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
 
-/// The span of a call that went to Keycloak.
+/// The name of the span of a call to Keycloak.
 pub(crate) const TO_KEYCLOAK: &str = "to-keycloak";
 
-/// Lets the gateway trace, and puts a listener that traces before its Keycloak.
+/// Turns the gateway's tracing on, and puts a tracing listener before its Keycloak.
 pub(crate) fn add(resources: &mut Value, collector: SocketAddr, port: u16) {
     let tracing = json!({"provider": {
         "name": "envoy.tracers.opentelemetry",
@@ -60,7 +60,7 @@ pub(crate) fn add(resources: &mut Value, collector: SocketAddr, port: u16) {
     }
 }
 
-/// Takes spans.
+/// Collects spans.
 pub(crate) struct Collector {
     pub(crate) address: SocketAddr,
     taken: Arc<Mutex<Vec<u8>>>,
@@ -81,7 +81,7 @@ impl Collector {
         Self { address, taken }
     }
 
-    /// How many spans of this name belong to this trace.
+    /// The number of this trace's spans with this name.
     pub(crate) fn spans(&self, trace_id: &[u8; 16], name: &str) -> usize {
         let taken = self.taken.lock().expect("spans");
         let mut rest = taken.as_slice();
@@ -99,7 +99,7 @@ impl Collector {
     }
 }
 
-/// Reads one request and answers it; none when the connection ends.
+/// Reads one request and answers it; none if the connection ends.
 fn take(mut stream: &TcpStream, all: &Mutex<Vec<u8>>) -> Option<()> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 16 * 1024];

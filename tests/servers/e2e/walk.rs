@@ -1,7 +1,7 @@
-//! A page that is walked through in one shell, while the gateway changes between its steps.
+//! A walk through a page in one shell, while the gateway changes between its steps.
 //!
-//! [`crate::page::run`] runs a whole page as one script. Here the world must change in
-//! between: so each step is read by one shell that stays, and is over before the next.
+//! [`crate::page::run`] runs a whole page as one script. Here the world must change between
+//! steps: so one shell stays, reads each step, and ends it before the next.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -11,7 +11,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use crate::page::{self, Step};
 use crate::secrets::redact;
 
-/// No walk takes longer; a step that waits for what never comes is ended by it.
+/// No walk takes longer: this ends a step that waits in vain.
 const SECONDS_MAX: &str = "300";
 const MARK: &str = "@@ step over @@";
 
@@ -59,14 +59,14 @@ impl Shell {
         self.tell(&format!("export {name}='{value}'"));
     }
 
-    /// Runs a step, and holds what it prints against the page.
+    /// Runs a step, and compares its output with the page.
     #[track_caller]
     pub(crate) fn run(&mut self, step: &Step) {
         self.steps += 1;
         let file = format!("step-{}.sh", self.steps);
         let script = format!("{}\nprintf '\\n{MARK}\\n'\n", step.command);
         fs::write(self.folder.join(&file), script).expect("a script");
-        // Its own commands must not read what is told to the shell.
+        // The step's own commands must not read the shell's next lines.
         self.tell(&format!("source ./{file} </dev/null"));
         let mut printed = String::new();
         loop {
@@ -90,7 +90,7 @@ impl Shell {
     }
 
     fn tell(&mut self, line: &str) {
-        // A shell that is gone is noticed by what it does not print.
+        // If the shell is gone, its missing output shows it.
         let _ = writeln!(self.input, "{line}");
     }
 }
@@ -102,7 +102,7 @@ impl Drop for Shell {
     }
 }
 
-/// The file that a step writes, if that is what it does.
+/// The content of the file, for a step that writes one.
 pub(crate) fn file_of(step: &Step) -> Option<&str> {
     let (head, rest) = step.command.split_once('\n')?;
     let quoted = format!("<<'{}'", page::END_OF_FILE);

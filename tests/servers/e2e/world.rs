@@ -1,5 +1,5 @@
-//! What a trial works with: the gateway under test, its Keycloak, and whatever else
-//! is there to be had.
+//! The world of a trial: the gateway under test, its Keycloak, and the other parts of the
+//! stack that are available.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,7 +21,7 @@ use crate::secrets;
 use crate::stack::{self, Stack};
 use crate::wait;
 
-/// What a `demo.env` tells.
+/// The variables of a `demo.env`.
 const DEMO: [&str; 8] = [
     "GATEWAY_URL",
     "KEYCLOAK_URL",
@@ -37,7 +37,7 @@ const DEMO: [&str; 8] = [
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) needs: Vec<Need>,
-    /// Why Kong cannot show it.
+    /// The reason why Kong cannot show it.
     pub(crate) not_on_kong: Option<&'static str>,
     pub(crate) run: Box<dyn Fn(&'static World) + Send>,
 }
@@ -55,8 +55,7 @@ impl Case {
         }
     }
 
-    /// A limit of Kong's own, of nginx or of its Wasm host, keeps the behaviour from being
-    /// seen there.
+    /// A limit of Kong, of nginx or of its Wasm host hides the behaviour there.
     pub(crate) fn not_on_kong(mut self, reason: &'static str) -> Self {
         self.not_on_kong = Some(reason);
         self
@@ -68,7 +67,7 @@ impl Case {
     }
 }
 
-/// What not every gateway that is given by URL can offer.
+/// Parts that a gateway given by URL may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     /// A second gateway with a configuration of the trial's own.
@@ -81,8 +80,8 @@ pub(crate) enum Need {
     LogFile,
     /// The address that a request comes from, as the gateway sees it.
     Addresses,
-    /// Keycloak, stopped: such trials are kept together, and it is started again for
-    /// the next other one.
+    /// A stopped Keycloak: such trials are kept together, and the next other trial starts it
+    /// again.
     StoppedKeycloak,
     /// The output of `make run`.
     FirstRun,
@@ -96,7 +95,7 @@ pub(crate) enum Host {
 }
 
 impl Host {
-    /// Learnt from an answer of the gateway's own.
+    /// Known from the gateway's own answer.
     fn of(answer: &Response) -> Self {
         let is_kongs = |(name, value): &(String, String)| {
             name.starts_with("x-kong-") || name == "server" && value.starts_with("kong")
@@ -108,7 +107,7 @@ impl Host {
     }
 }
 
-/// A gateway whose way to Keycloak can be disturbed.
+/// A gateway with a proxy before Keycloak, through which a trial can disturb its calls.
 pub(crate) struct Faulty {
     pub(crate) gateway: Gateway<'static>,
     pub(crate) proxy: Proxy,
@@ -126,7 +125,7 @@ pub(crate) struct World {
     pub(crate) host: Host,
     /// The command that starts a second gateway.
     hook: Option<String>,
-    /// A folder for this run, and for nobody else to read.
+    /// A folder for this run, readable by nobody else.
     folder: PathBuf,
     sees_addresses: bool,
     keycloak_commands: Option<(String, String)>,
@@ -136,7 +135,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Takes what is given by the environment, else starts a stack.
+    /// Takes the stack that the environment names, or starts one.
     pub(crate) fn new() -> Self {
         let stack = if let Some(run_dir) = variable("E2E_RUN_DIR") {
             Some(Stack::adopt(&run_dir))
@@ -169,7 +168,7 @@ impl World {
             Some(stack) => stack.run_dir.clone(),
             None => given_folder(log.as_ref()),
         };
-        // Told by one request, that it refuses for want of a credential.
+        // One request without a credential tells whether the gateway sees addresses.
         let from = Ipv4Addr::new(127, 1, 1, 1);
         let answer = gateway.from(from).send(&Request::orders());
         let request_id = answer.problem(401, "missing_credentials");
@@ -200,8 +199,8 @@ impl World {
         }
     }
 
-    /// Ends the world: what the suite made in a realm that is not its own goes, and so
-    /// does the stack.
+    /// Ends the world: removes the suite's own users from a realm that is not its own, and
+    /// stops the stack.
     pub(crate) fn end(&self, keep_folder: bool) {
         if let Some(faulty) = self.faulty.get() {
             faulty.gateway.stop();
@@ -220,7 +219,7 @@ impl World {
         }
     }
 
-    /// Why a case cannot be run here.
+    /// The reason why a case cannot run here.
     pub(crate) fn lacks(&self, need: Need) -> Option<&'static str> {
         let (there, reason) = match need {
             Need::OwnGateway => (
@@ -266,8 +265,8 @@ impl World {
         self.stack.as_ref().expect("a stack")
     }
 
-    /// The folder of this run. Like the run folder of `make run` it has `demo.env` and, where
-    /// the log is a file, `envoy.log`: the names by which pages know them.
+    /// The folder of this run. Like the run folder of `make run` it has `demo.env` and, if
+    /// the log is a file, `envoy.log`: the pages use these names.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
@@ -277,7 +276,7 @@ impl World {
         self.log.as_ref().expect("the log")
     }
 
-    /// Waits for the log line of a refusal, where the log can be read.
+    /// Waits for the log line of a refusal, if the log can be read.
     #[track_caller]
     pub(crate) fn expect_logged(&self, request_id: &str, reason: &str) {
         if let Some(log) = &self.log {
@@ -292,8 +291,9 @@ impl World {
         started.unwrap_or_else(|said| panic!("no gateway: {said}"))
     }
 
-    /// The same, for a trial of what the gateway does by itself. Kong shows a filter the
-    /// variable with its signing key within a request alone: there it begins with the first.
+    /// The same, for a trial of the gateway's work between requests. Kong shows a filter the
+    /// variable with its signing key only within a request, so there this work begins with
+    /// the first.
     #[track_caller]
     pub(crate) fn start_gateway_awake(&self, spec: &Spec) -> Gateway<'_> {
         let gateway = self.start_gateway(spec);
@@ -304,7 +304,7 @@ impl World {
         gateway
     }
 
-    /// Starts a gateway, or gives what was said.
+    /// Starts a gateway, or returns the gateway's own words about the failure.
     pub(crate) fn try_start_gateway(&self, spec: &Spec) -> Result<Gateway<'_>, String> {
         match (&self.stack, &self.hook) {
             (Some(stack), _) => Gateway::try_start(stack, spec),
@@ -323,7 +323,8 @@ impl World {
         Proxy::start(self.keycloak.url())
     }
 
-    /// The gateway that the trials of faults share, undisturbed. It remembers no refusals.
+    /// The gateway that the trials of faults share, without a fault. It remembers no
+    /// refusals.
     pub(crate) fn faulty(&'static self) -> &'static Faulty {
         let faulty = self.faulty.get_or_init(|| {
             let proxy = self.proxy();
@@ -342,7 +343,7 @@ impl World {
         *self.echo.get_or_init(echo::start)
     }
 
-    /// An owner with one new key, quickly verified.
+    /// An owner with one new key under a fast hash.
     #[track_caller]
     pub(crate) fn owner(&self) -> (Owner<'_>, Key) {
         Owner::with_new_key(&self.keycloak)

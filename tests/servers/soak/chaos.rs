@@ -1,4 +1,4 @@
-//! What goes wrong: keys die in each way there is, and Keycloak suffers.
+//! The faults of a soak: keys die in each way there is, and Keycloak suffers.
 
 use std::process::Command;
 use std::thread::{self, Scope};
@@ -25,14 +25,14 @@ const DROPPED: &str = "without its database, dropped and restored";
 
 /// The outages, in turn.
 pub(crate) const OUTAGES: [&str; 5] = [PAUSED, STOPPED, KILLED, DROPPED, RESTARTED];
-/// The deaths that somebody brings about; a key that expires is made now and then.
+/// The deaths that an administrator causes; expiring keys are made now and then.
 const DEATHS: [Cause; 4] = [
     Cause::Removed,
     Cause::Disabled,
     Cause::Deleted,
     Cause::Unlinked,
 ];
-/// All ways in which keys of a run die.
+/// All causes of death in a run.
 pub(crate) const CAUSES: [Cause; 5] = [
     Cause::Removed,
     Cause::Disabled,
@@ -40,15 +40,15 @@ pub(crate) const CAUSES: [Cause; 5] = [
     Cause::Unlinked,
     Cause::Expired,
 ];
-/// Between two outages: the time of recovery, and some in which Keycloak is well.
+/// The time between two outages: the recovery, and a while with a healthy Keycloak.
 const CALM_MS: u64 = RECOVERY_MS + 6000;
-/// The longest that a run goes on past its end for the sake of an outage that was not.
+/// The longest extension of a run that has not had each outage yet.
 const EXTRA_MS: u64 = 120_000;
-/// Between two deaths of keys.
+/// The time between two deaths of keys.
 const DEATHS_MS: u64 = 1200;
-/// Keys that go on, and are sent.
+/// Living keys that the load sends.
 const LIVING_MIN: usize = 30;
-/// Keys of which one in so many ends by itself, this many seconds after it was made.
+/// One key in so many ends by itself, this many seconds after it was made.
 const EXPIRING_ONE_IN: u32 = 4;
 const EXPIRING_SECONDS: u64 = 45;
 
@@ -77,15 +77,15 @@ impl<'a> Chaos<'a> {
             random: ChaCha8Rng::seed_from_u64(!seed),
         };
         for number in 0..LIVING_MIN + 10 {
-            // Some have ended before anybody sends them.
+            // Some end before their first use.
             let ends_at = (number < 4).then(|| now_seconds() - 60);
             chaos.record.add(chaos.admin, ends_at, &mut chaos.random);
         }
         chaos
     }
 
-    /// Until the end, and on a slow machine until each outage was; then a while calm, so
-    /// that recovery is seen.
+    /// Runs until the end, and on a slow machine until each outage has happened; then
+    /// stays calm for a while, so that recovery is seen.
     pub(crate) fn run<'scope>(&mut self, end_ms: u64, scope: &'scope Scope<'scope, '_>)
     where
         'a: 'scope,
@@ -97,7 +97,7 @@ impl<'a> Chaos<'a> {
             if now_ms() >= next_outage {
                 let kind = OUTAGES[outages % OUTAGES.len()];
                 outages += 1;
-                // Two of which the gateway learns late, if at all.
+                // Two deaths that the gateway learns of late, if at all.
                 self.death(scope);
                 self.death(scope);
                 self.outage(kind);
@@ -117,7 +117,7 @@ impl<'a> Chaos<'a> {
         self.record.add(self.admin, ends_at, &mut self.random);
     }
 
-    /// One key that is in use dies, and is watched.
+    /// Ends one key that is in use, and watches it.
     fn death<'scope>(&mut self, scope: &'scope Scope<'scope, '_>)
     where
         'a: 'scope,
@@ -154,7 +154,7 @@ impl<'a> Chaos<'a> {
     fn outage(&mut self, kind: &'static str) {
         let from = now_ms();
         let range = match kind {
-            // Longer than the TTL at times, so that no token is left in the cache.
+            // Sometimes longer than the TTL, so that no token is left in the cache.
             PAUSED => 4000..TTL_SECONDS * 1000 + 3000,
             KILLED | RESTARTED => 500..4000,
             _ => 2000..6000,
@@ -218,7 +218,7 @@ impl<'a> Chaos<'a> {
     }
 }
 
-/// Whether the realm's users can be asked for, so that its database answers too.
+/// Whether the realm lists its users, which needs its database too.
 fn is_well(admin: &Admin) -> Result<(), String> {
     admin.is_up()?;
     load::QUIET.set(true);

@@ -16,7 +16,7 @@ const COLUMNS: [&str; 7] = [
     "unanswered",
 ];
 
-/// Prints them.
+/// Prints the figures.
 pub(crate) fn print(history: &History, ms: u64) {
     println!("\n{:<22}{}", "requests", history.requests.len());
     println!("{:<22}{} s", "in", ms / 1000);
@@ -119,7 +119,7 @@ fn print_deaths(history: &History) {
     println!("  exchanged later     {late}");
 }
 
-/// The value below which this share of all lies.
+/// The value below which this share of the values lies.
 fn share(values: &mut [u64], share: f64) -> u64 {
     values.sort_unstable();
     let last = values.len().saturating_sub(1);

@@ -1,47 +1,47 @@
-//! What a soak must not have seen, judged from what its clients saw and what it did itself.
+//! The rules of a soak, judged from the answers that its clients saw and from its own actions.
 //!
 //! Pure: a history in, failures out, so that each rule is tried on a made-up history in
-//! `tests/servers/soak_judge.rs`. A dead key may be exchanged by requests that begin before the
-//! bound, which is counted from the moment at which Keycloak had confirmed its end:
+//! `tests/servers/soak_judge.rs`. A dead key may be exchanged by requests that begin before a
+//! bound. The bound runs from the moment at which Keycloak had confirmed the key's end:
 //!
-//! - the key's own end, for a key that was to end then: at once;
-//! - a poll and a second, while Keycloak is well;
-//! - the TTL, where Keycloak was not well within that time or had only just come back.
+//! - a key with an end date of its own: at once;
+//! - while Keycloak is well: a poll and a second;
+//! - where Keycloak was not well within that time or had only just come back: the TTL.
 
 use std::fmt;
 
-/// What is promised of the gateway, and how it is configured.
+/// The promises of the gateway, and its configuration.
 #[derive(Clone, Copy)]
 pub(crate) struct Promise {
     pub(crate) poll_ms: u64,
     pub(crate) ttl_ms: u64,
-    /// After an outage Keycloak may be asked in vain for so long: calls that were under way
-    /// have to fail first, and one that has just started is slow.
+    /// The time after an outage in which calls to Keycloak may still fail: calls under way
+    /// have to fail first, and a Keycloak that has just started is slow.
     pub(crate) recovery_ms: u64,
     /// The longest that an answer may take.
     pub(crate) answer_ms: u64,
     /// Refusals in a minute, and workers that may count apart.
     pub(crate) failures_per_minute: u64,
     pub(crate) workers: u64,
-    /// What the gateway's memory may grow by once it is warm, in bytes.
+    /// The most growth of the gateway's memory once it is warm, in bytes.
     pub(crate) growth_bytes: u64,
 }
 
 impl Promise {
-    /// How long a key goes on after its end while Keycloak is well.
+    /// The time that a key may go on after its end while Keycloak is well.
     pub(crate) fn by_poll_ms(&self) -> u64 {
         self.poll_ms + 1000
     }
 }
 
-/// How a key died.
+/// The cause of a key's death.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Cause {
     Removed,
     Disabled,
     Deleted,
     Unlinked,
-    /// It ended by itself.
+    /// Its end date passed.
     Expired,
 }
 
@@ -49,22 +49,23 @@ pub(crate) enum Cause {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Death {
     pub(crate) cause: Cause,
-    /// From when on it may be refused: before Keycloak was told.
+    /// The start of its end, just before the call to Keycloak: from here on it may be refused.
     pub(crate) dying_at: u64,
-    /// From when on it is dead: after Keycloak had confirmed it. None if it never did.
+    /// The end, confirmed by Keycloak: from here on it is dead. None if Keycloak never
+    /// confirmed it.
     pub(crate) dead_at: Option<u64>,
 }
 
-/// A time in which Keycloak was not well.
+/// A period in which Keycloak was not well.
 #[derive(Clone, Copy)]
 pub(crate) struct Outage {
     pub(crate) kind: &'static str,
     pub(crate) from: u64,
-    /// When it was seen to be well again.
+    /// The time at which it was seen to be well again.
     pub(crate) until: u64,
 }
 
-/// What a request brought.
+/// The credential of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
     /// The key at this place.
@@ -75,7 +76,7 @@ pub(crate) enum Sent {
     Malformed,
 }
 
-/// Who sent it.
+/// The sender of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum By {
     /// The load, from addresses that fail seldom.
@@ -84,7 +85,7 @@ pub(crate) enum By {
     Flood,
 }
 
-/// What a client was told.
+/// The answer that a client received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Answer {
     /// By the service, for the owner of the key.
@@ -95,7 +96,7 @@ pub(crate) enum Answer {
     Refused,
     /// 429 `throttled`.
     Throttled,
-    /// 503 of the gateway's.
+    /// 503 from the gateway.
     Unavailable,
     /// None of these.
     Strange(u16),
@@ -112,21 +113,21 @@ pub(crate) struct Seen {
     pub(crate) ended: u64,
 }
 
-/// All that was seen and done.
+/// All observations and actions.
 pub(crate) struct History {
     pub(crate) started: u64,
     pub(crate) promise: Promise,
     pub(crate) requests: Vec<Seen>,
-    /// Each key's end, if it came to that.
+    /// Each key's end, if it died.
     pub(crate) keys: Vec<Option<Death>>,
     /// Their public ids, by which the gateway's log names them.
     pub(crate) ids: Vec<String>,
     pub(crate) outages: Vec<Outage>,
-    /// The gateway's memory in bytes, at even times.
+    /// The gateway's memory in bytes, at regular intervals.
     pub(crate) memory: Vec<u64>,
 }
 
-/// The kinds of key in the table of figures, by what was true of it.
+/// The kinds of key in the table of figures, by the key's state.
 pub(crate) const PHASES: [&str; 6] = [
     "alive",
     "dying",
@@ -136,7 +137,7 @@ pub(crate) const PHASES: [&str; 6] = [
     "the flood's",
 ];
 
-/// Which rule was broken.
+/// The broken rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rule {
     Answered,
@@ -151,7 +152,7 @@ pub(crate) enum Rule {
     MemoryIsFlat,
 }
 
-/// What is claimed of each run.
+/// The claims about each run.
 pub(crate) const RULES: [(Rule, &str); 10] = [
     (Rule::Answered, "each request is answered"),
     (Rule::InTime, "each within its deadline"),
@@ -180,7 +181,7 @@ pub(crate) const RULES: [(Rule, &str); 10] = [
     (Rule::MemoryIsFlat, "the gateway's memory stays flat"),
 ];
 
-/// What was not as it must be.
+/// A broken rule, and the observation that breaks it.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) rule: Rule,
@@ -194,7 +195,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What was true of a key when a request began and when it was answered.
+/// The state of a key from the start of a request to its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Life {
     Alive,
@@ -205,7 +206,7 @@ pub(crate) enum Life {
 }
 
 impl History {
-    /// All that was not as it must be.
+    /// All failures.
     pub(crate) fn judge(&self) -> Vec<Failure> {
         let mut failures: Vec<Failure> = self
             .requests
@@ -272,7 +273,7 @@ impl History {
         }
     }
 
-    /// What was true of its key; none if nobody owns it.
+    /// The state of its key; none if nobody owns it.
     pub(crate) fn life(&self, seen: &Seen) -> Option<Life> {
         let Sent::Key(at) = seen.sent else {
             return None;
@@ -299,7 +300,7 @@ impl History {
         }
     }
 
-    /// How long this key may go on after its end.
+    /// The time that this key may go on after its end.
     pub(crate) fn bound_ms(&self, death: &Death) -> u64 {
         match death.dead_at {
             _ if death.cause == Cause::Expired => 0,
@@ -315,14 +316,15 @@ impl History {
         }
     }
 
-    /// Whether Keycloak could not be relied on at some time between the two.
+    /// Whether Keycloak was unreliable at some time between the two.
     fn is_disturbed(&self, from: u64, until: u64) -> bool {
         let recovery = self.promise.recovery_ms;
         let meets = |outage: &Outage| outage.from <= until && outage.until + recovery >= from;
         self.outages.iter().any(meets)
     }
 
-    /// How long the keys went on that somebody ended: by the poll, and by the TTL.
+    /// The times that ended keys went on, apart from expired ones: those under the poll's
+    /// bound, and those under the TTL's.
     pub(crate) fn delays(&self) -> [Vec<u64>; 2] {
         let mut last: Vec<Option<u64>> = vec![None; self.keys.len()];
         for seen in &self.requests {
@@ -347,7 +349,8 @@ impl History {
         delays
     }
 
-    /// How long after each outage the last request began that was answered 503.
+    /// For each outage, the time from its end to the start of the last request that was
+    /// answered 503.
     pub(crate) fn recoveries(&self) -> Vec<u64> {
         let ends = self.outages.iter().enumerate().map(|(at, outage)| {
             let next = self.outages.get(at + 1).map_or(u64::MAX, |next| next.from);
@@ -380,7 +383,7 @@ impl History {
         })
     }
 
-    /// Whether all happened that a soak is for.
+    /// Whether every event that a soak needs has happened.
     pub(crate) fn judge_happened(&self, kinds: &[&str], causes: &[Cause]) -> Vec<Failure> {
         let mut missing: Vec<String> = Vec::new();
         for kind in kinds {

@@ -16,17 +16,17 @@ use crate::owner::Key;
 use crate::record::Record;
 use crate::wait::now_ms;
 
-/// Clients that send at once.
+/// Clients that send at the same time.
 pub(crate) const CLIENTS: u64 = 6;
-/// The pause between two requests of one client: the load is to leave the machine
-/// room for Keycloak.
+/// The pause between two requests of one client: the load must leave processor time for
+/// Keycloak.
 const PAUSE: Duration = Duration::from_millis(25);
-/// The address that fails all the time, and its pause: three times the limit and more.
+/// The failing address, and its pause: it sends three times the limit and more.
 const FLOOD: Ipv4Addr = Ipv4Addr::new(127, 200, 0, 1);
 const FLOOD_PAUSE: Duration = Duration::from_millis(400);
 
 thread_local! {
-    /// A panic of the client's is an answer that did not come, and is not printed.
+    /// A client's panic counts as a missing answer, and is not printed.
     pub(crate) static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -39,7 +39,7 @@ pub(crate) fn run(target: &Target, record: &Record, mut random: ChaCha8Rng, over
             4..8 => stranger(Sent::Malformed, By::Load, target, record),
             8..25 => {
                 if let Some(at) = record.any(&mut random, |key| !key.is_alive()) {
-                    // From an address of its own: these are failures.
+                    // From an address of its own: these requests fail.
                     known(at, By::Load, target, &mut None, record);
                 }
             }
@@ -53,7 +53,8 @@ pub(crate) fn run(target: &Target, record: &Record, mut random: ChaCha8Rng, over
     }
 }
 
-/// One address that sends keys of nobody's all the time, and now and then a good one.
+/// Sends keys without an owner from one address all the time, and now and then a good
+/// key.
 pub(crate) fn flood(target: &Target, record: &Record, mut random: ChaCha8Rng, over: &AtomicBool) {
     let target = target.from(FLOOD);
     while !over.load(Ordering::Relaxed) {
@@ -67,8 +68,8 @@ pub(crate) fn flood(target: &Target, record: &Record, mut random: ChaCha8Rng, ov
     }
 }
 
-/// Sends one key again and again, each time from another address, on another connection
-/// and so perhaps to another worker, to see when it is refused.
+/// Sends one key again and again until it is refused, each time from another address
+/// and on another connection, and so perhaps to another worker.
 pub(crate) fn watch(at: usize, target: &Target, record: &Record, for_ms: u64) {
     let until = now_ms() + for_ms;
     while now_ms() < until {
@@ -144,7 +145,8 @@ fn exchange(
     answer
 }
 
-/// What a response says: the service's `subject`, or the `code` of a problem of ours.
+/// The content of a response: the service's `subject`, or the `code` of a problem of
+/// ours.
 fn read(response: &Response, owner: &str) -> Answer {
     let body = response.json();
     match (response.status, body["code"].as_str()) {

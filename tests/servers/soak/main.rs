@@ -1,13 +1,13 @@
-//! The soak: a real gateway and a real Keycloak under load, while keys die and Keycloak
-//! is paused, killed and cut off from its database.
+//! The soak: a real gateway and a real Keycloak under load, while keys die and Keycloak is
+//! paused, killed and cut off from its database.
 //!
 //! ```text
 //! make soak MINUTES=30
 //! SOAK_SEED=7 SOAK_MINUTES=3 scripts/with-postgres.sh cargo test -p suites --test soak
 //! ```
 //!
-//! It sees what a client sees, and what it did itself: which key it ended when, and what
-//! each request was answered ([`record`]). From that alone it is judged ([`judge`], which
+//! It knows only its clients' view and its own actions: the end of each key, and the answer
+//! to each request ([`record`]). From that alone it is judged ([`judge`], which
 //! `tests/servers/soak_judge.rs` tries on made-up histories).
 //!
 //! `SOAK_BREAK` proves on the real thing that it can fail: with `no_poll` the gateway is not
@@ -44,25 +44,25 @@ use keycloak::Admin;
 use record::Record;
 use stack::Stack;
 
-/// How long a token is reused.
+/// The time that a token is reused.
 const TTL_SECONDS: u64 = 8;
-/// How often the gateway asks Keycloak what has changed.
+/// The interval at which the gateway polls Keycloak for changes.
 const POLL_SECONDS: u64 = 1;
-/// How far clocks may be apart; here they are one.
+/// The largest difference between clocks; here all use one clock.
 const SKEW_MS: u64 = 2000;
-/// So long after an outage Keycloak may still be asked in vain.
+/// The time after an outage in which calls to Keycloak may still fail.
 const RECOVERY_MS: u64 = 8000;
 const CALLOUT_MS: u64 = 1500;
 const FAILURES_PER_MINUTE: u64 = 20;
 const WORKERS: usize = 2;
-/// Failures that are printed of each rule; all are counted.
+/// Printed failures of each rule; all are counted.
 const PRINTED: usize = 8;
 
 const PROMISE: Promise = Promise {
     poll_ms: POLL_SECONDS * 1000,
     ttl_ms: TTL_SECONDS * 1000,
     recovery_ms: RECOVERY_MS,
-    // Twice a callout, and for bcrypt and the machine as much again.
+    // Twice a callout, and as much again for bcrypt and the machine.
     answer_ms: 4 * CALLOUT_MS,
     failures_per_minute: FAILURES_PER_MINUTE,
     workers: WORKERS as u64,
@@ -100,7 +100,7 @@ fn main() -> ExitCode {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let over = &over;
-        // However it ends: whoever sends waits for nothing else.
+        // Stops the senders on every way out: nothing else ends them.
         let ending = Ending(over);
         let (record, target) = (&record, &gateway.target);
         let random = |worker| ChaCha8Rng::seed_from_u64(seed ^ worker);
@@ -122,7 +122,7 @@ fn main() -> ExitCode {
     tell(&failures, seed, minutes)
 }
 
-/// The gateway that is tried.
+/// The gateway under test.
 fn spec(is_polled: bool) -> Spec {
     Spec::default()
         .field("cache_ttl_seconds", TTL_SECONDS)
@@ -137,7 +137,7 @@ fn spec(is_polled: bool) -> Spec {
         .workers(WORKERS)
 }
 
-/// Prints what was not as it must be, and how it went.
+/// Prints the broken rules, and a summary of the run.
 fn tell(failures: &[Failure], seed: u64, minutes: f64) -> ExitCode {
     for (rule, _) in RULES {
         let of_rule = failures.iter().filter(|failure| failure.rule == rule);
@@ -147,7 +147,7 @@ fn tell(failures: &[Failure], seed: u64, minutes: f64) -> ExitCode {
     }
     let is_broken = |rule| failures.iter().any(|failure| failure.rule == rule);
     let broken = RULES.iter().filter(|(rule, _)| is_broken(*rule)).count();
-    // The line that says how it went, as test runners write it.
+    // The summary, in the form of test runners.
     println!("\n{} passed, {broken} failed", RULES.len() - broken);
     if failures.is_empty() {
         ExitCode::SUCCESS
@@ -158,7 +158,7 @@ fn tell(failures: &[Failure], seed: u64, minutes: f64) -> ExitCode {
     }
 }
 
-/// Says when it is dropped that the run is over.
+/// Marks the run as over when it is dropped.
 struct Ending<'a>(&'a AtomicBool);
 
 impl Drop for Ending<'_> {
@@ -167,7 +167,7 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// Looks at the gateway's memory until the end.
+/// Samples the gateway's memory until the end.
 fn watch_memory(gateway: &Gateway<'_>, record: &Record, over: &AtomicBool) {
     while !over.load(Ordering::Relaxed) {
         record.memory(gateway.memory("VmRSS:"));

@@ -1,5 +1,6 @@
-//! What the threads of a soak write down while it runs: keys and their ends, requests and
-//! their answers, outages, the gateway's memory. [`crate::judge`] reads it afterwards.
+//! The record that the threads of a soak write while it runs: keys and their ends,
+//! requests and their answers, outages, the gateway's memory. [`crate::judge`] reads it
+//! afterwards.
 
 use std::sync::{Mutex, RwLock};
 
@@ -11,7 +12,7 @@ use crate::keycloak::Admin;
 use crate::owner::{Key, Owner, Record as Stored};
 use crate::wait::now_ms;
 
-/// A key and what is true of it.
+/// A key and its state.
 #[derive(Clone)]
 pub(crate) struct Known {
     pub(crate) text: String,
@@ -22,7 +23,8 @@ pub(crate) struct Known {
     pub(crate) in_use: bool,
 }
 
-/// All that is written down. Keys die and do not come back, so a place stays a key's.
+/// The whole record. Keys die and do not come back, so an index always means the same
+/// key.
 #[derive(Default)]
 pub(crate) struct Record {
     keys: RwLock<Vec<Known>>,
@@ -45,7 +47,7 @@ impl Record {
         }
         let death = ends_at.map(|ends_at| Death {
             cause: Cause::Expired,
-            // Refused early within the skew that clocks may be apart.
+            // A gateway may refuse it early, by the largest difference between clocks.
             dying_at: (ends_at * 1000).saturating_sub(crate::SKEW_MS),
             dead_at: Some(ends_at * 1000),
         });
@@ -67,7 +69,7 @@ impl Record {
         change(&mut self.keys.write().unwrap()[at]);
     }
 
-    /// One of the keys of which this is true, if there is any.
+    /// One of the keys that meet this condition, if there is any.
     pub(crate) fn any(
         &self,
         random: &mut ChaCha8Rng,
@@ -90,7 +92,7 @@ impl Record {
         self.memory.lock().unwrap().push(bytes);
     }
 
-    /// All of it, for the judge.
+    /// The whole record, for the judge.
     pub(crate) fn history(self, started: u64, promise: Promise) -> History {
         let keys = self.keys.into_inner().unwrap();
         History {
@@ -106,12 +108,12 @@ impl Record {
 }
 
 impl Known {
-    /// Nobody has begun to end it.
+    /// Nobody has started to end it.
     pub(crate) fn is_alive(&self) -> bool {
         self.death.is_none_or(|death| now_ms() < death.dying_at)
     }
 
-    /// Alive, and it does not end by itself.
+    /// Alive, and without an end date.
     pub(crate) fn is_to_last(&self) -> bool {
         self.death.is_none()
     }

@@ -1,6 +1,6 @@
-//! A client that sends exactly the bytes it is told to, and gives up in time.
+//! A client that sends exactly the bytes that a test gives it, and gives up in time.
 //!
-//! An HTTP library would refuse or repair what these tests send: headers twice,
+//! An HTTP library would refuse or repair requests that these tests send: headers twice,
 //! bytes that are no text, headers of 64 KiB.
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -16,7 +16,7 @@ use crate::secrets;
 /// The longest that any answer may take.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where a gateway listens.
+/// The address of a gateway.
 #[derive(Clone, Debug)]
 pub struct Target {
     host: String,
@@ -90,8 +90,8 @@ impl Target {
     }
 }
 
-/// An address of this machine that no connection had before: the refusals of one trial
-/// are not to count against another.
+/// A new address of this machine: the refusals of one trial must not count against
+/// another.
 fn another_address() -> Ipv4Addr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let [_, a, b, c] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
@@ -169,7 +169,7 @@ impl Request {
     }
 }
 
-/// A connection, good for several requests.
+/// A connection for several requests.
 pub struct Connection {
     stream: TcpStream,
     target: Target,
@@ -331,7 +331,7 @@ impl Response {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
 
-    /// What may be printed of it.
+    /// A description without secrets, for messages.
     pub fn describe(&self) -> String {
         let body: String = String::from_utf8_lossy(&self.body)
             .chars()

@@ -1,5 +1,5 @@
-//! Keycloak's own tables, written by `psql`: twenty thousand users by its interface would
-//! take minutes, and the bench has many more.
+//! Keycloak's own tables, written by `psql`: twenty thousand users would take minutes over
+//! the admin interface, and the bench has many more.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -14,17 +14,17 @@ use crate::wait::now_seconds;
 /// The PostgreSQL that `scripts/with-postgres.sh` has started.
 pub struct Database;
 
-/// An owner that was written.
+/// A written owner.
 pub struct Stored {
     pub id: String,
     pub username: String,
     pub key: Key,
 }
 
-/// A key of an owner: its id, and what `apiKeys` holds of its hash.
+/// A key of an owner: its id, and the stored form of its hash in `apiKeys`.
 pub type StoredKey = (String, String);
 
-/// Takes what is to be written, in tables that go with the transaction.
+/// Takes the new rows, in tables that go with the transaction.
 const BEGIN: &str = "
 begin;
 create temporary table new_owner (user_id text, username text) on commit drop;
@@ -33,9 +33,9 @@ create temporary table new_key (user_id text, key_id text, hash text) on commit 
 set local session_replication_role = replica;
 ";
 
-/// What takes the indexes from the attributes until all are written, that of the primary key
-/// among them, which makes hundreds of thousands of keys a matter of a minute. Nobody else
-/// reads attributes meanwhile.
+/// Drops the indexes of the attributes, that of the primary key among them, until all rows
+/// are written: hundreds of thousands of keys then take a minute. No other session reads
+/// attributes meanwhile.
 const INDEXES_OFF: &str = "
 create temporary table index_off on commit drop as
   select format('drop index %I', indexname) as off, indexdef as on_again from pg_indexes
@@ -58,8 +58,8 @@ end $$;
 /// More keys than this are written with the indexes off.
 const KEYS_WITH_INDEXES: usize = 50_000;
 
-/// What Keycloak 26.7 writes of a user with keys and its link. A value of more than 255
-/// characters is found by its SHA-512, as it is and in lower case.
+/// The rows that Keycloak 26.7 writes for a user with keys and its link. A value of more
+/// than 255 characters is found by its SHA-512, as it is and in lower case.
 const OWNERS: &str = "
 insert into user_entity (id, email, email_constraint, email_verified, enabled, first_name,
     last_name, realm_id, username, created_timestamp, not_before)
@@ -83,8 +83,8 @@ insert into user_attribute (id, name, user_id, long_value, long_value_hash,
   from new_key, lateral (select rpad(key_id, 288, '.') as value) as index_value;
 ";
 
-/// What is written in one go stays unvacuumed until the server finds the time, and then is
-/// in the way of whoever measures: so it is done here.
+/// Rows written in one go stay unvacuumed until the server finds the time, and its vacuum
+/// then disturbs a measurement. So it is done here.
 const END: &str = "
 commit;
 vacuum (analyze) user_entity, user_role_mapping, federated_identity, user_attribute;
@@ -97,7 +97,7 @@ pub fn owner_id(number: u64) -> String {
 }
 
 impl Database {
-    /// The one that the environment names.
+    /// The database that the environment names.
     pub fn from_environment() -> Self {
         let given = std::env::var("KEYCLOAK_DB").is_ok_and(|kind| kind == "postgres");
         assert!(
@@ -107,7 +107,7 @@ impl Database {
         Self
     }
 
-    /// Writes so many owners of one key each; gives those whose numbers are asked for.
+    /// Writes so many owners of one key each; returns those of the wanted numbers.
     pub fn add_owners(&self, realm: &str, count: u64, wanted: &[u64]) -> Vec<Stored> {
         let mut stored = Vec::new();
         self.write_owners(realm, 0..count, |number, username| {
@@ -158,7 +158,7 @@ impl Database {
         self.psql(&["-q"], &script);
     }
 
-    /// What a query gives.
+    /// A query's result.
     fn ask(&self, query: &str) -> String {
         self.psql(&["-At"], query)
     }

@@ -1,4 +1,4 @@
-//! What an answer must be: the demo service's, or a problem of the gateway's.
+//! Expected answers: the demo service's, or a problem of the gateway's.
 
 use std::sync::OnceLock;
 
@@ -9,10 +9,10 @@ use serde_json::Value;
 use crate::client::Response;
 use crate::secrets;
 
-/// The realm that a challenge names; set once, when the world is made.
+/// The realm of the challenges; set once, when the world is made.
 pub static REALM: OnceLock<String> = OnceLock::new();
 
-/// What the service saw.
+/// The service's view of a request.
 pub struct Orders {
     pub subject: String,
     pub username: String,
@@ -24,20 +24,20 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// Whether the service got nothing in this header.
+    /// Whether this header did not reach the service.
     pub fn lacks(&self, name: &str) -> bool {
         is_gone(&self.headers.get(name).cloned().unwrap_or_default())
     }
 }
 
-/// Whether a header was taken away. Kong sends one that a filter removes, so there its value
-/// is taken away, and to a service an empty header must be none.
+/// Whether a header was removed. Kong still sends a header that a filter removes, so the
+/// filter empties it there, and the service must treat an empty header as none.
 pub fn is_gone(header: &Value) -> bool {
     header.as_str().is_none_or(str::is_empty)
 }
 
 impl Response {
-    /// The service answered, which it does for a token that its validator took.
+    /// The service answered: its validator accepted the token.
     #[track_caller]
     pub fn orders(&self) -> Orders {
         assert_eq!(self.status, 200, "{}", self.describe());
@@ -58,7 +58,7 @@ impl Response {
         }
     }
 
-    /// The gateway refused, in the documented form; gives the request id.
+    /// The gateway refused, in the documented form; returns the request id.
     #[track_caller]
     pub fn problem(&self, status: u16, code: &str) -> String {
         let seen = self.describe();
@@ -93,7 +93,7 @@ impl Response {
         body["request_id"].as_str().expect("an id").to_owned()
     }
 
-    /// The one answer for all keys that are no good.
+    /// The one answer for all bad keys.
     #[track_caller]
     pub fn invalid_api_key(&self) -> String {
         self.problem(401, "invalid_api_key")

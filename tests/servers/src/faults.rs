@@ -1,7 +1,7 @@
-//! A proxy between a gateway and Keycloak that counts the calls, and answers chosen
-//! ones in Keycloak's place: with any bytes, too late, or not at all.
+//! A proxy between a gateway and Keycloak that counts the calls, and answers chosen ones
+//! in Keycloak's place: with any bytes, too late, or not at all.
 //!
-//! One request for each connection, so that there is nothing to keep in step.
+//! One request for each connection, so that no state has to be kept in step.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,7 +15,7 @@ use percent_encoding::percent_decode_str;
 use crate::client::find;
 use crate::secrets;
 
-/// What a call asks Keycloak for.
+/// Keycloak's endpoint of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     ServiceToken,
@@ -24,18 +24,19 @@ pub enum Endpoint {
     Other,
 }
 
-/// What is done to a call.
+/// The fault that a call meets.
 #[derive(Clone)]
 pub enum Fault {
     /// These bytes are the answer.
     Answer(Vec<u8>),
-    /// An answer whose body has so many bytes, all written as fast as they are taken.
+    /// An answer with a body of so many bytes, sent as fast as the gateway reads.
     Flood(u64),
-    /// The same in chunks, so that no length is told before.
+    /// The same in chunks, so that the length is not known before.
     ChunkedFlood(u64),
-    /// These bytes, then one more every tenth of a second, for as long as they are taken.
+    /// These bytes, then one more every tenth of a second, until the gateway stops
+    /// reading.
     Drip(Vec<u8>),
-    /// The connection is closed with no answer.
+    /// The connection is closed without an answer.
     Close,
     /// No answer, for as long as the fault lasts.
     Silence,
@@ -61,7 +62,7 @@ impl Fault {
     }
 }
 
-/// How often each endpoint was called.
+/// The number of calls to each endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub service_token: usize,
@@ -80,7 +81,7 @@ struct State {
     keycloak: String,
     rules: Mutex<Vec<Rule>>,
     counts: Mutex<Counts>,
-    /// Bytes of floods that were taken.
+    /// Bytes of floods that the gateway has read.
     flooded: AtomicU64,
     stopped: AtomicBool,
 }
@@ -133,7 +134,7 @@ impl Proxy {
         });
     }
 
-    /// All is well again.
+    /// Ends all faults.
     pub fn lift(&self) {
         self.state.rules.lock().unwrap().clear();
     }
@@ -142,7 +143,7 @@ impl Proxy {
         *self.state.counts.lock().unwrap()
     }
 
-    /// Bytes of floods that were taken so far.
+    /// Bytes of floods that the gateway has read so far.
     pub fn flooded(&self) -> u64 {
         self.state.flooded.load(Ordering::Relaxed)
     }
@@ -152,7 +153,7 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.lift();
         self.state.stopped.store(true, Ordering::Relaxed);
-        // Wakes the thread that accepts.
+        // Wakes the accepting thread.
         let _ = TcpStream::connect(self.address);
     }
 }
@@ -222,7 +223,8 @@ pub fn endpoint_of(head: &str, body: &str) -> Endpoint {
     }
 }
 
-/// The assertions and the service token that go by here must stand in no log.
+/// Registers the assertions and the service token of these calls: they must stand in no
+/// log.
 fn register_secrets(head: &str, body: &str) {
     for pair in body.split('&') {
         if let Some((name, value)) = pair.split_once('=')

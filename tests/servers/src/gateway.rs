@@ -25,19 +25,19 @@ const SIGNING_KEY: &str = "E2E_SIGNING_KEY";
 
 static STARTED: AtomicUsize = AtomicUsize::new(0);
 
-/// Changes resources of Envoy's; is given a free port.
+/// Changes resources of Envoy's; receives a free port.
 type Edit = Box<dyn Fn(&mut Value, u16)>;
 
-/// What is different about a gateway.
+/// A gateway's differences from the stack's own.
 #[derive(Default)]
 pub struct Spec {
     fields: Vec<(String, Value)>,
-    /// PEM; the gateway's own if there is none.
+    /// PEM; none for the gateway's own.
     signing_key: Option<String>,
     without_yield: bool,
     /// Clients by their keys, which the gateway checks before our filter.
     key_auth: Option<BTreeMap<String, String>>,
-    /// Nodes of Keycloak; the stack's own if there is none.
+    /// Nodes of Keycloak; none for the stack's own.
     keycloak: Vec<SocketAddr>,
     service: Option<SocketAddr>,
     workers: Option<usize>,
@@ -46,7 +46,7 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// So many load balancers are in front of it.
+    /// Puts so many load balancers in front of it.
     pub fn behind(mut self, hops: u32) -> Self {
         self.trusted_hops = Some(hops);
         self
@@ -59,7 +59,7 @@ impl Spec {
         self
     }
 
-    /// Envoy's `static_resources` are changed by this as well, which is given a free port.
+    /// Changes Envoy's `static_resources` with this function too, which receives a free port.
     pub fn edit(mut self, edit: impl Fn(&mut Value, u16) + 'static) -> Self {
         self.edits.push(Box::new(edit));
         self
@@ -71,42 +71,43 @@ impl Spec {
         self
     }
 
-    /// It signs with this key, in PEM, which it gets as it gets its own.
+    /// Signs with this key, in PEM; the filter receives it in the way of the gateway's own
+    /// key.
     pub fn signing_key(mut self, pem: &str) -> Self {
         self.signing_key = Some(pem.to_owned());
         self
     }
 
-    /// Nothing answers at its `yield_upstream`.
+    /// Lets nothing answer at its `yield_upstream`.
     pub fn without_yield(mut self) -> Self {
         self.without_yield = true;
         self
     }
 
-    /// Each request is in its audit log, so that [`Gateway::uses_by_worker`] counts all.
+    /// Writes each request to its audit log, so that [`Gateway::uses_by_worker`] counts all.
     pub fn audited(self) -> Self {
         self.field("audit_hits_per_1000", 1000)
     }
 
-    /// Its callouts to Keycloak go through this proxy; through several in turn, if it is
-    /// told of several.
+    /// Sends its callouts to Keycloak through this proxy; after several calls, through the
+    /// proxies in turn.
     pub fn through(self, proxy: &Proxy) -> Self {
         self.through_address(proxy.address)
     }
 
-    /// The same for an address where nobody may be.
+    /// The same with an address, even one where nobody listens.
     pub fn through_address(mut self, address: SocketAddr) -> Self {
         self.keycloak.push(address);
         self
     }
 
-    /// Requests go on to this service instead of the stack's.
+    /// Sends requests on to this service instead of the stack's.
     pub fn serving(mut self, address: SocketAddr) -> Self {
         self.service = Some(address);
         self
     }
 
-    /// Worker threads or processes; one unless told otherwise.
+    /// Worker threads or processes; one by default.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = Some(workers);
         self
@@ -132,14 +133,14 @@ enum Process<'a> {
 }
 
 impl<'a> Gateway<'a> {
-    /// Starts one; fails with the end of its log if it does not come up.
+    /// Starts one; fails with the end of its log if it does not start.
     #[allow(dead_code, reason = "for suites that know of no other gateway")]
     #[track_caller]
     pub fn start(stack: &'a Stack, spec: &Spec) -> Self {
         Self::try_start(stack, spec).unwrap_or_else(|log| panic!("no gateway: {log}"))
     }
 
-    /// Starts one, or gives what it and its script said.
+    /// Starts one, or returns the output of Envoy and of its script.
     pub fn try_start(stack: &'a Stack, spec: &Spec) -> Result<Self, String> {
         let ports = free_ports(3);
         let mut edited = edited(&stack.run_dir.join("envoy.yaml"), spec, ports[0], ports[1]);
@@ -149,7 +150,7 @@ impl<'a> Gateway<'a> {
         Self::try_start_as(stack, &edited, ports[0], spec.workers.unwrap_or(1))
     }
 
-    /// Starts one with this configuration of Envoy's, which listens on that port.
+    /// Starts one with this configuration of Envoy, which listens on that port.
     pub fn try_start_as(
         stack: &'a Stack,
         envoy: &Value,
@@ -177,7 +178,7 @@ impl<'a> Gateway<'a> {
         Err(redact(&format!("{said}\n{}", gateway.log.text())))
     }
 
-    /// Lets a command start one, with its log in this folder, or gives the command's words.
+    /// Lets a command start one, with its log in this folder, or returns the command's words.
     pub fn try_start_by(command: &str, spec: &Spec, folder: &Path) -> Result<Self, String> {
         assert!(spec.edits.is_empty(), "Envoy's resources are Envoy's alone");
         let log = folder.join(format!("{}.log", new_name()));
@@ -190,12 +191,12 @@ impl<'a> Gateway<'a> {
         })
     }
 
-    /// Where it listens.
+    /// The address at which it listens.
     pub fn url(&self) -> String {
         self.url.clone()
     }
 
-    /// What a GET of Envoy's admin interface answers.
+    /// The answer of Envoy's admin interface to a GET.
     pub fn admin(&self, path: &str) -> String {
         let Process::Envoy { stack, name, .. } = &self.process else {
             panic!("no Envoy of the stack's");
@@ -232,7 +233,7 @@ impl<'a> Gateway<'a> {
         counts
     }
 
-    /// The most memory that its processes ever held, in bytes.
+    /// The peak memory of its processes, in bytes.
     pub fn memory_peak(&self) -> u64 {
         self.memory("VmHWM:")
     }
@@ -254,7 +255,7 @@ impl<'a> Gateway<'a> {
         }
     }
 
-    /// Stops it; once is enough.
+    /// Stops it; a second call does nothing.
     pub fn stop(&self) {
         match &self.process {
             Process::Envoy { stack, name, .. } => {
@@ -323,7 +324,7 @@ fn edited(rendered: &Path, spec: &Spec, port: u16, yield_port: u16) -> Value {
     config
 }
 
-/// Lets clusters lead to the addresses given for their names; those with none stay.
+/// Points clusters to the addresses given for their names; the other clusters stay.
 pub fn lead_to(config: &mut Value, addresses: impl Fn(&str) -> Vec<SocketAddr>) {
     let clusters = member(config, "/static_resources/clusters");
     for cluster in clusters.as_array_mut().expect("clusters") {
@@ -342,7 +343,7 @@ fn edit_filter(listener: &mut Value, spec: &Spec) {
         "/filter_chains/0/filters/0/typed_config/http_filters",
     );
     let filters = filters.as_array_mut().expect("filters");
-    // One machine serves all filters, and takes the variables of the first.
+    // One machine serves all filters, and takes the variables of the first filter.
     for filter in &mut *filters {
         if let Some(machine) = filter.pointer_mut("/typed_config/config/vm_config")
             && let Some(pem) = &spec.signing_key
@@ -350,8 +351,8 @@ fn edit_filter(listener: &mut Value, spec: &Spec) {
             machine["environment_variables"]["key_values"][SIGNING_KEY] = json!(pem);
         }
     }
-    // A poll is a call that most trials do not ask for, and some of them count calls. The
-    // management API polls for all of the node's filters.
+    // Most trials do not want polls, and some of them count calls. The management API polls
+    // for all of the node's filters.
     for filter in &mut *filters {
         edit_fields(filter, &[("revocation_poll_seconds".to_owned(), json!(0))]);
     }
@@ -388,7 +389,7 @@ fn key_auth(clients: &BTreeMap<String, String>) -> Value {
     })
 }
 
-/// Sets fields of a filter's configuration, where it is one of ours.
+/// Sets fields of a filter's configuration, if the filter is one of ours.
 pub fn edit_fields(filter: &mut Value, changed: &[(String, Value)]) {
     let Some(text) = filter.pointer_mut("/typed_config/config/configuration/value") else {
         return;

@@ -23,7 +23,7 @@ pub struct Admin {
 pub struct Answer {
     pub status: u16,
     pub body: Value,
-    /// The id at the end of the Location header: that of what was created.
+    /// The id of the created resource, at the end of the Location header.
     pub created_id: Option<String>,
 }
 
@@ -65,7 +65,7 @@ impl Admin {
         }
     }
 
-    /// The same administrator, of another realm, which is made.
+    /// Makes a realm; returns this administrator for it.
     #[track_caller]
     pub fn new_realm(&self, realm: &Value) -> Self {
         let made = self.send("POST", &format!("{}/admin/realms", self.url), Some(realm));
@@ -90,7 +90,7 @@ impl Admin {
         ]
     }
 
-    /// Calls the admin interface below the realm; gives what it answers.
+    /// Calls the admin interface below the realm; returns its answer.
     pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
         let url = format!("{}/admin/realms/{}/{path}", self.url, self.realm);
         self.send(method, &url, body)
@@ -143,7 +143,7 @@ impl Admin {
         self.must("GET", path, None).body
     }
 
-    /// Makes a user who can log in, with these attributes; gives the id.
+    /// Makes a user that can log in, with these attributes; returns the id.
     #[track_caller]
     pub fn create_user(&self, username: &str, attributes: &Value) -> String {
         let user = json!({
@@ -166,7 +166,7 @@ impl Admin {
         self.must("PUT", &path, Some(&user));
     }
 
-    /// Removes what [`Self::create_user`] made and no trial deleted.
+    /// Removes the users of [`Self::create_user`] that no trial deleted.
     pub fn delete_created_users(&self) {
         for id in self.created_users.lock().unwrap().drain(..) {
             self.call("DELETE", &format!("users/{id}"), None);

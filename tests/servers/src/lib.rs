@@ -1,5 +1,5 @@
-//! What the suites on real servers share: the stack, its gateways and their logs, Keycloak's
-//! administrator, and the secrets that nothing may show.
+//! Shared parts of the suites on real servers: the stack, its gateways and their logs,
+//! Keycloak's administrator, and the secrets that nothing may show.
 
 #![allow(
     missing_docs,

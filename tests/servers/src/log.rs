@@ -8,17 +8,17 @@ use std::time::Duration;
 use crate::secrets::redact;
 use crate::wait;
 
-/// Where a log is read.
+/// The source of a log.
 #[derive(Clone, Debug)]
 pub enum Log {
     /// From a file.
     File(PathBuf),
-    /// From what a shell command prints.
+    /// From the output of a shell command.
     Command(String),
 }
 
 impl Log {
-    /// All of it, as far as it is written.
+    /// The whole text so far.
     pub fn text(&self) -> String {
         let bytes = match self {
             Self::File(path) => fs::read(path).unwrap_or_default(),

@@ -1,7 +1,8 @@
-//! Owners and their keys, written into Keycloak as a tool of somebody else's would.
+//! Owners and their keys, written into Keycloak as another vendor's tool would write
+//! them.
 //!
-//! Nothing of the crate under test makes these records, keys or checksums: what it
-//! must read is what the storage format says.
+//! No code of the crate under test makes these records, keys or checksums: the filter
+//! must read all that follows the storage format.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -21,14 +22,14 @@ const PREFIX: &str = "sk_live_";
 fn random_text(alphabet: &[u8], length: usize) -> String {
     let mut bytes = vec![0_u8; length];
     getrandom::fill(&mut bytes).unwrap();
-    // Slightly uneven, which a test key may be.
+    // Slightly uneven, which is good enough for a test key.
     bytes
         .iter()
         .map(|byte| char::from(alphabet[usize::from(*byte) % alphabet.len()]))
         .collect()
 }
 
-/// A name that nobody else uses.
+/// A unique name.
 pub fn unique_name(what: &str) -> String {
     format!("e2e-{what}-{}", random_text(BASE36, 10))
 }
@@ -41,17 +42,17 @@ pub struct Key {
 }
 
 impl Key {
-    /// A new one.
+    /// A new key.
     pub fn random() -> Self {
         Self::with_id(&random_text(BASE36, 12))
     }
 
-    /// A key of this id with a new secret and the right checksum.
+    /// A key with this id, a new secret and the right checksum.
     pub fn with_id(id: &str) -> Self {
         let body = format!("{PREFIX}{id}_{}", random_text(BASE62, 32));
         let text = format!("{body}{}", checksum(&body));
         secrets::register(&text);
-        // Cut off the prefix it would still be the whole secret.
+        // Without its prefix it would still be the whole secret.
         secrets::register(&text[PREFIX.len() + id.len() + 1..]);
         Self {
             text,
@@ -81,7 +82,7 @@ fn checksum(body: &str) -> String {
     digits.into_iter().rev().collect()
 }
 
-/// What Keycloak stores of a key.
+/// Keycloak's record of a key.
 #[derive(Clone)]
 pub struct Record {
     pub id: String,
@@ -101,7 +102,7 @@ impl Record {
         }
     }
 
-    /// A record that is verified at once.
+    /// A record with a fast hash.
     pub fn sha256(key: &Key) -> Self {
         let digest = URL_SAFE_NO_PAD.encode(Sha256::digest(&key.text));
         Self::new(key, format!("$sha256${digest}"))
@@ -156,7 +157,7 @@ pub fn attributes(records: &[Record]) -> Value {
     attributes
 }
 
-/// A user who owns keys.
+/// A user with keys.
 pub struct Owner<'a> {
     admin: &'a Admin,
     pub id: String,
@@ -179,7 +180,7 @@ impl<'a> Owner<'a> {
         }
     }
 
-    /// Makes a user with one new key, quickly verified.
+    /// Makes a user with one new key under a fast hash.
     #[track_caller]
     pub fn with_new_key(admin: &'a Admin) -> (Self, Key) {
         let key = Key::random();

@@ -1,4 +1,4 @@
-//! A caller of the management API: somebody who is signed in.
+//! A caller of the management API: a signed-in user.
 
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// A new user who has just signed in.
+    /// A new user, just signed in.
     #[track_caller]
     pub fn new_user(admin: &Admin, gateway: &Target) -> Self {
         let username = unique_name("caller");
@@ -38,7 +38,7 @@ impl Caller {
         }
     }
 
-    /// The demo's operator, who may act for others.
+    /// The demo's operator, with the right to act for others.
     #[track_caller]
     pub fn operator(admin: &Admin, gateway: &Target) -> Self {
         let found = admin.get("users?exact=true&username=olga");
@@ -128,7 +128,7 @@ impl Made {
     }
 }
 
-/// A refusal of the management API; gives its request id.
+/// A refusal of the management API; returns its request id.
 #[track_caller]
 pub fn expect_problem(answer: &Response, status: u16, code: &str) -> String {
     let seen = answer.describe();

@@ -1,8 +1,8 @@
 //! Every secret of a run, so that none is printed and none may stand in a log.
 //!
-//! Keys, tokens, assertions and passwords are registered where they come up. What
-//! the suite prints goes through [`redact`]; the last trial searches all logs for
-//! what is registered here.
+//! Keys, tokens, assertions and passwords are registered where they come up. All output
+//! of the suite goes through [`redact`]; the last trial searches all logs for the
+//! registered secrets.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -13,7 +13,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 static KNOWN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// Shorter texts would be found by chance.
+/// Shorter texts occur by chance.
 const LENGTH_MIN: usize = 8;
 
 /// Remembers a secret.
@@ -23,12 +23,12 @@ pub fn register(secret: &str) {
     }
 }
 
-/// How many secrets are registered.
+/// The number of registered secrets.
 pub fn count() -> usize {
     KNOWN.lock().unwrap().len()
 }
 
-/// All forms in which the registered secrets could stand in a log.
+/// All forms that the registered secrets could have in a log.
 pub fn forms() -> BTreeSet<String> {
     let known = KNOWN.lock().unwrap();
     known
@@ -45,7 +45,8 @@ pub fn forms() -> BTreeSet<String> {
         .collect()
 }
 
-/// The text without any secret: neither a registered one nor what looks like one.
+/// The text without any secret: neither a registered one nor a word that looks like
+/// one.
 pub fn redact(text: &str) -> String {
     let mut text = text.to_owned();
     for form in forms() {

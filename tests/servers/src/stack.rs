@@ -1,8 +1,8 @@
 //! The stack that `make run` starts, in a run folder and on ports of its own.
 //!
-//! It is stopped whatever becomes of the suite: a keeper, a shell that reads its
-//! standard input, runs `scripts/stop.sh` as soon as that input ends, which it does
-//! when the suite lets go of it, panics or is killed.
+//! It is stopped even if the suite dies: a keeper, a shell that reads its standard
+//! input, runs `scripts/stop.sh` as soon as that input ends. The input ends when the
+//! suite lets go of it, panics or is killed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,7 +28,7 @@ pub fn project() -> &'static str {
 /// A running stack.
 pub struct Stack {
     pub run_dir: PathBuf,
-    /// What `scripts/run.sh` printed on standard output.
+    /// The standard output of `scripts/run.sh`.
     pub printed: String,
     /// The variables that name its ports and its folder.
     variables: Vec<(String, String)>,
@@ -36,7 +36,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Starts one as `make run` does.
+    /// Starts one, as `make run` does.
     pub fn start() -> Self {
         let run_dir = new_run_folder();
         let mut variables = vec![("RUN_DIR".to_owned(), run_dir.to_str().unwrap().to_owned())];
@@ -72,7 +72,7 @@ impl Stack {
         stack
     }
 
-    /// Takes one that is running: its run folder, and its ports from the environment.
+    /// Takes a running one, by its run folder; its ports are in the environment.
     pub fn adopt(run_dir: &str) -> Self {
         let run_dir = fs::canonicalize(run_dir).expect("E2E_RUN_DIR: a run folder");
         Self {
@@ -92,13 +92,13 @@ impl Stack {
             .collect()
     }
 
-    /// The process of one of its parts, or of another that was started in its folder.
+    /// The process of one of its parts, or of another server started in its folder.
     pub fn pid(&self, part: &str) -> String {
         let pid = fs::read_to_string(self.run_dir.join(format!("{part}.pid")));
         pid.expect("a pid").trim().to_owned()
     }
 
-    /// A script of the project, told about this stack.
+    /// A script of the project, with this stack in its environment.
     pub fn script(&self, name: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(format!("{}/scripts/{name}", project()));
         command.args(arguments);
@@ -106,17 +106,18 @@ impl Stack {
         command
     }
 
-    /// Tells a command about this stack, in its environment.
+    /// Sets this stack's variables in a command's environment.
     pub fn tell(&self, command: &mut Command) {
         command
             .current_dir(project())
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
-        // A build of the suite's own (coverage, another target) is not the stack's.
+        // The suite's own way of building (coverage, another target) is not the
+        // stack's.
         command.env_remove("RUSTFLAGS");
     }
 
-    /// Stops it, and removes its folder unless something is to be read there.
+    /// Stops it, and removes its folder unless it is to be kept.
     pub fn stop(&self, keep_folder: bool) {
         let Some(mut keeper) = self.keeper.lock().unwrap().take() else {
             return;
@@ -141,7 +142,7 @@ impl Stack {
             r#"trap '' INT TERM HUP; cat >/dev/null; exec scripts/stop.sh >"$RUN_DIR/stop.out" 2>&1"#,
         ]);
         self.tell(&mut keeper);
-        // In a group of its own a Ctrl-C in the terminal does not reach it.
+        // In a group of its own: a Ctrl-C in the terminal does not reach it.
         keeper
             .process_group(0)
             .stdin(Stdio::piped())
@@ -158,7 +159,8 @@ impl Drop for Stack {
     }
 }
 
-/// A run folder of this process, for its owner alone; those of runs that are over go.
+/// A run folder of this process, for its owner alone; folders of ended runs are
+/// removed.
 pub fn new_run_folder() -> PathBuf {
     let folder = test_kit::repository::scratch("e2e");
     remove_old_runs(&folder);
@@ -169,13 +171,13 @@ pub fn new_run_folder() -> PathBuf {
     run_dir
 }
 
-/// Ports that nobody listens on.
+/// Free ports.
 pub fn free_ports(count: usize) -> Vec<u16> {
     let mut bytes = [0_u8; 2];
     getrandom::fill(&mut bytes).unwrap();
     let start = u16::from_le_bytes(bytes) % (PORTS.end - PORTS.start);
     let from_start = PORTS.skip(usize::from(start)).chain(PORTS);
-    // Held until all are found, so that none is found twice.
+    // Held until all are found, so that no port is found twice.
     let held: Vec<TcpListener> = from_start
         .filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok())
         .take(count)
@@ -184,7 +186,8 @@ pub fn free_ports(count: usize) -> Vec<u16> {
     held.iter().map(port).collect()
 }
 
-/// Removes the folders of runs whose process is gone, with what they left running.
+/// Removes the folders of runs without a process, with the servers that those runs left
+/// running.
 fn remove_old_runs(folder: &Path) {
     for run in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = run.file_name();

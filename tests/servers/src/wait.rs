@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Looks until there is something, and fails at the deadline with what was seen.
+/// Looks until there is a result, and fails at the deadline with the last finding.
 #[track_caller]
 pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
     let deadline = Instant::now() + limit;

@@ -1,4 +1,4 @@
-//! Looks at the owner all along, and holds it against what writers were told.
+//! Looks at the owner all along, and compares it with the answers to the writes.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ pub(crate) struct Judge<'a> {
     keycloak: &'a Admin,
     ledger: &'a Ledger,
     path: String,
-    /// The owner without its keys, which nothing may change.
+    /// The owner without its keys: nothing may change it.
     others: Value,
     keys_max: usize,
     pub(crate) looks: u64,
@@ -87,7 +87,7 @@ impl<'a> Judge<'a> {
         Ok(())
     }
 
-    /// What is there when nobody writes any more is what was told, and nothing else.
+    /// Once nobody writes any more, the keys are those of the answers, and no others.
     pub(crate) fn settle(&mut self) -> Result<(), String> {
         self.look()?;
         let told = self.ledger.read();
@@ -135,7 +135,7 @@ fn ids(user: &Value) -> Result<BTreeSet<String>, String> {
     Ok(ids)
 }
 
-/// All of a user but its keys and the time of its last change.
+/// All of a user except its keys and the time of its last change.
 fn others(user: &Value) -> Value {
     let mut user = user.clone();
     if let Some(attributes) = user["attributes"].as_object_mut() {

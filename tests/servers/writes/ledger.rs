@@ -1,22 +1,23 @@
-//! What writers were told, and so what must be there and what must not.
+//! The answers to the writes, and so the keys that must be there and those that must
+//! not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
-/// What was told so far.
+/// The answers so far.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Told {
-    /// Keys that were told as made.
+    /// Keys that an answer called made.
     pub(crate) made: BTreeSet<String>,
-    /// Keys whose end somebody has asked for.
+    /// Keys that a writer has asked to end.
     pub(crate) ending: BTreeSet<String>,
-    /// Keys that were told as ended.
+    /// Keys that an answer called ended.
     pub(crate) gone: BTreeSet<String>,
-    /// How often each thing was told to each kind of writer.
+    /// The number of each answer, by kind of writer.
     pub(crate) counts: BTreeMap<(&'static str, &'static str), u64>,
 }
 
-/// The book that all writers write into.
+/// The ledger that all writers write into.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger(Mutex<Told>);
 
@@ -37,7 +38,7 @@ impl Ledger {
         *self.lock().counts.entry((kind, what)).or_default() += 1;
     }
 
-    /// All of it, at this moment.
+    /// A copy of it, at this moment.
     pub(crate) fn read(&self) -> Told {
         self.lock().clone()
     }

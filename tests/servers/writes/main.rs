@@ -5,10 +5,10 @@
 //! scripts/with-postgres.sh cargo test -p suites --test writes
 //! ```
 //!
-//! It starts what `make run` starts, in a run folder and on ports of its own, with a
+//! It starts the stack of `make run`, in a run folder and on ports of its own, with a
 //! Keycloak that keeps its data in the PostgreSQL that `scripts/with-postgres.sh` starts,
-//! and a second gateway beside the first. `WRITES_SECONDS` says for how long the writers
-//! meet, 60 unless told; `WRITES_OWNERS` how many owners there are, 20,000 unless told.
+//! and a second gateway beside the first. The writers meet for `WRITES_SECONDS`, by
+//! default 60; there are `WRITES_OWNERS` owners, by default 20,000.
 #![allow(
     clippy::disallowed_methods,
     clippy::expect_used,
@@ -41,7 +41,7 @@ use world::World;
 
 type Case = (&'static str, fn(&'static World));
 
-/// In this order: the look-up's time with few owners is taken before there are many.
+/// In this order: the look-up is timed with few owners before there are many.
 const CASES: [Case; 6] = [
     ("race::a_minute_of_eight_writers_loses_nothing", race::meets),
     ("many::are_found_in_the_time_of_few", many::found),
@@ -55,7 +55,7 @@ const CASES: [Case; 6] = [
 ];
 
 thread_local! {
-    /// What the last panic of this thread said, and where.
+    /// The message and the place of this thread's last panic.
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
@@ -69,12 +69,12 @@ fn main() -> ExitCode {
     }
     std::panic::set_hook(Box::new(|panic| {
         let said = secrets::redact(&panic.to_string());
-        // Of a writer's thread too, which nobody asks.
+        // Printed for a writer's thread too: no trial reads its `PANIC`.
         eprintln!("{said}");
         PANIC.with_borrow_mut(|last| *last = said);
     }));
     let world: &'static World = match catch_unwind(World::new) {
-        // For as long as there are trials; stopped by hand.
+        // Lives until the last trial; stopped explicitly.
         Ok(world) => Box::leak(Box::new(world)),
         Err(_) => return ExitCode::FAILURE,
     };

@@ -1,5 +1,5 @@
 //! Eight writers at one owner: by two gateways, by the tool and by the core's machine.
-//! In the middle one more is killed while it holds the owner's lock.
+//! Halfway another writer is killed while it holds the owner's lock.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -17,7 +17,7 @@ use crate::wait;
 use crate::world::{World, number};
 use crate::writer::{ByGateway, ByMachine, ByTool, Told, Writer};
 
-/// What the stack's gateways allow, and the tool unless told.
+/// The limit of the stack's gateways, and the tool's default.
 pub(crate) const KEYS_MAX: usize = 5;
 
 pub(crate) fn meets(world: &'static World) {
@@ -31,7 +31,7 @@ pub(crate) fn meets(world: &'static World) {
     let mut judge = Judge::new(&world.keycloak, &ledger, &owner_id, KEYS_MAX);
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        // However this ends, the writers do.
+        // The writers end on every way out.
         let _ending = Ending(&over);
         for (number, writer) in writers(world, &caller).into_iter().enumerate() {
             let (ledger, over) = (&ledger, &over);
@@ -98,7 +98,7 @@ fn writers(world: &'static World, caller: &Caller) -> Vec<Box<dyn Writer>> {
     writers
 }
 
-/// Creates, rotates and revokes, whichever key, until told to stop.
+/// Creates, rotates and revokes, any key, until told to stop.
 fn write(mut writer: Box<dyn Writer>, number: u64, ledger: &Ledger, over: &AtomicBool) {
     let kind = writer.kind();
     let mut dice = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -158,7 +158,7 @@ fn links(owner_id: &str) -> String {
     format!("users/{owner_id}/federated-identity")
 }
 
-/// Who holds the owner's lock.
+/// The holder of the owner's lock.
 fn lock_of(links: &Value) -> Option<String> {
     let links = links.as_array().expect("links");
     let lock = links
@@ -167,7 +167,7 @@ fn lock_of(links: &Value) -> Option<String> {
     Some(lock["userId"].as_str().expect("a holder").to_owned())
 }
 
-/// Kills a run of the tool with SIGKILL while it holds the lock; gives the holder.
+/// Kills a run of the tool with SIGKILL while it holds the lock; returns the holder.
 fn kill_a_holder(world: &World, owner_id: &str) -> String {
     let stall = Stall::start(world.keycloak.url());
     let url = format!("http://{}", stall.address);
@@ -179,7 +179,7 @@ fn kill_a_holder(world: &World, owner_id: &str) -> String {
         "Killed",
         "--hash-algorithm",
         "sha256",
-        // The limit must not end it before its write, which never comes to Keycloak.
+        // The limit must not end it before its write, which never reaches Keycloak.
         "--max-keys-per-user",
         "50",
     ];
@@ -190,7 +190,7 @@ fn kill_a_holder(world: &World, owner_id: &str) -> String {
     };
     let mut victim = start();
     let until = Instant::now() + Duration::from_secs(90);
-    // One that gives up, since the others keep the lock from it, is followed by another.
+    // If a run gives up, because the others hold the lock, another run follows.
     while stall
         .stuck
         .recv_timeout(Duration::from_millis(100))
@@ -207,7 +207,8 @@ fn kill_a_holder(world: &World, owner_id: &str) -> String {
     holder
 }
 
-/// The lock of one that was killed is another's in the end, not before its time.
+/// The lock of a killed holder goes to another writer in the end, but not before its
+/// time.
 fn taken_over(world: &World, owner_id: &str, killed: &str, judge: &mut Judge<'_>) {
     let began = Instant::now();
     let limit = Duration::from_millis(STALE_MS) + Duration::from_secs(45);
@@ -220,13 +221,13 @@ fn taken_over(world: &World, owner_id: &str, killed: &str, judge: &mut Judge<'_>
         }
     });
     let took = began.elapsed();
-    // It took it a little before it was killed.
+    // The holder took the lock a little before it was killed.
     let early = Duration::from_millis(STALE_MS) - Duration::from_secs(15);
     assert!(took >= early, "a live lock was broken after {took:?}");
     println!("\n    the lock of the killed holder was taken over after {took:.1?}");
 }
 
-/// With the last key the link goes, and everything else stays.
+/// The link goes with the last key, and everything else stays.
 fn end_all(world: &World, caller: &Caller) {
     for key in caller.keys() {
         let id = key["key_id"].as_str().expect("an id");

@@ -1,5 +1,5 @@
-//! A proxy before Keycloak in which a write gets stuck: whoever sends it holds its
-//! owner's lock, and goes on holding it.
+//! A proxy before Keycloak in which a write gets stuck: its sender holds the owner's
+//! lock, and goes on holding it.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use std::thread;
 /// The proxy.
 pub(crate) struct Stall {
     pub(crate) address: SocketAddr,
-    /// Something comes for each write that is stuck.
+    /// Receives a message for each stuck write.
     pub(crate) stuck: Receiver<()>,
 }
 
@@ -43,7 +43,7 @@ fn serve(mut client: TcpStream, keycloak: &str, tell: &Sender<()>) {
     let mut part = [0_u8; 16 * 1024];
     while let Ok(length @ 1..) = client.read(&mut part) {
         if part[..length].starts_with(b"PUT ") {
-            // The rest of it is read, so that its sender waits for an answer.
+            // Reads the rest of it, so that its sender waits for an answer.
             let _ = tell.send(());
             let _ = std::io::copy(&mut client, &mut std::io::sink());
             return;

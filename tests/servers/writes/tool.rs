@@ -9,9 +9,9 @@ use crate::secrets;
 use crate::stack::project;
 use crate::world::World;
 
-/// A run of the tool that is about to be.
+/// A command of the tool, not yet run.
 pub(crate) fn command(world: &World, keycloak_url: &str, arguments: &[&str]) -> Command {
-    // Where scripts/run.sh has built it.
+    // The folder of scripts/run.sh's build.
     let target =
         std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| format!("{}/target", project()));
     let (name, rest) = arguments.split_first().expect("a command");
@@ -26,7 +26,7 @@ pub(crate) fn command(world: &World, keycloak_url: &str, arguments: &[&str]) -> 
     command
 }
 
-/// Runs it; gives the status and the JSON on standard output, or what it said instead.
+/// Runs it; returns the status and the JSON on standard output, or else its error text.
 pub(crate) fn run(world: &World, arguments: &[&str]) -> Result<(i32, Value), String> {
     let output = command(world, world.keycloak.url(), arguments)
         .output()

@@ -1,4 +1,5 @@
-//! What the trials share: a stack on PostgreSQL, two gateways, Keycloak's administrator.
+//! The world of the trials: a stack on PostgreSQL, two gateways, Keycloak's
+//! administrator.
 
 use crate::client::Target;
 use crate::database::Database;
@@ -44,7 +45,7 @@ impl World {
         }
     }
 
-    /// Stops what was started.
+    /// Stops its servers.
     pub(crate) fn end(&self, keep_folder: bool) {
         self.second.stop();
         self.stack.stop(keep_folder);

@@ -1,4 +1,4 @@
-//! Who changes keys: by a gateway's management API, by the tool, by the core's machine.
+//! Writers of keys: by a gateway's management API, by the tool, by the core's machine.
 
 use std::thread;
 use std::time::Duration;
@@ -17,23 +17,23 @@ use crate::tool;
 use crate::wait::now_ms;
 use crate::world::World;
 
-/// What a writer was told.
+/// The answer to a write.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Told<T> {
     Made(T),
-    /// The owner may hold no more, or there is no such key: nothing has changed.
+    /// The owner may hold no more keys, or there is no such key: nothing has changed.
     Refused,
     /// Others held the lock: nothing has changed.
     Busy,
 }
 
-/// One that changes the keys of one owner.
+/// Changes the keys of one owner.
 pub(crate) trait Writer: Send {
-    /// Which kind it is of.
+    /// The writer's kind.
     fn kind(&self) -> &'static str;
-    /// Makes a key; gives its id.
+    /// Makes a key; returns its id.
     fn create(&mut self) -> Told<String>;
-    /// Replaces a key, which ends at once; gives the new one's id.
+    /// Replaces a key, which ends at once; returns the new key's id.
     fn rotate(&mut self, id: &str) -> Told<String>;
     fn revoke(&mut self, id: &str) -> Told<()>;
 }
@@ -169,7 +169,7 @@ impl ByMachine {
                     let body = call.json.as_deref().map(|text| {
                         serde_json::from_str::<Value>(text).expect("what is sent is JSON")
                     });
-                    // With a token of its own, whatever the machine was given.
+                    // With a token of its own, not the machine's.
                     let answer = self.world.keycloak.call(call.method, path, body.as_ref());
                     let (status, body) = (answer.status, answer.body.to_string());
                     let body = Some(body.as_bytes());

@@ -1,11 +1,11 @@
-//! A filter that is called for each request and does nothing: what a Wasm filter costs
-//! before it does anything. `make bench` measures ours against it.
+//! A filter that is called for each request and does nothing: the fixed cost of a Wasm
+//! filter. `make bench` measures ours against it.
 //!
-//! Its configuration may be a number: then it makes the calls to the host that an exchange
-//! out of the cache makes, and nothing between them: it reads the headers and the time,
-//! sets `authorization` to a value of so many bytes, and reads the response's status. With
-//! `shared` behind the number it also reads as many bytes of shared data, as an exchange out
-//! of that does. What this costs, no filter of ours can save.
+//! Its configuration may be a number of bytes. The filter then makes the host calls of an
+//! exchange from the cache, and does nothing between them: it reads the headers and the
+//! time, sets `authorization` to a value of that length, and reads the response's status.
+//! With `shared` behind the number it also reads that many bytes of shared data, as an
+//! exchange from shared data does. No filter of ours can cost less.
 
 use std::hint::black_box;
 use std::rc::Rc;
@@ -18,7 +18,7 @@ proxy_wasm::main! {{
     proxy_wasm::set_root_context(|_| Box::new(Root { calls: None }));
 }}
 
-/// What is shared, under a name as long as ours are.
+/// The shared entry, under a name as long as ours are.
 const SHARED: &str = "no:0000";
 
 struct Root {

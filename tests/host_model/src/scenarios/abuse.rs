@@ -1,4 +1,5 @@
-//! What a stranger can cost, in the wasm: the hosts tell an address, each in its own form.
+//! The cost of a stranger's requests, in the wasm: the hosts tell an address, each in its
+//! own form.
 
 use crate::gateway::Gateway;
 use crate::keys::{key, plain_owner};
@@ -16,7 +17,7 @@ fn gateway(profile: Profile) -> Gateway {
     gateway
 }
 
-/// Sends keys that nobody has, to both workers in turn, until it is told to wait.
+/// Sends keys without an owner, to both workers in turn, until the filter answers 429.
 fn until_throttled(gateway: &mut Gateway) -> u64 {
     for number in 0..100 {
         let outcome = gateway.ask_worker(number as usize % 2, &key(1000 + number));

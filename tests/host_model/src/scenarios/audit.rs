@@ -1,4 +1,5 @@
-//! The audit log: one line of each refusal and of each exchange that no cache answered.
+//! The audit log: one line for each refusal and for each exchange that no cache
+//! answered.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,5 @@
-//! The checks of a scenario's end, each tripped once: one that nothing trips says nothing.
+//! The checks of a scenario's end, each tripped once: a check that nothing trips proves
+//! nothing.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -14,8 +15,8 @@ use crate::keycloak_adapter::{User, sha256_of};
 use crate::keys::{FAR, SCALAR, SIGNING_KEY, id_of, key, plain_owner};
 use crate::node::{Metric, Profile, Sent};
 
-/// Runs an exchange, spoils what is known of it, and expects the check with this number to
-/// see it.
+/// Runs an exchange, spoils the state that the checks read, and expects the check with
+/// this number to see it.
 fn trips(number: &str, spoil: impl FnOnce(&mut Gateway)) {
     let mut gateway = Gateway::new(Profile::Kong, vec![plain_owner("alice", &key(1))]);
     gateway.ask(&key(1)).subject();
@@ -111,7 +112,7 @@ fn a_secret_is_seen_wherever_it_may_not_stand() {
         for secret in [&key(1), &hash, &scalar, &SIGNING_KEY.to_owned()] {
             trips("5:", |gateway| place(gateway, secret));
         }
-        // What only the traffic knows: tokens and assertions.
+        // Secrets that only the traffic knows: tokens and assertions.
         trips("5:", |gateway| {
             let token = gateway.keycloaks.borrow().traffic.owner_tokens[0].clone();
             place(gateway, &token);
@@ -138,7 +139,8 @@ fn a_key_or_a_hash_in_a_value_of_shared_data_is_seen_and_a_token_is_at_home_ther
     store(&gateway, &token);
 }
 
-/// Makes a key by the API, spoils what is known of it, and expects the check to see it.
+/// Makes a key by the API, spoils the state that the checks read, and expects the check to
+/// see it.
 fn trips_of_management(said: &str, spoil: impl FnOnce(&mut Gateway, &str)) {
     let mut gateway = api::gateway(Profile::Kong, vec![User::new("alice")], &Value::Null);
     let (_, made) = gateway.make("alice");
@@ -166,14 +168,14 @@ fn a_key_that_was_made_and_a_callers_token_are_seen_where_they_may_not_stand() {
         let token = gateway.keycloaks.borrow().traffic.caller_tokens[0].clone();
         gateway.node.borrow_mut().log(format!("caller {token}"));
     });
-    // Keycloak is written hashes, and no key.
+    // Keycloak receives hashes, and no key.
     trips_of_management("5:", |gateway, made| {
         let mut node = gateway.node.borrow_mut();
         let is_write = |sent: &&mut Sent| value_of(&sent.headers, ":method") == Some(b"PUT");
         let sent = node.sent.iter_mut().find(is_write).unwrap();
         sent.body.extend(made.as_bytes());
     });
-    // A problem's body shows nothing of its client's.
+    // A problem's body shows no secret of its client.
     trips_of_management("5:", |gateway, made| {
         if let Some(Outcome::Answered(answer)) = &mut gateway.requests[0].outcome {
             let body = format!("{{\"code\":\"x\",\"detail\":\"{made}\"}}");

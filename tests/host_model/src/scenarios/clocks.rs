@@ -1,4 +1,4 @@
-//! Clocks that step, or show nothing.
+//! Clocks that step, or give no time.
 
 use apikeys_core::clock::UnixMillis;
 

@@ -1,4 +1,4 @@
-//! Configurations that are refused, and what a host lacks.
+//! Configurations that are refused, and hosts without a part that the filter needs.
 
 use serde_json::{Value, json};
 

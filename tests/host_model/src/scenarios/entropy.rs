@@ -1,5 +1,5 @@
-//! Random sources that are weak, constant, or fail: nothing secret is drawn from one, and
-//! what must be unique is so without.
+//! Random sources that are weak, constant, or fail: no secret is drawn from one, and ids
+//! stay unique without one.
 
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -24,7 +24,7 @@ fn gateway(profile: Profile, random: Random) -> Gateway {
 
 #[test]
 fn assertion_ids_are_unique_over_workers_and_nodes_with_a_constant_random_source() {
-    // Kong gives each request an id of its own, which its workers and nodes differ by.
+    // Kong gives each request an id, and these ids differ between its workers and nodes.
     let first = gateway(Profile::Kong, Random::Constant(0));
     let mut second = gateway(Profile::Kong, Random::Constant(0));
     second.keycloaks = Rc::clone(&first.keycloaks);
@@ -97,7 +97,7 @@ fn an_entry_is_opened_by_a_worker_with_other_random_bytes() {
 fn a_random_source_that_fails_lets_nothing_through_that_it_should_not() {
     for profile in BOTH {
         let mut gateway = gateway(profile, Random::Fails);
-        // The standard library's maps take their seed from it, or trap.
+        // The standard library's maps take their seed from this source, or trap.
         gateway.allowed.traps = true;
         let outcome = gateway.ask(&key(1));
         assert!(outcome.is_crash() || outcome.subject() == "owner-1");

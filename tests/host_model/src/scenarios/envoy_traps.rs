@@ -1,4 +1,4 @@
-//! Envoy's traps: each leads a naive filter astray in this model, and not ours.
+//! Envoy's traps: in this model each misleads a naive filter, and not ours.
 
 use crate::abi::{CALL_RESPONSE_HEADERS, Refusal, Status};
 use crate::flights::Fate;
@@ -16,7 +16,7 @@ fn a_naive_name_for_each_key_stays_for_ever() {
         let name = format!("token:{number}");
         host.set_shared_data(name.as_bytes(), Some(b"t"), 0)
             .unwrap();
-        // No value is no deletion either.
+        // Setting no value does not delete either.
         host.set_shared_data(name.as_bytes(), None, 0).unwrap();
         assert_eq!(host.get_shared_data(name.as_bytes()).unwrap().0, b"");
     }
@@ -29,7 +29,7 @@ fn a_naive_lock_by_a_first_write_is_taken_twice() {
     host.set_shared_data(b"lock", Some(b"worker 1"), 0).unwrap();
     host.set_shared_data(b"lock", Some(b"worker 2"), 0).unwrap();
     assert_eq!(host.get_shared_data(b"lock").unwrap().0, b"worker 2");
-    // With a version that was read, the second is told.
+    // With the version that it read, the second writer learns of the first.
     let (_, version) = host.get_shared_data(b"lock").unwrap();
     host.set_shared_data(b"lock", Some(b"worker 3"), version)
         .unwrap();
@@ -42,7 +42,7 @@ fn a_naive_question_for_a_failed_callouts_headers_is_an_error() {
     let mut host = naive_host(Profile::Envoy);
     host.answer = Some(Answer::Failed("timeout"));
     for name in [&b":status"[..], b":dispatch_status"] {
-        // An error that the SDK does not expect: it panics.
+        // The SDK does not expect this error, and panics.
         let asked = host.header_value(CALL_RESPONSE_HEADERS, name);
         assert_eq!(asked, Err(Refusal::Status(Status::BadArgument)));
     }
@@ -77,7 +77,7 @@ fn a_cluster_that_is_not_there_is_a_503_and_said() {
 fn what_one_machine_remembers_naively_the_others_do_not_know() {
     let mut gateway = Gateway::new(Profile::Envoy, vec![plain_owner("alice", &key(1))]);
     gateway.add_worker();
-    // A machine for each worker: nothing but shared data is common to them.
+    // A machine for each worker: they share only the host's shared data.
     assert_eq!(gateway.vms().count(), 2);
     gateway.ask(&key(1));
     gateway.node.borrow_mut().shared.clear();

@@ -78,7 +78,7 @@ fn a_token_is_renewed_before_its_end_whatever_the_ttl() {
             .borrow_mut()
             .realm("demo")
             .token_life_seconds = 100;
-        // From one's own memory and from shared data, to the second.
+        // From the worker's own memory and from shared data, to the second.
         for second in 0..130 {
             let worker = second % 2;
             assert_eq!(gateway.ask_worker(worker, &key(1)).subject(), "alice");
@@ -91,7 +91,7 @@ fn a_token_is_renewed_before_its_end_whatever_the_ttl() {
 #[test]
 fn a_dear_hash_is_verified_in_slices_that_are_no_longer() {
     for profile in BOTH {
-        // What one callback may take is bounded: see vm.rs.
+        // The fuel of one callback is bounded: see vm.rs.
         let hash = hash_bcrypt(key(1).as_bytes(), 7, [9; 16]).unwrap();
         let alice = User::new("alice").with_key(id_of(&key(1)), &hash, FAR);
         let mut gateway = Gateway::new(profile, vec![alice]);
@@ -161,12 +161,12 @@ fn an_imported_key_is_exchanged_and_never_shown() {
     for profile in BOTH {
         let changes = json!({ "index_key": crate::keys::INDEX_KEY });
         let mut gateway = Gateway::with(profile, vec![], &changes);
-        // Unknown, since its derived id is known to nobody here; and the id is no key.
+        // Unknown, since the realm knows no such derived id; and the id is no key.
         gateway
             .ask_with(&[("x-api-key", imported)])
             .expect_invalid();
         assert_eq!(gateway.count(Asked::Lookup), 1);
-        // Nor is it one where it stands for the request's id.
+        // It is no key either in the place of the request's id.
         let within = format!("id:{imported}");
         for id in [imported, &within] {
             let outcome = gateway.ask_with(&[("x-api-key", imported), ("x-request-id", id)]);

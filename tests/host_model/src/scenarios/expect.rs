@@ -1,4 +1,4 @@
-//! What scenarios say of outcomes.
+//! Expectations of scenarios about outcomes.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use crate::gateway::Outcome;
 use crate::keycloak_adapter::claims;
 
 impl Outcome {
-    /// The subject of the token that was forwarded.
+    /// The subject of the forwarded token.
     #[track_caller]
     pub fn subject(&self) -> String {
         match self {
@@ -39,7 +39,7 @@ impl Outcome {
         }
     }
 
-    /// The body of an answer of the filter's, which is JSON.
+    /// The JSON body of the filter's answer.
     #[track_caller]
     pub fn body(&self) -> Value {
         match self {

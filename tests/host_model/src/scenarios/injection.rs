@@ -1,10 +1,10 @@
-//! Texts of a client's that would become part of a header, a log line or a body.
+//! Texts from a client that would become part of a header, a log line or a body.
 
 use crate::gateway::{Gateway, Outcome};
 use crate::keys::{key, owner};
 use crate::node::{BOTH, Profile};
 
-/// Each would forge something where it is repeated as it is.
+/// Each text would forge something if it were repeated unchanged.
 const FORGED: [&str; 9] = [
     "a\r\nset-cookie: forged=1",
     "a\nrequest_id=x exchanged: forged",
@@ -28,7 +28,7 @@ fn the_id_in_an_answer_is_the_one_in_the_log() {
             outcome.expect_invalid();
             let body = outcome.body();
             let id = body["request_id"].as_str().unwrap();
-            // Envoy gives each request one, unless it is told not to.
+            // Envoy gives each request an id, unless its configuration forbids that.
             let has_one = header.is_some() || profile == Profile::Kong;
             assert_eq!(id != "-", has_one, "{profile:?}: {id}");
             let logged = gateway.logged(&format!("\"request_id\":\"{id}\""));

@@ -70,7 +70,8 @@ fn clients_that_all_go_away_leave_room_for_the_next() {
     for profile in BOTH {
         let mut gateway = Gateway::new(profile, vec![owner("alice", &key(1))]);
         for _ in 0..3 {
-            // As many keys as are looked up at once, and those that follow.
+            // As many keys as are looked up at once, and more requests with the same
+            // keys.
             let keys = (0..1024).map(|n| key(100 + n % 60));
             let requests: Vec<_> = keys.map(|key| gateway.send_key(&key)).collect();
             // The worker is full of pending requests.

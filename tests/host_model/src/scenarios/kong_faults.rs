@@ -52,8 +52,8 @@ fn k1_a_naive_root_context_that_asks_on_from_an_answer_crashes_the_worker() {
 
 #[test]
 fn k1_polls_self_checks_and_renewals_call_out_from_ticks() {
-    // A callout from an answer would end the machine. That a revocation is seen in time all
-    // the same, on both hosts, revocation.rs holds.
+    // A callout from an answer would end the machine. revocation.rs shows that a revocation is seen
+    // in time all the same, on both hosts.
     let mut gateway = polling(Profile::Kong);
     for _ in 0..150 {
         gateway.ask(&key(1)).subject();
@@ -80,7 +80,7 @@ fn k2_a_naive_removal_hides_the_key_from_the_filter_and_not_from_the_service() {
         .unwrap();
     assert!(host.header_value(REQUEST_HEADERS, b"x-api-key").is_err());
     assert_eq!(host.headers_to_service(2), sent);
-    // Nor does a value help against a second copy.
+    // Setting a value does not help against a second copy either.
     let twice = pairs(&[("x-api-key", "the key"), ("X-Api-Key", "the key")]);
     host.contexts.get_mut(&2).unwrap().request_headers = twice;
     host.replace_header(REQUEST_HEADERS, b"x-api-key", Some(b""))
@@ -155,7 +155,7 @@ fn k2_a_key_in_a_header_that_the_gateway_passes_on_in_its_own_words_is_refused()
 
 #[test]
 fn k3_a_naive_refusal_of_a_configuration_lets_every_request_go_on() {
-    // The model's own part of it: a filter that traps at its start.
+    // The model's own behaviour: a filter that traps at its start.
     let mut gateway = Gateway::empty(Profile::Kong);
     gateway.add_realm("demo", vec![plain_owner("alice", &key(1))]);
     gateway.add_worker();
@@ -236,7 +236,7 @@ fn k6_a_naive_look_at_a_hundred_and_one_headers_reads_or_writes_past_the_map() {
             (":authority", "a.host.with.a.name.of.some.length"),
             (":scheme", "http"),
         ]);
-        // The pseudo-headers are shorter than the headers that they take the room of, or longer.
+        // The pseudo-headers are shorter or longer than the headers in their place.
         headers.extend((0..count).map(|n| (format!("x-{n:03}").into_bytes(), vec![b'v'; length])));
         host.contexts.get_mut(&2).unwrap().request_headers = headers;
         host.header_map(REQUEST_HEADERS)
@@ -318,7 +318,7 @@ fn k7_a_keycloak_that_hangs_is_a_503_with_its_body_within_six_seconds() {
         gateway.ask(&key(1)).expect_unavailable();
         let took_ms = gateway.now().since_ms(began);
         assert!((1_700..6_000).contains(&took_ms), "{hangs:?}: {took_ms} ms");
-        // The host's limit is never nearer than the loopback server's.
+        // The host's limit is never earlier than the loopback server's.
         let sent = gateway.node.borrow().sent.clone();
         let calls = sent.iter().filter(|sent| sent.upstream == "127.0.0.1:9080");
         assert!(calls.into_iter().all(|sent| sent.timeout_ms == 2_000));
@@ -342,8 +342,8 @@ fn k10_a_trap_in_any_callback_sends_neither_key_nor_token_to_the_service() {
     }
 }
 
-/// Leads a first use of a key to its end. With an end of the machine gives 1 if the host let
-/// the request go, else the number of callbacks since the machine's start.
+/// Runs a first use of a key to its end. If the machine is ended on the way, returns 1 if the host
+/// let the request go; otherwise returns the number of callbacks since the machine's start.
 fn callbacks_of_a_first_use(profile: Profile, cookie: &str, ends_in: Option<(u64, u64)>) -> u64 {
     let mut gateway = Gateway::new(profile, vec![owner("alice", &key(1))]);
     gateway.allowed.traps = true;
@@ -450,7 +450,7 @@ fn k12_a_naive_value_that_grows_in_a_full_zone_is_used_after_it_was_freed() {
     });
     zone.set(b"log", Some(&[1; 3000]), 0).unwrap();
     assert!(traps(&zone.set(b"log", Some(&[1; 3001]), 1)));
-    // Deleted first, it grows.
+    // Deleted first, it can grow.
     zone.set(b"log", Some(&[1; 3000]), 0).unwrap();
     zone.set(b"log", None, 1).unwrap();
     zone.set(b"log", Some(&[1; 3001]), 0).unwrap();
@@ -529,7 +529,7 @@ fn kongs_default_level_shows_what_the_filter_writes() {
     gateway.pass_ticking(6_000);
     let lines = gateway.lines("");
     assert!(lines.len() > 3);
-    // Of proxy-wasm's levels `warn` is the first that nginx shows at `notice`.
+    // Of proxy-wasm's levels, `warn` is the lowest that nginx shows at `notice`.
     let hidden: Vec<_> = lines
         .iter()
         .filter(|line| !line.starts_with("[3]") && !line.starts_with("[4]"))

@@ -32,7 +32,7 @@ use crate::keys::{key, owner, plain_owner};
 use crate::node::{Node, Profile, Sent};
 use crate::shared_data::{Kind, SharedData, collide};
 
-/// A host without a wasm: a root context 1, a request 2.
+/// A host without a wasm: context 1 is a root, context 2 a request.
 pub fn naive_host(profile: Profile) -> Host {
     let node = Rc::new(RefCell::new(Node::new(profile)));
     let random = node.borrow().random.clone();
@@ -75,7 +75,7 @@ fn trap_1_a_key_of_the_same_crc_32_gives_a_naive_cache_another_owners_token() {
     assert_ne!(mine, theirs);
     host.set_shared_data(&theirs, Some(b"the token of another"), 0)
         .unwrap();
-    // Naive: what lies under my key is mine.
+    // A naive filter takes any value under its key for its own.
     let (token, _) = host.get_shared_data(&mine).unwrap();
     assert_eq!(token, b"the token of another");
 }
@@ -90,7 +90,7 @@ fn trap_1_another_filters_value_in_our_slots_is_a_miss() {
     assert!(names.len() >= 4, "tokens and verifications of two keys");
     let tokens = names.iter().filter(|name| name.starts_with(b"ak:"));
     let tokens: Vec<_> = tokens.cloned().collect();
-    // Bob's sealed entry, under a key of another filter that is found for alice's.
+    // Bob's sealed entry, under another filter's key that collides with alice's.
     let node = Rc::clone(&gateway.node);
     let values: Vec<_> = tokens
         .iter()
@@ -132,7 +132,7 @@ fn torn(_: &[u8], value: &[u8], before: &[u8]) -> Option<Vec<u8>> {
 fn trap_2_a_torn_entry_is_a_miss() {
     let mut gateway = Gateway::new(Profile::Kong, vec![plain_owner("alice", &key(1))]);
     gateway.ask(&key(1));
-    // A refresh writes over the entry; the reads of the next worker are torn.
+    // A refresh overwrites the entry; the next worker's reads are torn.
     gateway.pass(301_000);
     gateway.ask(&key(1));
     gateway.node.borrow_mut().shared.read_fault = Some(Box::new(torn));
@@ -149,7 +149,7 @@ fn trap_3_a_naive_write_without_a_cas_is_lost_where_there_is_an_entry() {
     let again = host.set_shared_data(b"k", Some(b"new"), 0);
     assert_eq!(again, Err(Refusal::Status(Status::CasMismatch)));
     assert_eq!(host.get_shared_data(b"k").unwrap().0, b"old");
-    // And no value deletes.
+    // Setting no value deletes.
     host.set_shared_data(b"k", None, 1).unwrap();
     let gone = host.get_shared_data(b"k");
     assert_eq!(gone, Err(Refusal::Status(Status::NotFound)));
@@ -181,7 +181,7 @@ fn trap_4_two_workers_draw_the_same_naive_secret() {
 #[test]
 fn trap_5_a_naive_tick_resumes_nobody() {
     let mut host = naive_host(Profile::Kong);
-    // Naive: the root context wakes the requests that wait.
+    // A naive filter wakes waiting requests from its root context.
     (host.context, host.step) = (1, Step::Tick);
     host.set_effective_context(2).unwrap();
     host.continue_stream(REQUEST_STREAM).unwrap();
@@ -210,7 +210,7 @@ fn trap_6_a_second_tick_period_traps() {
     let mut host = naive_host(Profile::Kong);
     host.set_tick_period(1000).unwrap();
     assert!(traps(&host.set_tick_period(1000)));
-    // Each root context has one of its own.
+    // Each root context has a period of its own.
     host.context += 1;
     host.set_tick_period(1000).unwrap();
 }
@@ -266,7 +266,8 @@ fn trap_7_a_failed_callout_is_told_by_its_cause() {
 
 #[test]
 fn trap_8_a_naive_cache_in_worker_memory_serves_one_realm_the_token_of_another() {
-    // Naive: the token by the key, in a static that all root contexts share.
+    // A naive filter keeps tokens by their keys, in a static that all root contexts
+    // share.
     let mut memory: HashMap<String, &str> = HashMap::new();
     let mut naive = |realm_token: &'static str| *memory.entry(key(1)).or_insert(realm_token);
     assert_eq!(naive("a token of demo"), "a token of demo");
@@ -275,7 +276,7 @@ fn trap_8_a_naive_cache_in_worker_memory_serves_one_realm_the_token_of_another()
 
 #[test]
 fn trap_8_two_realms_in_one_machine_share_nothing() {
-    // One key text, in each realm of another owner.
+    // One key text, with another owner in each realm.
     let mut gateway = Gateway::new(Profile::Kong, vec![owner("alice", &key(1))]);
     gateway.add_realm("other", vec![owner("eve", &key(1))]);
     let changes = json!({ "realm": "other" });
@@ -296,7 +297,7 @@ fn trap_8_two_realms_in_one_machine_share_nothing() {
 
 #[test]
 fn trap_9_a_naive_filter_waits_for_an_end_of_stream_that_never_comes() {
-    // Naive: a request without a body is handled when its headers end the stream.
+    // A naive filter handles a request without a body when its headers end the stream.
     let handled = |profile| naive_host(profile).end_of_stream(false);
     assert!(handled(Profile::Envoy));
     assert!(!handled(Profile::Kong));

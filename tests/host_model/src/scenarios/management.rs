@@ -1,5 +1,5 @@
-//! The management API in the wasm: bodies as each host gives them, answers of the filter's
-//! own, clients that hang up, memory, instructions.
+//! The management API in the wasm: bodies as each host gives them, the filter's own
+//! answers, clients that hang up, memory, instructions.
 
 use apikeys_core::clock::UnixMillis;
 use serde_json::{Value, json};
@@ -80,7 +80,7 @@ fn a_body_comes_whole_or_in_pieces_and_is_the_same() {
 
 #[test]
 fn a_naive_filter_that_reads_a_body_in_the_head_finds_none() {
-    // Kong shows the body in its own callback alone, and of one in a file nothing.
+    // Kong shows the body in its own callback alone, and nothing of a body in a file.
     let mut host = naive_host(Profile::Kong);
     host.contexts.get_mut(&2).unwrap().request_body = b"{}".to_vec();
     let nothing = Err(Refusal::Status(Status::NotFound));
@@ -110,7 +110,7 @@ fn a_body_larger_than_the_bound_is_refused_however_it_comes() {
         let large = json!({ "name": "n".repeat(17_000) });
         let call = Call::new("POST", "").bearer(&token).json(&large);
         gateway.call(&call).expect_refusal(413, "payload_too_large");
-        // One that says it is small.
+        // A request that lies about its length.
         let liar = call
             .without("content-length")
             .header("content-length", "14");
@@ -180,7 +180,7 @@ fn a_body_in_pieces_waits_for_its_last_one_and_the_turn_beside_it_is_no_matter()
     assert!(gateway.requests[request].outcome.is_none());
     gateway.pass(9_000);
     gateway.chunk(request, rest, true);
-    // The turn that it waited for by the side comes, and means nothing any more.
+    // The turn that it waited for beside its body arrives late, and has no effect.
     gateway.finish(request).told(201);
     // An empty last piece ends a body as well.
     let request = gateway.send_call(0, &call);
@@ -238,7 +238,7 @@ fn a_validation_gives_the_token_that_the_exchange_forwards() {
         let mut gateway = gateway(profile, users, &Value::Null);
         let validate = Call::new("POST", "/validate").json(&json!({ "api_key": key(1) }));
         gateway.call(&validate).told(200);
-        // A node's first poll drops what was cached before it.
+        // A node's first poll drops earlier entries of the cache.
         gateway.pass_ticking(1_000);
         let told = gateway.call(&validate).told(200);
         let granted = gateway.count(Asked::Grant);
@@ -366,7 +366,7 @@ fn a_route_that_is_switched_off_lets_everything_through() {
             panic!("it is not switched off");
         };
         assert_eq!(value_of(&headers, ":path"), Some(KEYS.as_bytes()));
-        // What it is here for; the checks know no such route.
+        // This route must forward without a token; the checks know no such route.
         gateway.requests.clear();
     }
 }
@@ -431,7 +431,7 @@ fn memory_stops_growing_over_thousands_of_requests() {
         for size in &mut sizes {
             let mut token = String::new();
             for number in 0..400 {
-                // Soon verified, and good for a while.
+                // A valid token, made anew before it expires.
                 if number % 100 == 0 {
                     token = gateway.token("bob", RealmKey::EdDsa);
                 }
@@ -446,7 +446,7 @@ fn memory_stops_growing_over_thousands_of_requests() {
                 let filler = "x".repeat(1 + number * 19 % 8_000);
                 let outcome = gateway.call(&Call::new("GET", "").bearer(&filler));
                 outcome.expect_refusal(401, "invalid_token");
-                // The first of them are swept at the end; the others say no more.
+                // The first requests are swept at the end; the others would prove no more.
                 gateway.requests.truncate(50);
                 gateway.node.borrow_mut().sent.truncate(500);
             }
@@ -457,8 +457,7 @@ fn memory_stops_growing_over_thousands_of_requests() {
     }
 }
 
-/// Each callback takes little more than a slice of bcrypt does, whichever signature a token
-/// has.
+/// Each callback takes little more than a slice of bcrypt, for every kind of signature.
 #[test]
 fn no_callback_holds_the_worker_for_longer_than_a_slice() {
     for profile in BOTH {
@@ -485,8 +484,8 @@ fn no_callback_holds_the_worker_for_longer_than_a_slice() {
     }
 }
 
-/// RSA of 4096 bits takes four times what 2048 take: as much as three slices, and once for a
-/// request. The most keys that are read, of the most bits, take little beside.
+/// RSA of 4096 bits takes four times as much as RSA of 2048: as much as three slices, once
+/// for a request. The largest number of keys that is read, of the most bits, adds little.
 #[test]
 fn the_largest_keys_are_read_and_verified_within_four_slices() {
     let fixtures: Value =

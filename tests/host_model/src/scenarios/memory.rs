@@ -1,4 +1,4 @@
-//! Worker memory over many requests: it grows to its bounds, and then no more.
+//! Worker memory over many requests: it grows to its bounds, and no further.
 
 use serde_json::json;
 
@@ -6,7 +6,8 @@ use crate::gateway::Gateway;
 use crate::keys::{key, plain_owner};
 use crate::node::{BOTH, Profile};
 
-/// So many known keys take turns with unknown ones, each of which comes once.
+/// The number of known keys; they take turns with unknown keys, each of which comes
+/// once.
 const KNOWN: u64 = 50;
 
 fn load(gateway: &mut Gateway, requests: std::ops::Range<u64>) {
@@ -41,7 +42,7 @@ fn memory_stops_growing_within_twenty_thousand_requests() {
 
 #[test]
 fn a_client_that_hangs_up_costs_no_more_than_the_sdk_forgets() {
-    // The SDK keeps the id of a callout whose answer never comes (docs/hosts.md).
+    // The SDK keeps the id of a callout that never gets an answer (docs/hosts.md).
     for profile in BOTH {
         let mut gateway = gateway(profile);
         load(&mut gateway, 0..100);

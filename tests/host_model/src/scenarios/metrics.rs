@@ -1,4 +1,4 @@
-//! What the host is told of the filter's metrics, and when.
+//! The filter's metrics at the host, and the times at which it writes them.
 
 use apikeys_core::metrics::{self, gauges};
 use serde_json::json;
@@ -8,7 +8,7 @@ use crate::keys::{key, owner, plain_owner};
 use crate::node::BOTH;
 use crate::scenarios::revocation::{edit, polling};
 
-/// What the host shows of a metric.
+/// The host's value of a metric.
 fn value(gateway: &Gateway, name: &str) -> i64 {
     let node = gateway.node.borrow();
     let found = node.metrics.iter().find(|metric| metric.name == name);
@@ -33,7 +33,7 @@ fn metrics_are_told_on_ticks_and_not_on_the_way_of_a_request() {
         assert_eq!(calls(&gateway), told);
         gateway.pass_ticking(1_000);
         assert_eq!(value(&gateway, &source("l1")), 40);
-        // Most of the warm ones are not timed.
+        // Most warm requests are not timed.
         let timed = value(&gateway, "apikey_exchange_duration_seconds_count__way_warm");
         assert!((1..=4).contains(&timed), "{timed}");
     }
@@ -99,7 +99,7 @@ fn gauges_are_of_all_workers_of_the_node() {
         assert_eq!(value(&gateway, tokens), 3);
         let check = "apikey_self_check_state__check_service_token";
         assert_eq!(value(&gateway, check), 1);
-        // Who is gone counts no more.
+        // A worker that is gone counts no more.
         gateway.restart(second);
         gateway.ask_worker(second, &key(2)).subject();
         gateway.pass_ticking(7_000);

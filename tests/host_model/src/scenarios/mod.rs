@@ -1,4 +1,4 @@
-//! Scenarios, by what they are about.
+//! Scenarios, by theme.
 
 mod abuse;
 mod audit;

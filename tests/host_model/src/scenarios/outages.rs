@@ -1,4 +1,4 @@
-//! Keycloak, or the way to it, failing in every way, at each step of an exchange.
+//! Every failure of Keycloak, or of the way to it, at each step of an exchange.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::node::{BOTH, Profile, START};
 
 const CALLS: [Asked; 3] = [Asked::ServiceToken, Asked::Lookup, Asked::Grant];
 
-/// An answer of more bytes than are read.
+/// An answer with more bytes than the filter reads.
 fn huge() -> Fate {
     let body = format!("{{\"access_token\":\"{}\"}}", "x".repeat(256 * 1024));
     Fate::Status(200, body.into_bytes())
@@ -35,7 +35,7 @@ fn bad_fates() -> Vec<Fate> {
         Fate::Changed(half),
         Fate::Changed(|_| Vec::new()),
         Fate::Changed(|_| b"[[[[".repeat(10_000)),
-        // As deep as is read at all.
+        // The deepest nesting that the filter reads.
         Fate::Changed(|_| nested("{\"error\":", "}")),
         Fate::Changed(|_| nested("[{\"id\":\"x\",\"attributes\":{\"apiKeys\":", "}}]")),
         Fate::Changed(|_| vec![0xff; 100]),
@@ -46,8 +46,8 @@ fn bad_fates() -> Vec<Fate> {
     fates
 }
 
-/// How often a Keycloak that hangs is asked: on Envoy the host gives up after two seconds and
-/// the second try has less, on Kong the loopback server after 1.7 seconds.
+/// How often a hanging Keycloak is asked: on Envoy the host gives up after two seconds and
+/// the second try has less, on Kong the loopback server gives up after 1.7 seconds.
 const fn times_out(profile: Profile) -> u32 {
     match profile {
         Profile::Envoy => 2,
@@ -62,7 +62,7 @@ fn whatever_keycloak_answers_wrong_is_a_503_and_the_next_request_is_served() {
             for fate in bad_fates() {
                 let mut gateway = Gateway::new(profile, vec![plain_owner("alice", &key(1))]);
                 let bad = fate.clone();
-                // What another node might answer is asked again.
+                // A call is repeated if another node might answer better.
                 let tries = match fate {
                     Fate::Reset | Fate::NoStatus => 3,
                     // As often as there is time for.
@@ -78,7 +78,7 @@ fn whatever_keycloak_answers_wrong_is_a_503_and_the_next_request_is_served() {
                     }
                 });
                 gateway.ask(&key(1)).expect_unavailable();
-                // Three tries that hang open the circuit, for as long as this at the most.
+                // Three tries that hang open the circuit, for at most this time.
                 gateway.pass(4_000);
                 assert_eq!(
                     gateway.ask(&key(1)).subject(),
@@ -90,7 +90,7 @@ fn whatever_keycloak_answers_wrong_is_a_503_and_the_next_request_is_served() {
     }
 }
 
-/// What becomes of an answer's body.
+/// A change of an answer's body.
 type Change = fn(&[u8]) -> Vec<u8>;
 
 /// A grant's answer with another claim in its token.
@@ -110,7 +110,7 @@ fn a_token_that_is_not_what_was_asked_for_is_never_forwarded() {
         |body| with_claim(body, "iss", json!("https://login.example.com/realms/other")),
         |body| with_claim(body, "exp", json!(START.as_seconds() - 1)),
         |body| with_claim(body, "exp", json!("soon")),
-        // Longer than the key.
+        // The token outlives its key.
         |body| with_claim(body, "exp", json!(START.as_seconds() + 130)),
         |body| with_claim(body, "exp", json!(u64::MAX)),
     ];
@@ -190,7 +190,7 @@ fn a_callout_that_the_host_does_not_send_is_a_503() {
             for _ in 0..sent {
                 gateway.step();
             }
-            // Neither the call nor the wait before it is made again.
+            // Neither the call nor the wait before it is repeated.
             gateway.node.borrow_mut().refuses_callouts = 2;
             let outcome = gateway.finish(request);
             if gateway.node.borrow().refuses_callouts < 2 {

@@ -1,4 +1,4 @@
-//! Keys and requests that are refused, in both hosts.
+//! Refused keys and requests, on both hosts.
 
 use serde_json::json;
 
@@ -48,7 +48,7 @@ fn a_revoked_key_is_refused_after_the_ttl() {
             .token_life_seconds = 900;
         gateway.ask(&key(1));
         edit(&gateway, |user| user.remove_key(id_of(&key(1))));
-        // Its use in between makes the time no longer.
+        // A use in between does not extend the time.
         gateway.pass(200_000);
         gateway.ask(&key(1));
         gateway.pass(100_000);
@@ -185,7 +185,7 @@ fn bytes_that_are_no_text_are_refused_and_no_trap() {
             let (status, _) = gateway.finish(request).refusal();
             assert_eq!(status, 401, "{name}");
         }
-        // Beside a good key they are the service's matter.
+        // Beside a good key the service must judge them.
         let mut headers = pairs(&[("x-api-key", &key(1))]);
         headers.push((b"x-other".to_vec(), bytes.clone()));
         let request = gateway.send(0, 0, &headers);

@@ -1,4 +1,4 @@
-//! Revocations in the wasm: what one worker of a node learns, all of them act on.
+//! Revocations in the wasm: one worker of a node learns of them, and all of them act on them.
 
 use std::rc::Rc;
 
@@ -15,7 +15,7 @@ use crate::keys::{SIGNING_KEY, key, plain_owner};
 use crate::node::{BOTH, Profile, SharedNode};
 use crate::shared_data::collide;
 
-/// The node's shared data, for who writes beside the filter.
+/// The node's shared data, for a writer beside the filter.
 struct Beside(SharedNode);
 
 impl SharedStore for Beside {
@@ -31,7 +31,7 @@ impl SharedStore for Beside {
     }
 }
 
-/// A worker of the node that is no wasm.
+/// A worker of the node that runs no wasm.
 struct Teller {
     known: Revocations,
     store: Beside,
@@ -54,7 +54,7 @@ impl Teller {
     }
 }
 
-/// Polling that is off: what is told comes from the test alone.
+/// Polling that is off: all revocations come from the test.
 fn no_polls(profile: Profile, users: Vec<User>) -> Gateway {
     Gateway::with(profile, users, &json!({ "revocation_poll_seconds": 0 }))
 }
@@ -92,12 +92,12 @@ fn a_revoked_owner_is_asked_for_again_by_every_worker_after_its_tick() {
         gateway.ask_worker(0, &key(1)).expect_invalid();
         assert_eq!(gateway.count(Asked::Lookup), asked + 1);
         assert_eq!(gateway.ask_worker(0, &key(2)).subject(), "bob");
-        // A worker that is new does not believe what lies in shared data.
+        // A new worker does not believe the entries in shared data.
         let third = gateway.add_worker();
         gateway.ask_worker(third, &key(1)).expect_invalid();
         assert_eq!(gateway.ask_worker(third, &key(2)).subject(), "bob");
         assert_eq!(gateway.count(Asked::Grant), 2);
-        // Nor, without a tick, does one for longer than a second.
+        // Without a tick, a worker does not believe them for longer than a second either.
         gateway.pass(1000);
         gateway.ask_worker(1, &key(1)).expect_invalid();
         gateway.tick(1);
@@ -202,7 +202,7 @@ fn routes_of_one_realm_are_told_together_and_other_realms_are_not() {
             }
             gateway.count(Asked::Grant)
         };
-        // The two routes of one realm share what is in shared data.
+        // The two routes of one realm share the entries in shared data.
         assert_eq!(ask(&mut gateway), 2);
         gateway.pass(300);
         Teller::new(&gateway).revokes("alice", gateway.now());
@@ -212,7 +212,7 @@ fn routes_of_one_realm_are_told_together_and_other_realms_are_not() {
     }
 }
 
-/// Two workers that poll every five seconds and have done so, and know alice and bob.
+/// Two workers that poll every five seconds, have polled, and know alice and bob.
 pub fn polling(profile: Profile) -> Gateway {
     let users = vec![plain_owner("alice", &key(1)), plain_owner("bob", &key(2))];
     let mut gateway = Gateway::new(profile, users);
@@ -319,8 +319,9 @@ fn routes_of_one_realm_share_one_poller_and_each_realm_has_its_own() {
         }
         gateway.pass_ticking(30_000);
         for realm in &gateway.keycloaks.borrow().realms {
-            // At the start twice, then every five seconds. On Kong the first poll ends at a
-            // tick, at which the realm's other route has not seen its end yet: it begins too.
+            // Twice at the start, then every five seconds. On Kong the first poll ends at a
+            // tick. At that tick the realm's other route has not seen the end yet, and begins
+            // a poll too.
             let twice = profile == Profile::Kong && realm.realm == "demo";
             let polls = if twice { 9 } else { 7 };
             assert_eq!(realm.polls, polls, "{}", realm.realm);
@@ -378,7 +379,7 @@ fn a_node_that_was_paused_serves_no_old_token_before_it_has_polled() {
         gateway.pass(20_000);
         let request = gateway.send_key(&key(1));
         gateway.finish(request).expect_invalid();
-        // Bob is asked for as well, and not after the next poll.
+        // Bob's token is fetched anew as well, and the next poll keeps it.
         assert_eq!(gateway.ask_worker(1, &key(2)).subject(), "bob");
         gateway.pass_ticking(1_000);
         assert_eq!(gateway.ask(&key(2)).subject(), "bob");

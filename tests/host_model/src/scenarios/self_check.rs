@@ -1,4 +1,4 @@
-//! The self-check in the wasm: what does not fit is told without a request.
+//! The self-check in the wasm: mismatches are told without a request.
 
 use serde_json::json;
 
@@ -8,11 +8,11 @@ use crate::keycloak_adapter::FakeKeycloak;
 use crate::keys::{key, plain_owner};
 use crate::node::{BOTH, Profile};
 
-/// Makes something wrong.
+/// Spoils a realm.
 type Spoil = fn(&mut FakeKeycloak);
 
-/// A realm with this wrong with it, and a worker before its first tick. On Kong a worker
-/// is made at the first request, which is refused before it asks for anything.
+/// A spoiled realm, and a worker before its first tick. On Kong the first request
+/// creates the worker; that request is refused before it calls Keycloak.
 fn gateway(profile: Profile, spoil: impl FnOnce(&mut FakeKeycloak)) -> Gateway {
     let users = vec![plain_owner("alice", &key(1))];
     let mut gateway = Gateway::with(profile, users, &json!({ "revocation_poll_seconds": 2 }));

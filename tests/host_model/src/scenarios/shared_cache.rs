@@ -1,4 +1,4 @@
-//! Shared data that lies: whatever is read there, a request gets its owner's token or none.
+//! Shared data that lies: for any value in it, a request gets its owner's token or none.
 
 use std::rc::Rc;
 
@@ -10,7 +10,7 @@ use crate::keys::{key, owner, plain_owner};
 use crate::node::{BOTH, Profile};
 use crate::shared_data::{Kind, SharedData, WriteFate, collide};
 
-/// Two workers, and what alice and bob left in shared data.
+/// Two workers, and the entries of alice and bob in shared data.
 fn with_entries(profile: Profile) -> Gateway {
     let users = vec![plain_owner("alice", &key(1)), plain_owner("bob", &key(2))];
     let mut gateway = Gateway::new(profile, users);
@@ -148,7 +148,7 @@ fn a_zone_too_small_for_any_value_traps_and_lets_nothing_through() {
     gateway.allowed.traps = true;
     gateway.node.borrow_mut().shared.write_fault = Some(Box::new(|_| Some(WriteFate::NoMemory)));
     assert!(gateway.ask(&key(1)).is_crash());
-    // The host starts it anew, and a request that needs no write is served.
+    // The host starts the machine anew, and a request that needs no write is served.
     gateway.node.borrow_mut().shared.write_fault = None;
     assert_eq!(gateway.ask(&key(1)).subject(), "alice");
 }

@@ -1,4 +1,5 @@
-//! What a warm request and a refresh take, in instructions: a figure that no busy machine changes.
+//! The cost of a warm request and of a refresh, in instructions: a figure that no busy machine
+//! changes.
 
 use serde_json::json;
 
@@ -11,13 +12,13 @@ use crate::node::BOTH;
 /// room for another compiler.
 const INSTRUCTIONS_MAX: u64 = 37_000;
 
-/// The same where the token comes out of shared data. Measured: 57,200 and 57,700.
+/// The same with the token from shared data. Measured: 57,200 and 57,700.
 const SHARED_INSTRUCTIONS_MAX: u64 = 61_000;
 
 /// The same for each byte of a header in which a key could hide. Measured: 9.
 const PER_BYTE_MAX: u64 = 12;
 
-/// Beside the key and the pseudo-headers: about what browsers and proxies send.
+/// Beside the key and the pseudo-headers: about the headers that browsers and proxies send.
 const HEADERS: [(&str, &str); 8] = [
     (
         "user-agent",
@@ -42,7 +43,7 @@ fn with_key(authorization: &str) -> Vec<(&str, &str)> {
     headers
 }
 
-/// What the callback took for this request, which is let through.
+/// Instructions of the callback for this request, which is let through.
 fn took(gateway: &mut Gateway, headers: &[(&str, &str)]) -> u64 {
     gateway.vm(0, 0).spent.clear();
     gateway.ask_with(headers).subject();
@@ -88,9 +89,9 @@ fn a_token_out_of_shared_data_takes_few_instructions() {
     }
 }
 
-/// Two signatures, 3,800,000 each, by a table of the curve that is computed once a start:
-/// without it they took 13,100,000. A slice of bcrypt takes about 9,300,000, and no step may
-/// hold the worker for longer.
+/// Two signatures, 3,800,000 each, with a table of the curve that is computed once per start.
+/// Without the table they took 13,100,000. A slice of bcrypt takes about 9,300,000, and no
+/// step may hold the worker for longer.
 const REFRESH_INSTRUCTIONS_MAX: u64 = 9_000_000;
 
 #[test]

@@ -1,4 +1,4 @@
-//! A request's trace goes on to Keycloak, and nothing else of what its headers say.
+//! A request's trace goes on to Keycloak, and nothing else of its headers.
 
 use crate::abi::value_of;
 use crate::flights::Asked;
@@ -8,7 +8,7 @@ use crate::node::BOTH;
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// What each call to Keycloak says of the trace, and how many yields say anything.
+/// The trace header of each call to Keycloak, and the number of yields that have one.
 fn said(gateway: &Gateway, name: &str) -> (Vec<Option<String>>, usize) {
     let node = gateway.node.borrow();
     let (mut calls, mut yields) = (Vec::new(), 0);

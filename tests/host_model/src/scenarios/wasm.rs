@@ -1,4 +1,4 @@
-//! What the wasm asks of a host.
+//! The wasm's imports from a host, and its ABI.
 
 use crate::imports::{BOTH_HOSTS_ENV, BOTH_HOSTS_WASI};
 use crate::vm::wasm;

@@ -1,10 +1,10 @@
-//! What a call asks Keycloak for, in a word.
+//! The purpose of a call to Keycloak, in a word.
 
 use apikeys_core::keycloak::Call;
 
 use super::form;
 
-/// What a call asks Keycloak for.
+/// The purpose of a call to Keycloak.
 pub fn asked(call: &Call) -> &'static str {
     let path = call.path.split('?').next().unwrap();
     let links = path.split_once("/federated-identity");

@@ -1,9 +1,9 @@
-//! The realm's two logs: what administrators did, and which tokens were given.
+//! The realm's two logs: the changes by administrators, and the tokens that were given.
 
 use apikeys_core::clock::UnixMillis;
 use serde_json::{Value, json};
 
-/// What an administrator did to a user.
+/// An administrator's operation on a user.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     Create,
@@ -15,16 +15,16 @@ pub enum Operation {
 #[derive(Clone)]
 pub struct AdminEvent {
     pub id: String,
-    /// When it was done.
+    /// The time of the change.
     pub time: UnixMillis,
-    /// From when on a search shows it: an event can come late.
+    /// The time from which a search shows it: an event can come late.
     pub visible_at: UnixMillis,
     pub operation: Operation,
     /// `users/<id>` and perhaps more.
     pub resource_path: String,
 }
 
-/// What becomes of the admin event of an edit.
+/// The fate of the admin event of an edit.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub enum EventFate {
     #[default]

@@ -1,11 +1,11 @@
-//! Groups of the realm: one of a name, each with an id of its own.
+//! Groups of the realm: names are unique, and each group has an id of its own.
 
 use apikeys_core::keycloak::Call;
 use serde_json::{Value, json};
 
 use super::{Reply, decoded, error, shown};
 
-/// The groups that there are.
+/// The realm's groups.
 #[derive(Default)]
 pub struct Groups {
     there: Vec<Value>,

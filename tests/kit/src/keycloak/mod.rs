@@ -1,6 +1,6 @@
-//! A Keycloak of one realm, made up: answers calls as the real one was measured to.
+//! A made-up Keycloak of one realm: it answers calls as the real one was measured to.
 //!
-//! Users with their attributes and links, the search without case, tokens and
+//! It has users with their attributes and links, the search without case, tokens and
 //! assertions that are taken once, the roles of both clients, both logs, the realm's
 //! keys. It verifies no signature; the end-to-end suite has the real one do that. Its
 //! clock is the caller's.
@@ -36,13 +36,13 @@ pub use users::{PROVIDER, User};
 /// The issuer of the realm that [`FakeKeycloak::new`] makes.
 pub const ISSUER: &str = "https://login.example.com/realms/demo";
 
-/// The signature of every token: whoever looks for a token in a log looks for this.
+/// The signature of every token: a search for tokens in a log looks for this.
 pub const SIGNATURE: &str = "c2lnbmF0dXJlLW9mLWEtdG9rZW4tb2YtdGhlLW1vZGVs";
 
-/// The salt of every bcrypt hash: whoever looks for a hash looks for what it becomes.
+/// The salt of every bcrypt hash: a search for hashes looks for its encoded form.
 pub const SALT: [u8; 16] = [9; 16];
 
-/// What the account that the gateway acts as is called in tokens.
+/// The gateway's account, by its name in tokens.
 pub const SERVICE_ACCOUNT: &str = "gateway";
 
 pub fn bcrypt_of(key: &str) -> String {
@@ -60,7 +60,7 @@ pub type Reply = (u16, Vec<u8>);
 pub const GATEWAY_CLIENT: &str = "api-key-gateway";
 pub const MANAGER_CLIENT: &str = "api-key-manager";
 
-/// What the account is called in tokens that the management API acts as.
+/// The account that the management API acts as, by its name in tokens.
 const MANAGER_ACCOUNT: &str = "manager";
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
@@ -76,15 +76,15 @@ pub struct FakeKeycloak {
     /// Its clients give lightweight tokens, which list no roles.
     pub lightweight: bool,
     pub token_life_seconds: u64,
-    /// A token ends with the assertion that it was given for at the latest: the
-    /// provider's `jwtAuthorizationGrantLimitAccessTokenExp`.
+    /// A token ends no later than its assertion: the provider's
+    /// `jwtAuthorizationGrantLimitAccessTokenExp`.
     pub limits_tokens: bool,
     /// Service tokens that are no longer taken.
     pub revoked_tokens: HashSet<String>,
     /// No service token is taken, not even one that was just given.
     pub takes_no_token: bool,
     pub calls: Calls,
-    /// How often a management request asked for what.
+    /// How often a management request made each kind of call.
     pub asked: BTreeMap<&'static str, u32>,
     pub granted_scopes: Vec<String>,
     /// Assertions that came a second time.
@@ -94,18 +94,18 @@ pub struct FakeKeycloak {
     pub events_off: bool,
     /// The issuer that the realm names, if it is not [`FakeKeycloak::issuer`].
     pub names_issuer: Option<&'static str>,
-    /// Who may write attributes: the profile's `unmanagedAttributePolicy`.
+    /// The writers of attributes: the profile's `unmanagedAttributePolicy`.
     pub attribute_policy: Option<&'static str>,
-    /// How often it was asked for admin events.
+    /// The number of requests for admin events.
     pub polls: u32,
     /// The realm keeps user events.
     pub keeps_grants: bool,
     pub grants: Vec<GrantEvent>,
     /// The scopes that the gateway's client can have.
     pub scopes: Vec<&'static str>,
-    /// The identity providers that there are.
+    /// The realm's identity providers.
     pub providers: Vec<String>,
-    /// The groups that there are: claims to break a lock.
+    /// The realm's groups: claims to break a lock.
     pub groups: Groups,
     /// The keys that the realm shows.
     pub keys: Vec<RealmKey>,
@@ -114,13 +114,14 @@ pub struct FakeKeycloak {
     issued: u64,
 }
 
-/// A token that was given to an account of ours.
+/// A token that was given to one of our accounts.
 struct Given {
     exp: u64,
     client: &'static str,
 }
 
-/// How often each endpoint was called by an exchange, the token endpoint by both.
+/// The number of an exchange's calls to each endpoint; `service_token` also counts
+/// those of the management API.
 #[derive(Default, Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Calls {
     pub service_token: u32,
@@ -218,7 +219,7 @@ impl FakeKeycloak {
         found.unwrap_or_else(|| panic!("no user {id}"))
     }
 
-    /// Does something to a user, as an administrator would; an event tells of it.
+    /// Changes a user, as an administrator would; an event tells of it.
     pub fn edit(
         &mut self,
         id: &str,
@@ -249,7 +250,7 @@ impl FakeKeycloak {
         self.tell_of(&format!("users/{id}"), operation, now, fate);
     }
 
-    /// Notes what was done to whatever this path names.
+    /// Notes an operation on the resource of this path.
     fn tell_of(&mut self, path: &str, operation: Operation, now: UnixMillis, fate: EventFate) {
         if self.events_off {
             return;
@@ -271,7 +272,7 @@ impl FakeKeycloak {
         }
     }
 
-    /// Takes none of the service tokens any more that it gave so far.
+    /// Revokes all service tokens given so far.
     pub fn revoke_tokens(&mut self) {
         self.service_tokens.clear();
     }
@@ -296,7 +297,7 @@ impl FakeKeycloak {
         (200, token_answer(&jwt, self.token_life_seconds))
     }
 
-    /// A token of the gateway's account, as it is given without a question.
+    /// Gives a token of the gateway's account without checking a request.
     pub fn give_service_token(&mut self, now: UnixMillis) -> String {
         self.give_token(GATEWAY_CLIENT, now)
     }
@@ -315,7 +316,7 @@ impl FakeKeycloak {
         jwt
     }
 
-    /// Keycloak minds the roles of the moment, whatever a token says.
+    /// Keycloak minds the roles of the moment, not those in a token.
     fn roles(&self, client: &str) -> &[&'static str] {
         match client {
             GATEWAY_CLIENT => &self.management_roles,
@@ -424,7 +425,7 @@ impl FakeKeycloak {
         }
     }
 
-    /// What concerns one user: itself, or its links.
+    /// Calls to one user: the user itself, or the user's links.
     fn one_user(&mut self, call: &Call, path: &str) -> Reply {
         let parts: Vec<String> = path.split('/').map(decoded).collect();
         let (what, provider) = match (call.method, parts.len()) {
@@ -453,7 +454,7 @@ impl FakeKeycloak {
         }
     }
 
-    /// The users who hold an id in their index.
+    /// The users with an id in their index.
     fn search(&self, query: &str, sees: bool) -> Reply {
         let query = query.split_once("q=apiKeyIndex%3A").unwrap().1;
         let holds = |user: &&User| {
@@ -467,7 +468,7 @@ impl FakeKeycloak {
         shown(&found.map(User::representation).collect())
     }
 
-    /// The users who are linked to a provider under an id.
+    /// The users with a link to a provider under an id.
     fn holders(&self, query: &str) -> Value {
         let asked: BTreeMap<String, String> = query
             .split('&')

@@ -1,7 +1,7 @@
 //! The keys that the made-up realm signs with, and tokens that are really signed.
 //!
-//! Whoever verifies needs signatures that can be verified: one key of each kind, all made
-//! for tests and used nowhere else. Which of them the realm shows, a test decides.
+//! Verification needs real signatures: here is one key of each kind, all made for tests
+//! and used nowhere else. A test decides which of them the realm shows.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -122,7 +122,8 @@ impl RealmKey {
     }
 }
 
-/// What the realm shows of its keys: these, and one for encryption that is of no use.
+/// The keys that the realm shows: these, and one for encryption, which no verifier may
+/// use.
 pub(super) fn jwks(keys: &[RealmKey]) -> Value {
     let mut shown: Vec<Value> = keys.iter().map(|key| key.jwk()).collect();
     let mut encryption = RealmKey::Rs256.jwk();

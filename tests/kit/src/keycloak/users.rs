@@ -1,8 +1,8 @@
-//! Users of the made-up Keycloak, and what the admin REST interface does to one.
+//! Users of the made-up Keycloak, and the effects of the admin REST interface on one.
 //!
-//! A `PUT` replaces all that it does not name; a link is made by an atomic test-and-set,
-//! is hidden while its provider is unknown, and is no part of what a `PUT` changes. All as
-//! the real one was measured to do.
+//! A `PUT` replaces all that it does not name. A link is made by an atomic test-and-set,
+//! is hidden while its provider is unknown, and is not changed by a `PUT`. All this was
+//! measured on the real one.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,8 @@ pub const PROVIDER: &str = "api-keys";
 pub struct User {
     pub id: String,
     pub enabled: bool,
-    /// Of a user storage without import: read by its id, and found by no search.
+    /// The user is in a user storage without import: a read by id finds it, a search
+    /// does not.
     pub unsearchable: bool,
     pub attributes: BTreeMap<String, Vec<String>>,
     /// By the alias of the provider: the id and the name there.
@@ -47,7 +48,7 @@ impl User {
         user
     }
 
-    /// Adds a key; `hash` is what `apiKeys` holds of it.
+    /// Adds a key; `hash` is its stored form in `apiKeys`.
     pub fn with_key(mut self, id: &str, hash: &str, ends_at: UnixMillis) -> Self {
         self.attributes
             .entry("apiKeys".into())
@@ -72,7 +73,7 @@ impl User {
         self
     }
 
-    /// Adds what a person has that the keys must leave alone.
+    /// Adds a person's attributes, which changes of keys must leave alone.
     pub fn with_profile(mut self, members: &Value) -> Self {
         for (name, value) in members.as_object().into_iter().flatten() {
             self.profile.insert(name.clone(), value.clone());
@@ -80,7 +81,7 @@ impl User {
         self
     }
 
-    /// Takes a key away, with all that is stored of it.
+    /// Takes a key away, with all of its attributes.
     pub fn remove_key(&mut self, id: &str) {
         let mark = format!("key:{id}:");
         for values in self.attributes.values_mut() {
@@ -129,7 +130,7 @@ impl User {
         shown.into()
     }
 
-    /// Takes the place of what it was, all that is not named included.
+    /// Replaces the user, including all members that the `PUT` does not name.
     pub(super) fn put(&mut self, representation: &Value) -> Reply {
         if let Some(words) = self.refused {
             return (400, words.into());
@@ -156,7 +157,7 @@ impl User {
         (204, Vec::new())
     }
 
-    /// What the user's links answer: all of them, or one of a provider.
+    /// The answer to a request for the user's links: all of them, or one of a provider.
     pub(super) fn links(
         &mut self,
         method: &str,

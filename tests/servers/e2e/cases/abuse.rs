@@ -1,4 +1,4 @@
-//! Refusals are counted by the address that they come from.
+//! Refusals count for the address that they come from.
 
 use std::net::Ipv4Addr;
 
@@ -24,7 +24,8 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Sends keys that nobody has until it is told to wait; how many were refused before.
+/// Sends keys without an owner until the gateway answers 429; returns the number of
+/// refusals before.
 #[track_caller]
 fn until_throttled(target: &Target, more: impl Fn(Request) -> Request) -> usize {
     for refused in 0..200 {
@@ -40,7 +41,7 @@ fn until_throttled(target: &Target, more: impl Fn(Request) -> Request) -> usize 
     panic!("never told to wait");
 }
 
-/// An address that this trial alone has: those of other connections begin at 127.64.
+/// An address of this trial alone: those of other connections begin at 127.64.
 fn address(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, 1, 0, last)
 }
@@ -49,7 +50,8 @@ fn told_to_wait(world: &World) {
     let (owner, warm) = world.owner();
     world.gateway.orders(&warm.text).orders();
     let from = world.gateway.from(address(1));
-    // A few more than the limit are forgotten while they are sent.
+    // The gateway forgets a few refusals meanwhile, so it takes a few more than the
+    // limit.
     let refused = until_throttled(&from, |request| request);
     assert!((20..=30).contains(&refused), "{refused}");
     for _ in 0..10 {
@@ -66,7 +68,7 @@ fn workers_count_together(world: &World) {
     assert!(by_worker.len() > 1, "{by_worker:?}");
 }
 
-/// What the gateway is told of load balancers is all that is needed.
+/// The gateway's own setting for load balancers is enough.
 fn behind_a_load_balancer(world: &World) {
     let gateway = world.start_gateway(&Spec::default().behind(1));
     let balancer = gateway.target.from(address(3));
@@ -84,7 +86,8 @@ fn behind_a_load_balancer(world: &World) {
     answer.problem(429, "throttled");
 }
 
-/// From ever new addresses: so many look-ups a second, and a warm key all the while.
+/// From ever new addresses: look-ups stay within their rate, and a warm key is served
+/// all the while.
 fn flood(world: &World) {
     let proxy = world.proxy();
     let gateway = world.start_gateway(&Spec::default().through(&proxy));

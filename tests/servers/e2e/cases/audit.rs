@@ -22,8 +22,8 @@ pub(crate) fn cases() -> Vec<Case> {
     .collect()
 }
 
-/// The lines so far, taken out as the docs say: the first object of a line, before a quote
-/// but for those about the filter's name.
+/// The audit lines so far, extracted as the docs say: the first object of a line, without
+/// a quote before it except around the filter's name.
 fn lines(gateway: &Gateway<'_>) -> Vec<Value> {
     let line = r#"(?m)^[^{"\n]*(?:\["[^"]*" #[0-9]+\] )?(\{"event":"exchange"[^}]*\})"#;
     let line = Regex::new(line).expect("a pattern");

@@ -1,5 +1,5 @@
-//! What a client may send: each is refused cleanly, and the log says why without
-//! repeating it.
+//! Bad input from clients: each is refused cleanly, and the log gives the reason without
+//! repeating the input.
 
 use crate::client::Request;
 use crate::owner::Key;
@@ -33,14 +33,14 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Refused as no key, with this reason in the log.
+/// Refused as a malformed key, with this reason in the log.
 #[track_caller]
 fn malformed(world: &World, request: &Request, reason: &str) {
     let request_id = world.gateway.send(request).invalid_api_key();
     world.expect_logged(&request_id, reason);
 }
 
-/// Refused by the filter as no key, or by the gateway before the filter saw it.
+/// Refused by the filter as a malformed key, or by the gateway before the filter saw it.
 #[track_caller]
 fn refused(world: &World, request: &Request) {
     let answer = world.gateway.send(request);
@@ -48,7 +48,7 @@ fn refused(world: &World, request: &Request) {
     if let Some(request_id) = answer.json()["request_id"].as_str() {
         world.expect_logged(request_id, r#""outcome":"refused","code":"#);
     }
-    // The gateway is none the worse for it.
+    // The gateway still works.
     world.gateway.orders(&world.api_key).orders();
 }
 
@@ -89,7 +89,7 @@ fn not_utf8(world: &World) {
         let value = [b"ApiKey ", bytes].concat();
         refused(world, &Request::orders().header("Authorization", value));
     }
-    // In a header that is none of the filter's they pass, or the gateway refuses them.
+    // In a header that the filter does not read they pass, or the gateway refuses them.
     let request = Request::orders()
         .api_key(&world.api_key)
         .header("X-Other", b"\xff\xfe");
@@ -218,8 +218,8 @@ fn many_headers(world: &World) {
     let with_key = || Request::orders().api_key(&world.api_key);
     let orders = world.gateway.send(&with(60, with_key())).orders();
     assert_eq!(orders.username, "alice");
-    // More than a filter is shown on every host: something could hide there. Kong's host
-    // writes more than 100 into memory that is not its own.
+    // More headers than every host shows a filter: a key could hide in the others.
+    // Kong's host writes more than 100 into memory that is not its own.
     for count in [96, 98, 101, 300] {
         refused(world, &with(count, with_key()));
         refused(world, &with(count, Request::orders()));

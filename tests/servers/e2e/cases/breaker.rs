@@ -1,5 +1,5 @@
-//! A node of Keycloak is gone, or all of them are: what is asked again, what is left alone,
-//! and what is served meanwhile.
+//! A node of Keycloak is gone, or all of them are: calls that are repeated, calls that are
+//! left out, and requests that are served meanwhile.
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use crate::owner::{Key, Owner, Record};
 use crate::wait;
 use crate::world::{Case, Need, World};
 
-/// An open circuit lets one through after five seconds at the most.
+/// An open circuit lets a call through after at most five seconds.
 const BACK: Duration = Duration::from_secs(5 + 15);
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -44,7 +44,7 @@ fn calls(proxy: &Proxy) -> usize {
     counts.service_token + counts.look_up + counts.grant
 }
 
-/// Owners, each with a key that no gateway has seen.
+/// Owners, each with a key that is new to every gateway.
 fn owners(world: &World, count: usize) -> Vec<(Owner<'_>, Key)> {
     (0..count)
         .map(|_| {
@@ -56,7 +56,7 @@ fn owners(world: &World, count: usize) -> Vec<(Owner<'_>, Key)> {
 
 fn nobody(world: &World) {
     let proxy = world.proxy();
-    // Taken and given up: nobody listens there.
+    // Bound and released: nobody listens there.
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let gone = free.local_addr().unwrap();
     drop(free);
@@ -113,7 +113,7 @@ fn dies(world: &World) {
         fail_all(&one, &Fault::Close);
         dead.store(true, Ordering::Relaxed);
         let before = (calls(&one), calls(&other));
-        // A client that fails ends the trial before.
+        // A failed client ends the wait early.
         wait::until("the other does the work", Duration::from_secs(60), || {
             let asked = (calls(&one) - before.0, calls(&other) - before.1);
             let done = asked.0 >= 2 && asked.1 >= 60 || clients.iter().any(|c| c.is_finished());
@@ -137,7 +137,7 @@ fn left_alone(world: &World) {
         let left = gateway.log.lines(&[&request_id, "left alone for a moment"]);
         left.first().map(drop).ok_or("it is not".to_owned())
     });
-    // Many requests, few calls: of those that find out there is one at a time.
+    // Many requests, few calls: only one probe at a time.
     let before = calls(&proxy);
     for _ in 0..200 {
         gateway.target.orders(&Key::random().text).unavailable();
@@ -181,7 +181,7 @@ fn stale(world: &World) {
         send();
         (used() > 0).then_some(()).ok_or("not yet".to_owned())
     });
-    // One for which nobody is called is in the audit log as well: no cache answered it.
+    // A request that makes no call is in the audit log as well: no cache answered it.
     wait::until("Keycloak is left alone", BACK, || {
         let before = calls(&proxy);
         send();
@@ -219,7 +219,7 @@ fn stale_refused(world: &World) {
         }
     });
     fail_all(&proxy, &Fault::Close);
-    // First for as long as the refusal is remembered, then for want of Keycloak.
+    // 401 while the refusal is remembered, then 503 because Keycloak is gone.
     wait::until("the refusal is forgotten", BACK, || {
         let answer = gateway.target.orders(&key.text);
         assert!(matches!(answer.status, 401 | 503), "{}", answer.describe());

@@ -1,4 +1,4 @@
-//! What is remembered of a key, and for how long.
+//! The filter's memory of a key, and how long it lasts.
 
 use std::thread;
 use std::time::Duration;
@@ -29,8 +29,8 @@ pub(crate) fn cases() -> Vec<Case> {
     .collect()
 }
 
-/// The look-ups and the grants that a gateway made. Service tokens and others are the
-/// self-check's as well, whenever it comes.
+/// The look-ups and the grants of a gateway. The other calls also come from the
+/// self-check, at any time.
 fn calls(proxy: &Proxy) -> (usize, usize) {
     let counts = proxy.counts();
     (counts.look_up, counts.grant)
@@ -88,7 +88,7 @@ fn refresh(world: &World) {
     let key = Key::random();
     world.owner_of(&[Record::bcrypt(&key, "2b", 10)]);
     let id = format!(r#""key_id":"{}""#, key.id);
-    // One that is asked for all the time may be renewed ahead of its end each time.
+    // A key in constant use may be renewed ahead of its end each time.
     wait::until("a request fetches it anew", Duration::from_secs(30), || {
         gateway.target.orders(&key.text).orders();
         thread::sleep(Duration::from_millis(1100));
@@ -104,7 +104,7 @@ fn refresh(world: &World) {
     assert!(proxy.counts().service_token <= 4, "{:?}", proxy.counts());
 }
 
-/// Refused, by a gateway that remembers tokens for a second.
+/// Refused, by a gateway that caches tokens for a second.
 fn refused_after_the_ttl(world: &World, key: &Key, change: impl FnOnce()) {
     let gateway = world.start_gateway(&Spec::default().field("cache_ttl_seconds", 1));
     gateway.target.orders(&key.text).orders();
@@ -136,7 +136,8 @@ fn changed_hash(world: &World) {
 
 fn expires(world: &World) {
     let proxy = world.proxy();
-    // The skew is what a token is dropped earlier by: more than this key lives.
+    // The filter drops a token earlier by the skew, which is longer than this key
+    // lives.
     let spec = Spec::default()
         .field("clock_skew_seconds", 0)
         .through(&proxy);

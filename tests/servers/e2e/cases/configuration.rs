@@ -1,4 +1,4 @@
-//! Gateways that are configured in other ways than the stack's.
+//! Gateways with other configurations than the stack's.
 
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ pub(crate) fn cases() -> Vec<Case> {
     .collect()
 }
 
-/// The headers that a service without a validator saw.
+/// The headers that a service without a validator received.
 #[track_caller]
 fn echoed(answer: &Response) -> Value {
     assert_eq!(answer.status, 200, "{}", answer.describe());
@@ -83,13 +83,13 @@ fn pass(world: &World) {
             value
         );
     }
-    // A key is a key all the same.
+    // A key is still exchanged.
     let (_, key) = world.owner();
     let seen = echoed(&gateway.target.orders(&key.text));
     let authorization = seen["authorization"].as_str().unwrap();
     assert!(authorization.starts_with("Bearer eyJ"), "no token");
     gateway.target.orders(&Key::random().text).invalid_api_key();
-    // And it goes nowhere in the guise of something else.
+    // And it does not pass in the guise of another credential.
     for value in [
         key.text.clone(),
         format!("Token {}", key.text),
@@ -113,7 +113,7 @@ fn reject(world: &World) {
     gateway.target.orders(&world.api_key).orders();
 }
 
-/// A browser's question before a request from this origin.
+/// A browser's preflight for a request from this origin.
 fn preflight_of(origin: &str) -> Request {
     Request::orders()
         .method("OPTIONS")
@@ -249,7 +249,7 @@ fn switched_off(world: &World) {
 }
 
 fn fallback(world: &World) {
-    // Some of it passes while the gateway starts.
+    // Part of this time passes while the gateway starts.
     let until = now_seconds() + 30;
     let spec = Spec::default()
         .field("fallback_until", rfc3339(until))
@@ -285,7 +285,7 @@ fn fallback(world: &World) {
     ask(&Key::random().text).invalid_api_key();
 }
 
-/// With a token from before as well: Keycloak minds the roles of the moment.
+/// With an earlier token as well: Keycloak minds the roles of the moment.
 fn fallback_without_role(world: &World) {
     let spec = Spec::default()
         .field("fallback_until", rfc3339(now_seconds() + 600))
@@ -325,7 +325,8 @@ fn prefix(world: &World) {
     gateway.log.expect(&[&request_id, "not the shape of a key"]);
 }
 
-/// The gateway's service account without one of its roles; gives it back, whatever happens.
+/// The gateway's service account without one of its roles; dropping this gives the role
+/// back.
 pub(super) struct RoleTaken<'a> {
     world: &'a World,
     path: String,
@@ -387,7 +388,7 @@ fn without_role(world: &World, instead: &[&str]) {
     assert_eq!(orders.subject, owner.id);
 }
 
-/// A key pair that Keycloak has never seen: made for this test, used nowhere.
+/// A key pair that Keycloak has never seen: made for this test, used nowhere else.
 pub(super) fn foreign_pem() -> String {
     let pem = std::process::Command::new("openssl")
         .args([

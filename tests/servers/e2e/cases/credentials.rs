@@ -1,4 +1,4 @@
-//! Requests whose credentials are missing, doubled, forged or spoofed.
+//! Requests with missing, doubled, forged or spoofed credentials.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -191,7 +191,7 @@ fn request_ids(world: &World) {
     answer.problem(401, "missing_credentials");
 }
 
-/// Each would reach the service with the key in it, if it were taken for a token.
+/// Each would reach the service with the key in it if the gateway took it for a token.
 fn disguised(world: &World) {
     let key = &world.api_key;
     for value in [

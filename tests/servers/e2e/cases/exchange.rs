@@ -141,7 +141,7 @@ fn keep_alive(world: &World) {
     }
 }
 
-/// The body comes while the key is verified, and is more than a gateway buffers.
+/// The body arrives while the key is verified, and is larger than a gateway's buffer.
 fn with_body(world: &World) {
     for bytes in [0, 1, 60_000, 3_000_000] {
         let key = Key::random();
@@ -153,7 +153,8 @@ fn with_body(world: &World) {
     }
 }
 
-/// Which key was used, and when, without a write of ours.
+/// Keycloak's own event log shows the use of a key and its time: the filter writes
+/// nothing.
 fn event_log(world: &World) {
     let (owner, key) = world.owner();
     world.gateway.orders(&key.text).orders();

@@ -1,5 +1,5 @@
-//! Keycloak, or what answers in its place, misbehaves: 503, nothing remembered, and
-//! all is well with the next request once it behaves again.
+//! Keycloak, or a server in its place, misbehaves: 503, nothing remembered, and all is
+//! well with the next request once it behaves again.
 
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ pub(crate) fn cases() -> Vec<Case> {
     cases.into_iter().map(needs).collect()
 }
 
-/// Answers that are no good from any of Keycloak's endpoints.
+/// Answers that are wrong for each of Keycloak's endpoints.
 fn faults_of_any_answer() -> Vec<(&'static str, Fault)> {
     [bad_statuses(), bad_bodies(), bad_connections()].concat()
 }
@@ -171,12 +171,12 @@ impl Disturbed {
         Self { faulty, owner, key }
     }
 
-    /// Shows what a fault leads to, and that it leaves nothing behind.
+    /// Shows the answer to a fault, and that the fault leaves nothing behind.
     #[track_caller]
     fn meets(&self, endpoint: Endpoint, fault: &Fault) {
         let proxy = &self.faulty.proxy;
         if endpoint == Endpoint::ServiceToken {
-            // Else there may be one from an earlier trial, good for minutes.
+            // Otherwise a token of an earlier trial may still be valid for minutes.
             let no_token = Fault::answer("401 Unauthorized", &[], "");
             proxy.set_times(Endpoint::LookUp, no_token, 1);
         }
@@ -202,7 +202,7 @@ impl Disturbed {
         let served = wait::until("it works again", Duration::from_secs(20), || {
             let answer = gateway.target.orders(&self.key.text);
             if answer.status == 503 {
-                // Nothing else keeps it from Keycloak, and that not for long.
+                // Only the open circuit keeps it from Keycloak, and not for long.
                 let request_id = answer.unavailable();
                 gateway
                     .log
@@ -237,7 +237,7 @@ const BAD_TOKENS: [&str; 12] = [
     "without_expires_in",
 ];
 
-/// A token answer with one thing wrong about it; its signature is nobody's.
+/// A token answer with one fault in it, and a signature of no key.
 fn bad_token(world: &World, owner_id: &str, what: &str) -> String {
     let now = now_seconds();
     let mut claims = json!({"iss": world.keycloak.issuer(), "sub": owner_id, "exp": now + 300});
@@ -291,7 +291,7 @@ fn expired_service_token(world: &'static World) {
     Disturbed::new(world).meets(Endpoint::ServiceToken, &Fault::json(answer.to_string()));
 }
 
-/// The search answers with somebody who does not hold this key.
+/// The search answers with a user without this key.
 fn foreign_record(world: &'static World) {
     let disturbed = Disturbed::new(world);
     let other = Record::sha256(&Key::random());

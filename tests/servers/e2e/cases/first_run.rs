@@ -1,4 +1,5 @@
-//! What somebody sees who types `make run` for the first time.
+//! The first `make run`: the printed command works, and only their owner can read its
+//! files.
 
 use std::process::Command;
 
@@ -22,7 +23,7 @@ fn printed(world: &World) {
         .map(str::trim)
         .find(|line| line.contains("curl "))
         .unwrap_or_else(|| panic!("no curl line in: {}", secrets::redact(&stack.printed)));
-    // As a reader's shell would, that knows nothing of this stack.
+    // In a shell without this stack's variables, like a reader's.
     let output = Command::new("bash")
         .args(["-c", line])
         .current_dir(crate::stack::project())

@@ -1,4 +1,4 @@
-//! The pages of `docs/install/` that are about Envoy, by Envoy itself.
+//! The pages of `docs/install/` about Envoy, tried on Envoy itself.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -67,7 +67,7 @@ fn envoy_page(world: &World) {
     fs::remove_dir_all(&folder).expect("the folder goes");
 }
 
-/// The page's configuration, with nothing changed but addresses and the realm.
+/// The page's configuration; only the addresses and the realm are changed.
 fn envoy_runs(world: &World) {
     let mut config = yaml(ENVOY).remove(0);
     let ports = free_ports(2);
@@ -110,7 +110,7 @@ fn envoy_runs(world: &World) {
     }
     let started = Gateway::try_start_as(world.stack(), &config, ports[0], 1);
     let gateway = started.unwrap_or_else(|said| panic!("no gateway: {said}"));
-    // One that is verified by bcrypt, so that it yields.
+    // A key under bcrypt, so that the filter yields.
     let answer = gateway.target.orders(&world.api_key);
     assert_eq!(answer.status, 200, "{}", answer.describe());
     let seen = answer.json()["headers"]["authorization"].clone();
@@ -169,7 +169,7 @@ fn yaml(page: &str) -> Vec<Value> {
     found
 }
 
-/// Held to be valid by Envoy, which refuses what is broken.
+/// Envoy validates it, and refuses a broken configuration.
 #[track_caller]
 fn is_valid(world: &World, name: &str, config: &Value) {
     let folder = folder(world, name);

@@ -34,7 +34,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// A gateway with one worker where that can be had, else the one that is given.
+/// A gateway with one worker if the suite can start one, else the given gateway.
 struct Loaded<'a> {
     target: Target,
     _own: Option<Gateway<'a>>,
@@ -121,8 +121,8 @@ fn fifty_any(world: &World) {
     }
 }
 
-/// Each needs calls to Keycloak of its own, all under way together. A Keycloak that takes too
-/// long for so many is a 503, and the client may come again.
+/// Each needs its own calls to Keycloak, all at the same time. If Keycloak takes too long for
+/// so many, the answer is 503, and the client may try again.
 fn forty_new(world: &World) {
     let keys: Vec<Key> = (0..40).map(|_| Key::random()).collect();
     let records: Vec<Record> = keys.iter().map(Record::sha256).collect();
@@ -145,8 +145,8 @@ fn forty_new(world: &World) {
     }
 }
 
-/// An id is public: whoever knows one can send secrets for it, each of which takes a
-/// bcrypt to refuse.
+/// An id is public: a client that knows one can send secrets for it, and refusing each takes
+/// a bcrypt.
 fn crowd_at_one_id(world: &World) {
     let gateway = Loaded::new(world);
     let (known, other) = (Key::random(), Key::random());
@@ -245,7 +245,7 @@ fn gone_clients(world: &World) {
             .connect()
             .send_only(&Request::orders().api_key(&key.text));
     }
-    // The gate that they held is free, or this would wait for them.
+    // The gate that they held is free; otherwise this would wait for them.
     for key in &keys {
         let orders = gateway.target.orders(&key.text).orders();
         assert_eq!(orders.subject, owner.id);

@@ -168,7 +168,7 @@ fn no_grace(world: &World) {
     assert_eq!(caller.keys().len(), 1);
 }
 
-/// Every worker is asked, by as many connections of their own as make it likely.
+/// Asks every worker, by enough new connections to make that likely.
 fn refused_by_all_workers(world: &World, key: &str) {
     for _ in 0..24 {
         world.gateway.orders(key).invalid_api_key();
@@ -181,7 +181,7 @@ fn revoked(world: &World) {
         caller.create(&json!({"name": "kept"})),
         caller.create(&json!({"name": "ended"})),
     );
-    // In the memory of each worker.
+    // Puts both into the memory of each worker.
     for key in [&kept.key, &ended.key] {
         for _ in 0..24 {
             world.gateway.orders(key).orders();
@@ -254,7 +254,7 @@ fn operator(world: &World) {
     expect_problem(&create, 403, "forbidden");
     let end = mallory.delete(&format!("/{}{for_alice}", made.id));
     expect_problem(&end, 403, "forbidden");
-    // Without a word of whose it is: it is not there.
+    // Without the owner's id in the request, the key is not there for mallory.
     assert_eq!(mallory.delete(&format!("/{}", made.id)).status, 204);
     world.gateway.orders(&made.key).orders();
     let nobody = operator.get("?user_id=00000000-0000-0000-0000-000000000000");
@@ -332,14 +332,14 @@ fn described(world: &World) {
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("content-type"), Some("application/json"));
     let file = include_str!("../../../../crates/core/src/manage/openapi.json");
-    // Kong ends an answer of a filter's with a line break.
+    // Kong ends a filter's answer with a line break.
     assert_eq!(
         String::from_utf8_lossy(&answer.body).trim_end(),
         file.trim_end()
     );
 }
 
-/// In a folder whose `.run` is that of this run.
+/// In a folder with this run's `.run`.
 fn page(world: &World) {
     let steps = crate::page::steps(include_str!("../../../../docs/management-api.md"));
     let expecting = steps.iter().filter(|step| step.expected.is_some());

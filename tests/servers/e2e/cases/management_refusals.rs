@@ -1,4 +1,4 @@
-//! What the management API refuses.
+//! Requests that the management API refuses.
 
 use std::time::{Duration, Instant};
 
@@ -94,8 +94,8 @@ fn by_key(world: &World) {
 }
 
 fn by_exchanged_token(world: &World) {
-    // As it would be where the gateway's client has the audience: that it is the
-    // gateway's is what counts.
+    // As if the gateway's client had the audience: the token is refused because it is the
+    // gateway's.
     let client = world.keycloak.client_id("api-key-gateway");
     let mapper = json!({
         "name": "e2e-audience", "protocol": "openid-connect",
@@ -163,7 +163,8 @@ fn by_token_of_another_client(world: &World) {
     world.expect_logged(&request_id, "made from another token");
     let keys = keycloak.get(&format!("users/{}", owner.id));
     assert_eq!(keys["attributes"]["apiKeys"].as_array().unwrap().len(), 1);
-    // By its own secret the client is a caller like any other: verified, and gone meanwhile.
+    // With its own secret the client is a caller like any other: its token is valid, but its
+    // account is gone.
     let answer = world.gateway.send(&request.bearer(&own));
     expect_problem(&answer, 404, "user_not_found");
 }
@@ -209,11 +210,11 @@ fn unlinked(world: &World) {
     world.keycloak.must("DELETE", &link, None);
     let answer = caller.post("", &json!({"name": "n"}));
     expect_problem(&answer, 409, "owner_not_eligible");
-    // To end a key needs no link.
+    // Ending a key needs no link.
     assert_eq!(caller.delete(&format!("/{}", made.id)).status, 204);
 }
 
-/// Ends all keys, and expects that the records stay.
+/// Ends all keys, and expects the records to stay.
 #[track_caller]
 fn end_all(caller: &Caller) {
     let answer = caller.delete("?all=true");
@@ -247,7 +248,7 @@ fn refused(world: &World) {
     assert_eq!(world.gateway.orders(&made.key).status, 200, "it goes on");
     end_all(&caller);
     assert_eq!(world.gateway.orders(&made.key).status, 401);
-    // Corrected: here by the profile.
+    // The owner becomes valid again, here by the profile.
     drop(declared);
     let answer = caller.delete("?all=true");
     assert_eq!(answer.json(), json!({"records_kept": false}));
@@ -269,7 +270,8 @@ fn too_large(world: &World) {
         expect_problem(&answer, 409, "owner_record_unusable");
     }
     end_all(&caller);
-    // Such an owner is looked up in vain, so its end is seen when it is small again.
+    // The look-up of such an owner fails, so the key's end shows once the owner is small
+    // again.
     world.keycloak.edit_user(&caller.id, |user| {
         user["attributes"]["picture"] = json!(["small"]);
     });
@@ -367,7 +369,7 @@ fn cors(world: &World) {
     assert_eq!(answer.header("access-control-allow-origin"), None);
 }
 
-/// At each step: the owner's keys can be changed by whoever comes next.
+/// The client leaves at each step: the next caller can change the owner's keys.
 fn hang_up(world: &World) {
     let caller = caller(world);
     for at in 0..4 {
@@ -379,7 +381,7 @@ fn hang_up(world: &World) {
         let answer = caller.post("", &json!({"name": "after all"}));
         match answer.status {
             201 => Ok(()),
-            // Some of them may have been made.
+            // Some of the keys may have been made.
             409 => {
                 let key = caller.keys()[0]["key_id"].as_str().unwrap().to_owned();
                 assert_eq!(caller.delete(&format!("/{key}")).status, 204);
@@ -391,7 +393,7 @@ fn hang_up(world: &World) {
 }
 
 fn without_keycloak(world: &World) {
-    // The token is verified by keys that are known still.
+    // The cached keys of the realm still verify the token.
     world.start_keycloak();
     let caller = caller(world);
     caller.keys();

@@ -1,4 +1,4 @@
-//! Metrics, as Envoy shows them to Prometheus: what `docs/metrics.md` lists and nothing else.
+//! Metrics, as Envoy shows them to Prometheus: those of `docs/metrics.md` and no others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -159,7 +159,7 @@ fn scraped(world: &World) {
         assert_eq!(answer.status, 200, "{}", answer.describe());
         answer.json()["data"].clone()
     };
-    // What is counted, by its label; and what a rule makes of it, without.
+    // A counter, with its label; and the result of a rule, without it.
     for (name, source) in [
         ("apikey_exchanges_total", json!("first_use")),
         ("apikey:exchanges:rate5m", Value::Null),

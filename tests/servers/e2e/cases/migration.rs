@@ -1,5 +1,5 @@
-//! The walk-throughs of `docs/migrate/`, as a reader would go through them: each in a realm
-//! of its own, against gateways that have the configurations of the page.
+//! The walk-throughs of `docs/migrate/`, followed like a reader: each in a realm of its own,
+//! against gateways with the configurations of the page.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -25,7 +25,7 @@ use crate::wait::now_seconds;
 use crate::walk::{self, Shell};
 use crate::world::{Case, Need, World};
 
-/// By this name the pages know it.
+/// The name of this file on the pages.
 const SIGNING_KEY: &str = "signing-key.pem";
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -106,7 +106,7 @@ fn back(world: &World) {
     );
 }
 
-/// As if there were no filter.
+/// The filter switched off.
 fn off() -> Value {
     json!({"enabled": false})
 }
@@ -116,7 +116,7 @@ struct Walk<'a> {
     world: &'a World,
     realm: Admin,
     folder: PathBuf,
-    /// The keys of the old system, and whose they are.
+    /// The keys of the old system, each with its owner.
     old_keys: Arc<Mutex<BTreeMap<String, String>>>,
     service: SocketAddr,
 }
@@ -161,9 +161,9 @@ impl<'a> Walk<'a> {
         self.old_keys.lock().unwrap().insert(key, owner.to_owned());
     }
 
-    /// A record as a tool writes it that knows of no index and no link.
+    /// A record as written by a tool that knows neither index nor link.
     fn unfound(&self, owner: &str, record: &Record) {
-        // Or Keycloak drops what no profile declares.
+        // Otherwise Keycloak drops attributes that no profile declares.
         let mut profile = self.realm.get("users/profile");
         profile["unmanagedAttributePolicy"] = json!("ADMIN_EDIT");
         self.realm.must("PUT", "users/profile", Some(&profile));
@@ -182,7 +182,7 @@ impl<'a> Walk<'a> {
         Shell::start(&self.folder, &self.realm.variables())
     }
 
-    /// Goes through a page that shows so many configurations, from a gateway with this one
+    /// Goes through a page with so many configurations, from a gateway with the first one
     /// on.
     fn go(self, text: &str, configurations: usize, first: &Value, key_auth: bool) {
         let mut shell = self.shell();
@@ -199,7 +199,7 @@ impl<'a> Walk<'a> {
             let found = filter_of(&document).unwrap_or(&document);
             let key_auth = document.pointer("/services/0/routes/0/plugins/0/name");
             let key_auth = key_auth.is_some_and(|name| name == "key-auth");
-            // The one before goes first: the ports are its own, and so is its log.
+            // The old gateway ends first: it holds the ports and the log.
             drop(gateway);
             gateway = self.gateway(found, key_auth);
             announce(&mut shell, &gateway);
@@ -212,8 +212,8 @@ impl<'a> Walk<'a> {
         self.realm.delete_realm();
     }
 
-    /// A gateway with the page's configuration, but for where Keycloak and the gateway's own
-    /// helpers are.
+    /// A gateway with the page's configuration, except the addresses of Keycloak and of the
+    /// gateway's own helpers.
     fn gateway(&self, page: &Value, key_auth: bool) -> Gateway<'a> {
         let [_, (_, realm), ..] = self.realm.variables();
         // The page leaves it at its default of 5.
@@ -236,7 +236,7 @@ impl<'a> Walk<'a> {
                     secrets::register(key);
                     spec.field(name, key)
                 }
-                // The page's is far ahead, or past.
+                // The page's time is far ahead, or past.
                 "fallback_until" => spec.field(name, rfc3339(now_seconds() + 3600)),
                 _ => spec.field(name, value.clone()),
             };
@@ -276,8 +276,8 @@ fn filter_of(document: &Value) -> Option<&Value> {
     Some(&filter["config"])
 }
 
-/// Whom the service takes a caller for, and by what: a token before all else, then what the
-/// gateway says of the consumer, then a key that it knows itself.
+/// The service's view of a caller, and its source: a token before all else, then the
+/// gateway's header of the consumer, then a key that the service itself knows.
 fn caller(headers: &Headers, old_keys: &BTreeMap<String, String>) -> (&'static str, Value) {
     let header = |name: &str| headers.get(name).and_then(Value::as_str);
     let told = |caller: &str, by: &str| ("200 OK", json!({"caller": caller, "by": by}));

@@ -1,4 +1,4 @@
-//! Keycloak is stopped, really.
+//! Trials with a stopped Keycloak.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use crate::owner::Key;
 use crate::wait;
 use crate::world::{Case, Need, World};
 
-/// By then the stack's gateway has polled, which it does every five seconds.
+/// By then the stack's gateway has polled: it does so every five seconds.
 const POLLED: Duration = Duration::from_secs(7);
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -17,7 +17,7 @@ pub(crate) fn cases() -> Vec<Case> {
         stopped("outage::a_bearer_jwt_passes", bearer_jwt),
         stopped("outage::a_cold_key_is_503_within_the_deadline", cold),
         stopped("outage::a_malformed_key_is_401_still", malformed),
-        // Needs the trials before it for nothing: stops Keycloak itself if none did.
+        // Independent of the trials before it: stops Keycloak itself if none did.
         stopped("outage::a_cold_key_works_once_keycloak_is_back", recovery),
     ]
 }
@@ -31,7 +31,7 @@ fn stopped(name: &str, run: fn(&World, &Outage)) -> Case {
     Case::new(name, with_outage).needs(Need::StoppedKeycloak)
 }
 
-/// What must be made ready while Keycloak still answers.
+/// Prepared while Keycloak still answers.
 struct Outage {
     warm: Key,
     warm_owner: String,
@@ -46,7 +46,7 @@ impl Outage {
     fn prepare(world: &World) -> Self {
         let (warm_owner, warm) = world.owner();
         let (cold_owner, cold) = world.owner();
-        // What was changed until now is polled within seconds, and drops tokens.
+        // Earlier changes are polled within seconds, and drop tokens.
         let (mut token, mut since) = (String::new(), Instant::now());
         wait::until("its token is kept", Duration::from_secs(60), || {
             let now = world.gateway.orders(&warm.text).orders().token;

@@ -1,4 +1,4 @@
-//! Records of every form that Keycloak may hold, and what they make of a token.
+//! Records of every form that Keycloak may hold, and their effect on a token.
 
 use serde_json::json;
 
@@ -52,7 +52,7 @@ fn several(world: &World) {
         let orders = world.gateway.orders(&key.text).orders();
         assert_eq!(orders.subject, owner.id);
     }
-    // Without one of them the others stay.
+    // If one of them goes, the others stay.
     owner.set_records(&records[1..]);
     world.gateway.orders(&keys[1].text).orders();
 }
@@ -67,7 +67,7 @@ fn token_end(world: &World) {
         token_ends_at <= ends_at && token_ends_at > now_seconds(),
         "the key ends at {ends_at}: {claims}"
     );
-    // Of a key that lives for long, Keycloak decides.
+    // For a long-lived key, Keycloak decides the token's end.
     let (_, key) = world.owner();
     let claims = world.gateway.orders(&key.text).orders().claims;
     assert!(claims["exp"].as_u64().unwrap() > ends_at, "{claims}");

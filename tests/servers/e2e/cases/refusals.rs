@@ -1,4 +1,4 @@
-//! Keys that are no good: one answer for all of them, and the reason in the log.
+//! Bad keys: one answer for all of them, and the reason in the log.
 
 use serde_json::{Value, json};
 
@@ -37,7 +37,8 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// All that a client can see of an answer, but what differs from request to request.
+/// All that a client can see of an answer, except the parts that differ from request to
+/// request.
 fn seen_by_client(answer: &Response) -> (u16, Vec<(String, String)>, Value) {
     let mut headers = answer.headers.clone();
     let varies = |name: &str| {
@@ -71,7 +72,7 @@ fn refused(world: &World, key: &str, reason: &str) {
 fn wrong_secret(world: &World) {
     let (_, key) = world.owner();
     refused(world, &Key::with_id(&key.id).text, "wrong secret");
-    // The right one is none the worse for it.
+    // The right key still works.
     world.gateway.orders(&key.text).orders();
 }
 
@@ -147,7 +148,7 @@ fn sent_upper_case(world: &World) {
     refused(world, &upper.text, "not the shape of a key");
 }
 
-/// An owner whose attributes were changed after the key was made.
+/// An owner with attributes that were changed after the key was made.
 fn with_attributes(world: &World, change: impl FnOnce(&Key, &mut Value)) -> (Owner<'_>, Key) {
     let key = Key::random();
     let record = Record::sha256(&key);

@@ -1,4 +1,4 @@
-//! Tokens that are renewed while no request waits, and those that a service refuses.
+//! Tokens that are renewed while no request waits, and tokens that a service refuses.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -28,7 +28,7 @@ fn spec(world: &World) -> Spec {
         .serving(world.echo())
 }
 
-/// How often a request with this key was not answered by a cache.
+/// The number of requests with this key that no cache answered.
 fn exchanges(gateway: &Gateway<'_>, key: &Key) -> usize {
     let id = format!(r#""key_id":"{}""#, key.id);
     gateway.log.lines(&["exchanged", &id]).len()

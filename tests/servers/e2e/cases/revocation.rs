@@ -1,6 +1,6 @@
-//! What an administrator changes in Keycloak, and how soon the gateway acts on it.
+//! An administrator's changes in Keycloak, and how soon the gateway acts on them.
 //!
-//! Nothing but the poll of admin events can: the TTL is longer than any trial.
+//! Only the poll of admin events can act so soon: the TTL is longer than any trial.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::owner::{Key, Owner, Record, unique_name};
 use crate::wait;
 use crate::world::{Case, Need, World};
 
-/// What a poll each second may take to be in force, and what this machine adds when it is
-/// busy: far below the TTL.
+/// The time for a poll each second to be in force, and an allowance for a busy machine: far
+/// below the TTL.
 const IN_FORCE: Duration = Duration::from_secs(2 + 8);
-/// By when the log tells of polls that are good again: no promise, but for a log that is read.
-/// A poll whose call is lost holds the lease for three time-outs and two seconds.
+/// The deadline for the log to report good polls again: no promise, only a limit for reading
+/// the log. A poll with a lost call holds the lease for three time-outs and two seconds.
 const TOLD: Duration = Duration::from_secs(30);
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -59,12 +59,12 @@ fn spec() -> Spec {
         .workers(2)
 }
 
-/// The log lines that say that polls are good.
+/// The log lines about good polls.
 fn told_good(gateway: &Gateway<'_>) -> Vec<String> {
     gateway.log.lines(&["admin events are polled"])
 }
 
-/// A gateway whose first poll is behind it: that one drops everything.
+/// A gateway after its first poll, which drops everything.
 fn polling(world: &World) -> Gateway<'_> {
     let gateway = world.start_gateway_awake(&spec());
     gateway.log.expect(&["admin events are polled"]);
@@ -85,7 +85,7 @@ fn warm(gateway: &Gateway<'_>, key: &Key) {
     });
 }
 
-/// Waits until the key is refused, and then asks often enough to meet both workers.
+/// Waits for the key's refusal, and then asks often enough to meet both workers.
 #[track_caller]
 fn refused(gateway: &Gateway<'_>, key: &Key) {
     wait::until("the key is refused", IN_FORCE, || {
@@ -128,7 +128,7 @@ fn unlinked(world: &World) {
     change_refuses(world, Owner::unlink);
 }
 
-/// A realm role; what Keycloak calls its representation.
+/// Makes a realm role; returns Keycloak's representation of it.
 fn new_role(world: &World) -> Value {
     let name = unique_name("role");
     let admin = &world.keycloak;
@@ -204,7 +204,7 @@ fn another_stays(world: &World) {
     }
     first.disable();
     refused(&gateway, &first_key);
-    // By then the links of all three, which are changes as well, were seen.
+    // The links of all three are changes as well; by then the poll has seen them.
     let kept = wait::until("the other's token is kept", IN_FORCE, || {
         let token = gateway.target.orders(&other.text).orders().token;
         warm(&gateway, &other);
@@ -223,7 +223,7 @@ fn one_polls(world: &World) {
     gateway.log.expect(&["admin events are polled"]);
     wait::until("some polls", Duration::from_secs(30), || {
         let counts = proxy.counts();
-        // Events, and whether they are on.
+        // The events, and the setting that turns them on.
         (counts.other >= 10)
             .then_some(())
             .ok_or(format!("{counts:?}"))
@@ -239,7 +239,7 @@ fn set_events(world: &World, on: bool) {
     world.keycloak.must("PUT", "events/config", Some(&config));
 }
 
-/// Turns them on again, however a trial ends.
+/// Turns them on again on every way out of a trial.
 struct EventsOn<'a>(&'a World);
 
 impl Drop for EventsOn<'_> {
@@ -258,7 +258,7 @@ fn events_off(world: &World) {
     warm(&gateway, &key);
     owner.disable();
     drop(on);
-    // What was changed meanwhile is in no event, and is acted on all the same.
+    // The change meanwhile is in no event, and the gateway acts on it all the same.
     refused(&gateway, &key);
     wait::until("they are polled again", TOLD, || {
         let told = told_good(&gateway);
@@ -274,12 +274,12 @@ fn failing(world: &World) {
     let owner = world.owner_of(&[Record::sha256(&key)]);
     proxy.set(Endpoint::Other, Fault::answer("403 Forbidden", &[], "{}"));
     gateway.log.expect(&["cannot be polled", "view-events"]);
-    // No earlier: a poll that sees the owner's own making drops what is known of it.
+    // No earlier: a poll that sees the owner's own creation drops the owner's cached tokens.
     warm(&gateway, &key);
     owner.disable();
     gateway.target.orders(&key.text).orders();
     proxy.lift();
-    // What happened while polls failed was not forgotten.
+    // The change while polls failed was not forgotten.
     refused(&gateway, &key);
     wait::until("they are polled again", TOLD, || {
         let told = told_good(&gateway);
@@ -287,28 +287,29 @@ fn failing(world: &World) {
     });
 }
 
-/// Sets whether events hold what was changed.
+/// Sets whether events hold the changed representation.
 fn set_details(world: &World, on: bool) {
     let mut config = world.keycloak.get("events/config");
     config["adminEventsDetailsEnabled"] = json!(on);
     world.keycloak.must("PUT", "events/config", Some(&config));
 }
 
-/// Turns the details off again, however a trial ends.
+/// Turns the details off again on every way out of a trial.
 struct DetailsOff<'a>(&'a World);
 
 impl Drop for DetailsOff<'_> {
     fn drop(&mut self) {
         set_details(self.0, false);
-        // Else the polls of the next trials would step over them, too.
+        // Otherwise the polls of the next trials would meet these events too.
         self.0.keycloak.call("DELETE", "admin-events", None);
     }
 }
 
-/// A page of them is more than Envoy buffers, and each alone more than the filter reads.
+/// A page of them is larger than Envoy's buffer, and each alone is larger than the filter's
+/// limit.
 const LARGE_EVENTS: usize = 41;
 
-/// So many events, that go on to be kept whole until this is dropped.
+/// Makes so many events; events keep their details until this is dropped.
 fn large_events(world: &World) -> DetailsOff<'_> {
     let admin = &world.keycloak;
     let large = json!({ "picture": vec!["x".repeat(1000); 146] });
@@ -336,7 +337,7 @@ fn too_large(world: &World) {
     assert!(gateway.log.lines(&["cannot be polled"]).is_empty());
 }
 
-/// Each of them counts once: while polls come upon them again the caches are kept.
+/// Each of them counts once: later polls meet them again, and the caches are kept.
 fn too_large_again(world: &World) {
     let proxy = world.proxy();
     let gateway = world.start_gateway_awake(&spec().through(&proxy));
@@ -345,7 +346,7 @@ fn too_large_again(world: &World) {
     let (_, other) = world.owner();
     warm(&gateway, &key);
     let _off = large_events(world);
-    // By the time that this is seen, so are all of them.
+    // When this end is seen, all of those events are seen too.
     owner.disable();
     refused(&gateway, &key);
     gateway.log.expect(&["not all of them can be read"]);
@@ -358,7 +359,7 @@ fn too_large_again(world: &World) {
     let before = proxy.counts().other;
     wait::until("they are polled again", Duration::from_secs(60), || {
         let polled = proxy.counts().other - before;
-        // Each time one by one.
+        // One by one each time.
         (polled > 5 * LARGE_EVENTS)
             .then_some(())
             .ok_or(format!("{polled}"))
@@ -376,7 +377,7 @@ fn role_taken_in_the_console(world: &World) {
     admin.must("POST", &path, Some(&json!([role])));
     until_role(&gateway, &key, &role, true);
     warm(&gateway, &key);
-    // By then the links of all three, which are changes as well, were seen.
+    // The links of all three are changes as well; by then the poll has seen them.
     let (third, third_key) = world.owner();
     warm(&gateway, &third_key);
     third.disable();
@@ -387,7 +388,7 @@ fn role_taken_in_the_console(world: &World) {
         let again = gateway.target.orders(&other.text).orders().token;
         (token == again).then_some(token).ok_or("another".into())
     });
-    // As the console of 26.7.3 and later does it.
+    // The call of the console of 26.7.3 and later.
     let path = format!("ui-ext/role-mapping-delete/users/{}", owner.id);
     admin.must("POST", &path, Some(&json!([{ "roleId": role["id"] }])));
     until_role(&gateway, &key, &role, false);

@@ -1,4 +1,5 @@
-//! The pages that need a gateway and no change of it: each command run in its order, against the gateway under test.
+//! The pages that need a gateway and do not change it: each command run in its order, against the
+//! gateway under test.
 
 use std::fs;
 use std::process::Command;
@@ -33,8 +34,8 @@ pub(crate) fn cases() -> Vec<Case> {
     .collect()
 }
 
-/// Runs a page that tells at least so many answers, in a folder whose `.run` is that of this
-/// run. The key in question has expired.
+/// Runs a page that has at least so many answers, in a folder with this run's `.run`. The key in
+/// question has expired.
 fn walk(world: &World, page: &str, answers: usize) {
     let steps = page::steps(page);
     let expecting = steps.iter().filter(|step| step.expected.is_some());

@@ -1,4 +1,4 @@
-//! After all the others: what stands in the logs of the whole run.
+//! After all the others: the logs of the whole run hold no secret and no crash.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -38,7 +38,8 @@ fn logs(world: &World) {
         let pem = fs::read_to_string(stack.run_dir.join("signing-key.pem")).expect("the key");
         super::configuration::register_key_body(&pem);
     }
-    // What is sent must be here to be looked for, or nothing is shown.
+    // The suite must have registered the secrets that it sent, or this trial shows
+    // nothing.
     world.gateway.orders(&world.api_key).orders();
     assert!(secrets::count() >= 5, "only {} secrets", secrets::count());
     let forms = secrets::forms();
@@ -73,7 +74,7 @@ fn words_of(text: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-/// What looks like a key or a token and is none that the suite knows.
+/// Words that look like a key or a token and are not among the suite's own.
 fn unknown_secrets(name: &str, words: &BTreeSet<&str>) -> Vec<String> {
     let looks_secret = |word: &&&str| {
         let is_token = word.contains("eyJ") && word.matches('.').count() >= 2;

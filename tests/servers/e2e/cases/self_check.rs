@@ -1,4 +1,4 @@
-//! What does not fit between a gateway and its realm: told at its start, without a request.
+//! Mismatches between a gateway and its realm: logged at its start, without a request.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::gateway::{Gateway, Spec};
 use crate::wait;
 use crate::world::{Case, Need, World};
 
-/// From one check to the next while something is bad, and what a busy machine adds.
+/// The time between two checks while something is bad, and an allowance for a busy machine.
 const MENDED_SEEN: Duration = Duration::from_secs(30 + 15);
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -36,7 +36,7 @@ fn spec() -> Spec {
         .workers(2)
 }
 
-/// A part of the realm with some changes; as it was again, however a trial ends.
+/// A part of the realm with some changes; dropping this undoes them.
 pub(super) struct Changed<'a> {
     world: &'a World,
     path: &'static str,
@@ -68,12 +68,12 @@ impl Drop for Changed<'_> {
     }
 }
 
-/// How gateways mark a line's level. Kong hides informative lines, so those are warnings there.
+/// The marks of a line's level. Kong hides informative lines, so they are warnings there.
 const INFO: &[&str] = &["[info]", "[warn]"];
 const WARNING: &[&str] = &["[warning]", "[warn]"];
 const ERROR: &[&str] = &["[error]"];
 
-/// A gateway that nobody asks for anything says this, at this level.
+/// A gateway without requests logs this, at this level.
 #[track_caller]
 fn told<'a>(world: &'a World, spec: &Spec, level: &[&str], words: &[&str]) -> Gateway<'a> {
     let gateway = world.start_gateway_awake(spec);
@@ -82,11 +82,11 @@ fn told<'a>(world: &'a World, spec: &Spec, level: &[&str], words: &[&str]) -> Ga
     gateway
 }
 
-/// The lines of the exchange's filter that say that all is well.
+/// The exchange filter's lines that say that all is well.
 fn well(gateway: &Gateway<'_>) -> Vec<String> {
     let all = "self-check: all is well: service_token, roles, issuer, clock, events, user_profile";
     let mut lines = gateway.log.lines(&[all]);
-    // Envoy has the management API's filter as well, and names it.
+    // Envoy runs the management API's filter as well; its lines have its name.
     lines.retain(|line| !line.contains("apikey_management"));
     lines
 }

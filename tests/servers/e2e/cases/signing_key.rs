@@ -28,14 +28,14 @@ use crate::world::{Case, Need, World};
 
 const OLD: &str = "signing-key.pem";
 const NEXT: &str = "next-signing-key.pem";
-/// In place of the quarter of an hour that the tool waits for by default.
+/// Instead of a quarter of an hour, the tool's default wait.
 const UNUSED_FOR_SECONDS: u64 = 3;
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![Case::new("signing_key::a_rotation_refuses_no_request", rotation).needs(Need::OwnGateway)]
 }
 
-/// A realm with its signing keys, and the tool that works on it.
+/// A realm with its signing keys, and the tool for it.
 struct Site<'a> {
     world: &'a World,
     realm: String,
@@ -106,7 +106,7 @@ impl<'a> Site<'a> {
         self.world.start_gateway(&spec)
     }
 
-    /// When a gateway last signed in, by the first characters of its key's name.
+    /// The time of the last sign-in with each key; `true` is the new key.
     fn signed_in(&self) -> BTreeMap<bool, u64> {
         let told = self.tool(&[
             "signing-key",
@@ -127,7 +127,7 @@ impl<'a> Site<'a> {
     }
 }
 
-/// Requests that never stop, to whichever gateway serves at the moment.
+/// Requests that never stop, to the gateway that serves at the moment.
 struct Load {
     target: RwLock<Target>,
     keys: Vec<Key>,
@@ -135,12 +135,12 @@ struct Load {
 }
 
 impl Load {
-    /// Sends until it is over; every answer must be good. Gives their number.
+    /// Sends until the load is over; every answer must be good. Returns their number.
     fn send(&self, first: usize) -> usize {
         let mut sent = 0;
         while !self.over.load(Ordering::Relaxed) {
             let key = &self.keys[(first + sent) % self.keys.len()];
-            // Held until the answer is there: a gateway ends when its requests have.
+            // Held until the answer has arrived: a gateway ends after its requests.
             exchanged(&self.target.read().unwrap(), key);
             sent += 1;
         }
@@ -225,7 +225,8 @@ fn rotation(world: &World) {
     fs::remove_dir_all(&site.folder).expect("it holds keys");
 }
 
-/// Ends the load however a trial ends, or it would be waited for for ever.
+/// Ends the load on every way out of a trial; otherwise the trial would wait for it for
+/// ever.
 struct EndsWith<'a>(&'a AtomicBool);
 
 impl Drop for EndsWith<'_> {
@@ -234,7 +235,7 @@ impl Drop for EndsWith<'_> {
     }
 }
 
-/// The page's commands, but for the time that a reader waits.
+/// The page's commands, without the reader's long wait.
 fn with_short_wait(steps: Vec<Step>) -> Vec<Step> {
     let shorter = |mut step: Step| {
         if step.command.contains("signing-key retire") {

@@ -1,5 +1,6 @@
-//! Requests that two readers could understand in two ways: what the gateway takes for
-//! nothing must be nothing to the service, and a key must not get past it in disguise.
+//! Requests that two readers could understand in two ways: a credential that the
+//! gateway ignores must not count for the service, and a key must not get past the
+//! gateway in disguise.
 
 use crate::client::Request;
 use crate::owner::Key;
@@ -35,8 +36,8 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-/// The request is refused, or is what it would be without the trick: the service sees a
-/// token of the key's owner, and the key nowhere.
+/// The request is refused, or served as without the trick: the service sees a token of
+/// the key's owner, and the key nowhere.
 #[track_caller]
 fn harmless(world: &World, request: &Request) {
     let answer = world.gateway.send(request);
@@ -53,7 +54,7 @@ fn harmless(world: &World, request: &Request) {
     }
 }
 
-/// The request is refused: nothing of it may count as a credential.
+/// The request is refused: no part of it may count as a credential.
 #[track_caller]
 fn refused(world: &World, request: &Request) {
     let answer = world.gateway.send(request);
@@ -71,7 +72,7 @@ fn any_case(world: &World) {
     ] {
         let orders = world.gateway.send(&Request::orders().header(name, value));
         assert_eq!(orders.orders().username, "alice", "{name}");
-        // And so they are one header, whatever their case.
+        // Names that differ only in case are one header, so this one is sent twice.
         let twice = Request::orders()
             .header(name, key)
             .header(&name.to_ascii_lowercase(), key);
@@ -79,7 +80,7 @@ fn any_case(world: &World) {
     }
 }
 
-/// Lines that go on in the next one (RFC 9112, 5.2): obsolete, and read in many ways.
+/// Headers continued on the next line (RFC 9112, 5.2): obsolete, and read in many ways.
 fn folded(world: &World) {
     let key = &world.api_key;
     for value in [
@@ -147,7 +148,8 @@ fn lists(world: &World) {
     refused(world, &many);
 }
 
-/// Whoever obeys `Connection` takes the headers that it names away (RFC 9110, 7.6.1).
+/// A reader that obeys `Connection` removes the headers that it names (RFC 9110,
+/// 7.6.1).
 fn nominated(world: &World) {
     for named in [
         "close, Authorization",
@@ -160,7 +162,8 @@ fn nominated(world: &World) {
     }
 }
 
-/// Kong makes them before the filter runs, which can take nothing out of them any more.
+/// Kong makes these headers before the filter runs, and the filter cannot change them
+/// any more.
 fn made_anew(world: &World) {
     let key = &world.api_key;
     for name in [
@@ -197,7 +200,7 @@ fn two_lengths(world: &World) {
     }
 }
 
-/// What a service that normalises texts could read as the key.
+/// Texts that a normalising service could read as the key.
 fn other_letters(world: &World) {
     let key = &world.api_key;
     let wide = |c: char| char::from_u32(u32::from(c) + 0xfee0).unwrap();
@@ -213,7 +216,7 @@ fn other_letters(world: &World) {
         refused(world, &Request::orders().header("X-API-Key", &text));
         refused(world, &Request::orders().api_key(&text));
     }
-    // An "s" of two bytes, which no reader of UTF-8 may take for one.
+    // An "s" of two bytes, which no reader of UTF-8 may accept.
     let overlong = [b"\xc1\xb3", &key.as_bytes()[1..]].concat();
     refused(world, &Request::orders().header("X-API-Key", overlong));
 }

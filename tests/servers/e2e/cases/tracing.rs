@@ -1,4 +1,4 @@
-//! A request's trace shows the calls to Keycloak that were made for it.
+//! A request's trace contains its calls to Keycloak.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ fn calls(world: &World) {
     let request = Request::orders().api_key(&key.text);
     let request = request.header("traceparent", parent);
     assert_eq!(gateway.target.send(&request).status, 200);
-    // The look-up and the grant at least; the gateway's own token may have been there.
+    // At least the look-up and the grant; the gateway may already hold its own token.
     wait::until("the spans of the calls", Duration::from_secs(30), || {
         let spans = collector.spans(&trace, TO_KEYCLOAK);
         (2..=3)

@@ -1,5 +1,5 @@
-//! A gateway that a command starts: for gateways that are given by URL, which the suite knows
-//! nothing of but this. The protocol is at the top of `main.rs`.
+//! A gateway that a command starts: for gateways that are given by URL, of which the suite knows
+//! nothing else. The protocol is at the top of `main.rs`.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -25,8 +25,8 @@ pub(super) struct Hooked {
     pids: Vec<String>,
 }
 
-/// Starts one, with its log in this file; gives its URL too. Fails with the command's words when
-/// the configuration is refused or no gateway comes up.
+/// Starts one, with its log in this file; returns its URL too. Fails with the command's words if
+/// the configuration is refused or no gateway starts.
 pub(super) fn start(command: &str, spec: &Spec, log: &Path) -> Result<(String, Hooked), String> {
     let said = log.with_extension("said");
     let mut child = Command::new("bash")
@@ -34,12 +34,12 @@ pub(super) fn start(command: &str, spec: &Spec, log: &Path) -> Result<(String, H
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(File::create(&said).expect("a file"))
-        // In a group of its own a Ctrl-C in the terminal does not reach it.
+        // In a group of its own: a Ctrl-C in the terminal does not reach it.
         .process_group(0)
         .spawn()
         .expect("bash");
     let told = format!("{}\n", in_neutral_terms(spec, log));
-    // A command that is gone already is noticed by what it does not print.
+    // If the command is gone already, its missing output shows it.
     let _ = child
         .stdin
         .as_mut()
@@ -66,9 +66,9 @@ pub(super) fn start(command: &str, spec: &Spec, log: &Path) -> Result<(String, H
     Err(redact(&String::from_utf8_lossy(&all)))
 }
 
-/// The one line that the command is told.
+/// The line for the command.
 fn in_neutral_terms(spec: &Spec, log: &Path) -> Value {
-    // As for the stack's: a poll is a call that most trials do not ask for.
+    // As for the stack's gateways: most trials do not want polls.
     let mut fields = Map::from_iter([("revocation_poll_seconds".to_owned(), json!(0))]);
     fields.extend(spec.fields.iter().cloned());
     json!({
@@ -90,7 +90,7 @@ fn lines(child: &mut Child) -> Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
-            // Read on when nobody listens any more: a full pipe would hold the command up.
+            // Reads on without a receiver: a full pipe would block the command.
             let _ = sender.send(line);
         }
     });
