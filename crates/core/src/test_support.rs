@@ -1,4 +1,4 @@
-//! What the unit tests of several modules need.
+//! Shared parts of the unit tests of several modules.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

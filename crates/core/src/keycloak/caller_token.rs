@@ -1,4 +1,4 @@
-//! The token that a caller of the management API proves itself with.
+//! The token by which a caller of the management API proves its identity.
 //!
 //! An access token of the realm, verified with the realm's own keys (RFC 7515, 7519;
 //! RFC 8725). ID tokens and refresh tokens do not count. Neither does a token that was made
@@ -27,8 +27,8 @@ use crate::clock::UnixMillis;
 /// token exchange (`te`), an assertion (`ag`), a permission ticket (`pg`).
 const CALLER_GRANTS: [&str; 6] = ["ac", "ro", "rt", "cc", "dg", "ci"];
 
-/// What a token's header says, as far as it is heeded: no key or address of one that a
-/// token brings itself.
+/// A token's header, as far as it is used. Keys that a token brings itself, or addresses of
+/// keys, are not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     /// The algorithm of the signature.
@@ -37,7 +37,7 @@ pub struct Header {
     pub kid: String,
 }
 
-/// What a token must say to be taken.
+/// The claims that a token needs to be accepted.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected<'a> {
     /// The realm's issuer.
@@ -45,13 +45,13 @@ pub struct Expected<'a> {
     /// The audience that must be among the token's, where one is configured. The roles
     /// of the client of this name count as well.
     pub audience: Option<&'a str>,
-    /// The clients whose tokens are refused: the gateway's own, which mints from keys.
+    /// Clients of the gateway itself, which mint from keys: their tokens are refused.
     pub refused_clients: &'a [&'a str],
     /// How far the clocks may be apart.
     pub clock_skew_ms: u64,
 }
 
-/// Who calls, by a token that was verified.
+/// The caller, from a verified token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Caller {
     /// Keycloak's id of the user or service account.
@@ -203,7 +203,7 @@ impl OneOrMany {
     }
 }
 
-/// Whatever the value is, `null` as well.
+/// A member is there, with any value, even `null`.
 fn is_there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     IgnoredAny::deserialize(deserializer).map(|_| true)
 }
@@ -213,7 +213,7 @@ struct Parts<'a> {
     header: &'a str,
     claims: &'a str,
     signature: &'a str,
-    /// What is signed.
+    /// The signed part.
     message: &'a str,
 }
 
@@ -243,8 +243,8 @@ fn json<T: DeserializeOwned>(part: &str, fault: CallerError) -> Result<T, Caller
     serde_json::from_slice(&decoded(part)?).map_err(|_| fault)
 }
 
-/// Reads a token's header, which says by which key it is to be verified. Costs little:
-/// whoever sends nonsense is refused before anything is computed or fetched.
+/// Reads a token's header, which names the key to verify with. Costs little: nonsense is
+/// refused before anything is computed or fetched.
 ///
 /// # Errors
 /// [`CallerError`] when the token cannot be one that is taken.
@@ -265,7 +265,7 @@ fn header_of(parts: &Parts<'_>) -> Result<Header, CallerError> {
     if header.crit {
         return Err(CallerError::Critical);
     }
-    // RFC 7519, 5.1 and RFC 9068, 2.1: a media type, whatever its case.
+    // RFC 7519, 5.1 and RFC 9068, 2.1: a media type, in any case of letters.
     let is_jwt = |typ: &String| {
         ["JWT", "at+jwt", "application/at+jwt"]
             .iter()
@@ -282,7 +282,7 @@ fn header_of(parts: &Parts<'_>) -> Result<Header, CallerError> {
 /// neither a key set nor a verification.
 ///
 /// # Errors
-/// [`CallerError`] when the token is not to be taken, whoever signed it.
+/// [`CallerError`] when the token cannot be accepted under any signature.
 pub fn check_claims(
     expected: &Expected<'_>,
     token: &str,
@@ -293,8 +293,8 @@ pub fn check_claims(
     judge(expected, &parts, now).map(drop)
 }
 
-/// Verifies a token with the key that its header names: what it says, then the signature,
-/// by the algorithm that the key is for.
+/// Verifies a token with the key that its header names: the claims first, then the signature,
+/// by the key's algorithm.
 ///
 /// # Errors
 /// [`CallerError`] when the token is not to be taken.
@@ -318,7 +318,7 @@ pub fn verify(
     }
 }
 
-/// What the claims say; to be believed once the signature is verified.
+/// Judges the claims; they are trusted only once the signature is verified.
 fn judge(
     expected: &Expected<'_>,
     parts: &Parts<'_>,

@@ -1,9 +1,9 @@
 //! A claim: a group that stands for the right to do something, one at a time.
 //!
-//! Keycloak has one group of a name, whose making is an atomic test-and-set as that of
-//! a link is. What a link lacks is an end of its own: a link is taken away by user and
-//! provider, whoever made it, so that a deletion that comes late hits the next one. A
-//! group is deleted by its id, and so a claim by nobody's deletion but its own.
+//! Keycloak has one group of a name, and making it is an atomic test-and-set, as making a link
+//! is. But a link has no identity of its own: it is deleted by user and provider, so a late
+//! deletion hits the next link. A group is deleted by its id, so a claim ends by its own
+//! deletion alone.
 
 use serde::Deserialize;
 use serde_json::json;
@@ -24,7 +24,7 @@ pub fn claim_call(users_path: &str, name: &str, holder: &str, bearer: &str) -> C
     )
 }
 
-/// Reads who claims a name.
+/// The call that reads the holder of a name.
 #[must_use]
 pub fn read_call(users_path: &str, name: &str, bearer: &str) -> Call {
     let (path, name) = (groups_path(users_path), encoded(name));
@@ -56,7 +56,7 @@ fn groups_path(users_path: &str) -> String {
 pub struct Claim {
     /// The group's id, which no other claim ever has.
     pub id: String,
-    /// What its holder wrote; empty where that is nothing to be read.
+    /// The holder's text; empty where it cannot be read.
     pub holder: String,
 }
 

@@ -1,4 +1,4 @@
-//! A public key of the realm, and what it verifies.
+//! A public key of the realm, and the check of signatures with it.
 //!
 //! Each key is held as the type of its own kind, so that no token can have it used
 //! as another: an RSA key is never the secret of an HMAC, nor bytes of a curve.
@@ -95,8 +95,8 @@ impl Jwk {
 }
 
 enum Material {
-    /// Modulus and exponent: made a key of for each use, since that computes what a set of
-    /// many keys would hold the worker with.
+    /// Modulus and exponent. The key is built for each use: building a set of many keys at once
+    /// would hold the worker.
     Rsa {
         n: BoxedUint,
         e: u32,

@@ -1,7 +1,7 @@
-//! What a realm says of itself: its issuer, and who may write its users' attributes.
+//! A realm's own settings: its issuer, and the right to write its users' attributes.
 //!
-//! Nothing here is needed to exchange a key. It is asked to tell, before a customer does,
-//! that the gateway and its realm do not fit.
+//! The exchange needs nothing of this. It is asked so that an operator learns before a customer
+//! does that gateway and realm do not fit.
 
 use serde::Deserialize;
 
@@ -28,7 +28,8 @@ pub fn profile_call(config: &Config, service_token: &str) -> Call {
     Call::get(Endpoint::UserProfile, path, service_token)
 }
 
-/// Who may write attributes that the user profile does not declare, as keys are.
+/// The right to write attributes that the user profile does not declare; those of keys are
+/// such.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttributePolicy {
     /// `ADMIN_EDIT`: administrators alone.

@@ -160,7 +160,7 @@ fn token_call(config: &Config, endpoint: Endpoint, pairs: &[(&str, &str)]) -> Ca
     }
 }
 
-/// A token that Keycloak gave, with what its claims say.
+/// A token that Keycloak gave, with its claims.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AccessToken {
     /// The token itself.
@@ -170,7 +170,7 @@ pub struct AccessToken {
     /// Its end by our clock: the earlier of `exp` and now plus `expires_in`, so
     /// that a gateway whose clock is behind does not overrate it.
     pub expires_at: UnixMillis,
-    /// Its `exp`, by Keycloak's clock: when those that verify it stop taking it.
+    /// Its `exp`, by Keycloak's clock: services accept it until then.
     pub exp: UnixMillis,
     /// Its `iat`, by Keycloak's clock, if it has one.
     pub issued_at: Option<UnixMillis>,
@@ -208,7 +208,7 @@ pub enum TokenError {
     Unusable {
         /// The HTTP status.
         status: u16,
-        /// What was found wanting.
+        /// The missing or wrong part.
         what: &'static str,
     },
     /// A token that no gateway would pass on.
@@ -249,7 +249,7 @@ struct Claims {
     iss: String,
     sub: String,
     exp: u64,
-    /// None is looked at but for the clock: whatever it is, it spoils no token.
+    /// Used for the clock alone: no value of it spoils a token.
     #[serde(default)]
     iat: Value,
     #[serde(default)]

@@ -1,8 +1,8 @@
 //! Keycloak's own log of exchanges: which key was used, and when.
 //!
-//! Each grant is an event of the realm (`JWT_AUTHORIZATION_GRANT`) whose details hold
-//! the `jti` of the client's assertion, and ours begins with the key's id: a record of
-//! use without a write. Where the realm keeps no events there is none.
+//! Each grant is an event of the realm (`JWT_AUTHORIZATION_GRANT`). Its details hold the `jti`
+//! of the client's assertion, and ours begins with the key's id: a record of use without a
+//! write. Where the realm keeps no events there is no such record.
 
 use std::collections::BTreeMap;
 

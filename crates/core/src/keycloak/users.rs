@@ -1,4 +1,4 @@
-//! The admin REST interface's search: who owns the key of this id?
+//! The admin REST interface's search for the owner of a key.
 
 use serde::Deserialize;
 
@@ -23,8 +23,8 @@ pub fn may_look_up(management_roles: &[String]) -> bool {
         .any(|role| LOOKUP_ROLES.contains(&role.as_str()))
 }
 
-/// The roles of client `realm-management` among these that nobody needs who only looks
-/// owners up and reads events: those that make up [`LOOKUP_ROLE`] come along with it.
+/// The roles of client `realm-management` among these that are not needed to look owners up and
+/// to read events. Roles that are part of [`LOOKUP_ROLE`] come along with it and are not named.
 #[must_use]
 pub fn needless_roles(management_roles: &[String]) -> Vec<&str> {
     const NEEDED: [&str; 4] = [LOOKUP_ROLE, "query-users", "query-groups", EVENTS_ROLE];
@@ -54,7 +54,7 @@ pub struct Owner {
     pub record: KeyRecord,
 }
 
-/// What the search gave.
+/// The result of the search.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup {
     /// One enabled owner holds this key.

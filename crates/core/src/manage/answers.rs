@@ -1,4 +1,4 @@
-//! What the management API answers, as JSON.
+//! The answers of the management API, as JSON.
 
 use serde_json::{Value, json};
 use zeroize::{Zeroize, Zeroizing};

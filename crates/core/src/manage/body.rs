@@ -1,7 +1,7 @@
-//! The bodies of requests: read member by member, each with what it may be.
+//! The bodies of requests, read member by member within bounds.
 //!
-//! A message names the member and its bounds and never repeats a value: a key may
-//! stand in the wrong place.
+//! A message names the member and its bounds. It never repeats a value: a key may stand in the
+//! wrong place.
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
@@ -22,7 +22,7 @@ const GRACE_SECONDS: u64 = 86_400;
 /// Seconds that a rotated key can go on for at most.
 const GRACE_SECONDS_MAX: u64 = 604_800;
 
-/// What a new key is to be.
+/// The request for a new key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateBody {
     /// Its name for people.

@@ -1,5 +1,5 @@
-//! The steps that change an owner's keys: scopes, a key and its hash, the change, and
-//! what has to be forgotten of it on this node.
+//! The steps that change an owner's keys: scopes, a key and its hash, the change, and this
+//! node's caches afterwards.
 
 use std::sync::Arc;
 
@@ -24,11 +24,11 @@ use crate::machine::{Effect, Event};
 use crate::rejection::Rejection;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
-/// The wait of whoever is next at the gate, and what each place in the queue adds.
+/// The wait at the head of the gate's queue; each place behind adds as much.
 const QUEUE_WAIT_MS: u64 = 15;
 /// The longest wait in the queue.
 const QUEUE_WAIT_MS_MAX: u64 = 100;
-/// The wait of whoever is next for an owner, and what each before it adds.
+/// The wait of the next request for an owner; each request before it adds as much.
 const OWNER_WAIT_MS: u64 = 25;
 /// The longest wait for an owner.
 const OWNER_WAIT_MS_MAX: u64 = 150;
@@ -181,11 +181,12 @@ impl Manage {
         task.wait_for(wait_ms, State::AwaitingOwner(draft), env)
     }
 
-    /// What is to become of the owner's keys.
+    /// The change of the owner's keys for this request.
     fn edit(&self, draft: Option<&Draft>, env: &ManageEnv<'_, '_>) -> Result<Edit, End> {
         let (now, config) = (env.exchange.now, &env.exchange.worker.config);
         let keys_max = usize::try_from(config.max_keys_per_user).unwrap_or(1);
-        // Seconds are what is stored: cut off first, so that what is told is it.
+        // Cut to whole seconds first, as they are stored: the answer then names the stored
+        // instant.
         let in_days = |days: u64| UnixMillis::from_seconds(now.plus_ms(days * DAY_MS).as_seconds());
         let task = self.task.as_ref().ok_or_else(nothing)?;
         let made = draft.map(|draft| (draft.key.id().to_owned(), draft.hash_text.clone()));
@@ -287,8 +288,7 @@ impl Manage {
         self.changes(change, draft, (output, false), env)
     }
 
-    /// Does what the change says; `is_first` where that follows from the answer to its first
-    /// call.
+    /// Does the change's next effect. `is_first`: it follows the answer to the first call.
     fn changes(
         &mut self,
         change: Box<OwnerChange>,
@@ -367,8 +367,8 @@ impl Manage {
         self.begin_edit(Edit::Revoke { id }, LOCK_WAIT_MS, None, env)
     }
 
-    /// The change is made: whatever ends a key, now or when its grace is over, is made
-    /// known to the other workers of the node, which may hold a token of the key.
+    /// The change is made. If it ends a key, now or after a grace, the other workers of the
+    /// node learn of it: they may hold a token of the key.
     fn changed(
         &mut self,
         changed: Box<Changed>,

@@ -1,9 +1,9 @@
-//! Whose keys the requests of a worker change: one request at a time for an owner.
+//! One request at a time changes an owner's keys, within a worker.
 //!
-//! The lock that keeps writers apart is Keycloak's ([`super::change`]). Whoever waits
-//! for it asks again and again, so a crowd of requests for one owner, which anybody with
-//! a token can send, would be many calls to Keycloak for each. In a worker they wait for
-//! each other instead, in the order in which they came.
+//! The lock that keeps writers apart is Keycloak's ([`super::change`]). A writer that waits for
+//! it asks again and again, and anybody with a token can send a crowd of requests for one
+//! owner: each would make many calls to Keycloak. In a worker they wait for each other instead,
+//! in the order of their arrival.
 
 use std::collections::{BTreeMap, VecDeque};
 

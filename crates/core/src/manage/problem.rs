@@ -1,8 +1,8 @@
-//! What a caller of the management API is told when a request is refused.
+//! Refusals of the management API, as its callers see them.
 //!
-//! The same format as the exchange's (RFC 9457), each with a `code` that programs
-//! can rely on and a `detail` for people. A detail repeats nothing of what was sent
-//! but the names of its members, and holds no secret.
+//! The format is the exchange's (RFC 9457). Each refusal has a `code` that programs can rely on
+//! and a `detail` for people. A detail repeats nothing of the request but the names of its
+//! members, and holds no secret.
 
 use std::borrow::Cow;
 
@@ -13,12 +13,12 @@ use super::owner_keys::EditRefused;
 use crate::keycloak::loggable;
 use crate::rejection::Rejection;
 
-/// A refusal: its kind, and what there is to say beside.
+/// A refusal: its kind and its detail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The kind.
     pub code: Code,
-    /// What is wrong and what to do, for people; the kind's title where it is empty.
+    /// The fault and its remedy, for people; the kind's title where it is empty.
     pub detail: Cow<'static, str>,
 }
 
@@ -39,7 +39,7 @@ pub enum Code {
     UserNotFound,
     /// There is something at this path, and not for this method.
     MethodNotAllowed(&'static str),
-    /// The request's body or query is not what it should be.
+    /// The request's body or query is not valid.
     InvalidRequest,
     /// The request does not say how long its body is.
     LengthRequired,
@@ -63,7 +63,7 @@ pub enum Code {
     Busy,
     /// Nobody knows whether the change was made.
     OutcomeUnknown,
-    /// What the exchange says.
+    /// A rejection of the exchange.
     Exchange(Rejection),
 }
 
@@ -189,8 +189,7 @@ impl Problem {
         }
     }
 
-    /// Keycloak cannot be asked, or does not answer as it should: what exactly is for
-    /// the log.
+    /// Keycloak cannot be asked, or gives a bad answer; only the log holds the details.
     #[must_use]
     pub fn unavailable() -> Self {
         Code::Exchange(Rejection::IdentityProviderUnavailable).into()
@@ -278,7 +277,7 @@ impl From<&ChangeError> for Problem {
             ChangeError::RefusedByKeycloak { .. } | ChangeError::OwnerUnreadable => {
                 Self::record_unusable(error)
             }
-            // All these are for whoever runs the gateway: the log says which.
+            // All these are for the operator of the gateway: the log tells them apart.
             ChangeError::Unauthorized
             | ChangeError::Forbidden
             | ChangeError::NoLockProvider

@@ -1,15 +1,15 @@
-//! Which request is which: method and path to what is asked for.
+//! From method and path to an operation.
 
 use percent_encoding::percent_decode_str;
 
 use super::problem::{Code, Problem};
 
-/// Below this path all of the management API lies, whatever a gateway puts before.
+/// The root of the management API, below any path of the gateway.
 const BASE: &str = "/api/v1/";
 /// The longest id of a key in a path: records of other tools may have ids of theirs.
 const ID_LENGTH_MAX: usize = 64;
 
-/// What is asked for.
+/// An operation of the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
     /// Make a key.
@@ -65,7 +65,7 @@ impl Operation {
     }
 }
 
-/// What the query asks for beside.
+/// The parameters of the query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
     /// The owner that an administrator acts for.
@@ -81,7 +81,7 @@ const PAGE: usize = 20;
 /// Keys on a page at most.
 const PAGE_MAX: usize = 100;
 
-/// Finds what a request asks for.
+/// Finds the operation of a request.
 ///
 /// # Errors
 /// The refusal: no such path, not this method, a query that is no query of it.

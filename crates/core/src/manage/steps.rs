@@ -1,4 +1,4 @@
-//! The steps that every request takes: who calls, and with which token Keycloak is asked.
+//! The steps that every request takes: the caller, and the token for calls to Keycloak.
 
 use std::sync::Arc;
 
@@ -19,11 +19,11 @@ use crate::rejection::{Reason, Rejection};
 pub(super) const WAIT_MS_MIN: u64 = 5;
 /// The longest wait for another request's result.
 const WAIT_MS_MAX: u64 = 40;
-/// What a turn may take beside what was asked for.
+/// The time that a turn may take beyond the wait that was asked for.
 const WAIT_GRACE_MS: u64 = 2000;
-/// Signatures that a worker verifies for all addresses with too many failures together, at
-/// once and in each second. They are not refused outright: whoever shares an address with
-/// a stranger, behind one proxy, must be able to end a key all the same.
+/// Signatures that a worker verifies for all addresses with too many failures together: at
+/// once, and in each second. Such addresses are not refused outright: a caller that shares its
+/// address with a stranger, behind one proxy, must still be able to end a key.
 const SUSPECTS: Bucket = Bucket::new(10, 1000, 10);
 /// The roles of client `realm-management` that let the manager write users.
 const WRITE_ROLES: [&str; 2] = ["manage-users", "realm-admin"];
@@ -49,7 +49,7 @@ impl Manage {
             (State::CheckingScopes, event) => self.scopes_checked(event, env),
             (State::Changing(change, draft), event) => self.change(change, draft, event, env),
             (State::LookingUp(changed, draft), event) => self.looked_up(changed, draft, event, env),
-            // What is made is told, whether or not the host lends a turn.
+            // The answer for a made change goes out, whether or not the host lends a turn.
             (State::Settling(changed, draft, _), event) if !is_turn(event) => {
                 self.told(&changed, draft)
             }
@@ -71,13 +71,13 @@ impl Manage {
         }
     }
 
-    /// What it waits for is given back at the end.
+    /// The state's resources are given back at the end.
     pub(super) fn misplaced(&mut self, state: State) -> Step {
         self.state = state;
         Err(End::unavailable("an input that belongs to nothing"))
     }
 
-    // ---- who calls ---------------------------------------------------------------
+    // ---- the caller --------------------------------------------------------------
 
     /// Verifies the caller's token with the realm's key of its name. `unfetched` is why the
     /// keys could not be fetched just now: the end where those at hand do not do.
@@ -202,7 +202,7 @@ impl Manage {
         self.need_token(env)
     }
 
-    /// The caller is known and the token is there: does what is asked for.
+    /// The caller is known and the token is there: does the operation.
     fn ask_keycloak(&mut self, env: &mut ManageEnv<'_, '_>) -> Step {
         let task = self.task.as_mut().ok_or_else(nothing)?;
         match &task.asked {
@@ -225,7 +225,7 @@ impl Manage {
 }
 
 impl Task {
-    /// Whose keys are concerned.
+    /// The owner of the keys.
     pub(super) fn owner_id(&self) -> Result<&str, End> {
         let caller = self.caller.as_ref().ok_or_else(nothing)?;
         Ok(self.query.user_id.as_deref().unwrap_or(&caller.subject))
@@ -289,7 +289,7 @@ const fn is_turn(event: Event<'_>) -> bool {
     matches!(event, Event::Answer { status, .. } if status < 400)
 }
 
-/// A state without what it takes: not reached.
+/// A state that lacks its data: not reached.
 pub(super) fn nothing() -> End {
     End::unavailable("a step that belongs to nothing")
 }

@@ -41,12 +41,12 @@ pub enum ChangeError {
     /// Others held the lock for as long as was waited.
     #[error("the owner's keys are being changed by others; try again")]
     Busy,
-    /// Keycloak did not do what it was asked.
+    /// Keycloak did not carry out a step.
     #[error("{step}: {failure}")]
     Keycloak {
         /// In which step.
         step: &'static str,
-        /// What it answered.
+        /// The fault in its answer.
         failure: String,
     },
     /// Keycloak refuses a step because of the owner's own data: a value that the realm's user
@@ -65,14 +65,14 @@ pub enum ChangeError {
         ANSWER_BYTES_MAX / 1024
     )]
     OwnerUnreadable,
-    /// The answer to the write was lost, and it may take effect still; or what came of it
+    /// The answer to the write was lost and the write may still take effect, or its result
     /// could not be read.
     #[error(
         "it is not known whether the change was made ({0}): look at the owner's keys before you \
          try again"
     )]
     Unknown(String),
-    /// What was written is not what is there.
+    /// The owner read back differs from the owner written.
     #[error(
         "the owner was written, and is not as it was written: another program changes it at the \
          same time, or the realm's user profile drops what is written (run apikeys setup)"

@@ -101,8 +101,8 @@ impl OwnerChange {
     pub(super) fn broken(&mut self, event: Event<'_>, bearer: &str, now: UnixMillis) -> Step {
         match status(event).map(owner::read_status) {
             Ok(Ok(()) | Err(OwnerFault::Absent)) => self.give_up_claim(bearer, now),
-            // It may be on its way still, and hit the lock of whoever comes next: nobody
-            // is to break that one, until the claim is stale.
+            // The deletion may still be on its way, and would hit the lock of the next holder.
+            // So nobody may break that lock until the claim is stale.
             Ok(Err(OwnerFault::Status(500..))) | Err(_) => {
                 self.claim = None;
                 self.wait(now)
@@ -159,7 +159,7 @@ impl OwnerChange {
         Ok((State::Waiting, ChangeOutput::Await(turn)))
     }
 
-    /// Gives back what is held, whatever went wrong.
+    /// Gives back all that is held, after any error.
     pub(super) fn give_back(
         &mut self,
         error: ChangeError,
@@ -170,7 +170,7 @@ impl OwnerChange {
             error @ (ChangeError::Unknown(_)
             | ChangeError::NotAsWritten
             | ChangeError::NoSuchOwner) => error,
-            // Whatever it says, the change may have been made.
+            // Whatever the error, the change may have been made.
             error if self.writes > 0 => ChangeError::Unknown(error.loggable()),
             error => error,
         };
@@ -211,8 +211,9 @@ impl OwnerChange {
         bearer: &str,
         now: UnixMillis,
     ) -> (State, ChangeOutput) {
-        // Else it is left to whoever finds it stale: by the time that this takes effect
-        // it may be another's, or what was begun under it is under way still.
+        // Otherwise the lock stays until another writer finds it stale. By the time that the
+        // unlock takes effect the lock may be another's, or a request begun under it may still
+        // be under way.
         if !std::mem::take(&mut self.held) || !self.may_go_on(now) {
             return (State::Over, done(result));
         }

@@ -19,12 +19,12 @@ impl OwnerChange {
         let links = read_links(event)?;
         let lock = find(&links, LOCK_PROVIDER);
         let ours = lock.filter(|lock| self.is_ours(lock));
-        // An earlier one of ours, whose answer was lost, may be the one.
+        // The link may come from an earlier attempt of ours with a lost answer.
         let taken_at = ours.map_or(self.locked_at, |lock| taken_at(&lock.name));
         self.locked_at = self.locked_at.min(taken_at);
         self.held = ours.is_some() && self.may_go_on(now);
         if !self.held {
-            // Taken a moment ago, and not shown: Keycloak takes links to what is not there.
+            // Taken a moment ago, and not shown: Keycloak accepts links to a missing provider.
             if lock.is_none() && self.may_go_on(now) {
                 return Err(ChangeError::NoLockProvider);
             }
@@ -246,7 +246,7 @@ impl OwnerChange {
         if self.writes >= WRITES_MAX || !self.may_go_on(now) {
             return Err(ChangeError::NotAsWritten);
         }
-        // Somebody who takes no lock wrote in between: the change is made anew on that.
+        // A writer without a lock wrote in between: the change is made anew on its data.
         Ok(self.read_user(State::ReadingUser, bearer))
     }
 

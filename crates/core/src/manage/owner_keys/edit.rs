@@ -185,7 +185,7 @@ impl Edit {
     }
 }
 
-/// What a change came to.
+/// The result of a change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Edited {
     /// The key that was added.
@@ -244,7 +244,7 @@ pub enum EditRefused {
          them all; revoke them, or have the owner linked again (apikeys reindex)"
     )]
     Unlinked,
-    /// The owner is larger than what a gateway reads.
+    /// The owner is larger than a gateway reads.
     #[error(
         "the owner's record is larger than what a gateway reads of it ({} KiB), so none of its \
          keys would work: have less in the user's attributes",
@@ -295,7 +295,7 @@ fn rotate(
     sweep(attributes, now);
     check_free(attributes, &key.id)?;
     let mut edited = Edited::of(&key.id);
-    // The new key counts in the old one's place, so what may be held is no question.
+    // The new key counts in the old one's place, so the limit does not matter here.
     if grace_ms == 0 {
         remove(attributes, id);
         edited.ended.push(id.to_owned());
@@ -310,7 +310,7 @@ fn rotate(
     Ok(edited)
 }
 
-/// Takes away what rotations have left behind: replaced keys whose grace is over.
+/// Removes the remains of rotations: replaced keys whose grace is over.
 fn sweep(attributes: &mut Attributes, now: UnixMillis) {
     let over: Vec<String> = list(attributes, now)
         .into_iter()

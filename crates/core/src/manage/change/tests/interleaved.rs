@@ -260,8 +260,8 @@ fn a_deletion_that_was_not_answered_is_not_made_again() {
     assert_eq!(ids(&world.keycloak), [B]);
 }
 
-/// Two find the claim of a dead breaker stale; the deletion of the one comes when the
-/// other has claimed anew. Gives who could begin to write at the same time.
+/// Two writers find the claim of a dead breaker stale; one deletes it after the other has
+/// claimed anew. Gives the writers that could begin to write at the same time.
 fn two_find_a_dead_breakers_claim(groups_have_no_id: bool) -> Vec<&'static str> {
     let mut world = with_a_stale_lock();
     world.keycloak.groups_have_no_id = groups_have_no_id;
@@ -300,8 +300,8 @@ fn two_find_a_dead_breakers_claim(groups_have_no_id: bool) -> Vec<&'static str> 
 #[test]
 fn a_dead_breakers_claim_is_ended_once_since_a_claim_has_an_id() {
     assert_eq!(two_find_a_dead_breakers_claim(false), ["first"]);
-    // Were it a link, which has none, both would break the lock, and the later one that
-    // of whoever comes between.
+    // Were it a link, which has no id, both would break the lock: the later one would break the
+    // lock of the next holder.
     assert_eq!(two_find_a_dead_breakers_claim(true), ["first", "second"]);
 }
 

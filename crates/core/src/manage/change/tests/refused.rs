@@ -1,4 +1,4 @@
-//! Owners that Keycloak refuses to write, or whose record cannot be read: nothing half-made
+//! Owners with unreadable records, and owners that Keycloak refuses to write: nothing half-made
 //! stays, and all keys of such an owner can be ended.
 
 use super::*;

@@ -1,10 +1,10 @@
 //! Eight writers, an administrator and one owner, interleaved at random by seed.
 //!
-//! What runs is the machine that ships; Keycloak, the network, the clocks and the fate of
-//! each writer are made up. A run ends when every writer has made its changes, every
-//! request has arrived and one more change, without faults, has gone through.
-//! `WRITERS_SEEDS=20000 cargo test --lib manage::change` runs so many seeds of each kind;
-//! a few alone find what is grossly wrong, and prove nothing.
+//! The machine is the one that ships; Keycloak, the network, the clocks and the fate of each
+//! writer are made up. A run ends when every writer has made its changes, every request has
+//! arrived and one more change, without faults, has gone through. `WRITERS_SEEDS=20000 cargo
+//! test --lib manage::change` runs so many seeds of each kind; a few alone find gross errors,
+//! and prove nothing.
 
 mod faults;
 mod network;
@@ -20,7 +20,7 @@ use run::Run;
 /// How often each thing happened.
 type Tally = BTreeMap<&'static str, u64>;
 
-/// What a seed came to: what was seen, and what is wrong.
+/// The outcome of a seed: events seen, and promises broken.
 struct Outcome {
     tally: Tally,
     violation: Option<String>,
@@ -68,7 +68,7 @@ fn seeds_asked_for() -> Option<u64> {
     option_env!("WRITERS_SEEDS").map(|seeds| seeds.parse().unwrap())
 }
 
-/// A range that leaves out a kind of fault or end would hold whatever is wrong with it.
+/// Without some kind of fault or end, the range of seeds would prove nothing about it.
 #[track_caller]
 fn reached(tally: &Tally, wanted: &[&str]) {
     if seeds_asked_for().is_some_and(|seeds| seeds < 100) {

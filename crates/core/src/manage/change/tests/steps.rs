@@ -1,4 +1,4 @@
-//! Each step of a change, answered and not: what is called, what is told, what is left.
+//! Each step of a change, answered or not: the calls, the result, the state left behind.
 
 use super::*;
 

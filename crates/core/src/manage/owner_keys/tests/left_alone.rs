@@ -1,5 +1,5 @@
-//! What an edit leaves alone, whatever an owner's attributes hold: every attribute but
-//! those of its own keys, and every value of these but theirs.
+//! The part of an owner that an edit leaves alone, for any attributes: every attribute except
+//! those of its own keys, and every value of these except theirs.
 
 use std::collections::BTreeSet;
 
@@ -219,7 +219,7 @@ proptest! {
         | Edit::Rotate { keys_max, .. }) = edit else { return Ok(()) };
         let mut after = before.clone();
         if edit.apply(&mut after, NOW).is_ok() {
-            // Counted apart from the code: what has no heir counts.
+            // Counted apart from the code: keys without an heir count.
             let count = |attributes: &Attributes| {
                 let values = attributes.get(KEYS_ATTRIBUTE).map_or(0, Vec::len);
                 let replaced = key_ids(attributes)

@@ -132,7 +132,7 @@ fn rotating_takes_no_room_but_that_of_the_keys_in_their_grace() {
     refused(&attributes, &rotate(C, "e", 1000, 2), too_many(2, 2));
     made(&mut attributes, &rotate(C, "e", 0, 2));
     assert_eq!(list(&attributes, NOW).len(), 4);
-    // Nor does a key whose heir is gone make room without end.
+    // A key that has lost its heir does not make room without end either.
     made(&mut attributes, &revoke("e"));
     made(&mut attributes, &create("f", 2));
     made(&mut attributes, &revoke("f"));

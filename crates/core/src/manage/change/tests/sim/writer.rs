@@ -12,9 +12,9 @@ pub(super) struct Writer {
     pub(super) offset_ms: u64,
     /// Changes that it has yet to begin.
     pub(super) changes_left: u32,
-    /// What it waits for: an input of another number is of the past.
+    /// The number of the input that it waits for; any other number is of the past.
     pub(super) awaited: u64,
-    /// Its last call was one that only who breaks a lock makes.
+    /// Its last call was one that only a breaker of locks makes.
     pub(super) at_the_break: bool,
     pub(super) attempt: Option<Attempt>,
 }
@@ -28,7 +28,7 @@ pub(super) struct Attempt {
     pub(super) inputs: u64,
 }
 
-/// What the world knows of a change, which may be longer than its writer lives.
+/// The world's view of a change, which may live longer than its writer.
 #[derive(Debug)]
 pub(super) struct Fate {
     pub(super) holder: String,
@@ -49,15 +49,15 @@ pub(super) struct Fate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     Made,
-    /// Whoever asked was told that nothing has changed.
+    /// The caller was told that nothing has changed.
     NotMade,
-    /// Whoever asked was told that it is not known.
+    /// The caller was told that the outcome is unknown.
     Unknown,
     /// Nobody was told anything.
     Crashed,
 }
 
-/// What a writer saw when it last read the owner, and how often it was written by then.
+/// The owner as a writer last read it, and the number of its writes by then.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Read {
     pub(super) ids: BTreeSet<String>,
