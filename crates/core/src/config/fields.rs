@@ -1,4 +1,4 @@
-//! The fields whose reading takes more than a type and bounds.
+//! The fields that need more than a type and bounds.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -36,7 +36,7 @@ pub(super) fn parse_object(text: &[u8]) -> Result<RawConfig, ConfigError> {
 
 pub(super) fn key_format(raw: &RawConfig) -> Result<KeyFormat, ConfigError> {
     let prefix = raw.key_prefix()?;
-    // What every JWT begins with: base64url of `{"`.
+    // The start of every JWT: base64url of `{"`.
     if "eyJ".starts_with(&prefix) || prefix.starts_with("eyJ") {
         return error(
             "key_prefix",

@@ -5,7 +5,7 @@ use super::fields::signing_key_of;
 use super::read::{ConfigError, error};
 use super::table::RawConfig;
 
-/// What the management API is configured by, beside what it shares with the exchange.
+/// The configuration of the management API, beside the fields that it shares with the exchange.
 #[derive(Debug, Clone)]
 pub struct Management {
     /// The client that may write users.

@@ -1,10 +1,10 @@
 //! The configuration of a filter: one flat JSON object, read and bounded at start.
 //!
-//! The host hands over text. [`Config::from_json`] refuses what is unknown, out of
-//! bounds or contradictory with a message that names the field, its bounds and
-//! what to write instead; it never repeats a value, since a secret may stand in
-//! the wrong place. Names, defaults and bounds are a contract and stand in [`table`],
-//! from which the JSON Schema that Kong reads and the tables of the pages are written.
+//! The host hands over text. [`Config::from_json`] refuses fields that are unknown, out of
+//! bounds or contradictory. Its message names the field, the bounds and the remedy; it never
+//! repeats a value, since a secret may stand in the wrong place. Names, defaults and bounds are
+//! a contract and stand in [`table`], from which the JSON Schema that Kong reads and the tables
+//! of the pages are written.
 
 use std::fmt;
 
@@ -42,7 +42,7 @@ pub mod defaults {
     pub const ASSERTION_ISSUER: &str = "https://api-key-gateway.invalid";
     /// The alias of the identity provider that stands for the gateway.
     pub const IDENTITY_PROVIDER: &str = "api-keys";
-    /// What keys begin with.
+    /// The start of every key.
     pub const KEY_PREFIX: &str = "sk_live_";
     /// Keys that one owner may hold.
     pub const MAX_KEYS_PER_USER: u64 = 5;
@@ -50,7 +50,7 @@ pub mod defaults {
     pub const BCRYPT_COST: u64 = 10;
 }
 
-/// What to do with a request that carries no API key.
+/// The handling of a request that carries no API key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnMissingKey {
     /// A Bearer token passes untouched; nothing at all is refused.
@@ -61,7 +61,7 @@ pub enum OnMissingKey {
     Reject,
 }
 
-/// What to do with a CORS preflight, which carries no credentials (Fetch, 3.2.2).
+/// The handling of a CORS preflight, which carries no credentials (Fetch, 3.2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preflight {
     /// It is a request without a key, as any other.
@@ -73,7 +73,7 @@ pub enum Preflight {
 /// Where a callout goes: `host:port` on Kong, a cluster's name on Envoy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
-    /// What the host is told.
+    /// The name that the host gets.
     pub name: String,
     /// Whether Kong is told to use TLS: the configured value began with `https://`.
     pub tls: bool,
@@ -90,13 +90,13 @@ pub struct Realm {
     pub token_path: String,
     /// The path of the realm's public keys (its `jwks_uri`).
     pub certs_path: String,
-    /// The path of what the realm says of itself (OpenID Connect Discovery 1.0, 4).
+    /// The path of the realm's discovery document (OpenID Connect Discovery 1.0, 4).
     pub discovery_path: String,
     /// The path of the admin REST interface's users.
     pub users_path: String,
     /// The path of the admin REST interface's events of users.
     pub events_path: String,
-    /// The path of the admin REST interface's log of what administrators changed.
+    /// The path of the admin REST interface's log of administrators' changes.
     pub admin_events_path: String,
     /// The realm's name.
     pub name: String,
@@ -157,13 +157,13 @@ pub struct Config {
     pub scope: Option<String>,
     /// The names of the headers that may carry a key, in lower case.
     pub headers: Vec<String>,
-    /// What to do without a key.
+    /// The handling of a request without a key.
     pub on_missing_key: OnMissingKey,
-    /// What to do with a CORS preflight.
+    /// The handling of a CORS preflight.
     pub preflight: Preflight,
     /// Until then an unknown key passes untouched.
     pub fallback_until: Option<UnixMillis>,
-    /// How often Keycloak is asked what was changed; 0 is never.
+    /// The time between two polls for administrators' changes; 0 means no polls.
     pub revocation_poll_ms: u64,
     /// Refusals in a minute after which a source address is told to wait; 0 is never.
     pub throttle_failures_per_minute: u64,
@@ -177,15 +177,14 @@ pub struct Config {
     pub l1_entries: usize,
     /// Slots of each region in the host's shared data; a multiple of four.
     pub l2_slots: u32,
-    /// In mode `manage`: what the management API is configured by. None in mode
-    /// `exchange`.
+    /// The management API's own fields, in mode `manage`. None in mode `exchange`.
     pub management: Option<Management>,
     /// Names all that decides which token a key gets: two filters share cache
     /// entries only where it is the same.
     pub fingerprint: [u8; 32],
 }
 
-/// A number whose bounds are below 2^32.
+/// A number with bounds below 2^32.
 fn small(number: u64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
@@ -194,7 +193,7 @@ impl Config {
     /// Reads and validates the configuration.
     ///
     /// # Errors
-    /// [`ConfigError`], with the field and what it may be.
+    /// [`ConfigError`], with the field and its allowed values.
     pub fn from_json(text: &[u8]) -> Result<Self, ConfigError> {
         let raw = parse_object(text)?;
         let enabled = raw.enabled()?;

@@ -11,7 +11,7 @@ use super::table::Kind;
 pub struct ConfigError {
     /// The field at fault; `configuration` for the object as a whole.
     pub field: String,
-    /// What is wrong and what to write instead.
+    /// The fault and its remedy.
     pub problem: String,
 }
 

@@ -1,4 +1,4 @@
-//! What becomes of a callout on its way to Keycloak and back.
+//! The way of a callout to Keycloak and back, with its faults.
 
 use apikeys_core::api_key::hash::StoredHash;
 use apikeys_core::keycloak::Call;
@@ -8,15 +8,15 @@ use super::dice::Dice;
 use super::faults::{Fault, Faults};
 use super::keycloak::{FakeKeycloak, Reply, claims, form, jwt, token_answer};
 
-/// What a callout asks for.
+/// The purpose of a callout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asks {
     ServiceToken,
-    /// What administrators changed.
+    /// The administrators' changes.
     Events,
-    /// Whether that is kept.
+    /// Whether Keycloak keeps those.
     EventsOn,
-    /// What the realm says of itself: the self-check asks.
+    /// The realm's discovery document, for the self-check.
     Realm,
     /// The owner of the key of this id.
     Lookup(String),
@@ -55,7 +55,7 @@ impl Asks {
         }
     }
 
-    /// Its kind, for the trace and for whose answers may be mixed up.
+    /// Its kind, for the trace, and for mixing up answers of one kind.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::ServiceToken => "service token",
@@ -72,7 +72,7 @@ impl Asks {
 #[derive(Debug, Clone)]
 pub struct Delivered {
     pub status: u16,
-    /// None if it is larger than what is read.
+    /// None if it is larger than the limit.
     pub body: Option<Vec<u8>>,
     /// Why nobody may believe it.
     pub poison: Option<&'static str>,
@@ -171,7 +171,7 @@ fn break_off(sound: Delivered, faults: &Faults, dice: &mut Dice) -> Delivered {
 /// nobody could know to be a mistake.
 fn is_mix_up(mine: &Asks, theirs: &Asks, reply: &Reply) -> bool {
     match (mine, theirs) {
-        // Nor somebody who holds both keys.
+        // Nor an owner of both keys.
         (Asks::Lookup(mine), Asks::Lookup(_)) => {
             let text = String::from_utf8_lossy(&reply.1);
             text != "[]" && !text.contains(&format!("key:{mine}:"))

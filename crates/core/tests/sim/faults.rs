@@ -1,4 +1,4 @@
-//! What can go wrong, each fault by its name and with its probability.
+//! The faults of a run, each with its name and its probability.
 //!
 //! A run draws which of them it has and how often they come: a run with a few
 //! faults reaches further than one in which everything fails.
@@ -7,7 +7,7 @@ use std::cell::Cell;
 
 use super::dice::Dice;
 
-/// A fault. What its probability is counted by is said with each group.
+/// A fault. Each group says the unit of its probability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     // By callout.
@@ -173,7 +173,8 @@ impl Faults {
     /// `torn_read=0.5,outage=0`.
     ///
     /// # Errors
-    /// What is wrong with the text.
+    ///
+    /// The fault of the text.
     pub fn with(mut self, named: &str) -> Result<Self, String> {
         for pair in named.split(',').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair

@@ -43,12 +43,12 @@ impl ClockSteps {
     }
 }
 
-/// One worker: for each route what the filter holds, made at its first request, and
-/// the gate that they share.
+/// One worker: the filter's state for each route, made at its first request, and the gate that
+/// the routes share.
 pub struct NodeWorker {
     pub routes: Vec<Option<(Worker, Watch)>>,
     pub gate: Gate,
-    /// What each route's root context does between requests.
+    /// The background work of each route's root context.
     pub backgrounds: Vec<Background>,
     /// How many there were in its place before it.
     pub generation: u32,
@@ -88,7 +88,7 @@ pub struct Node {
     seen_changes: ((u64, usize), u32),
 }
 
-/// What a step is taken with, beside its node.
+/// Everything that a step needs, beside its node.
 pub struct With<'a> {
     pub now: u64,
     pub config: &'a Arc<Config>,
@@ -145,8 +145,8 @@ impl Node {
         self.data = SharedData::new(self.host, self.room);
     }
 
-    /// Makes up for the ticks that its workers had since something happened here last:
-    /// nobody could have seen what they do any sooner.
+    /// Makes up for the ticks that its workers had since the last event here: nobody could have
+    /// seen their effects any sooner.
     pub fn tick(&mut self, now: u64, dice: &mut Dice, faults: &Faults) {
         let ticks = (now.saturating_sub(self.ticked_at) / TICK_MS).min(TICKS_MAX);
         if ticks > 0 {
@@ -173,8 +173,8 @@ impl Node {
         }
     }
 
-    /// Tells what a worker does between requests of an answer, or of a tick; what it asks for, whether a
-    /// poll goes on, and how polls go.
+    /// Gives a worker's background an answer or a tick; gives its next callout, whether a poll
+    /// goes on, and the state of the polls.
     pub fn go_on(
         &mut self,
         (worker, route): (usize, usize),

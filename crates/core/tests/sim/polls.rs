@@ -1,4 +1,4 @@
-//! What workers do between requests, polls and renewals: ticks, callouts, answers.
+//! The workers' background, polls and renewals: ticks, callouts, answers.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ pub struct PollFlight {
     worker: usize,
     route: usize,
     asks: Asks,
-    /// It lists what was changed; the very first asks for the newest event's time alone.
+    /// It lists changes; the very first asks for the newest event's time alone.
     lists: bool,
 }
 
@@ -47,7 +47,7 @@ impl World {
         }
     }
 
-    /// Tells what a worker does between requests what happened; whether a poll goes on.
+    /// Gives a worker's background an event; says whether a poll goes on.
     fn poll(&mut self, (node, worker, route): (usize, usize, usize), fed: &Fed) -> bool {
         let event = match fed {
             Fed::Request => None,
@@ -135,7 +135,7 @@ impl World {
         }
     }
 
-    /// The answer comes to the gateway, which from here on knows what it shows.
+    /// The answer comes to the gateway, which from here on knows its contents.
     pub(super) fn poll_answered(&mut self, id: u64, fed: &Fed) {
         let Some(flight) = self.polls.remove(&id) else {
             return;

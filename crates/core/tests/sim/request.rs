@@ -7,16 +7,16 @@ use super::keys;
 
 pub type Headers = Vec<(String, Vec<u8>)>;
 
-/// What a client presents.
+/// The credentials that a client presents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Credential {
-    /// The key of this number, whoever may hold it.
+    /// The key of this number, with any holder or none.
     Key(usize),
     /// Its id with another secret.
     WrongSecret(usize, u64),
     /// A well-formed key that nobody has.
     Unknown(u64),
-    /// What looks like a key and is none.
+    /// A text that looks like a key and is none.
     Malformed,
     /// A token of another origin.
     Bearer,

@@ -1,4 +1,4 @@
-//! What a run is made of: nodes, routes, realms, owners and keys, drawn from its seed.
+//! The parts of a run: nodes, routes, realms, owners and keys, drawn from its seed.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ pub struct Realm {
     pub ends: Vec<u64>,
 }
 
-/// What the seed decides before anything happens.
+/// The choices that the seed makes before the run begins.
 pub struct Setup {
     pub faults: Faults,
     pub nodes: Vec<Node>,

@@ -1,4 +1,4 @@
-//! What runs reached, so that a simulation that reaches nothing is seen.
+//! The reach of all runs, so that a simulation that reaches nothing is seen.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -18,7 +18,7 @@ pub struct Tally {
     pub told: u32,
     /// How often each fault struck.
     pub faults: BTreeMap<String, u64>,
-    /// A digest of the traces of all runs, whatever their order.
+    /// A digest of the traces of all runs, in any order.
     pub traces: u64,
 }
 

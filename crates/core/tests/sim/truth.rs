@@ -1,5 +1,5 @@
-//! What is true in a run, whatever a gateway may believe: who held which key when,
-//! and which token is whose.
+//! The truth of a run, apart from any gateway's belief: the holders of each key over time, and
+//! the owner of each token.
 
 use std::collections::BTreeMap;
 
@@ -38,8 +38,8 @@ pub struct Truth {
     pub nobody: BTreeMap<(usize, String), u64>,
     /// The `expiresAt` that a record had first; it is never changed in a run.
     pub ends: BTreeMap<(usize, String), u64>,
-    /// Until when an owner's own record let a key through, whatever others held; none while
-    /// it does.
+    /// Until when an owner's own record let a key through, with or without other holders; none
+    /// while it does.
     own: BTreeMap<(usize, String, String), Option<u64>>,
     /// When a node was told that an owner is revoked: by node, realm and owner.
     told: BTreeMap<(usize, usize, String), Vec<u64>>,
@@ -140,7 +140,7 @@ impl Truth {
     }
 }
 
-/// Whom a key stands for right now: its one owner, if all is well with both.
+/// The one owner that a key stands for right now, if all is well with both.
 fn owner_of(key: &Key, keycloak: &FakeKeycloak, now: u64) -> Option<String> {
     let index = index_value(&key.id);
     let values = |user: &User, name: &str| user.attributes.get(name).cloned().unwrap_or_default();

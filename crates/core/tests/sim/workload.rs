@@ -1,4 +1,4 @@
-//! What clients send and what administrators do, drawn before a run begins or as it
+//! The clients' requests and the administrators' edits, drawn before a run begins or as it
 //! goes; and the faults that come by themselves.
 
 use apikeys_core::api_key::record::{Field, index_value, key_value};

@@ -1,8 +1,8 @@
 //! The world of a run: nodes, realms, clients, the time, and all that is under way.
 //!
-//! A run is a queue of events by time. An event lets one exchange take one step, or
-//! changes something; what follows from it goes into the queue. What comes at the
-//! same time comes in the order in which it was queued. So one seed is one run.
+//! A run is a queue of events by time. An event lets one exchange take one step, or changes
+//! something; its consequences go into the queue. Events of the same time come in the order in
+//! which they were queued. So one seed is one run.
 
 use std::collections::BTreeMap;
 
@@ -69,7 +69,7 @@ pub(super) enum Event {
     },
 }
 
-/// What an exchange is told.
+/// An input of an exchange.
 #[derive(Clone)]
 pub(super) enum Fed {
     Request,
@@ -112,7 +112,7 @@ pub struct World {
     pub(super) last: BTreeMap<(usize, &'static str), (Asks, Reply)>,
 }
 
-/// What a run left.
+/// The results of a run.
 pub struct Run {
     pub trace: String,
     pub violation: Option<Violation>,
@@ -250,7 +250,7 @@ impl World {
         self.trace.note(self.now - START, what);
     }
 
-    /// Notes who holds which key now.
+    /// Notes the holders of each key now.
     pub fn look(&mut self, realm: usize) {
         let keycloak = &self.realms[realm].keycloak;
         self.truth.look(realm, keycloak, self.now);

@@ -1,8 +1,8 @@
-//! Invariant 13: what a stranger can cost is bounded, and nobody else pays for it.
+//! Invariant 13: the cost of a stranger is bounded, and nobody else pays for it.
 //!
-//! From one address a worker tells so many keys that they are no good, and no more; so
-//! many keys that it has never seen it looks up; and who has done nothing is never told
-//! to wait, nor is a key that was exchanged a moment ago.
+//! A worker refuses a bounded number of bad keys for one address, and no more. It looks up a
+//! bounded number of keys that are new to it. A client that has done nothing is never told to
+//! wait, nor is a key that was exchanged a moment ago.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::{Checker, Ended, Seen, Word, holds};
 use crate::request::{Address, Credential, End, Request};
 use crate::truth::Truth;
 
-// Not the core's own numbers, which are what is checked.
+// Its own numbers: those of the core are under test.
 const LOOKUPS_PER_SECOND: u64 = 50;
 const LOOKUPS_BURST: usize = 100;
 /// A turn is used up to 40 ms after it came, and a host may be a little late.
@@ -34,8 +34,8 @@ fn place(request: &Request) -> Place {
 pub struct Abuse {
     /// Refusals by worker and address: when, since the worker began or its clock was set.
     refusals: BTreeMap<(Place, Address), (Era, Vec<u64>)>,
-    /// Requests whose key nobody has, and when they were looked up first, since the worker
-    /// began or its clock was set.
+    /// Requests with a key that nobody has, and the instants of their first look-ups, since the
+    /// worker began or its clock was set.
     lookups: BTreeMap<Place, (Era, BTreeMap<u64, u64>)>,
     /// When a key came fresh from Keycloak.
     fresh: BTreeMap<(Place, usize), (Era, u64)>,
@@ -164,7 +164,8 @@ impl Abuse {
                 let Some((since, made_at)) = self.fresh.get(&at).copied() else {
                     return Ok(());
                 };
-                // Told or not, an owner whose key is good again may have been revoked.
+                // The owner may have been revoked before its key was good again, whether the
+                // node was told or not.
                 let hold = truth.good_since(ended.realm, &key);
                 let undisturbed = hold.is_some_and(|hold| hold.from < made_at)
                     && !truth.told_any_since(ended.request.node, ended.realm, made_at);

@@ -1,7 +1,7 @@
 //! Holds a run against the invariants of ARCHITECTURE.md, one in a file.
 //!
-//! A checker sees what a gateway says and lets out, and what is true, and nothing of
-//! what its caches hold but how much. It is told of each step; the first violation ends the run.
+//! A checker sees the outputs of a gateway and the truth, and of its caches the sizes alone. It
+//! sees each step; the first violation ends the run.
 
 mod abuse;
 mod answered;
@@ -25,9 +25,9 @@ use super::node::ClockSteps;
 use super::request::{End, Request};
 use super::truth::Truth;
 
-/// What a checker is told.
+/// A happening that a checker sees.
 pub enum Seen<'a> {
-    /// An exchange said what to do next.
+    /// An exchange gave its next output.
     Step {
         request: &'a Request,
         /// The time by the node's clock.
@@ -35,7 +35,7 @@ pub enum Seen<'a> {
         /// How often the node's clock was set, and how many workers were in this one's place.
         era: (usize, u32),
         output: &'a Output,
-        /// It was just given an answer that nobody may believe: what is wrong with it.
+        /// The fault of the answer that it was just given, if nobody may believe that answer.
         poison: Option<&'static str>,
     },
     /// A request was answered, or went on to the service.
@@ -93,12 +93,12 @@ pub struct Ended<'a> {
 /// Something that must not be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// The number of the invariant; 0 for what all of it is for.
+    /// The number of the invariant; 0 for the purpose of it all.
     pub invariant: u8,
     pub what: String,
 }
 
-/// A checker's word: nothing, or what is wrong.
+/// A checker's word: nothing, or the violation.
 pub type Word = Result<(), String>;
 
 /// Holds a run against one invariant.
@@ -107,7 +107,8 @@ pub trait Checker {
     fn invariant(&self) -> u8;
 
     /// # Errors
-    /// What is wrong.
+    ///
+    /// The violation.
     fn see(&mut self, seen: &Seen<'_>, truth: &Truth) -> Word;
 }
 
@@ -151,7 +152,7 @@ impl Jury {
     }
 }
 
-/// Says what is wrong unless it holds.
+/// Gives the violation unless the condition holds.
 fn holds(condition: bool, what: impl FnOnce() -> String) -> Word {
     if condition { Ok(()) } else { Err(what()) }
 }

@@ -1,7 +1,7 @@
 //! Invariant 5: no key, hash, assertion, token or signing key is said anywhere.
 //!
-//! All secrets of a run hold a mark; what is looked for is each mark in plain, in
-//! base64 at each of its three alignments, in hexadecimal digits and URL-encoded.
+//! All secrets of a run hold a mark. The checker looks for each mark in plain, in base64 at
+//! each of its three alignments, in hexadecimal digits and URL-encoded.
 
 use std::sync::LazyLock;
 
@@ -16,7 +16,7 @@ use crate::truth::Truth;
 
 /// A part of the signing key's text.
 const KEY_BODY: &str = SIGNING_KEY.split_at(48).1;
-/// What the head of each assertion of ours becomes.
+/// The encoded head of each assertion of ours.
 const ASSERTION: &str = "eyJ0eXAiOiJKV1QiLCJhbGciOiJFUzI1NiI";
 
 /// Keys, hashes and the signing key: they may stand nowhere at all.
@@ -27,7 +27,7 @@ static UNSAID: LazyLock<AhoCorasick> = LazyLock::new(|| finder(&[SIGNATURE, ASSE
 
 fn finder(marks: &[&str]) -> AhoCorasick {
     let forms = marks.iter().flat_map(|mark| forms(mark.as_bytes()));
-    // What is found by chance would say nothing.
+    // Short forms would be found by chance.
     let forms = forms.filter(|(_, form)| form.len() >= 7);
     let forms: Vec<Vec<u8>> = forms.map(|(_, form)| form).collect();
     AhoCorasick::new(&forms).unwrap()
