@@ -1,5 +1,5 @@
-//! What a stranger can cost: failures are counted by address, and keys that nobody has
-//! seen are looked up at a fixed rate.
+//! The cost of a stranger is bounded: failures are counted by address, and keys new to a worker
+//! are looked up at a fixed rate.
 
 use apikeys_core::api_key::format::KeyFormat;
 use apikeys_core::exchange::{Exchange, Output, Pass, Source};
@@ -27,7 +27,7 @@ fn unknown(number: u32) -> String {
 
 const ADDRESS: &str = "192.0.2.7:40000";
 
-/// A world whose requests come from one address.
+/// A world with all requests from one address.
 fn world(owners: Vec<User>) -> World {
     let mut world = World::new(owners);
     world.address = Some(ADDRESS.to_owned());
@@ -143,7 +143,7 @@ fn the_workers_of_a_node_count_together() {
     );
 }
 
-/// Whatever is wrong with a key: to be told to wait must not tell it.
+/// The answer "wait" must not tell the fault of a key.
 #[test]
 fn each_reason_for_which_a_key_is_refused_counts_alike() {
     let disabled = User {
@@ -279,7 +279,7 @@ fn a_flood_of_new_keys_is_looked_up_at_a_fixed_rate() {
             clients.push(client);
         }
     }
-    // A hundred at once, and those whose turn comes within a callout's time.
+    // A hundred at once, and those that get their turn within a callout's time.
     assert_eq!((clients.len(), overloaded), (200, 800));
     let start = world.now;
     while world.now < start.plus_ms(3000) {
@@ -328,7 +328,7 @@ fn who_has_failed_too_often_meanwhile_loses_its_turn() {
     }
     let throttled = |client: &&Client| client.rejected().0 == Rejection::Throttled;
     assert!(clients[100..].iter().all(|client| throttled(&client)));
-    // Of those under way already the first twenty are told what is wrong.
+    // Of those under way already the first twenty learn the fault of their key.
     assert_eq!(clients.iter().filter(throttled).count(), 130);
     assert_eq!(world.keycloak.calls.lookup, 100);
 }

@@ -1,4 +1,4 @@
-//! What is remembered, for how long, and what of it another request may use.
+//! The caches: their contents, the life of an entry, and its use for other requests.
 
 use apikeys_core::exchange::{Output, Source, Worker};
 use apikeys_core::machine::Effect;

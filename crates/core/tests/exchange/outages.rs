@@ -1,5 +1,5 @@
-//! Keycloak is gone for a while, or one of its nodes is: what is served meanwhile, how it
-//! is left alone, and how the gateway comes back.
+//! Keycloak is gone for a while, or one of its nodes is: the keys served meanwhile, the pauses
+//! between calls to it, and the gateway's way back.
 
 use apikeys_core::background::Background;
 use apikeys_core::exchange::{Output, Source};
@@ -89,7 +89,7 @@ fn a_call_is_made_three_times_and_not_more() {
     let (ended, calls) = request(&mut world, 1, &DOWN);
     assert_eq!(ended.rejected().0, Rejection::IdentityProviderUnavailable);
     assert_eq!(calls, 3);
-    // What Keycloak itself answers another node would answer as well.
+    // Keycloak's own answers would be the same from another node.
     for code in [400, 401, 403, 429, 500] {
         let (ended, calls) = request(&mut world, 1, &status(code));
         assert_eq!(ended.rejected().0, Rejection::IdentityProviderUnavailable);

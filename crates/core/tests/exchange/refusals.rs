@@ -145,7 +145,7 @@ fn an_unknown_key_that_falls_back_takes_nobody_the_service_token() {
     let before = world.keycloak.calls.service_token;
     let mut unknown = Client::send(&mut world, 2);
     unknown.answer_until(&mut world, |client| !client.is_looking_up());
-    // It fetches a token of its own now; who is known goes on with the kept one.
+    // It fetches a token of its own now; a known key goes on with the kept one.
     let mut known = Client::send(&mut world, 5);
     assert!(known.is_looking_up());
     unknown.answer_until(&mut world, Client::is_over);

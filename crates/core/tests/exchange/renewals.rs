@@ -18,7 +18,7 @@ fn world() -> World {
     world
 }
 
-/// What a request with this key is answered by.
+/// The source of the token that this key's request gets.
 fn source(world: &mut World, number: u8) -> Source {
     world.key_request(&key(number)).forwarded().source
 }

@@ -1,4 +1,4 @@
-//! What was revoked on this node: no cache keeps it alive, nor does an exchange that was
+//! Revocations on this node: no cache keeps a revoked key alive, nor does an exchange that was
 //! under way.
 
 use apikeys_core::exchange::{Output, Source};

@@ -1,4 +1,4 @@
-//! Who waits for whom, how long at a time, and how long in all.
+//! The order of waiting requests, the length of each wait, and of all waits together.
 
 use apikeys_core::api_key::hash::hash_bcrypt;
 use apikeys_core::exchange::{Output, Source};

@@ -61,7 +61,7 @@ impl Secrets {
         }
     }
 
-    /// Learns what a request presents.
+    /// Learns the keys of a request.
     fn learn_keys(&mut self, headers: &Headers) {
         for (_, value) in headers {
             let text = String::from_utf8_lossy(value);
@@ -124,7 +124,7 @@ impl World {
         Self::with(users, &Value::Null)
     }
 
-    /// A world whose filter is configured with these changes.
+    /// A world with these changes to the filter's configuration.
     pub fn with(users: Vec<User>, changes: &Value) -> Self {
         let config = config(changes);
         let mut secrets = Secrets::default();
@@ -180,7 +180,7 @@ impl World {
         output
     }
 
-    /// What a request's exchange works with.
+    /// Gives a request's exchange its environment.
     fn of_request(&mut self, act: impl FnOnce(&mut Env<'_>) -> Output) -> Output {
         let nonce = || {
             self.nonces.set(self.nonces.get() + 1);
@@ -233,7 +233,7 @@ impl World {
         exchange.abort(&mut env);
     }
 
-    /// What happens outside of a request, where no address can be asked for.
+    /// An act outside of a request, where no address can be asked for.
     pub fn with_env<T>(&mut self, act: impl FnOnce(&mut Env<'_>) -> T) -> T {
         let nonce = || {
             self.nonces.set(self.nonces.get() + 1);
@@ -255,7 +255,7 @@ impl World {
         std::mem::swap(&mut self.watch, watch);
     }
 
-    /// The same for what the worker does of its own accord.
+    /// The same for the worker's own background work.
     pub fn with_watch<T>(&mut self, act: impl FnOnce(&mut Watch, &mut Env<'_>) -> T) -> T {
         let mut watch = std::mem::replace(&mut self.watch, Watch::new(&self.worker));
         let told = self.with_env(|env| act(&mut watch, env));

@@ -1,4 +1,4 @@
-//! Who is taken for a caller, and for whom a caller may act.
+//! Tokens that are accepted from a caller, and the users that the caller may act for.
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ fn world() -> World {
     World::new(vec![User::new("alice"), User::new("bob")])
 }
 
-/// What comes of a token that says this as well.
+/// The answer to a token with these claims as well.
 fn with_claims(world: &mut World, changes: &Value) -> Told {
     let mut claims = world.claims("alice");
     for (name, value) in changes.as_object().unwrap() {
@@ -423,7 +423,7 @@ fn an_outage_of_the_realms_keys_refuses_nobody_whose_key_is_known() {
     let request = Request::list(&world.token("alice"));
     world.ask_with(&request, lose_keys).expect(200);
     world.pass(2 * MINUTE_MS);
-    // What is wrong with a token is told as ever; of an unknown name nothing is known.
+    // A bad token is refused as ever; an unknown kid cannot be judged now.
     let mut claims = world.claims("alice");
     claims["exp"] = json!(world.now.as_seconds() - 60);
     let expired = Request::list(&RealmKey::Es256.sign(&claims));

@@ -13,7 +13,7 @@ use super::openapi::Document;
 use super::request::Request;
 use super::world::World;
 
-/// The shape of what is used here of OpenAPI 3.1.1, chapter by chapter (4.8).
+/// The part of OpenAPI 3.1.1 that is used here, chapter by chapter (4.8).
 fn shape() -> Value {
     let text = json!({ "type": "string", "minLength": 1 });
     let closed = |properties: Value, required: &[&str]| {
@@ -185,7 +185,7 @@ fn it_is_served_as_it_is() {
     assert_eq!(told.expect(200), Document::get().root);
 }
 
-// --- requests: what the document allows is taken, what it forbids is refused -----------
+// --- requests: the API accepts the requests that the document allows, and no others ------
 
 fn texts() -> impl Strategy<Value = Value> {
     let pieces = prop::sample::select(vec![
@@ -238,8 +238,8 @@ fn numbers() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// What stands in a member that takes a text, a number or a list of texts; and, now and
-/// then, in one that does not.
+/// A value for a member that takes a text, a number or a list of texts; now and then one of
+/// another type.
 fn member(kind: &str) -> BoxedStrategy<Value> {
     let lists = || prop::collection::vec(texts(), 0..4).prop_map(Value::from);
     let any_value = prop_oneof![

@@ -1,4 +1,4 @@
-//! Requests that are not what they should be, each refused by what it says alone.
+//! Invalid requests, each refused by its own contents alone.
 
 use serde_json::json;
 
@@ -177,7 +177,7 @@ fn a_body_of_no_length_is_none_however_that_is_written() {
     }
 }
 
-/// Kong shows a filter no body where none was announced, whatever comes.
+/// Kong shows a filter no body that was not announced, even if one comes.
 #[test]
 fn a_body_that_may_come_unseen_has_to_be_announced() {
     let mut world = world();

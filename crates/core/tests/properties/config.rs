@@ -1,5 +1,5 @@
-//! The configuration: what is accepted is in bounds and reads the same again, an unknown
-//! field is refused, and no message repeats a value.
+//! The configuration: accepted values are in bounds and read the same again, an unknown field
+//! is refused, and no message repeats a value.
 //!
 //! The input is the JSON; `{pem}` stands for a signing key.
 

@@ -1,5 +1,5 @@
-//! Which credential a request carries: a key is the client's very own bytes, none of it
-//! goes on to the service, and what passes holds none.
+//! The credential of a request: a key is the client's very own bytes, none of it goes on to the
+//! service, and a request that passes without exchange holds none.
 //!
 //! The first byte chooses the configuration; each further line is a header. `{key}` and
 //! `{other}` stand for two keys of ours, `{imported}` for a foreign one.

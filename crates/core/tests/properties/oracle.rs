@@ -1,5 +1,5 @@
-//! What a strict reader takes for a key, a record, an owner: written anew, after the
-//! documents, so that a fault in ours and one in here would have to be the same one.
+//! A strict reader of keys, records and owners: written anew, after the documents, so that a
+//! fault in ours would have to be in this one too.
 
 use apikeys_core::api_key::format::KeyFormat;
 use serde_json::Value;
@@ -187,7 +187,7 @@ fn digits(text: &[u8]) -> Option<i64> {
     })
 }
 
-/// Milliseconds of `.123456`, if it is there, and what follows.
+/// Milliseconds of `.123456`, if it is there, and the rest of the text.
 fn fraction(text: &[u8]) -> Option<(u64, &[u8])> {
     let Some(rest) = text.strip_prefix(b".") else {
         return Some((0, text));
