@@ -281,7 +281,7 @@ fn every_property_has_its_fuzz_target() {
     assert_eq!(listed.matches("[[bin]]").count(), properties::ALL.len());
 }
 
-/// One thing that is done to a seed.
+/// One change to a seed.
 #[derive(Debug, Clone)]
 enum Change {
     Flip(usize, u8),

@@ -10,7 +10,7 @@ use super::table::RawConfig;
 pub struct Management {
     /// The client that may write users.
     pub client_id: String,
-    /// Its key, if that is another than the gateway's.
+    /// Its signing key, if it differs from the gateway's.
     pub signing_key: Option<SigningKeySource>,
     /// The realm role that lets a caller act for others.
     pub admin_role: String,
@@ -27,7 +27,7 @@ pub(super) enum Mode {
     Manage,
 }
 
-/// Reads the fields of mode `manage`; none in mode `exchange`, which has none of them.
+/// Reads the fields of mode `manage`; none in mode `exchange`.
 pub(super) fn management(raw: &RawConfig) -> Result<Option<Management>, ConfigError> {
     if raw.mode()? == Mode::Exchange {
         return match raw.first_of_mode_manage() {

@@ -50,7 +50,7 @@ pub mod defaults {
     pub const BCRYPT_COST: u64 = 10;
 }
 
-/// The handling of a request that carries no API key.
+/// How to handle a request without an API key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnMissingKey {
     /// A Bearer token passes untouched; nothing at all is refused.
@@ -61,16 +61,16 @@ pub enum OnMissingKey {
     Reject,
 }
 
-/// The handling of a CORS preflight, which carries no credentials (Fetch, 3.2.2).
+/// How to handle a CORS preflight, which carries no credentials (Fetch, 3.2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preflight {
-    /// It is a request without a key, as any other.
+    /// It is handled as any request without a key.
     Refuse,
     /// It passes untouched, for the service to answer.
     Pass,
 }
 
-/// Where a callout goes: `host:port` on Kong, a cluster's name on Envoy.
+/// The target of callouts: `host:port` on Kong, a cluster's name on Envoy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     /// The name that the host gets.
@@ -133,17 +133,17 @@ pub struct Config {
     pub key_format: KeyFormat,
     /// Keys that one owner may hold.
     pub max_keys_per_user: u32,
-    /// How long an exchanged token is reused.
+    /// The time for which an exchanged token is reused.
     pub cache_ttl_ms: u64,
-    /// How long a refused key is remembered.
+    /// The time for which a refused key is remembered.
     pub negative_ttl_ms: u64,
     /// The realm.
     pub realm: Realm,
-    /// Where callouts to Keycloak go.
+    /// The target of callouts to Keycloak.
     pub keycloak_upstream: Upstream,
-    /// Where a yield goes.
+    /// The target of yields.
     pub yield_upstream: Upstream,
-    /// The longest that one callout may take.
+    /// The longest time of one callout.
     pub callout_timeout_ms: u64,
     /// The gateway's client.
     pub client_id: String,
@@ -157,21 +157,22 @@ pub struct Config {
     pub scope: Option<String>,
     /// The names of the headers that may carry a key, in lower case.
     pub headers: Vec<String>,
-    /// The handling of a request without a key.
+    /// How to handle a request without a key.
     pub on_missing_key: OnMissingKey,
-    /// The handling of a CORS preflight.
+    /// How to handle a CORS preflight.
     pub preflight: Preflight,
     /// Until then an unknown key passes untouched.
     pub fallback_until: Option<UnixMillis>,
     /// The time between two polls for administrators' changes; 0 means no polls.
     pub revocation_poll_ms: u64,
-    /// Refusals in a minute after which a source address is told to wait; 0 is never.
+    /// Refusals in a minute after which a source address must wait; 0 means never.
     pub throttle_failures_per_minute: u64,
-    /// So long past its TTL a token may be used where Keycloak cannot be asked; 0 is not.
+    /// The time past its TTL for which a token may be used while Keycloak cannot be asked; 0
+    /// means none.
     pub stale_if_error_ms: u64,
-    /// Of a thousand requests that a cache answers so many are in the audit log.
+    /// The number of audit lines for a thousand requests that a cache answers.
     pub audit_hits_per_1000: u32,
-    /// How far the clocks of the gateway, Keycloak and the services may be apart.
+    /// The largest difference between the clocks of the gateway, Keycloak and the services.
     pub clock_skew_ms: u64,
     /// Entries of each cache in worker memory.
     pub l1_entries: usize,
@@ -179,8 +180,8 @@ pub struct Config {
     pub l2_slots: u32,
     /// The management API's own fields, in mode `manage`. None in mode `exchange`.
     pub management: Option<Management>,
-    /// Names all that decides which token a key gets: two filters share cache
-    /// entries only where it is the same.
+    /// A digest of all settings that decide a key's token: two filters share cache entries only
+    /// if their fingerprints are equal.
     pub fingerprint: [u8; 32],
 }
 
@@ -242,8 +243,7 @@ impl Config {
         Ok(config)
     }
 
-    /// SHA-256 over all that decides which token a key gets, each part with its
-    /// length before it.
+    /// SHA-256 over all settings that decide a key's token, each with its length before it.
     fn compute_fingerprint(&self, index_key: Option<&str>) -> [u8; 32] {
         let mut hasher = Sha256::new();
         for part in [

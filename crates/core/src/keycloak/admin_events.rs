@@ -22,8 +22,8 @@ pub fn may_read_events(management_roles: &[String]) -> bool {
     roles.any(|role| EVENTS_ROLES.contains(&role.as_str()))
 }
 
-/// Links of owners to this identity provider are locks of our own tools and say nothing of
-/// the owner.
+/// Links of owners to this identity provider are locks of our own tools and change nothing
+/// about the owner.
 const LOCK_PROVIDER: &str = "api-keys-lock";
 
 /// No event is dated after this, the end of the year 9999.
@@ -43,13 +43,13 @@ pub fn events_call(
     Call::get(Endpoint::Events, path, service_token)
 }
 
-/// The call for a page of no events, as small as can be: whether Keycloak tells of them.
+/// The call for an empty page of events: the smallest way to see whether Keycloak shows them.
 #[must_use]
 pub fn no_events_call(config: &Config, service_token: &str) -> Call {
     events_call(config, service_token, Some(NEVER), (0, 1))
 }
 
-/// The call for whether the realm keeps events.
+/// The call for the realm's event settings: does it keep events?
 #[must_use]
 pub fn config_call(config: &Config, service_token: &str) -> Call {
     let path = format!("{}/config", config.realm.events_path);
@@ -72,16 +72,16 @@ pub enum Concerns {
 pub struct AdminEvent {
     /// Its identity among events.
     pub id: String,
-    /// When it was done, by Keycloak's clock.
+    /// The instant of the change, by Keycloak's clock.
     pub time: UnixMillis,
     /// The users that it concerns.
     pub concerns: Concerns,
 }
 
-/// Why an answer says nothing of events.
+/// Reasons an answer about events cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EventsError {
-    /// The service token is not taken (any more).
+    /// The service token is not accepted (any more).
     #[error("Keycloak answered 401: the service token is not accepted")]
     Unauthorized,
     /// The service account lacks the role.
@@ -93,7 +93,7 @@ pub enum EventsError {
     /// Another status.
     #[error("Keycloak answered {0}")]
     Status(u16),
-    /// Not the JSON that was asked for.
+    /// Not the expected JSON.
     #[error("an answer that is no list of events")]
     Malformed,
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::owner::{OwnerFault, encoded, read_status};
 use super::{Call, Endpoint};
 
-/// Claims a name: 201, or 409 where somebody has.
+/// Claims a name: 201, or 409 if it is claimed already.
 #[must_use]
 pub fn claim_call(users_path: &str, name: &str, holder: &str, bearer: &str) -> Call {
     let group = json!({"name": name, "attributes": {"holder": [holder]}});
@@ -35,7 +35,7 @@ pub fn read_call(users_path: &str, name: &str, bearer: &str) -> Call {
     )
 }
 
-/// Ends this very claim: 204, or 404 where it has ended.
+/// Ends this very claim: 204, or 404 if it has ended.
 #[must_use]
 pub fn end_call(users_path: &str, claim: &Claim, bearer: &str) -> Call {
     let path = format!("{}/{}", groups_path(users_path), encoded(&claim.id));

@@ -1,8 +1,8 @@
 //! The realm's public keys as a worker keeps them: when to fetch, and how long to trust.
 //!
-//! One for each realm that a worker serves. A key that is removed in Keycloak must stop
-//! being trusted soon, an outage of Keycloak must not refuse every caller at once, and
-//! tokens that name invented keys must not make the gateway ask again and again.
+//! A worker has one for each realm that it serves. It must soon stop trusting a key that was
+//! removed in Keycloak, it must not refuse every caller at once in an outage of Keycloak, and
+//! it must not ask again and again for tokens that name invented keys.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::clock::UnixMillis;
 pub const FRESH_MS: u64 = 10 * 60_000;
 /// While they cannot be fetched, keys are used until they are this old.
 pub const USABLE_MS: u64 = 60 * 60_000;
-/// A try, made for an unknown name or to renew, is followed by none for this long.
+/// The shortest time between two tries, for an unknown name or to renew.
 pub const RETRY_MS: u64 = 60_000;
 /// The same, while there are no keys that could be used.
 pub const RETRY_WITHOUT_KEYS_MS: u64 = 5_000;
@@ -45,7 +45,7 @@ pub enum Need {
 #[derive(Debug, Clone, Copy)]
 struct Try {
     began_at: UnixMillis,
-    /// While it is under way: others wait no longer than until then.
+    /// While it is under way: the end of the others' wait.
     lease_until: Option<UnixMillis>,
     /// Its request was gone before its answer.
     given_up: bool,
@@ -54,7 +54,7 @@ struct Try {
 #[derive(Debug)]
 struct Kept {
     keys: KeySet,
-    /// When Keycloak was asked for them: they are the keys of then.
+    /// The instant at which Keycloak was asked: the keys are those of then.
     asked_at: UnixMillis,
 }
 
@@ -80,7 +80,7 @@ impl KeyStore {
             Some(key) if fresh => Need::Use(key),
             Some(key) => match self.try_or(pauses, lease_until, now, Need::Unknown) {
                 Need::Fetch => Need::Fetch,
-                // Those that come during a renewal need not wait for it.
+                // Requests during a renewal need not wait for it.
                 _ => Need::Use(key),
             },
             None => self.try_or(pauses, lease_until, now, Need::Unknown),
@@ -111,8 +111,8 @@ impl KeyStore {
         }
     }
 
-    /// Begins a try, unless another is under way or was made less than the first of the
-    /// pauses ago, or the second where it was given up.
+    /// Begins a try, unless another is under way, or was made less than the first pause ago
+    /// (the second pause, if it was given up).
     fn try_or(
         &mut self,
         (pause_ms, given_up_ms): (u64, u64),

@@ -37,7 +37,7 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
 /// A request to Keycloak.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Call {
-    /// Which endpoint it is for: metrics are counted by it.
+    /// Its endpoint: metrics are counted by it.
     pub endpoint: Endpoint,
     /// `GET`, `POST`, `PUT` or `DELETE`.
     pub method: &'static str,
@@ -93,7 +93,7 @@ impl std::fmt::Debug for Call {
     }
 }
 
-/// Which of Keycloak's endpoints a fault concerns.
+/// Keycloak's endpoints, as faults and metrics name them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoint {
     /// The token endpoint, asked for the gateway's own token.

@@ -111,16 +111,16 @@ pub struct Link {
     pub name: String,
 }
 
-/// Why an answer about an owner cannot be used.
+/// Reasons an answer about an owner cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OwnerFault {
     /// There is no such user.
     #[error("the realm has no such user")]
     Absent,
-    /// The token is not taken (any more).
+    /// The token is not accepted (any more).
     #[error("Keycloak answered 401: the token is not accepted")]
     Unauthorized,
-    /// The account may not.
+    /// The account lacks the role.
     #[error("Keycloak answered 403: the account lacks the role manage-users of realm-management")]
     Forbidden,
     /// It is there already.
@@ -129,7 +129,7 @@ pub enum OwnerFault {
     /// Another status.
     #[error("Keycloak answered {0}")]
     Status(u16),
-    /// Not the JSON that was asked for.
+    /// Not the expected JSON.
     #[error("an answer that cannot be read")]
     Malformed,
 }
@@ -217,13 +217,13 @@ impl User {
         actions.into_iter().flatten().filter_map(Value::as_str)
     }
 
-    /// Bytes that it takes as JSON, with the attributes as they are now.
+    /// Its size as JSON, in bytes, with the attributes as they are now.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.to_value().to_string().len()
     }
 
-    /// Whether a gateway that looks it up cannot read it.
+    /// Whether it is too large for a gateway that looks it up.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
         self.bytes() > OWNER_BYTES_MAX

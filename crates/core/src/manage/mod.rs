@@ -65,15 +65,15 @@ use router::{Operation, Query};
 
 pub use answers::{Answer, OPENAPI};
 
-/// How long a request may take, the wait for the owner's lock among it.
+/// The longest time of a request, with the wait for the owner's lock.
 const REQUEST_MS_MAX: u64 = 30_000;
-/// How long a request waits for the owner's lock, others of its worker before it among
-/// that.
+/// The longest wait of a request for the owner's lock, with the wait for earlier requests of
+/// its worker.
 const LOCK_WAIT_MS: u64 = 8_000;
-/// How long the body may take to come.
+/// The longest wait for the body.
 const BODY_MS_MAX: u64 = 10_000;
-/// The answer to a revocation waits for this long, in which all workers of the node
-/// have dropped the owner's tokens.
+/// The answer to a revocation waits this long: by then all workers of the node have dropped the
+/// owner's tokens.
 pub const SETTLE_MS: u64 = 500;
 
 /// The head of a request.
@@ -101,10 +101,10 @@ impl std::fmt::Debug for RequestHead<'_> {
 pub enum Output {
     /// Come back with the body, or with a failure when it has not come in time.
     ReadBody {
-        /// How long to wait for it.
+        /// The longest wait for it.
         timeout_ms: u64,
     },
-    /// Do this and come back with its event.
+    /// Carry out this effect and come back with its event.
     Await(Effect),
     /// Answer the client: the request is over.
     Respond(Answer),
@@ -118,14 +118,14 @@ pub struct Manager {
     service_token: ServiceToken,
     keys: KeyStore,
     owners: Owners,
-    /// The verifications for addresses with too many failures.
+    /// Verifications for addresses with too many failures.
     suspects: FullAt,
     random: KeyRandom,
 }
 
 impl Manager {
-    /// One that knows nothing yet. `signing_key` is the management client's; `seed` is
-    /// any bytes that no other worker has had.
+    /// An empty state. `signing_key` is the management client's; `seed` is any bytes that no
+    /// other worker has had.
     #[must_use]
     pub fn new(signing_key: Arc<SigningKey>, seed: &[u8]) -> Self {
         Self {
@@ -186,7 +186,7 @@ pub struct Report {
     /// The key, or the new one, once it is found. The id that the client sent may be any text,
     /// even a key.
     pub key_id: Option<String>,
-    /// Why it was refused.
+    /// The reason of a refusal.
     pub reason: Option<String>,
 }
 
@@ -291,13 +291,13 @@ struct Task {
     id: ExchangeId,
     ticket: Ticket,
     deadline: Deadline,
-    /// When it was ready for its change, and began to wait for its turn.
+    /// The instant at which it was ready for its change, and began to wait for its turn.
     ready_at: Option<UnixMillis>,
-    /// The new key is found by no look-up, and its making is being undone.
+    /// No look-up finds the new key, and its making is being undone.
     undoing: bool,
     /// The manager's token was refused once and fetched anew.
     retried: bool,
-    /// How long the next wait is.
+    /// The length of the next wait.
     wait_ms: u64,
 }
 
@@ -326,7 +326,7 @@ impl std::fmt::Debug for Draft {
     }
 }
 
-/// Keys that are told once their last uses are known.
+/// Keys for a list or a single answer, which waits for their last uses.
 #[derive(Debug)]
 struct Listing {
     keys: Vec<(KeySummary, Option<UnixMillis>)>,
@@ -339,7 +339,7 @@ struct Listing {
 #[derive(Debug)]
 struct End {
     problem: Problem,
-    /// Why, for the log.
+    /// The reason, for the log.
     reason: String,
 }
 

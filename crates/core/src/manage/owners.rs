@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::calls::ExchangeId;
 
-/// The requests that change an owner's keys, the first of which is at it. As many as
-/// are pending at most; each leaves by [`Owners::leave`], however it ends.
+/// The requests that change each owner's keys; the first in line is at work. They are no more
+/// than the pending requests, and each leaves by [`Owners::leave`] at any end.
 #[derive(Debug, Default)]
 pub(super) struct Owners(BTreeMap<String, VecDeque<ExchangeId>>);
 
 impl Owners {
-    /// How many are before this request, which queues if it did not yet; none when it is
+    /// The number of requests before this one, which joins the queue if it is new; 0 when it is
     /// its turn.
     pub(super) fn before(&mut self, owner_id: &str, id: ExchangeId) -> usize {
         let queue = self.0.entry(owner_id.to_owned()).or_default();

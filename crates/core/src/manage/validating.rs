@@ -32,7 +32,7 @@ impl Manage {
         env: &mut ManageEnv<'_, '_>,
     ) -> Step {
         let config = Arc::clone(&env.exchange.worker.config);
-        // A header's value has no spaces at its ends, and a text of JSON may.
+        // A JSON text may have spaces at its ends; a header's value has none.
         let key = match config.key_format.parse(body.api_key.as_bytes()) {
             Ok(key) => key,
             Err(fault) => return Err(malformed(fault, env)),

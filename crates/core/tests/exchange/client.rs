@@ -21,7 +21,7 @@ pub fn plain_owner(name: &str, number: u8) -> User {
     User::new(name).with_key(id_of(&key(number)), &sha256_of(&key(number)), FAR)
 }
 
-/// The same with an end to the millisecond.
+/// The same with an end exact to the millisecond.
 pub fn ending(name: &str, number: u8, ends_at: UnixMillis) -> User {
     let mut user = plain_owner(name, number);
     let text = ends_at.to_rfc3339();

@@ -243,7 +243,7 @@ fn the_number_of_pending_requests_is_bounded_and_recovers() {
 fn a_full_queue_is_told_at_once_and_the_others_are_served() {
     let mut world = World::new(owners(1..=100));
     let mut crowd = Crowd::start(&mut world, 1..=100);
-    // The clock stands, so that no deadline comes between.
+    // The clock stands still, so that no deadline passes.
     crowd.tick_ms = 0;
     let ended = crowd.finish(&mut world);
     let overloaded = |output: &Output| {

@@ -1,4 +1,4 @@
-//! Anything at all goes in: each input is answered, within bounds, and nothing panics.
+//! Any input is answered, within bounds, and nothing panics.
 
 use apikeys_core::machine::{Effect, Event};
 use apikeys_core::manage::{Manage, Output, RequestHead};

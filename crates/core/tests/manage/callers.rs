@@ -204,14 +204,14 @@ fn a_token_that_was_minted_from_a_key_makes_no_key() {
     let mut world = world();
     let (_, made) = world.make("alice");
     let minted = world.ask(&Request::validate(&made)).expect(200);
-    // As the realm would sign it: for the audience, even.
+    // As the realm would sign it, even for the audience.
     let mut claims = super::keycloak::claims(minted["access_token"].as_str().unwrap());
     claims["aud"] = json!(AUDIENCE);
     let token = RealmKey::Es256.sign(&claims);
     let told = world.ask(&Request::create(&token, &json!({ "name": "another" })));
     let detail = told.refused(401, "invalid_token");
     assert!(detail.contains("made from an API key"), "{detail}");
-    // As another client got it, by an assertion or by the exchange of the first.
+    // As another client would get it, by an assertion or by exchanging the first.
     claims["azp"] = json!("console");
     assert_eq!(claims["jti"].as_str().unwrap().get(..7), Some("trrtag:"));
     for jti in [claims["jti"].clone(), json!("trrtte:1")] {
@@ -451,7 +451,7 @@ fn a_managers_token_that_keycloak_refuses_is_fetched_anew_once() {
         let told = world.ask(&request);
         assert!(told.status < 300, "{}: {:?}", told.status, told.reason);
         assert_eq!(world.count("token"), 2);
-        // Of one that is refused again there is no third.
+        // A second token that is refused is not followed by a third.
         world.keycloak.takes_no_token = true;
         let request = Request::create(&world.token("alice"), &new);
         let told = world.ask(&request);

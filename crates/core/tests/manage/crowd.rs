@@ -58,7 +58,8 @@ struct Crowd {
     time_ms: u64,
     waiting: Vec<Waiting>,
     answered: Answered,
-    /// Of a hundred calls so many lose their way, and so many clients hang up.
+    /// The percentage of calls that are lost. At each step, so many of a thousand clients hang
+    /// up.
     faults: u64,
     profiles: Vec<Value>,
 }
@@ -215,7 +216,7 @@ impl Crowd {
         }
     }
 
-    /// However it is written, no owner holds more than it may.
+    /// Counted in any way, no owner holds more keys than it may.
     fn expect_limits(&self) {
         for user in &self.world.keycloak.users {
             let ids = user.key_ids();

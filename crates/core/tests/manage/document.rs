@@ -1,5 +1,5 @@
-//! The document itself: a sound OpenAPI 3.1 description, and one that takes and refuses
-//! the very requests that the API does.
+//! The document itself: a sound OpenAPI 3.1 description that allows exactly the requests that
+//! the API accepts.
 
 use std::collections::BTreeSet;
 
@@ -282,8 +282,8 @@ fn agree(schema: &str, body: &Value, taken: bool) -> Result<(), TestCaseError> {
     let document = Document::get();
     let pointer = json!({ "$ref": format!("#/components/schemas/{schema}") });
     let allowed = document.compile(&pointer).is_valid(body);
-    // More than a schema can say: the sum of the scopes' lengths, and characters beyond the
-    // first plane, which the languages that read it write in different ways.
+    // A schema cannot say all: the sum of the scopes' lengths, and characters beyond the first
+    // plane, which languages write in different ways.
     let scopes = body["scopes"].as_array().into_iter().flatten();
     let length: usize = scopes.map(|it| it.as_str().unwrap_or("").len() + 1).sum();
     let name = body["name"].as_str().unwrap_or_default();

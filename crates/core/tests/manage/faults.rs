@@ -13,7 +13,7 @@ use super::request::Request;
 use super::told::Told;
 use super::world::{START, World};
 
-/// A lock that nobody gives back is broken by then.
+/// By then a lock that nobody gave back has been broken.
 const STALE_MS: u64 = 46_000;
 
 /// The fate of a call.
@@ -381,7 +381,7 @@ fn an_input_after_the_end_is_an_answer_and_no_panic() {
     world.expect_nothing_held();
 }
 
-/// Before a head there is nothing to answer, and it is answered all the same.
+/// An input before the head is answered all the same.
 #[test]
 fn a_first_input_that_is_no_head_is_an_answer_and_no_panic() {
     let mut world = world();

@@ -15,7 +15,7 @@ use super::told::Told;
 
 pub struct Document {
     pub root: Value,
-    /// By their pointer in the document.
+    /// Schemas, by their pointer in the document.
     schemas: HashMap<String, Validator>,
 }
 

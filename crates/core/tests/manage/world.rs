@@ -64,7 +64,7 @@ pub struct World {
 struct Secrets {
     /// Keys and callers' tokens: Keycloak is not sent them either.
     ours: BTreeSet<String>,
-    /// Hashes and assertions, which it is sent.
+    /// Hashes and assertions, which Keycloak is sent.
     others: BTreeSet<String>,
 }
 

@@ -33,7 +33,7 @@ static KEYS: LazyLock<[ApiKey; 4]> = LazyLock::new(|| {
     [1, 2, 3, 4].map(|number| format.parse(key(number).as_bytes()).unwrap())
 });
 
-/// Shared data that forgets, mixes up, tears and makes up.
+/// Shared data that loses, mixes up, tears and invents entries.
 #[derive(Default)]
 struct Liar {
     values: HashMap<String, Vec<u8>>,
@@ -81,7 +81,7 @@ impl SharedStore for Liar {
 
     fn set(&mut self, name: &str, value: &[u8], _: Option<u32>) {
         self.past.push(value.to_vec());
-        // One write in four is lost when the store is in the mood for it.
+        // In this mood of the store one write in four is lost.
         if self.mood != 6 {
             self.values.insert(name.to_owned(), value.to_vec());
         }

@@ -97,7 +97,7 @@ fn assert_no_message_repeats_a_value(value: &Value) {
     let Some(fields) = value.as_object() else {
         return;
     };
-    // A field's name is shown where it is unknown, and a fuzzer learns the mark.
+    // The message shows the name of an unknown field, and a fuzzer learns the mark.
     if fields.keys().any(|name| name.contains(MARK)) {
         return;
     }

@@ -453,7 +453,7 @@ impl World {
         }
     }
 
-    /// Each wait takes its time and each callout fails: it must end by itself.
+    /// Each wait takes its full time and each callout fails: the request must end by itself.
     fn lead_to_its_end(&mut self, request: &mut Request) {
         for _ in 0..TURNS_MAX {
             match &request.output {
@@ -470,7 +470,7 @@ impl World {
         panic!("it does not end: {:?}", request.output);
     }
 
-    /// A day later, with Keycloak as it should be, each worker serves the key.
+    /// A day later, with a sound Keycloak, each worker serves the key.
     fn assert_it_serves_on(&mut self) {
         self.now = self.latest.plus_ms(86_400_000);
         for worker in [0, 1] {
@@ -510,7 +510,7 @@ fn lookup(known: &Known) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The answer with one thing in it changed, and whole otherwise.
+/// The answer with one part changed, and otherwise whole.
 fn doctored(body: &[u8], which: u8) -> Vec<u8> {
     let text = String::from_utf8_lossy(body);
     let (from, to) = [

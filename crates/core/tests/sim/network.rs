@@ -11,7 +11,7 @@ use super::request::Request;
 use super::truth::Issued;
 use super::world::{Event, Fed, World};
 
-/// A role that is lost between two calls of one exchange shows in neither.
+/// The role may be lost between two calls of one exchange, so that neither shows it.
 const UNNOTICED_MS: u64 = 1000;
 
 impl World {
@@ -111,9 +111,9 @@ impl World {
         delivered
     }
 
-    /// Keycloak says that nobody owns a key. It knows, unless somebody does and the
-    /// gateway's account lacks the role to see it; a role that was lost a moment before
-    /// nobody can have noticed.
+    /// Notes that Keycloak said that nobody owns a key. Keycloak is right, unless the gateway's
+    /// account lacks the role to see the owner. Nobody can have noticed a role lost a moment
+    /// before.
     fn note_nobody(&mut self, at: usize, key_id: &str) {
         let realm = &self.realms[at];
         let has_role = realm.keycloak.management_roles.contains(&"view-users");

@@ -12,8 +12,8 @@ use super::node::With;
 use super::requests::KEY;
 use super::world::{Event, Fed, World};
 
-/// The time between two ticks that may begin a poll. Seldomer than a host's, so that a run
-/// takes no longer; those that look at the log are made up for by [`super::node`].
+/// The time between two ticks that may begin a poll. It is longer than a host's, to keep runs
+/// short; [`super::node`] makes up for the ticks that look at the log.
 pub const TICK_MS: u64 = 1000;
 
 /// A poll's callout that is under way.
@@ -31,7 +31,7 @@ pub struct PollFlight {
 pub struct Shown(BTreeSet<(usize, usize, String)>);
 
 impl World {
-    /// Each worker of a node has its tick; those of which a poll is due begin it.
+    /// Each worker of a node has its tick, and begins a poll if one is due.
     pub(super) fn tick(&mut self, node: usize) {
         self.nodes[node].tick(self.now, &mut self.dice, &self.faults);
         for worker in 0..self.nodes[node].workers.len() {
@@ -149,8 +149,8 @@ impl World {
         } = flight;
         let taken = self.poll((node, worker, route), fed);
         self.show_written(node);
-        // A worker that shares nothing tells nobody; one that does not go on gave the poll
-        // up before.
+        // A worker without shared data tells nobody; a worker that does not go on had given the
+        // poll up.
         let tells = taken && lists && self.routes[route].config.l2_slots > 0;
         if let (Fed::Answer(delivered), true) = (fed, tells) {
             let realm = self.routes[route].realm;
@@ -172,7 +172,7 @@ impl World {
     }
 }
 
-/// The events of an answer that say of an owner that something was changed.
+/// The events of an answer that name a changed owner.
 fn changed(body: &[u8]) -> Vec<(String, String)> {
     let events: Vec<Value> = serde_json::from_slice(body).unwrap_or_default();
     let changed = events

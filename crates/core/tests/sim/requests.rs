@@ -203,7 +203,7 @@ impl World {
         self.measure(request.node, request.worker);
     }
 
-    /// Shows how much a worker holds, and that it holds nothing for nobody.
+    /// Shows the sizes of a worker's state, and that it keeps nothing without a request.
     fn measure(&mut self, node: usize, worker: usize) {
         let here =
             |flight: &InFlight| (flight.request.node, flight.request.worker) == (node, worker);

@@ -30,7 +30,7 @@ struct Slot {
 pub struct SharedData {
     host: Host,
     slots: BTreeMap<String, Slot>,
-    /// How many entries Kong's zone has room for.
+    /// The number of entries that fit in Kong's zone.
     room: usize,
     versions: u32,
     uses: u64,
@@ -113,7 +113,7 @@ impl SharedData {
         std::mem::take(&mut self.written)
     }
 
-    /// How often it was changed.
+    /// The number of changes to it.
     pub fn changes(&self) -> u64 {
         self.changes
     }

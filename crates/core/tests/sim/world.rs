@@ -23,9 +23,9 @@ use super::trace::Trace;
 use super::truth::Truth;
 use super::workload;
 
-/// More events than any run has: beyond it something goes on for ever.
+/// More events than any run has: a run with more goes on for ever.
 const EVENTS_MAX: u64 = 400_000;
-/// How long after the last fault all must be well again: no refusal is remembered any
+/// The time after the last fault by which all must be well again: no refusal is remembered any
 /// more.
 const SETTLED_MS: u64 = 45_000;
 /// Ticks go on for so long after that.
@@ -104,7 +104,7 @@ pub struct World {
     pub(super) in_flight: BTreeMap<u64, InFlight>,
     requests: u64,
     pub(super) calm_since: Option<u64>,
-    /// Nodes tick until then: nothing is changed any more, and nothing remembered.
+    /// Nodes tick until then: later nothing changes any more, and nothing is remembered.
     pub(super) ticks_until: u64,
     pub(super) polls: BTreeMap<u64, PollFlight>,
     pub(super) shown: Shown,
@@ -282,7 +282,7 @@ impl World {
         for node in &mut self.nodes {
             node.mend_clock(self.now);
         }
-        // Soon, when much is remembered still, and once all of it is over.
+        // Soon, while much is still remembered, and again when all of it is over.
         for (from, every) in [(SETTLED_MS, 500), (HEALED_MS, 3_000)] {
             for key in 0..super::keys::KEYS {
                 let at = self.now + from + every * key as u64;

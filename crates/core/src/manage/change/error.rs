@@ -5,7 +5,7 @@ use crate::keycloak::ANSWER_BYTES_MAX;
 use crate::keycloak::refusal::Refusal;
 use crate::manage::owner_keys::EditRefused;
 
-/// Why a change was not made. Unless it says otherwise, nothing has changed.
+/// Reasons a change was not made. Unless a variant says otherwise, nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
     /// The change itself.
@@ -14,16 +14,16 @@ pub enum ChangeError {
     /// There is no such user.
     #[error("the realm has no such user")]
     NoSuchOwner,
-    /// The token is not taken (any more).
+    /// The token is not accepted (any more).
     #[error("Keycloak answered 401: the token is not accepted")]
     Unauthorized,
-    /// The account may not.
+    /// The account lacks a role.
     #[error(
         "Keycloak answered 403: the account lacks the role manage-users of client \
          realm-management; grant it, or run: apikeys setup"
     )]
     Forbidden,
-    /// The lock's provider is not there, so that nobody could see a lock.
+    /// The lock's provider is missing, so nobody could see a lock.
     #[error("the realm has no identity provider {LOCK_PROVIDER}: run apikeys setup")]
     NoLockProvider,
     /// The owner is linked under an id that is not its own.
@@ -38,13 +38,13 @@ pub enum ChangeError {
          tokens of the other. Delete that link and find out who made it"
     )]
     IdLinkedElsewhere(String),
-    /// Others held the lock for as long as was waited.
+    /// Others held the lock until the wait was over.
     #[error("the owner's keys are being changed by others; try again")]
     Busy,
     /// Keycloak did not carry out a step.
     #[error("{step}: {failure}")]
     Keycloak {
-        /// In which step.
+        /// The step.
         step: &'static str,
         /// The fault in its answer.
         failure: String,
@@ -53,9 +53,9 @@ pub enum ChangeError {
     /// profile does not allow any more, for example. Trying again is of no use.
     #[error("{step}: {refusal}; trying again is of no use until the user is corrected")]
     RefusedByKeycloak {
-        /// Which step.
+        /// The refused step.
         step: &'static str,
-        /// Its words.
+        /// Keycloak's words.
         refusal: Refusal,
     },
     /// The owner cannot be read, so it cannot be written either.

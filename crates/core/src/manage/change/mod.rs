@@ -55,24 +55,24 @@ pub use error::ChangeError;
 /// The alias of the identity provider for locks: a user's link to it is the user's lock. The
 /// provider is disabled, and nobody logs in by it.
 pub const LOCK_PROVIDER: &str = "api-keys-lock";
-/// The name of the group that is held while a stale lock is broken begins so; the owner's id
+/// The start of the name of the group that is held while a stale lock is broken; the owner's id
 /// follows.
 pub const BREAK_GROUP: &str = "api-keys-lock-break ";
 /// A holder begins nothing that rests on its lock later than this after it took it.
 pub const HOLD_MS: u64 = 10_000;
-/// A lock is taken for left behind when it is this old.
+/// A lock of this age is stale: its holder has left it behind.
 pub const STALE_MS: u64 = 45_000;
-/// Writes that are not found as they were written are repeated this often.
+/// The most writes of one change: a write that is read back differently is repeated.
 const WRITES_MAX: u32 = 3;
 /// The shortest and longest wait for a lock that somebody holds, at first.
 const WAIT_MS: std::ops::Range<u64> = 20..100;
-/// After so many waits they become longer, and longer again after as many, up to
-/// [`WAIT_FACTOR_MAX`] times: a lock that was left behind is asked for once in a while.
+/// The waits grow each time that so many are over, up to [`WAIT_FACTOR_MAX`] times the first: a
+/// lock that was left behind is asked for only now and then.
 const WAITS_ALIKE: u64 = 8;
 /// See [`WAITS_ALIKE`].
 const WAIT_FACTOR_MAX: u64 = 10;
 
-/// The place of the owner, and the limits of the change.
+/// A change: its owner, its edit and its limits.
 #[derive(Debug, Clone)]
 pub struct Change {
     /// The path of the realm's users, as in [`Realm`](crate::config::Realm).
@@ -89,18 +89,18 @@ pub struct Change {
     pub disabled_owners: bool,
     /// Whether an owner that holds keys and has lost its link gets it again.
     pub relink: bool,
-    /// Names this change among all: at least 16 lower-case letters and digits.
+    /// A unique name of this change: at least 16 lower-case letters and digits.
     pub holder: String,
-    /// How long to wait for the lock.
+    /// The longest wait for the lock.
     pub wait_ms_max: u64,
-    /// How long to wait for an answer.
+    /// The longest wait for an answer.
     pub callout_timeout_ms: u64,
 }
 
 /// The next step for the shell.
 #[derive(Debug)]
 pub enum ChangeOutput {
-    /// Do this and come back with its event.
+    /// Carry out this effect and come back with its event.
     Await(Effect),
     /// It is over.
     Done(Box<Result<Changed, ChangeError>>),
@@ -115,9 +115,10 @@ pub struct Changed {
     pub username: String,
     /// The owner's keys as they are now, the newest first.
     pub keys: Vec<KeySummary>,
-    /// Whether Keycloak gives the owner tokens: enabled, and nothing left to do.
+    /// Notes for the client: the owner is disabled, has actions left to do, or was linked
+    /// again.
     pub warnings: Vec<String>,
-    /// Why the records of keys that were ended by [`Edit::RevokeAll`] are still there.
+    /// The reason that [`Edit::RevokeAll`] could not remove the records of the keys it ended.
     pub records_kept: Option<ChangeError>,
 }
 
@@ -151,7 +152,7 @@ enum State {
     Writing(Box<Written>),
     ReadingAgain(Box<Written>),
     Unlinking(Box<Changed>),
-    /// The answer to the end of a link that this change made, and has no key for.
+    /// The answer to the end of a link that this change made without a key to need it.
     TakingBack(Box<Result<Changed, ChangeError>>),
     Unlocking(Box<Result<Changed, ChangeError>>),
     Over,
@@ -172,7 +173,7 @@ struct Written {
     before: User,
     after: User,
     edited: Edited,
-    /// Why nothing is known of the write.
+    /// The reason that the fate of the write is unknown.
     lost: Option<String>,
 }
 
@@ -233,8 +234,8 @@ impl OwnerChange {
         &self.change.owner_id
     }
 
-    /// Whether it waits for the answer to its first call: if that is a refusal, nothing
-    /// has been done.
+    /// Whether it waits for the answer to its first call. A refusal of that call means that
+    /// nothing was changed.
     #[must_use]
     pub const fn is_at_its_first_call(&self) -> bool {
         matches!(self.state, State::Locking) && self.waits == 0
@@ -345,7 +346,7 @@ impl OwnerChange {
 }
 
 fn is_within_hold(since: UnixMillis, now: UnixMillis) -> bool {
-    // A clock that was set back says nothing.
+    // After a clock was set back, the age is unknown.
     since <= now && now.since_ms(since) < HOLD_MS
 }
 
@@ -381,7 +382,7 @@ fn fault_in(step: &'static str, fault: OwnerFault, event: Event<'_>) -> ChangeEr
     }
 }
 
-/// Whether the same request is refused again, whenever it is sent.
+/// Whether Keycloak would refuse the same request at any later time.
 const fn is_final(status: u16) -> bool {
     matches!(status, 400..=499) && !matches!(status, 408 | 429)
 }
@@ -402,13 +403,13 @@ fn find<'a>(links: &'a [Link], provider: &str) -> Option<&'a Link> {
     links.iter().find(|link| link.provider == provider)
 }
 
-/// Whether a lock or a claim was left behind, by the text that its holder wrote.
+/// Whether a lock or a claim is stale, by its holder's text.
 fn is_stale(text: &str, now: UnixMillis) -> bool {
     now.since_ms(taken_at(text)) >= STALE_MS
 }
 
-/// When a lock or a claim was taken. One that does not say it is none of ours, and would
-/// stay for ever if it were not as old as can be.
+/// The instant at which a lock or a claim was taken. A text without an instant is not ours; it
+/// counts as the oldest, or it would stay for ever.
 fn taken_at(text: &str) -> UnixMillis {
     text.rsplit_once('@')
         .and_then(|(_, at)| at.parse().ok())

@@ -72,7 +72,7 @@ impl KeySummary {
         }
     }
 
-    /// The key as clients see it: never its hash, and nothing that is not known.
+    /// The key as clients see it: never its hash, and no unknown members.
     #[must_use]
     pub fn view(&self, last_used: Option<UnixMillis>) -> Value {
         let mut view = Map::new();

@@ -188,7 +188,7 @@ fn an_import_that_is_made_twice_is_made_once() {
     let mut attributes = owner(&[B]);
     assert_eq!(made(&mut attributes, &import(A, 2)), added(A));
     let once = attributes.clone();
-    // There is no room for it any more, and none is needed.
+    // There is no room for it any more, but it needs none.
     assert_eq!(made(&mut attributes, &import(A, 1)), Edited::default());
     assert_eq!(attributes, once);
 }
@@ -283,7 +283,7 @@ fn reindexing_names_the_keys_that_are_there_each_once() {
     attributes.insert(INDEX_ATTRIBUTE.to_owned(), index);
     let before = attributes.clone();
     assert_eq!(made(&mut attributes, &Edit::Reindex), Edited::default());
-    // No key's text leads to an id of another shape, so none is found by it.
+    // No key's text leads to an id of another shape, so no key is found by it.
     assert_eq!(
         attributes[INDEX_ATTRIBUTE],
         [A, imported, B].map(index_value)

@@ -32,7 +32,8 @@ pub enum Seen<'a> {
         request: &'a Request,
         /// The time by the node's clock.
         node_now: u64,
-        /// How often the node's clock was set, and how many workers were in this one's place.
+        /// The number of times that the node's clock was set, and of workers in this one's
+        /// place before it.
         era: (usize, u32),
         output: &'a Output,
         /// The fault of the answer that it was just given, if nobody may believe that answer.
@@ -40,9 +41,9 @@ pub enum Seen<'a> {
     },
     /// A request was answered, or went on to the service.
     Ended(&'a Ended<'a>),
-    /// Something was said where others read it: in a log, to a client.
+    /// A text went where others read it: to a log, to a client.
     Said(&'a str),
-    /// How much a worker holds.
+    /// The sizes of a worker's state.
     Sizes {
         worker: Sizes,
         /// Admin events that it remembers.
@@ -57,7 +58,7 @@ pub enum Seen<'a> {
         name: &'a str,
         value: &'a [u8],
     },
-    /// A worker to which no request is left.
+    /// A worker with no request left.
     Idle { worker: Sizes, places: usize },
     /// Nothing is left to happen.
     Closed { unanswered: usize, reuses: u32 },
@@ -76,17 +77,17 @@ pub struct Ended<'a> {
     pub node_now: u64,
     /// When it was sent.
     pub sent_at: u64,
-    /// How often the node's clock was set.
+    /// The settings of the node's clock.
     pub clock: &'a ClockSteps,
-    /// Turns that it took at once.
+    /// Turns that it took without a wait.
     pub turns: u32,
     /// Whether it waited for others.
     pub waited: bool,
     /// The rounds of bcrypt of the record that it was last shown.
     pub rounds: u32,
-    /// How many workers there were in this one's place before it.
+    /// The number of workers in this one's place before it.
     pub generation: u32,
-    /// No fault is or was possible that could have kept it from its token.
+    /// The instant since which no fault could have kept it from its token.
     pub calm_since: Option<u64>,
 }
 

@@ -11,7 +11,7 @@ use super::{Checker, Seen, Word, holds};
 use crate::polls::TICK_MS;
 use crate::truth::Truth;
 
-/// How long a node takes from being told.
+/// The longest time from the news to its effect on a node.
 const TOLD_MS: u64 = 1000;
 
 pub struct Revocation;
@@ -43,7 +43,7 @@ impl Checker for Revocation {
         })?;
         let (node, owner) = (ended.request.node, &issued.subject);
         let told = truth.told_since(node, ended.realm, owner, last);
-        // A route without shared data is told of nothing.
+        // A route without shared data gets no news.
         let told = told.filter(|_| ended.config.l2_slots > 0);
         let late = told.map_or(0, |told| ended.now.saturating_sub(told));
         holds(late <= TOLD_MS, || {

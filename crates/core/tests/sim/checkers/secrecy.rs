@@ -1,4 +1,4 @@
-//! Invariant 5: no key, hash, assertion, token or signing key is said anywhere.
+//! Invariant 5: no key, hash, assertion, token or signing key appears in any text.
 //!
 //! All secrets of a run hold a mark. The checker looks for each mark in plain, in base64 at
 //! each of its three alignments, in hexadecimal digits and URL-encoded.
@@ -19,10 +19,10 @@ const KEY_BODY: &str = SIGNING_KEY.split_at(48).1;
 /// The encoded head of each assertion of ours.
 const ASSERTION: &str = "eyJ0eXAiOiJKV1QiLCJhbGciOiJFUzI1NiI";
 
-/// Keys, hashes and the signing key: they may stand nowhere at all.
+/// Keys, hashes and the signing key: they may appear nowhere at all.
 static NOWHERE: LazyLock<AhoCorasick> =
     LazyLock::new(|| finder(&[MARK, KEY_BODY, "$2b$04$", "$2b$05$", "$sha256$"]));
-/// Tokens and assertions: with those they may stand in no text that anybody reads.
+/// Tokens and assertions: like those, they may not appear in a text that anybody reads.
 static UNSAID: LazyLock<AhoCorasick> = LazyLock::new(|| finder(&[SIGNATURE, ASSERTION]));
 
 fn finder(marks: &[&str]) -> AhoCorasick {

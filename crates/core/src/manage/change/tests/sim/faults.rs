@@ -76,14 +76,14 @@ impl Faults {
     };
 }
 
-/// A world that is not as the machine takes it to be.
+/// A world that breaks an assumption of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Breakage {
     /// A link is put over another's.
     LinksAreNoLock,
     /// A call takes effect much later.
     LaterThanAssumed,
-    /// Clocks differ by a minute more than is left for calls to be late.
+    /// Clocks differ by a minute more than late calls leave room for.
     ClocksFurtherApart,
     /// A deletion of a link is repeated on the way, and arrives again a while later.
     DeletedTwice,

@@ -49,7 +49,7 @@ pub(super) struct Sent {
     pub(super) call: Call,
     /// The owner as its sender had read it by then.
     pub(super) basis: Read,
-    /// The answer comes so much later, if it does, and with this status, if another.
+    /// The delay of the answer, if it comes, and its status, if it is changed.
     pub(super) answered: Option<(u64, Option<u16>)>,
 }
 
@@ -73,9 +73,9 @@ pub(super) struct Run {
     pub(super) writers: Vec<Writer>,
     pub(super) fates: Vec<Fate>,
     pub(super) truth: Truth,
-    /// Ids that were given to keys to be made.
+    /// The number of ids given to new keys.
     pub(super) ids_given: usize,
-    /// Ids of keys that were there at some time, the latest last.
+    /// Ids of all keys that were ever there, the latest last.
     pub(super) known: Vec<String>,
     pub(super) tally: Tally,
     pub(super) trace: Vec<String>,
@@ -445,7 +445,7 @@ impl Run {
         self.queue.push(Reverse((at, number)));
     }
 
-    /// Draws in any case, so that a fault that is off leaves the rest of the run as it was.
+    /// Draws in any case, so that switching a fault off leaves the rest of the run unchanged.
     pub(super) fn chance(&mut self, probability: f64) -> bool {
         self.dice.random::<f64>() < probability
     }

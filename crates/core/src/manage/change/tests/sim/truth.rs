@@ -23,9 +23,9 @@ pub(super) struct Truth {
     pub(super) administered: u64,
     /// The owner without its keys, after the latest allowed write.
     others: Value,
-    /// Keys that somebody was told were made.
+    /// Keys that a caller was told were made.
     told_made: BTreeSet<String>,
-    /// Keys that somebody was told were revoked.
+    /// Keys that a caller was told were revoked.
     told_gone: BTreeSet<String>,
     /// Keys that a change or the administrator took away.
     gone: BTreeSet<String>,
@@ -149,7 +149,7 @@ impl Truth {
             Edit::Revoke { id } => (None, Some(id)),
             Edit::RevokeAll | Edit::Reindex => (None, None),
         };
-        // By the clock that is furthest ahead.
+        // By the fastest clock.
         let over: BTreeSet<String> = list(was, now)
             .into_iter()
             .filter(|key| key.replaced_by.is_some() && key.state == KeyState::Expired)
@@ -188,7 +188,7 @@ impl Truth {
         Ok(())
     }
 
-    /// The administrator wrote the owner whole, as it was read some time before.
+    /// The administrator wrote the whole owner, as it was some time before.
     pub(super) fn administered(&mut self, before: &Keycloak, after: &Keycloak, tally: &mut Tally) {
         self.administered += 1;
         let old = ids(&before.owner().attributes);

@@ -1,4 +1,4 @@
-//! A writer: its clock, its patience, and the change that it is at.
+//! A writer: its clock, its patience, and its present change.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use crate::manage::owner_keys::Edit;
 /// One of the writers.
 #[derive(Debug)]
 pub(super) struct Writer {
-    /// How far its clock is ahead of the slowest.
+    /// The lead of its clock over the slowest one.
     pub(super) offset_ms: u64,
     /// Changes that it has yet to begin.
     pub(super) changes_left: u32,
@@ -38,7 +38,7 @@ pub(super) struct Fate {
     pub(super) faulty: bool,
     /// It took longer than a holder may go on for.
     pub(super) slow: bool,
-    /// When it took the lock, by its own account.
+    /// Its latest reading of the owner.
     pub(super) last_read: Option<Read>,
     /// Writes of its own that took effect.
     pub(super) writes: u64,
