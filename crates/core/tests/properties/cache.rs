@@ -81,7 +81,7 @@ impl SharedStore for Liar {
 
     fn set(&mut self, name: &str, value: &[u8], _: Option<u32>) {
         self.past.push(value.to_vec());
-        // In this mood of the store one write in four is lost.
+        // In mood 6 writes are lost.
         if self.mood != 6 {
             self.values.insert(name.to_owned(), value.to_vec());
         }
