@@ -1,16 +1,16 @@
 //! Which build this is: its version, and the commit of its source.
 //!
-//! The commit comes from the build's environment (`APIKEYS_COMMIT`, which the scripts
-//! set) and not from a look at the tree, so that the same source and the same name give
-//! the same bytes, in a folder without git as well.
+//! The commit comes from the build's environment (`APIKEYS_COMMIT`, which the scripts set) and
+//! not from the tree. So the same source and the same name give the same bytes, also in a
+//! folder without git.
 
 use std::fmt;
 
 /// The version of the crate.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The commit that was built, in hexadecimal, with `-modified` behind it where the tree was
-/// not that commit's; `unknown` where the build was told nothing.
+/// The commit that was built, in hexadecimal, with `-modified` behind it if the tree differed
+/// from that commit; `unknown` if the variable was not set.
 pub const COMMIT: &str = match option_env!("APIKEYS_COMMIT") {
     Some(commit) if !commit.is_empty() => commit,
     _ => "unknown",

@@ -1,13 +1,13 @@
-//! Exchanges API keys for Keycloak JWTs, for whatever gateway a shell puts around it.
+//! Exchanges API keys for Keycloak JWTs, for any gateway with a shell around it.
 //!
 //! A client that can only send an API key reaches services that accept only
 //! Keycloak's JWTs: the exchange takes the key from a request, finds its owner in Keycloak,
 //! verifies the key against the stored hash, gets a token for the owner and puts it in the
 //! key's place.
 //!
-//! All of it is pure: no clock, no randomness, no I/O. A shell says what happened, and is told
-//! what to do. A reader who follows a request begins at [`exchange`], the state machine that
-//! decides, and comes by [`cache`] and [`keycloak`] (requests and answers as values).
+//! All of it is pure: no clock, no randomness, no I/O. A shell reports events and carries out
+//! effects. To follow a request, begin at [`exchange`], the state machine that decides, and go
+//! on to [`cache`] and [`keycloak`] (requests and answers as values).
 
 pub mod api_key;
 pub mod audit;

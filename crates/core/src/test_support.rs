@@ -1,4 +1,4 @@
-//! What the unit tests of several modules need.
+//! Shared parts of the unit tests of several modules.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -24,7 +24,7 @@ pub(crate) fn config() -> Config {
     config_with(&Value::Null)
 }
 
-/// A configuration with these fields beside those that it must have.
+/// A configuration with these fields and the required ones.
 pub(crate) fn config_with(fields: &Value) -> Config {
     let mut config = json!({
         "keycloak_url": "https://login.example.com",
@@ -32,7 +32,7 @@ pub(crate) fn config_with(fields: &Value) -> Config {
         "keycloak_upstream": "keycloak",
         "yield_upstream": "yield",
         "signing_key": SIGNING_KEY_PEM,
-        // Nobody polls here, and tokens are not to end for it.
+        // Nobody polls here, and no token may end because of that.
         "revocation_poll_seconds": 0,
     });
     for (field, value) in fields.as_object().into_iter().flatten() {
@@ -64,14 +64,14 @@ pub(crate) fn owner_json(user_id: &str, key_id: &str) -> Value {
     })
 }
 
-/// Public keys of each kind, and tokens that OpenSSL signed with their private halves,
-/// which nobody has any more: made by it, so that signer and verifier are not one.
+/// Public keys of each kind, and tokens that OpenSSL signed with their private halves, which
+/// are gone. OpenSSL made them so that signer and verifier are different programs.
 pub(crate) fn signed_by_openssl() -> Value {
     let text = include_str!("../../../tests/kit/src/caller_tokens.json");
     serde_json::from_str(text).unwrap()
 }
 
-/// A key set as Keycloak answers with.
+/// A key set as Keycloak gives it.
 pub(crate) fn jwks(keys: &[Value]) -> crate::keycloak::jwks::KeySet {
     let body = json!({ "keys": keys }).to_string();
     crate::keycloak::jwks::read_jwks_answer(200, body.as_bytes()).unwrap()

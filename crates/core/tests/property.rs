@@ -1,5 +1,5 @@
-//! Properties of every reader of outside bytes: none panics, what it accepts is in
-//! bounds, and what was written reads back.
+//! Properties of every reader of outside bytes: none panics, accepted values are in bounds, and
+//! written values read back.
 //!
 //! Those of `properties` are run here over the seeds in `crates/core/fuzz/seeds`, over random bytes
 //! and over seeds that were tampered with, in bounded time; `make fuzz` goes on from there.
@@ -237,7 +237,7 @@ proptest! {
     }
 }
 
-/// What the seeds of a property hold, in the order of their names.
+/// The seeds of a property, in the order of their names.
 fn seeds(name: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fuzz/seeds")
@@ -281,7 +281,7 @@ fn every_property_has_its_fuzz_target() {
     assert_eq!(listed.matches("[[bin]]").count(), properties::ALL.len());
 }
 
-/// One thing that is done to a seed.
+/// One change to a seed.
 #[derive(Debug, Clone)]
 enum Change {
     Flip(usize, u8),

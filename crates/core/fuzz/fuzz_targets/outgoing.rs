@@ -1,4 +1,4 @@
-//! What goes out of texts from outside. See `crates/core/tests/properties/outgoing.rs`.
+//! Outgoing texts made of texts from outside. See `crates/core/tests/properties/outgoing.rs`.
 
 #![no_main]
 

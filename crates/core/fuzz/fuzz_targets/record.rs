@@ -1,4 +1,4 @@
-//! What Keycloak stores of a key. See `crates/core/tests/properties/record.rs`.
+//! Keycloak's record of a key. See `crates/core/tests/properties/record.rs`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! The fields whose reading takes more than a type and bounds.
+//! The fields that need more than a type and bounds.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -26,17 +26,17 @@ pub(super) fn parse_object(text: &[u8]) -> Result<RawConfig, ConfigError> {
     if !value.is_object() {
         return error("configuration", "must be one flat JSON object");
     }
-    // From the text: the value does not tell that a field came twice.
+    // Read from the text: a parsed value does not show that a field came twice.
     serde_json::from_slice(text).or_else(|fault: serde_json::Error| {
-        // All fields are of any type, so only an unknown name, or one that comes twice, can
-        // end here.
+        // All fields accept any type here, so the fault is an unknown name or a name that comes
+        // twice.
         error("configuration", fault.to_string())
     })
 }
 
 pub(super) fn key_format(raw: &RawConfig) -> Result<KeyFormat, ConfigError> {
     let prefix = raw.key_prefix()?;
-    // What every JWT begins with: base64url of `{"`.
+    // The start of every JWT: base64url of `{"`.
     if "eyJ".starts_with(&prefix) || prefix.starts_with("eyJ") {
         return error(
             "key_prefix",
@@ -60,7 +60,7 @@ pub(super) fn key_format(raw: &RawConfig) -> Result<KeyFormat, ConfigError> {
     Ok(format.with_index_key(&bytes))
 }
 
-/// Checks the name of a realm: whether a filter can work for a realm that is called so.
+/// Checks whether a filter can work for a realm of this name.
 ///
 /// # Errors
 /// The rule that the name breaks.
@@ -127,7 +127,7 @@ pub(super) fn signing_key(raw: &RawConfig) -> Result<SigningKeySource, ConfigErr
     }
 }
 
-/// A key in one of two fields: its text, or the property of the host that holds it.
+/// A signing key, from one of two fields: its text, or the host property that holds it.
 pub(super) fn signing_key_of(
     inline: Option<String>,
     inline_field: &str,
@@ -202,8 +202,8 @@ pub(super) fn headers(raw: &RawConfig) -> Result<Vec<String>, ConfigError> {
     Ok(names)
 }
 
-/// Headers that a gateway makes anew before the filter runs: taking the client's away takes
-/// nothing from the service. Those that begin with `x-forwarded-` are among them.
+/// Headers that a gateway makes anew before the filter runs, so removing the client's takes
+/// nothing from the service. Headers that begin with `x-forwarded-` are among them.
 const MADE_BY_GATEWAYS: [&str; 7] = [
     ":authority",
     "host",
@@ -224,7 +224,7 @@ pub(crate) fn is_made_by_gateways(name: &str) -> bool {
             .any(|made| name.eq_ignore_ascii_case(made))
 }
 
-/// Headers that framing needs, which no key may take away.
+/// Headers that framing needs: no key's header may be one of these.
 const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
 
 pub(super) fn fallback_until(raw: &RawConfig) -> Result<Option<UnixMillis>, ConfigError> {

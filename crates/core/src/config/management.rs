@@ -5,12 +5,12 @@ use super::fields::signing_key_of;
 use super::read::{ConfigError, error};
 use super::table::RawConfig;
 
-/// What the management API is configured by, beside what it shares with the exchange.
+/// The configuration of the management API, beside the fields that it shares with the exchange.
 #[derive(Debug, Clone)]
 pub struct Management {
     /// The client that may write users.
     pub client_id: String,
-    /// Its key, if that is another than the gateway's.
+    /// Its signing key, if it differs from the gateway's.
     pub signing_key: Option<SigningKeySource>,
     /// The realm role that lets a caller act for others.
     pub admin_role: String,
@@ -27,7 +27,7 @@ pub(super) enum Mode {
     Manage,
 }
 
-/// Reads the fields of mode `manage`; none in mode `exchange`, which has none of them.
+/// Reads the fields of mode `manage`; none in mode `exchange`.
 pub(super) fn management(raw: &RawConfig) -> Result<Option<Management>, ConfigError> {
     if raw.mode()? == Mode::Exchange {
         return match raw.first_of_mode_manage() {

@@ -1,10 +1,10 @@
 //! The configuration of a filter: one flat JSON object, read and bounded at start.
 //!
-//! The host hands over text. [`Config::from_json`] refuses what is unknown, out of
-//! bounds or contradictory with a message that names the field, its bounds and
-//! what to write instead; it never repeats a value, since a secret may stand in
-//! the wrong place. Names, defaults and bounds are a contract and stand in [`table`],
-//! from which the JSON Schema that Kong reads and the tables of the pages are written.
+//! The host hands over text. [`Config::from_json`] refuses fields that are unknown, out of
+//! bounds or contradictory. Its message names the field, the bounds and the remedy; it never
+//! repeats a value, since a secret may stand in the wrong place. Names, defaults and bounds are
+//! a contract and stand in [`table`], from which the JSON Schema that Kong reads and the tables
+//! of the pages are written.
 
 use std::fmt;
 
@@ -42,7 +42,7 @@ pub mod defaults {
     pub const ASSERTION_ISSUER: &str = "https://api-key-gateway.invalid";
     /// The alias of the identity provider that stands for the gateway.
     pub const IDENTITY_PROVIDER: &str = "api-keys";
-    /// What keys begin with.
+    /// The start of every key.
     pub const KEY_PREFIX: &str = "sk_live_";
     /// Keys that one owner may hold.
     pub const MAX_KEYS_PER_USER: u64 = 5;
@@ -50,7 +50,7 @@ pub mod defaults {
     pub const BCRYPT_COST: u64 = 10;
 }
 
-/// What to do with a request that carries no API key.
+/// How to handle a request without an API key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnMissingKey {
     /// A Bearer token passes untouched; nothing at all is refused.
@@ -61,19 +61,19 @@ pub enum OnMissingKey {
     Reject,
 }
 
-/// What to do with a CORS preflight, which carries no credentials (Fetch, 3.2.2).
+/// How to handle a CORS preflight, which carries no credentials (Fetch, 3.2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preflight {
-    /// It is a request without a key, as any other.
+    /// It is handled as any request without a key.
     Refuse,
     /// It passes untouched, for the service to answer.
     Pass,
 }
 
-/// Where a callout goes: `host:port` on Kong, a cluster's name on Envoy.
+/// The target of callouts: `host:port` on Kong, a cluster's name on Envoy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
-    /// What the host is told.
+    /// The name that the host gets.
     pub name: String,
     /// Whether Kong is told to use TLS: the configured value began with `https://`.
     pub tls: bool,
@@ -90,13 +90,13 @@ pub struct Realm {
     pub token_path: String,
     /// The path of the realm's public keys (its `jwks_uri`).
     pub certs_path: String,
-    /// The path of what the realm says of itself (OpenID Connect Discovery 1.0, 4).
+    /// The path of the realm's discovery document (OpenID Connect Discovery 1.0, 4).
     pub discovery_path: String,
     /// The path of the admin REST interface's users.
     pub users_path: String,
     /// The path of the admin REST interface's events of users.
     pub events_path: String,
-    /// The path of the admin REST interface's log of what administrators changed.
+    /// The path of the admin REST interface's log of administrators' changes.
     pub admin_events_path: String,
     /// The realm's name.
     pub name: String,
@@ -133,17 +133,17 @@ pub struct Config {
     pub key_format: KeyFormat,
     /// Keys that one owner may hold.
     pub max_keys_per_user: u32,
-    /// How long an exchanged token is reused.
+    /// The time for which an exchanged token is reused.
     pub cache_ttl_ms: u64,
-    /// How long a refused key is remembered.
+    /// The time for which a refused key is remembered.
     pub negative_ttl_ms: u64,
     /// The realm.
     pub realm: Realm,
-    /// Where callouts to Keycloak go.
+    /// The target of callouts to Keycloak.
     pub keycloak_upstream: Upstream,
-    /// Where a yield goes.
+    /// The target of yields.
     pub yield_upstream: Upstream,
-    /// The longest that one callout may take.
+    /// The longest time of one callout.
     pub callout_timeout_ms: u64,
     /// The gateway's client.
     pub client_id: String,
@@ -157,35 +157,35 @@ pub struct Config {
     pub scope: Option<String>,
     /// The names of the headers that may carry a key, in lower case.
     pub headers: Vec<String>,
-    /// What to do without a key.
+    /// How to handle a request without a key.
     pub on_missing_key: OnMissingKey,
-    /// What to do with a CORS preflight.
+    /// How to handle a CORS preflight.
     pub preflight: Preflight,
     /// Until then an unknown key passes untouched.
     pub fallback_until: Option<UnixMillis>,
-    /// How often Keycloak is asked what was changed; 0 is never.
+    /// The time between two polls for administrators' changes; 0 means no polls.
     pub revocation_poll_ms: u64,
-    /// Refusals in a minute after which a source address is told to wait; 0 is never.
+    /// Refusals in a minute after which a source address must wait; 0 means never.
     pub throttle_failures_per_minute: u64,
-    /// So long past its TTL a token may be used where Keycloak cannot be asked; 0 is not.
+    /// The time past its TTL for which a token may be used while Keycloak cannot be asked; 0
+    /// means none.
     pub stale_if_error_ms: u64,
-    /// Of a thousand requests that a cache answers so many are in the audit log.
+    /// The number of audit lines for a thousand requests that a cache answers.
     pub audit_hits_per_1000: u32,
-    /// How far the clocks of the gateway, Keycloak and the services may be apart.
+    /// The largest difference between the clocks of the gateway, Keycloak and the services.
     pub clock_skew_ms: u64,
     /// Entries of each cache in worker memory.
     pub l1_entries: usize,
     /// Slots of each region in the host's shared data; a multiple of four.
     pub l2_slots: u32,
-    /// In mode `manage`: what the management API is configured by. None in mode
-    /// `exchange`.
+    /// The management API's own fields, in mode `manage`. None in mode `exchange`.
     pub management: Option<Management>,
-    /// Names all that decides which token a key gets: two filters share cache
-    /// entries only where it is the same.
+    /// A digest of all settings that decide a key's token: two filters share cache entries only
+    /// if their fingerprints are equal.
     pub fingerprint: [u8; 32],
 }
 
-/// A number whose bounds are below 2^32.
+/// A number with bounds below 2^32.
 fn small(number: u64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
@@ -194,7 +194,7 @@ impl Config {
     /// Reads and validates the configuration.
     ///
     /// # Errors
-    /// [`ConfigError`], with the field and what it may be.
+    /// [`ConfigError`], with the field and its allowed values.
     pub fn from_json(text: &[u8]) -> Result<Self, ConfigError> {
         let raw = parse_object(text)?;
         let enabled = raw.enabled()?;
@@ -243,8 +243,7 @@ impl Config {
         Ok(config)
     }
 
-    /// SHA-256 over all that decides which token a key gets, each part with its
-    /// length before it.
+    /// SHA-256 over all settings that decide a key's token, each with its length before it.
     fn compute_fingerprint(&self, index_key: Option<&str>) -> [u8; 32] {
         let mut hasher = Sha256::new();
         for part in [

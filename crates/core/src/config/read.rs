@@ -1,4 +1,4 @@
-//! The rules that single fields are read by: type and bounds, with a message that names the field.
+//! The rules for single fields: type and bounds, with a message that names the field.
 
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ use super::table::Kind;
 pub struct ConfigError {
     /// The field at fault; `configuration` for the object as a whole.
     pub field: String,
-    /// What is wrong and what to write instead.
+    /// The fault and its remedy.
     pub problem: String,
 }
 
@@ -22,9 +22,9 @@ pub(super) fn error<T>(field: &str, problem: impl Into<String>) -> Result<T, Con
     })
 }
 
-/// A rule that a field's value is read by. The rows of [`super::table`] are made of these.
+/// A rule for reading a field's value. The rows of [`super::table`] are made of these.
 pub(super) trait Rule {
-    /// The value as the configuration has it.
+    /// The value after reading.
     type Read;
 
     fn read(&self, given: Option<&Value>, field: &str) -> Result<Self::Read, ConfigError>;

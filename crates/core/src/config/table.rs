@@ -21,7 +21,7 @@ macro_rules! table {
         both { $($name:ident: $rule:ty = $value:expr, $about:expr;)* }
         manage { $($managed:ident: $managed_rule:ty = $managed_value:expr, $managed_about:expr;)* }
     ) => {
-        /// The fields as they are written. Each is of any type here, so that the message for
+        /// The fields as they are written. Each accepts any type here, so that the message for
         /// a wrong type can name the field without showing the value.
         #[derive(Deserialize, Default)]
         #[serde(deny_unknown_fields, default)]
@@ -212,7 +212,7 @@ table! {
     }
 }
 
-/// A field as the schema and the pages tell it.
+/// A field as the schema and the pages show it.
 #[cfg(not(target_family = "wasm"))]
 #[derive(Debug)]
 pub struct Field {

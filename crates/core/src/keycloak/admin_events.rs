@@ -1,9 +1,9 @@
-//! The admin REST interface's events: what did administrators and tools change?
+//! The admin REST interface's events: the changes that administrators and tools made.
 //!
-//! Each event names what was changed by a path below the realm. Those of one user concern
-//! that user; most others may concern anybody's roles or tokens, and whatever is not known
-//! to be harmless counts as such. Events need `adminEventsEnabled` in the realm: without
-//! it the list is empty and not an error, so [`config_call`] asks.
+//! Each event names the changed thing by a path below the realm. An event of one user concerns
+//! that user. Most others may concern anybody's roles or tokens, and an event not known to be
+//! harmless counts as such. Events need `adminEventsEnabled` in the realm: without it the list
+//! is empty and not an error, so [`config_call`] asks.
 
 use serde::Deserialize;
 
@@ -22,8 +22,8 @@ pub fn may_read_events(management_roles: &[String]) -> bool {
     roles.any(|role| EVENTS_ROLES.contains(&role.as_str()))
 }
 
-/// Links of owners to this identity provider are locks of our own tools and say nothing of
-/// the owner.
+/// Links of owners to this identity provider are locks of our own tools and change nothing
+/// about the owner.
 const LOCK_PROVIDER: &str = "api-keys-lock";
 
 /// No event is dated after this, the end of the year 9999.
@@ -43,23 +43,23 @@ pub fn events_call(
     Call::get(Endpoint::Events, path, service_token)
 }
 
-/// The call for a page of no events, as small as can be: whether Keycloak tells of them.
+/// The call for an empty page of events: the smallest way to see whether Keycloak shows them.
 #[must_use]
 pub fn no_events_call(config: &Config, service_token: &str) -> Call {
     events_call(config, service_token, Some(NEVER), (0, 1))
 }
 
-/// The call for whether the realm keeps events.
+/// The call for the realm's event settings: does it keep events?
 #[must_use]
 pub fn config_call(config: &Config, service_token: &str) -> Call {
     let path = format!("{}/config", config.realm.events_path);
     Call::get(Endpoint::Events, path, service_token)
 }
 
-/// Whom a change concerns.
+/// The users that a change concerns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Concerns {
-    /// Nobody who could have a token in a cache.
+    /// Nobody with a token in a cache.
     Nobody,
     /// The user of this id.
     Owner(String),
@@ -70,18 +70,18 @@ pub enum Concerns {
 /// An event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdminEvent {
-    /// What tells it from others.
+    /// Its identity among events.
     pub id: String,
-    /// When it was done, by Keycloak's clock.
+    /// The instant of the change, by Keycloak's clock.
     pub time: UnixMillis,
-    /// Whom it concerns.
+    /// The users that it concerns.
     pub concerns: Concerns,
 }
 
-/// Why an answer says nothing of events.
+/// Reasons an answer about events cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EventsError {
-    /// The service token is not taken (any more).
+    /// The service token is not accepted (any more).
     #[error("Keycloak answered 401: the service token is not accepted")]
     Unauthorized,
     /// The service account lacks the role.
@@ -93,7 +93,7 @@ pub enum EventsError {
     /// Another status.
     #[error("Keycloak answered {0}")]
     Status(u16),
-    /// Not the JSON that was asked for.
+    /// Not the expected JSON.
     #[error("an answer that is no list of events")]
     Malformed,
 }
@@ -147,7 +147,7 @@ impl From<RawEvent> for AdminEvent {
         let path = raw.resource_path.unwrap_or_default();
         let created = raw.operation_type == "CREATE";
         let concerns = concerns(&path, created);
-        // Keycloak 26 gives each an id; without one, what it says stands for it.
+        // Keycloak 26 gives each event an id; without one, its contents stand for it.
         let id = raw
             .id
             .unwrap_or_else(|| format!("{} {} {path}", raw.time, raw.operation_type));
@@ -159,10 +159,10 @@ impl From<RawEvent> for AdminEvent {
     }
 }
 
-/// Whom a change of what this path names concerns. What was just made has no members and
-/// no owner yet; a role or group that is changed may be anybody's, and so may a client,
-/// whose scopes and mappers make tokens, or the realm. The console, organisations and SCIM
-/// name users in paths of their own (26.7.5); who comes to an organisation is in none.
+/// Finds the users that a change at this path concerns. A thing just made has no members and no
+/// owner yet. A changed role or group may be anybody's, and so may the realm, or a client with
+/// the scopes and mappers that make tokens. The console, organisations and SCIM name users in
+/// paths of their own (26.7.5); no path names a user that joins an organisation.
 fn concerns(path: &str, created: bool) -> Concerns {
     let parts: Vec<&str> = path.split('/').collect();
     match *parts {
@@ -176,7 +176,7 @@ fn concerns(path: &str, created: bool) -> Concerns {
         {
             Concerns::Nobody
         }
-        // Whoever is invited is no member yet.
+        // An invited user is no member yet.
         [
             "organizations",
             _,

@@ -1,12 +1,11 @@
-//! The token that a caller of the management API proves itself with.
+//! The token by which a caller of the management API proves its identity.
 //!
-//! An access token of the realm, verified with the realm's own keys (RFC 7515, 7519;
-//! RFC 8725). ID tokens and refresh tokens do not count. Neither does a token that was made
-//! from an API key, or a stolen key could make itself successors: not the gateway's own
-//! token of an owner, and not a token that another client exchanged it for (RFC 8693).
-//! Keycloak writes the grant of each access token into its `jti`, as `onrtac:…`: two letters
-//! each for the session, the kind of token and the grant. A caller's token must come by one
-//! of [`CALLER_GRANTS`].
+//! It is an access token of the realm, verified with the realm's own keys (RFC 7515, 7519; RFC
+//! 8725). ID tokens and refresh tokens do not count. Neither does a token made from an API key,
+//! or a stolen key could make itself successors. Such tokens are the gateway's own token of an
+//! owner, and any token that another client exchanged it for (RFC 8693). Keycloak writes the
+//! grant of each access token into its `jti`, as `onrtac:…`: two letters each for the session,
+//! the kind of token and the grant. A caller's token must come by one of [`CALLER_GRANTS`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,8 +26,8 @@ use crate::clock::UnixMillis;
 /// token exchange (`te`), an assertion (`ag`), a permission ticket (`pg`).
 const CALLER_GRANTS: [&str; 6] = ["ac", "ro", "rt", "cc", "dg", "ci"];
 
-/// What a token's header says, as far as it is heeded: no key or address of one that a
-/// token brings itself.
+/// A token's header, as far as it is used. Keys that a token brings itself, or addresses of
+/// keys, are not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     /// The algorithm of the signature.
@@ -37,7 +36,7 @@ pub struct Header {
     pub kid: String,
 }
 
-/// What a token must say to be taken.
+/// The claims that a token needs to be accepted.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected<'a> {
     /// The realm's issuer.
@@ -45,13 +44,13 @@ pub struct Expected<'a> {
     /// The audience that must be among the token's, where one is configured. The roles
     /// of the client of this name count as well.
     pub audience: Option<&'a str>,
-    /// The clients whose tokens are refused: the gateway's own, which mints from keys.
+    /// Clients of the gateway itself, which mint from keys: their tokens are refused.
     pub refused_clients: &'a [&'a str],
-    /// How far the clocks may be apart.
+    /// The largest difference between the clocks.
     pub clock_skew_ms: u64,
 }
 
-/// Who calls, by a token that was verified.
+/// The caller, from a verified token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Caller {
     /// Keycloak's id of the user or service account.
@@ -86,7 +85,7 @@ impl fmt::Debug for Caller {
     }
 }
 
-/// Why a token is not taken. For the log: a caller is told no more than that it is not.
+/// Reasons a token is not accepted. For the log: a caller learns only that it is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CallerError {
     /// Longer than [`TOKEN_BYTES_MAX`].
@@ -95,7 +94,7 @@ pub enum CallerError {
     /// Not three parts of base64url with JSON in the first two, or a member twice.
     #[error("not a signed JWT")]
     Malformed,
-    /// An algorithm that is not taken, as `none`.
+    /// An algorithm that is not accepted, such as `none`.
     #[error("its algorithm is none of RS256, PS256, ES256 and EdDSA")]
     Algorithm,
     /// Extensions that must be understood (RFC 7515, 4.1.11).
@@ -131,7 +130,7 @@ pub enum CallerError {
     /// An ID token, a refresh token, a logout token.
     #[error("no access token: its claim typ is not Bearer")]
     NotAccessToken,
-    /// Bound to a key or certificate of the sender's, of which nothing is seen here.
+    /// Bound to a key or certificate of the sender, which the gateway cannot see.
     #[error("bound to a key that the gateway cannot ask for a proof of")]
     Bound,
     /// No `azp`.
@@ -151,7 +150,7 @@ pub enum CallerError {
     Subject,
 }
 
-/// The members of a header that are heeded.
+/// The members of a header that are used.
 #[derive(Deserialize)]
 struct RawHeader {
     alg: String,
@@ -203,7 +202,7 @@ impl OneOrMany {
     }
 }
 
-/// Whatever the value is, `null` as well.
+/// A member is there, with any value, even `null`.
 fn is_there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     IgnoredAny::deserialize(deserializer).map(|_| true)
 }
@@ -213,7 +212,7 @@ struct Parts<'a> {
     header: &'a str,
     claims: &'a str,
     signature: &'a str,
-    /// What is signed.
+    /// The signed part.
     message: &'a str,
 }
 
@@ -243,11 +242,10 @@ fn json<T: DeserializeOwned>(part: &str, fault: CallerError) -> Result<T, Caller
     serde_json::from_slice(&decoded(part)?).map_err(|_| fault)
 }
 
-/// Reads a token's header, which says by which key it is to be verified. Costs little:
-/// whoever sends nonsense is refused before anything is computed or fetched.
+/// Reads a token's header, which names the key to verify with. Costs little: nonsense is
+/// refused before anything is computed or fetched.
 ///
-/// # Errors
-/// [`CallerError`] when the token cannot be one that is taken.
+/// # Errors [`CallerError`] when the token cannot be accepted.
 pub fn read_header(token: &str) -> Result<Header, CallerError> {
     header_of(&Parts::of(token)?)
 }
@@ -265,7 +263,7 @@ fn header_of(parts: &Parts<'_>) -> Result<Header, CallerError> {
     if header.crit {
         return Err(CallerError::Critical);
     }
-    // RFC 7519, 5.1 and RFC 9068, 2.1: a media type, whatever its case.
+    // RFC 7519, 5.1 and RFC 9068, 2.1: a media type, in any case of letters.
     let is_jwt = |typ: &String| {
         ["JWT", "at+jwt", "application/at+jwt"]
             .iter()
@@ -278,11 +276,11 @@ fn header_of(parts: &Parts<'_>) -> Result<Header, CallerError> {
     Ok(Header { algorithm, kid })
 }
 
-/// Judges a token by all but its signature: a token that no signature could save costs
-/// neither a key set nor a verification.
+/// Judges a token by its claims alone: a token with bad claims then costs neither a key set nor
+/// a verification.
 ///
 /// # Errors
-/// [`CallerError`] when the token is not to be taken, whoever signed it.
+/// [`CallerError`] when the token cannot be accepted under any signature.
 pub fn check_claims(
     expected: &Expected<'_>,
     token: &str,
@@ -293,11 +291,10 @@ pub fn check_claims(
     judge(expected, &parts, now).map(drop)
 }
 
-/// Verifies a token with the key that its header names: what it says, then the signature,
-/// by the algorithm that the key is for.
+/// Verifies a token with the key that its header names: the claims first, then the signature,
+/// by the key's algorithm.
 ///
-/// # Errors
-/// [`CallerError`] when the token is not to be taken.
+/// # Errors [`CallerError`] when the token is not accepted.
 pub fn verify(
     expected: &Expected<'_>,
     key: &PublicKey,
@@ -318,7 +315,7 @@ pub fn verify(
     }
 }
 
-/// What the claims say; to be believed once the signature is verified.
+/// Judges the claims; they are trusted only once the signature is verified.
 fn judge(
     expected: &Expected<'_>,
     parts: &Parts<'_>,
@@ -374,7 +371,7 @@ fn judge(
     })
 }
 
-/// The short name of the grant that a token came by.
+/// The short name of a token's grant.
 fn grant_of(jti: Option<&str>) -> Result<&str, CallerError> {
     let (_, _, grant) = jti.and_then(token_context).ok_or(CallerError::NoGrant)?;
     Ok(grant)

@@ -1,9 +1,9 @@
 //! A claim: a group that stands for the right to do something, one at a time.
 //!
-//! Keycloak has one group of a name, whose making is an atomic test-and-set as that of
-//! a link is. What a link lacks is an end of its own: a link is taken away by user and
-//! provider, whoever made it, so that a deletion that comes late hits the next one. A
-//! group is deleted by its id, and so a claim by nobody's deletion but its own.
+//! Keycloak has one group of a name, and making it is an atomic test-and-set, as making a link
+//! is. But a link has no identity of its own: it is deleted by user and provider, so a late
+//! deletion hits the next link. A group is deleted by its id, so a claim ends by its own
+//! deletion alone.
 
 use serde::Deserialize;
 use serde_json::json;
@@ -11,7 +11,7 @@ use serde_json::json;
 use super::owner::{OwnerFault, encoded, read_status};
 use super::{Call, Endpoint};
 
-/// Claims a name: 201, or 409 where somebody has.
+/// Claims a name: 201, or 409 if it is claimed already.
 #[must_use]
 pub fn claim_call(users_path: &str, name: &str, holder: &str, bearer: &str) -> Call {
     let group = json!({"name": name, "attributes": {"holder": [holder]}});
@@ -24,7 +24,7 @@ pub fn claim_call(users_path: &str, name: &str, holder: &str, bearer: &str) -> C
     )
 }
 
-/// Reads who claims a name.
+/// The call that reads the holder of a name.
 #[must_use]
 pub fn read_call(users_path: &str, name: &str, bearer: &str) -> Call {
     let (path, name) = (groups_path(users_path), encoded(name));
@@ -35,7 +35,7 @@ pub fn read_call(users_path: &str, name: &str, bearer: &str) -> Call {
     )
 }
 
-/// Ends this very claim: 204, or 404 where it has ended.
+/// Ends this very claim: 204, or 404 if it has ended.
 #[must_use]
 pub fn end_call(users_path: &str, claim: &Claim, bearer: &str) -> Call {
     let path = format!("{}/{}", groups_path(users_path), encoded(&claim.id));
@@ -56,7 +56,7 @@ fn groups_path(users_path: &str) -> String {
 pub struct Claim {
     /// The group's id, which no other claim ever has.
     pub id: String,
-    /// What its holder wrote; empty where that is nothing to be read.
+    /// The holder's text; empty where it cannot be read.
     pub holder: String,
 }
 

@@ -1,9 +1,8 @@
 //! The realm's public keys: the call for them, and the set that its answer holds.
 //!
-//! A caller's token is verified with one of these (RFC 7517). The answer comes from
-//! Keycloak over the gateway's own connection; a key in it that is of no use here
-//! (for encryption, of another kind, too small) is passed over, so that it does not
-//! take the usable ones away.
+//! A caller's token is verified with one of these (RFC 7517). The answer comes from Keycloak
+//! over the gateway's own connection. A key that is of no use here (for encryption, of another
+//! kind, too small) is skipped, so that the usable keys stay.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,7 +31,7 @@ pub fn jwks_call(config: &Config) -> Call {
     }
 }
 
-/// Why an answer gave no keys.
+/// Reasons an answer gave no keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum JwksError {
     /// Not 200.
@@ -66,8 +65,8 @@ struct Answer {
     keys: Vec<Value>,
 }
 
-/// Reads an answer to [`jwks_call`]. Of signing keys that share a name none is used,
-/// since which one a token means could not be told.
+/// Reads an answer to [`jwks_call`]. Signing keys that share a name are not used, since a
+/// token's `kid` could mean either.
 ///
 /// # Errors
 /// [`JwksError`] when it holds no key that can be used.

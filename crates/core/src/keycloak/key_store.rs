@@ -1,8 +1,8 @@
 //! The realm's public keys as a worker keeps them: when to fetch, and how long to trust.
 //!
-//! One for each realm that a worker serves. A key that is removed in Keycloak must stop
-//! being trusted soon, an outage of Keycloak must not refuse every caller at once, and
-//! tokens that name invented keys must not make the gateway ask again and again.
+//! A worker has one for each realm that it serves. It must soon stop trusting a key that was
+//! removed in Keycloak, it must not refuse every caller at once in an outage of Keycloak, and
+//! it must not ask again and again for tokens that name invented keys.
 
 use std::sync::Arc;
 
@@ -10,21 +10,22 @@ use super::jwks::KeySet;
 use super::public_key::PublicKey;
 use crate::clock::UnixMillis;
 
-/// Older keys are fetched anew when they are used: twice the default life of an access
-/// token, so that a removed key hardly outlives what it signed, for six calls an hour.
+/// Older keys are fetched anew when they are used: twice the default life of an access token.
+/// So a removed key hardly outlives the tokens that it signed, for six calls an hour.
 pub const FRESH_MS: u64 = 10 * 60_000;
 /// While they cannot be fetched, keys are used until they are this old.
 pub const USABLE_MS: u64 = 60 * 60_000;
-/// A try, made for an unknown name or to renew, is followed by none for this long.
+/// The shortest time between two tries, for an unknown name or to renew.
 pub const RETRY_MS: u64 = 60_000;
 /// The same, while there are no keys that could be used.
 pub const RETRY_WITHOUT_KEYS_MS: u64 = 5_000;
 
-/// The same after a try whose request was gone before its answer: nobody waits for keys
-/// long because somebody hung up, nor does who hangs up have them fetched at will.
+/// The same after a try whose client hung up before the answer. It is short, so that others
+/// need not wait long for keys; it is not zero, so that hanging up cannot make the gateway
+/// fetch at will.
 pub const RETRY_GIVEN_UP_MS: u64 = 5_000;
 
-/// What a request whose token names a key is to do.
+/// The next step of a request with a token that names a key.
 #[derive(Debug, Clone)]
 pub enum Need {
     /// Verify with this one.
@@ -44,7 +45,7 @@ pub enum Need {
 #[derive(Debug, Clone, Copy)]
 struct Try {
     began_at: UnixMillis,
-    /// While it is under way: others wait no longer than until then.
+    /// While it is under way: the end of the others' wait.
     lease_until: Option<UnixMillis>,
     /// Its request was gone before its answer.
     given_up: bool,
@@ -53,7 +54,7 @@ struct Try {
 #[derive(Debug)]
 struct Kept {
     keys: KeySet,
-    /// When Keycloak was asked for them: they are the keys of then.
+    /// The instant at which Keycloak was asked: the keys are those of then.
     asked_at: UnixMillis,
 }
 
@@ -65,7 +66,7 @@ pub struct KeyStore {
 }
 
 impl KeyStore {
-    /// Asks for the key of this name. Whoever is told to fetch has until `lease_until`.
+    /// Asks for the key of this name. A request that is told to fetch has until `lease_until`.
     pub fn need(&mut self, kid: &str, lease_until: UnixMillis, now: UnixMillis) -> Need {
         self.follow_clock(now);
         let kept = self.kept.as_ref();
@@ -79,7 +80,7 @@ impl KeyStore {
             Some(key) if fresh => Need::Use(key),
             Some(key) => match self.try_or(pauses, lease_until, now, Need::Unknown) {
                 Need::Fetch => Need::Fetch,
-                // Those that come during a renewal need not wait for it.
+                // Requests during a renewal need not wait for it.
                 _ => Need::Use(key),
             },
             None => self.try_or(pauses, lease_until, now, Need::Unknown),
@@ -101,8 +102,8 @@ impl KeyStore {
         self.end_of_try();
     }
 
-    /// Ends a fetch whose request is gone: nobody knows what it would have given, so
-    /// another may try soon, and at once where there are no keys to judge anybody by.
+    /// Ends a fetch whose client is gone. Its result is unknown, so another try may follow
+    /// soon, and at once where there are no keys at all.
     pub fn given_up(&mut self) {
         self.end_of_try();
         if let Some(latest) = &mut self.latest {
@@ -110,8 +111,8 @@ impl KeyStore {
         }
     }
 
-    /// Begins a try, unless another is under way or was made less than the first of the
-    /// pauses ago, or the second where it was given up.
+    /// Begins a try, unless another is under way, or was made less than the first pause ago
+    /// (the second pause, if it was given up).
     fn try_or(
         &mut self,
         (pause_ms, given_up_ms): (u64, u64),
@@ -144,8 +145,8 @@ impl KeyStore {
         }
     }
 
-    /// After a clock was set back, what lies in the future says nothing: a try of then
-    /// holds nobody up, and keys of then are renewed when they are next used.
+    /// After a clock was set back, instants in the future mean nothing: a try dated then holds
+    /// nobody up, and keys dated then are renewed when they are next used.
     fn follow_clock(&mut self, now: UnixMillis) {
         if self.latest.is_some_and(|latest| latest.began_at > now) {
             self.latest = None;

@@ -1,7 +1,7 @@
 //! Lightweight access tokens: Keycloak leaves roles, names and the like out of them.
 //!
-//! A service token without roles is either one of an account that holds none or a
-//! lightweight one. The difference decides what an operator is told to do.
+//! A service token without roles is either that of an account without roles, or a lightweight
+//! one. The advice to the operator depends on the difference.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -1,7 +1,7 @@
 //! Keycloak's requests and answers as plain values: nothing here does I/O.
 //!
-//! Each request is a [`Call`] to be sent by whoever can; each answer is checked
-//! here before anything of it is believed (invariant 11).
+//! Each request is a [`Call`] for a shell to send; each answer is checked here before anything
+//! of it is believed (invariant 11).
 
 pub mod admin_events;
 pub mod caller_token;
@@ -37,7 +37,7 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
 /// A request to Keycloak.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Call {
-    /// Which endpoint it is for: metrics are counted by it.
+    /// Its endpoint: metrics are counted by it.
     pub endpoint: Endpoint,
     /// `GET`, `POST`, `PUT` or `DELETE`.
     pub method: &'static str,
@@ -93,7 +93,7 @@ impl std::fmt::Debug for Call {
     }
 }
 
-/// Which of Keycloak's endpoints a fault concerns.
+/// Keycloak's endpoints, as faults and metrics name them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoint {
     /// The token endpoint, asked for the gateway's own token.
@@ -106,13 +106,13 @@ pub enum Endpoint {
     Jwks,
     /// The token endpoint, asked whether the gateway's tokens can have some scopes.
     Scopes,
-    /// The admin REST interface, asked for an owner whose keys are to be told.
+    /// The admin REST interface, asked for an owner and its keys.
     Owner,
     /// The realm's events.
     Events,
     /// A change of an owner's keys.
     Change,
-    /// What the realm says of itself.
+    /// The realm's discovery document.
     Discovery,
     /// The realm's user profile.
     UserProfile,
@@ -158,9 +158,9 @@ fn form(pairs: &[(&str, &str)]) -> String {
     form
 }
 
-/// Cuts a text from Keycloak to what a log line may hold: printable ASCII, at most
-/// 120 characters. Keycloak's error texts name no secret; what else might answer in
-/// its place could echo one, so a text with anything like a token in it is dropped.
+/// Cuts a text from Keycloak to fit a log line: printable ASCII, at most 120 characters.
+/// Keycloak's error texts name no secret. Another server in its place could echo one, so a text
+/// with anything like a token in it is dropped.
 #[must_use]
 pub fn loggable(text: &str) -> String {
     let longest_word = text

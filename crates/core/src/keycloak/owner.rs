@@ -1,8 +1,8 @@
 //! The admin REST interface's view of one owner: the user, its links, its writes.
 //!
-//! Keycloak replaces a user by what it is sent, so whoever writes sends the whole of
-//! what was read. A link to an identity provider is made by an atomic test-and-set,
-//! on which the lock of `manage::change` rests.
+//! A write to Keycloak replaces the whole user, so a writer sends all that it read. A link to
+//! an identity provider is made by an atomic test-and-set; the lock of `manage::change` rests
+//! on that.
 
 use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use super::{ANSWER_BYTES_MAX, Call, Endpoint, UNRESERVED};
 use crate::api_key::record::Attributes;
 
-/// An owner that takes more as JSON cannot be looked up: the answer with it in it would be
-/// larger than what is read.
+/// The largest owner, in bytes of JSON, that can be looked up: the answer with a larger one in
+/// it would exceed the bytes that are read.
 pub const OWNER_BYTES_MAX: usize = ANSWER_BYTES_MAX - 1024;
 
 /// The name of a client's service account. Keycloak keeps names of users in lower case.
@@ -111,16 +111,16 @@ pub struct Link {
     pub name: String,
 }
 
-/// Why an answer about an owner cannot be used.
+/// Reasons an answer about an owner cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OwnerFault {
     /// There is no such user.
     #[error("the realm has no such user")]
     Absent,
-    /// The token is not taken (any more).
+    /// The token is not accepted (any more).
     #[error("Keycloak answered 401: the token is not accepted")]
     Unauthorized,
-    /// The account may not.
+    /// The account lacks the role.
     #[error("Keycloak answered 403: the account lacks the role manage-users of realm-management")]
     Forbidden,
     /// It is there already.
@@ -129,12 +129,12 @@ pub enum OwnerFault {
     /// Another status.
     #[error("Keycloak answered {0}")]
     Status(u16),
-    /// Not the JSON that was asked for.
+    /// Not the expected JSON.
     #[error("an answer that cannot be read")]
     Malformed,
 }
 
-/// Reads the status of a call whose body says nothing.
+/// Reads the status of a call without a useful body.
 ///
 /// # Errors
 /// [`OwnerFault`] for any status that is no success.
@@ -159,7 +159,7 @@ pub struct User {
 
 impl std::fmt::Debug for User {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Attributes hold hashes, and the rest what is private to a person.
+        // Attributes hold hashes, and the rest may be private to a person.
         f.debug_struct("User")
             .field("id", &self.id())
             .finish_non_exhaustive()
@@ -211,19 +211,19 @@ impl User {
         self.whole.get("enabled") == Some(&Value::Bool(true))
     }
 
-    /// What Keycloak waits for the user to do; until then it grants no tokens.
+    /// Actions that the user must take before Keycloak grants it tokens.
     pub fn required_actions(&self) -> impl Iterator<Item = &str> {
         let actions = self.whole.get("requiredActions").and_then(Value::as_array);
         actions.into_iter().flatten().filter_map(Value::as_str)
     }
 
-    /// Bytes that it takes as JSON, with the attributes as they are now.
+    /// Its size as JSON, in bytes, with the attributes as they are now.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.to_value().to_string().len()
     }
 
-    /// Whether a gateway that looks it up cannot read it.
+    /// Whether it is too large for a gateway that looks it up.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
         self.bytes() > OWNER_BYTES_MAX

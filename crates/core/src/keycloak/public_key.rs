@@ -1,4 +1,4 @@
-//! A public key of the realm, and what it verifies.
+//! A public key of the realm, and the check of signatures with it.
 //!
 //! Each key is held as the type of its own kind, so that no token can have it used
 //! as another: an RSA key is never the secret of an HMAC, nor bytes of a curve.
@@ -36,8 +36,8 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// The algorithm of this name; `None` for all that are not taken, as `none` and
-    /// those with a shared secret.
+    /// The algorithm of this name; `None` for all others, such as `none` and those with a
+    /// shared secret.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
@@ -64,8 +64,8 @@ pub(super) struct Jwk {
 }
 
 impl Jwk {
-    /// Reads it; `None` without a kind, and where a member is no text. Member by member: the
-    /// reader that serde derives for a [`Value`] is 30 KB of Wasm.
+    /// Reads it; `None` without a kind, or if a member is not a text. It reads member by
+    /// member, because the reader that serde derives for a [`Value`] is 30 KB of Wasm.
     pub(super) fn read(jwk: &Value) -> Option<Self> {
         let member = |name| match jwk.get(name) {
             None | Some(Value::Null) => Some(None),
@@ -85,8 +85,8 @@ impl Jwk {
         })
     }
 
-    /// The key's name, if it is one to verify signatures with: neither an encryption
-    /// key nor one without a name, by which alone a token finds it.
+    /// The key's name, if the key can verify signatures. An encryption key cannot; a key
+    /// without a name cannot either, since tokens find keys by name.
     pub(super) fn signing_kid(&self) -> Option<&str> {
         let kid = self.kid.as_deref()?;
         let signs = self.usage.as_deref().is_none_or(|usage| usage == "sig");
@@ -95,8 +95,8 @@ impl Jwk {
 }
 
 enum Material {
-    /// Modulus and exponent: made a key of for each use, since that computes what a set of
-    /// many keys would hold the worker with.
+    /// Modulus and exponent. The key is built for each use: building a set of many keys at once
+    /// would hold the worker.
     Rsa {
         n: BoxedUint,
         e: u32,
@@ -108,7 +108,7 @@ enum Material {
 /// A public key that signatures are verified with.
 pub struct PublicKey {
     kid: String,
-    /// The one algorithm that its owner names for it.
+    /// The one algorithm that the realm names for it.
     only: Option<Algorithm>,
     material: Material,
 }
@@ -134,7 +134,7 @@ impl PublicKey {
         only.is_none_or(|only| key.is_for(only)).then_some(key)
     }
 
-    /// The name that tokens give of it.
+    /// The name by which tokens refer to it.
     #[must_use]
     pub fn kid(&self) -> &str {
         &self.kid
@@ -216,6 +216,6 @@ fn p256_key(jwk: &Jwk) -> Option<p256::ecdsa::VerifyingKey> {
 fn ed25519_key(jwk: &Jwk) -> Option<ed25519_dalek::VerifyingKey> {
     let bytes: [u8; 32] = decoded(jwk.x.as_ref())?.try_into().ok()?;
     let key = ed25519_dalek::VerifyingKey::from_bytes(&bytes).ok()?;
-    // Under such a one anybody could sign.
+    // With a weak key anybody could sign.
     (!key.is_weak()).then_some(key)
 }

@@ -1,7 +1,7 @@
-//! What a realm says of itself: its issuer, and who may write its users' attributes.
+//! A realm's own settings: its issuer, and the right to write its users' attributes.
 //!
-//! Nothing here is needed to exchange a key. It is asked to tell, before a customer does,
-//! that the gateway and its realm do not fit.
+//! The exchange needs nothing of this. It is asked so that an operator learns before a customer
+//! does that gateway and realm do not fit.
 
 use serde::Deserialize;
 
@@ -28,12 +28,13 @@ pub fn profile_call(config: &Config, service_token: &str) -> Call {
     Call::get(Endpoint::UserProfile, path, service_token)
 }
 
-/// Who may write attributes that the user profile does not declare, as keys are.
+/// The users that may write attributes missing from the user profile. Keys are stored in such
+/// attributes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttributePolicy {
     /// `ADMIN_EDIT`: administrators alone.
     Administrators,
-    /// `ENABLED`: each user those of his own, hashes of keys among them.
+    /// `ENABLED`: each user may write its own, hashes of keys among them.
     Everybody,
     /// `ADMIN_VIEW`, or none at all: nobody.
     Nobody,
@@ -42,8 +43,7 @@ pub enum AttributePolicy {
 impl AttributePolicy {
     /// Reads `unmanagedAttributePolicy` of a user profile.
     ///
-    /// # Errors
-    /// [`RealmError::Malformed`] when it is a policy that is not known here.
+    /// # Errors [`RealmError::Malformed`] for an unknown policy.
     pub fn of(policy: Option<&str>) -> Result<Self, RealmError> {
         match policy {
             Some("ADMIN_EDIT") => Ok(Self::Administrators),
@@ -54,10 +54,10 @@ impl AttributePolicy {
     }
 }
 
-/// Why an answer says nothing of the realm.
+/// Reasons an answer about the realm cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RealmError {
-    /// There is none of this name.
+    /// There is no realm of this name.
     #[error(
         "Keycloak answered 404: there is no such realm where keycloak_url and realm say; \
          check both, and the address that callouts go to"
@@ -66,7 +66,7 @@ pub enum RealmError {
     /// Another status.
     #[error("Keycloak answered {0}")]
     Status(u16),
-    /// Not the JSON that was asked for.
+    /// Not the expected JSON.
     #[error("an answer that does not say it")]
     Malformed,
 }
@@ -82,8 +82,8 @@ struct UserProfile {
     unmanaged_attribute_policy: Option<String>,
 }
 
-/// Reads an answer to [`discovery_call`]: the other issuer that the realm names, as a log
-/// may hold it, or none if it is the configuration's.
+/// Reads an answer to [`discovery_call`]: the realm's issuer, fit for a log, if it differs from
+/// the configured one; else none.
 ///
 /// # Errors
 /// [`RealmError`].

@@ -14,7 +14,8 @@ use serde_json::Value;
 
 use super::loggable;
 
-/// The most words of one answer that are kept: an owner can be refused for many attributes.
+/// The most explanations that are kept of one answer: an owner can be refused for many
+/// attributes.
 const WORDS_MAX: usize = 5;
 /// The longest name or message, in characters.
 const TEXT_MAX: usize = 200;

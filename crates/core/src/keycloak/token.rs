@@ -1,8 +1,8 @@
 //! The token endpoint: the gateway's own token and the owner's (RFC 7523).
 //!
-//! Both calls prove the client by a signed assertion (RFC 7523, 2.2); the grant
-//! adds a second one that names the owner (2.1). Keycloak takes each `jti` once, and keeps
-//! it in its events: its end names the signing key, so that they tell which key is in use.
+//! Both calls prove the client by a signed assertion (RFC 7523, 2.2); the grant adds a second
+//! one that names the owner (2.1). Keycloak accepts each `jti` once, and keeps it in its
+//! events. The end of our `jti` names the signing key, so the events show the keys in use.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -19,8 +19,8 @@ const JWT_BEARER_GRANT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 
 /// How long a client assertion is valid.
 const CLIENT_ASSERTION_LIFE_SECONDS: u64 = 60;
-/// How far `iat` is dated back at most. Keycloak takes no grant assertion from the
-/// future, not by a second, and no client assertion older than 60 s.
+/// The most that `iat` is dated back. Keycloak accepts no grant assertion from the future, not
+/// even by a second, and no client assertion older than 60 s.
 const BACK_DATING_MS_MAX: u64 = 30_000;
 
 #[derive(Serialize)]
@@ -95,8 +95,8 @@ fn signed_by(key: &SigningKey, jti: &str) -> String {
     [jti, key.short_kid()].join(".")
 }
 
-/// A clock of ours that is ahead of Keycloak's must not make an assertion one from
-/// the future.
+/// Dates an assertion back, so that it is not from the future if our clock is ahead of
+/// Keycloak's.
 fn issued_at(config: &Config, now: UnixMillis) -> u64 {
     now.minus_ms(config.clock_skew_ms.min(BACK_DATING_MS_MAX))
         .as_seconds()
@@ -160,7 +160,7 @@ fn token_call(config: &Config, endpoint: Endpoint, pairs: &[(&str, &str)]) -> Ca
     }
 }
 
-/// A token that Keycloak gave, with what its claims say.
+/// A token that Keycloak gave, with its claims.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AccessToken {
     /// The token itself.
@@ -170,7 +170,7 @@ pub struct AccessToken {
     /// Its end by our clock: the earlier of `exp` and now plus `expires_in`, so
     /// that a gateway whose clock is behind does not overrate it.
     pub expires_at: UnixMillis,
-    /// Its `exp`, by Keycloak's clock: when those that verify it stop taking it.
+    /// Its `exp`, by Keycloak's clock: services accept it until then.
     pub exp: UnixMillis,
     /// Its `iat`, by Keycloak's clock, if it has one.
     pub issued_at: Option<UnixMillis>,
@@ -187,7 +187,7 @@ impl std::fmt::Debug for AccessToken {
     }
 }
 
-/// Why the token endpoint gave no token that can be used.
+/// Reasons the token endpoint gave no usable token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// The owner may not have a token: disabled, unlinked or deleted.
@@ -208,15 +208,15 @@ pub enum TokenError {
     Unusable {
         /// The HTTP status.
         status: u16,
-        /// What was found wanting.
+        /// The missing or wrong part.
         what: &'static str,
     },
-    /// A token that no gateway would pass on.
+    /// A token that no gateway would forward.
     #[error(
         "the token has more than {TOKEN_BYTES_MAX} bytes; give the client fewer roles and claims"
     )]
     TooLarge,
-    /// A token that is over when it comes.
+    /// A token that has ended before it arrives.
     #[error(
         "an answer with status 200 that is no token: the token has expired already; \
          compare the clocks"
@@ -249,7 +249,7 @@ struct Claims {
     iss: String,
     sub: String,
     exp: u64,
-    /// None is looked at but for the clock: whatever it is, it spoils no token.
+    /// Used for the clock alone: no value of it spoils a token.
     #[serde(default)]
     iat: Value,
     #[serde(default)]
@@ -325,7 +325,7 @@ pub fn read_token_answer(
     })
 }
 
-/// Tells a refusal that is about the owner from all others.
+/// Separates a refusal of the owner from all others.
 fn refusal(status: u16, body: &[u8]) -> TokenError {
     let Ok(answer) = serde_json::from_slice::<ErrorAnswer>(body) else {
         return TokenError::Unusable {

@@ -1,8 +1,8 @@
 //! Keycloak's own log of exchanges: which key was used, and when.
 //!
-//! Each grant is an event of the realm (`JWT_AUTHORIZATION_GRANT`) whose details hold
-//! the `jti` of the client's assertion, and ours begins with the key's id: a record of
-//! use without a write. Where the realm keeps no events there is none.
+//! Each grant is an event of the realm (`JWT_AUTHORIZATION_GRANT`). Its details hold the `jti`
+//! of the client's assertion, and ours begins with the key's id: a record of use without a
+//! write. Where the realm keeps no events there is no such record.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ pub fn exchanges_call(events_path: &str, owner_id: &str, page: usize, bearer: &s
 pub struct ExchangeSeen {
     /// The id of the key.
     pub key_id: String,
-    /// When.
+    /// The instant.
     pub at: UnixMillis,
 }
 
@@ -47,8 +47,8 @@ struct Event {
     details: BTreeMap<String, String>,
 }
 
-/// Reads the answer to [`exchanges_call`]: the exchanges, and how many events the page
-/// held. None when it cannot be had: no role, no events, no such answer.
+/// Reads the answer to [`exchanges_call`]: the exchanges, and the number of events on the page.
+/// None without the role, without events, or for any other answer.
 #[must_use]
 pub fn read_exchanges(status: u16, body: &[u8]) -> Option<(Vec<ExchangeSeen>, usize)> {
     if status != 200 {
@@ -66,9 +66,9 @@ pub fn read_exchanges(status: u16, body: &[u8]) -> Option<(Vec<ExchangeSeen>, us
     Some((seen.collect(), events.len()))
 }
 
-/// The signing key that an assertion was signed with, by its `jti`: the first bytes of the
-/// key's `kid` ([`SigningKey::short_kid`](crate::signing_key::SigningKey::short_kid)). None of
-/// an id that another program made, or an older filter.
+/// The signing key of an assertion, by its `jti`: the first bytes of the key's `kid`
+/// ([`SigningKey::short_kid`](crate::signing_key::SigningKey::short_kid)). None for a `jti` of
+/// another program, or of an older filter.
 #[must_use]
 pub fn signer_of(jti: &str) -> Option<&str> {
     let mut parts = jti.split('.');

@@ -1,4 +1,4 @@
-//! The admin REST interface's search: who owns the key of this id?
+//! The admin REST interface's search for the owner of a key.
 
 use serde::Deserialize;
 
@@ -10,7 +10,7 @@ use percent_encoding::utf8_percent_encode;
 /// The role of client `realm-management` without which Keycloak answers every
 /// search with 200 and `[]`, or 403.
 pub const LOOKUP_ROLE: &str = "view-users";
-/// The same without which it answers a search for events with 403.
+/// The role without which Keycloak answers a search for events with 403.
 pub const EVENTS_ROLE: &str = "view-events";
 /// Roles that hold [`LOOKUP_ROLE`] within them.
 const LOOKUP_ROLES: [&str; 3] = [LOOKUP_ROLE, "manage-users", "realm-admin"];
@@ -23,8 +23,8 @@ pub fn may_look_up(management_roles: &[String]) -> bool {
         .any(|role| LOOKUP_ROLES.contains(&role.as_str()))
 }
 
-/// The roles of client `realm-management` among these that nobody needs who only looks
-/// owners up and reads events: those that make up [`LOOKUP_ROLE`] come along with it.
+/// The roles of client `realm-management` among these that are not needed to look owners up and
+/// to read events. Roles that are part of [`LOOKUP_ROLE`] come along with it and are not named.
 #[must_use]
 pub fn needless_roles(management_roles: &[String]) -> Vec<&str> {
     const NEEDED: [&str; 4] = [LOOKUP_ROLE, "query-users", "query-groups", EVENTS_ROLE];
@@ -54,18 +54,18 @@ pub struct Owner {
     pub record: KeyRecord,
 }
 
-/// What the search gave.
+/// The result of the search.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup {
     /// One enabled owner holds this key.
     Owner(Box<Owner>),
-    /// Nobody does: Keycloak said so.
+    /// Keycloak says that no user holds it.
     Unknown,
-    /// Somebody does, and the key is not to be used all the same.
+    /// A user holds it, but it must not be used.
     Refused(LookupRefusal),
 }
 
-/// Why a key that was found is not used. The client is told none of it.
+/// Reasons a key that was found is not used. The client learns none of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LookupRefusal {
     /// More than one user answers to the id.
@@ -79,10 +79,10 @@ pub enum LookupRefusal {
     Record(#[from] RecordError),
 }
 
-/// Why the search gave nothing that can be believed.
+/// Reasons the search gave no usable answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
-    /// The service token is not taken (any more).
+    /// The service token is not accepted (any more).
     #[error("Keycloak answered 401: the service token is not accepted")]
     Unauthorized,
     /// The service account lacks the role.
@@ -107,9 +107,9 @@ struct User {
     attributes: Attributes,
 }
 
-/// Whether a text can be Keycloak's id of a user: of its own users a UUID, of users
-/// from elsewhere `f:<provider>:<name>`, where the name may be an address. Nothing that
-/// could break a path or a line.
+/// Whether a text can be Keycloak's id of a user. Its own users have a UUID, users from
+/// elsewhere `f:<provider>:<name>`, where the name may be an address. No id can break a path or
+/// a line.
 #[must_use]
 pub fn is_user_id(text: &str) -> bool {
     let in_id = |b: u8| b.is_ascii_alphanumeric() || b"-:._@+=~".contains(&b);
@@ -119,8 +119,7 @@ pub fn is_user_id(text: &str) -> bool {
 
 /// Reads an answer to [`lookup_call`].
 ///
-/// # Errors
-/// [`LookupError`] when it says nothing about the key.
+/// # Errors [`LookupError`] when the answer says nothing about the key.
 pub fn read_lookup_answer(status: u16, body: &[u8], id: &str) -> Result<Lookup, LookupError> {
     match status {
         200 => {}
@@ -189,7 +188,7 @@ mod tests {
     #[test]
     fn an_empty_list_alone_means_unknown() {
         assert_eq!(read(&json!([])), Ok(Lookup::Unknown));
-        // As from a Keycloak that ignores the query and answers with its first user.
+        // Such an answer comes from a Keycloak that ignores the query and gives its first user.
         let other = json!([owner_json("user-1", "zzz999zzz999")]);
         assert_eq!(
             read(&other),

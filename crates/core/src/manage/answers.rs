@@ -1,4 +1,4 @@
-//! What the management API answers, as JSON.
+//! The answers of the management API, as JSON.
 
 use serde_json::{Value, json};
 use zeroize::{Zeroize, Zeroizing};
@@ -53,7 +53,7 @@ impl Answer {
         answer
     }
 
-    /// Nothing to say.
+    /// An answer without a body.
     pub(super) fn no_content() -> Self {
         Self::new(204, Content::Nothing)
     }
@@ -109,7 +109,7 @@ impl Answer {
         answer
     }
 
-    /// No key of the owner works any more; why their records are still there, if they are.
+    /// No key of the owner works any more. Names the reason if their records are still there.
     pub(super) fn all_ended(records_kept: Option<&ChangeError>) -> Self {
         Self::json(
             200,
@@ -159,7 +159,7 @@ impl Answer {
         self.headers.push(("vary", "origin".to_owned()));
     }
 
-    /// The body, with this id for the request where it is told; none for no body.
+    /// The body, with this id for the request if one is given; none if the answer has no body.
     #[must_use]
     pub fn body(&self, request_id: &str) -> Option<Zeroizing<String>> {
         match &self.content {

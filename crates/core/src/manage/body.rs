@@ -1,7 +1,7 @@
-//! The bodies of requests: read member by member, each with what it may be.
+//! The bodies of requests, read member by member within bounds.
 //!
-//! A message names the member and its bounds and never repeats a value: a key may
-//! stand in the wrong place.
+//! A message names the member and its bounds. It never repeats a value: a key may stand in the
+//! wrong place.
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
@@ -13,16 +13,16 @@ use crate::api_key::record::is_scope;
 
 /// Bytes of the longest body that is read.
 pub const BODY_BYTES_MAX: usize = 16 * 1024;
-/// Days that a new key lives unless others are asked for.
+/// Default days until a new key's end.
 const EXPIRES_DAYS: u64 = 365;
-/// Days that a key can live at most.
+/// The most days until a key's end.
 const EXPIRES_DAYS_MAX: u64 = 36_500;
-/// Seconds that a rotated key goes on for unless others are asked for.
+/// Default seconds that a rotated key still works.
 const GRACE_SECONDS: u64 = 86_400;
-/// Seconds that a rotated key can go on for at most.
+/// The most seconds that a rotated key still works.
 const GRACE_SECONDS_MAX: u64 = 604_800;
 
-/// What a new key is to be.
+/// The request for a new key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateBody {
     /// Its name for people.
@@ -33,16 +33,16 @@ pub struct CreateBody {
     pub scopes: Option<String>,
 }
 
-/// How a key is to be rotated.
+/// The request for a rotation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RotateBody {
-    /// Seconds that the old key goes on for.
+    /// Seconds that the old key still works.
     pub grace_seconds: u64,
     /// Days until the new key's end; none means the old one's end.
     pub expires_days: Option<u64>,
 }
 
-/// A key that is to be exchanged.
+/// The request to exchange a key.
 pub struct ValidateBody {
     /// The key, as it was sent.
     pub api_key: Zeroizing<String>,
@@ -76,7 +76,7 @@ pub fn read_create(body: &[u8]) -> Result<CreateBody, Problem> {
     })
 }
 
-/// Reads the body of a rotation; an empty one is one without members.
+/// Reads the body of a rotation; an empty body counts as an object without members.
 ///
 /// # Errors
 /// The refusal, which names the member at fault.
@@ -117,7 +117,7 @@ fn object(body: &[u8], known: &[&str]) -> Result<Map<String, Value>, Problem> {
     let Ok(Members { members, is_twice }) = serde_json::from_slice(body) else {
         return invalid("The body must be one JSON object.");
     };
-    // RFC 8259, 4: readers differ in which one they take.
+    // RFC 8259, 4: readers differ in the one they use.
     if is_twice {
         return invalid("The body has a member twice.");
     }

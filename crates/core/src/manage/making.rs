@@ -1,5 +1,5 @@
-//! The steps that change an owner's keys: scopes, a key and its hash, the change, and
-//! what has to be forgotten of it on this node.
+//! The steps that change an owner's keys: scopes, a key and its hash, the change, and this
+//! node's caches afterwards.
 
 use std::sync::Arc;
 
@@ -24,22 +24,22 @@ use crate::machine::{Effect, Event};
 use crate::rejection::Rejection;
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
-/// The wait of whoever is next at the gate, and what each place in the queue adds.
+/// The wait at the head of the gate's queue; each place behind adds as much.
 const QUEUE_WAIT_MS: u64 = 15;
 /// The longest wait in the queue.
 const QUEUE_WAIT_MS_MAX: u64 = 100;
-/// The wait of whoever is next for an owner, and what each before it adds.
+/// The wait of the next request for an owner; each request before it adds as much.
 const OWNER_WAIT_MS: u64 = 25;
 /// The longest wait for an owner.
 const OWNER_WAIT_MS_MAX: u64 = 150;
-/// How often those that wait for other workers to forget look at the clock.
+/// The time between two looks at the clock, while other workers drop the owner's tokens.
 const SETTLE_WAIT_MS: u64 = 100;
 
 impl Manage {
     // ---- scopes ------------------------------------------------------------------
 
-    /// Asks for a token of the gateway's own with these scopes: Keycloak refuses those
-    /// that the gateway's client cannot have, and so no role is needed to look.
+    /// Asks for a token of the gateway's own with these scopes. Keycloak refuses scopes that
+    /// the gateway's client cannot have, so no role is needed to read them.
     pub(super) fn check_scopes(&mut self, scopes: &str, env: &mut ManageEnv<'_, '_>) -> Step {
         let config = Arc::clone(&env.exchange.worker.config);
         let jti = env.exchange.jti("scopes");
@@ -181,11 +181,12 @@ impl Manage {
         task.wait_for(wait_ms, State::AwaitingOwner(draft), env)
     }
 
-    /// What is to become of the owner's keys.
+    /// The change of the owner's keys for this request.
     fn edit(&self, draft: Option<&Draft>, env: &ManageEnv<'_, '_>) -> Result<Edit, End> {
         let (now, config) = (env.exchange.now, &env.exchange.worker.config);
         let keys_max = usize::try_from(config.max_keys_per_user).unwrap_or(1);
-        // Seconds are what is stored: cut off first, so that what is told is it.
+        // Cut to whole seconds first, as they are stored: the answer then names the stored
+        // instant.
         let in_days = |days: u64| UnixMillis::from_seconds(now.plus_ms(days * DAY_MS).as_seconds());
         let task = self.task.as_ref().ok_or_else(nothing)?;
         let made = draft.map(|draft| (draft.key.id().to_owned(), draft.hash_text.clone()));
@@ -287,8 +288,8 @@ impl Manage {
         self.changes(change, draft, (output, false), env)
     }
 
-    /// Does what the change says; `is_first` where that follows from the answer to its first
-    /// call.
+    /// Turns the change's output into the request's next step. `is_first`: the output follows
+    /// the answer to the change's first call.
     fn changes(
         &mut self,
         change: Box<OwnerChange>,
@@ -298,8 +299,8 @@ impl Manage {
     ) -> Step {
         let task = self.task()?;
         match output {
-            // Not cut short by the request's deadline: a change ends by itself, and one
-            // that is begun is to be ended.
+            // The request's deadline does not cut it short: a change ends by itself, and must
+            // not stay half-made.
             ChangeOutput::Await(effect) => {
                 Ok((State::Changing(change, draft), Output::Await(effect)))
             }
@@ -345,9 +346,9 @@ impl Manage {
         Ok((state, Output::Await(Effect::Call { call, timeout_ms })))
     }
 
-    /// Keycloak's search finds no owner in a user storage without import, so no gateway
-    /// would find the key: it is taken away again. Where the search is not answered, the
-    /// key is told: it was written, and read again.
+    /// Keycloak's search finds no owner in a user storage without import. No gateway would find
+    /// the key, so it is taken away again. If the search gets no answer, the client gets the
+    /// key: it was written, and read again.
     pub(super) fn looked_up(
         &mut self,
         changed: Box<Changed>,
@@ -367,8 +368,8 @@ impl Manage {
         self.begin_edit(Edit::Revoke { id }, LOCK_WAIT_MS, None, env)
     }
 
-    /// The change is made: whatever ends a key, now or when its grace is over, is made
-    /// known to the other workers of the node, which may hold a token of the key.
+    /// The change is made. If it ends a key, now or after a grace, the other workers of the
+    /// node learn of it: they may hold a token of the key.
     fn changed(
         &mut self,
         changed: Box<Changed>,
@@ -390,7 +391,7 @@ impl Manage {
         }
         let (worker, store) = (&mut *env.exchange.worker, &mut *env.exchange.store);
         if worker.revoke_owner(&owner_id, now, store).is_err() {
-            // Keycloak has it, so others learn of it as of any other change there.
+            // Other workers learn of the change by their polls, as of any change in Keycloak.
             self.report.reason = Some("the node's workers could not be told at once".to_owned());
         }
         self.settle(changed, draft, now.plus_ms(SETTLE_MS), env)
@@ -405,7 +406,7 @@ impl Manage {
         env: &mut ManageEnv<'_, '_>,
     ) -> Step {
         let now = env.exchange.now;
-        // A clock that was set back must not hold the answer.
+        // A clock that was set back must not hold the answer back.
         if now >= until || until.since_ms(now) > SETTLE_MS {
             return self.told(&changed, draft);
         }

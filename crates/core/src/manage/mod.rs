@@ -1,8 +1,8 @@
 //! The life of a key: made, listed, rotated, revoked, by its owner or an operator.
 //!
-//! [`Manage`] is the management API's state machine, without I/O like the exchange's:
-//! the shell brings the request's head, its body where that is asked for, and the
-//! [`Event`] of each [`Effect`]. The machine says the one thing to do next ([`Output`]).
+//! [`Manage`] is the management API's state machine, without I/O like the exchange's. The shell
+//! brings the request's head, the body on demand, and the [`Event`] of each [`Effect`]. The
+//! machine answers with the one next step ([`Output`]).
 //!
 //! ```text
 //! head ─▶ route ─▶ token's shape ─▶ body ─▶ realm's keys ─▶ verify the caller
@@ -14,12 +14,12 @@
 //!                                      last used            scopes ─▶ hash in slices ─▶ change ─▶ look-up
 //! ```
 //!
-//! [`owner_keys`] is what an owner's attributes say of keys and how a change alters
-//! them; [`change`] makes one change under the owner's lock. Both serve this API and
-//! the command-line tool, so that there is one writer.
+//! [`owner_keys`] reads keys from an owner's attributes and edits them; [`change`] makes one
+//! change under the owner's lock. Both serve this API and the command-line tool, so there is
+//! one writer.
 //!
-//! Invariants held here: an API key never makes keys; whoever calls acts for itself,
-//! unless it has the administrators' role; each request ends with exactly one answer.
+//! Invariants held here: an API key never makes keys; a caller acts for itself, unless it has
+//! the administrators' role; each request ends with exactly one answer.
 
 mod answers;
 pub mod body;
@@ -65,15 +65,15 @@ use router::{Operation, Query};
 
 pub use answers::{Answer, OPENAPI};
 
-/// How long a request may take, the wait for the owner's lock among it.
+/// The longest time of a request, with the wait for the owner's lock.
 const REQUEST_MS_MAX: u64 = 30_000;
-/// How long a request waits for the owner's lock, others of its worker before it among
-/// that.
+/// The longest wait of a request for the owner's lock, with the wait for earlier requests of
+/// its worker.
 const LOCK_WAIT_MS: u64 = 8_000;
-/// How long the body may take to come.
+/// The longest wait for the body.
 const BODY_MS_MAX: u64 = 10_000;
-/// The answer to a revocation waits for this long, in which all workers of the node
-/// have dropped the owner's tokens.
+/// The answer to a revocation waits this long: by then all workers of the node have dropped the
+/// owner's tokens.
 pub const SETTLE_MS: u64 = 500;
 
 /// The head of a request.
@@ -96,36 +96,36 @@ impl std::fmt::Debug for RequestHead<'_> {
     }
 }
 
-/// What to do next.
+/// The next step for the shell.
 #[derive(Debug)]
 pub enum Output {
     /// Come back with the body, or with a failure when it has not come in time.
     ReadBody {
-        /// How long to wait for it.
+        /// The longest wait for it.
         timeout_ms: u64,
     },
-    /// Do this and come back with its event.
+    /// Carry out this effect and come back with its event.
     Await(Effect),
     /// Answer the client: the request is over.
     Respond(Answer),
 }
 
-/// What the requests of one worker share, for one configuration, beside what they
-/// share with the exchange.
+/// State that one worker's requests share for one configuration, beside the state of the
+/// exchange.
 #[derive(Debug)]
 pub struct Manager {
     signing_key: Arc<SigningKey>,
     service_token: ServiceToken,
     keys: KeyStore,
     owners: Owners,
-    /// The verifications for addresses with too many failures.
+    /// Verifications for addresses with too many failures.
     suspects: FullAt,
     random: KeyRandom,
 }
 
 impl Manager {
-    /// One that knows nothing yet. `signing_key` is the management client's; `seed` is
-    /// any bytes that no other worker has had.
+    /// An empty state. `signing_key` is the management client's; `seed` is any bytes that no
+    /// other worker has had.
     #[must_use]
     pub fn new(signing_key: Arc<SigningKey>, seed: &[u8]) -> Self {
         Self {
@@ -139,17 +139,17 @@ impl Manager {
     }
 }
 
-/// What a management request works with.
+/// Everything that a management request works with.
 #[derive(Debug)]
 pub struct ManageEnv<'a, 'b> {
-    /// What it shares with the exchange.
+    /// Shared with the exchange.
     pub exchange: &'a mut Env<'b>,
-    /// What it shares with other management requests.
+    /// Shared with other management requests.
     pub manager: &'a mut Manager,
 }
 
 impl ManageEnv<'_, '_> {
-    /// What it takes to get the manager's token.
+    /// The means to get the manager's token.
     fn session(&mut self) -> Result<Session<'_>, End> {
         let (worker, manager) = (&mut *self.exchange.worker, &mut *self.manager);
         Ok(Session {
@@ -174,37 +174,37 @@ pub struct Manage {
     cors: Option<String>,
 }
 
-/// What the log is told of a request. Holds no secret.
+/// A request's data for the log. Holds no secret.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
-    /// What was asked for; empty where that is unknown.
+    /// The operation; empty where it is unknown.
     pub operation: &'static str,
-    /// Who asked: Keycloak's id of the user.
+    /// The caller: Keycloak's id of the user.
     pub caller: Option<String>,
-    /// Whose keys it concerns.
+    /// The owner of the keys.
     pub owner: Option<String>,
-    /// The key, or the new one: once it is found, since what was sent for its id may be
-    /// anything, a key among it.
+    /// The key, or the new one, once it is found. The id that the client sent may be any text,
+    /// even a key.
     pub key_id: Option<String>,
-    /// Why it was refused.
+    /// The reason of a refusal.
     pub reason: Option<String>,
 }
 
-/// What the request waits for.
+/// The event that the request waits for.
 #[derive(Default)]
 enum State {
     /// Its head.
     #[default]
     New,
-    /// Its body. Whoever waits for one has no place among the pending yet, or slow
-    /// clients could take all of them.
+    /// Its body. A request that waits for its body is not yet counted among the pending, or
+    /// slow clients could take all places.
     ReadingBody(Box<Head>),
     /// A turn, to look whether the realm's keys are there.
     AwaitingKeys,
     /// The answer with the realm's keys.
     FetchingKeys,
-    /// A turn: the caller's token is verified, which took as long as a slice may, and what
-    /// comes next may sign or hash.
+    /// A turn. Verifying the caller's token took as long as a slice may, and the next step may
+    /// sign or hash.
     Verified,
     /// A turn, to look whether the manager's token is there.
     AwaitingToken,
@@ -228,7 +228,7 @@ enum State {
     LookingUp(Box<Changed>, Option<Box<Draft>>),
     /// A turn, until all workers of the node have dropped the owner's tokens.
     Settling(Box<Changed>, Option<Box<Draft>>, UnixMillis),
-    /// What the exchange waits for.
+    /// An event of the exchange.
     Exchanging(Box<Exchange>),
     /// Nothing: it is over.
     Over,
@@ -260,7 +260,7 @@ impl std::fmt::Debug for State {
     }
 }
 
-/// What a request's head says.
+/// The contents of a request's head.
 struct Head {
     operation: Operation,
     query: Query,
@@ -268,7 +268,7 @@ struct Head {
     token: Zeroizing<String>,
 }
 
-/// What is asked for.
+/// The operation and its arguments.
 #[derive(Debug)]
 enum Asked {
     List,
@@ -279,7 +279,7 @@ enum Asked {
     Rotate(String, RotateBody),
 }
 
-/// A request whose caller is looked at, and that is not answered yet.
+/// A request with a caller to check, not answered yet.
 struct Task {
     query: Query,
     /// The caller's token, until it is verified.
@@ -291,13 +291,13 @@ struct Task {
     id: ExchangeId,
     ticket: Ticket,
     deadline: Deadline,
-    /// When it was ready for its change, and began to wait for its turn.
+    /// The instant at which it was ready for its change, and began to wait for its turn.
     ready_at: Option<UnixMillis>,
-    /// The new key is found by no look-up, and its making is being undone.
+    /// No look-up finds the new key, and its making is being undone.
     undoing: bool,
     /// The manager's token was refused once and fetched anew.
     retried: bool,
-    /// How long the next wait is.
+    /// The length of the next wait.
     wait_ms: u64,
 }
 
@@ -326,7 +326,7 @@ impl std::fmt::Debug for Draft {
     }
 }
 
-/// Keys that are told once their last uses are known.
+/// Keys for a list or a single answer, which waits for their last uses.
 #[derive(Debug)]
 struct Listing {
     keys: Vec<(KeySummary, Option<UnixMillis>)>,
@@ -335,11 +335,11 @@ struct Listing {
     page: usize,
 }
 
-/// A request's end other than with what it asked for.
+/// A request's early end: a refusal or a fault.
 #[derive(Debug)]
 struct End {
     problem: Problem,
-    /// Why, for the log.
+    /// The reason, for the log.
     reason: String,
 }
 
@@ -371,7 +371,7 @@ impl Manage {
         Self::default()
     }
 
-    /// What the log is told of it.
+    /// The request's data for the log.
     #[must_use]
     pub const fn report(&self) -> &Report {
         &self.report
@@ -383,7 +383,7 @@ impl Manage {
         self.task.is_some() || matches!(self.state, State::Exchanging(_))
     }
 
-    /// Takes the request's head and says what to do next.
+    /// Takes the request's head and gives the next step.
     pub fn begin(&mut self, head: RequestHead<'_>, env: &mut ManageEnv<'_, '_>) -> Output {
         let step = match std::mem::replace(&mut self.state, State::Over) {
             State::New => self.start(head, env),
@@ -402,8 +402,8 @@ impl Manage {
         self.end_step(step, env)
     }
 
-    /// Takes the outcome of the latest effect and says what to do next. While the body is
-    /// waited for, any event says that it has not come in time.
+    /// Takes the outcome of the latest effect and gives the next step. While the machine waits
+    /// for the body, any event means that the body has not come in time.
     pub fn handle_event(&mut self, event: Event<'_>, env: &mut ManageEnv<'_, '_>) -> Output {
         let state = std::mem::replace(&mut self.state, State::Over);
         let step = self.go_on(state, event, env);
@@ -428,8 +428,8 @@ impl Manage {
         }
     }
 
-    /// Gives back what the request holds: it went away. To be called for each request
-    /// at its end; does nothing where there is nothing to give back.
+    /// Releases all that the request holds, for a client that went away. To be called at the
+    /// end of each request; does nothing where nothing is held.
     pub fn abort(&mut self, env: &mut ManageEnv<'_, '_>) {
         let state = std::mem::replace(&mut self.state, State::Over);
         match state {

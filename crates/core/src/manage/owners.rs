@@ -1,21 +1,21 @@
-//! Whose keys the requests of a worker change: one request at a time for an owner.
+//! One request at a time changes an owner's keys, within a worker.
 //!
-//! The lock that keeps writers apart is Keycloak's ([`super::change`]). Whoever waits
-//! for it asks again and again, so a crowd of requests for one owner, which anybody with
-//! a token can send, would be many calls to Keycloak for each. In a worker they wait for
-//! each other instead, in the order in which they came.
+//! The lock that keeps writers apart is Keycloak's ([`super::change`]). A writer that waits for
+//! it asks again and again, and anybody with a token can send a crowd of requests for one
+//! owner: each would make many calls to Keycloak. In a worker they wait for each other instead,
+//! in the order of their arrival.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::calls::ExchangeId;
 
-/// The requests that change an owner's keys, the first of which is at it. As many as
-/// are pending at most; each leaves by [`Owners::leave`], however it ends.
+/// The requests that change each owner's keys; the first in line is at work. They are no more
+/// than the pending requests, and each leaves by [`Owners::leave`] at any end.
 #[derive(Debug, Default)]
 pub(super) struct Owners(BTreeMap<String, VecDeque<ExchangeId>>);
 
 impl Owners {
-    /// How many are before this request, which queues if it did not yet; none when it is
+    /// The number of requests before this one, which joins the queue if it is new; 0 when it is
     /// its turn.
     pub(super) fn before(&mut self, owner_id: &str, id: ExchangeId) -> usize {
         let queue = self.0.entry(owner_id.to_owned()).or_default();

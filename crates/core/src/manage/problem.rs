@@ -1,8 +1,8 @@
-//! What a caller of the management API is told when a request is refused.
+//! Refusals of the management API, as its callers see them.
 //!
-//! The same format as the exchange's (RFC 9457), each with a `code` that programs
-//! can rely on and a `detail` for people. A detail repeats nothing of what was sent
-//! but the names of its members, and holds no secret.
+//! The format is the exchange's (RFC 9457). Each refusal has a `code` that programs can rely on
+//! and a `detail` for people. A detail repeats nothing of the request but the names of its
+//! members, and holds no secret.
 
 use std::borrow::Cow;
 
@@ -13,12 +13,12 @@ use super::owner_keys::EditRefused;
 use crate::keycloak::loggable;
 use crate::rejection::Rejection;
 
-/// A refusal: its kind, and what there is to say beside.
+/// A refusal: its kind and its detail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The kind.
     pub code: Code,
-    /// What is wrong and what to do, for people; the kind's title where it is empty.
+    /// The fault and its remedy, for people; the kind's title where it is empty.
     pub detail: Cow<'static, str>,
 }
 
@@ -27,7 +27,7 @@ pub struct Problem {
 pub enum Code {
     /// No token was sent.
     MissingCredentials,
-    /// The token is not one that counts here.
+    /// The token is not accepted here.
     InvalidToken,
     /// The caller may not do this.
     Forbidden,
@@ -37,15 +37,15 @@ pub enum Code {
     KeyNotFound,
     /// The realm has no such user.
     UserNotFound,
-    /// There is something at this path, and not for this method.
+    /// The path exists, but does not take this method.
     MethodNotAllowed(&'static str),
-    /// The request's body or query is not what it should be.
+    /// The request's body or query is not valid.
     InvalidRequest,
-    /// The request does not say how long its body is.
+    /// The request does not tell the length of its body.
     LengthRequired,
     /// The body is too large.
     PayloadTooLarge,
-    /// The body is no JSON.
+    /// The body is not JSON.
     UnsupportedMediaType,
     /// A scope that the gateway's tokens cannot have.
     InvalidScope,
@@ -63,12 +63,12 @@ pub enum Code {
     Busy,
     /// Nobody knows whether the change was made.
     OutcomeUnknown,
-    /// What the exchange says.
+    /// A rejection of the exchange.
     Exchange(Rejection),
 }
 
 impl Code {
-    /// All of them, one method and one rejection standing for all.
+    /// All codes, with one method and one rejection in place of all.
     pub const ALL: [Self; 23] = [
         Self::MissingCredentials,
         Self::InvalidToken,
@@ -169,7 +169,7 @@ impl Code {
         }
     }
 
-    /// Seconds for `Retry-After`, where trying again can help.
+    /// Seconds for `Retry-After`, if another try can help.
     const fn retry_after_seconds(self) -> Option<u32> {
         match self {
             Self::Busy => Some(2),
@@ -181,7 +181,7 @@ impl Code {
 }
 
 impl Problem {
-    /// A refusal with something to say.
+    /// A refusal with a detail.
     pub fn new(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
         Self {
             code,
@@ -189,14 +189,13 @@ impl Problem {
         }
     }
 
-    /// Keycloak cannot be asked, or does not answer as it should: what exactly is for
-    /// the log.
+    /// Keycloak cannot be asked, or gives a bad answer; only the log holds the details.
     #[must_use]
     pub fn unavailable() -> Self {
         Code::Exchange(Rejection::IdentityProviderUnavailable).into()
     }
 
-    /// The owner cannot be written, or cannot be read.
+    /// The owner cannot be written or read.
     fn record_unusable(error: &ChangeError) -> Self {
         let detail = format!(
             "{} Nothing was changed: an administrator has to correct the user. DELETE of \
@@ -206,7 +205,7 @@ impl Problem {
         Self::new(Code::OwnerRecordUnusable, detail)
     }
 
-    /// A request with more headers than can be looked through.
+    /// A request with too many headers to look through.
     #[must_use]
     pub fn too_many_headers() -> Self {
         Self::new(Code::InvalidRequest, "There are too many headers.")
@@ -278,7 +277,7 @@ impl From<&ChangeError> for Problem {
             ChangeError::RefusedByKeycloak { .. } | ChangeError::OwnerUnreadable => {
                 Self::record_unusable(error)
             }
-            // All these are for whoever runs the gateway: the log says which.
+            // All these are for the operator of the gateway: the log tells them apart.
             ChangeError::Unauthorized
             | ChangeError::Forbidden
             | ChangeError::NoLockProvider
@@ -289,8 +288,8 @@ impl From<&ChangeError> for Problem {
     }
 }
 
-/// Why an owner's record cannot be written, for callers. Attributes are named; their values
-/// and Keycloak's words are for the log.
+/// The reason that an owner's record cannot be written, for callers. It names attributes; their
+/// values and Keycloak's words are for the log.
 pub(super) fn of_the_record(error: &ChangeError) -> String {
     match error {
         ChangeError::RefusedByKeycloak { refusal, .. } => {

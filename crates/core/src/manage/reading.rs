@@ -47,7 +47,7 @@ impl Manage {
             }
             _ => {
                 let keys = owner_keys::list(&user.attributes, now);
-                // The page after a key that is gone by now begins anew.
+                // If the last key of the page before is gone, the list begins anew.
                 let after = task.query.after.as_deref();
                 let from = keys
                     .iter()
@@ -86,7 +86,7 @@ impl Manage {
         event: Event<'_>,
         env: &mut ManageEnv<'_, '_>,
     ) -> Step {
-        // That the uses are unknown is no reason to tell nothing of the keys.
+        // If events are unavailable, the keys are listed without last uses.
         let read = answer(Endpoint::Events, event).ok();
         let read = read.and_then(|(status, body)| user_events::read_exchanges(status, body));
         let Some((seen, events)) = read else {

@@ -1,8 +1,8 @@
-//! The first steps of a request: what it asks for, and whether it may ask at all.
+//! The first steps of a request: its operation, and the caller's right to ask for it.
 //!
-//! Whatever can be refused by the head alone, the claims of the caller's token among it, is
-//! refused before the body is read, and by the body before the realm's keys are asked for or
-//! a signature is verified.
+//! A refusal comes as early as it can: by the head alone (the claims of the caller's token
+//! among it) before the body is read, and by the body before the realm's keys are fetched or a
+//! signature is verified.
 
 use zeroize::Zeroizing;
 
@@ -89,7 +89,7 @@ impl Manage {
         self.with_body(head, Some(&[]), env)
     }
 
-    /// The body is there, or there is none: reads it, and goes on to who calls.
+    /// The body has come, or there is none: reads it, and goes on to the caller.
     pub(super) fn with_body(
         &mut self,
         head: Head,
@@ -169,11 +169,11 @@ fn one<'a>(headers: &'a Headers, name: &str) -> Result<Option<&'a str>, End> {
     }
 }
 
-/// Whether a body comes that has to be waited for, by what the head says of it.
+/// Whether a body comes that must be waited for, as the head has it.
 ///
-/// On Kong a request whose length is unknown does not come to a filter if it turns out
-/// to be empty, and over HTTP/2 nothing tells it from one without a body: so the length
-/// must be told, and a type alone says that something may come.
+/// On Kong an empty request of unknown length does not reach the filter, and over HTTP/2
+/// nothing tells a request of unknown length from one without a body. So the length is
+/// required, and a content type alone means that a body may come.
 fn expects_body(headers: &Headers, operation: &Operation, body_follows: bool) -> Result<bool, End> {
     let kind = one(headers, "content-type")?;
     let length = match one(headers, "content-length")? {
@@ -258,7 +258,7 @@ fn bearer(
     Ok(Zeroizing::new(token.to_owned()))
 }
 
-/// What a caller's token must say. `clients` are the gateway's own.
+/// The claims that a caller's token must have. `clients` are the gateway's own.
 pub(super) fn expected<'a>(
     config: &'a Config,
     management: &'a Management,
@@ -272,8 +272,8 @@ pub(super) fn expected<'a>(
     }
 }
 
-/// The end for a token that is not taken: which of its many ways to be wrong it is
-/// tells the log alone, but for what its holder can do something about.
+/// The end for a token that is not accepted. The log alone tells the reason, except for reasons
+/// that the token's holder can act on.
 pub(super) fn not_taken(error: CallerError) -> End {
     let detail = match error {
         CallerError::Expired => "The token has expired.",

@@ -1,15 +1,15 @@
-//! Which request is which: method and path to what is asked for.
+//! From method and path to an operation.
 
 use percent_encoding::percent_decode_str;
 
 use super::problem::{Code, Problem};
 
-/// Below this path all of the management API lies, whatever a gateway puts before.
+/// The root of the management API, below any path of the gateway.
 const BASE: &str = "/api/v1/";
-/// The longest id of a key in a path: records of other tools may have ids of theirs.
+/// The longest id of a key in a path: other tools may use other ids than ours.
 const ID_LENGTH_MAX: usize = 64;
 
-/// What is asked for.
+/// An operation of the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
     /// Make a key.
@@ -28,7 +28,7 @@ pub enum Operation {
     Validate,
     /// The description of the API.
     OpenApi,
-    /// May a browser of this origin call? (CORS) With the methods of the path.
+    /// A browser asks whether its origin may call (CORS). Holds the methods of the path.
     Preflight(&'static str),
 }
 
@@ -65,7 +65,7 @@ impl Operation {
     }
 }
 
-/// What the query asks for beside.
+/// The parameters of the query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
     /// The owner that an administrator acts for.
@@ -81,10 +81,9 @@ const PAGE: usize = 20;
 /// Keys on a page at most.
 const PAGE_MAX: usize = 100;
 
-/// Finds what a request asks for.
+/// Finds the operation of a request.
 ///
-/// # Errors
-/// The refusal: no such path, not this method, a query that is no query of it.
+/// # Errors The refusal: no such path, not this method, or not a query of this operation.
 pub fn route(method: &str, path: &str) -> Result<(Operation, Query), Problem> {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let Some((_, below)) = path.split_once(BASE) else {
@@ -195,7 +194,7 @@ fn read_query(text: &str, operation: &Operation) -> Result<Query, Problem> {
             }
         }
     }
-    // A client that has lost a key's id asks for this path.
+    // A client that has lost a key's id by mistake asks for this path.
     if *operation == Operation::RevokeAll && !all {
         return invalid("To end all keys of the owner takes all=true; to end one, its id.");
     }

@@ -1,4 +1,4 @@
-//! The steps that every request takes: who calls, and with which token Keycloak is asked.
+//! The steps that every request takes: the caller, and the token for calls to Keycloak.
 
 use std::sync::Arc;
 
@@ -19,11 +19,11 @@ use crate::rejection::{Reason, Rejection};
 pub(super) const WAIT_MS_MIN: u64 = 5;
 /// The longest wait for another request's result.
 const WAIT_MS_MAX: u64 = 40;
-/// What a turn may take beside what was asked for.
+/// The time that a turn may take beyond the wait that was asked for.
 const WAIT_GRACE_MS: u64 = 2000;
-/// Signatures that a worker verifies for all addresses with too many failures together, at
-/// once and in each second. They are not refused outright: whoever shares an address with
-/// a stranger, behind one proxy, must be able to end a key all the same.
+/// Signatures that a worker verifies for all addresses with too many failures together: at
+/// once, and in each second. Such addresses are not refused outright: a caller that shares its
+/// address with a stranger, behind one proxy, must still be able to end a key.
 const SUSPECTS: Bucket = Bucket::new(10, 1000, 10);
 /// The roles of client `realm-management` that let the manager write users.
 const WRITE_ROLES: [&str; 2] = ["manage-users", "realm-admin"];
@@ -49,11 +49,11 @@ impl Manage {
             (State::CheckingScopes, event) => self.scopes_checked(event, env),
             (State::Changing(change, draft), event) => self.change(change, draft, event, env),
             (State::LookingUp(changed, draft), event) => self.looked_up(changed, draft, event, env),
-            // What is made is told, whether or not the host lends a turn.
+            // The answer for a made change goes out, whether or not the host lends a turn.
             (State::Settling(changed, draft, _), event) if !is_turn(event) => {
                 self.told(&changed, draft)
             }
-            // From here on a turn that was waited for.
+            // The states below wait for a turn.
             (_, Event::Failed(why)) => Err(turn_failed(&crate::keycloak::loggable(why))),
             (_, Event::Answer { status, .. }) if status >= 400 => {
                 Err(turn_failed(&format!("status {status}")))
@@ -71,16 +71,16 @@ impl Manage {
         }
     }
 
-    /// What it waits for is given back at the end.
+    /// The state's resources are given back at the end.
     pub(super) fn misplaced(&mut self, state: State) -> Step {
         self.state = state;
         Err(End::unavailable("an input that belongs to nothing"))
     }
 
-    // ---- who calls ---------------------------------------------------------------
+    // ---- the caller --------------------------------------------------------------
 
-    /// Verifies the caller's token with the realm's key of its name. `unfetched` is why the
-    /// keys could not be fetched just now: the end where those at hand do not do.
+    /// Verifies the caller's token with the realm's key that it names. `unfetched` is the fault
+    /// of a fetch that just failed: it ends the request if the keys at hand do not suffice.
     pub(super) fn verify_caller(
         &mut self,
         unfetched: Option<End>,
@@ -159,7 +159,7 @@ impl Manage {
             }
             Err(end) => {
                 env.manager.keys.failed();
-                // An older set may do still.
+                // An older set of keys may suffice.
                 self.verify_caller(Some(end), env)
             }
         }
@@ -192,7 +192,7 @@ impl Manage {
         self.ask_keycloak(env)
     }
 
-    /// Keycloak does not take the manager's token (any more): once, another is fetched.
+    /// Keycloak does not accept the manager's token (any more): fetches another, once.
     pub(super) fn renew_token(&mut self, env: &mut ManageEnv<'_, '_>) -> Step {
         let task = self.task.as_mut().ok_or_else(nothing)?;
         env.manager.service_token.reject(&task.bearer);
@@ -202,7 +202,7 @@ impl Manage {
         self.need_token(env)
     }
 
-    /// The caller is known and the token is there: does what is asked for.
+    /// The caller is known and the token is there: does the operation.
     fn ask_keycloak(&mut self, env: &mut ManageEnv<'_, '_>) -> Step {
         let task = self.task.as_mut().ok_or_else(nothing)?;
         match &task.asked {
@@ -225,13 +225,13 @@ impl Manage {
 }
 
 impl Task {
-    /// Whose keys are concerned.
+    /// The owner of the keys.
     pub(super) fn owner_id(&self) -> Result<&str, End> {
         let caller = self.caller.as_ref().ok_or_else(nothing)?;
         Ok(self.query.user_id.as_deref().unwrap_or(&caller.subject))
     }
 
-    /// After a clock step backwards the deadline moves along.
+    /// Moves the deadline along after a clock step backwards.
     fn follow_the_clock(&mut self, env: &ManageEnv<'_, '_>) {
         let back = self.deadline.follow(env.exchange.now);
         self.ready_at = self.ready_at.map(|ready_at| ready_at.minus_ms(back));
@@ -244,7 +244,7 @@ impl Task {
         Ok((state, Output::Await(Effect::Call { call, timeout_ms })))
     }
 
-    /// Lets others have the worker, and comes back at once.
+    /// Yields the worker, and comes back at once.
     pub(super) fn turn(&self, state: State, env: &ManageEnv<'_, '_>) -> Step {
         let timeout_ms = env.exchange.worker.config.callout_timeout_ms;
         let turn = Effect::Yield {
@@ -254,14 +254,14 @@ impl Task {
         Ok((state, Output::Await(turn)))
     }
 
-    /// Lets others have the worker, and comes back later, each time a while longer.
+    /// Yields the worker, and comes back later; each further wait is longer.
     pub(super) fn wait(&mut self, state: State, env: &ManageEnv<'_, '_>) -> Step {
         let wait_ms = self.wait_ms;
         self.wait_ms = (wait_ms * 2).min(WAIT_MS_MAX);
         self.wait_for(wait_ms, state, env)
     }
 
-    /// Lets others have the worker, and comes back so much later.
+    /// Yields the worker, and comes back after `wait_ms`.
     pub(super) fn wait_for(&self, wait_ms: u64, state: State, env: &ManageEnv<'_, '_>) -> Step {
         self.time_left(env)?;
         let turn = Effect::Yield {
@@ -284,12 +284,12 @@ pub(super) fn answer(endpoint: Endpoint, event: Event<'_>) -> Result<(u16, &[u8]
     event.answer().map_err(|why| End::callout(endpoint, why))
 }
 
-/// Whether the host lent the turn that was asked for.
+/// Whether the host gave the turn.
 const fn is_turn(event: Event<'_>) -> bool {
     matches!(event, Event::Answer { status, .. } if status < 400)
 }
 
-/// A state without what it takes: not reached.
+/// A state that lacks its data: not reached.
 pub(super) fn nothing() -> End {
     End::unavailable("a step that belongs to nothing")
 }
@@ -301,7 +301,7 @@ fn turn_failed(why: &str) -> End {
     )
 }
 
-/// Why a token of the manager's cannot write users, if it cannot.
+/// The reason that the manager's token cannot write users, if it cannot.
 pub(super) fn lacks_role(token: &AccessToken) -> Option<Reason> {
     let roles = &token.management_roles;
     if roles

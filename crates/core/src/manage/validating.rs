@@ -32,7 +32,7 @@ impl Manage {
         env: &mut ManageEnv<'_, '_>,
     ) -> Step {
         let config = Arc::clone(&env.exchange.worker.config);
-        // A header's value has no spaces at its ends, and a text of JSON may.
+        // A JSON text may have spaces at its ends; a header's value has none.
         let key = match config.key_format.parse(body.api_key.as_bytes()) {
             Ok(key) => key,
             Err(fault) => return Err(malformed(fault, env)),
@@ -79,7 +79,7 @@ impl Manage {
             }
             exchange::Output::Pass(why) => Err(passed(why)),
             exchange::Output::Reject { rejection, reason } => {
-                // Nothing was presented but what is no key.
+                // Nothing was presented but a malformed key.
                 let rejection = match rejection {
                     Rejection::MissingCredentials | Rejection::AmbiguousCredentials => {
                         Rejection::InvalidApiKey
@@ -92,7 +92,7 @@ impl Manage {
     }
 }
 
-/// What is no key counts as it does in the exchange, which never sees it.
+/// A malformed key counts as it does in the exchange, which never sees it.
 fn malformed(fault: impl std::fmt::Display, env: &mut ManageEnv<'_, '_>) -> End {
     let source = env.exchange.source();
     if source.is_some_and(|source| env.exchange.count_failure(source)) {
@@ -101,7 +101,7 @@ fn malformed(fault: impl std::fmt::Display, env: &mut ManageEnv<'_, '_>) -> End 
     End::new(Code::Exchange(Rejection::InvalidApiKey), fault)
 }
 
-/// Who is to let a request pass would let it pass to somebody: here there is nobody.
+/// The exchange would let the request pass to an upstream; here there is none.
 fn passed(why: Pass) -> End {
     End::new(
         Code::Exchange(Rejection::InvalidApiKey),

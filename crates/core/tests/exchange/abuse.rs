@@ -1,5 +1,5 @@
-//! What a stranger can cost: failures are counted by address, and keys that nobody has
-//! seen are looked up at a fixed rate.
+//! The cost of a stranger is bounded: failures are counted by address, and keys new to a worker
+//! are looked up at a fixed rate.
 
 use apikeys_core::api_key::format::KeyFormat;
 use apikeys_core::exchange::{Exchange, Output, Pass, Source};
@@ -27,7 +27,7 @@ fn unknown(number: u32) -> String {
 
 const ADDRESS: &str = "192.0.2.7:40000";
 
-/// A world whose requests come from one address.
+/// A world with all requests from one address.
 fn world(owners: Vec<User>) -> World {
     let mut world = World::new(owners);
     world.address = Some(ADDRESS.to_owned());
@@ -38,7 +38,7 @@ fn refused(ended: Ended) -> Rejection {
     ended.rejected().0
 }
 
-/// Sends keys that nobody has, from one address, until it is told to wait.
+/// Sends keys that nobody has, from one address, until the answer is to wait.
 fn until_throttled(world: &mut World) -> u32 {
     for at in 0..1000 {
         match refused(world.key_request(&unknown(at))) {
@@ -54,7 +54,7 @@ fn until_throttled(world: &mut World) -> u32 {
 fn an_address_that_has_failed_too_often_is_told_to_wait_before_any_call() {
     let mut world = world(vec![]);
     let failures = until_throttled(&mut world);
-    // A look-up takes 10 ms here, and a failure is forgotten in three seconds.
+    // A look-up takes 10 ms here, and each failure is forgotten after three seconds.
     assert_eq!(failures, 20);
     let calls = world.keycloak.calls.lookup;
     let (rejection, reason) = world.key_request(&unknown(5000)).rejected();
@@ -103,12 +103,12 @@ fn a_key_that_was_verified_before_is_refreshed_from_wherever_it_comes() {
     until_throttled(&mut world);
     world.next_worker();
     world.expect_source(&key(1), Source::Refresh, "alice");
-    // With another secret it is nobody's.
+    // With another secret the key is nobody's.
     let guessed = world.key_request(&other_secret(&key(1), 1));
     assert_eq!(refused(guessed), Rejection::Throttled);
 }
 
-/// Or an address past its limit could ask which keys were good once.
+/// Otherwise an address past its limit could find out which keys were once good.
 #[test]
 fn a_key_that_was_good_once_is_told_nothing_else_than_the_others() {
     let mut world = world(vec![plain_owner("alice", 1)]);
@@ -143,7 +143,7 @@ fn the_workers_of_a_node_count_together() {
     );
 }
 
-/// Whatever is wrong with a key: to be told to wait must not tell it.
+/// The answer "wait" must not tell the fault of a key.
 #[test]
 fn each_reason_for_which_a_key_is_refused_counts_alike() {
     let disabled = User {
@@ -186,7 +186,7 @@ fn what_is_not_the_callers_fault_does_not_count() {
     for _ in 0..30 {
         let ended = world.request_with(&pairs, |_, _| Err("timed out"));
         assert_eq!(refused(ended), Rejection::IdentityProviderUnavailable);
-        // No breaker is to be in the way here.
+        // The breaker must not interfere here.
         world.now = world.now.plus_ms(60_000);
     }
     for _ in 0..30 {
@@ -262,7 +262,7 @@ fn who_hangs_up_with_a_key_that_was_verified_has_not() {
 
 #[test]
 fn a_flood_of_new_keys_is_looked_up_at_a_fixed_rate() {
-    // From so many addresses that none of them has failed too often.
+    // From many addresses, so that none of them fails too often.
     let mut world = world(vec![]);
     let mut calls = Vec::new();
     let mut overloaded = 0;
@@ -279,7 +279,7 @@ fn a_flood_of_new_keys_is_looked_up_at_a_fixed_rate() {
             clients.push(client);
         }
     }
-    // A hundred at once, and those whose turn comes within a callout's time.
+    // A hundred at once, and those that get their turn within a callout's time.
     assert_eq!((clients.len(), overloaded), (200, 800));
     let start = world.now;
     while world.now < start.plus_ms(3000) {
@@ -328,7 +328,7 @@ fn who_has_failed_too_often_meanwhile_loses_its_turn() {
     }
     let throttled = |client: &&Client| client.rejected().0 == Rejection::Throttled;
     assert!(clients[100..].iter().all(|client| throttled(&client)));
-    // Of those under way already the first twenty are told what is wrong.
+    // Of those under way already the first twenty learn the fault of their key.
     assert_eq!(clients.iter().filter(throttled).count(), 130);
     assert_eq!(world.keycloak.calls.lookup, 100);
 }
@@ -399,7 +399,8 @@ fn those_that_wait_for_the_service_token_do_not_go_at_one_moment() {
 #[test]
 fn who_follows_an_address_that_has_failed_too_often_is_not_told_to_wait() {
     let mut world = world(vec![]);
-    // More keys than are looked up at once, from nowhere, so that the next waits its turn.
+    // More keys than are looked up at once, from unknown addresses, so that the next waits its
+    // turn.
     world.address = None;
     let mut crowd: Vec<_> = (0..101)
         .map(|at| Client::send_key(&mut world, &unknown(10_000 + at)))

@@ -1,4 +1,4 @@
-//! One request, taken on input by input, so that a test decides what comes when.
+//! One request, taken on input by input, so that a test decides the order of events.
 
 use apikeys_core::api_key::record::Field;
 use apikeys_core::clock::UnixMillis;
@@ -16,12 +16,12 @@ pub fn owner(name: &str, number: u8) -> User {
     User::new(name).with_key(id_of(&key(number)), &bcrypt_of(&key(number)), FAR)
 }
 
-/// The owner of a key under SHA-256, whose verification takes no turn.
+/// The owner of a key under SHA-256: verifying it takes no turn.
 pub fn plain_owner(name: &str, number: u8) -> User {
     User::new(name).with_key(id_of(&key(number)), &sha256_of(&key(number)), FAR)
 }
 
-/// The same with an end to the millisecond.
+/// The same with an end exact to the millisecond.
 pub fn ending(name: &str, number: u8, ends_at: UnixMillis) -> User {
     let mut user = plain_owner(name, number);
     let text = ends_at.to_rfc3339();
@@ -34,7 +34,7 @@ pub fn ending(name: &str, number: u8, ends_at: UnixMillis) -> User {
 
 pub struct Client {
     pub exchange: Exchange,
-    /// What the exchange asked for last.
+    /// The exchange's latest output.
     pub output: Output,
 }
 
@@ -51,7 +51,7 @@ impl Client {
         Self { exchange, output }
     }
 
-    /// Answers what it waits for, at once and as it should be.
+    /// Gives it the event that it waits for, at once and without a fault.
     #[track_caller]
     pub fn answer(&mut self, world: &mut World) {
         match &self.output {

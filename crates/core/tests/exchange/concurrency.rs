@@ -23,11 +23,11 @@ fn owners(numbers: std::ops::RangeInclusive<u8>) -> Vec<User> {
         .collect()
 }
 
-/// Requests in flight, each with what its exchange asked for last.
+/// Requests in flight, each with the latest output of its exchange.
 struct Crowd {
     waiting: VecDeque<(u8, Exchange, Output)>,
     ended: Vec<(u8, Output)>,
-    /// What each answer takes, in milliseconds.
+    /// The time of each answer, in milliseconds.
     tick_ms: u64,
 }
 
@@ -201,7 +201,7 @@ fn a_dead_keycloak_is_asked_and_asked_again_by_one_for_all_that_wait() {
 
 #[test]
 fn a_leader_that_goes_away_hands_everything_on() {
-    // At whichever step its client hangs up.
+    // The leader's client hangs up at each step in turn.
     for steps in 0..12 {
         let mut world = World::new(owners(1..=2));
         let mut crowd = Crowd::start(&mut world, [1, 1, 2].into_iter());
@@ -243,7 +243,7 @@ fn the_number_of_pending_requests_is_bounded_and_recovers() {
 fn a_full_queue_is_told_at_once_and_the_others_are_served() {
     let mut world = World::new(owners(1..=100));
     let mut crowd = Crowd::start(&mut world, 1..=100);
-    // The clock stands, so that no deadline comes between.
+    // The clock stands still, so that no deadline passes.
     crowd.tick_ms = 0;
     let ended = crowd.finish(&mut world);
     let overloaded = |output: &Output| {

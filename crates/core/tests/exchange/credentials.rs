@@ -1,4 +1,4 @@
-//! Which requests pass without a key, to the last character.
+//! Requests that pass without a key, tested to the last character.
 
 use apikeys_core::exchange::Pass;
 use apikeys_core::rejection::{Reason, Rejection};

@@ -1,4 +1,4 @@
-//! What is remembered, for how long, and what of it another request may use.
+//! The caches: their contents, the life of an entry, and its use for other requests.
 
 use apikeys_core::exchange::{Output, Source, Worker};
 use apikeys_core::machine::Effect;
@@ -106,7 +106,7 @@ fn no_remembered_token_is_used_at_or_after_its_keys_end() {
     let mut world = World::with(vec![ending("alice", 1, ends_at)], &changes);
     let mut client = Client::send(&mut world, 1);
     client.answer_until(&mut world, Client::is_granting);
-    // Keycloak's own rounding: a second past the key's end is let pass.
+    // Keycloak rounds: a token may end a second past the key's end.
     client.reply(&mut world, 200, &grant_ending(41_000, 100));
     client.forwarded();
     world.now = ends_at.minus_ms(1);
@@ -154,7 +154,7 @@ fn a_key_that_ends_while_the_grant_is_out_is_refused() {
 
 #[test]
 fn a_key_whose_last_token_is_over_when_it_comes_is_expired_and_no_fault_of_keycloak() {
-    // The second is by a clock of Keycloak's that is ahead, the third by one that is wrong.
+    // In the second case Keycloak's clock is ahead, in the third it is wrong.
     for (key_ends_ms, is_expired) in [(500, true), (29_500, true), (31_500, false)] {
         let ends_at = START.plus_ms(1_000 + key_ends_ms);
         let mut world = World::new(vec![ending("alice", 1, ends_at)]);

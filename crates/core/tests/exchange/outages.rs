@@ -1,5 +1,5 @@
-//! Keycloak is gone for a while, or one of its nodes is: what is served meanwhile, how it
-//! is left alone, and how the gateway comes back.
+//! Keycloak is gone for a while, or one of its nodes is: the keys served meanwhile, the pauses
+//! between calls to it, and the gateway's way back.
 
 use apikeys_core::background::Background;
 use apikeys_core::exchange::{Output, Source};
@@ -24,7 +24,7 @@ fn with_stale(seconds: u64) -> World {
     world(&json!({ "stale_if_error_seconds": seconds }))
 }
 
-/// Sends a key while Keycloak answers so; how often it was called.
+/// Sends a key while Keycloak answers so; gives the number of calls to it.
 fn request(world: &mut World, number: u8, answer: &Result<Reply, &'static str>) -> (Ended, u32) {
     let mut calls = 0;
     let ended = world.request_with(&[("x-api-key", &key(number))], |_, _| {
@@ -34,7 +34,7 @@ fn request(world: &mut World, number: u8, answer: &Result<Reply, &'static str>) 
     (ended, calls)
 }
 
-/// The first key is served by its token of before, since Keycloak is gone.
+/// The first key is served with its cached token, since Keycloak is gone.
 #[track_caller]
 fn expect_stale(world: &mut World) {
     let forward = request(world, 1, &DOWN).0.forwarded();
@@ -45,8 +45,7 @@ fn status(status: u16) -> Result<Reply, &'static str> {
     Ok((status, b"{}".to_vec()))
 }
 
-/// Requests with keys that are new here, until Keycloak is left alone; how many calls that
-/// took.
+/// Requests with keys that are new here, until the breaker opens; gives the number of calls.
 fn fail_until_open(world: &mut World, answer: &Result<Reply, &'static str>) -> u32 {
     let mut sent = 0;
     for number in 2..60 {
@@ -89,7 +88,7 @@ fn a_call_is_made_three_times_and_not_more() {
     let (ended, calls) = request(&mut world, 1, &DOWN);
     assert_eq!(ended.rejected().0, Rejection::IdentityProviderUnavailable);
     assert_eq!(calls, 3);
-    // What Keycloak itself answers another node would answer as well.
+    // Keycloak's own answers would be the same from another node.
     for code in [400, 401, 403, 429, 500] {
         let (ended, calls) = request(&mut world, 1, &status(code));
         assert_eq!(ended.rejected().0, Rejection::IdentityProviderUnavailable);
@@ -157,9 +156,9 @@ fn a_keycloak_that_does_not_answer_is_left_alone_and_asked_by_one() {
             }
             world.now = world.now.plus_ms(100);
         }
-        // Once in four to five seconds, and at first sooner.
+        // One call in four to five seconds, and sooner at first.
         assert!((12..=18).contains(&calls), "{calls} calls in a minute");
-        // It is back: found out within five seconds.
+        // Keycloak is back, and the gateway finds out within five seconds.
         let back_at = world.now;
         while world.key_request(&key(1)).rejected_by_breaker() {
             world.now = world.now.plus_ms(100);
@@ -219,7 +218,7 @@ fn an_owner_whose_record_no_host_buffers_takes_nothing_from_others() {
         world.now = world.now.plus_ms(300);
     }
     assert!(!world.worker.is_breaker_open());
-    // Where nobody else shows that Keycloak is there, it is left alone for that key.
+    // As long as no other key shows that Keycloak is there, calls for that key stay few.
     for _ in 0..100 {
         calls += request(&mut world, 1, &DOWN).1;
         world.now = world.now.plus_ms(300);
@@ -247,7 +246,7 @@ fn after_an_outage_known_keys_are_asked_for_in_turn() {
         world.key_request(&key(number)).forwarded();
     }
     world.now = world.now.plus_ms(20_000);
-    // Found gone by keys that are not in use else.
+    // Keys that are not otherwise in use find that Keycloak is gone.
     for number in 0..20 {
         request(&mut world, 56 + number % 5, &DOWN).0.rejected();
         world.now = world.now.plus_ms(100);

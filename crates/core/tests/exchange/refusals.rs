@@ -123,7 +123,7 @@ fn an_unknown_key_and_no_other_passes_until_the_fallback_ends() {
     }
     // Before a key falls back Keycloak is asked for it a second time.
     assert_eq!(world.keycloak.calls.lookup, 3);
-    // A look-up that says nothing about the key is no positive answer.
+    // A look-up that says nothing about the key does not count as a good answer.
     let headers = [("authorization", &*format!("ApiKey {}", key(2)))];
     let unclear = world.request_with(&headers, |_, _| Ok((500, vec![])));
     assert_eq!(unclear.rejected().0, Rejection::IdentityProviderUnavailable);
@@ -145,7 +145,7 @@ fn an_unknown_key_that_falls_back_takes_nobody_the_service_token() {
     let before = world.keycloak.calls.service_token;
     let mut unknown = Client::send(&mut world, 2);
     unknown.answer_until(&mut world, |client| !client.is_looking_up());
-    // It fetches a token of its own now; who is known goes on with the kept one.
+    // It fetches a token of its own now; a known key goes on with the kept one.
     let mut known = Client::send(&mut world, 5);
     assert!(known.is_looking_up());
     unknown.answer_until(&mut world, Client::is_over);
@@ -189,8 +189,8 @@ fn the_log_tells_what_a_refusal_was_remembered_as() {
     }
 }
 
-/// Found by the simulation: Keycloak minds the roles of the moment, so a role that is
-/// taken makes every key look unknown to a token from before.
+/// Found by the simulation: Keycloak checks the present roles. After a role is removed, every
+/// key looks unknown, even with an older token.
 #[test]
 fn a_known_key_does_not_fall_back_when_the_gateway_has_lost_its_role() {
     let until = START.plus_ms(3_600_000);
@@ -291,7 +291,7 @@ fn a_key_that_was_unknown_without_a_look_at_the_roles_is_asked_for_before_it_fal
         Ended::Passed(Pass::Fallback)
     ));
     assert_eq!(world.keycloak.calls.lookup, 3);
-    // Seen to be unknown it is remembered as such, for a route without fallback too.
+    // Once seen to be unknown, it is remembered so, for a route without fallback too.
     world.key_request(&key(1));
     world.reconfigure(&Value::Null);
     let (_, reason) = world.key_request(&key(1)).rejected();

@@ -10,7 +10,7 @@ use super::client::{Client, owner, plain_owner};
 use super::keys::new_worker;
 use super::world::{World, key, subject};
 
-/// A node that polls for nothing, so that renewals are all that is done between requests.
+/// A node without polls, so that only renewals run between requests.
 fn world() -> World {
     let users = vec![owner("alice", 1), plain_owner("bob", 2)];
     let mut world = World::with(users, &json!({ "revocation_poll_seconds": 0 }));
@@ -18,7 +18,7 @@ fn world() -> World {
     world
 }
 
-/// What a request with this key is answered by.
+/// The source of the token that this key's request gets.
 fn source(world: &mut World, number: u8) -> Source {
     world.key_request(&key(number)).forwarded().source
 }
@@ -147,7 +147,7 @@ fn a_token_that_is_due_is_used_to_its_end_while_keycloak_fails() {
         });
         world.now = world.now.plus_ms(200);
     }
-    // Each lost look-up is a claim of this worker's, which holds for a while.
+    // Each lost look-up leaves a claim of this worker, which holds for a while.
     assert!((2..=20).contains(&asked), "{asked}");
     assert_eq!(background.renewed().done, 0);
     world.now = world.now.plus_ms(5000);

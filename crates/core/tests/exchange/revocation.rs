@@ -1,4 +1,4 @@
-//! What was revoked on this node: no cache keeps it alive, nor does an exchange that was
+//! Revocations on this node: no cache keeps a revoked key alive, nor does an exchange that was
 //! under way.
 
 use apikeys_core::exchange::{Output, Source};
@@ -10,7 +10,7 @@ use serde_json::json;
 use super::client::{Client, plain_owner};
 use super::world::{START, World, id_of, key};
 
-/// Time enough for nothing of now to be of the instant of a revocation.
+/// Time enough to be clearly later than a revocation made now.
 const LATER_MS: u64 = 1000;
 
 fn revoke(world: &mut World, owner: &str) -> Result<(), NotShared> {
@@ -107,7 +107,7 @@ fn an_exchange_asks_once_for_a_revocation_and_not_for_another_owners() {
     revoke(&mut world, "bob").unwrap();
     client.answer(&mut world);
     client.forwarded();
-    // An exchange that began after it was learnt, within the margin of the instant.
+    // An exchange that began after the news, within the margin around the instant.
     revoke(&mut world, "alice").unwrap();
     let mut client = Client::send(&mut world, 1);
     client.answer_until(&mut world, Client::is_over);
@@ -121,7 +121,7 @@ fn what_an_exchange_stores_that_began_before_a_revocation_is_dead() {
     let mut world = World::new(vec![plain_owner("alice", 1)]);
     let mut slow = Client::send(&mut world, 1);
     slow.answer_until(&mut world, Client::is_granting);
-    // Another worker of the node, in which the revocation is learnt.
+    // Another worker of the node learns of the revocation.
     let elsewhere = world.worker;
     let mut other = World::new(vec![plain_owner("alice", 1)]);
     world.worker = other.worker;
@@ -153,7 +153,7 @@ fn no_entry_from_before_the_clock_was_set_back_comes_back() {
     world.expect_source(&key(1), Source::Refresh, "alice");
     let notice = world.worker.tick(world.now, &mut world.shared);
     assert_eq!(notice, Some(Notice::ClockSetBack));
-    // Bob's entry would count again, were it kept.
+    // If bob's entry had been kept, it would count again.
     world.now = before.plus_ms(1000);
     world.expect_source(&key(2), Source::Refresh, "bob");
     world.next_worker();

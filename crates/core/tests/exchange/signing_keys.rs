@@ -45,7 +45,7 @@ fn what_one_signing_key_cached_is_a_miss_for_the_other_and_stays_good_for_its_ow
     );
     world.expect_source(&key(1), Source::L1, "alice");
 
-    // Another worker with either key finds what its own key sealed.
+    // Another worker with either key finds the entries that its own key sealed.
     let mut second = next_worker(&world);
     world.take_the_other(&mut second);
     world.expect_source(&key(1), Source::L2, "alice");

@@ -1,4 +1,4 @@
-//! The owner's token: whose it is, how long it is used, where it comes from.
+//! The owner's token: its subject, its life, its source.
 
 use apikeys_core::clock::UnixMillis;
 use apikeys_core::exchange::{Pass, Source};
@@ -100,7 +100,7 @@ fn a_token_ends_with_its_key_and_the_key_is_refused_after() {
         .unwrap();
     assert!(exp <= ends_at.as_seconds(), "{exp}");
     world.now = ends_at.minus_ms(1);
-    // Its last second: whatever happens, not the cache's doing.
+    // In its last second any outcome is allowed: the cache does not decide it.
     let _ = world.key_request(&key(1));
     world.now = ends_at;
     world.key_request(&key(1)).rejected();

@@ -1,4 +1,4 @@
-//! Who waits for whom, how long at a time, and how long in all.
+//! The order of waiting requests, the length of each wait, and of all waits together.
 
 use apikeys_core::api_key::hash::hash_bcrypt;
 use apikeys_core::exchange::{Output, Source};
@@ -58,7 +58,7 @@ fn a_slow_verification_is_waited_for_by_its_followers_too() {
     let mut leader = Client::send(&mut world, 1);
     leader.answer_until(&mut world, is_yield);
     let mut follower = None;
-    // 86 slices of 3 ms: longer than two callouts may take.
+    // 86 slices of 3 ms: longer than two callouts.
     while !leader.is_over() {
         world.now = world.now.plus_ms(3);
         leader.answer(&mut world);
@@ -165,7 +165,7 @@ fn who_lost_the_gate_computes_nothing_until_it_is_free_again() {
     alice.answer_until(&mut world, is_yield);
     let mut bob = Client::send(&mut world, 2);
     bob.answer(&mut world);
-    // Alice shows no sign of life for longer than a place is kept.
+    // Alice shows no sign of life for longer than her place is kept.
     world.now = world.now.plus_ms(5001);
     bob.answer(&mut world);
     assert_eq!(bob.wait_ms(), None, "bob computes");

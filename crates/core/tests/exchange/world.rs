@@ -33,9 +33,9 @@ pub struct World {
     pub shared: Shared,
     pub keycloak: FakeKeycloak,
     pub yields: u32,
-    /// Where requests come from; none where the host does not say.
+    /// The address that requests come from; none if the host does not say.
     pub address: Option<String>,
-    /// How often the host was asked for it.
+    /// The number of times that the host was asked for it.
     pub asked_for_address: Cell<u32>,
     /// The key id that the last request's exchange gave for the log.
     pub ended_key_id: Option<String>,
@@ -43,13 +43,13 @@ pub struct World {
     secrets: Secrets,
 }
 
-/// The secrets of a scenario: none of them is ever said.
+/// The secrets of a scenario: none may ever appear in an output.
 #[derive(Default)]
 struct Secrets {
     known: BTreeSet<String>,
-    /// Keys, hashes and the signing key: they may stand nowhere at all.
+    /// Keys, hashes and the signing key: they may appear nowhere at all.
     nowhere: Sweeper,
-    /// Tokens: they may stand in an entry and in the header that is replaced.
+    /// Tokens: they may appear in an entry and in the replaced header.
     tokens: Sweeper,
 }
 
@@ -61,7 +61,7 @@ impl Secrets {
         }
     }
 
-    /// Learns what a request presents.
+    /// Learns the keys of a request.
     fn learn_keys(&mut self, headers: &Headers) {
         for (_, value) in headers {
             let text = String::from_utf8_lossy(value);
@@ -124,7 +124,7 @@ impl World {
         Self::with(users, &Value::Null)
     }
 
-    /// A world whose filter is configured with these changes.
+    /// A world with these changes to the filter's configuration.
     pub fn with(users: Vec<User>, changes: &Value) -> Self {
         let config = config(changes);
         let mut secrets = Secrets::default();
@@ -151,16 +151,16 @@ impl World {
         }
     }
 
-    /// Goes on with another route of the same node: its memory is its own, the shared
-    /// data is not.
+    /// Goes on with another route of the same node: it has its own memory, and the same shared
+    /// data.
     pub fn reconfigure(&mut self, changes: &Value) {
         self.config = config(changes);
         self.worker = new_worker(&self.config, b"worker 1");
         self.watch = Watch::new(&self.worker);
     }
 
-    /// Goes on with another worker of the same node: its memory is empty, the
-    /// shared data is not.
+    /// Goes on with another worker of the same node: its memory is empty, the shared data
+    /// stays.
     pub fn next_worker(&mut self) {
         self.worker = new_worker(&self.config, b"another worker");
         self.watch = Watch::new(&self.worker);
@@ -180,7 +180,7 @@ impl World {
         output
     }
 
-    /// What a request's exchange works with.
+    /// Gives a request's exchange its environment.
     fn of_request(&mut self, act: impl FnOnce(&mut Env<'_>) -> Output) -> Output {
         let nonce = || {
             self.nonces.set(self.nonces.get() + 1);
@@ -200,7 +200,7 @@ impl World {
         })
     }
 
-    /// Nothing that is said or stored holds a secret (invariant 5).
+    /// No output and no entry holds a secret (invariant 5).
     fn expect_secrecy(&self, exchange: &Exchange, output: &Output) {
         let secrets = &self.secrets;
         secrets.expect_unsaid("an output", &format!("{output:?} {exchange:?}"));
@@ -233,7 +233,7 @@ impl World {
         exchange.abort(&mut env);
     }
 
-    /// What happens outside of a request, where no address can be asked for.
+    /// An act outside of a request, where no address can be asked for.
     pub fn with_env<T>(&mut self, act: impl FnOnce(&mut Env<'_>) -> T) -> T {
         let nonce = || {
             self.nonces.set(self.nonces.get() + 1);
@@ -255,7 +255,7 @@ impl World {
         std::mem::swap(&mut self.watch, watch);
     }
 
-    /// The same for what the worker does of its own accord.
+    /// The same for the worker's own background work.
     pub fn with_watch<T>(&mut self, act: impl FnOnce(&mut Watch, &mut Env<'_>) -> T) -> T {
         let mut watch = std::mem::replace(&mut self.watch, Watch::new(&self.worker));
         let told = self.with_env(|env| act(&mut watch, env));

@@ -1,4 +1,4 @@
-//! Every answer that is documented, and a scenario that comes to it: coverage both ways.
+//! Every documented answer, with a scenario that leads to it: coverage both ways.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use super::request::{KEYS, Request};
 use super::told::Told;
 use super::world::{START, World};
 
-/// An operation, a status, the code of a refusal (or nothing), and how to come to it.
+/// An operation, a status, the code of a refusal (or nothing), and a scenario that leads to it.
 type Case = (&'static str, u16, &'static str, fn() -> Told);
 
 const CASES: [Case; 82] = [
@@ -342,7 +342,7 @@ fn without_keycloak(request: impl FnOnce(&mut World) -> Request) -> Told {
     world.ask_with(&request, |_, _| Err("connection reset"))
 }
 
-/// As many requests wait as may.
+/// The most requests that may wait are waiting.
 fn full(request: impl FnOnce(&mut World) -> Request) -> Told {
     let mut world = World::new(users());
     let token = world.token("bob");
@@ -358,7 +358,7 @@ fn full(request: impl FnOnce(&mut World) -> Request) -> Told {
     told
 }
 
-/// Alice's phone number is none any more, since the user profile was changed.
+/// Alice's phone number is not valid any more, since the user profile was changed.
 fn refused(request: impl FnOnce(&mut World) -> Request) -> Told {
     ask(|world| {
         world.keycloak.user("alice").refused =
@@ -367,7 +367,7 @@ fn refused(request: impl FnOnce(&mut World) -> Request) -> Told {
     })
 }
 
-/// Alice has more in her attributes than is read.
+/// Alice's attributes are larger than the limit.
 fn large(request: impl FnOnce(&mut World) -> Request) -> Told {
     ask(|world| {
         let picture = vec!["x".repeat(140_000)];

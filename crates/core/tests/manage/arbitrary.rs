@@ -1,4 +1,4 @@
-//! Anything at all goes in: each input is answered, within bounds, and nothing panics.
+//! Any input is answered, within bounds, and nothing panics.
 
 use apikeys_core::machine::{Effect, Event};
 use apikeys_core::manage::{Manage, Output, RequestHead};
@@ -86,10 +86,10 @@ fn bodies() -> impl Strategy<Value = Option<Vec<u8>>> {
     ]
 }
 
-/// An input that comes back, whatever was asked.
+/// An input that comes back after any effect.
 #[derive(Debug, Clone)]
 enum Back {
-    /// What is right.
+    /// The right answer.
     Right,
     Answer(u16, Option<Vec<u8>>),
     Failed(String),

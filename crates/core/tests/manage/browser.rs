@@ -1,4 +1,4 @@
-//! What browsers are told: nothing, unless an origin is configured (CORS).
+//! The API's headers for browsers: none, unless an origin is configured (CORS).
 
 use serde_json::{Value, json};
 
@@ -37,7 +37,7 @@ fn preflight(origin: &str) -> Request {
         )
 }
 
-/// What an answer says to browsers.
+/// The headers of an answer that browsers read.
 fn allowed(told: &Told) -> Vec<&str> {
     let cors = told
         .headers

@@ -1,4 +1,4 @@
-//! Who is taken for a caller, and for whom a caller may act.
+//! Tokens that are accepted from a caller, and the users that the caller may act for.
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ fn world() -> World {
     World::new(vec![User::new("alice"), User::new("bob")])
 }
 
-/// What comes of a token that says this as well.
+/// The answer to a token with these claims as well.
 fn with_claims(world: &mut World, changes: &Value) -> Told {
     let mut claims = world.claims("alice");
     for (name, value) in changes.as_object().unwrap() {
@@ -204,14 +204,14 @@ fn a_token_that_was_minted_from_a_key_makes_no_key() {
     let mut world = world();
     let (_, made) = world.make("alice");
     let minted = world.ask(&Request::validate(&made)).expect(200);
-    // As the realm would sign it: for the audience, even.
+    // As the realm would sign it, even for the audience.
     let mut claims = super::keycloak::claims(minted["access_token"].as_str().unwrap());
     claims["aud"] = json!(AUDIENCE);
     let token = RealmKey::Es256.sign(&claims);
     let told = world.ask(&Request::create(&token, &json!({ "name": "another" })));
     let detail = told.refused(401, "invalid_token");
     assert!(detail.contains("made from an API key"), "{detail}");
-    // As another client got it, by an assertion or by the exchange of the first.
+    // As another client would get it, by an assertion or by exchanging the first.
     claims["azp"] = json!("console");
     assert_eq!(claims["jti"].as_str().unwrap().get(..7), Some("trrtag:"));
     for jti in [claims["jti"].clone(), json!("trrtte:1")] {
@@ -423,7 +423,7 @@ fn an_outage_of_the_realms_keys_refuses_nobody_whose_key_is_known() {
     let request = Request::list(&world.token("alice"));
     world.ask_with(&request, lose_keys).expect(200);
     world.pass(2 * MINUTE_MS);
-    // What is wrong with a token is told as ever; of an unknown name nothing is known.
+    // A bad token is refused as ever; an unknown kid cannot be judged now.
     let mut claims = world.claims("alice");
     claims["exp"] = json!(world.now.as_seconds() - 60);
     let expired = Request::list(&RealmKey::Es256.sign(&claims));
@@ -451,7 +451,7 @@ fn a_managers_token_that_keycloak_refuses_is_fetched_anew_once() {
         let told = world.ask(&request);
         assert!(told.status < 300, "{}: {:?}", told.status, told.reason);
         assert_eq!(world.count("token"), 2);
-        // Of one that is refused again there is no third.
+        // A second token that is refused is not followed by a third.
         world.keycloak.takes_no_token = true;
         let request = Request::create(&world.token("alice"), &new);
         let told = world.ask(&request);

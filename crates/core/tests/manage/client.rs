@@ -1,4 +1,4 @@
-//! One request, taken on input by input, so that a test decides what comes when.
+//! One request, taken on input by input, so that a test decides the order of events.
 
 use apikeys_core::keycloak::ANSWER_BYTES_MAX;
 use apikeys_core::machine::{Effect, Event};
@@ -14,7 +14,7 @@ const STEPS_MAX: usize = 5_000;
 
 pub struct Client {
     pub manage: Manage,
-    /// What the machine asked for last.
+    /// The machine's latest output.
     pub output: Output,
     pub request: Request,
     /// The worker that it runs in.
@@ -77,8 +77,8 @@ impl Client {
         }
     }
 
-    /// What it waits for: what Keycloak is asked for, `body`, `turn`, `wait` or, at its
-    /// end, `nothing`.
+    /// The event that it waits for: the name of a call to Keycloak, `body`, `turn`, `wait` or,
+    /// at its end, `nothing`.
     pub fn waits_for(&self) -> &'static str {
         match &self.output {
             Output::ReadBody { .. } => "body",
@@ -97,7 +97,7 @@ impl Client {
         }
     }
 
-    /// How long what it waits for takes, when all is well.
+    /// The usual time until the event that it waits for.
     pub fn takes_ms(&self) -> u64 {
         match &self.output {
             Output::Await(Effect::Call { .. }) => 5,
@@ -106,7 +106,7 @@ impl Client {
         }
     }
 
-    /// Answers what it waits for, as it should be.
+    /// Gives it the event that it waits for, without a fault.
     #[track_caller]
     pub fn answer(&mut self, world: &mut World) {
         match &self.output {
@@ -152,7 +152,7 @@ impl Client {
         assert!(!self.manage.is_pending());
     }
 
-    /// Takes all of them to their ends, and gives what each was told.
+    /// Takes all of them to their ends, and gives their answers.
     pub fn finish_all(clients: Vec<Self>, world: &mut World) -> Vec<Told> {
         let finish = |client: Self| client.finish_with(world, |_, reply| Ok(reply));
         let told = clients.into_iter().map(finish).collect();
@@ -160,8 +160,8 @@ impl Client {
         told
     }
 
-    /// Takes it to its end; what Keycloak answers passes through `tamper`, which is told
-    /// what was asked for and may lose the answer.
+    /// Takes it to its end; Keycloak's answers pass through `tamper`, which gets the name of
+    /// the call and may lose the answer.
     pub fn finish_with(
         mut self,
         world: &mut World,

@@ -1,9 +1,9 @@
 //! Many requests at once, in any order of their answers: nothing lost, nothing that comes
 //! back, no owner with more keys than it may hold.
 //!
-//! Three workers on two nodes serve some owners. When a call reaches Keycloak and when its
-//! answer comes back, a seed decides, so anything happens in between. What was answered is
-//! then held against what Keycloak stores.
+//! Three workers on two nodes serve some owners. A seed decides when a call reaches Keycloak
+//! and when its answer comes back, so anything happens in between. At the end the answers are
+//! held against the data in Keycloak.
 
 use std::collections::BTreeSet;
 
@@ -24,10 +24,10 @@ const KEYS_MAX: usize = 5;
 const REQUESTS: usize = 100;
 /// Within this all requests begin.
 const BEGIN_MS: u64 = 2_000;
-/// What a call takes there, and back.
+/// The time of a call's way there, and back.
 const WAY_MS: u64 = 20;
 
-/// A client that waits, and what comes next for it.
+/// A client that waits, and its next event.
 struct Waiting {
     client: Client,
     due_ms: u64,
@@ -43,7 +43,7 @@ enum Next {
     Turn,
 }
 
-/// What was answered.
+/// The answers so far.
 #[derive(Default)]
 struct Answered {
     /// Keys that were told.
@@ -58,7 +58,8 @@ struct Crowd {
     time_ms: u64,
     waiting: Vec<Waiting>,
     answered: Answered,
-    /// Of a hundred calls so many lose their way, and so many clients hang up.
+    /// The percentage of calls that are lost. At each step, so many of a thousand clients hang
+    /// up.
     faults: u64,
     profiles: Vec<Value>,
 }
@@ -89,7 +90,7 @@ impl Crowd {
         }
     }
 
-    /// A request that comes now, of what is known now.
+    /// A request that comes now, by the answers so far.
     fn request(&mut self) -> Request {
         let owner = self.dice.pick(&OWNERS);
         let token = self.world.token(owner);
@@ -146,7 +147,7 @@ impl Crowd {
         self.time_ms = self.time_ms.max(time_ms);
     }
 
-    /// What is due for a client happens.
+    /// Carries out a client's event that is due.
     fn step(&mut self, at: usize) {
         let Waiting {
             mut client, next, ..
@@ -215,7 +216,7 @@ impl Crowd {
         }
     }
 
-    /// However it is written, no owner holds more than it may.
+    /// Counted in any way, no owner holds more keys than it may.
     fn expect_limits(&self) {
         for user in &self.world.keycloak.users {
             let ids = user.key_ids();

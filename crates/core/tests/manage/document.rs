@@ -1,5 +1,5 @@
-//! The document itself: a sound OpenAPI 3.1 description, and one that takes and refuses
-//! the very requests that the API does.
+//! The document itself: a sound OpenAPI 3.1 description that allows exactly the requests that
+//! the API accepts.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use super::openapi::Document;
 use super::request::Request;
 use super::world::World;
 
-/// The shape of what is used here of OpenAPI 3.1.1, chapter by chapter (4.8).
+/// The part of OpenAPI 3.1.1 that is used here, chapter by chapter (4.8).
 fn shape() -> Value {
     let text = json!({ "type": "string", "minLength": 1 });
     let closed = |properties: Value, required: &[&str]| {
@@ -185,7 +185,7 @@ fn it_is_served_as_it_is() {
     assert_eq!(told.expect(200), Document::get().root);
 }
 
-// --- requests: what the document allows is taken, what it forbids is refused -----------
+// --- requests: the API accepts the requests that the document allows, and no others ------
 
 fn texts() -> impl Strategy<Value = Value> {
     let pieces = prop::sample::select(vec![
@@ -238,8 +238,8 @@ fn numbers() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// What stands in a member that takes a text, a number or a list of texts; and, now and
-/// then, in one that does not.
+/// A value for a member that takes a text, a number or a list of texts; now and then one of
+/// another type.
 fn member(kind: &str) -> BoxedStrategy<Value> {
     let lists = || prop::collection::vec(texts(), 0..4).prop_map(Value::from);
     let any_value = prop_oneof![
@@ -282,8 +282,8 @@ fn agree(schema: &str, body: &Value, taken: bool) -> Result<(), TestCaseError> {
     let document = Document::get();
     let pointer = json!({ "$ref": format!("#/components/schemas/{schema}") });
     let allowed = document.compile(&pointer).is_valid(body);
-    // More than a schema can say: the sum of the scopes' lengths, and characters beyond the
-    // first plane, which the languages that read it write in different ways.
+    // A schema cannot say all: the sum of the scopes' lengths, and characters beyond the first
+    // plane, which languages write in different ways.
     let scopes = body["scopes"].as_array().into_iter().flatten();
     let length: usize = scopes.map(|it| it.as_str().unwrap_or("").len() + 1).sum();
     let name = body["name"].as_str().unwrap_or_default();

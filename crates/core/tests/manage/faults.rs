@@ -1,5 +1,4 @@
-//! Whatever fails, at whichever step: one answer, nothing held, and what the answer says
-//! of the change is so.
+//! Any fault at any step: one answer, nothing held, and a true word about the change.
 
 use std::sync::LazyLock;
 
@@ -14,10 +13,10 @@ use super::request::Request;
 use super::told::Told;
 use super::world::{START, World};
 
-/// A lock that nobody gives back is broken by then.
+/// By then a lock that nobody gave back has been broken.
 const STALE_MS: u64 = 46_000;
 
-/// What becomes of a call.
+/// The fate of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     /// It is done, and the answer is lost.
@@ -28,7 +27,7 @@ enum Fault {
     Done(u16, &'static str),
     /// It is not done, and this is the answer.
     Refused(u16, &'static str),
-    /// It is done, and the answer is larger than what is read.
+    /// It is done, and the answer is larger than the limit.
     Huge,
 }
 
@@ -115,7 +114,7 @@ fn strike(world: &mut World, client: &mut Client, fault: Fault) {
     }
 }
 
-/// What the answer says of alice's keys is so, and all is well again after a while.
+/// The answer's word about alice's keys is true, and all is well again after a while.
 fn expect_truth(world: &mut World, told: &Told, place: &str) {
     world.expect_nothing_held();
     let ids = world.keycloak.user("alice").key_ids();
@@ -229,7 +228,7 @@ fn a_client_that_hangs_up_at_any_step_gives_everything_back() {
             }
             client.hang_up(&mut world);
             world.expect_nothing_held();
-            // Nobody else waits for what it fetched.
+            // Nobody else waits for the result of its fetch.
             let token = world.token("bob");
             let told = world.ask(&Request::create(&token, &json!({ "name": "n" })));
             assert_eq!(told.status, 201, "{kind} {number}: {:?}", told.reason);
@@ -277,7 +276,7 @@ fn a_host_that_lends_no_turn_is_a_503_or_no_matter() {
     }
 }
 
-/// A new key is told this once: it must not be lost behind what is done for others.
+/// A new key is told this once: later work for other workers must not lose it.
 #[test]
 fn what_is_made_is_told_even_where_the_host_lends_no_turn() {
     for kind in [1, 2] {
@@ -327,7 +326,7 @@ fn a_clock_that_is_set_back_or_ahead_at_any_step_holds_nobody_up() {
         for step_ms in [-3_600_000_i64, -30_000, 30_000, 3_600_000] {
             for number in (0..).step_by(3) {
                 let mut world = world();
-                // A longer life, so that the caller's token is not what ends.
+                // A longer life, so that the caller's token does not end the request.
                 let mut request = requests(&world).swap_remove(kind);
                 let mut claims = world.claims("alice");
                 claims["iat"] = json!(world.now.as_seconds() - 7_200);
@@ -382,7 +381,7 @@ fn an_input_after_the_end_is_an_answer_and_no_panic() {
     world.expect_nothing_held();
 }
 
-/// Before a head there is nothing to answer, and it is answered all the same.
+/// An input before the head is answered all the same.
 #[test]
 fn a_first_input_that_is_no_head_is_an_answer_and_no_panic() {
     let mut world = world();

@@ -211,7 +211,7 @@ fn each_key_is_shown_with_its_state() {
     let shown = world.ask(&Request::show(&token, id_of(&rotated))).body();
     assert_eq!(shown["replaced_by"], "zzzzzzzzzzzz");
     assert_eq!(shown["grace_until"], ends(1).to_rfc3339());
-    // Whatever its state is, a key can be ended.
+    // A key can be ended in any state.
     for key in [&rotated, &expired, &broken] {
         world.ask(&Request::revoke(&token, id_of(key))).expect(204);
         world
@@ -487,7 +487,7 @@ fn hashing_takes_turns_and_one_key_is_hashed_at_a_time() {
     world.expect_nothing_held();
 }
 
-/// What stands in the place of an id may be a key that was imported, which has no prefix.
+/// The text in the place of an id may be an imported key, which has no prefix.
 #[test]
 fn the_log_names_a_key_once_it_is_found() {
     let mut world = world();

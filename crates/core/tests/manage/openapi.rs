@@ -1,8 +1,8 @@
-//! `openapi.json` as what it promises: each answer of each scenario is held against it.
+//! The promises of `openapi.json`: each answer of each scenario is held against it.
 //!
-//! Its schemas are JSON Schema 2020-12 (OpenAPI 3.1), so a validator that is not ours
-//! judges the bodies. What it says nothing of are the refusals that no operation can
-//! list: another path (404), another method (405), and what a browser asks before (CORS).
+//! Its schemas are JSON Schema 2020-12 (OpenAPI 3.1), so a validator that is not ours judges
+//! the bodies. It leaves out the refusals that no operation can list: another path (404),
+//! another method (405), and a browser's question before a request (CORS).
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::OnceLock;
@@ -15,7 +15,7 @@ use super::told::Told;
 
 pub struct Document {
     pub root: Value,
-    /// By their pointer in the document.
+    /// Schemas, by their pointer in the document.
     schemas: HashMap<String, Validator>,
 }
 
@@ -52,7 +52,7 @@ impl Document {
             .unwrap_or_else(|fault| panic!("{schema}: {fault}"))
     }
 
-    /// What a `$ref` means, or the value itself.
+    /// The target of a `$ref`, or the value itself.
     pub fn resolve<'a>(&'a self, value: &'a Value) -> &'a Value {
         match value["$ref"].as_str() {
             Some(pointer) => {
@@ -63,7 +63,7 @@ impl Document {
         }
     }
 
-    /// The operations: their ids, and what each says.
+    /// The operations: their ids, and their descriptions.
     pub fn operations(&self) -> Vec<(String, String, String, &Value)> {
         let mut found = Vec::new();
         for (path, item) in self.root["paths"].as_object().unwrap() {
@@ -120,7 +120,7 @@ impl Document {
             .collect()
     }
 
-    /// Holds an answer against what is said of it.
+    /// Holds an answer against its description.
     #[track_caller]
     pub fn check(&self, told: &Told) {
         let (method, path) = (&told.request.method, &told.request.path);
@@ -162,7 +162,7 @@ impl Document {
         Some((kind.clone(), content))
     }
 
-    /// A body is what a schema says. The message shows no value: it may be a secret.
+    /// Holds a body against a schema. The message shows no value: it may be a secret.
     #[track_caller]
     pub fn validate(&self, schema: &Value, body: &Value, place: &str) {
         let known = schema["$ref"]

@@ -1,5 +1,5 @@
-//! Owners whose record cannot be written or read: a refusal for good is told as such, nothing
-//! half-made stays, and their keys can be ended.
+//! Owners with a record that cannot be written or read: a final refusal is told as such,
+//! nothing half-made stays, and their keys can be ended.
 
 use serde_json::json;
 
@@ -9,7 +9,7 @@ use super::request::{KEYS, Request};
 use super::told::Told;
 use super::world::{START, World};
 
-/// The user profile's answer (26.7.5); `params` can hold what is private.
+/// The user profile's answer (26.7.5); `params` can hold private data.
 const WORDS: &str = r#"{"errors":[
     {"field":"phone","errorMessage":"error-pattern-no-match","params":["phone","PRIVATE"]},
     {"field":"dept","errorMessage":"error-user-attribute-required","params":["dept"]}]}"#;

@@ -1,4 +1,4 @@
-//! Requests that are not what they should be, each refused by what it says alone.
+//! Invalid requests, each refused by its own contents alone.
 
 use serde_json::json;
 
@@ -110,7 +110,7 @@ fn a_body_of_any_length_up_to_the_bound_is_read_and_none_above() {
     world
         .ask(&of_length(16_385))
         .refused(413, "payload_too_large");
-    // More comes than was said, or nothing can be had of it.
+    // A body larger than announced, or one that cannot be read.
     let liar = of_length(16_385).replace("content-length", "14");
     world.ask(&liar).refused(413, "payload_too_large");
     let mut client = super::client::Client::send(&mut world, &of_length(100));
@@ -167,7 +167,7 @@ fn a_body_of_no_length_is_none_however_that_is_written() {
         let token = world.token("alice");
         let mut request = Request::rotate(&token, &id, &json!({}));
         request = request.replace("content-length", length);
-        // The host says that one comes.
+        // The host says that a body comes.
         request.body = Some(Vec::new());
         let client = super::client::Client::send(&mut world, &request);
         assert_ne!(client.waits_for(), "body", "it would be waited for in vain");
@@ -177,7 +177,7 @@ fn a_body_of_no_length_is_none_however_that_is_written() {
     }
 }
 
-/// Kong shows a filter no body where none was announced, whatever comes.
+/// Kong shows a filter no body that was not announced, even if one comes.
 #[test]
 fn a_body_that_may_come_unseen_has_to_be_announced() {
     let mut world = world();
@@ -220,7 +220,7 @@ fn a_body_that_does_not_come_is_told_from_a_host_that_lends_no_turn() {
     world.expect_nothing_held();
 }
 
-/// A mistake that is easily made, and a key that then stands in every log on the way.
+/// An easy mistake: the key then stands in every log on the way.
 #[test]
 fn a_key_in_a_path_is_refused_and_not_repeated() {
     let mut world = world();
@@ -281,7 +281,7 @@ fn a_query_that_is_not_taken_is_refused() {
     assert!(world.calls.is_empty());
 }
 
-/// Clients that send their bodies slowly cost the host, and nobody else's place.
+/// Clients that send their bodies slowly cost the host, but take nobody's place.
 #[test]
 fn those_whose_body_is_on_its_way_take_nobodys_place() {
     let mut world = world();

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::request::Request;
 
-/// What the shell knows a request by.
+/// The id by which the shell knows a request.
 pub const REQUEST_ID: &str = "0123456789abcdef0123456789abcdef";
 
 pub struct Told {
@@ -73,7 +73,7 @@ impl Told {
             .collect()
     }
 
-    /// What it says, without what only its client may see.
+    /// The answer in short, without the data that only its client may see.
     fn why(&self) -> String {
         let code = self.body()["code"].as_str().unwrap_or("-").to_owned();
         let (method, path) = (&self.request.method, &self.request.path);

@@ -1,4 +1,4 @@
-//! When keys were last used, as Keycloak's own log of grants tells.
+//! The last uses of keys, from Keycloak's own log of grants.
 
 use serde_json::{Value, json};
 

@@ -190,7 +190,7 @@ fn only_the_key_itself_is_one() {
     assert!(world.calls.is_empty());
 }
 
-/// Sends what is no key until it is told to wait.
+/// Sends a text that is no key until the answer is to wait.
 fn until_throttled(world: &mut World) -> usize {
     for at in 0..1000 {
         let told = world.ask(&Request::validate("sk_live_no"));
@@ -215,13 +215,13 @@ fn a_caller_is_told_to_wait_before_any_call_as_in_the_exchange() {
         told.refused(429, "throttled");
     }
     assert!(world.calls.is_empty());
-    // It counts together with what the address sends through a gateway.
+    // It counts together with the keys that the address sends through a gateway.
     assert_eq!(world.exchange(gateway, &key(9)), Err("throttled"));
     world.address = Some("192.0.2.8:1".to_owned());
     world.ask(&Request::validate(&key(1))).expect(200);
 }
 
-/// A gateway calls for many, one of whom is a fool.
+/// A gateway calls for many clients, and one of them sends bad keys.
 #[test]
 fn a_caller_that_sent_too_many_bad_keys_is_heard_with_those_that_were_good_before() {
     let changes = json!({ "cache_ttl_seconds": 30 });

@@ -1,8 +1,8 @@
 //! The workers of some nodes, a Keycloak, and the time.
 //!
-//! When a world ends, all that was said in it is swept: no key, hash, token or assertion
-//! stands in a `Debug` output, a report, a path or a problem, no key and no caller's token
-//! in what Keycloak is sent.
+//! When a world ends, all its outputs are swept. No key, hash, token or assertion stands in a
+//! `Debug` output, a report, a path or a problem; no key and no caller's token in a call to
+//! Keycloak.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -46,7 +46,7 @@ pub struct World {
     pub members: Vec<Member>,
     /// The shared data of each node.
     pub nodes: Vec<Shared>,
-    /// What Keycloak was asked for, in order, and when.
+    /// The calls to Keycloak, in order, each with its time.
     pub calls: Vec<(&'static str, UnixMillis)>,
     /// Workers have their ticks.
     pub ticks: bool,
@@ -64,7 +64,7 @@ pub struct World {
 struct Secrets {
     /// Keys and callers' tokens: Keycloak is not sent them either.
     ours: BTreeSet<String>,
-    /// Hashes and assertions, which it is sent.
+    /// Hashes and assertions, which Keycloak is sent.
     others: BTreeSet<String>,
 }
 
@@ -73,7 +73,7 @@ impl World {
         Self::with(users, &Value::Null)
     }
 
-    /// A world whose filter is configured with these changes.
+    /// A world with these changes to the filter's configuration.
     pub fn with(users: Vec<User>, changes: &Value) -> Self {
         let mut keycloak = FakeKeycloak::new(users);
         keycloak.keys = vec![RealmKey::Es256];
@@ -142,7 +142,7 @@ impl World {
 
     // --- callers -------------------------------------------------------------------
 
-    /// What an access token says of this user, as the realm gives it to a console.
+    /// The claims of this user's access token, as the realm gives it to a console.
     pub fn claims(&self, user: &str) -> Value {
         let now = self.now.as_seconds();
         json!({
@@ -166,7 +166,7 @@ impl World {
         token
     }
 
-    /// The token of one who may act for others.
+    /// The token of an administrator, who may act for others.
     pub fn admin(&self) -> String {
         let mut claims = self.claims("operator");
         claims["realm_access"]["roles"] = json!([ADMIN_ROLE]);
@@ -185,8 +185,8 @@ impl World {
         client.finish_with(self, |_, reply| Ok(reply))
     }
 
-    /// The same, with Keycloak's answers passed through `tamper`, which is told what was
-    /// asked for and may lose the answer.
+    /// The same, with Keycloak's answers passed through `tamper`, which gets the name of the
+    /// call and may lose the answer.
     pub fn ask_with(
         &mut self,
         request: &Request,
@@ -305,7 +305,7 @@ impl World {
         }
     }
 
-    // --- what is known at the end ----------------------------------------------------
+    // --- the checks at the end -------------------------------------------------------
 
     /// No request waits, so nothing is held.
     #[track_caller]
@@ -314,7 +314,7 @@ impl World {
             let sizes = member.worker.sizes();
             assert_eq!((sizes.pending, sizes.flights), (0, 0));
             assert_eq!(member.gate.places(), 0);
-            // What is claimed of the manager shows in its Debug output.
+            // Claims on the manager show in its Debug output.
             let manager = format!("{:?}", member.manager);
             for claim in ["fetcher: Some", "lease_until: Some"] {
                 assert!(!manager.contains(claim), "{manager}");
@@ -387,7 +387,8 @@ impl World {
         }
     }
 
-    /// Takes an answer to a client: it is as documented, and says what it may.
+    /// Takes an answer to a client: it is as documented, and holds no secret but those meant
+    /// for the client.
     pub fn told(&mut self, told: &Told) {
         Document::get().check(told);
         for (name, value) in &told.headers {

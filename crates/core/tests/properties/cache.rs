@@ -1,8 +1,8 @@
-//! The caches above a store that lies: what is found for a key was remembered for that
-//! key, by a gateway of the same configuration, and is not over.
+//! The caches above a store that lies: an entry found for a key was remembered for that key, by
+//! a gateway of the same configuration, and is not over.
 //!
-//! The input is a programme: each step takes three bytes, which say what is done, with
-//! which key and in which worker, and how the store answers meanwhile.
+//! The input is a programme. Each step takes three bytes: the act, the key and worker, and the
+//! store's answers meanwhile.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -22,7 +22,7 @@ use super::outgoing::SIGNING_KEY;
 
 const START: UnixMillis = UnixMillis(1_800_000_000_000);
 const STEPS_MAX: usize = 400;
-/// Of each worker: what one remembers, another may have to forget sooner.
+/// Of each worker: one may have to forget an entry sooner than another that remembers it.
 const TTL_MS: [u64; 3] = [60_000, 20_000, 60_000];
 const NEGATIVE_TTL_MS: u64 = 10_000;
 const HASHES: [&str; 2] = ["$2b$04$one", "$2b$04$two"];
@@ -33,7 +33,7 @@ static KEYS: LazyLock<[ApiKey; 4]> = LazyLock::new(|| {
     [1, 2, 3, 4].map(|number| format.parse(key(number).as_bytes()).unwrap())
 });
 
-/// Shared data that forgets, mixes up, tears and makes up.
+/// Shared data that loses, mixes up, tears and invents entries.
 #[derive(Default)]
 struct Liar {
     values: HashMap<String, Vec<u8>>,
@@ -81,14 +81,14 @@ impl SharedStore for Liar {
 
     fn set(&mut self, name: &str, value: &[u8], _: Option<u32>) {
         self.past.push(value.to_vec());
-        // One write in four is lost when the store is in the mood for it.
+        // In mood 6 writes are lost.
         if self.mood != 6 {
             self.values.insert(name.to_owned(), value.to_vec());
         }
     }
 }
 
-/// What was remembered: by which configuration, of which key.
+/// The entries remembered, each with its configuration and key.
 #[derive(Default)]
 struct Truth {
     tokens: HashMap<String, (usize, usize, UnixMillis, UnixMillis)>,

@@ -1,5 +1,5 @@
-//! The configuration: what is accepted is in bounds and reads the same again, an unknown
-//! field is refused, and no message repeats a value.
+//! The configuration: accepted values are in bounds and read the same again, an unknown field
+//! is refused, and no message repeats a value.
 //!
 //! The input is the JSON; `{pem}` stands for a signing key.
 
@@ -97,7 +97,7 @@ fn assert_no_message_repeats_a_value(value: &Value) {
     let Some(fields) = value.as_object() else {
         return;
     };
-    // A field's name is shown where it is unknown, and a fuzzer learns the mark.
+    // The message shows the name of an unknown field, and a fuzzer learns the mark.
     if fields.keys().any(|name| name.contains(MARK)) {
         return;
     }

@@ -1,5 +1,5 @@
-//! Keycloak's admin events: whom each concerns, by a reader of its own; and the settings of
-//! events.
+//! Keycloak's admin events: the user that each concerns, by a reader of its own; and the
+//! settings of events.
 //!
 //! The first line is the status, the rest the body.
 
@@ -41,7 +41,7 @@ pub fn holds(data: &[u8]) {
                 assert_eq!(parts[..2], ["users", owner], "{path}");
                 assert!(!owner.contains(['/', '\n', ' ']));
             }
-            // Whom nothing names it must be everybody.
+            // Only an event that certainly concerns nobody may say so.
             Concerns::Nobody => {
                 let lock = parts.len() > 3
                     && (parts[0], parts[2]) == ("users", "federated-identity")

@@ -1,14 +1,13 @@
 //! The exchange led through anything: answers of any status and body, failures, turns,
 //! clock steps, clients that hang up, a store that is tampered with.
 //!
-//! It never panics, one input gives one output, all that is asked for has a bounded
-//! time, it ends, and it holds nothing after. It forwards only a token that an answer
-//! to this key's grant held, whose subject is the owner that the look-up before it
-//! named, and whose end and key's end are still to come. When all is over the worker
-//! serves on.
+//! It never panics, one input gives one output, every effect has a bounded time, it ends, and
+//! it holds nothing after. It forwards only a token that came in an answer to this key's grant,
+//! with the subject that the look-up before it named, and only before the end of the token and
+//! of the key. When all is over the worker serves on.
 //!
-//! The input is a programme: each step takes two bytes, what is done and with whom; an
-//! answer that is made up takes more.
+//! The input is a programme: each step takes two bytes, the act and its request; a made-up
+//! answer takes more.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
@@ -231,7 +230,7 @@ impl World {
         let exchange = &mut request.exchange;
         self.with_env(request.worker, |env| exchange.abort(env));
         assert!(!request.exchange.is_pending());
-        // Whoever goes on all the same is told that it is over.
+        // An event after the end is answered with a refusal.
         self.input(request, Event::Failed("gone"));
         assert!(matches!(request.output, Output::Reject { .. }));
     }
@@ -292,7 +291,7 @@ impl World {
         assert_eq!(forward.remove, ["x-api-key"]);
     }
 
-    /// Answers what the request waits for: as it should be, or in another way.
+    /// Gives the request the event that it waits for: a sound one, or another.
     fn answer(&mut self, request: &mut Request, how: Option<(u8, &mut Bytes<'_>)>) {
         let (mut status, mut body) = match &request.output {
             Output::Await(Effect::Call { call, .. }) => self.honest(call, request),
@@ -336,7 +335,7 @@ impl World {
         );
     }
 
-    /// Writes down what the answer allows, as a strict reader sees it.
+    /// Notes the tokens that the answer allows, as a strict reader sees it.
     fn note(
         &mut self,
         request: &mut Request,
@@ -429,7 +428,7 @@ impl World {
             .into_bytes()
     }
 
-    /// Drops, flips or swaps what the workers of the node share.
+    /// Drops, flips or swaps entries that the workers of the node share.
     fn tamper_with_the_store(&mut self, how: u8, which: u8) {
         let mut names: Vec<String> = self.store.0.keys().cloned().collect();
         names.sort();
@@ -454,7 +453,7 @@ impl World {
         }
     }
 
-    /// Each wait takes its time and each callout fails: it must end by itself.
+    /// Each wait takes its full time and each callout fails: the request must end by itself.
     fn lead_to_its_end(&mut self, request: &mut Request) {
         for _ in 0..TURNS_MAX {
             match &request.output {
@@ -471,7 +470,7 @@ impl World {
         panic!("it does not end: {:?}", request.output);
     }
 
-    /// A day later, with Keycloak as it should be, each worker serves the key.
+    /// A day later, with a sound Keycloak, each worker serves the key.
     fn assert_it_serves_on(&mut self) {
         self.now = self.latest.plus_ms(86_400_000);
         for worker in [0, 1] {
@@ -511,7 +510,7 @@ fn lookup(known: &Known) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The answer with one thing in it changed, and whole otherwise.
+/// The answer with one part changed, and otherwise whole.
 fn doctored(body: &[u8], which: u8) -> Vec<u8> {
     let text = String::from_utf8_lossy(body);
     let (from, to) = [

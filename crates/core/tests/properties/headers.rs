@@ -1,5 +1,5 @@
-//! Which credential a request carries: a key is the client's very own bytes, none of it
-//! goes on to the service, and what passes holds none.
+//! The credential of a request: a key is the client's very own bytes, none of it goes on to the
+//! service, and a request that passes without exchange holds none.
 //!
 //! The first byte chooses the configuration; each further line is a header. `{key}` and
 //! `{other}` stand for two keys of ours, `{imported}` for a foreign one.
@@ -121,7 +121,7 @@ fn named<'a>(headers: &'a Headers, name: &str) -> Vec<&'a [u8]> {
     named.map(|(_, value)| value.as_slice()).collect()
 }
 
-/// Every header that is read for a key came once and holds this one and no more.
+/// Every header that is read for a key came once, and holds this key alone.
 fn assert_is_the_clients(case: &Case, headers: &Headers, key: &[u8]) {
     let mut carriers = 0;
     for name in &case.config.headers {
@@ -148,7 +148,7 @@ fn assert_is_the_clients(case: &Case, headers: &Headers, key: &[u8]) {
     assert!(carriers > 0, "a key from nowhere");
 }
 
-/// As the shell does it: `authorization` is set, the named ones are removed.
+/// Acts as the shell does: sets `authorization` and removes the named headers.
 fn assert_all_is_removed(case: &Case, headers: &Headers, key: &[u8], remove: &[String]) {
     for name in remove {
         assert_eq!(

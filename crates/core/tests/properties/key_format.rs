@@ -1,5 +1,4 @@
-//! The text of a key: taken where a strict reader takes it, under the same id, and
-//! nowhere else.
+//! The text of a key: accepted exactly if a strict reader accepts it, and under the same id.
 //!
 //! The first byte chooses the prefix and whether keys are imported; the rest is the
 //! text. `{sum}` at its end stands for the right checksum.

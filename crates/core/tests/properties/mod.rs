@@ -1,9 +1,9 @@
 //! Properties of every reader of outside bytes, each a function of any bytes at all.
 //!
-//! One list for two drivers: `crates/core/tests/property.rs` runs each over the seeds, over random
-//! bytes and over seeds that were tampered with; `fuzz/` gives them to libFuzzer, which
-//! is led by coverage. A property panics when it is broken. Where it says what a reader
-//! may accept, it says so by a reader of its own, strict and slow, and not by ours.
+//! One list for two drivers: `crates/core/tests/property.rs` runs each over the seeds, over
+//! random bytes and over seeds that were tampered with; `fuzz/` gives them to libFuzzer, which
+//! is led by coverage. A property panics when it is broken. For the inputs that a reader may
+//! accept it has a reader of its own, strict and slow, and does not use ours.
 
 pub mod cache;
 pub mod config;
@@ -40,7 +40,7 @@ pub const ALL: [(&str, Property); 12] = [
     ("users", users::holds),
 ];
 
-/// The first line and what follows it.
+/// The first line and the rest.
 pub fn first_line(data: &[u8]) -> (&[u8], &[u8]) {
     match data.iter().position(|&byte| byte == b'\n') {
         Some(at) => (&data[..at], &data[at + 1..]),

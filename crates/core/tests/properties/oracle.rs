@@ -1,5 +1,5 @@
-//! What a strict reader takes for a key, a record, an owner: written anew, after the
-//! documents, so that a fault in ours and one in here would have to be the same one.
+//! A strict reader of keys, records and owners: written anew, after the documents, so that a
+//! fault in ours would have to be in this one too.
 
 use apikeys_core::api_key::format::KeyFormat;
 use serde_json::Value;
@@ -43,7 +43,7 @@ pub fn checksum(body: &[u8]) -> String {
     String::from_utf8(sum).unwrap()
 }
 
-/// Whether the text has the shape of a key made here: the checksum is another matter.
+/// Whether the text has the shape of a key made here; the checksum is not looked at.
 pub fn is_shaped(text: &[u8], prefix: &str) -> bool {
     let Some(rest) = text.strip_prefix(prefix.as_bytes()) else {
         return false;
@@ -120,7 +120,7 @@ fn are_scopes(text: &str) -> bool {
     text.len() <= 1024 && text.split(' ').all(scope)
 }
 
-/// Whether a stored hash is of a scheme that is verified, whole and not too dear.
+/// Whether a stored hash is whole, of a known scheme, and not too costly to verify.
 pub fn is_hash(text: &str) -> bool {
     if let Some(digest) = text.strip_prefix("$sha256$") {
         // 32 bytes are 43 characters, and the last has four bits that count.
@@ -187,7 +187,7 @@ fn digits(text: &[u8]) -> Option<i64> {
     })
 }
 
-/// Milliseconds of `.123456`, if it is there, and what follows.
+/// Milliseconds of `.123456`, if it is there, and the rest of the text.
 fn fraction(text: &[u8]) -> Option<(u64, &[u8])> {
     let Some(rest) = text.strip_prefix(b".") else {
         return Some((0, text));

@@ -1,4 +1,4 @@
-//! What goes out of texts from outside: forms and queries read back, a log line is one
+//! Outgoing texts made of texts from outside: forms and queries read back, a log line is one
 //! line without a token, a signing key is read or refused without being shown.
 //!
 //! Each line of the input is a text; `{pem}` stands for a signing key.
@@ -84,11 +84,11 @@ fn assert_form_reads_back(first: &str, second: &str) {
     assert_eq!(value("assertion"), Some(first));
     assert_eq!(value("client_assertion"), Some(second));
     assert_eq!(value("scope"), Some(first));
-    // `ApiKey`'s form and bearer stay out of what a debug line shows.
+    // The form and bearer of a `Call` stay out of its debug line.
     assert!(!format!("{call:?}").contains("client_assertion"));
 }
 
-/// A text is no key, or one whose every form is the same key, and is not shown.
+/// A text is no key, or each of its forms is the same key; it is never shown.
 fn signing_key(data: &[u8]) {
     let text = filled(data, &[("{pem}", SIGNING_KEY.as_bytes())]);
     let text = String::from_utf8_lossy(&text);

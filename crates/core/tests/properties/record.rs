@@ -1,5 +1,5 @@
-//! What Keycloak stores of a key: a record is found where a strict reader finds it, with
-//! the same hash, end and scopes; hashes and dates of any text are read or refused.
+//! Keycloak's record of a key: found where a strict reader finds it, with the same hash, end
+//! and scopes; hashes and dates of any text are read or refused.
 //!
 //! The first line is the id, the rest the attributes as JSON; `{index}` stands for the
 //! id's index value.
@@ -55,7 +55,8 @@ pub fn texts(text: &str) {
     if let Ok(at) = read {
         let written = at.to_rfc3339();
         let again = UnixMillis::parse_rfc3339(&written).unwrap();
-        // What an offset puts past the year 9999 is written as the last second of it.
+        // An instant that an offset puts past the year 9999 is written as the last second of
+        // it.
         let last = 253_402_300_799;
         assert_eq!(
             again.as_seconds(),

@@ -1,6 +1,6 @@
-//! The log of revocations over shared data that lies: whatever is put in its place, a worker
-//! that knew of a revocation goes on to know of it, and one that cannot read the log serves
-//! nothing from before.
+//! The log of revocations over shared data that lies: under any bytes in its place, a worker
+//! that knew of a revocation goes on to know of it, and one that cannot read the log serves no
+//! entry from before.
 //!
 //! The first byte says where the rest is put: in one copy, the other, or both.
 

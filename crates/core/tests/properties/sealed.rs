@@ -1,5 +1,5 @@
-//! Entries of the shared cache: what was sealed opens for its key and kind alone, and
-//! whatever else there is does not, down to one flipped bit.
+//! Entries of the shared cache: a sealed entry opens for its key and kind alone, and any other
+//! bytes do not, down to one flipped bit.
 //!
 //! The first byte is the kind, the next two are times; the rest is the payload.
 

@@ -51,8 +51,8 @@ pub fn holds(data: &[u8]) {
         Err(error) => {
             assert_refused(&error, status, &value);
             if status == 200 && is_token(&value) {
-                // Whole and of our issuer. Written anew no name comes twice and all is
-                // UTF-8: nothing else is left to refuse.
+                // Whole and of our issuer. Written anew, no name comes twice and all is UTF-8,
+                // so no reason to refuse is left.
                 let again = read_token_answer(&CONFIG, 200, &written_anew(&value), NOW);
                 assert!(again.is_ok(), "{error}: {value}");
             }

@@ -46,7 +46,7 @@ pub fn holds(data: &[u8]) {
         );
         assert_eq!(Some((owner.id.clone(), found)), expected);
     }
-    // Written anew no name comes twice, which is all that ours refuses besides.
+    // Written anew, no name comes twice: ours refuses nothing else.
     if let Some(value) = &value {
         let again = read_lookup_answer(200, value.to_string().as_bytes(), ID);
         if expected.is_some() && is_of_texts(value) {

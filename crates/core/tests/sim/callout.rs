@@ -1,4 +1,4 @@
-//! What becomes of a callout on its way to Keycloak and back.
+//! The way of a callout to Keycloak and back, with its faults.
 
 use apikeys_core::api_key::hash::StoredHash;
 use apikeys_core::keycloak::Call;
@@ -8,15 +8,15 @@ use super::dice::Dice;
 use super::faults::{Fault, Faults};
 use super::keycloak::{FakeKeycloak, Reply, claims, form, jwt, token_answer};
 
-/// What a callout asks for.
+/// The purpose of a callout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asks {
     ServiceToken,
-    /// What administrators changed.
+    /// The administrators' changes.
     Events,
-    /// Whether that is kept.
+    /// Whether Keycloak keeps those.
     EventsOn,
-    /// What the realm says of itself: the self-check asks.
+    /// The realm's discovery document, for the self-check.
     Realm,
     /// The owner of the key of this id.
     Lookup(String),
@@ -55,7 +55,7 @@ impl Asks {
         }
     }
 
-    /// Its kind, for the trace and for whose answers may be mixed up.
+    /// Its kind, for the trace, and for mixing up answers of one kind.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::ServiceToken => "service token",
@@ -72,9 +72,9 @@ impl Asks {
 #[derive(Debug, Clone)]
 pub struct Delivered {
     pub status: u16,
-    /// None if it is larger than what is read.
+    /// None if it is larger than the limit.
     pub body: Option<Vec<u8>>,
-    /// Why nobody may believe it.
+    /// The fault for which nobody may believe it.
     pub poison: Option<&'static str>,
     /// The rounds of the hash in it.
     pub rounds: Option<u32>,
@@ -133,7 +133,7 @@ pub fn deliver(
     break_off(sound, faults, dice)
 }
 
-/// Faults that leave nothing to believe.
+/// Faults that leave no answer to believe.
 fn break_off(sound: Delivered, faults: &Faults, dice: &mut Dice) -> Delivered {
     let mut hits = |fault| faults.hits(fault, dice);
     let [truncated, status, redirected, huge] = [
@@ -167,11 +167,11 @@ fn break_off(sound: Delivered, faults: &Faults, dice: &mut Dice) -> Delivered {
     sound
 }
 
-/// Whether the answer to the one is another for the other, and not "nobody", which
-/// nobody could know to be a mistake.
+/// Whether the answer to one call is wrong for the other, and visibly so: an answer "nobody"
+/// could be true of both.
 fn is_mix_up(mine: &Asks, theirs: &Asks, reply: &Reply) -> bool {
     match (mine, theirs) {
-        // Nor somebody who holds both keys.
+        // Nor an owner of both keys.
         (Asks::Lookup(mine), Asks::Lookup(_)) => {
             let text = String::from_utf8_lossy(&reply.1);
             text != "[]" && !text.contains(&format!("key:{mine}:"))
@@ -186,7 +186,7 @@ fn is_mix_up(mine: &Asks, theirs: &Asks, reply: &Reply) -> bool {
     }
 }
 
-/// The list with a user in it that does not hold this key.
+/// A list with a user that does not hold this key.
 fn another_owner(keycloak: &FakeKeycloak, id: &str, body: &[u8], two: bool) -> Option<Vec<u8>> {
     let mark = format!("key:{id}:");
     let other = keycloak.users.iter().find(|user| {
@@ -216,7 +216,7 @@ fn another_token(body: &[u8], subject: bool, issuer: bool) -> Vec<u8> {
     token_answer(&jwt(&claims), life)
 }
 
-/// Why nobody may believe this answer with status 200.
+/// The fault for which nobody may believe this answer with status 200.
 fn poison(asks: &Asks, body: &[u8]) -> Option<&'static str> {
     match asks {
         Asks::ServiceToken | Asks::Events | Asks::EventsOn | Asks::Realm => None,

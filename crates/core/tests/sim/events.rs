@@ -1,4 +1,4 @@
-//! The admin events of the model: what a poller will have to live with.
+//! The admin events of the model, with the oddities that a poller has to live with.
 
 use apikeys_core::clock::UnixMillis;
 use apikeys_core::keycloak::{Call, Endpoint};

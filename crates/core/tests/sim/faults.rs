@@ -1,13 +1,13 @@
-//! What can go wrong, each fault by its name and with its probability.
+//! The faults of a run, each with its name and its probability.
 //!
-//! A run draws which of them it has and how often they come: a run with a few
-//! faults reaches further than one in which everything fails.
+//! A run draws its faults and their rates: a run with a few faults reaches further than one in
+//! which everything fails.
 
 use std::cell::Cell;
 
 use super::dice::Dice;
 
-/// A fault. What its probability is counted by is said with each group.
+/// A fault. Each group says the unit of its probability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     // By callout.
@@ -141,7 +141,7 @@ impl Fault {
     }
 }
 
-/// The probability of each fault, and how often it struck.
+/// The probability of each fault, and the number of times that it struck.
 #[derive(Debug, Clone)]
 pub struct Faults {
     probabilities: [f64; Fault::ALL.len()],
@@ -156,7 +156,7 @@ impl Faults {
         }
     }
 
-    /// None at all in every tenth run; else some of them, seldom or often.
+    /// No faults in every tenth run; else some of them, seldom or often.
     pub fn drawn(dice: &mut Dice) -> Self {
         let mut faults = Self::none();
         let calm = dice.chance(0.1);
@@ -169,11 +169,11 @@ impl Faults {
         faults
     }
 
-    /// Those that are asked for by name take the place of the drawn ones:
-    /// `torn_read=0.5,outage=0`.
+    /// Faults named in a text like `torn_read=0.5,outage=0` take the place of the drawn ones.
     ///
     /// # Errors
-    /// What is wrong with the text.
+    ///
+    /// The fault of the text.
     pub fn with(mut self, named: &str) -> Result<Self, String> {
         for pair in named.split(',').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair
@@ -203,7 +203,7 @@ impl Faults {
         hits
     }
 
-    /// How often each fault struck so far.
+    /// The number of times that each fault struck so far.
     pub fn struck(&self) -> impl Iterator<Item = (Fault, u64)> {
         let counts = self.struck.iter().map(Cell::get);
         Fault::ALL.into_iter().zip(counts)

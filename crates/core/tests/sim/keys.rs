@@ -1,4 +1,4 @@
-//! The keys of a run, and how a secret of any kind is known again wherever it stands.
+//! The keys of a run, and the marks by which a secret of any kind is recognised in a text.
 
 use std::sync::LazyLock;
 
@@ -7,10 +7,10 @@ use apikeys_core::api_key::hash::{hash_bcrypt, hash_sha256};
 use super::checksum::summed;
 use super::keycloak::SALT;
 
-/// How many keys there are.
+/// The number of keys.
 pub const KEYS: usize = 12;
 
-/// Which of a key's hashes a record holds: the costly ones in every second.
+/// The hash of a key that a record holds, by its number: every second one is costly.
 pub const HASHES: [usize; 6] = [0, 0, 0, 1, 2, 3];
 
 /// Stands in the secret of each key, and nowhere else.
@@ -45,8 +45,8 @@ fn id(number: usize) -> String {
     format!("sim{number:09}")
 }
 
-/// The key of this number; of 0 the right one, of others the same id with another
-/// secret.
+/// The key of this number, with the right secret for 0, and another secret under the same id
+/// for any other value.
 pub fn with_secret(number: usize, other: u64) -> String {
     let body = format!("sk_live_{}_{MARK}{other:05}", id(number));
     assert_eq!(body.len(), 8 + 12 + 1 + 32);

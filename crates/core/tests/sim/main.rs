@@ -1,10 +1,9 @@
 //! A deterministic simulation: nodes of gateways, clients, Keycloak and the time, all
 //! from one seed, with faults of every kind, held against the invariants.
 //!
-//! What runs is the core that ships, unmodified; the clock, the network, Keycloak and
-//! the hosts' shared data are made up. `make sim SEEDS=… FROM=…` runs more seeds than
-//! `make test` does; `SIM_FAULTS=torn_read=0.5` sets a fault's probability, and one
-//! seed alone prints its trace.
+//! The core is the one that ships, unmodified; the clock, the network, Keycloak and the hosts'
+//! shared data are made up. `make sim SEEDS=… FROM=…` runs more seeds than `make test` does;
+//! `SIM_FAULTS=torn_read=0.5` sets a fault's probability, and one seed alone prints its trace.
 
 #![allow(unreachable_pub, reason = "modules of a test have no other user")]
 #![allow(
@@ -142,7 +141,7 @@ fn no_seed_of_the_range_breaks_an_invariant() {
     }
 }
 
-/// A range that leaves out a kind of end would hold whatever is wrong with it.
+/// Without some kind of end, the range of seeds would prove nothing about it.
 fn reaches_everything(tally: &Tally) {
     for how in [
         "forwarded L1",

@@ -46,7 +46,7 @@ impl Edit {
 /// The text of a file, with a switch at each place of the mutations.
 ///
 /// # Errors
-/// A mutation whose snippet does not occur exactly once.
+/// A mutation with a snippet that does not occur exactly once.
 fn switched(file: &str, text: &str, mutations: &[Mutation]) -> Result<String, String> {
     let mut places = Vec::new();
     for Mutation { name, edits, .. } in mutations {

@@ -1,4 +1,4 @@
-//! What is between a gateway and Keycloak, and the address that yields go to.
+//! The network between a gateway and Keycloak, and the address that yields go to.
 
 use apikeys_core::api_key::record::index_value;
 use apikeys_core::clock::UnixMillis;
@@ -11,7 +11,7 @@ use super::request::Request;
 use super::truth::Issued;
 use super::world::{Event, Fed, World};
 
-/// A role that is lost between two calls of one exchange shows in neither.
+/// The role may be lost between two calls of one exchange, so that neither shows it.
 const UNNOTICED_MS: u64 = 1000;
 
 impl World {
@@ -60,7 +60,7 @@ impl World {
         }
     }
 
-    /// A callout comes to Keycloak, which answers by what is true at this moment.
+    /// A callout comes to Keycloak, which answers by the truth of this moment.
     pub(super) fn arrive(&mut self, id: u64, step: u32, asks: &Asks, call: &Call) {
         let back = self.now + self.dice.range(1, 8);
         let Some(request) = self.request_or_gone(id) else {
@@ -86,7 +86,7 @@ impl World {
         }
     }
 
-    /// Keycloak does what it is asked for; its answer as the network leaves it.
+    /// Keycloak carries out a callout; gives its answer as the network leaves it.
     pub(super) fn serve(&mut self, at: usize, asks: &Asks, call: &Call) -> Delivered {
         let outlives = self.faults.hits(Fault::TokenOutlivesKey, &mut self.dice);
         let realm = &mut self.realms[at];
@@ -111,9 +111,9 @@ impl World {
         delivered
     }
 
-    /// Keycloak says that nobody owns a key. It knows, unless somebody does and the
-    /// gateway's account lacks the role to see it; a role that was lost a moment before
-    /// nobody can have noticed.
+    /// Notes that Keycloak said that nobody owns a key. Keycloak is right, unless the gateway's
+    /// account lacks the role to see the owner. Nobody can have noticed a role lost a moment
+    /// before.
     fn note_nobody(&mut self, at: usize, key_id: &str) {
         let realm = &self.realms[at];
         let has_role = realm.keycloak.management_roles.contains(&"view-users");
@@ -133,7 +133,7 @@ impl World {
         self.in_flight.get(&id).map(|flight| flight.request.clone())
     }
 
-    /// Notes whose a token is.
+    /// Notes the owner of a token.
     fn issue(&mut self, realm: usize, reply: &Reply) {
         let answer: serde_json::Value = serde_json::from_slice(&reply.1).unwrap();
         let token = answer["access_token"].as_str().unwrap();

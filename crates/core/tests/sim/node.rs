@@ -17,15 +17,15 @@ use super::store::{Access, Host, SharedData};
 
 /// The time between two ticks of a worker.
 const TICK_MS: u64 = 200;
-/// Ticks that are made up for at once; earlier ones have shown nothing else.
+/// The most ticks that are made up for at once; earlier ones would have shown nothing new.
 const TICKS_MAX: u64 = 5;
 
-/// How a node's clock was set.
+/// The settings of a node's clock.
 #[derive(Default)]
 pub struct ClockSteps(Vec<(u64, i64)>);
 
 impl ClockSteps {
-    /// How often it was set.
+    /// The number of times that it was set.
     pub fn count(&self) -> usize {
         self.0.len()
     }
@@ -43,14 +43,14 @@ impl ClockSteps {
     }
 }
 
-/// One worker: for each route what the filter holds, made at its first request, and
-/// the gate that they share.
+/// One worker: the filter's state for each route, made at its first request, and the gate that
+/// the routes share.
 pub struct NodeWorker {
     pub routes: Vec<Option<(Worker, Watch)>>,
     pub gate: Gate,
-    /// What each route's root context does between requests.
+    /// The background work of each route's root context.
     pub backgrounds: Vec<Background>,
-    /// How many there were in its place before it.
+    /// The number of workers in its place before it.
     pub generation: u32,
 }
 
@@ -77,18 +77,18 @@ pub struct Node {
     pub host: Host,
     pub data: SharedData,
     pub workers: Vec<NodeWorker>,
-    /// How far its clock is off, in milliseconds.
+    /// The error of its clock, in milliseconds.
     offset: i64,
     pub clock: ClockSteps,
     room: usize,
-    /// When its workers had their last tick.
+    /// The instant of its workers' last tick.
     ticked_at: u64,
-    /// How often its shared data and its clock were changed by then, and for how many
-    /// ticks they have not been.
+    /// The number of changes to its shared data and its clock by then, and of ticks since
+    /// without a change.
     seen_changes: ((u64, usize), u32),
 }
 
-/// What a step is taken with, beside its node.
+/// Everything that a step needs, beside its node.
 pub struct With<'a> {
     pub now: u64,
     pub config: &'a Arc<Config>,
@@ -145,8 +145,8 @@ impl Node {
         self.data = SharedData::new(self.host, self.room);
     }
 
-    /// Makes up for the ticks that its workers had since something happened here last:
-    /// nobody could have seen what they do any sooner.
+    /// Makes up for the ticks that its workers had since the last event here: nobody could have
+    /// seen their effects any sooner.
     pub fn tick(&mut self, now: u64, dice: &mut Dice, faults: &Faults) {
         let ticks = (now.saturating_sub(self.ticked_at) / TICK_MS).min(TICKS_MAX);
         if ticks > 0 {
@@ -173,8 +173,8 @@ impl Node {
         }
     }
 
-    /// Tells what a worker does between requests of an answer, or of a tick; what it asks for, whether a
-    /// poll goes on, and how polls go.
+    /// Gives a worker's background an answer or a tick; gives its next callout, whether a poll
+    /// goes on, and the state of the polls.
     pub fn go_on(
         &mut self,
         (worker, route): (usize, usize),
@@ -182,7 +182,7 @@ impl Node {
         event: Option<Event<'_>>,
     ) -> (Option<Effect>, bool, Option<Polling>) {
         let now = UnixMillis(self.now(with.now));
-        // No request is there, so nothing that Kong would know it by.
+        // Without a request, Kong has no id of one to offer.
         let nonce = match self.host {
             Host::Kong => vec![7; 16],
             Host::Envoy => with.dice.bytes::<16>().to_vec(),
@@ -219,7 +219,8 @@ impl Node {
         (call, polls, watch.take_polling())
     }
 
-    /// A worker is told that this owner is revoked; whether the others will be as well.
+    /// Tells a worker that this owner is revoked; says whether the other workers will learn of
+    /// it.
     pub fn revoke(&mut self, at: (usize, usize), with: &mut With<'_>, owner: &str) -> bool {
         let mut none = Exchange::new();
         self.act(at, with, &mut none, |_, env| {

@@ -1,4 +1,4 @@
-//! What workers do between requests, polls and renewals: ticks, callouts, answers.
+//! The workers' background, polls and renewals: ticks, callouts, answers.
 
 use std::collections::BTreeSet;
 
@@ -12,8 +12,8 @@ use super::node::With;
 use super::requests::KEY;
 use super::world::{Event, Fed, World};
 
-/// The time between two ticks that may begin a poll. Seldomer than a host's, so that a run
-/// takes no longer; those that look at the log are made up for by [`super::node`].
+/// The time between two ticks that may begin a poll. It is longer than a host's, to keep runs
+/// short; [`super::node`] makes up for the ticks that look at the log.
 pub const TICK_MS: u64 = 1000;
 
 /// A poll's callout that is under way.
@@ -22,7 +22,7 @@ pub struct PollFlight {
     worker: usize,
     route: usize,
     asks: Asks,
-    /// It lists what was changed; the very first asks for the newest event's time alone.
+    /// It lists changes; the very first asks for the newest event's time alone.
     lists: bool,
 }
 
@@ -31,7 +31,7 @@ pub struct PollFlight {
 pub struct Shown(BTreeSet<(usize, usize, String)>);
 
 impl World {
-    /// Each worker of a node has its tick; those of which a poll is due begin it.
+    /// Each worker of a node has its tick, and begins a poll if one is due.
     pub(super) fn tick(&mut self, node: usize) {
         self.nodes[node].tick(self.now, &mut self.dice, &self.faults);
         for worker in 0..self.nodes[node].workers.len() {
@@ -47,7 +47,7 @@ impl World {
         }
     }
 
-    /// Tells what a worker does between requests what happened; whether a poll goes on.
+    /// Gives a worker's background an event; says whether a poll goes on.
     fn poll(&mut self, (node, worker, route): (usize, usize, usize), fed: &Fed) -> bool {
         let event = match fed {
             Fed::Request => None,
@@ -135,7 +135,7 @@ impl World {
         }
     }
 
-    /// The answer comes to the gateway, which from here on knows what it shows.
+    /// The answer comes to the gateway, which from here on knows its contents.
     pub(super) fn poll_answered(&mut self, id: u64, fed: &Fed) {
         let Some(flight) = self.polls.remove(&id) else {
             return;
@@ -149,8 +149,8 @@ impl World {
         } = flight;
         let taken = self.poll((node, worker, route), fed);
         self.show_written(node);
-        // A worker that shares nothing tells nobody; one that does not go on gave the poll
-        // up before.
+        // A worker without shared data tells nobody; a worker that does not go on had given the
+        // poll up.
         let tells = taken && lists && self.routes[route].config.l2_slots > 0;
         if let (Fed::Answer(delivered), true) = (fed, tells) {
             let realm = self.routes[route].realm;
@@ -172,7 +172,7 @@ impl World {
     }
 }
 
-/// The events of an answer that say of an owner that something was changed.
+/// The events of an answer that name a changed owner.
 fn changed(body: &[u8]) -> Vec<(String, String)> {
     let events: Vec<Value> = serde_json::from_slice(body).unwrap_or_default();
     let changed = events

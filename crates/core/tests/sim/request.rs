@@ -7,26 +7,26 @@ use super::keys;
 
 pub type Headers = Vec<(String, Vec<u8>)>;
 
-/// What a client presents.
+/// The credentials that a client presents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Credential {
-    /// The key of this number, whoever may hold it.
+    /// The key of this number, with any holder or none.
     Key(usize),
     /// Its id with another secret.
     WrongSecret(usize, u64),
     /// A well-formed key that nobody has.
     Unknown(u64),
-    /// What looks like a key and is none.
+    /// A text that looks like a key and is none.
     Malformed,
     /// A token of another origin.
     Bearer,
     /// Two keys at once.
     Two(usize, usize),
-    /// One where a key belongs, and another in a cookie.
+    /// A key where one belongs, and another in a cookie.
     AndAnother(usize, usize),
     /// Nothing.
     Nothing,
-    /// Nothing where a key belongs, and a key in a cookie.
+    /// No key where one belongs, and a key in a cookie.
     InCookieAlone(usize),
 }
 
@@ -47,9 +47,9 @@ impl Form {
 /// Where a request comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Address {
-    /// One from which nothing else comes, by the number of the request.
+    /// An address of its own, by the number of the request.
     Own(u64),
-    /// One from which many come.
+    /// An address of many requests.
     Shared(u8),
     /// The host does not say.
     Untold,

@@ -1,5 +1,5 @@
-//! A request's way through a gateway of the world: each step that its exchange takes,
-//! and what the checkers are shown of it.
+//! A request's way through a gateway of the world: each step that its exchange takes, and the
+//! checkers' view of it.
 
 use std::sync::{Arc, LazyLock};
 
@@ -39,7 +39,7 @@ impl World {
         self.feed(id, 0, &Fed::Request);
     }
 
-    /// Tells an exchange what happened, and does what it says.
+    /// Gives an exchange an event, and carries out its output.
     pub(super) fn feed(&mut self, id: u64, step: u32, fed: &Fed) {
         let Some(mut flight) = self.in_flight.remove(&id) else {
             return;
@@ -203,7 +203,7 @@ impl World {
         self.measure(request.node, request.worker);
     }
 
-    /// Shows how much a worker holds, and that it holds nothing for nobody.
+    /// Shows the sizes of a worker's state, and that it keeps nothing without a request.
     fn measure(&mut self, node: usize, worker: usize) {
         let here =
             |flight: &InFlight| (flight.request.node, flight.request.worker) == (node, worker);
@@ -231,7 +231,7 @@ impl World {
         }
     }
 
-    /// Shows what a step wrote into shared data.
+    /// Shows the checkers all that a step wrote into shared data.
     pub(super) fn show_written(&mut self, node: usize) {
         let slots = self.routes.iter().map(|route| route.config.l2_slots).max();
         // And claims of renewals, two copies of the log of each realm, and the lease of its
@@ -277,7 +277,7 @@ impl World {
     }
 }
 
-/// What a shell does with a token: it replaces the header and removes others.
+/// A shell's work with a token: it replaces the header and removes others.
 fn forwarded(mut headers: Headers, forward: &Forward) -> End {
     headers.retain(|(name, _)| name != "authorization" && !forward.remove.contains(name));
     let value = forward.authorization.as_bytes().to_vec();

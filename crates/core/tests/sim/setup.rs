@@ -1,4 +1,4 @@
-//! What a run is made of: nodes, routes, realms, owners and keys, drawn from its seed.
+//! The parts of a run: nodes, routes, realms, owners and keys, drawn from its seed.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::keys::{self, KEYS};
 use super::node::Node;
 use super::store::Host;
 
-/// When every run begins.
+/// The instant at which every run begins.
 pub const START: u64 = 1_800_000_000_000;
 
 // Made for tests, used nowhere else.
@@ -26,24 +26,24 @@ pub struct Route {
     pub config: Arc<Config>,
 }
 
-/// A realm, and when Keycloak answers for it again.
+/// A realm, and the instant from which Keycloak answers for it again.
 pub struct Realm {
     pub keycloak: FakeKeycloak,
     pub down_until: u64,
     pub role_back_at: u64,
-    /// When the gateway's account lost its role last.
+    /// The latest instant at which the gateway's account lost its role.
     pub role_lost_at: u64,
-    /// When each key ends that is ever held in it.
+    /// The end of each key that is ever held in it.
     pub ends: Vec<u64>,
 }
 
-/// What the seed decides before anything happens.
+/// The choices that the seed makes before the run begins.
 pub struct Setup {
     pub faults: Faults,
     pub nodes: Vec<Node>,
     pub routes: Vec<Route>,
     pub realms: Vec<Realm>,
-    /// How long clients send.
+    /// The time for which clients send.
     pub length_ms: u64,
     pub requests: u64,
     pub happenings: u64,
@@ -155,7 +155,7 @@ fn config(dice: &mut Dice, realm: usize, length_ms: u64) -> Arc<Config> {
         "revocation_poll_seconds": dice.pick(&[0, 2, 5, 30]),
         "on_missing_key": dice.pick(&["bearer", "pass", "reject"]),
     });
-    // Mostly off, as it is where nothing is said.
+    // Mostly off, as by default.
     config["stale_if_error_seconds"] = json!(dice.pick(&[0, 0, 10, 60]));
     let (falls_back, scoped) = (dice.chance(0.3), dice.chance(0.3));
     if falls_back {

@@ -1,4 +1,4 @@
-//! The shared data of a node, as each host has it, with what it does wrong.
+//! The shared data of a node, as each host has it, with the host's faults.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub enum Host {
 struct Slot {
     name: String,
     value: Vec<u8>,
-    /// What stood here before.
+    /// The value that stood here before.
     older: Option<Vec<u8>>,
     version: u32,
     used: u64,
@@ -30,12 +30,12 @@ struct Slot {
 pub struct SharedData {
     host: Host,
     slots: BTreeMap<String, Slot>,
-    /// How many entries Kong's zone has room for.
+    /// The number of entries that fit in Kong's zone.
     room: usize,
     versions: u32,
     uses: u64,
     changes: u64,
-    /// What was written since it was last asked for.
+    /// Names and values written since the last look.
     written: Vec<(String, Vec<u8>)>,
 }
 
@@ -52,7 +52,7 @@ impl SharedData {
         }
     }
 
-    /// What the host finds an entry by.
+    /// The text by which the host finds an entry.
     fn finds_by(&self, name: &str) -> String {
         match self.host {
             Host::Kong => format!("{:08x}", crc32fast::hash(name.as_bytes())),
@@ -88,8 +88,8 @@ impl SharedData {
         }
     }
 
-    /// Another filter, or an aliased name, writes over one of our entries: some
-    /// bytes, another entry of ours, what stood there before, or a part of it.
+    /// Another filter, or an aliased name, writes over one of our entries: some bytes, another
+    /// entry of ours, the value from before, or a part of it.
     pub fn write_over(&mut self, dice: &mut Dice) {
         if self.slots.is_empty() {
             return;
@@ -107,13 +107,13 @@ impl SharedData {
         self.put(&names[at], value);
     }
 
-    /// Takes the names and values that were written since the last time, for who looks
-    /// for what must not be in them: many are written over or evicted again.
+    /// Takes the names and values that were written since the last time, for a checker that
+    /// looks for secrets in them: many are written over or evicted again.
     pub fn take_written(&mut self) -> Vec<(String, Vec<u8>)> {
         std::mem::take(&mut self.written)
     }
 
-    /// How often it was changed.
+    /// The number of changes to it.
     pub fn changes(&self) -> u64 {
         self.changes
     }
@@ -154,7 +154,7 @@ impl SharedStore for Access<'_> {
 
     fn set(&mut self, name: &str, value: &[u8], version: Option<u32>) {
         if self.faults.hits(Fault::CasRace, self.dice) {
-            // Who was first wrote the same as stands there, or something of its own.
+            // The other writer wrote the same value as stands there, or one of its own.
             let by = self.data.finds_by(name);
             self.data.versions += 1;
             match self.data.slots.get_mut(&by) {

@@ -1,4 +1,4 @@
-//! What runs reached, so that a simulation that reaches nothing is seen.
+//! The reach of all runs, so that a simulation that reaches nothing is seen.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -8,17 +8,17 @@ use super::request::End;
 
 #[derive(Default, Clone)]
 pub struct Tally {
-    /// By how they ended.
+    /// Requests, by their end.
     pub ends: BTreeMap<String, u64>,
     /// Keycloak's answers, by kind.
     pub calls: BTreeMap<&'static str, u64>,
     pub poisoned: u32,
     pub hung_up: u32,
-    /// Owners of which a node was told that they are revoked.
+    /// Revocations that a node was told of.
     pub told: u32,
-    /// How often each fault struck.
+    /// The number of times that each fault struck.
     pub faults: BTreeMap<String, u64>,
-    /// A digest of the traces of all runs, whatever their order.
+    /// A digest of the traces of all runs, in any order.
     pub traces: u64,
 }
 

@@ -1,5 +1,5 @@
-//! What is true in a run, whatever a gateway may believe: who held which key when,
-//! and which token is whose.
+//! The truth of a run, apart from any gateway's belief: the holders of each key over time, and
+//! the owner of each token.
 
 use std::collections::BTreeMap;
 
@@ -34,19 +34,21 @@ pub struct Truth {
     /// By realm and by the text of the key.
     holds: BTreeMap<(usize, String), Vec<Hold>>,
     pub tokens: BTreeMap<String, Issued>,
-    /// When Keycloak last said, and could know, that nobody owns the key of this id.
+    /// The latest instant at which Keycloak said, and could know, that nobody owns the key of
+    /// this id.
     pub nobody: BTreeMap<(usize, String), u64>,
     /// The `expiresAt` that a record had first; it is never changed in a run.
     pub ends: BTreeMap<(usize, String), u64>,
-    /// Until when an owner's own record let a key through, whatever others held; none while
-    /// it does.
+    /// Until when an owner's own record let a key through, with or without other holders; none
+    /// while it does.
     own: BTreeMap<(usize, String, String), Option<u64>>,
-    /// When a node was told that an owner is revoked: by node, realm and owner.
+    /// The instants at which a node was told that an owner is revoked, by node, realm and
+    /// owner.
     told: BTreeMap<(usize, usize, String), Vec<u64>>,
 }
 
 impl Truth {
-    /// Looks at a realm anew: to be called whenever something changed in it.
+    /// Looks at a realm anew: to be called after each change in it.
     pub fn look(&mut self, realm: usize, keycloak: &FakeKeycloak, now: u64) {
         for (key, user) in keys::ALL
             .iter()
@@ -113,14 +115,16 @@ impl Truth {
         holds.map_or(&[], Vec::as_slice)
     }
 
-    /// When the key was good for this owner last: now, if it is; none if never.
+    /// The latest instant at which the key was good for this owner: now, if it is; none if
+    /// never.
     pub fn last_good(&self, realm: usize, key: &str, owner: &str, now: u64) -> Option<u64> {
         let holds = self.holds(realm, key).iter().rev();
         let mut of_owner = holds.filter(|hold| hold.owner == owner);
         of_owner.next().map(|hold| hold.until.unwrap_or(now))
     }
 
-    /// When this owner's own record let the key through last: now, if it does.
+    /// The latest instant at which this owner's own record let the key through: now, if it
+    /// does.
     pub fn last_own(&self, realm: usize, key: &str, owner: &str, now: u64) -> Option<u64> {
         let own = (realm, key.to_owned(), owner.to_owned());
         self.own.get(&own).map(|until| until.unwrap_or(now))
@@ -133,14 +137,15 @@ impl Truth {
             .any(|hold| hold.owner == owner)
     }
 
-    /// Since when the key has been good for one owner, without a break.
+    /// The hold that is not over: the key has been good for its owner without a break since
+    /// then.
     pub fn good_since(&self, realm: usize, key: &str) -> Option<&Hold> {
         let last = self.holds(realm, key).last();
         last.filter(|hold| hold.until.is_none())
     }
 }
 
-/// Whom a key stands for right now: its one owner, if all is well with both.
+/// The one owner that a key stands for right now, if all is well with both.
 fn owner_of(key: &Key, keycloak: &FakeKeycloak, now: u64) -> Option<String> {
     let index = index_value(&key.id);
     let values = |user: &User, name: &str| user.attributes.get(name).cloned().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What clients send and what administrators do, drawn before a run begins or as it
+//! The clients' requests and the administrators' edits, drawn before a run begins or as it
 //! goes; and the faults that come by themselves.
 
 use apikeys_core::api_key::record::{Field, index_value, key_value};
@@ -12,10 +12,10 @@ use super::request::{Address, Credential, Form, Request};
 use super::setup::{give, owners};
 use super::world::World;
 
-/// Keys of a flood: more than a worker looks up at once, and than wait their turn.
+/// The keys of a flood: more than a worker looks up at once, and more than may wait for a turn.
 const FLOOD: u64 = 300;
 
-/// A flood takes a run more time than all else.
+/// A flood takes more of a run's time than all else.
 const CROWDS: [Crowd; 5] = [
     Crowd::OneKey,
     Crowd::OneKey,
@@ -35,9 +35,9 @@ enum Crowd {
 /// The requests of one moment: some, most with the same key, at any node and worker.
 pub fn burst(world: &mut World) -> Vec<Request> {
     let dice = &mut world.dice;
-    // Few keys are used much and most seldom.
+    // A few keys are used often, and most of them seldom.
     let key = dice.below(KEYS).min(dice.below(KEYS));
-    // Seldom a crowd: with one key, or with one id and as many secrets.
+    // Seldom a crowd: with one key, or with many secrets for one id.
     let crowd = dice.chance(0.01).then(|| dice.pick(&CROWDS));
     let size = match crowd {
         None => dice.pick(&[1, 1, 1, 2, 5]),

@@ -1,8 +1,8 @@
 //! The world of a run: nodes, realms, clients, the time, and all that is under way.
 //!
-//! A run is a queue of events by time. An event lets one exchange take one step, or
-//! changes something; what follows from it goes into the queue. What comes at the
-//! same time comes in the order in which it was queued. So one seed is one run.
+//! A run is a queue of events by time. An event lets one exchange take one step, or changes
+//! something; its consequences go into the queue. Events of the same time come in the order in
+//! which they were queued. So one seed is one run.
 
 use std::collections::BTreeMap;
 
@@ -23,9 +23,9 @@ use super::trace::Trace;
 use super::truth::Truth;
 use super::workload;
 
-/// More events than any run has: beyond it something goes on for ever.
+/// More events than any run has: a run with more goes on for ever.
 const EVENTS_MAX: u64 = 400_000;
-/// How long after the last fault all must be well again: no refusal is remembered any
+/// The time after the last fault by which all must be well again: no refusal is remembered any
 /// more.
 const SETTLED_MS: u64 = 45_000;
 /// Ticks go on for so long after that.
@@ -69,7 +69,7 @@ pub(super) enum Event {
     },
 }
 
-/// What an exchange is told.
+/// An input of an exchange.
 #[derive(Clone)]
 pub(super) enum Fed {
     Request,
@@ -104,7 +104,7 @@ pub struct World {
     pub(super) in_flight: BTreeMap<u64, InFlight>,
     requests: u64,
     pub(super) calm_since: Option<u64>,
-    /// Nodes tick until then: nothing is changed any more, and nothing remembered.
+    /// Nodes tick until then: later nothing changes any more, and nothing is remembered.
     pub(super) ticks_until: u64,
     pub(super) polls: BTreeMap<u64, PollFlight>,
     pub(super) shown: Shown,
@@ -112,7 +112,7 @@ pub struct World {
     pub(super) last: BTreeMap<(usize, &'static str), (Asks, Reply)>,
 }
 
-/// What a run left.
+/// The results of a run.
 pub struct Run {
     pub trace: String,
     pub violation: Option<Violation>,
@@ -250,7 +250,7 @@ impl World {
         self.trace.note(self.now - START, what);
     }
 
-    /// Notes who holds which key now.
+    /// Notes the holders of each key now.
     pub fn look(&mut self, realm: usize) {
         let keycloak = &self.realms[realm].keycloak;
         self.truth.look(realm, keycloak, self.now);
@@ -282,7 +282,7 @@ impl World {
         for node in &mut self.nodes {
             node.mend_clock(self.now);
         }
-        // Soon, when much is remembered still, and once all of it is over.
+        // Soon, while much is still remembered, and again when all of it is over.
         for (from, every) in [(SETTLED_MS, 500), (HEALED_MS, 3_000)] {
             for key in 0..super::keys::KEYS {
                 let at = self.now + from + every * key as u64;

@@ -39,7 +39,7 @@ fn claims() -> Value {
     })
 }
 
-/// The JSON texts, signed with ES256 whatever they say.
+/// The JSON texts, valid or not, signed with ES256.
 fn sign_texts(header: &str, claims: &str) -> String {
     let body: String = SIGNING_KEY_PEM
         .lines()
@@ -73,7 +73,7 @@ fn take(token: &str, expected: &Expected<'_>, now: UnixMillis) -> Result<Caller,
     verified
 }
 
-/// What comes of a valid token with this member of its claims changed; `null` for none.
+/// The result for a valid token with this member of its claims changed; `null` for none.
 fn with_claim(name: &str, value: Value) -> Result<Caller, CallerError> {
     let mut claims = claims();
     if value.is_null() {

@@ -5,7 +5,7 @@ use crate::keycloak::ANSWER_BYTES_MAX;
 use crate::keycloak::refusal::Refusal;
 use crate::manage::owner_keys::EditRefused;
 
-/// Why a change was not made. Unless it says otherwise, nothing has changed.
+/// Reasons a change was not made. Unless a variant says otherwise, nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
     /// The change itself.
@@ -14,16 +14,16 @@ pub enum ChangeError {
     /// There is no such user.
     #[error("the realm has no such user")]
     NoSuchOwner,
-    /// The token is not taken (any more).
+    /// The token is not accepted (any more).
     #[error("Keycloak answered 401: the token is not accepted")]
     Unauthorized,
-    /// The account may not.
+    /// The account lacks a role.
     #[error(
         "Keycloak answered 403: the account lacks the role manage-users of client \
          realm-management; grant it, or run: apikeys setup"
     )]
     Forbidden,
-    /// The lock's provider is not there, so that nobody could see a lock.
+    /// The lock's provider is missing, so nobody could see a lock.
     #[error("the realm has no identity provider {LOCK_PROVIDER}: run apikeys setup")]
     NoLockProvider,
     /// The owner is linked under an id that is not its own.
@@ -38,24 +38,24 @@ pub enum ChangeError {
          tokens of the other. Delete that link and find out who made it"
     )]
     IdLinkedElsewhere(String),
-    /// Others held the lock for as long as was waited.
+    /// Others held the lock until the wait was over.
     #[error("the owner's keys are being changed by others; try again")]
     Busy,
-    /// Keycloak did not do what it was asked.
+    /// Keycloak did not carry out a step.
     #[error("{step}: {failure}")]
     Keycloak {
-        /// In which step.
+        /// The step.
         step: &'static str,
-        /// What it answered.
+        /// The fault in its answer.
         failure: String,
     },
     /// Keycloak refuses a step because of the owner's own data: a value that the realm's user
     /// profile does not allow any more, for example. Trying again is of no use.
     #[error("{step}: {refusal}; trying again is of no use until the user is corrected")]
     RefusedByKeycloak {
-        /// Which step.
+        /// The refused step.
         step: &'static str,
-        /// Its words.
+        /// Keycloak's words.
         refusal: Refusal,
     },
     /// The owner cannot be read, so it cannot be written either.
@@ -65,14 +65,14 @@ pub enum ChangeError {
         ANSWER_BYTES_MAX / 1024
     )]
     OwnerUnreadable,
-    /// The answer to the write was lost, and it may take effect still; or what came of it
+    /// The answer to the write was lost and the write may still take effect, or its result
     /// could not be read.
     #[error(
         "it is not known whether the change was made ({0}): look at the owner's keys before you \
          try again"
     )]
     Unknown(String),
-    /// What was written is not what is there.
+    /// The owner read back differs from the owner written.
     #[error(
         "the owner was written, and is not as it was written: another program changes it at the \
          same time, or the realm's user profile drops what is written (run apikeys setup)"

@@ -75,7 +75,7 @@ impl OwnerChange {
                 self.claim = Some(claim);
                 Ok(self.read_links(State::InspectingAgain, bearer))
             }
-            // Its own holder is long gone.
+            // The claim's own holder is long gone.
             Some(claim) if is_stale(&claim.holder, now) => Ok(self.end_claim(&claim, bearer)),
             _ => self.wait(now),
         }
@@ -89,7 +89,7 @@ impl OwnerChange {
     ) -> Step {
         let links = read_links(event)?;
         match find(&links, LOCK_PROVIDER) {
-            // Later than that somebody else may have broken it, and others taken it.
+            // After that time another writer may have broken the lock, and a third may hold it.
             Some(lock) if is_stale(&lock.name, now) && is_within_hold(self.claimed_at, now) => {
                 let call = self.unlink(LOCK_PROVIDER, bearer);
                 Ok((State::Breaking, self.call(call)))
@@ -101,8 +101,8 @@ impl OwnerChange {
     pub(super) fn broken(&mut self, event: Event<'_>, bearer: &str, now: UnixMillis) -> Step {
         match status(event).map(owner::read_status) {
             Ok(Ok(()) | Err(OwnerFault::Absent)) => self.give_up_claim(bearer, now),
-            // It may be on its way still, and hit the lock of whoever comes next: nobody
-            // is to break that one, until the claim is stale.
+            // The deletion may still be on its way, and would hit the lock of the next holder.
+            // So nobody may break that lock until the claim is stale.
             Ok(Err(OwnerFault::Status(500..))) | Err(_) => {
                 self.claim = None;
                 self.wait(now)
@@ -127,14 +127,14 @@ impl OwnerChange {
         format!("{BREAK_GROUP}{}", self.change.owner_id)
     }
 
-    /// Of this attempt alone: one that was used before is another's.
+    /// The claim's text, new for each attempt: a text used before belongs to another claim.
     fn claim_text(&self) -> String {
         let (holder, number, at) = (&self.change.holder, self.waits, self.claimed_at.0);
         format!("{holder}.{number}@{at}")
     }
 
-    /// Waits before the lock is tried again: a while that differs between those that
-    /// wait, so that they do not come back together.
+    /// Waits before the next try for the lock. Waits differ between writers, so that they do
+    /// not come back together.
     pub(super) fn wait(&mut self, now: UnixMillis) -> Step {
         if now.since_ms(self.began_at) >= self.change.wait_ms_max {
             return Err(match self.lock_failure.take() {
@@ -159,7 +159,7 @@ impl OwnerChange {
         Ok((State::Waiting, ChangeOutput::Await(turn)))
     }
 
-    /// Gives back what is held, whatever went wrong.
+    /// Gives back all that is held, after any error.
     pub(super) fn give_back(
         &mut self,
         error: ChangeError,
@@ -170,7 +170,7 @@ impl OwnerChange {
             error @ (ChangeError::Unknown(_)
             | ChangeError::NotAsWritten
             | ChangeError::NoSuchOwner) => error,
-            // Whatever it says, the change may have been made.
+            // Whatever the error, the change may have been made.
             error if self.writes > 0 => ChangeError::Unknown(error.loggable()),
             error => error,
         };
@@ -185,7 +185,7 @@ impl OwnerChange {
             let (_, output) = self.end_claim(&claim, bearer);
             return (State::Unlocking(Box::new(result)), output);
         }
-        // A write of unknown fate may have made a key that needs the link.
+        // After a write of unknown fate, a key may be there that needs the link.
         if self.link_made && self.writes == 0 && self.held && self.may_go_on(now) {
             let call = self.unlink(&self.change.identity_provider, bearer);
             return (State::TakingBack(Box::new(result)), self.call(call));
@@ -200,7 +200,8 @@ impl OwnerChange {
         bearer: &str,
         now: UnixMillis,
     ) -> (State, ChangeOutput) {
-        // It may be on its way still: nobody is to make a key and link before that.
+        // The deletion may still be on its way: nobody may make a key and link before it
+        // arrives.
         self.held &= status(event).is_ok_and(|status| status < 500);
         self.unlock(result, bearer, now)
     }
@@ -211,8 +212,9 @@ impl OwnerChange {
         bearer: &str,
         now: UnixMillis,
     ) -> (State, ChangeOutput) {
-        // Else it is left to whoever finds it stale: by the time that this takes effect
-        // it may be another's, or what was begun under it is under way still.
+        // Otherwise the lock stays until another writer finds it stale. By the time that the
+        // unlock takes effect the lock may be another's, or a request begun under it may still
+        // be under way.
         if !std::mem::take(&mut self.held) || !self.may_go_on(now) {
             return (State::Over, done(result));
         }

@@ -1,41 +1,39 @@
 //! One change of one owner's keys, under the owner's lock in Keycloak.
 //!
-//! Keycloak has no version of a user to compare: of six concurrent
-//! read-change-writes all six are answered 204 and one survives. What it has is a
-//! link to an identity provider, whose making is an atomic test-and-set. So a link
-//! to the disabled provider [`LOCK_PROVIDER`] is the lock of its user, and each of
-//! our writers, whichever gateway or tool it runs in, takes it first:
+//! Keycloak has no version of a user to compare: of six concurrent read-change-writes all six
+//! are answered 204 and one survives. But it does make links to an identity provider, and
+//! making one is an atomic test-and-set. So a link to the disabled provider [`LOCK_PROVIDER`]
+//! is the lock of its user. Each of our writers, in a gateway or in the tool, takes it first:
 //!
 //! ```text
 //! lock ─▶ read links ─▶ read user ─▶ edit ─▶ link? ─▶ write ─▶ read again ─▶ unlink? ─▶ unlock
 //!  │ 409     │ not ours    ▲                           │        │ not as written
 //!  ▼         ▼             └───────────────────────────┼────────┘
-//! look whose it is: wait, or, when its holder is       ▼ refused
+//! look at its holder: wait, or, when the holder is     ▼ refused
 //! long gone, break it                                 take our own link away ─▶ unlock
 //! ```
 //!
 //! [`Edit::RevokeAll`] takes the owner's link away before it reads the user. So it ends all
-//! keys of an owner whose record cannot be read, or that Keycloak refuses to write: the
+//! keys of an owner with an unreadable record, or of one that Keycloak refuses to write. The
 //! records stay then, and [`Changed::records_kept`] says why.
 //!
-//! A lease without a fence rests on time. A holder begins nothing that rests on its
-//! lock (link, write, unlink, unlock) later than [`HOLD_MS`] after it took it, and
-//! others break a lock no sooner than [`STALE_MS`]. What Keycloak may still do to a
-//! request keeps the lock until it is stale: a holder that is not answered does not
-//! give it back.
+//! A lease without a fence rests on time. A holder begins nothing that rests on its lock (link,
+//! write, unlink, unlock) later than [`HOLD_MS`] after it took it, and others break a lock no
+//! sooner than [`STALE_MS`]. A holder that gets no answer does not give the lock back, because
+//! Keycloak may still carry out its request: the lock then stays until it is stale.
 //!
-//! A lock is broken by taking a link away, which hits whoever's it is by then. So
-//! whoever breaks one claims the right to it ([`BREAK_GROUP`]), looks again, and gives
-//! the claim back only when the deletion has been answered. Claims get stale as locks
-//! do, and are ended by their id: that hits no later one (see [`crate::keycloak::claim`]).
+//! A writer breaks a lock by deleting a link, and the deletion hits any link that is there by
+//! then. So a breaker first claims the right to break ([`BREAK_GROUP`]), looks again, and gives
+//! the claim back only when the deletion has been answered. Claims get stale as locks do. They
+//! are ended by their id, which hits no later claim (see [`crate::keycloak::claim`]).
 //!
-//! **What is assumed:** that a request which was sent takes effect once, within
-//! `STALE_MS - HOLD_MS` less what the writers' clocks differ by, or never.
+//! **Assumption:** a request takes effect once, within `STALE_MS - HOLD_MS` less the difference
+//! between the writers' clocks, or never.
 //!
-//! **What an administrator does by hand**, without the lock, is out of its reach. Saved
-//! between a writer's reading and its write, it is written over; what was opened before
-//! a write and is saved after it undoes that write. A change that is undone before it
-//! is read again is made anew, or told as [`ChangeError::NotAsWritten`].
+//! **Changes that an administrator makes by hand** take no lock, and this one does not guard
+//! them. A change saved between a writer's reading and its write is written over. A form opened
+//! before a write and saved after it undoes that write. A change that is undone before it is
+//! read again is made anew, or told as [`ChangeError::NotAsWritten`].
 //!
 //! [`OwnerChange`] is a state machine without I/O, like the exchange: the filter
 //! drives it by callouts, the command-line tool by a plain HTTP client.
@@ -54,27 +52,27 @@ use crate::machine::{Effect, Event};
 
 pub use error::ChangeError;
 
-/// The alias of the identity provider whose link on a user is the user's lock. It is
-/// disabled, and nobody logs in by it.
+/// The alias of the identity provider for locks: a user's link to it is the user's lock. The
+/// provider is disabled, and nobody logs in by it.
 pub const LOCK_PROVIDER: &str = "api-keys-lock";
-/// How the group begins that is held while a stale lock is broken; the owner's id
+/// The start of the name of the group that is held while a stale lock is broken; the owner's id
 /// follows.
 pub const BREAK_GROUP: &str = "api-keys-lock-break ";
 /// A holder begins nothing that rests on its lock later than this after it took it.
 pub const HOLD_MS: u64 = 10_000;
-/// A lock is taken for left behind when it is this old.
+/// A lock of this age is stale: its holder has left it behind.
 pub const STALE_MS: u64 = 45_000;
-/// Writes that are not found as they were written are repeated this often.
+/// The most writes of one change: a write that is read back differently is repeated.
 const WRITES_MAX: u32 = 3;
 /// The shortest and longest wait for a lock that somebody holds, at first.
 const WAIT_MS: std::ops::Range<u64> = 20..100;
-/// After so many waits they become longer, and longer again after as many, up to
-/// [`WAIT_FACTOR_MAX`] times: a lock that was left behind is asked for once in a while.
+/// The waits grow each time that so many are over, up to [`WAIT_FACTOR_MAX`] times the first: a
+/// lock that was left behind is asked for only now and then.
 const WAITS_ALIKE: u64 = 8;
 /// See [`WAITS_ALIKE`].
 const WAIT_FACTOR_MAX: u64 = 10;
 
-/// Where the owner is and what the change is allowed.
+/// A change: its owner, its edit and its limits.
 #[derive(Debug, Clone)]
 pub struct Change {
     /// The path of the realm's users, as in [`Realm`](crate::config::Realm).
@@ -83,7 +81,7 @@ pub struct Change {
     pub identity_provider: String,
     /// Keycloak's id of the owner.
     pub owner_id: String,
-    /// What is to change.
+    /// The change to make.
     pub edit: Edit,
     /// Names of accounts that may hold no key: the gateway's own.
     pub gateway_accounts: Vec<String>,
@@ -91,18 +89,18 @@ pub struct Change {
     pub disabled_owners: bool,
     /// Whether an owner that holds keys and has lost its link gets it again.
     pub relink: bool,
-    /// Names this change among all: at least 16 lower-case letters and digits.
+    /// A unique name of this change: at least 16 lower-case letters and digits.
     pub holder: String,
-    /// How long to wait for the lock.
+    /// The longest wait for the lock.
     pub wait_ms_max: u64,
-    /// How long to wait for an answer.
+    /// The longest wait for an answer.
     pub callout_timeout_ms: u64,
 }
 
-/// What to do next.
+/// The next step for the shell.
 #[derive(Debug)]
 pub enum ChangeOutput {
-    /// Do this and come back with its event.
+    /// Carry out this effect and come back with its event.
     Await(Effect),
     /// It is over.
     Done(Box<Result<Changed, ChangeError>>),
@@ -111,15 +109,16 @@ pub enum ChangeOutput {
 /// A change that was made, or was not needed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Changed {
-    /// What it came to.
+    /// The result of the change.
     pub edited: Edited,
     /// The owner's name.
     pub username: String,
     /// The owner's keys as they are now, the newest first.
     pub keys: Vec<KeySummary>,
-    /// Whether Keycloak gives the owner tokens: enabled, and nothing left to do.
+    /// Notes for the client: the owner is disabled, has actions left to do, or was linked
+    /// again.
     pub warnings: Vec<String>,
-    /// Why the records of keys that were ended by [`Edit::RevokeAll`] are still there.
+    /// The reason that [`Edit::RevokeAll`] could not remove the records of the keys it ended.
     pub records_kept: Option<ChangeError>,
 }
 
@@ -128,11 +127,11 @@ enum State {
     New,
     /// The answer of the lock's making.
     Locking,
-    /// After a lost answer or a refusal: whose lock is it?
+    /// After a lost answer or a refusal: the links, which name the lock's holder.
     Inspecting,
     /// The answer to the claim of the right to break it.
     Claiming,
-    /// Whose claim is it?
+    /// The claim, which names its holder.
     ReadingClaim,
     /// The links again, under the claim.
     InspectingAgain,
@@ -147,13 +146,13 @@ enum State {
     /// The answer to the end of all keys.
     EndingAll,
     ReadingUser,
-    /// Who else is linked under the owner's id?
+    /// Other users linked under the owner's id.
     ReadingHolders(Box<Written>),
     Linking(Box<Written>),
     Writing(Box<Written>),
     ReadingAgain(Box<Written>),
     Unlinking(Box<Changed>),
-    /// The answer to the end of a link that this change made, and has no key for.
+    /// The answer to the end of a link that this change made without a key to need it.
     TakingBack(Box<Result<Changed, ChangeError>>),
     Unlocking(Box<Result<Changed, ChangeError>>),
     Over,
@@ -174,7 +173,7 @@ struct Written {
     before: User,
     after: User,
     edited: Edited,
-    /// Why nothing is known of the write.
+    /// The reason that the fate of the write is unknown.
     lost: Option<String>,
 }
 
@@ -188,7 +187,7 @@ pub struct OwnerChange {
     locked_at: UnixMillis,
     /// The lock is to be given back.
     held: bool,
-    /// What became of the lock's making, if nothing came of it.
+    /// The fault of the lock's making, if the lock is not there.
     lock_failure: Option<String>,
     /// When the right to break the lock was claimed.
     claimed_at: UnixMillis,
@@ -235,19 +234,19 @@ impl OwnerChange {
         &self.change.owner_id
     }
 
-    /// Whether it waits for the answer to its first call: if that is a refusal, nothing
-    /// has been done.
+    /// Whether it waits for the answer to its first call. A refusal of that call means that
+    /// nothing was changed.
     #[must_use]
     pub const fn is_at_its_first_call(&self) -> bool {
         matches!(self.state, State::Locking) && self.waits == 0
     }
 
-    /// Says what to do first. `bearer` is the token that the calls are made with.
+    /// Gives the first effect. `bearer` is the token for the calls.
     pub fn begin(&mut self, bearer: &str, now: UnixMillis) -> ChangeOutput {
         self.handle_event(Event::TURN, bearer, now)
     }
 
-    /// Takes the outcome of the latest effect and says what to do next.
+    /// Takes the outcome of the latest effect and gives the next one.
     pub fn handle_event(
         &mut self,
         event: Event<'_>,
@@ -340,14 +339,14 @@ impl OwnerChange {
         link.id.eq_ignore_ascii_case(&self.change.holder)
     }
 
-    /// Whether what is begun now is over before somebody else may hold the lock.
+    /// Whether a step begun now is over before another writer may hold the lock.
     fn may_go_on(&self, now: UnixMillis) -> bool {
         is_within_hold(self.locked_at, now)
     }
 }
 
 fn is_within_hold(since: UnixMillis, now: UnixMillis) -> bool {
-    // A clock that was set back says nothing.
+    // After a clock was set back, the age is unknown.
     since <= now && now.since_ms(since) < HOLD_MS
 }
 
@@ -383,7 +382,7 @@ fn fault_in(step: &'static str, fault: OwnerFault, event: Event<'_>) -> ChangeEr
     }
 }
 
-/// Whether the same request is refused again, whenever it is sent.
+/// Whether Keycloak would refuse the same request at any later time.
 const fn is_final(status: u16) -> bool {
     matches!(status, 400..=499) && !matches!(status, 408 | 429)
 }
@@ -404,13 +403,13 @@ fn find<'a>(links: &'a [Link], provider: &str) -> Option<&'a Link> {
     links.iter().find(|link| link.provider == provider)
 }
 
-/// Whether a lock or a claim was left behind, by the text that its holder wrote.
+/// Whether a lock or a claim is stale, by its holder's text.
 fn is_stale(text: &str, now: UnixMillis) -> bool {
     now.since_ms(taken_at(text)) >= STALE_MS
 }
 
-/// When a lock or a claim was taken. One that does not say it is none of ours, and would
-/// stay for ever if it were not as old as can be.
+/// The instant at which a lock or a claim was taken. A text without an instant is not ours; it
+/// counts as the oldest, or it would stay for ever.
 fn taken_at(text: &str) -> UnixMillis {
     text.rsplit_once('@')
         .and_then(|(_, at)| at.parse().ok())

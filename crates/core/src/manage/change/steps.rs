@@ -19,16 +19,16 @@ impl OwnerChange {
         let links = read_links(event)?;
         let lock = find(&links, LOCK_PROVIDER);
         let ours = lock.filter(|lock| self.is_ours(lock));
-        // An earlier one of ours, whose answer was lost, may be the one.
+        // The link may come from an earlier attempt of ours with a lost answer.
         let taken_at = ours.map_or(self.locked_at, |lock| taken_at(&lock.name));
         self.locked_at = self.locked_at.min(taken_at);
         self.held = ours.is_some() && self.may_go_on(now);
         if !self.held {
-            // Taken a moment ago, and not shown: Keycloak takes links to what is not there.
+            // Taken a moment ago, and not shown: Keycloak accepts links to a missing provider.
             if lock.is_none() && self.may_go_on(now) {
                 return Err(ChangeError::NoLockProvider);
             }
-            // Too slow: somebody breaks it, or has by now.
+            // Too slow: another writer breaks the lock, or has broken it.
             return self.wait(now);
         }
         let provider = &self.change.identity_provider;
@@ -58,7 +58,7 @@ impl OwnerChange {
                 Ok((State::EndingAll, self.call(call)))
             }
             Some(Ok(())) => Err(lost(step, "it is still there")),
-            // It may be taken away still: nobody is to link before that.
+            // The link may still be deleted: nobody may link before that.
             Some(Err(why)) => {
                 self.held = false;
                 Err(lost(step, &why))
@@ -164,7 +164,7 @@ impl OwnerChange {
                 self.linked = Linked::Yes;
                 self.link_made = true;
             }
-            // It may be made still: until then nobody is to take away the last key and
+            // The link may still be made: until then nobody may take away the last key and
             // unlink.
             Ok(Err(fault @ OwnerFault::Status(500..))) => {
                 self.held = false;
@@ -199,7 +199,7 @@ impl OwnerChange {
         bearer: &str,
     ) -> Step {
         match status(event) {
-            // Keycloak may have taken it all the same: the user is read to see.
+            // Keycloak may have carried out the write all the same: reading the user tells.
             Ok(status @ 500..) => written.lost = Some(format!("status {status}")),
             Err(why) => written.lost = Some(loggable(why)),
             // Another user has its name or address.
@@ -221,7 +221,7 @@ impl OwnerChange {
     ) -> Step {
         let found = match (self.user(event), &written.lost) {
             (Ok(found), _) => found,
-            // It may be written still: nobody is to read before that.
+            // The write may still arrive: nobody may read before that.
             (Err(_), Some(why)) => {
                 self.held = false;
                 return Err(ChangeError::Unknown(why.clone()));
@@ -246,11 +246,11 @@ impl OwnerChange {
         if self.writes >= WRITES_MAX || !self.may_go_on(now) {
             return Err(ChangeError::NotAsWritten);
         }
-        // Somebody who takes no lock wrote in between: the change is made anew on that.
+        // A writer without a lock wrote in between: the change is made anew on its data.
         Ok(self.read_user(State::ReadingUser, bearer))
     }
 
-    /// The owner is as it should be: takes the link away where no key is left.
+    /// The owner is as it was written: takes the link away where no key is left.
     fn settle(
         &mut self,
         found: &User,
@@ -299,7 +299,8 @@ impl OwnerChange {
         bearer: &str,
         now: UnixMillis,
     ) -> (State, ChangeOutput) {
-        // It may be on its way still: nobody is to make a key and link before that.
+        // The deletion may still be on its way: nobody may make a key and link before it
+        // arrives.
         if status(event).is_ok_and(|status| status < 500) {
             self.unlock(Ok(changed), bearer, now)
         } else {

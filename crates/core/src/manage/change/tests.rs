@@ -63,7 +63,7 @@ fn rotate(id: &str, by: &str, grace_ms: u64) -> Edit {
     }
 }
 
-/// A realm whose owner holds these keys, and is linked if it holds any.
+/// A realm with one owner, who holds these keys, and is linked if it holds any.
 fn realm(ids: &[&str]) -> Keycloak {
     let mut keycloak = Keycloak::new();
     let mut owner = keycloak.owner();
@@ -82,7 +82,7 @@ fn ids(keycloak: &Keycloak) -> Vec<String> {
     ids.map(str::to_owned).collect()
 }
 
-/// What becomes of a call.
+/// The fate of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     /// It is answered.
@@ -104,7 +104,7 @@ enum Fate {
 /// How a change went.
 struct Ran {
     result: Result<Changed, ChangeError>,
-    /// What was called, as [`asked`] has it.
+    /// The calls made, in the form of [`asked`].
     calls: Vec<String>,
 }
 
@@ -132,8 +132,8 @@ fn asked(call: &Call) -> String {
     format!("{} {last}", call.method)
 }
 
-/// Runs a change to its end; `meanwhile` is told each call before it is made, and says
-/// what becomes of it. Every call takes 10 ms.
+/// Runs a change to its end; `meanwhile` sees each call before it is made, and decides its
+/// fate. Every call takes 10 ms.
 fn run(
     keycloak: &mut Keycloak,
     change: Change,

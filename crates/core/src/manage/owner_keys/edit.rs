@@ -8,11 +8,11 @@ use crate::api_key::record::{
 use crate::clock::UnixMillis;
 use crate::keycloak::owner::OWNER_BYTES_MAX;
 
-/// Records that one owner can hold at most for each key that counts: a key in its
-/// grace is one beside its replacement.
+/// The most records of one owner for each key that counts: a key in its grace is one beside its
+/// replacement.
 const RECORDS_PER_KEY: usize = 2;
 
-/// A key that is to be stored.
+/// A key to store.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NewKey {
     /// Its id.
@@ -86,7 +86,7 @@ pub enum Edit {
         /// Keys that the owner may hold.
         keys_max: usize,
     },
-    /// Takes a key away; one that is not there is none to take.
+    /// Takes a key away; does nothing if the key is not there.
     Revoke {
         /// The key.
         id: String,
@@ -98,19 +98,19 @@ pub enum Edit {
 }
 
 impl Edit {
-    /// Whether the owner has to be able to use keys for it.
+    /// Whether the change needs an owner that can use keys.
     #[must_use]
     pub const fn gives_a_key(&self) -> bool {
         !matches!(self, Self::Revoke { .. } | Self::RevokeAll | Self::Reindex)
     }
 
-    /// Whether the owner has to be linked to the gateway's identity provider for it.
+    /// Whether the change needs an owner that is linked to the gateway's identity provider.
     #[must_use]
     pub const fn needs_the_link(&self) -> bool {
         !matches!(self, Self::Revoke { .. } | Self::RevokeAll)
     }
 
-    /// The keys that it is about; none where it is about all of them.
+    /// The keys that the change names; none if it is about all keys.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         let (first, second) = match self {
             Self::Create { key, .. } | Self::Import { key, .. } => (Some(&key.id), None),
@@ -125,8 +125,7 @@ impl Edit {
 
     /// Changes an owner's attributes.
     ///
-    /// # Errors
-    /// [`EditRefused`]; the attributes are to be thrown away then.
+    /// # Errors [`EditRefused`]; the caller must then throw the attributes away.
     pub fn apply(
         &self,
         attributes: &mut Attributes,
@@ -165,7 +164,7 @@ impl Edit {
                 for id in &ids {
                     remove(attributes, id);
                 }
-                // Values that are no key's as well.
+                // Values that belong to no key go as well.
                 attributes.remove(KEYS_ATTRIBUTE);
                 attributes.remove(INDEX_ATTRIBUTE);
                 Ok(Edited {
@@ -185,7 +184,7 @@ impl Edit {
     }
 }
 
-/// What a change came to.
+/// The result of a change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Edited {
     /// The key that was added.
@@ -203,7 +202,7 @@ impl Edited {
     }
 }
 
-/// Why a change is not made.
+/// Reasons a change is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EditRefused {
     /// The owner holds as many keys as it may.
@@ -244,7 +243,7 @@ pub enum EditRefused {
          them all; revoke them, or have the owner linked again (apikeys reindex)"
     )]
     Unlinked,
-    /// The owner is larger than what a gateway reads.
+    /// The owner is larger than a gateway reads.
     #[error(
         "the owner's record is larger than what a gateway reads of it ({} KiB), so none of its \
          keys would work: have less in the user's attributes",
@@ -295,13 +294,13 @@ fn rotate(
     sweep(attributes, now);
     check_free(attributes, &key.id)?;
     let mut edited = Edited::of(&key.id);
-    // The new key counts in the old one's place, so what may be held is no question.
+    // The new key counts in the old one's place, so the limit does not matter here.
     if grace_ms == 0 {
         remove(attributes, id);
         edited.ended.push(id.to_owned());
     } else {
         check_records(attributes, keys_max)?;
-        // Stored in whole seconds: up, so that a grace of a second is one.
+        // Stored in whole seconds, rounded up, so that a grace of one second lasts that long.
         let grace_until = now.plus_ms(grace_ms.saturating_add(999)).min(old_end);
         put_one(attributes, Field::GraceUntil, id, &grace_until.to_rfc3339());
         put_one(attributes, Field::ReplacedBy, id, &key.id);
@@ -310,7 +309,7 @@ fn rotate(
     Ok(edited)
 }
 
-/// Takes away what rotations have left behind: replaced keys whose grace is over.
+/// Removes the remains of rotations: replaced keys whose grace is over.
 fn sweep(attributes: &mut Attributes, now: UnixMillis) {
     let over: Vec<String> = list(attributes, now)
         .into_iter()
@@ -322,7 +321,7 @@ fn sweep(attributes: &mut Attributes, now: UnixMillis) {
     }
 }
 
-/// The wait for the owner's lock may have been longer than the key's life.
+/// Refuses a key that ended while its request waited for the owner's lock.
 fn check_end(key: &NewKey, now: UnixMillis) -> Result<(), EditRefused> {
     if key.expires_at <= now {
         return Err(EditRefused::EndsBeforeItBegins);
@@ -330,9 +329,8 @@ fn check_end(key: &NewKey, now: UnixMillis) -> Result<(), EditRefused> {
     Ok(())
 }
 
-/// Every record counts, expired or not: each is one more to look through, and one
-/// that an expired key's holder may ask to have prolonged. A key that has a
-/// replacement does not, since that one does.
+/// Every record counts, expired or not: it must be looked through, and the holder of an expired
+/// key may ask to prolong it. A replaced key does not count, since its replacement does.
 fn check_room(attributes: &Attributes, max: usize) -> Result<(), EditRefused> {
     let held = held(attributes);
     if held >= max {
@@ -341,7 +339,7 @@ fn check_room(attributes: &Attributes, max: usize) -> Result<(), EditRefused> {
     check_records(attributes, max)
 }
 
-/// Keys that do not count have an end all the same.
+/// Records of keys that do not count are limited all the same.
 fn check_records(attributes: &Attributes, max: usize) -> Result<(), EditRefused> {
     if records(attributes) >= max.saturating_mul(RECORDS_PER_KEY) {
         let held = held(attributes);
@@ -376,7 +374,7 @@ fn check_free(attributes: &Attributes, id: &str) -> Result<(), EditRefused> {
 
 fn add(attributes: &mut Attributes, key: &NewKey) {
     let id = &key.id;
-    // The index may name the id already, where another tool took a key away by half.
+    // The index may name the id already, if another tool removed only half of a key.
     keep(attributes, INDEX_ATTRIBUTE, |value| {
         value != index_value(id)
     });
@@ -385,7 +383,7 @@ fn add(attributes: &mut Attributes, key: &NewKey) {
     };
     push(KEYS_ATTRIBUTE, key_value(id, &key.hash_text));
     push(INDEX_ATTRIBUTE, index_value(id));
-    // Keycloak keeps no empty value, and would not be as it was written.
+    // Keycloak keeps no empty value, so the owner would be read back differently.
     if !key.name.is_empty() {
         put_one(attributes, Field::Name, id, &key.name);
     }
@@ -418,7 +416,7 @@ fn keep(attributes: &mut Attributes, name: &str, wanted: impl Fn(&str) -> bool) 
     put(attributes, name, values);
 }
 
-/// Sets an attribute; one without a value is taken away, since Keycloak keeps none.
+/// Sets an attribute, or removes it if it has no value: Keycloak keeps no empty attribute.
 fn put(attributes: &mut Attributes, name: &str, values: Vec<String>) {
     if values.is_empty() {
         attributes.remove(name);

@@ -1,8 +1,8 @@
 //! The keys of one owner as Keycloak stores them: listed, and changed.
 //!
-//! An [`Edit`] is applied to the attributes that were just read under the owner's
-//! lock, so whatever it decides (is there room, is the key there, is it rotating)
-//! it decides on what will be written over. No other key's attributes are touched.
+//! An [`Edit`] is applied to attributes that were just read under the owner's lock. So all its
+//! checks (room, presence of the key, rotation) see the very data that the write replaces. No
+//! other key's attributes are touched.
 
 mod edit;
 
@@ -15,7 +15,7 @@ use crate::clock::UnixMillis;
 
 pub use edit::{Edit, EditRefused, Edited, NewKey, Replacement};
 
-/// What is to become of a key, now.
+/// The state of a key, now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyState {
     /// It works.
@@ -41,7 +41,7 @@ impl KeyState {
     }
 }
 
-/// What may be told of a key: everything but its hash.
+/// The public part of a key: everything but its hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeySummary {
     /// The public id.
@@ -72,7 +72,7 @@ impl KeySummary {
         }
     }
 
-    /// The key as clients see it: never its hash, and nothing that is not known.
+    /// The key as clients see it: never its hash, and no unknown members.
     #[must_use]
     pub fn view(&self, last_used: Option<UnixMillis>) -> Value {
         let mut view = Map::new();
@@ -99,9 +99,9 @@ impl KeySummary {
     }
 }
 
-/// Whether a text can be the name of a key: 1 to 100 printable characters. Characters
-/// that cannot be seen, or that turn the direction of what follows, are not: a name is
-/// shown in tables and logs.
+/// Whether a text can be the name of a key: 1 to 100 printable characters. A name is shown in
+/// tables and logs, so invisible characters and those that turn the writing direction are not
+/// allowed.
 #[must_use]
 pub fn is_key_name(text: &str) -> bool {
     let unseen = |c: char| {
@@ -127,7 +127,7 @@ fn key_id(value: &str) -> Option<&str> {
     Some(value.strip_prefix("key:")?.split_once(':')?.0)
 }
 
-/// An owner's keys, the newest first; those whose making is unknown last.
+/// An owner's keys, the newest first; those without a known instant of creation last.
 #[must_use]
 pub fn list(attributes: &Attributes, now: UnixMillis) -> Vec<KeySummary> {
     let mut keys: Vec<KeySummary> = Vec::new();
@@ -173,8 +173,7 @@ fn summary(attributes: &Attributes, id: &str, now: UnixMillis) -> KeySummary {
     }
 }
 
-/// Whether two owners' attributes say the same of keys, whatever else they say and
-/// in whatever order.
+/// Whether two owners' attributes agree on keys, in any order; other attributes do not count.
 #[must_use]
 pub fn same_keys(a: &Attributes, b: &Attributes) -> bool {
     let of_keys = |attributes: &Attributes| -> Vec<(String, Vec<String>)> {

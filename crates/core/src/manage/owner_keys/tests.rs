@@ -1,5 +1,5 @@
-//! Tests of the edits, each as it is made; rotations are in `rotation`, and what
-//! all of them leave alone in `left_alone`.
+//! Tests of the edits, each at its making; `rotation` holds the rotations, and `left_alone` the
+//! attributes that no edit touches.
 
 mod left_alone;
 mod rotation;
@@ -139,7 +139,7 @@ fn an_owner_holds_no_more_keys_than_it_may() {
     refused(&attributes, &create(C, 2), too_many(2, 2));
     refused(&attributes, &import(C, 2), too_many(2, 2));
     refused(&attributes, &create(C, 0), too_many(2, 0));
-    // An expired one counts, and so does what another tool left.
+    // An expired key counts, and so does a key that another tool left.
     set(&mut attributes, Field::ExpiresAt, A, "2020-01-01T00:00:00Z");
     refused(&attributes, &create(C, 2), too_many(2, 2));
     attributes
@@ -188,7 +188,7 @@ fn an_import_that_is_made_twice_is_made_once() {
     let mut attributes = owner(&[B]);
     assert_eq!(made(&mut attributes, &import(A, 2)), added(A));
     let once = attributes.clone();
-    // There is no room for it any more, and none is needed.
+    // There is no room for it any more, but it needs none.
     assert_eq!(made(&mut attributes, &import(A, 1)), Edited::default());
     assert_eq!(attributes, once);
 }
@@ -201,7 +201,7 @@ fn an_import_is_not_indexed_twice() {
     assert_eq!(attributes[INDEX_ATTRIBUTE], [index_value(A)]);
 }
 
-/// Owners of a key A whose record cannot be used.
+/// Owners with a key A and an unusable record of it.
 fn broken() -> Vec<(Attributes, RecordError)> {
     let with = |change: &dyn Fn(&mut Attributes)| {
         let mut attributes = owner(&[A]);
@@ -283,7 +283,7 @@ fn reindexing_names_the_keys_that_are_there_each_once() {
     attributes.insert(INDEX_ATTRIBUTE.to_owned(), index);
     let before = attributes.clone();
     assert_eq!(made(&mut attributes, &Edit::Reindex), Edited::default());
-    // No key's text leads to an id of another shape, so none is found by it.
+    // No key's text leads to an id of another shape, so no key is found by it.
     assert_eq!(
         attributes[INDEX_ATTRIBUTE],
         [A, imported, B].map(index_value)

@@ -1,8 +1,8 @@
-//! Invariant 13: what a stranger can cost is bounded, and nobody else pays for it.
+//! Invariant 13: the cost of a stranger is bounded, and nobody else pays for it.
 //!
-//! From one address a worker tells so many keys that they are no good, and no more; so
-//! many keys that it has never seen it looks up; and who has done nothing is never told
-//! to wait, nor is a key that was exchanged a moment ago.
+//! A worker refuses a bounded number of bad keys for one address, and no more. It looks up a
+//! bounded number of keys that are new to it. A client that has done nothing is never told to
+//! wait, nor is a key that was exchanged a moment ago.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +14,13 @@ use super::{Checker, Ended, Seen, Word, holds};
 use crate::request::{Address, Credential, End, Request};
 use crate::truth::Truth;
 
-// Not the core's own numbers, which are what is checked.
+// Its own numbers: those of the core are under test.
 const LOOKUPS_PER_SECOND: u64 = 50;
 const LOOKUPS_BURST: usize = 100;
 /// A turn is used up to 40 ms after it came, and a host may be a little late.
 const TURNS_LATE: usize = 6;
-/// How long an entry lives at the least that was made just now: the shortest TTL of
-/// these runs, and half of the shortest token.
+/// The shortest life of a new entry: the shortest TTL of these runs, and half of the shortest
+/// token's life.
 const WARM_MS: u64 = 900;
 
 /// A worker, and its filter for a route.
@@ -32,17 +32,16 @@ fn place(request: &Request) -> Place {
 
 #[derive(Default)]
 pub struct Abuse {
-    /// Refusals by worker and address: when, since the worker began or its clock was set.
+    /// Instants of refusals by worker and address, since the worker began or its clock was set.
     refusals: BTreeMap<(Place, Address), (Era, Vec<u64>)>,
-    /// Requests whose key nobody has, and when they were looked up first, since the worker
-    /// began or its clock was set.
+    /// Requests with a key that nobody has, and the instants of their first look-ups, since the
+    /// worker began or its clock was set.
     lookups: BTreeMap<Place, (Era, BTreeMap<u64, u64>)>,
-    /// When a key came fresh from Keycloak.
+    /// The instant at which a key came fresh from Keycloak.
     fresh: BTreeMap<(Place, usize), (Era, u64)>,
 }
 
-/// The worker's generation, how often its clock was set, and how often its owners were
-/// changed, as far as that can be seen.
+/// The worker's generation, and the number of times that its clock was set.
 type Era = (u32, usize);
 
 fn era(ended: &Ended<'_>) -> Era {
@@ -86,7 +85,7 @@ impl Abuse {
         if call.method != "GET" || !matches!(request.credential, Credential::Unknown(_)) {
             return Ok(());
         }
-        // A worker that is new, or whose clock was set, has its burst again.
+        // A new worker, or one with its clock set, has its burst again.
         let era = (generation, clock_sets);
         let (since, lookups) = self.lookups.entry(place(request)).or_default();
         if *since != era {
@@ -128,7 +127,7 @@ impl Abuse {
             times.clear();
         }
         times.push(ended.node_now);
-        // As many as may be at once, and one for each of its intervals that passed.
+        // The burst, and one for each interval that has passed.
         let broken = times.iter().enumerate().find(|(at, first)| {
             let earned = (ended.node_now - **first) * limit / 60_000;
             (times.len() - at) as u64 > limit + earned + 1
@@ -164,7 +163,8 @@ impl Abuse {
                 let Some((since, made_at)) = self.fresh.get(&at).copied() else {
                     return Ok(());
                 };
-                // Told or not, an owner whose key is good again may have been revoked.
+                // The owner may have been revoked before its key was good again, whether the
+                // node was told or not.
                 let hold = truth.good_since(ended.realm, &key);
                 let undisturbed = hold.is_some_and(|hold| hold.from < made_at)
                     && !truth.told_any_since(ended.request.node, ended.realm, made_at);

@@ -1,14 +1,14 @@
 //! Invariant 7: every request gets an answer, within its deadline.
 //!
-//! The deadline is twice the time-out of a callout; for who queues for a
-//! verification, or follows one who does, what the queue takes on top.
+//! The deadline is twice the time-out of a callout. A request that queues for a verification,
+//! or follows one that does, has the time in the queue on top.
 
 use super::{Checker, Ended, Seen, Word, holds};
 use crate::truth::Truth;
 
-/// What a worker's own doing, and the rounding to milliseconds, may add.
+/// Extra time for the worker's own work, and for rounding to milliseconds.
 const SLACK_MS: u64 = 50;
-/// What a full queue of the costs of these runs takes, at 0.4 ms a round.
+/// The time of a full queue with the costs of these runs, at 0.4 ms a round.
 const QUEUE_MS: u64 = 65 * 32 * 2 / 5;
 
 /// The time-out of a wait for others, beside the wait itself.
@@ -20,7 +20,7 @@ pub struct Answered;
 pub fn longest_ms(ended: &Ended<'_>) -> u64 {
     let callout = ended.config.callout_timeout_ms;
     let queue = QUEUE_MS + callout;
-    // A step backwards hides what passed since the last answer, a time-out at most.
+    // A step backwards hides the time since the last answer, a time-out at most.
     let timeout = if ended.waited {
         WAIT_MS.max(callout)
     } else {

@@ -1,7 +1,7 @@
 //! Invariant 11: an answer of Keycloak is checked before it is believed.
 //!
-//! Whoever is given an answer that nobody may believe (another's record, two owners,
-//! a token of another subject) is refused, at once.
+//! A request whose answer nobody may believe (another's record, two owners, a token of another
+//! subject) is refused, at once.
 
 use apikeys_core::exchange::Output;
 

@@ -3,7 +3,7 @@
 use super::{Checker, Seen, Word, holds};
 use crate::truth::Truth;
 
-// Not the core's own numbers, which are what is checked.
+// Its own number: the core's is under test.
 const PENDING_MAX: usize = 1024;
 const FAILURES_MAX: usize = 1024;
 const QUEUE_MAX: usize = 64;

@@ -1,8 +1,7 @@
-//! Invariant 4: whatever fails, the request is refused.
+//! Invariant 4: after any failure, the request is refused.
 //!
-//! What goes on to the service has a token that Keycloak gave, or carries no key and
-//! may pass by policy, or carries one that Keycloak does not know while the fallback
-//! lasts.
+//! A request that goes on to the service has a token that Keycloak gave, or carries no key and
+//! may pass by policy, or carries a key that Keycloak does not know while the fallback lasts.
 
 use apikeys_core::config::OnMissingKey;
 use apikeys_core::exchange::Pass;

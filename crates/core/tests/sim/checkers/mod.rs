@@ -1,7 +1,7 @@
 //! Holds a run against the invariants of ARCHITECTURE.md, one in a file.
 //!
-//! A checker sees what a gateway says and lets out, and what is true, and nothing of
-//! what its caches hold but how much. It is told of each step; the first violation ends the run.
+//! A checker sees the outputs of a gateway and the truth, and of its caches the sizes alone. It
+//! sees each step; the first violation ends the run.
 
 mod abuse;
 mod answered;
@@ -25,24 +25,25 @@ use super::node::ClockSteps;
 use super::request::{End, Request};
 use super::truth::Truth;
 
-/// What a checker is told.
+/// A happening that a checker sees.
 pub enum Seen<'a> {
-    /// An exchange said what to do next.
+    /// An exchange gave its next output.
     Step {
         request: &'a Request,
         /// The time by the node's clock.
         node_now: u64,
-        /// How often the node's clock was set, and how many workers were in this one's place.
+        /// The number of times that the node's clock was set, and of workers in this one's
+        /// place before it.
         era: (usize, u32),
         output: &'a Output,
-        /// It was just given an answer that nobody may believe: what is wrong with it.
+        /// The fault of the answer that it was just given, if nobody may believe that answer.
         poison: Option<&'static str>,
     },
     /// A request was answered, or went on to the service.
     Ended(&'a Ended<'a>),
-    /// Something was said where others read it: in a log, to a client.
+    /// A text went where others read it: to a log, to a client.
     Said(&'a str),
-    /// How much a worker holds.
+    /// The sizes of a worker's state.
     Sizes {
         worker: Sizes,
         /// Admin events that it remembers.
@@ -57,7 +58,7 @@ pub enum Seen<'a> {
         name: &'a str,
         value: &'a [u8],
     },
-    /// A worker to which no request is left.
+    /// A worker with no request left.
     Idle { worker: Sizes, places: usize },
     /// Nothing is left to happen.
     Closed { unanswered: usize, reuses: u32 },
@@ -76,29 +77,29 @@ pub struct Ended<'a> {
     pub node_now: u64,
     /// When it was sent.
     pub sent_at: u64,
-    /// How often the node's clock was set.
+    /// The settings of the node's clock.
     pub clock: &'a ClockSteps,
-    /// Turns that it took at once.
+    /// Turns that it took without a wait.
     pub turns: u32,
     /// Whether it waited for others.
     pub waited: bool,
     /// The rounds of bcrypt of the record that it was last shown.
     pub rounds: u32,
-    /// How many workers there were in this one's place before it.
+    /// The number of workers in this one's place before it.
     pub generation: u32,
-    /// No fault is or was possible that could have kept it from its token.
+    /// The instant since which no fault could have kept it from its token.
     pub calm_since: Option<u64>,
 }
 
 /// Something that must not be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// The number of the invariant; 0 for what all of it is for.
+    /// The number of the invariant; 0 for the purpose of it all.
     pub invariant: u8,
     pub what: String,
 }
 
-/// A checker's word: nothing, or what is wrong.
+/// A checker's word: nothing, or the violation.
 pub type Word = Result<(), String>;
 
 /// Holds a run against one invariant.
@@ -107,7 +108,8 @@ pub trait Checker {
     fn invariant(&self) -> u8;
 
     /// # Errors
-    /// What is wrong.
+    ///
+    /// The violation.
     fn see(&mut self, seen: &Seen<'_>, truth: &Truth) -> Word;
 }
 
@@ -151,7 +153,7 @@ impl Jury {
     }
 }
 
-/// Says what is wrong unless it holds.
+/// Gives the violation unless the condition holds.
 fn holds(condition: bool, what: impl FnOnce() -> String) -> Word {
     if condition { Ok(()) } else { Err(what()) }
 }

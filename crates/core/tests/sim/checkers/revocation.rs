@@ -1,9 +1,9 @@
-//! Invariant 3: what was revoked is exchanged no longer than the stated bound.
+//! Invariant 3: a revoked key is exchanged no longer than the stated bound.
 //!
-//! The bound is the TTL (and `stale_if_error_seconds`), from the look-up on, and the longest that an exchange takes
-//! after its look-up. On a node that was told of the revocation it is a second, for what
-//! is cached and for an exchange that is under way: by a tool, or by the answer to a poll.
-//! In calm weather, in which no event is lost, it is the time between two polls, a tick
+//! The bound is the TTL (and `stale_if_error_seconds`), from the look-up on, and the longest
+//! time that an exchange takes after its look-up. On a node that was told of the revocation, by
+//! a tool or by the answer to a poll, it is a second, for cached tokens and for exchanges under
+//! way. In calm weather, in which no event is lost, it is the time between two polls, a tick
 //! and a second. A clock that is set back moves neither.
 
 use super::answered::longest_ms;
@@ -11,7 +11,7 @@ use super::{Checker, Seen, Word, holds};
 use crate::polls::TICK_MS;
 use crate::truth::Truth;
 
-/// How long a node takes from being told.
+/// The longest time from the news to its effect on a node.
 const TOLD_MS: u64 = 1000;
 
 pub struct Revocation;
@@ -33,7 +33,7 @@ impl Checker for Revocation {
         let Some(last) = last else {
             return Ok(());
         };
-        // What may be used past its TTL when Keycloak cannot be asked may be used so long.
+        // A token may be used past its TTL for so long when Keycloak cannot be asked.
         let ttl = ended.config.cache_ttl_ms + ended.config.stale_if_error_ms;
         let took = ended.now - ended.sent_at;
         let bound = ttl.max(took.min(longest_ms(ended)));
@@ -43,14 +43,13 @@ impl Checker for Revocation {
         })?;
         let (node, owner) = (ended.request.node, &issued.subject);
         let told = truth.told_since(node, ended.realm, owner, last);
-        // A route without shared data is told of nothing.
+        // A route without shared data gets no news.
         let told = told.filter(|_| ended.config.l2_slots > 0);
         let late = told.map_or(0, |told| ended.now.saturating_sub(told));
         holds(late <= TOLD_MS, || {
             format!("exchanged {late} ms after the node was told that {owner} is revoked")
         })?;
-        // What was changed about another, who has the same key's index now, is no event of
-        // this one.
+        // A change to another owner, now in the index of the same key, is no event of this one.
         let own = truth.last_own(ended.realm, &key, &issued.subject, ended.now);
         let (poll, own) = (ended.config.revocation_poll_ms, own.unwrap_or(last));
         let late = ended.now.saturating_sub(own);

@@ -1,7 +1,7 @@
-//! Invariant 5: no key, hash, assertion, token or signing key is said anywhere.
+//! Invariant 5: no key, hash, assertion, token or signing key appears in any text.
 //!
-//! All secrets of a run hold a mark; what is looked for is each mark in plain, in
-//! base64 at each of its three alignments, in hexadecimal digits and URL-encoded.
+//! All secrets of a run hold a mark. The checker looks for each mark in plain, in base64 at
+//! each of its three alignments, in hexadecimal digits and URL-encoded.
 
 use std::sync::LazyLock;
 
@@ -16,18 +16,18 @@ use crate::truth::Truth;
 
 /// A part of the signing key's text.
 const KEY_BODY: &str = SIGNING_KEY.split_at(48).1;
-/// What the head of each assertion of ours becomes.
+/// The encoded head of each assertion of ours.
 const ASSERTION: &str = "eyJ0eXAiOiJKV1QiLCJhbGciOiJFUzI1NiI";
 
-/// Keys, hashes and the signing key: they may stand nowhere at all.
+/// Keys, hashes and the signing key: they may appear nowhere at all.
 static NOWHERE: LazyLock<AhoCorasick> =
     LazyLock::new(|| finder(&[MARK, KEY_BODY, "$2b$04$", "$2b$05$", "$sha256$"]));
-/// Tokens and assertions: with those they may stand in no text that anybody reads.
+/// Tokens and assertions: like those, they may not appear in a text that anybody reads.
 static UNSAID: LazyLock<AhoCorasick> = LazyLock::new(|| finder(&[SIGNATURE, ASSERTION]));
 
 fn finder(marks: &[&str]) -> AhoCorasick {
     let forms = marks.iter().flat_map(|mark| forms(mark.as_bytes()));
-    // What is found by chance would say nothing.
+    // Short forms would be found by chance.
     let forms = forms.filter(|(_, form)| form.len() >= 7);
     let forms: Vec<Vec<u8>> = forms.map(|(_, form)| form).collect();
     AhoCorasick::new(&forms).unwrap()

@@ -1,4 +1,4 @@
-//! What all of it is for: a good key gets its token, where nothing is in the way.
+//! The purpose of it all: a good key gets its token, where nothing is in the way.
 //!
 //! Without this a gateway that refuses everything would hold every invariant.
 
@@ -9,10 +9,9 @@ use super::{Checker, Seen, Word, holds};
 use crate::request::{Address, End};
 use crate::truth::Truth;
 
-/// How long a key must have been good, beside what a refusal is remembered for.
+/// The time that a key must have been good, beside the life of a remembered refusal.
 const SETTLED_MS: u64 = 10_000;
-/// A key whose end is nearer than this may be refused: its token would last for no
-/// second.
+/// A key with an end nearer than this may be refused: its token would not last for a second.
 const END_MS: u64 = 5_000;
 
 pub struct Serves;

@@ -1,7 +1,7 @@
 //! Invariant 8: a worker is held for one slice at most.
 //!
-//! Whoever was verified has come back for a turn after each slice of its rounds; so
-//! has whoever was refused for its secret.
+//! Each verification has come back for a turn after each slice of its rounds, and so has each
+//! refusal of a wrong secret.
 
 use apikeys_core::exchange::Source;
 
@@ -9,8 +9,8 @@ use super::{Checker, Seen, Word, holds};
 use crate::request::End;
 use crate::truth::Truth;
 
-/// Rounds that take a worker no longer than a slice may; not the core's own number,
-/// which is what is checked.
+/// Rounds that take a worker no longer than a slice may; its own number, since the core's is
+/// under test.
 const ROUNDS_PER_SLICE: u32 = 12;
 
 pub struct Slices;

@@ -1,5 +1,5 @@
-//! The switch of the mutations: a part of the copy that `scripts/sim.sh proofs` makes, and of no
-//! other build.
+//! The switch of the mutations: in the copy that `scripts/sim.sh proofs` makes, and in no other
+//! build.
 
 use std::cell::Cell;
 

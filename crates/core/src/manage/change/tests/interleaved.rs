@@ -1,5 +1,5 @@
-//! Machines led step by step through interleavings that lost a change once, or would if
-//! a rule of the lock were left out.
+//! Machines led step by step through interleavings that once lost a change, or would lose one
+//! without some rule of the lock.
 
 use super::*;
 
@@ -260,8 +260,8 @@ fn a_deletion_that_was_not_answered_is_not_made_again() {
     assert_eq!(ids(&world.keycloak), [B]);
 }
 
-/// Two find the claim of a dead breaker stale; the deletion of the one comes when the
-/// other has claimed anew. Gives who could begin to write at the same time.
+/// Two writers find the claim of a dead breaker stale; one deletes it after the other has
+/// claimed anew. Gives the writers that could begin to write at the same time.
 fn two_find_a_dead_breakers_claim(groups_have_no_id: bool) -> Vec<&'static str> {
     let mut world = with_a_stale_lock();
     world.keycloak.groups_have_no_id = groups_have_no_id;
@@ -300,8 +300,8 @@ fn two_find_a_dead_breakers_claim(groups_have_no_id: bool) -> Vec<&'static str> 
 #[test]
 fn a_dead_breakers_claim_is_ended_once_since_a_claim_has_an_id() {
     assert_eq!(two_find_a_dead_breakers_claim(false), ["first"]);
-    // Were it a link, which has none, both would break the lock, and the later one that
-    // of whoever comes between.
+    // Were it a link, which has no id, both would break the lock: the later one would break the
+    // lock of the next holder.
     assert_eq!(two_find_a_dead_breakers_claim(true), ["first", "second"]);
 }
 
@@ -318,11 +318,11 @@ fn nothing_is_begun_under_a_lock_that_may_be_anothers() {
         let mut world = World::new(keys);
         let mut slow = world.begin("slow000000000000", edit);
         world.until(&mut slow, kind);
-        // Its answer is so long in coming.
+        // The answer takes this long.
         let answer = world.keycloak.answer(&slow.call(kind));
         world.pass(HOLD_MS);
         world.answer(&mut slow, &answer);
-        // It may look, and wait for the lock anew; nothing else.
+        // It may read, and wait for the lock anew; nothing else.
         for _ in 0..4 {
             let Some(call) = slow.waits_for.clone() else {
                 break;
@@ -335,7 +335,7 @@ fn nothing_is_begun_under_a_lock_that_may_be_anothers() {
             let answer = world.keycloak.answer(&call);
             world.answer(&mut slow, &answer);
         }
-        // Nor is the lock given back: it is broken in its time.
+        // It does not give the lock back either: others break it in time.
         assert_eq!(world.holder(), Some("slow000000000000"), "{kind}");
     }
 }
@@ -352,7 +352,7 @@ fn a_holder_goes_on_until_just_before_that() {
         writer.waits_for.as_ref().map(asked).as_deref(),
         Some("PUT user")
     );
-    // A clock that was set back says nothing about how long that is.
+    // After a clock was set back, the time held is unknown.
     world.now = NOW.minus_ms(1);
     let answer = world.keycloak.answer(&writer.call("PUT user"));
     world.answer(&mut writer, &answer);
@@ -393,7 +393,7 @@ fn who_was_too_slow_and_was_broken_begins_anew() {
     let mut quick = world.begin("quick00000000000", create("cccc00000003"));
     world.end(&mut quick);
     assert!(quick.result.unwrap().is_ok());
-    // Its lock is not there, which is no fault of the realm's.
+    // Its lock is not there, and the realm is not at fault.
     world.end(&mut slow);
     assert!(slow.result.unwrap().is_ok());
     assert_eq!(ids(&world.keycloak), [A, "cccc00000003", B]);

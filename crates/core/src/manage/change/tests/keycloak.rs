@@ -1,9 +1,9 @@
 //! A Keycloak in memory, as far as a change needs one: one owner, links, groups.
 //!
-//! What it does was seen on Keycloak 26.7: a user is replaced by what is sent, an empty
-//! value is kept of no attribute, the name of a link is kept in lower case, a second link
-//! to a provider is 409 and so is a second group of one name, what is not there is 404,
-//! and a link to a provider that does not exist is taken and never shown.
+//! It behaves as Keycloak 26.7 was seen to: a write replaces the whole user, empty values of
+//! attributes are not kept, the name of a link is kept in lower case, a second link to a
+//! provider is 409 and so is a second group of one name, a missing thing is 404, and a link to
+//! a provider that does not exist is accepted and never shown.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,10 +38,10 @@ pub(super) struct Keycloak {
     pub(super) links: BTreeMap<String, (String, String)>,
     pub(super) groups: Vec<Group>,
     pub(super) providers: BTreeSet<String>,
-    /// Others who are linked to [`PROVIDER`] under the owner's id.
+    /// Other users that are linked to [`PROVIDER`] under the owner's id.
     pub(super) impostors: Vec<String>,
     groups_made: u64,
-    /// Links are put over what is there: no test, only a set.
+    /// A new link replaces the old one: a set without a test.
     pub(super) links_are_no_lock: bool,
     /// A group's id is that of each other of its name, so that deleting one hits the next.
     pub(super) groups_have_no_id: bool,
@@ -83,7 +83,7 @@ impl Keycloak {
         self.links.contains_key(PROVIDER)
     }
 
-    /// Does what the call asks.
+    /// Carries out a call.
     pub(super) fn answer(&mut self, call: &Call) -> Answer {
         let body = call
             .json

@@ -1,4 +1,4 @@
-//! Owners that Keycloak refuses to write, or whose record cannot be read: nothing half-made
+//! Owners with unreadable records, and owners that Keycloak refuses to write: nothing half-made
 //! stays, and all keys of such an owner can be ended.
 
 use super::*;
@@ -15,7 +15,7 @@ const ADDRESS: Fate = Fate::RefusedWith(
     r#"{"errorMessage":"User exists with same username or email"}"#,
 );
 
-/// Each write of the user meets this fate, and all else is answered.
+/// Each write of the user meets this fate; all other calls are answered.
 fn with_writes(keycloak: &mut Keycloak, change: Change, fate: Fate) -> Ran {
     run(keycloak, change, |call, _, _| match call {
         "PUT user" => fate,
@@ -235,7 +235,7 @@ fn keys_whose_link_could_not_be_taken_away_are_not_told_as_ended() {
     for (fate, gives_back) in [
         (Fate::Dropped, false),
         (Fate::Refused(500), false),
-        // An answer that is not so.
+        // A wrong answer.
         (Fate::Refused(204), true),
         (Fate::Refused(400), true),
         (Fate::Refused(403), true),
@@ -248,7 +248,7 @@ fn keys_whose_link_could_not_be_taken_away_are_not_told_as_ended() {
         let is_locked = keycloak.links.contains_key(LOCK_PROVIDER);
         assert_eq!(is_locked, !gives_back, "{fate:?}");
     }
-    // A wrong answer, or none: they have ended all the same.
+    // After a wrong answer, or none, the keys have ended all the same.
     for fate in [Fate::Unheard, Fate::DoneAs(503), Fate::DoneAs(404)] {
         let mut keycloak = realm(&[A]);
         let kind = "DELETE api-keys";
@@ -256,7 +256,7 @@ fn keys_whose_link_could_not_be_taken_away_are_not_told_as_ended() {
         assert_eq!(ran.made().edited.ended, [A], "{fate:?}");
         holds_no_lock(&keycloak);
     }
-    // A user that is gone has no keys, and there is no such user to tell of.
+    // A deleted user has no keys, and the answer is that there is no such user.
     let mut keycloak = realm(&[A]);
     let ran = with_fate(
         &mut keycloak,

@@ -1,10 +1,11 @@
 //! Eight writers, an administrator and one owner, interleaved at random by seed.
 //!
-//! What runs is the machine that ships; Keycloak, the network, the clocks and the fate of
-//! each writer are made up. A run ends when every writer has made its changes, every
-//! request has arrived and one more change, without faults, has gone through.
-//! `WRITERS_SEEDS=20000 cargo test --lib manage::change` runs so many seeds of each kind;
-//! a few alone find what is grossly wrong, and prove nothing.
+//! The machine is the one that ships; Keycloak, the network, the clocks and the fate of each
+//! writer are made up. A run ends when every writer has made its changes, every request has
+//! arrived and one more change, without faults, has gone through.
+//!
+//! `WRITERS_SEEDS=20000 cargo test --lib manage::change` runs so many seeds of each kind; a few
+//! alone find gross errors, and prove nothing.
 
 mod faults;
 mod network;
@@ -17,10 +18,10 @@ use std::collections::BTreeMap;
 use faults::{Breakage, Faults};
 use run::Run;
 
-/// How often each thing happened.
+/// The number of times that each thing happened.
 type Tally = BTreeMap<&'static str, u64>;
 
-/// What a seed came to: what was seen, and what is wrong.
+/// The outcome of a seed: events seen, and promises broken.
 struct Outcome {
     tally: Tally,
     violation: Option<String>,
@@ -35,7 +36,8 @@ fn outcome(seed: u64, faults: Faults, breakage: Option<Breakage>) -> Outcome {
     }
 }
 
-/// Runs the seeds of one kind of world; fails with the trace of the first that is wrong.
+/// Runs the seeds of one kind of world; fails with the trace of the first that breaks a
+/// promise.
 fn hold(faults: Faults, seeds: u64) -> Tally {
     let seeds = seeds_asked_for().unwrap_or(seeds);
     let mut tally = Tally::new();
@@ -51,7 +53,7 @@ fn hold(faults: Faults, seeds: u64) -> Tally {
     tally
 }
 
-/// Runs a seed that is wrong again, and fails with its trace.
+/// Runs a failed seed again, and fails with its trace.
 fn tell(seed: u64, faults: Faults) -> ! {
     let mut run = Run::traced(seed, faults, None);
     let violation = run.run_out().unwrap_err();
@@ -68,7 +70,7 @@ fn seeds_asked_for() -> Option<u64> {
     option_env!("WRITERS_SEEDS").map(|seeds| seeds.parse().unwrap())
 }
 
-/// A range that leaves out a kind of fault or end would hold whatever is wrong with it.
+/// Without some kind of fault or end, the range of seeds would prove nothing about it.
 #[track_caller]
 fn reached(tally: &Tally, wanted: &[&str]) {
     if seeds_asked_for().is_some_and(|seeds| seeds < 100) {
@@ -132,7 +134,7 @@ fn one_seed_is_one_run() {
     }
 }
 
-/// A world that is broken in this way breaks this promise, among these many seeds.
+/// Checks that a world broken in this way breaks this promise in one of so many seeds.
 #[track_caller]
 fn is_seen(breakage: Breakage, promise: &str, seeds: u64) {
     let mut others = Vec::new();

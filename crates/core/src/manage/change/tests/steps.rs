@@ -1,4 +1,4 @@
-//! Each step of a change, answered and not: what is called, what is told, what is left.
+//! Each step of a change, answered or not: the calls, the result, the state left behind.
 
 use super::*;
 
@@ -58,7 +58,7 @@ fn a_change_that_is_none_writes_nothing() {
     let ran = undisturbed(&mut keycloak, change(revoke(B)));
     assert!(!ran.calls.contains(&"PUT user".to_owned()));
     assert_eq!(ran.made().edited, Edited::default());
-    // One that was cut off before it unlinked is ended by the next.
+    // The next change ends one that was cut off before it unlinked.
     let mut keycloak = realm(&[A]);
     keycloak.user = Keycloak::new().user;
     undisturbed(&mut keycloak, change(revoke(A))).made();
@@ -163,7 +163,7 @@ fn links_that_could_give_one_users_tokens_to_another_are_refused() {
         let ran = undisturbed(&mut foreign(), change(edit));
         assert_eq!(ran.failed(), ChangeError::ForeignLink(PROVIDER.to_owned()));
     }
-    // To revoke is to be rid of it, and the link is somebody else's matter.
+    // A revocation removes the key, and leaves a foreign link alone.
     let mut keycloak = foreign();
     undisturbed(&mut keycloak, change(revoke(A))).made();
     assert!(keycloak.is_linked() && ids(&keycloak).is_empty());
@@ -270,7 +270,7 @@ fn what_was_written_and_cannot_be_read_again_is_unknown() {
             matches!(error, ChangeError::Unknown(_)),
             "{status}: {error}"
         );
-        // It has arrived: nobody need wait.
+        // The write has arrived: nobody need wait.
         holds_no_lock(&keycloak);
     }
 }

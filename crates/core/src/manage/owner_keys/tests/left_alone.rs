@@ -1,5 +1,5 @@
-//! What an edit leaves alone, whatever an owner's attributes hold: every attribute but
-//! those of its own keys, and every value of these but theirs.
+//! The part of an owner that an edit leaves alone, for any attributes: every attribute except
+//! those of its own keys, and every value of these except theirs.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,8 @@ use proptest::sample::{select, subsequence};
 
 use super::*;
 
-/// Ids that begin like others, that differ in case, of imported keys and of other tools.
+/// Ids that begin like others, ids that differ in case, ids of imported keys and of other
+/// tools.
 const IDS: [&str; 9] = [
     A,
     "aaaa0000000",
@@ -42,7 +43,7 @@ fn foreign() -> impl Strategy<Value = Attributes> {
     )
 }
 
-/// A key with some of its parts, as tools and hands leave it.
+/// A key with some of its parts, as tools and administrators may leave it.
 fn parts(id: &'static str) -> impl Strategy<Value = Attributes> {
     let date = prop_oneof![
         Just("2020-01-01T00:00:00Z".to_owned()),
@@ -109,7 +110,7 @@ fn any_edit() -> impl Strategy<Value = Edit> {
         })
 }
 
-/// The ids that an edit is about, with those that it may sweep.
+/// The ids that an edit names, with those that it may sweep.
 fn own_ids(edit: &Edit, before: &Attributes) -> BTreeSet<String> {
     let mut ids: BTreeSet<String> = match edit {
         Edit::Create { key, .. } | Edit::Import { key, .. } => [key.id.clone()].into(),
@@ -130,7 +131,7 @@ fn own_ids(edit: &Edit, before: &Attributes) -> BTreeSet<String> {
     ids
 }
 
-/// The attributes without all that is of these ids.
+/// The attributes without those of these ids.
 fn without(attributes: &Attributes, ids: &BTreeSet<String>) -> Attributes {
     let mut rest = attributes.clone();
     for id in ids {
@@ -219,7 +220,7 @@ proptest! {
         | Edit::Rotate { keys_max, .. }) = edit else { return Ok(()) };
         let mut after = before.clone();
         if edit.apply(&mut after, NOW).is_ok() {
-            // Counted apart from the code: what has no heir counts.
+            // Counted apart from the code: keys without an heir count.
             let count = |attributes: &Attributes| {
                 let values = attributes.get(KEYS_ATTRIBUTE).map_or(0, Vec::len);
                 let replaced = key_ids(attributes)

@@ -119,7 +119,7 @@ fn what_cannot_be_rotated_is_refused() {
 
 #[test]
 fn rotating_takes_no_room_but_that_of_the_keys_in_their_grace() {
-    // As many as may be held, and more, where fewer may be held than once.
+    // As many keys as the limit, and more, after the limit was lowered.
     let full = owner(&[A, B]);
     for keys_max in [1, 2] {
         made(&mut full.clone(), &rotate(A, C, 0, keys_max));
@@ -132,7 +132,7 @@ fn rotating_takes_no_room_but_that_of_the_keys_in_their_grace() {
     refused(&attributes, &rotate(C, "e", 1000, 2), too_many(2, 2));
     made(&mut attributes, &rotate(C, "e", 0, 2));
     assert_eq!(list(&attributes, NOW).len(), 4);
-    // Nor does a key whose heir is gone make room without end.
+    // A key that has lost its heir does not make room without end either.
     made(&mut attributes, &revoke("e"));
     made(&mut attributes, &create("f", 2));
     made(&mut attributes, &revoke("f"));
@@ -146,7 +146,7 @@ fn rotating_takes_no_room_but_that_of_the_keys_in_their_grace() {
 fn replaced_keys_whose_grace_is_over_are_swept() {
     let mut attributes = owner(&[A, B, C]);
     made(&mut attributes, &rotate(A, D, 1000, 9));
-    // One that no gateway could use has its end all the same.
+    // The grace of a key that no gateway could use ends as well.
     let keys = attributes.get_mut(KEYS_ATTRIBUTE).unwrap();
     keys.retain(|value| key_id(value) != Some(A));
     keys.push(key_value(A, "$1$md5"));
@@ -158,7 +158,7 @@ fn replaced_keys_whose_grace_is_over_are_swept() {
             key_ids(&attributes).map(str::to_owned).collect::<Vec<_>>()
         };
         assert!(after(NOW.plus_ms(999)).contains(&A.to_owned()));
-        // That a key has expired is for its owner to see.
+        // An expired key stays for its owner to see.
         let swept = after(NOW.plus_ms(1000));
         assert!(!swept.contains(&A.to_owned()), "{swept:?}");
         assert!(swept.contains(&B.to_owned()), "{swept:?}");

@@ -1,4 +1,4 @@
-//! What can go wrong, with its probability.
+//! The faults of a run, each with its probability.
 
 use crate::manage::change::{HOLD_MS, STALE_MS};
 
@@ -55,8 +55,8 @@ impl Faults {
         way_ms: 700,
         ..Self::NONE
     };
-    /// The same, some of them off and some of them often: what takes three of a kind to go
-    /// wrong is not met by a little of everything.
+    /// The same faults, some off and some often: an error that takes three faults of a kind
+    /// needs more than a little of each.
     pub(super) fn mixed(self, mut by: impl FnMut() -> f64) -> Self {
         Self {
             dropped: self.dropped * by(),
@@ -76,16 +76,16 @@ impl Faults {
     };
 }
 
-/// A world that is not as the machine takes it to be.
+/// A world that breaks an assumption of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Breakage {
     /// A link is put over another's.
     LinksAreNoLock,
     /// A call takes effect much later.
     LaterThanAssumed,
-    /// Clocks differ by a minute more than is left for calls to be late.
+    /// Clocks differ by a minute more than late calls leave room for.
     ClocksFurtherApart,
-    /// What takes a link away is repeated on the way, and comes again a while later.
+    /// A deletion of a link is repeated on the way, and arrives again a while later.
     DeletedTwice,
 }
 

@@ -1,4 +1,4 @@
-//! The way of a call to Keycloak and back, and what befalls it.
+//! The way of a call to Keycloak and back, and its faults.
 
 use rand::RngExt;
 

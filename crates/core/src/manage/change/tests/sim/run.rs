@@ -1,4 +1,4 @@
-//! One run: a queue of what is to happen, and the machines that it happens to.
+//! One run: a queue of coming events, and the machines that take them.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -26,16 +26,16 @@ const CHANGES_EACH: u32 = 6;
 pub(super) const TIMEOUT_MS: u64 = 2_000;
 pub(super) const EPOCH: u64 = 1_800_000_000_000;
 
-/// What is to happen.
+/// An event of the run.
 #[derive(Debug)]
 pub(super) enum Event {
     /// A writer begins a change.
     Begin(usize),
     /// A call reaches Keycloak.
     Arrives(Sent),
-    /// A writer is given what it waits for.
+    /// A writer is given the input that it waits for.
     Input(usize, u64, Given),
-    /// The administrator opens the owner, and saves what was read then.
+    /// The administrator opens the owner, and later saves the data read now.
     Opens,
     Saves(serde_json::Value),
 }
@@ -47,9 +47,9 @@ pub(super) struct Sent {
     pub(super) awaited: u64,
     pub(super) serial: usize,
     pub(super) call: Call,
-    /// What its sender had read by then.
+    /// The owner as its sender had read it by then.
     pub(super) basis: Read,
-    /// The answer comes so much later, if it does, and with this status, if another.
+    /// The delay of the answer, if it comes, and its status, if it is changed.
     pub(super) answered: Option<(u64, Option<u16>)>,
 }
 
@@ -61,7 +61,7 @@ pub(super) enum Given {
     Waited,
 }
 
-/// A world and what has become of it.
+/// A world and its history.
 pub(super) struct Run {
     pub(super) dice: ChaCha8Rng,
     pub(super) faults: Faults,
@@ -73,9 +73,9 @@ pub(super) struct Run {
     pub(super) writers: Vec<Writer>,
     pub(super) fates: Vec<Fate>,
     pub(super) truth: Truth,
-    /// Ids that were given to keys to be made.
+    /// The number of ids given to new keys.
     pub(super) ids_given: usize,
-    /// Ids of keys that were there at some time, the latest last.
+    /// Ids of all keys that were ever there, the latest last.
     pub(super) known: Vec<String>,
     pub(super) tally: Tally,
     pub(super) trace: Vec<String>,
@@ -205,7 +205,7 @@ impl Run {
         self.input(writer, Given::Begin)
     }
 
-    /// What a writer changes next.
+    /// A writer's next change.
     fn edit(&mut self, writer: usize) -> Edit {
         let new_id = format!("{:012}", self.ids_given);
         let hash_text = hash_sha256(new_id.as_bytes());
@@ -256,7 +256,7 @@ impl Run {
         let now = self.clock(writer);
         let serial = self.writers[writer].attempt.as_ref().expect("one").serial;
         let (crashed, paused) = (self.faults.crashed, self.faults.paused);
-        // Those who break a lock are few, and what befalls them matters most.
+        // Few writers break a lock, and faults on their way matter most.
         let weight = if self.writers[writer].at_the_break {
             10.0
         } else {
@@ -377,8 +377,7 @@ impl Run {
 
     // --- the end ---
 
-    /// One more change, by a patient writer to whom nothing happens: no owner is blocked
-    /// for good.
+    /// One more change, by a patient writer without faults: no owner is blocked for good.
     fn one_more(&mut self) -> Result<(), String> {
         let relink = self.faults.administrator > 0.0;
         let change = change(Edit::Reindex, "oneMoreHolder0000", 600_000, relink);
@@ -446,7 +445,7 @@ impl Run {
         self.queue.push(Reverse((at, number)));
     }
 
-    /// Draws in any case, so that a fault that is off leaves the rest of the run as it was.
+    /// Draws in any case, so that switching a fault off leaves the rest of the run unchanged.
     pub(super) fn chance(&mut self, probability: f64) -> bool {
         self.dice.random::<f64>() < probability
     }

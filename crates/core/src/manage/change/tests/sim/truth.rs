@@ -1,4 +1,4 @@
-//! What must hold, whatever happens, and what an administrator may break.
+//! The promises that must always hold, and the few that an administrator may break.
 
 use std::collections::BTreeSet;
 
@@ -21,11 +21,11 @@ pub(super) struct Truth {
     pub(super) writes: u64,
     /// Writes of the administrator.
     pub(super) administered: u64,
-    /// The owner without its keys, as it was last written by who may.
+    /// The owner without its keys, after the latest allowed write.
     others: Value,
-    /// Keys that somebody was told were made.
+    /// Keys that a caller was told were made.
     told_made: BTreeSet<String>,
-    /// Keys that somebody was told were revoked.
+    /// Keys that a caller was told were revoked.
     told_gone: BTreeSet<String>,
     /// Keys that a change or the administrator took away.
     gone: BTreeSet<String>,
@@ -64,7 +64,7 @@ impl Truth {
         }
     }
 
-    /// What is read at this moment.
+    /// The owner as a read sees it now.
     pub(super) fn read(&self, keycloak: &Keycloak) -> Read {
         Read {
             ids: ids(&keycloak.owner().attributes),
@@ -73,7 +73,7 @@ impl Truth {
         }
     }
 
-    /// A writer's write took effect. `basis` is what it had read before.
+    /// A writer's write took effect. `basis` is the owner as the writer had read it before.
     pub(super) fn written(
         &mut self,
         fate: &mut Fate,
@@ -115,7 +115,7 @@ impl Truth {
                 ));
             }
         } else if others(&after.user) != self.others {
-            // What the administrator wrote between a writer's reading and its write.
+            // The administrator's write between a writer's reading and its write.
             *tally.entry("collided").or_default() += 1;
             self.others = others(&after.user);
         }
@@ -126,7 +126,7 @@ impl Truth {
         self.nothing_returns(&new, basis.administered < self.administered)
     }
 
-    /// A write adds its own key alone, and takes away its own and what is over.
+    /// A write adds its own key alone, and takes away its own keys and those that are over.
     fn only_its_own(
         &self,
         fate: &Fate,
@@ -149,7 +149,7 @@ impl Truth {
             Edit::Revoke { id } => (None, Some(id)),
             Edit::RevokeAll | Edit::Reindex => (None, None),
         };
-        // By the clock that is furthest ahead.
+        // By the fastest clock.
         let over: BTreeSet<String> = list(was, now)
             .into_iter()
             .filter(|key| key.replaced_by.is_some() && key.state == KeyState::Expired)
@@ -188,7 +188,7 @@ impl Truth {
         Ok(())
     }
 
-    /// The administrator wrote the owner whole, as it was read some time before.
+    /// The administrator wrote the whole owner, as it was some time before.
     pub(super) fn administered(&mut self, before: &Keycloak, after: &Keycloak, tally: &mut Tally) {
         self.administered += 1;
         let old = ids(&before.owner().attributes);

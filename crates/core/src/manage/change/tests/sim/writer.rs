@@ -1,4 +1,4 @@
-//! A writer: its clock, its patience, and the change that it is at.
+//! A writer: its clock, its patience, and its present change.
 
 use std::collections::BTreeSet;
 
@@ -8,13 +8,13 @@ use crate::manage::owner_keys::Edit;
 /// One of the writers.
 #[derive(Debug)]
 pub(super) struct Writer {
-    /// How far its clock is ahead of the slowest.
+    /// The lead of its clock over the slowest one.
     pub(super) offset_ms: u64,
     /// Changes that it has yet to begin.
     pub(super) changes_left: u32,
-    /// What it waits for: an input of another number is of the past.
+    /// The number of the input that it waits for; any other number is of the past.
     pub(super) awaited: u64,
-    /// Its last call was one that only who breaks a lock makes.
+    /// Its last call was one that only a breaker of locks makes.
     pub(super) at_the_break: bool,
     pub(super) attempt: Option<Attempt>,
 }
@@ -28,7 +28,7 @@ pub(super) struct Attempt {
     pub(super) inputs: u64,
 }
 
-/// What the world knows of a change, which may be longer than its writer lives.
+/// The world's view of a change, which may live longer than its writer.
 #[derive(Debug)]
 pub(super) struct Fate {
     pub(super) holder: String,
@@ -38,7 +38,7 @@ pub(super) struct Fate {
     pub(super) faulty: bool,
     /// It took longer than a holder may go on for.
     pub(super) slow: bool,
-    /// When it took the lock, by its own account.
+    /// Its latest reading of the owner.
     pub(super) last_read: Option<Read>,
     /// Writes of its own that took effect.
     pub(super) writes: u64,
@@ -49,15 +49,15 @@ pub(super) struct Fate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     Made,
-    /// Whoever asked was told that nothing has changed.
+    /// The caller was told that nothing has changed.
     NotMade,
-    /// Whoever asked was told that it is not known.
+    /// The caller was told that the outcome is unknown.
     Unknown,
     /// Nobody was told anything.
     Crashed,
 }
 
-/// What a writer saw when it last read the owner, and how often it was written by then.
+/// The owner as a writer last read it, and the number of its writes by then.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Read {
     pub(super) ids: BTreeSet<String>,
