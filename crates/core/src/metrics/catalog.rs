@@ -14,7 +14,7 @@
 
 use crate::keycloak::Endpoint;
 
-/// What kind of metric it is.
+/// The kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Only ever grows.
@@ -25,7 +25,7 @@ pub enum Kind {
     Gauge(Across),
 }
 
-/// What the value of a node is, of those of its workers.
+/// How the workers' values become the value of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Across {
     /// Their sum.
@@ -50,7 +50,7 @@ pub struct Family {
     pub labels: &'static [Label],
 }
 
-/// How a token was come by: those of [`Source`](crate::exchange::Source).
+/// The origins of a token: those of [`Source`](crate::exchange::Source).
 const SOURCES: &[&str] = &["l1", "l2", "refresh", "first_use", "stale"];
 /// The codes of [`Rejection::ALL`](crate::rejection::Rejection::ALL).
 const CODES: &[&str] = &[
@@ -209,12 +209,12 @@ pub(super) const fn endpoint(endpoint: Endpoint) -> usize {
 }
 
 impl Family {
-    /// How many combinations its labels have.
+    /// The number of combinations of its labels.
     pub(super) fn combinations(&self) -> usize {
         self.labels.iter().map(|(_, values)| values.len()).product()
     }
 
-    /// How many metrics of the host each combination is.
+    /// The number of host metrics that each combination takes.
     pub(super) const fn width(&self) -> usize {
         match self.kind {
             // The buckets, the one without an end, sum, count.

@@ -1,12 +1,12 @@
-//! What a gateway counts of itself, for whoever runs it.
+//! The metrics of a gateway, for its operator.
 //!
-//! A request's path adds to numbers in the machine's memory and calls no host; on ticks
-//! the shell tells the host by how much each counter has grown ([`Metrics::grown`]). What
-//! goes up and down is seen on ticks as well, and added up over the workers of a node
-//! ([`gauges`]), since a host keeps one value of a gauge for all of them.
+//! The path of a request adds to numbers in the machine's memory and calls no host. On ticks the
+//! shell tells the host the growth of each counter ([`Metrics::grown`]). Gauges are read on ticks
+//! as well, and combined over the workers of a node ([`gauges`]), since a host keeps one value of
+//! a gauge for all of them.
 //!
-//! Invariants: the number of metrics is fixed when this is built; no name, label or value
-//! is made of a key, an owner or anything else that a request brings.
+//! Invariants: the number of metrics is fixed at build time; no name, label or value is made of a
+//! key, an owner or anything else that a request brings.
 
 pub mod catalog;
 pub mod gauges;
@@ -51,7 +51,7 @@ pub enum CallResult {
 }
 
 impl CallResult {
-    /// The result that an answer's status is.
+    /// The result of an answer with this status.
     #[must_use]
     pub const fn of_status(status: u16) -> Self {
         match status {
@@ -67,8 +67,8 @@ impl CallResult {
 struct Counter {
     value: u64,
     told: u64,
-    /// So much is one to the host: the sum of a histogram is counted in microseconds and
-    /// told in seconds. What is left of one waits for the next.
+    /// The host's unit: the sum of a histogram is counted in microseconds and told in seconds.
+    /// The remainder waits for the next time.
     unit: u64,
 }
 
@@ -149,8 +149,8 @@ impl Metrics {
         self.observe(catalog::SLICE_SECONDS, 0, microseconds);
     }
 
-    /// Revocations were seen first by this machine: of so many owners, and so many times
-    /// of everybody.
+    /// This machine was the first to see revocations: so many of one owner, and so many of
+    /// everybody.
     pub fn revoked(&mut self, owners: u64, everybody: u64) {
         self.add(catalog::REVOCATIONS, 0, owners);
         self.add(catalog::REVOCATIONS, 1, everybody);
@@ -163,8 +163,8 @@ impl Metrics {
         self.add(catalog::RENEWALS, 1, failed);
     }
 
-    /// Gives each counter that has grown since, by its place among [`names`], and by how
-    /// much.
+    /// Gives each counter that has grown since the last call, by its place among [`names`], and
+    /// its growth.
     pub fn grown(&mut self, mut tell: impl FnMut(usize, u64)) {
         for (at, counter) in self.counters.iter_mut().enumerate() {
             let by = (counter.value - counter.told) / counter.unit;
