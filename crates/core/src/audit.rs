@@ -1,9 +1,8 @@
-//! The audit log: what became of a request with a key, as one line of JSON.
+//! The audit log: the result of a request with a key, as one line of JSON.
 //!
-//! A line is one flat object whose texts hold neither a line break nor a brace nor anything
-//! that is not printable ASCII, each cut to a length: whatever a client sends, it can
-//! neither end the line nor begin another, and a line stays far below the 2 KB at which
-//! nginx cuts. `docs/audit.schema.json` describes it.
+//! A line is one flat object. Its texts hold no line break, no brace and only printable ASCII,
+//! each cut to a length. So a client can neither end the line nor begin another, and a line stays
+//! far below the 2 KB at which nginx cuts. `docs/audit.schema.json` describes it.
 
 use std::fmt::Write;
 
@@ -12,7 +11,7 @@ use serde_json::Value;
 use crate::clock::UnixMillis;
 use crate::exchange::Source;
 
-/// A token of more bytes is told of: many services take no more than 8 KiB for a request's
+/// A token with more bytes is reported: many services take no more than 8 KiB for a request's
 /// whole head.
 pub const LARGE_TOKEN_BYTES: usize = 7 * 1024;
 /// The longest text of a line.
@@ -25,7 +24,7 @@ const REASON_MAX: usize = 300;
 pub struct Line {
     outcome: &'static str,
     now: UnixMillis,
-    /// The members behind those that each line has, in their order.
+    /// The members after the fixed ones, in their order.
     members: Vec<(&'static str, String)>,
     /// Bytes of a token that is too large for many services.
     token_bytes: Option<usize>,
