@@ -96,7 +96,7 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    /// The same for a machine.
+    /// The answer as a machine takes it.
     pub(super) fn event(&self) -> Event<'_> {
         match self {
             Self::Given { status, body } => Event::Answer {
@@ -140,7 +140,7 @@ fn send(
     target.dispatch(&headers, body.map(str::as_bytes), timeout_ms)
 }
 
-/// Sends a yield that ends at once, or after about so many milliseconds.
+/// Sends a yield that ends at once, or after about `wait_ms`.
 fn send_yield(config: &Config, wait_ms: Option<u64>, timeout_ms: u64) -> Result<u32, String> {
     let wait = wait_ms.map(|ms| ms.to_string());
     // Envoy's fault filter delays by this header; nginx delays by its own limit.

@@ -16,7 +16,7 @@ use crate::exchange::Source;
 pub const LARGE_TOKEN_BYTES: usize = 7 * 1024;
 /// The longest text of a line.
 const TEXT_MAX: usize = 128;
-/// The same for a reason, which is a sentence.
+/// The longest reason, which is a sentence.
 const REASON_MAX: usize = 300;
 
 /// One line.
@@ -32,7 +32,7 @@ pub struct Line {
     keycloak_ms: u64,
 }
 
-/// What is known of a request whatever becomes of it.
+/// The facts about a request, for any outcome.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Request<'a> {
     /// The public id of the key.
@@ -45,18 +45,18 @@ pub struct Request<'a> {
     pub route: Option<&'a str>,
     /// The address that it came from, as the host has it.
     pub source_address: Option<&'a str>,
-    /// The request's id; a dash is none.
+    /// The request's id; a dash if it has none.
     pub request_id: &'a str,
     /// The id of its trace.
     pub trace_id: Option<&'a str>,
-    /// From its head to here.
+    /// The time since its head came.
     pub duration_ms: u64,
-    /// So much of that it waited for Keycloak.
+    /// The part of that time in which it waited for Keycloak.
     pub keycloak_ms: u64,
 }
 
 impl Line {
-    /// The request went on with a token of so many bytes.
+    /// The request went on with a token of this size.
     #[must_use]
     pub fn exchanged(
         request: Request<'_>,

@@ -142,7 +142,7 @@ mod tests {
         }
     }
 
-    /// Makes keys from each worker in turn, with a token of its sign alone, and asserts that no
+    /// Makes keys from each worker in turn, with a token of one repeated byte, and asserts that no
     /// id and no secret repeats.
     fn make_keys(count: usize, workers: &mut [(KeyRandom, u8)]) {
         let format = KeyFormat::new("sk_live_").unwrap();
@@ -205,7 +205,7 @@ mod tests {
             drawn(&key, b"seed", 0, &[b"tokem", b"nonce"], NOW),
             drawn(&key, b"seed", 0, &[token, b"noncf"], NOW),
             drawn(&key, b"seed", 0, &[token, b"nonce"], NOW.plus_ms(1)),
-            // The same bytes, cut elsewhere.
+            // The same bytes, split at another place.
             drawn(&key, b"seed", 0, &[b"tokenn", b"once"], NOW),
             drawn(&key, b"seed", 0, &[token, b"nonce", b""], NOW),
         ];

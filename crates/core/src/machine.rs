@@ -75,7 +75,7 @@ pub enum Effect {
     },
     /// Yield to other requests.
     Yield {
-        /// None: come back at once. Else about so many milliseconds later.
+        /// The wait in milliseconds, roughly; none comes back at once.
         wait_ms: Option<u64>,
         /// How long to wait for the end of the yield.
         timeout_ms: u64,
@@ -111,7 +111,7 @@ impl Deadline {
         }
     }
 
-    /// A deadline so many milliseconds from now.
+    /// A deadline this many milliseconds from now.
     #[must_use]
     pub const fn after_ms(milliseconds: u64, now: UnixMillis) -> Self {
         Self::new(now.plus_ms(milliseconds), now)

@@ -1,4 +1,4 @@
-//! The answer to a client with a refused request, and the reason for the log alone.
+//! The answer to a client with a refused request, and the reason, only for the log.
 //!
 //! A rejection is a fixed status and code. All reasons why a key is no good share one, so that an
 //! answer helps nobody to guess. The reason goes to the log.
@@ -145,7 +145,7 @@ impl Refused {
     }
 }
 
-/// The reason why a request was refused, for the log alone. Holds no secret.
+/// The reason for which a request was refused, only for the log. Holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
     /// No credential at all, or none of a form that counts.
@@ -154,7 +154,7 @@ pub enum Reason {
     /// A CORS preflight, which `preflight` refuses.
     #[error("a CORS preflight, which carries no credentials: see preflight")]
     Preflight,
-    /// The same header more than once.
+    /// A header came more than once.
     #[error("header {0} more than once")]
     HeaderTwice(String),
     /// Two headers with different credentials.
@@ -253,7 +253,7 @@ pub enum Reason {
     /// The address has failed too often.
     #[error("too many failures from this address")]
     Throttled,
-    /// More unknown keys came than the rate limit of look-ups allows.
+    /// More new keys came than the rate limit of look-ups allows.
     #[error("too many keys that are new here wait for their look-up")]
     TooManyNewKeys,
     /// Keycloak did not answer other requests, and is left alone for a moment.

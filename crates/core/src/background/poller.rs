@@ -54,7 +54,7 @@ const RETRY_MS: u64 = 5_000;
 /// On Kong each of its two calls takes a tick of 200 ms, and all must know of it before the sixth
 /// second.
 const SLOW_MS: u64 = 500;
-/// For so long the other workers leave a due poll to the worker that polled last.
+/// Other workers wait this long, so that the worker that polled last can begin a due poll.
 const TAKE_OVER_MS: u64 = 400;
 
 /// Events on a page; each takes about 430 bytes of an answer.
@@ -140,7 +140,7 @@ enum Asks {
 
 impl fmt::Debug for Asks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Its name alone: some hold the gateway's token.
+        // Only its name: some states hold the gateway's token.
         f.write_str(match self {
             Self::Token => "Token",
             Self::TokenOfAnother => "TokenOfAnother",
@@ -187,7 +187,7 @@ impl Unreadable {
 #[derive(Debug)]
 struct Fault {
     error: PollError,
-    /// It took so long that Keycloak may hang.
+    /// The answer was so slow that Keycloak may hang.
     slow: bool,
 }
 
@@ -727,7 +727,7 @@ impl Poller {
     fn over(&mut self, poll: Poll, on: bool, env: &mut WatchEnv<'_>) {
         let before = *env.revocations.watched();
         let mut watched = before;
-        // A first poll that found nothing is a poll all the same.
+        // A first poll without events counts as a poll.
         watched.newest_event_at = poll.newest_seen(env).max(UnixMillis(1));
         let unread = self.keep_unread(&poll, env);
         let at = poll.listing.listed_at;
@@ -735,7 +735,7 @@ impl Poller {
         let was_on = before.polled_at >= before.off_at;
         let turned = on != was_on && before.answered_at() > UnixMillis::default();
         if turned || before.failed_at > before.answered_at() {
-            // After such a turn the state is news, whichever worker told the last one.
+            // After a change or a failure the state is news, even if another worker told that.
             self.polling = None;
         }
         if on {
@@ -757,7 +757,7 @@ impl Poller {
     fn failed(&mut self, poll: &Poll, error: PollError, env: &mut WatchEnv<'_>) {
         let mut watched = *env.revocations.watched();
         watched.failed_at = env.now;
-        // Failing polls may list events again and again: forgotten events count once more.
+        // Failing polls may list ever more events. A forgotten event revokes once more.
         if self.seen.len() > SEEN_MAX {
             self.seen.clear();
         }

@@ -20,9 +20,9 @@ use crate::store::sealed::KeyDigest;
 
 /// Calls must fail for at least this long before the circuit opens.
 pub const FAILING_MS: u64 = 1000;
-/// At least so many calls must fail.
+/// At least this many calls must fail.
 const FAILURES_MIN: usize = 3;
-/// So many failing keys open it for all.
+/// This many failing keys open it for all.
 const KEYS_MIN: usize = 3;
 /// The most failing keys that are told apart.
 const KEYS_MAX: usize = 8;

@@ -35,7 +35,7 @@ impl Bucket {
         }
     }
 
-    /// The same bucket, for callers that may wait so long for a token.
+    /// The same bucket, for callers that may wait this long for a token.
     #[must_use]
     pub const fn with_patience_ms(self, patience_ms: u64) -> Self {
         Self {
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(bucket.reserve(&mut full_at, NOW.plus_ms(2999)), None);
         assert_eq!(bucket.reserve(&mut full_at, NOW.plus_ms(3000)), Some(0));
         assert_eq!(bucket.reserve(&mut full_at, NOW.plus_ms(3000)), None);
-        // Left alone, it holds its burst again and no more.
+        // Unused, it holds its burst again and no more.
         let later = NOW.plus_ms(86_400_000);
         let held = (0..30).filter(|_| bucket.reserve(&mut full_at, later).is_some());
         assert_eq!(held.count(), 20);

@@ -246,7 +246,7 @@ fn key_elsewhere(name: &str) -> Refusal {
     )
 }
 
-/// Scheme and the rest, of `scheme SP rest`; a scheme alone has an empty rest.
+/// Splits `scheme SP rest`; without a space the rest is empty.
 fn scheme_of(value: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = value
         .iter()

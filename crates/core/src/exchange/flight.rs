@@ -101,7 +101,7 @@ impl Flights {
         }
     }
 
-    /// Ends a leader's exchange; does nothing for one that no longer leads.
+    /// Ends a leader's exchange; does nothing if the request no longer leads.
     pub fn land(&mut self, digest: &KeyDigest, id: ExchangeId) {
         if self
             .under_way

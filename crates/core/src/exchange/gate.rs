@@ -32,7 +32,7 @@ pub enum Turn {
     Go,
     /// Wait: other tickets are before it.
     Wait {
-        /// Tickets before it, the one that computes included.
+        /// Tickets before it, with the one that computes.
         position: usize,
         /// bcrypt rounds of these tickets together.
         rounds_before: u64,

@@ -78,7 +78,7 @@ pub enum Output {
     Reject {
         /// The answer.
         rejection: Rejection,
-        /// Why, for the log alone.
+        /// The reason, only for the log.
         reason: Reason,
     },
 }
@@ -152,7 +152,7 @@ enum State {
     New,
     /// A yield, to check whether the leader is done.
     Following { wait_ms: u64 },
-    /// Its look-up turn, for a key that this node has never verified.
+    /// Its look-up turn.
     AwaitingTurn { from: UnixMillis },
     /// A yield, to check whether the service token has come.
     AwaitingToken { wait_ms: u64 },
@@ -177,7 +177,7 @@ enum State {
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Its name alone: some hold the gateway's token.
+        // Only its name: some states hold the gateway's token.
         f.write_str(match self {
             Self::New => "New",
             Self::Following { .. } => "Following",
@@ -413,7 +413,7 @@ impl Exchange {
     /// Gives back the claims of the exchange. Call it at the end of every exchange, also when the
     /// request went away; it does nothing when no claim is held.
     pub fn abort(&mut self, env: &mut Env<'_>) {
-        // Without this, a client that hangs up before the verdict on an unknown key could try any
+        // Without this, a client that hangs up before the verdict on a new key could try any
         // number of made-up keys.
         if self.pending.as_ref().is_some_and(|pending| !pending.known) {
             self.count_failure(env);
@@ -613,7 +613,7 @@ impl Pending {
         }
     }
 
-    /// Asks Keycloak at once for a key that this node has verified before. Unknown keys are rate
+    /// Asks Keycloak at once for a key that this node has verified before. New keys are rate
     /// limited, and right after an outage all keys are. Waits at least `least_ms`.
     fn take_turn(&mut self, least_ms: u64, env: &mut Env<'_>) -> Step {
         let (now, worker) = (env.now, &mut *env.worker);
@@ -1025,7 +1025,7 @@ impl Pending {
             self.attempt.tries += 1;
             self.attempt.unanswered = state.endpoint().map(|endpoint| unanswered(endpoint, event));
             return match state {
-                // Each look-up of an unknown key takes a turn.
+                // Each look-up of a new key takes a turn.
                 State::LookingUp { .. } if !self.known && self.key.is_some() => {
                     self.take_turn(pause_ms, env)
                 }

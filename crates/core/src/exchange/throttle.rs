@@ -38,7 +38,7 @@ const REFRESHES_BURST: u64 = 50;
 /// A client with one IPv6 address has its whole /64 (RFC 6177), so the /64 is one source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SourceAddress {
-    /// An IPv4 address, or an IPv6 one that stands for it (RFC 4291, 2.5.5.2).
+    /// An IPv4 address, also one mapped into IPv6 (RFC 4291, 2.5.5.2).
     V4([u8; 4]),
     /// The first 64 bits.
     V6([u8; 8]),
@@ -144,13 +144,13 @@ impl Throttle {
         self.shared.store(store, &self.sealer, &digest, &entry, now);
     }
 
-    /// How many addresses are remembered here.
+    /// The number of addresses in the worker's memory.
     #[must_use]
     pub fn len(&self) -> usize {
         self.addresses.len()
     }
 
-    /// Whether no address is.
+    /// Whether there is no address.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.addresses.is_empty()

@@ -40,7 +40,7 @@ pub struct Worker {
     pub(crate) ids: Ids,
 }
 
-/// How much a worker holds: each number has a bound (invariant 9).
+/// The sizes of a worker's state; each has a bound (invariant 9).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sizes {
     /// Tokens in its memory; at most `l1_entries`.

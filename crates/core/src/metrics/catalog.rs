@@ -1,4 +1,4 @@
-//! The metrics: names, kinds, labels and buckets. `docs/metrics.md` lists the same, and a
+//! The metrics: names, kinds, labels and buckets. `docs/metrics.md` lists them too, and a
 //! test holds both together.
 //!
 //! proxy-wasm knows a metric by its name alone, so each label is a part of the name:

@@ -16,7 +16,7 @@ use crate::store::slots::SharedStore;
 pub const PLACES: usize = 64;
 /// The interval at which a machine writes its values.
 const EVERY_MS: u64 = 1_000;
-/// A machine that wrote nothing for so long is gone.
+/// A machine that wrote nothing for this long is gone.
 const GONE_MS: u64 = 5_000;
 /// The number of gauges.
 pub const COUNT: usize = 14;

@@ -17,7 +17,7 @@ use crate::keycloak::Endpoint;
 use crate::rejection::Rejection;
 use catalog::{COUNTED, Family, Kind};
 
-/// In a second.
+/// Microseconds in a second.
 const MICROSECONDS: u64 = 1_000_000;
 
 /// The way that a request with a token took to it.
@@ -29,7 +29,7 @@ pub enum Way {
     Waited,
     /// Keycloak gave it; the key was verified before.
     Refresh,
-    /// The same, with a token for the gateway itself first.
+    /// Keycloak gave it, after a token for the gateway itself.
     Cold,
     /// Keycloak gave it, after the key's first verification on this node.
     FirstUse,
@@ -62,7 +62,7 @@ impl CallResult {
     }
 }
 
-/// A counter, and how much of it the host was told.
+/// A counter, and the part of it that the host was told.
 #[derive(Debug, Clone, Copy)]
 struct Counter {
     value: u64,
@@ -133,18 +133,18 @@ impl Metrics {
         self.add(catalog::CALLOUTS, at, 1);
     }
 
-    /// A request that took this way had its token so many microseconds after it came.
+    /// A request had its token by this way, this many microseconds after it came.
     pub fn exchange_took(&mut self, way: Way, microseconds: u64) {
         self.observe(catalog::EXCHANGE_SECONDS, way as usize, microseconds);
     }
 
-    /// Keycloak answered so many microseconds after it was asked.
+    /// Keycloak answered, this many microseconds after the question.
     pub fn answer_took(&mut self, endpoint: Endpoint, microseconds: u64) {
         let at = catalog::endpoint(endpoint);
         self.observe(catalog::ANSWER_SECONDS, at, microseconds);
     }
 
-    /// A slice of bcrypt held the worker for so many microseconds.
+    /// A slice of bcrypt held the worker for this many microseconds.
     pub fn slice_took(&mut self, microseconds: u64) {
         self.observe(catalog::SLICE_SECONDS, 0, microseconds);
     }
@@ -156,7 +156,7 @@ impl Metrics {
         self.add(catalog::REVOCATIONS, 1, everybody);
     }
 
-    /// Renewals came to their end, since those before.
+    /// Renewals have ended: those between `before` and `now`.
     pub fn renewed(&mut self, before: Renewed, now: Renewed) {
         self.add(catalog::RENEWALS, 0, now.done.saturating_sub(before.done));
         let failed = now.failed.saturating_sub(before.failed);

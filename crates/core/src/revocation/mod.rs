@@ -27,9 +27,9 @@ use shared_log::SharedLog;
 pub const MARGIN_MS: u64 = 250;
 /// A worker that last read the log longer ago than this reads it before it serves.
 pub const LOOK_MS_MAX: u64 = 1000;
-/// After so many reads in a row without a log, it is lost.
+/// After this many reads in a row without a log, the log is lost.
 const MISSES_MAX: u8 = 3;
-/// After so many reads in a row with one copy behind, the log is written anew.
+/// After this many reads in a row with one copy behind, the log is written anew.
 const LAGS_MAX: u8 = 5;
 /// A poll may be this late: ticks of two workers and an answer.
 const LATE_MS: u64 = 1000;
@@ -87,7 +87,7 @@ pub struct Revocations {
 pub struct Counts {
     /// Revocations of one owner.
     pub owners: u64,
-    /// Revocations of all owners.
+    /// Revocations of all owners together.
     pub everybody: u64,
 }
 

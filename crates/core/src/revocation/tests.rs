@@ -19,9 +19,9 @@ fn worker() -> Revocations {
 #[derive(Default)]
 struct Shared {
     entries: HashMap<String, (Vec<u8>, u32)>,
-    /// So many reads give half of the value.
+    /// The number of reads that give half of the value.
     torn: u32,
-    /// So many writes are lost.
+    /// The number of writes that are lost.
     lost: u32,
     /// Runs once, before a write that compares versions.
     race: Option<fn(&mut Self)>,
@@ -65,7 +65,7 @@ impl Shared {
     }
 }
 
-/// Two workers of one node that have both looked at the log once.
+/// Two workers of one node; each has read the log once.
 fn two() -> (Revocations, Revocations, Shared) {
     let (mut one, mut other, mut shared) = (worker(), worker(), Shared::default());
     one.look(at(0), &mut shared);

@@ -105,7 +105,7 @@ enum Rank {
     Over,
     /// Another configuration's entry, or another filter's.
     Foreign,
-    /// The one that ends soonest first.
+    /// A live entry; the one that ends soonest goes first.
     Live(UnixMillis),
 }
 

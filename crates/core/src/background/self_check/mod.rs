@@ -366,7 +366,7 @@ impl Running {
             Err(reason) => judge::no_role(config, reason),
         };
         self.token = Some(Seen {
-            // A token that cannot look owners up is kept for nobody.
+            // The worker does not keep a token that cannot look owners up.
             jwt: taken.unwrap_or_else(|_| token.jwt.as_str().into()),
             sees_users,
             sees_events: may_read_events(roles),

@@ -314,7 +314,7 @@ fn each_fault_is_a_finding_of_its_own_check() {
     let mut realm = Realm::new();
     realm.instead = Some(("/token", Answer::Given(401, refused.to_vec())));
     let (mut gateway, _, states) = checked(&mut realm);
-    // Questions that need no token are asked all the same.
+    // Questions that need no token are still asked.
     assert_eq!(states, "B-g---");
     let text = gateway.text(Check::ServiceToken);
     assert!(
@@ -419,7 +419,7 @@ fn a_call_that_is_never_answered_ends_with_its_check() {
             .contains("no answer came in time")
     );
     gateway.answer(&Answer::Given(200, b"{}".to_vec()), 13_001, &mut shared);
-    // The next asker fetches the token, and waits for nobody.
+    // The next asker fetches the token at once.
     let need = gateway
         .service_token
         .need(asker(99, at(13_001)), at(14_000), at(13_001));

@@ -49,7 +49,7 @@ fn it_opens_when_calls_fail_for_a_second_and_no_answer_comes_in_between() {
     let mut breaker = opened();
     assert!(!admits(&mut breaker, 2, 1999));
     assert!(breaker.admits(Endpoint::Grant, 2, &KEY, at(4000), at(1999)));
-    // All that were under way when one node died fail together.
+    // All calls under way fail together when a node dies.
     let mut breaker = Breaker::new(b"1");
     for id in 0..100 {
         fails(&mut breaker, id, 999);
@@ -70,7 +70,7 @@ fn one_call_finds_out_and_its_answer_counts() {
     assert!(admits(&mut breaker, 2, 2250));
     assert!(admits(&mut breaker, 2, 2251), "it is its own");
     assert!(!admits(&mut breaker, 3, 2252));
-    // One that was sent before says nothing.
+    // A call that was sent before is no news.
     fails(&mut breaker, 9, 2253);
     assert!(admits(&mut breaker, 2, 2254));
     fails(&mut breaker, 2, 2300);

@@ -439,7 +439,7 @@ fn a_key_written_in_other_letters_is_not_that_key() {
                     [b"ApiKey ", disguise.as_slice()].concat(),
                 )],
             ] {
-                // Where keys are imported it may be one of another id, which nobody owns.
+                // With imported keys it may be a key of another id, without an owner.
                 if let Ok(Credentials::Key { key: found, .. }) = extract(config, &headers) {
                     assert_eq!(found.expose().as_bytes(), disguise);
                     assert_ne!(found.id(), good.id());

@@ -200,7 +200,7 @@ fn more_events_than_are_read_revoke_everybody_for_as_long_as_they_are_new() {
         poll.poll(ms, &mut shared, &mut events);
     }
     assert!(poll.kills("bob", 5_250));
-    // No event follows, and they are of the past all the same.
+    // No event follows, but they are of the past nevertheless.
     poll.poll(110_000, &mut shared, &mut events);
     assert!(!poll.kills("bob", 105_251));
     assert_eq!(poll.poller.take_notice(), Some(Polling::Good));
