@@ -31,12 +31,11 @@ use crate::store::sealed::KeyDigest;
 const WAIT_MS_MIN: u64 = 5;
 /// The longest wait for another request's result.
 const WAIT_MS_MAX: u64 = 40;
-/// A request that has not used its look-up turn by then takes another.
+/// A request that has not used its look-up turn within this time takes another.
 const TURN_MS: u64 = 40;
 /// The longest that a leader takes beside its callouts: a full queue of bcrypt.
 const LEADER_MS_MAX: u64 = 60_000;
-/// For a key that is refused in either case, the roles that the gateway's account had this long
-/// ago are good enough.
+/// An unknown key is refused only if the gateway's roles were seen within this time.
 const ROLES_SEEN_MS: u64 = 30_000;
 /// The callout of a wait may take this much longer than the wait: the address answers late at
 /// times.
