@@ -237,7 +237,7 @@ struct Attempt {
 }
 
 impl Pending {
-    /// A pending exchange whose request brought no key.
+    /// A pending exchange without the key itself.
     fn new(
         id: ExchangeId,
         key_id: String,
@@ -271,7 +271,7 @@ impl Pending {
     }
 }
 
-/// Keycloak showed no owner of a key. Still to check: had the gateway the role to see one?
+/// Keycloak showed no owner of a key. The gateway must still prove that it may see owners.
 #[derive(Debug, Clone, Copy)]
 struct Unseen {
     /// The service token must have been requested at this instant or later.
@@ -310,7 +310,7 @@ impl End {
         }
     }
 
-    /// Whether the key is good is unknown now.
+    /// The key cannot be checked now.
     fn unavailable(reason: Reason) -> Self {
         Self::refused(Rejection::IdentityProviderUnavailable, reason)
     }

@@ -25,7 +25,7 @@ use shared_log::SharedLog;
 /// An instant is dated this much ahead: workers of one node read one clock, but not at the same
 /// moment (nginx caches the time during a pass of its event loop), and a clock is corrected.
 pub const MARGIN_MS: u64 = 250;
-/// A worker that last read the log longer ago than this reads it before it serves.
+/// Before it serves, a worker reads the log if its last read is older than this.
 pub const LOOK_MS_MAX: u64 = 1000;
 /// After this many reads in a row without a log, the log is lost.
 const MISSES_MAX: u8 = 3;
@@ -151,7 +151,7 @@ impl Revocations {
         SHORT_AGE_MS.max(poll_ms + LATE_MS)
     }
 
-    /// Whether a token is dead whose owner was asked for at `cached_at`.
+    /// Whether this owner's token is dead; Keycloak was asked for the owner at `cached_at`.
     #[must_use]
     pub fn kills(&self, owner_id: &str, cached_at: UnixMillis) -> bool {
         cached_at <= self.known.newest()
