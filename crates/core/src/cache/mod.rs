@@ -1,10 +1,10 @@
 //! The caches of a key's token, its verification and its refusal.
 //!
 //! Each is kept in worker memory (L1, least recently used goes first) and in the host's shared
-//! data (L2, see [`slots`]), in regions of their own, so that a flood of unknown keys evicts no
-//! token of a known key. All of them know a key only by its digest. No entry is used past its
-//! end, past this configuration's TTL, or before it was stored (the clock was set back). No token
-//! is used if its owner was revoked after Keycloak was asked for the owner (see
+//! data (L2, see [`crate::store::slots`]), in regions of their own, so that a flood of unknown
+//! keys evicts no token of a known key. All of them know a key only by its digest. No entry is
+//! used past its end, past this configuration's TTL, or before it was stored (the clock was set
+//! back). No token is used if its owner was revoked after Keycloak was asked for the owner (see
 //! [`crate::revocation`]).
 
 mod payload;

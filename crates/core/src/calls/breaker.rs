@@ -8,7 +8,7 @@
 //!
 //! A failure may be one owner's: a token that Keycloak cannot make, a record that the host does
 //! not buffer. A status that says "not now" (500 and above, 429) counts once for each key. If
-//! calls of fewer than [`KEYS_MIN`] keys get no answer at all, the circuit opens for those keys
+//! calls of fewer than `KEYS_MIN` keys get no answer at all, the circuit opens for those keys
 //! alone; the next key that fails opens it for all. The service token belongs to no key: without
 //! it the circuit opens for all. Polls of events, self-checks and renewals neither ask the
 //! breaker nor tell it anything.
