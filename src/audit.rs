@@ -1,5 +1,5 @@
-//! What the audit log knows of a request: asked of the host at most once, and for none that
-//! a cache answers.
+//! The facts about a request that the audit log needs: asked of the host at most once, and never
+//! for a request that a cache answers.
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ use apikeys_core::exchange::Exchange;
 use apikeys_core::exchange::credentials::{Headers, may_hold_key};
 use apikeys_core::trace::TraceContext;
 
-/// What the host knows of a request.
+/// The host's facts about a request.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     route: Option<String>,
@@ -19,7 +19,7 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// Asks: within the request's head, where alone Kong answers all of it.
+    /// Asks the host. Only within the request's head does Kong answer all questions.
     pub(super) fn ask(config: &Config, headers: &Headers) -> Self {
         let source_address = system::source_address();
         Self {
@@ -29,7 +29,7 @@ impl Known {
         }
     }
 
-    /// The same as what a line takes, with what the exchange knows.
+    /// The same facts with those of the exchange, as a line takes them.
     pub(super) fn request<'a>(
         &'a self,
         exchange: &'a Exchange,

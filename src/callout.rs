@@ -1,4 +1,4 @@
-//! Callouts: how a call or a yield is sent, and what its answer says.
+//! Callouts: sends a call or a yield, and reads its answer.
 
 use std::time::Duration;
 
@@ -14,21 +14,21 @@ use apikeys_core::keycloak::{ANSWER_BYTES_MAX, Call};
 use apikeys_core::machine::{Effect, Event};
 use apikeys_core::trace::TraceContext;
 
-/// The callout that a context waits for: it has one at a time.
+/// The callout that a context waits for; a context has one at a time.
 #[derive(Default)]
 pub(super) struct Callout {
     token: Option<u32>,
-    /// The call, where it goes to Keycloak.
+    /// The call, if the callout goes to Keycloak.
     sent: Option<Sent>,
     /// Microseconds that Keycloak took for all calls.
     pub(super) keycloak_us: u64,
 }
 
 impl Callout {
-    /// Does a machine's effect, a call as part of the request's trace.
+    /// Performs a machine's effect; a call becomes part of the request's trace.
     ///
     /// # Errors
-    /// Why it could not be sent.
+    /// The reason why it could not be sent.
     pub(super) fn perform(
         &mut self,
         config: &Config,
@@ -57,8 +57,8 @@ impl Callout {
         }
     }
 
-    /// Reads the answer that the host reports, if it is waited for. `of_request` is false in
-    /// a root context.
+    /// Reads the answer that the host reports, if a callout waits for it. `of_request` is false
+    /// in a root context.
     pub(super) fn read_answer(
         &mut self,
         token: u32,
@@ -72,7 +72,7 @@ impl Callout {
         Some(answer)
     }
 
-    /// Waits for it no more.
+    /// Stops waiting for the answer.
     pub(super) const fn forget(&mut self) {
         self.token = None;
     }
@@ -84,19 +84,19 @@ impl Callout {
     }
 }
 
-/// An answer, or why there is none.
+/// An answer, or the reason why there is none.
 pub(super) enum Answer {
     /// The status, and the body unless it is too large. It may hold a token.
     Given {
         status: u16,
         body: Option<Zeroizing<Vec<u8>>>,
     },
-    /// What the host says of the failure.
+    /// The host's description of the failure.
     Failed(String),
 }
 
 impl Answer {
-    /// The same for a machine.
+    /// The answer as a machine takes it.
     pub(super) fn event(&self) -> Event<'_> {
         match self {
             Self::Given { status, body } => Event::Answer {
@@ -108,7 +108,7 @@ impl Answer {
     }
 }
 
-/// Sends a call to Keycloak; gives the callout's token. `left_ms` is how long its caller can
+/// Sends a call to Keycloak; gives the callout's token. `left_ms` is the time that its caller can
 /// wait.
 fn send(
     config: &Config,
@@ -140,7 +140,7 @@ fn send(
     target.dispatch(&headers, body.map(str::as_bytes), timeout_ms)
 }
 
-/// Sends a yield: at once, or after about so many milliseconds.
+/// Sends a yield that ends at once, or after about `wait_ms`.
 fn send_yield(config: &Config, wait_ms: Option<u64>, timeout_ms: u64) -> Result<u32, String> {
     let wait = wait_ms.map(|ms| ms.to_string());
     // Envoy's fault filter delays by this header; nginx delays by its own limit.
@@ -215,9 +215,9 @@ fn read_answer(headers: usize, body_bytes: usize, of_request: bool) -> Answer {
     Answer::Given { status, body }
 }
 
-/// Why a callout failed. Kong says it in a pseudo-header to a request; on Envoy there are no
-/// headers to ask, and asking is an error that the SDK answers with a panic. So a request of
-/// Kong's it must be: one that has an id there.
+/// The reason why a callout failed. Kong gives it in a pseudo-header to a request. On Envoy there
+/// are no headers to ask, and asking is an error that the SDK answers with a panic. So it is
+/// asked only within a request on Kong, which has an id there.
 fn failure(of_request: bool) -> String {
     let asks =
         of_request && Gateway::here() == Gateway::Kong && system::kong_request_id().is_some();

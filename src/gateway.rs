@@ -1,7 +1,7 @@
-//! The gateway that runs the filter, and each thing that the two do differently.
+//! The gateway that runs the filter, and each difference between Kong and Envoy.
 //!
-//! Kong's Wasm host (`ngx_wasm_module`) is maintained no more, so its faults stay: the
-//! remedies are here and in `kong/nginx-apikeys.conf`. The numbers K1 to K13 are those of
+//! Kong's Wasm host (`ngx_wasm_module`) is maintained no more, so its faults stay: the remedies
+//! are here and in `kong/nginx-apikeys.conf`. The numbers K1 to K13 are those of
 //! `tests/host_model/src/scenarios/kong_faults.rs`, where each fault traps a naive filter.
 
 use std::cell::{Cell, RefCell};
@@ -14,9 +14,9 @@ use super::system;
 use apikeys_core::config::Config;
 use apikeys_core::exchange::credentials::HEADERS_MAX;
 
-/// The first Kong whose faults are known and survived.
+/// The first Kong with known faults that the filter survives.
 const KONG_MIN: (u32, u32) = (3, 9);
-/// The time limit of a call on Kong, at least: those of the loopback server add up to 300 ms
+/// The lowest time limit of a call on Kong: the limits of the loopback server add up to 300 ms
 /// less (`kong/nginx-apikeys.conf`).
 const KONG_CALL_MS_MIN: u64 = 2_000;
 /// Pseudo-headers that Kong adds to its map of request headers and does not count.
@@ -30,18 +30,18 @@ pub(super) enum Gateway {
 }
 
 thread_local! {
-    /// The ids of requests that are answered while they were held, and not over yet.
+    /// The ids of requests that were answered while held, and are not over yet.
     static ANSWERED: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-    /// Learnt once for each virtual machine.
+    /// Detected once for each virtual machine.
     static GATEWAY: Cell<Option<Gateway>> = const { Cell::new(None) };
-    /// Whether this release of the gateway can be trusted; learnt at the first request.
+    /// Whether the filter supports this release of the gateway; detected at the first request.
     static SUPPORTED: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
 impl Gateway {
-    /// The gateway of this machine. Asks the host at the first call alone: Kong numbers its
-    /// root contexts 0, Envoy gives the configured name. Every other property that tells them
-    /// apart is an error line or a crash in a root context of Kong's.
+    /// The gateway of this machine. Asks the host only at the first call: Kong numbers its root
+    /// contexts 0, Envoy gives the configured name. Every other property that tells them apart is
+    /// an error line or a crash in a root context of Kong's.
     pub(super) fn here() -> Self {
         GATEWAY.get().unwrap_or_else(|| {
             let root_id = hostcalls::get_property(vec!["plugin_root_id"]);
@@ -54,9 +54,9 @@ impl Gateway {
         })
     }
 
-    /// Whether the filter may run in this release of the gateway. To be asked within a
-    /// request, where alone Kong tells its version. Older releases of Kong let a request go
-    /// on when a callout fails (K11); those before 3.5 do not tell their version.
+    /// Whether the filter may run in this release of the gateway. Ask only within a request:
+    /// elsewhere Kong does not tell its version. Older releases of Kong let a request go on when
+    /// a callout fails (K11); those before 3.5 do not tell their version.
     pub(super) fn is_supported(self) -> bool {
         if self == Self::Envoy {
             return true;
@@ -65,7 +65,7 @@ impl Gateway {
             let version = system::property(&["kong".to_owned(), "version".to_owned()]);
             let supported = match &version {
                 Some(version) => of_version(version).is_some_and(|version| version >= KONG_MIN),
-                // An Envoy whose root_id is 0.
+                // An Envoy with the root_id 0.
                 None => system::kong_request_id().is_none(),
             };
             if !supported {
@@ -85,8 +85,8 @@ impl Gateway {
         self == Self::Envoy || SUPPORTED.get() == Some(true)
     }
 
-    /// The level for lines of the filter's own course. Kong hides `info` by default, and
-    /// nginx writes whole headers at that level (K9); a filter cannot write at `notice`.
+    /// The log level for the filter's own events. Kong hides `info` by default, and nginx writes
+    /// whole headers at that level (K9); a filter cannot write at `notice`.
     pub(super) const fn info(self) -> Level {
         match self {
             Self::Envoy => Level::Info,
@@ -100,15 +100,15 @@ impl Gateway {
         matches!(self, Self::Envoy)
     }
 
-    /// Whether a root context may go on as soon as it is answered. Kong's worker crashes when
-    /// a root context calls out or traps then (K1), and shared data may trap: so there it
-    /// keeps the answer until the next tick.
+    /// Whether a root context may act as soon as an answer comes. A callout or a trap of a root
+    /// context at that moment crashes Kong's worker (K1), and shared data may trap: so there the
+    /// answer waits for the next tick.
     pub(super) const fn acts_on_answers(self) -> bool {
         matches!(self, Self::Envoy)
     }
 
-    /// Whether the map of request headers may be read where so many came. Beyond 100 entries
-    /// Kong writes the map with wrong sizes, out of the memory that it was given (K6).
+    /// Whether the map of request headers may be read when it has so many entries. Beyond 100
+    /// entries Kong writes the map with wrong sizes, past the end of its memory (K6).
     pub(super) const fn shows_headers(self, count: usize) -> bool {
         match self {
             Self::Envoy => true,
@@ -116,9 +116,9 @@ impl Gateway {
         }
     }
 
-    /// The time limit that the host is told for a call to Keycloak. Kong loses the body of
-    /// a later answer to the client when a POST ran into the host's limit (K7), so the
-    /// loopback server's limits, which are shorter than the whole, must come first.
+    /// The time limit of a call to Keycloak, as the host is told. Kong loses the body of a later
+    /// answer to the client when a POST ran into the host's limit (K7). So the loopback server's
+    /// limits, which are shorter, must come first.
     pub(super) const fn call_timeout_ms(self, config: &Config, left_ms: u64) -> u64 {
         match self {
             Self::Envoy => left_ms,
@@ -127,9 +127,9 @@ impl Gateway {
         }
     }
 
-    /// Prepares the writing of a longer value over an entry of shared data; gives the version
-    /// to write over. In a full zone Kong may evict that very entry for its own room and go on
-    /// to use it (K12), so there it is deleted first.
+    /// Prepares to write a longer value over an entry of shared data; gives the version to write
+    /// over. In a full zone Kong may evict that very entry to make room, and go on to use it
+    /// (K12), so there it is deleted first.
     pub(super) fn make_way(self, name: &str, bytes: usize, version: u32) -> Option<u32> {
         if self == Self::Envoy {
             return Some(version);
@@ -142,8 +142,8 @@ impl Gateway {
         Some(version)
     }
 
-    /// Notes that a request is answered which was held. Kong goes on to the next filter of the
-    /// chain then, and a second answer is a trap that crashes the worker (K13).
+    /// Notes that a held request is answered. Kong then goes on to the next filter of the chain,
+    /// and a second answer is a trap that crashes the worker (K13).
     pub(super) fn note_answered(self) -> Answered {
         let id = match self {
             Self::Envoy => None,
@@ -161,8 +161,8 @@ impl Gateway {
                 .is_some_and(|id| ANSWERED.with_borrow(|answered| answered.contains(&id)))
     }
 
-    /// Takes a header of the request away from the service. Kong's proxy sends a header
-    /// that was removed (K2), so there its value is set to an empty one.
+    /// Hides a header of the request from the service. Kong's proxy sends a header that was
+    /// removed (K2), so there its value is set to an empty one.
     pub(super) fn take_header(self, name: &str) -> Result<(), Status> {
         let emptied = match self {
             Self::Envoy => None,
@@ -172,7 +172,7 @@ impl Gateway {
     }
 }
 
-/// Keeps in mind that a request is answered, until it is over.
+/// Remembers that a request is answered, until it is over.
 pub(super) struct Answered(Option<Vec<u8>>);
 
 impl Drop for Answered {

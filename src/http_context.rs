@@ -1,4 +1,4 @@
-//! The HTTP context: one request, led through its exchange.
+//! The HTTP context: one request and its exchange.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -24,32 +24,33 @@ use apikeys_core::machine::{Effect, Event};
 use apikeys_core::metrics::Way;
 use apikeys_core::rejection::{Reason, Rejection};
 
-/// Why a request is refused where the host lacks what an exchange takes: the log says what.
+/// The reason for a refusal where the host lacks something that an exchange needs: the log names
+/// it.
 const NO_HOST: &str = "the host lacks what an exchange takes";
-/// Why a request is refused in a gateway that is too old: an error line says which.
+/// The reason for a refusal on a gateway that is too old: an error line gives its version.
 const TOO_OLD: &str = "this release of Kong is not supported";
-/// Why a request is refused where the filter has no configuration.
+/// The reason for a refusal when the filter has no configuration.
 const NO_CONFIGURATION: &str = "the filter's configuration was refused";
 
 /// The filter of one request.
 pub(super) struct HttpFilter {
     route: Option<Rc<Route>>,
     exchange: Exchange,
-    /// The callout that is waited for.
+    /// The callout under way.
     callout: Callout,
     /// The request is held until the exchange ends.
     paused: bool,
-    /// The headers that held the key, taken out of the request before it was held: a host
-    /// that lets it go on by mistake (Kong, after a trap) sends neither key nor token.
+    /// The headers that held the key. They are taken out of the request before it is held: a host
+    /// that lets it go on by mistake (Kong, after a trap) then sends neither key nor token.
     taken: Vec<(String, Vec<u8>)>,
-    /// It is answered, after it was held.
+    /// The request was answered after it was held.
     answered: Option<Answered>,
     request_id: RequestId,
-    /// When it came, or when it began to wait; none where it is not timed.
+    /// When it came, or when it began to wait; none for a request that is not timed.
     came_at: Option<Instant>,
     /// The gateway's own token was fetched for it.
     fetched_token: bool,
-    /// What the audit log knows of it; none as long as a cache may answer it.
+    /// The host's facts for the audit log; none as long as a cache may answer the request.
     known: Option<Known>,
 }
 
@@ -119,7 +120,7 @@ impl HttpFilter {
         }
     }
 
-    /// Does what the exchange says.
+    /// Performs the exchange's output.
     fn obey(&mut self, output: Output) -> Action {
         let effect = match output {
             Output::Pass(why) => return self.pass(why),
@@ -143,7 +144,7 @@ impl HttpFilter {
                 self.came_at.get_or_insert_with(metrics::now);
                 Action::Pause
             }
-            // Ends within one more step: a failed callout is never repeated.
+            // Ends within one more step: the exchange never repeats a failed callout.
             Err(why) => self.go_on(Event::Failed(&why)),
         }
     }
@@ -162,7 +163,7 @@ impl HttpFilter {
         Ok(())
     }
 
-    /// Asks the exchange; none when the host lacks what it takes.
+    /// Runs a step of the exchange; none where the host lacks something that the step needs.
     fn ask(&mut self, act: impl FnOnce(&mut Exchange, &mut Env<'_>) -> Output) -> Option<Output> {
         let worker = match self.route.as_ref()?.worker() {
             Ok(worker) => worker,
@@ -180,7 +181,7 @@ impl HttpFilter {
         };
         let mut worker = worker.worker.try_borrow_mut().ok()?;
         let exchange = &mut self.exchange;
-        // A slice may be computed in any callback but the first.
+        // Any callback but the first may compute a slice.
         let began = self.paused.then(metrics::now);
         let verifies = exchange.is_verifying();
         let output = with_env(now, &mut worker, |env| act(exchange, env));
@@ -211,7 +212,7 @@ impl HttpFilter {
         let headers = MapType::HttpRequestHeaders;
         let mut written =
             hostcalls::set_map_value(headers, "authorization", Some(&forward.authorization));
-        // Those of a request that was held are gone, and nobody needs them any more.
+        // A held request has lost these headers already, and nobody needs the copies any more.
         self.taken.clear();
         if !self.paused {
             for name in &forward.remove {
@@ -282,7 +283,8 @@ impl HttpFilter {
         }
     }
 
-    /// Whether the audit log has a line of what this leads to: of all but most hits of a cache.
+    /// Whether the audit log has a line for this output. It has one for every output, except most
+    /// cache hits.
     fn is_audited(&self, output: &Output) -> bool {
         match output {
             Output::Pass(pass) => *pass == Pass::Fallback,
@@ -293,7 +295,7 @@ impl HttpFilter {
         }
     }
 
-    /// Writes a line of the audit log, if there is to be one.
+    /// Writes a line of the audit log, if this request has one.
     fn audit(&self, level: log::Level, line: impl FnOnce(audit::Request<'_>, UnixMillis) -> Line) {
         let Some(known) = &self.known else {
             return;
@@ -358,7 +360,7 @@ impl HttpContext for HttpFilter {
         wiping_head(|| self.head_came(count))
     }
 
-    // Not wiped: nothing of a key or a token is read.
+    // Not wiped: this callback reads no part of a key or a token.
     fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {
         if self.exchange.has_forwarded() && system::response_status() == Some(401) {
             self.token_refused();
@@ -368,8 +370,7 @@ impl HttpContext for HttpFilter {
 }
 
 impl Drop for HttpFilter {
-    /// The request is over, perhaps before its exchange was: gives back what the
-    /// exchange holds.
+    /// The request is over, perhaps before its exchange: gives back the claims of the exchange.
     fn drop(&mut self) {
         if !self.exchange.is_pending() {
             return;
@@ -380,7 +381,7 @@ impl Drop for HttpFilter {
         let Ok(mut worker) = worker.worker.try_borrow_mut() else {
             return;
         };
-        // Nothing is decided by it any more.
+        // No decision depends on the time any more.
         let now = system::now().unwrap_or_default();
         let exchange = &mut self.exchange;
         with_env(now, &mut worker, |env| exchange.abort(env));

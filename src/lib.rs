@@ -1,14 +1,13 @@
 //! The filter: the proxy-wasm shell around the core, for Kong Gateway and Envoy. It translates
 //! between a host and [`apikeys_core`], and decides nothing.
 //!
-//! All calls to the host are made here, by the SDK's `hostcalls` rather than the
-//! methods of its traits, which unwrap each result: where the SDK gives a host's
-//! refusal back, it is a rejection. It panics on statuses that it does not expect,
-//! and so each call is made only where both hosts answer it with one that it does;
-//! docs/hosts.md lists the traps that are left. What the hosts do differently from each
-//! other is met in the module that it concerns.
+//! All calls to the host are made here, by the SDK's `hostcalls` and not by the methods of its
+//! traits, which unwrap each result. Where the SDK reports a host's refusal, the request is
+//! rejected. The SDK panics on unexpected statuses, so each call is made only where both hosts
+//! give an expected one; docs/hosts.md lists the remaining traps. Each module handles the
+//! differences between the hosts that concern it.
 
-// Built for Wasm alone: natively there is no host to call.
+// Built only for Wasm: natively there is no host to call.
 #![cfg(target_arch = "wasm32")]
 
 mod audit;
@@ -43,7 +42,7 @@ use apikeys_core::signing_key::SigningKey;
 
 /// The time between two ticks of a root context.
 const TICK_PERIOD: Duration = Duration::from_millis(200);
-/// Ticks of other root contexts within this time look for nothing.
+/// Ticks of other root contexts within this time do nothing.
 const TICK_MS_MIN: u64 = 150;
 
 /// Registers the filter with the host.
@@ -54,22 +53,22 @@ pub(crate) fn start() {
 }
 
 thread_local! {
-    /// What all filters of this virtual machine share. Kong runs one machine per
-    /// worker for all routes, each with a root context of its own.
+    /// The state that all filters of this virtual machine share. Kong runs one machine per worker
+    /// for all routes, each with a root context of its own.
     static MACHINE: RefCell<Machine> = RefCell::new(Machine::default());
 }
 
 #[derive(Default)]
 struct Machine {
     gate: Gate,
-    /// When the workers looked last for what was revoked.
+    /// When the workers last looked for revocations.
     ticked_at: UnixMillis,
-    /// The workers by the digest of their configuration text, which may hold secrets:
-    /// routes that are configured alike share their caches.
+    /// The workers by the digest of their configuration text, which may hold secrets: routes with
+    /// the same configuration share their caches.
     workers: HashMap<TextDigest, Weak<SharedWorker>>,
 }
 
-/// A worker and its watch: routes that are configured alike share them.
+/// A worker and its watch: routes with the same configuration share them.
 struct SharedWorker {
     worker: RefCell<Worker>,
     watch: RefCell<Watch>,
@@ -100,8 +99,8 @@ fn worker_for(text: TextDigest, config: &Arc<Config>, key: &Arc<SigningKey>) -> 
     })
 }
 
-/// Lets each worker of this machine look for what was revoked; at most once in a while,
-/// however many root contexts ask.
+/// Lets each worker of this machine look for revocations. A tick soon after another one does
+/// nothing, because many root contexts tick.
 fn tick() {
     let Some(now) = system::now() else {
         return;
@@ -122,7 +121,7 @@ fn tick() {
     });
 }
 
-/// Shows each worker of this machine, and without one the gate that they share.
+/// Shows each worker of this machine; without workers, shows the gate that they share.
 fn with_machine(mut show: impl FnMut(&Gate, Option<(&mut Worker, &Watch)>)) {
     MACHINE.with_borrow_mut(|machine| {
         show(&machine.gate, None);
@@ -136,12 +135,12 @@ fn with_machine(mut show: impl FnMut(&Gate, Option<(&mut Worker, &Watch)>)) {
     });
 }
 
-/// Lends an exchange what it works with: the worker, the machine's gate, the host.
+/// Lends an exchange its environment: the worker, the machine's gate, the host.
 fn with_env<T>(now: UnixMillis, worker: &mut Worker, act: impl FnOnce(&mut Env<'_>) -> T) -> T {
     with_host(now, worker, &system::source_address, &system::nonce, act)
 }
 
-/// The same outside of requests, where no address and no id of a request can be asked for.
+/// The same outside of requests, where the address and the id of a request cannot be asked for.
 fn with_background_env<T>(
     now: UnixMillis,
     worker: &mut Worker,

@@ -1,13 +1,13 @@
-//! The HTTP context of the management API: one request, led to its answer.
+//! The HTTP context of the management API: one request and its answer.
 //!
-//! Where the body comes from differs. Envoy gives it while the head is held back, if
-//! the filter's `allow_on_headers_stop_iteration` is true, and else never; so whoever
-//! waits for it waits for a turn of the yield address as well. Kong gives it only to a
-//! filter that lets the head go on, and before anything is sent to a service; but for
-//! a body that turns out empty.
+//! The hosts give the body in different ways. Envoy gives it while the head is held back, but
+//! only if the filter's `allow_on_headers_stop_iteration` is true. Otherwise Envoy never gives
+//! it, so a request that waits for its body also waits for a yield. Kong gives the body only to a
+//! filter that lets the head go on, and before anything is sent to a service, except for a body
+//! that turns out empty.
 //!
-//! Credentials are taken out of head and body before anything is waited for: a host that
-//! lets the request go on by mistake sends none of them to a service.
+//! Credentials are taken out of head and body before the request waits: a host that lets the
+//! request go on by mistake sends none of them to a service.
 
 use std::rc::Rc;
 
@@ -36,10 +36,10 @@ pub(super) struct ManageFilter {
     route: Rc<Route>,
     manage: Manage,
     callout: Callout,
-    /// The body is waited for.
+    /// The request waits for its body.
     reading: bool,
     trace: Option<TraceContext>,
-    /// It is answered, perhaps after it was held.
+    /// The request was answered, perhaps after it was held.
     answered: Option<Answered>,
     request_id: RequestId,
 }
@@ -89,7 +89,7 @@ impl ManageFilter {
                 .unwrap_or_default()
         };
         let (method, path) = (pseudo(":method"), pseudo(":path"));
-        // Kong says that no stream ends with its head: the announced length tells.
+        // Kong never reports that a stream ends with its head: the announced length tells.
         let announced = headers.iter().any(|(name, value)| {
             (name.eq_ignore_ascii_case("content-length") && value != b"0")
                 || name.eq_ignore_ascii_case("transfer-encoding")
@@ -126,18 +126,18 @@ impl ManageFilter {
         }
         self.reading = false;
         self.callout.forget();
-        // On Kong none where the body did not fit client_body_buffer_size.
+        // On Kong there is none if the body did not fit client_body_buffer_size.
         let body = match body_bytes {
             0 => Some(Vec::new()),
             _ => hostcalls::get_buffer(BufferType::HttpRequestBody, 0, body_bytes)
                 .ok()
                 .flatten(),
         };
-        // May hold a key.
+        // The body may hold a key.
         let body = body.map(Zeroizing::new);
         if body_bytes > 0 && body.is_some() {
             let kind = BufferType::HttpRequestBody;
-            // Not an empty one: nginx sends no buffer of size zero.
+            // Not an empty body: nginx sends no buffer of size zero.
             if hostcalls::set_buffer(kind, 0, body_bytes, b" ").is_err() {
                 return self.unavailable();
             }
@@ -146,7 +146,7 @@ impl ManageFilter {
         self.step(|manage, env| manage.read_body(body, env))
     }
 
-    /// Tells the machine what happened and does what it says.
+    /// Tells the machine an event and performs its output.
     fn step(
         &mut self,
         mut act: impl FnMut(&mut Manage, &mut ManageEnv<'_, '_>) -> Output,
@@ -168,7 +168,7 @@ impl ManageFilter {
         let (config, trace) = (&self.route.config, self.trace.as_ref());
         match self.callout.perform(config, effect, trace) {
             Ok(()) => Action::Pause,
-            // Ends within a few steps: a failed callout is not repeated for ever.
+            // Ends within a few steps: the machine does not repeat a failed callout for ever.
             Err(why) => self.go_on(Event::Failed(&why)),
         }
     }
@@ -198,7 +198,7 @@ impl ManageFilter {
         })
     }
 
-    /// Asks the machine; none when the host lacks what it takes.
+    /// Runs a step of the machine; none where the host lacks something that the step needs.
     fn ask(
         &mut self,
         act: &mut dyn FnMut(&mut Manage, &mut ManageEnv<'_, '_>) -> Output,
@@ -269,7 +269,7 @@ impl ManageFilter {
         );
     }
 
-    /// The host lacks what an answer takes: says so.
+    /// Refuses the request: the host lacks something that an answer needs.
     fn unavailable(&mut self) -> Action {
         self.refuse(&Problem::unavailable())
     }
@@ -315,8 +315,7 @@ impl HttpContext for ManageFilter {
 }
 
 impl Drop for ManageFilter {
-    /// The request is over, perhaps before its answer was given: gives back what it
-    /// holds.
+    /// The request is over, perhaps before its answer: gives back its claims.
     fn drop(&mut self) {
         if !self.manage.is_pending() {
             return;
@@ -329,7 +328,7 @@ impl Drop for ManageFilter {
         else {
             return;
         };
-        // Nothing is decided by it any more.
+        // No decision depends on the time any more.
         let now = system::now().unwrap_or_default();
         let manage = &mut self.manage;
         with_env(now, &mut worker, |exchange| {

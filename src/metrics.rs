@@ -1,9 +1,8 @@
-//! Tells the host what was counted, on ticks.
+//! Tells the host the metrics, on ticks.
 //!
-//! Kong before 3.9 has proxy-wasm's metrics as functions that end the filter, so nothing is
-//! told before the gateway is known to take it. What Kong takes of a metric depends on its
-//! kind, and anything else ends the filter as well: counters are incremented, gauges
-//! recorded.
+//! Kong before 3.9 has proxy-wasm's metrics as functions that end the filter, so the gateway must
+//! be known to take them before any is told. A wrong call for a metric's kind ends the filter as
+//! well: counters are incremented, gauges recorded.
 
 use std::cell::RefCell;
 use std::time::Instant;
@@ -22,33 +21,33 @@ use apikeys_core::metrics::gauges::{self, Gauges, Member, OfWorker};
 use apikeys_core::metrics::{self, CallResult, Metrics};
 use apikeys_core::store::slots::SharedStore;
 
-/// Of so many requests one is timed, until it is seen to wait: to read the clock twice for
-/// each would cost more than to count it.
+/// Times one of so many requests, until it must wait: reading the clock twice for each would cost
+/// more than counting it.
 const TIMED_OF: u32 = 16;
 
 thread_local! {
     static TELLER: RefCell<Teller> = RefCell::new(Teller::default());
 }
 
-/// What the host is told.
+/// The metrics that the host is told.
 #[derive(Default)]
 struct Teller {
     metrics: Metrics,
     member: Option<Member>,
     host: Host,
-    /// Requests since one was timed.
+    /// Requests since the last timed one.
     untimed: u32,
 }
 
-/// What is known of the host.
+/// The state of the host's metrics.
 #[derive(Default)]
 enum Host {
-    /// Nothing yet.
+    /// Unknown.
     #[default]
     Unknown,
     /// It takes metrics.
     Takes,
-    /// It knows them by these ids: those of the counters, those of the gauges.
+    /// The host has assigned these ids: those of the counters, those of the gauges.
     Knows(Vec<u32>, Vec<u32>),
     /// It has none.
     Refuses,
@@ -59,7 +58,7 @@ pub(super) fn count(act: impl FnOnce(&mut Metrics)) {
     TELLER.with_borrow_mut(|teller| act(&mut teller.metrics));
 }
 
-/// A request came: gives the instant, if it is one of those that are timed.
+/// A request came: gives the instant, if this request is timed.
 pub(super) fn request_came() -> Option<Instant> {
     TELLER.with_borrow_mut(|teller| {
         teller.untimed += 1;
@@ -106,14 +105,14 @@ impl Sent {
     }
 }
 
-/// A worker was made, and so what tells this machine from the others of its node.
+/// A worker was made: its holder bytes tell this machine from the others of its node.
 pub(super) fn has_worker(holder: [u8; 16]) {
     TELLER.with_borrow_mut(|teller| {
         teller.member.get_or_insert_with(|| Member::new(holder));
     });
 }
 
-/// Tells the host what has changed.
+/// Tells the host the changes.
 pub(super) fn tick(now: UnixMillis) {
     TELLER.with_borrow_mut(|teller| {
         if matches!(teller.host, Host::Unknown) && Gateway::here().takes_metrics() {
@@ -124,7 +123,7 @@ pub(super) fn tick(now: UnixMillis) {
         let Host::Knows(counters, gauges) = &teller.host else {
             return;
         };
-        // A value that the host does not take is lost.
+        // If the host does not take a value, the value is lost.
         teller.metrics.grown(|at, by| {
             if let (Some(id), Ok(by)) = (counters.get(at), i64::try_from(by)) {
                 let _ = hostcalls::increment_metric(*id, by);
@@ -139,7 +138,7 @@ pub(super) fn tick(now: UnixMillis) {
 }
 
 impl Teller {
-    /// What the node's gauges are, if it is time to tell them and this machine does.
+    /// The node's gauges, if this machine tells them and it is time.
     fn look(&mut self, now: UnixMillis) -> Option<Gauges> {
         let member = self.member.as_mut()?;
         if !member.is_due(now) {

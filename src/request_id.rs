@@ -1,4 +1,4 @@
-//! The id by which a request is found in the logs.
+//! The id that finds a request in the logs.
 
 use std::cell::OnceCell;
 use std::fmt;
@@ -10,9 +10,9 @@ use apikeys_core::exchange::credentials::{Headers, may_hold_key};
 /// The longest id that a request may bring.
 const BYTES_MAX: usize = 128;
 
-/// What the header that gateways agree on says, if that can be an id; else Kong's own; else a
-/// dash. Most requests have no line in the log, so it is read when it is first asked for, and
-/// once: nginx may make up another each time.
+/// The value of the header that gateways agree on, if that can be an id; else Kong's own; else a
+/// dash. Most requests have no line in the log, so it is read only when it is first needed. It is
+/// read once, because nginx may make up another one each time.
 #[derive(Default)]
 pub(super) struct RequestId {
     header: Option<Vec<u8>>,
@@ -20,8 +20,8 @@ pub(super) struct RequestId {
 }
 
 impl RequestId {
-    /// The id of the request with these headers. On Kong its own header is the client's, and
-    /// may hold a key, which would go into the log.
+    /// The id of the request with these headers. On Kong the header is the client's own, and may
+    /// hold a key, which would go into the log.
     pub(super) fn of(config: &Config, headers: &Headers) -> Self {
         let mut named = headers.iter();
         let header = named
@@ -50,7 +50,7 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// Whether this is a word, and no more than one.
+/// Whether this is exactly one word.
 fn is_id(id: &[u8]) -> bool {
     let of_a_word = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
     (1..=BYTES_MAX).contains(&id.len()) && id.iter().all(of_a_word)

@@ -28,15 +28,15 @@ use apikeys_core::signing_key::SigningKey;
 /// Reads the configuration and makes the context of each request.
 #[derive(Default)]
 pub(super) struct RootFilter {
-    /// None where the configuration was refused: then each request is.
+    /// None if the configuration was refused: then each request is refused.
     route: Option<Rc<Route>>,
-    /// The tick period is set: to set it again is a trap on Kong.
+    /// The tick period is set: setting it again is a trap on Kong.
     ticking: bool,
     callout: Callout,
     /// The answer that waits for the next tick.
     answer: Option<Answer>,
     background: Background,
-    /// Renewals that were counted.
+    /// Renewals that are already counted.
     renewed: Renewed,
 }
 
@@ -44,18 +44,18 @@ pub(super) struct RootFilter {
 pub(super) struct Route {
     pub(super) config: Arc<Config>,
     text: TextDigest,
-    /// Hits since one was in the audit log, in so many of a thousand.
+    /// Cache hits times the sampling rate: thousandths of the next line in the audit log.
     hits: Cell<u32>,
     worker: RefCell<Option<Rc<SharedWorker>>>,
     manager: RefCell<Option<Rc<RefCell<Manager>>>>,
 }
 
 impl Route {
-    /// The worker. Made at first use: Kong reads the variable that holds the
-    /// signing key only within a request.
+    /// The worker. Made at first use: Kong reads the variable with the signing key only within a
+    /// request.
     ///
     /// # Errors
-    /// What is wrong with the signing key, with no word of it.
+    /// The fault of the signing key, without any of its text.
     pub(super) fn worker(&self) -> Result<Rc<SharedWorker>, String> {
         if let Some(worker) = self.worker.borrow().as_ref() {
             return Ok(Rc::clone(worker));
@@ -66,22 +66,22 @@ impl Route {
         Ok(worker)
     }
 
-    /// Whether a request that a cache answered is to be in the audit log.
+    /// Whether the audit log gets a line for this cache hit.
     pub(super) fn samples_hit(&self) -> bool {
         let hits = self.hits.get() + self.config.audit_hits_per_1000;
         self.hits.set(hits % 1000);
         hits >= 1000
     }
 
-    /// The worker, if there is one already.
+    /// The worker, if it was made already.
     fn made(&self) -> Option<Rc<SharedWorker>> {
         self.worker.borrow().as_ref().map(Rc::clone)
     }
 
-    /// What the management requests of this configuration share; made at first use.
+    /// The state that the management requests of this configuration share; made at first use.
     ///
     /// # Errors
-    /// What is wrong with the management client's key, with no word of it.
+    /// The fault of the management client's key, without any of its text.
     pub(super) fn manager(&self) -> Result<Rc<RefCell<Manager>>, String> {
         if let Some(manager) = self.manager.borrow().as_ref() {
             return Ok(Rc::clone(manager));
@@ -98,7 +98,7 @@ impl Route {
     }
 }
 
-/// Reads a key from where the configuration says that it is.
+/// Reads a key from its configured source.
 fn read_key(source: &SigningKeySource, field: &str) -> Result<SigningKey, String> {
     match source {
         SigningKeySource::Inline(key) => Ok(SigningKey::clone(key)),
@@ -113,7 +113,7 @@ fn read_key(source: &SigningKeySource, field: &str) -> Result<SigningKey, String
 }
 
 impl RootFilter {
-    /// Refuses the configuration: every request, where the host would let them go on.
+    /// Refuses the configuration: refuses every request where the host would let requests go on.
     fn refuse(&mut self, fault: &str) -> bool {
         self.route = None;
         let gateway = Gateway::here();
@@ -151,8 +151,8 @@ impl RootFilter {
             worker: RefCell::new(None),
             manager: RefCell::new(None),
         };
-        // On Envoy a key that cannot be used is told now, and not by the first request. Kong
-        // would let all requests go on.
+        // On Envoy an unusable key is reported now, and not at the first request. Kong would let
+        // all requests go on.
         let management = route.config.management.as_ref();
         let of_manager = management.and_then(|management| management.signing_key.as_ref());
         let at_hand = |source: &SigningKeySource| match source {
@@ -180,7 +180,7 @@ impl RootFilter {
             if !Gateway::here().acts_on_answers() {
                 self.background = Background::at_ticks_alone();
             }
-            // Without ticks each worker looks within a second of its own.
+            // Without ticks each worker reads the log of revocations by itself, within a second.
             if hostcalls::set_tick_period(TICK_PERIOD).is_err() {
                 log::error!("the host gives no ticks: revocations take up to a second longer");
             }
@@ -189,8 +189,8 @@ impl RootFilter {
     }
 
     fn answered(&mut self, token: u32, headers: usize, body_bytes: usize) {
-        // What comes after its job was given up is not looked at. A root context is in no
-        // request, where alone Kong says why a callout failed.
+        // An answer that comes after its job was given up is not read. A root context is outside
+        // of requests, where Kong does not give the reason for a failed callout.
         let Some(answer) = self.callout.read_answer(token, headers, body_bytes, false) else {
             return;
         };
@@ -200,15 +200,14 @@ impl RootFilter {
         }
     }
 
-    /// Goes on by the answer that came, if one did.
+    /// Goes on with the waiting answer, if there is one.
     fn take_answer(&mut self) {
         if let Some(answer) = self.answer.take() {
             self.go_on(Some(answer.event()));
         }
     }
 
-    /// Tells what is done between requests of an answer, or of a tick, and sends what it asks
-    /// for.
+    /// Tells the background jobs of an answer, or of a tick, and sends their next call.
     fn go_on(&mut self, event: Option<Event<'_>>) {
         let Some(shared) = self.route.as_ref().and_then(|route| route.made()) else {
             return;

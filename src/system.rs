@@ -13,26 +13,26 @@ pub(super) fn now() -> Option<UnixMillis> {
         .ok()?
         .duration_since(UNIX_EPOCH)
         .ok()?;
-    // Not as_millis, whose 128 bits each request would pay for.
+    // Not as_millis: its 128 bits would be a cost of each request.
     let whole = since.as_secs().checked_mul(1000)?;
     let ms = whole.checked_add(u64::from(since.subsec_millis()))?;
     (ms > 0).then_some(UnixMillis(ms))
 }
 
-/// Bytes that no other request has; to be asked for within one. Not secret, and no secret
-/// may be drawn from them: on Kong the random source is nginx's own, which is not
-/// cryptographic, and its request id makes them differ between workers.
+/// Bytes that no other request has; ask only within a request. Not secret, and no secret may be
+/// drawn from them: on Kong the random source is nginx's own, which is not cryptographic, and its
+/// request id makes them differ between workers.
 pub(super) fn nonce() -> Vec<u8> {
     let mut bytes = random_bytes();
     bytes.extend(kong_request_id().unwrap_or_default());
     bytes
 }
 
-/// The host's random bytes alone, for a root context: Kong answers a question for the id of
-/// a request with an error line there.
+/// The host's random bytes alone, for a root context: there Kong answers a question for a
+/// request's id with an error line.
 pub(super) fn random_bytes() -> Vec<u8> {
     let mut bytes = vec![0_u8; 16];
-    // Where it fails the zeros stay; the caller adds time and a counter.
+    // On a failure the zeros stay; the caller adds time and a counter.
     let _ = getrandom::fill(&mut bytes);
     bytes
 }
@@ -45,15 +45,14 @@ pub(super) fn source_address() -> Option<Vec<u8>> {
         .flatten()
 }
 
-/// The status of the response whose headers came.
+/// The status of the current response.
 pub(super) fn response_status() -> Option<u16> {
     let status = hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, ":status");
     let status = status.ok().flatten()?;
     std::str::from_utf8(&status).ok()?.parse().ok()
 }
 
-/// Kong's id of the request, as in `X-Kong-Request-Id`; none on Envoy. To be asked for
-/// within a request.
+/// Kong's id of the request, as in `X-Kong-Request-Id`; none on Envoy. Ask only within a request.
 pub(super) fn kong_request_id() -> Option<Vec<u8>> {
     ["kong_request_id", "request_id"]
         .into_iter()

@@ -1,9 +1,8 @@
-//! The audit log: what became of a request with a key, as one line of JSON.
+//! The audit log: the result of a request with a key, as one line of JSON.
 //!
-//! A line is one flat object whose texts hold neither a line break nor a brace nor anything
-//! that is not printable ASCII, each cut to a length: whatever a client sends, it can
-//! neither end the line nor begin another, and a line stays far below the 2 KB at which
-//! nginx cuts. `docs/audit.schema.json` describes it.
+//! A line is one flat object. Its texts hold no line break, no brace and only printable ASCII,
+//! each cut to a length. So a client can neither end the line nor begin another, and a line stays
+//! far below the 2 KB at which nginx cuts. `docs/audit.schema.json` describes it.
 
 use std::fmt::Write;
 
@@ -12,12 +11,12 @@ use serde_json::Value;
 use crate::clock::UnixMillis;
 use crate::exchange::Source;
 
-/// A token of more bytes is told of: many services take no more than 8 KiB for a request's
+/// A token with more bytes is reported: many services take no more than 8 KiB for a request's
 /// whole head.
 pub const LARGE_TOKEN_BYTES: usize = 7 * 1024;
 /// The longest text of a line.
 const TEXT_MAX: usize = 128;
-/// The same for a reason, which is a sentence.
+/// The longest reason, which is a sentence.
 const REASON_MAX: usize = 300;
 
 /// One line.
@@ -25,7 +24,7 @@ const REASON_MAX: usize = 300;
 pub struct Line {
     outcome: &'static str,
     now: UnixMillis,
-    /// The members behind those that each line has, in their order.
+    /// The members after the fixed ones, in their order.
     members: Vec<(&'static str, String)>,
     /// Bytes of a token that is too large for many services.
     token_bytes: Option<usize>,
@@ -33,7 +32,7 @@ pub struct Line {
     keycloak_ms: u64,
 }
 
-/// What is known of a request whatever becomes of it.
+/// The facts about a request, for any outcome.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Request<'a> {
     /// The public id of the key.
@@ -46,18 +45,18 @@ pub struct Request<'a> {
     pub route: Option<&'a str>,
     /// The address that it came from, as the host has it.
     pub source_address: Option<&'a str>,
-    /// The request's id; a dash is none.
+    /// The request's id; a dash if it has none.
     pub request_id: &'a str,
     /// The id of its trace.
     pub trace_id: Option<&'a str>,
-    /// From its head to here.
+    /// The time since its head came.
     pub duration_ms: u64,
-    /// So much of that it waited for Keycloak.
+    /// The part of that time in which it waited for Keycloak.
     pub keycloak_ms: u64,
 }
 
 impl Line {
-    /// The request went on with a token of so many bytes.
+    /// The request went on with a token of this size.
     #[must_use]
     pub fn exchanged(
         request: Request<'_>,

@@ -1,8 +1,8 @@
 //! Instants and lengths of time, as plain numbers.
 //!
-//! The core never reads a clock: each entry point takes the instant as an
-//! argument, so that a test or a simulation decides what time it is. An instant
-//! is milliseconds since the Unix epoch, which is what both hosts give.
+//! The core never reads a clock: each entry point takes the instant as an argument, so that a
+//! test or a simulation decides the time. An instant is milliseconds since the Unix epoch, as
+//! both hosts give it.
 
 use std::fmt;
 
@@ -42,8 +42,7 @@ impl UnixMillis {
         Self(seconds.saturating_mul(1000))
     }
 
-    /// Reads an RFC 3339 date and time with any offset; what is finer than a
-    /// millisecond is cut off.
+    /// Reads an RFC 3339 date and time with any offset; digits beyond milliseconds are cut off.
     ///
     /// # Errors
     /// [`NotRfc3339`] when the text is anything else, or lies before 1970.

@@ -1,10 +1,10 @@
-//! Secret random bytes for new keys, which no host need give.
+//! Secret random bytes for new keys, without a host's random source.
 //!
-//! Kong's random source is nginx's own, which is not cryptographic (and can give two
-//! workers the same bytes), so ids, secrets and salts of keys come from HKDF-SHA256
-//! (RFC 5869), begun anew for each key. That nobody can guess them rests on a secret derived
-//! from the signing key and on a token fresh from Keycloak; that they never repeat rests on a
-//! counter and on all else that goes in.
+//! Kong's random source is nginx's own, which is not cryptographic (and can give two workers the
+//! same bytes), so ids, secrets and salts of keys come from HKDF-SHA256 (RFC 5869), begun anew
+//! for each key. The bytes are unguessable because of a secret derived from the signing key and
+//! of a token fresh from Keycloak. They never repeat because of a counter and of all other
+//! inputs.
 
 use std::fmt;
 
@@ -15,21 +15,22 @@ use zeroize::Zeroizing;
 use crate::clock::UnixMillis;
 use crate::signing_key::SigningKey;
 
-/// Tells these bytes from all that is ever derived for something else.
+/// Tells these bytes from all bytes derived for another purpose.
 const PURPOSE: &[u8] = b"apikey-jwt-exchange v1 new key";
-/// Bytes of one expansion: far below the 8,160 beyond which there are none (RFC 5869, 2.3).
+/// Bytes of one expansion: far below the limit of 8,160 (RFC 5869, 2.3).
 const EXPANSION_BYTES: usize = 64;
 
-/// Where a worker's new keys get their randomness from.
+/// The source of randomness for a worker's new keys.
 pub struct KeyRandom {
     secret: Zeroizing<[u8; 32]>,
     worker_seed: Vec<u8>,
-    /// Sources given: no two of a worker's are alike, whatever its host and clock do.
+    /// The number of sources given: a worker's sources all differ, even if its host and clock
+    /// repeat themselves.
     given: u64,
 }
 
 impl KeyRandom {
-    /// The source of a worker, whose seed tells it from its siblings.
+    /// The source of a worker; the seed tells it from its siblings.
     #[must_use]
     pub fn new(signing_key: &SigningKey, worker_seed: &[u8]) -> Self {
         Self {
@@ -39,15 +40,15 @@ impl KeyRandom {
         }
     }
 
-    /// The bytes for one key. `entropy` is what nobody else has: the access token
-    /// that was just fetched, whole, and the request's nonce.
+    /// The bytes for one key. `entropy` is input that nobody else has: the access token that was
+    /// just fetched, whole, and the request's nonce.
     pub fn for_key(&mut self, entropy: &[&[u8]], now: UnixMillis) -> KeyBytes {
         self.given += 1;
         let (given, now) = (self.given.to_be_bytes(), now.0.to_be_bytes());
         let own: [&[u8]; 3] = [&self.worker_seed, &given, &now];
         let mut extract = HkdfExtract::<Sha256>::new(Some(self.secret.as_slice()));
         for part in own.iter().chain(entropy) {
-            // With its length before it, so that no two lists of parts are one text.
+            // The length goes in first, so that no two lists of parts make the same text.
             extract.input_ikm(&(part.len() as u64).to_be_bytes());
             extract.input_ikm(part);
         }
@@ -69,8 +70,8 @@ impl fmt::Debug for KeyRandom {
 
 /// The random bytes of one key: its id, its secret, its salt.
 ///
-/// It lives for one call, so unlike a generator of NIST SP 800-90A it need not hide, from someone
-/// who reads it later, the bytes that it gave before.
+/// It lives for one call. So unlike a generator of NIST SP 800-90A it need not hide its earlier
+/// bytes from an attacker who reads its state later.
 pub struct KeyBytes {
     expand: Hkdf<Sha256>,
     expansions: u64,
@@ -82,7 +83,7 @@ impl KeyBytes {
         for block in bytes.chunks_mut(EXPANSION_BYTES) {
             self.expansions += 1;
             let info: [&[u8]; 2] = [PURPOSE, &self.expansions.to_be_bytes()];
-            // Fails for a longer block alone.
+            // Fails only for a longer block.
             let _ = self.expand.expand_multi_info(&info, block);
         }
     }
@@ -103,7 +104,7 @@ mod tests {
     use crate::test_support::signing_key;
 
     const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
-    /// What a host gives whose random source and request ids are constant.
+    /// The output of a host with a constant random source and constant request ids.
     const CONSTANT: &[u8] = &[7; 16];
 
     #[test]
@@ -141,8 +142,8 @@ mod tests {
         }
     }
 
-    /// Makes keys from each worker in turn, with a token of its sign alone, and holds
-    /// that no id and no secret repeats.
+    /// Makes keys from each worker in turn, with a token of one repeated byte, and asserts that no
+    /// id and no secret repeats.
     fn make_keys(count: usize, workers: &mut [(KeyRandom, u8)]) {
         let format = KeyFormat::new("sk_live_").unwrap();
         let (mut ids, mut secrets) = (HashSet::new(), HashSet::new());
@@ -204,12 +205,12 @@ mod tests {
             drawn(&key, b"seed", 0, &[b"tokem", b"nonce"], NOW),
             drawn(&key, b"seed", 0, &[token, b"noncf"], NOW),
             drawn(&key, b"seed", 0, &[token, b"nonce"], NOW.plus_ms(1)),
-            // The same bytes, cut elsewhere.
+            // The same bytes, split at another place.
             drawn(&key, b"seed", 0, &[b"tokenn", b"once"], NOW),
             drawn(&key, b"seed", 0, &[token, b"nonce", b""], NOW),
         ];
         assert_eq!(draws.iter().collect::<HashSet<_>>().len(), draws.len());
-        // All alike gives the same: it is these inputs that the keys differ by.
+        // The same inputs give the same bytes: only these inputs make keys differ.
         assert_eq!(draws[0], drawn(&key, b"seed", 0, &[token, b"nonce"], NOW));
     }
 

@@ -1,11 +1,10 @@
 //! Keyed hashes under 32-byte keys, each for a purpose of its own (see
 //! [`crate::signing_key::SigningKey::derive`]).
 //!
-//! [`MacKey`] is HMAC-SHA256 (RFC 2104), of which derived ids, assertion ids and all that
-//! is rare are made. [`FastMacKey`] is keyed BLAKE2b (RFC 7693), for what a request in the
-//! cache waits for: the digest of its key and the seal of its entry. Both are pseudo-random
-//! functions of as many bits; BLAKE2b takes 128 bytes at a time, in words of 64 bits, which
-//! Wasm has.
+//! [`MacKey`] is HMAC-SHA256 (RFC 2104), for derived ids, assertion ids and all rare uses.
+//! [`FastMacKey`] is keyed BLAKE2b (RFC 7693), for the hashes on the path of a warm request: the
+//! digest of its key and the seal of its entry. Both are pseudo-random functions of as many bits.
+//! BLAKE2b takes 128 bytes at a time, in words of 64 bits, which Wasm has.
 
 use std::fmt;
 
@@ -16,8 +15,8 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-/// A key with zeros behind it, by hand: so it has the one length that the infallible
-/// constructor of either hash takes.
+/// A key padded with zeros to the one length that the infallible constructor of either hash
+/// takes.
 fn padded(key: &[u8; 32]) -> Zeroizing<[u8; 64]> {
     let mut block = Zeroizing::new([0; 64]);
     for (to, from) in block.iter_mut().zip(key) {
@@ -60,8 +59,8 @@ impl MacKey {
     }
 }
 
-/// What each text is begun with, so that the block of the key before it is hashed once, when
-/// the key is made ready, and not for each text: a block is taken only when more comes.
+/// Each text begins with this byte. BLAKE2b hashes a block only when more bytes follow, so the
+/// block of the key is hashed once, when the key is prepared, and not for each text.
 const BEGINNING: &[u8] = &[1];
 
 /// A key of BLAKE2b-256 in its keyed mode (RFC 7693, 2.9), with its block already hashed.

@@ -1,6 +1,6 @@
-//! The words that each machine and its shell share.
+//! The vocabulary that each machine and its shell share.
 //!
-//! A machine decides and does no I/O. It gives an [`Effect`]; the shell has it done and comes
+//! A machine decides and does no I/O. It gives an [`Effect`]; the shell performs it and comes
 //! back with an [`Event`].
 
 use crate::clock::UnixMillis;
@@ -17,12 +17,12 @@ pub enum Event<'a> {
         /// [`ANSWER_BYTES_MAX`](crate::keycloak::ANSWER_BYTES_MAX).
         body: Option<&'a [u8]>,
     },
-    /// It failed; why, as far as the host says.
+    /// It failed, for this reason, as far as the host gives one.
     Failed(&'a str),
 }
 
 impl<'a> Event<'a> {
-    /// The end of a wait that no host has to answer.
+    /// The end of a wait that needs no answer from a host.
     pub const TURN: Event<'static> = Event::Answer {
         status: 204,
         body: None,
@@ -31,7 +31,7 @@ impl<'a> Event<'a> {
     /// Status and body.
     ///
     /// # Errors
-    /// Why there are none.
+    /// The reason why there are none.
     pub const fn answer(self) -> Result<(u16, &'a [u8]), &'a str> {
         match self {
             Self::Answer {
@@ -43,7 +43,7 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// The status alone, for which the body may be of any size. None where it failed.
+    /// The status alone; the body may be of any size. None for a failed call.
     #[must_use]
     pub const fn status(self) -> Option<u16> {
         match self {
@@ -63,7 +63,7 @@ impl std::fmt::Debug for Event<'_> {
     }
 }
 
-/// What a machine waits for: the shell does it and comes back with its [`Event`].
+/// The effect that a machine waits for: the shell performs it and comes back with its [`Event`].
 #[derive(Debug)]
 pub enum Effect {
     /// Send this to Keycloak.
@@ -73,11 +73,11 @@ pub enum Effect {
         /// How long to wait for the answer.
         timeout_ms: u64,
     },
-    /// Let others have the worker.
+    /// Yield to other requests.
     Yield {
-        /// None: come back at once. Else about so many milliseconds later.
+        /// The wait in milliseconds, roughly; none comes back at once.
         wait_ms: Option<u64>,
-        /// How long to wait for the turn.
+        /// How long to wait for the end of the yield.
         timeout_ms: u64,
     },
 }
@@ -101,7 +101,7 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// One at this instant, of something that starts now.
+    /// A deadline at this instant, for a job that starts now.
     #[must_use]
     pub const fn new(at: UnixMillis, now: UnixMillis) -> Self {
         Self {
@@ -111,7 +111,7 @@ impl Deadline {
         }
     }
 
-    /// One so many milliseconds from now.
+    /// A deadline this many milliseconds from now.
     #[must_use]
     pub const fn after_ms(milliseconds: u64, now: UnixMillis) -> Self {
         Self::new(now.plus_ms(milliseconds), now)
@@ -135,7 +135,7 @@ impl Deadline {
         self.at.since_ms(now)
     }
 
-    /// Whether the clock was set back to before the start: how long it took so far is unknown.
+    /// Whether the clock was set back to before the start: the duration so far is then unknown.
     #[must_use]
     pub fn is_ahead_of(&self, now: UnixMillis) -> bool {
         now < self.started_at
@@ -146,8 +146,8 @@ impl Deadline {
         self.at = self.at.max(at);
     }
 
-    /// Moves along with a clock that was set back since the last look at it, so that nothing
-    /// waits longer for that. Gives the milliseconds, for other instants that move as well.
+    /// Moves the deadline along with a clock that was set back since the last look, so that no
+    /// wait gets longer. Gives the milliseconds, for other instants that must move as well.
     pub const fn follow(&mut self, now: UnixMillis) -> u64 {
         let back_ms = self.seen_at.since_ms(now);
         self.at = self.at.minus_ms(back_ms);

@@ -1,7 +1,7 @@
-//! What a client is told when a request is refused, and what only the log is told.
+//! The answer to a client with a refused request, and the reason, only for the log.
 //!
-//! A rejection is a fixed status and code; all reasons for which a key is no good
-//! share one, so that an answer helps nobody to guess. The reason goes to the log.
+//! A rejection is a fixed status and code. All reasons why a key is no good share one, so that an
+//! answer helps nobody to guess. The reason goes to the log.
 
 use serde_json::json;
 
@@ -12,13 +12,13 @@ use crate::keycloak::{Endpoint, loggable};
 
 /// Seconds after which a client may try again when Keycloak could not answer.
 const RETRY_UNAVAILABLE_SECONDS: u32 = 5;
-/// Seconds after which a client may try again when too many keys are new at once.
+/// Seconds after which a client may try again when too many new keys come at once.
 const RETRY_OVERLOADED_SECONDS: u32 = 1;
 
 /// An answer to a client: Problem Details (RFC 9457).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Rejection {
-    /// There is nothing to exchange.
+    /// The request has no credential to exchange.
     MissingCredentials,
     /// Malformed, unknown, revoked, expired, wrong secret, owner disabled.
     InvalidApiKey,
@@ -54,7 +54,7 @@ impl Rejection {
         }
     }
 
-    /// The code that programs tell rejections apart by.
+    /// The code by which programs tell rejections apart.
     #[must_use]
     pub const fn code(self) -> &'static str {
         match self {
@@ -67,7 +67,7 @@ impl Rejection {
         }
     }
 
-    /// What happened, for people.
+    /// A short description for people.
     #[must_use]
     pub const fn title(self) -> &'static str {
         match self {
@@ -80,7 +80,7 @@ impl Rejection {
         }
     }
 
-    /// Seconds for `Retry-After` (RFC 9110, 10.2.3), where trying again can help.
+    /// Seconds for `Retry-After` (RFC 9110, 10.2.3), if trying again can help.
     #[must_use]
     pub const fn retry_after_seconds(self) -> Option<u32> {
         match self {
@@ -122,21 +122,20 @@ impl Rejection {
     }
 }
 
-/// Why a key was refused, as far as it matters for the next request with it.
+/// The kind of refusal of a key, as far as it matters for the next request with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// Keycloak answered that nobody owns it, and the gateway could have seen an
-    /// owner.
+    /// Keycloak answered that the key has no owner, and the gateway had the role to see one.
     Unknown,
-    /// Keycloak answered that nobody owns it. That the gateway had the role to see an
-    /// owner was known of a while before: a refusal rests on it, a fallback must not.
+    /// Keycloak answered that the key has no owner. The gateway had the role to see one a while
+    /// before: that is enough for a refusal, but not for a fallback.
     Unseen,
-    /// It was found and is not to be used.
+    /// It has an owner and must not be used.
     Invalid,
 }
 
 impl Refused {
-    /// For the log, to which both ways of being unknown are one.
+    /// The word for the log, which does not tell the two kinds of unknown keys apart.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -146,7 +145,7 @@ impl Refused {
     }
 }
 
-/// Why a request was refused, for the log alone. Holds no secret.
+/// The reason for which a request was refused, only for the log. Holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
     /// No credential at all, or none of a form that counts.
@@ -155,7 +154,7 @@ pub enum Reason {
     /// A CORS preflight, which `preflight` refuses.
     #[error("a CORS preflight, which carries no credentials: see preflight")]
     Preflight,
-    /// The same header more than once.
+    /// A header came more than once.
     #[error("header {0} more than once")]
     HeaderTwice(String),
     /// Two headers with different credentials.
@@ -164,29 +163,29 @@ pub enum Reason {
     /// More headers than a host shows.
     #[error("more headers than can be looked through")]
     TooManyHeaders,
-    /// A key in a header that is not read for one.
+    /// A key in a header from which no key is read.
     #[error("header {0} holds a key and is not read for one: see headers")]
     KeyElsewhere(String),
-    /// The key stands in a header that the gateway made anew before the filter ran: the
-    /// service would get it.
+    /// The key stands in a header that the gateway made anew before the filter ran: the service
+    /// would get it.
     #[error("header {0} holds the key, and the gateway has passed it on already")]
     KeyBeyondReach(String),
-    /// What was presented cannot be a key.
+    /// The presented string cannot be a key.
     #[error("malformed key: {0}")]
     Malformed(#[from] MalformedKey),
     /// Refused a short while ago, and remembered.
     #[error("refused before ({})", .0.word())]
     Remembered(Refused),
-    /// Nobody owns the key.
+    /// The key has no owner.
     #[error("unknown key")]
     Unknown,
-    /// The key was found and is not to be used.
+    /// The key was found and must not be used.
     #[error("{0}")]
     Lookup(#[from] LookupRefusal),
     /// The key's life is over.
     #[error("key expired")]
     Expired,
-    /// The id is known and the secret is another.
+    /// The id is known, but the secret differs.
     #[error("wrong secret")]
     WrongSecret,
     /// Keycloak gives the owner no token.
@@ -197,10 +196,10 @@ pub enum Reason {
     Callout {
         /// Which.
         endpoint: Endpoint,
-        /// What the host says of it.
+        /// The host's description.
         failure: String,
     },
-    /// The look-up answered something that says nothing about the key.
+    /// The answer to the look-up says nothing about the key.
     #[error("look-up: {0}")]
     LookupFault(LookupError),
     /// The token endpoint gave no token.
@@ -208,7 +207,7 @@ pub enum Reason {
     TokenFault {
         /// For the gateway or for an owner.
         endpoint: Endpoint,
-        /// What it said.
+        /// The fault of its answer.
         error: TokenError,
     },
     /// The gateway's token cannot look keys up.
@@ -217,8 +216,8 @@ pub enum Reason {
          grant it, or run: apikeys setup"
     )]
     MissingRole,
-    /// A token of a client of ours that lists no roles, so that nobody can tell what it
-    /// may do: a search without the role finds nobody, and every key would look unknown.
+    /// A token of one of our clients lists no roles, so nobody can tell its rights. A search
+    /// without the role finds nobody, and every key would look unknown.
     #[error(
         "the {0} client gives lightweight access tokens, which list no roles: turn off \
          \"Always use lightweight access token\" of that client, or run: apikeys setup"
@@ -230,7 +229,7 @@ pub enum Reason {
          realm-management; grant it, or run: apikeys setup"
     )]
     MissingManageRole,
-    /// The token is somebody else's.
+    /// The token is for another subject.
     #[error("the token's subject is not the key's owner: check the owner's identity-provider link")]
     ForeignSubject,
     /// The token ends after the key does.
@@ -254,34 +253,34 @@ pub enum Reason {
     /// The address has failed too often.
     #[error("too many failures from this address")]
     Throttled,
-    /// More keys came that nobody has seen than are looked up.
+    /// More new keys came than the rate limit of look-ups allows.
     #[error("too many keys that are new here wait for their look-up")]
     TooManyNewKeys,
-    /// Keycloak did not answer others, and is left alone for a moment.
+    /// Keycloak did not answer other requests, and is left alone for a moment.
     #[error("Keycloak does not answer and is left alone for a moment")]
     BreakerOpen,
-    /// Keycloak has only just come back, and more keys came than it is asked for at once.
+    /// Keycloak has only just come back, and more keys came than may ask it at once.
     #[error("too many keys wait for Keycloak, which has only just come back")]
     TooManyReturn,
-    /// A token was to be renewed, and the key's stored hash is another: it is verified anew
-    /// when a request brings the key.
+    /// The stored hash of a key to renew has changed: the key is verified anew when a request
+    /// brings it.
     #[error("the stored hash was changed: the key's next request verifies it")]
     NoKeyAtHand,
-    /// The address that yields go to does not answer.
+    /// The address of yields does not answer.
     #[error("yield_upstream does not answer: {0}")]
     YieldFailed(String),
 }
 
 impl Reason {
-    /// A callout that failed; `why` is the host's word for it.
+    /// A failed callout; `why` is the host's description.
     #[must_use]
     pub fn callout(endpoint: Endpoint, why: &str) -> Self {
         let failure = loggable(why);
         Self::Callout { endpoint, failure }
     }
 
-    /// Whether it says that Keycloak cannot be asked now, and nothing of the key, the owner
-    /// or how the gateway is set up.
+    /// Whether the reason says only that Keycloak cannot be asked now, and nothing about the key,
+    /// the owner or the gateway's configuration.
     #[must_use]
     pub const fn is_outage(&self) -> bool {
         match self {

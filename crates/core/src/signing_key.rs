@@ -1,9 +1,8 @@
 //! The gateway's one secret: an EC key on P-256.
 //!
-//! It signs the assertions (RFC 7523) that Keycloak knows the gateway by, and all
-//! other secrets of the gateway (the keys of its caches) are derived from it, so
-//! that nothing secret is ever drawn from a host's random source, which on Kong is
-//! not cryptographic.
+//! It signs the assertions (RFC 7523) by which Keycloak knows the gateway. All other secrets of
+//! the gateway (the keys of its caches) are derived from it, so no secret is ever drawn from a
+//! host's random source, which on Kong is not cryptographic.
 
 use std::fmt;
 
@@ -19,14 +18,14 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-/// How much of a key's name the ids of assertions hold.
+/// The length of the part of a key's name that the ids of assertions hold.
 pub const SHORT_KID_BYTES: usize = 8;
 
 /// A private key on P-256, ready to sign.
 #[derive(Clone)]
 pub struct SigningKey {
-    /// Held ready: to read it anew for each signature, as `jsonwebtoken::encode`
-    /// does, takes longer than to sign.
+    /// Kept ready: reading it anew for each signature, as `jsonwebtoken::encode` does, takes
+    /// longer than signing.
     key: ecdsa::SigningKey,
     kid: String,
     /// The encoded header of every assertion.
@@ -37,12 +36,11 @@ pub struct SigningKey {
 }
 
 impl SigningKey {
-    /// Reads a PKCS#8 key in PEM (RFC 7468), or the base64 inside it. Line ends
-    /// may be missing, spaces, or written as `\n`: configuration formats and
-    /// nginx variables do that to them.
+    /// Reads a PKCS#8 key in PEM (RFC 7468), or the base64 inside it. Line ends may be missing,
+    /// spaces, or written as `\n`: configuration formats and nginx variables do that to them.
     ///
     /// # Errors
-    /// [`UnusableSigningKey`], which never holds any of the text.
+    /// [`UnusableSigningKey`], which holds no part of the text.
     pub fn parse(text: &str) -> Result<Self, UnusableSigningKey> {
         let body = pem_body(text)?;
         let encoded: Zeroizing<String> =
@@ -120,7 +118,7 @@ impl SigningKey {
     pub fn derive(&self, purpose: &[&[u8]]) -> [u8; 32] {
         let mut derived = [0_u8; 32];
         let hkdf = Hkdf::<Sha256>::new(Some(b"apikey-jwt-exchange v1"), self.secret.as_slice());
-        // Fails for more than 8,160 bytes alone; 32 are asked for.
+        // Fails only for more than 8,160 bytes; 32 are asked for.
         let _ = hkdf.expand_multi_info(purpose, &mut derived);
         derived
     }
@@ -157,7 +155,7 @@ fn thumbprint(x: &str, y: &str) -> String {
     URL_SAFE_NO_PAD.encode(Sha256::digest(members))
 }
 
-/// Why a text is no signing key.
+/// Reasons why a text is not a signing key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnusableSigningKey {
     /// Another kind of PEM: a public key, a SEC1 key, an encrypted one.

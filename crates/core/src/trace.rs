@@ -1,7 +1,7 @@
 //! The trace that a request belongs to (W3C Trace Context), as its client or gateway says.
 //!
-//! What is not of the form that the recommendation gives is dropped: both headers come from
-//! outside and go on to Keycloak and into the log.
+//! A header that does not follow the recommendation is dropped: both headers come from outside
+//! and go on to Keycloak and into the log.
 
 /// Bytes of a `tracestate`; the recommendation asks that 512 be passed on.
 const STATE_BYTES_MAX: usize = 512;
@@ -18,8 +18,8 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// Reads it from a request's headers. None without one valid `traceparent`. A
-    /// `tracestate` that is not valid, or may hold a key, as this tells, is left out.
+    /// Reads the trace from a request's headers. None without one valid `traceparent`. A
+    /// `tracestate` is left out if it is not valid, or if `may_hold_key` says so.
     #[must_use]
     pub fn read(
         headers: &[(String, Vec<u8>)],
@@ -52,7 +52,7 @@ impl TraceContext {
         self.parent.get(3..35).unwrap_or_default()
     }
 
-    /// The headers that say it.
+    /// The headers that carry the trace.
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let state = self.state.as_deref().map(|state| ("tracestate", state));
         [("traceparent", self.parent.as_str())]
@@ -61,8 +61,8 @@ impl TraceContext {
     }
 }
 
-/// `00-<32 digits>-<16 digits>-<2 digits>`, hexadecimal and in lower case, neither id all
-/// zeros; a later version may say more behind that, but there is none `ff`.
+/// `00-<32 digits>-<16 digits>-<2 digits>`, hexadecimal and in lower case, neither id all zeros.
+/// A later version may have more fields after these; version `ff` does not exist.
 fn is_parent(text: &[u8]) -> bool {
     let (known, more) = match text.split_at_checked(55) {
         Some(parts) if text.len() <= PARENT_BYTES_MAX => parts,

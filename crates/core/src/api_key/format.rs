@@ -74,7 +74,7 @@ pub struct KeyFormat {
     index_key: Option<MacKey>,
 }
 
-/// The byte of a prefix by which it is looked for in other text.
+/// The byte of a prefix by which other text is searched for it.
 #[derive(Debug, Clone, Copy)]
 struct Mark {
     byte: u8,
@@ -82,7 +82,7 @@ struct Mark {
 }
 
 impl Mark {
-    /// No letter, if the prefix has another character: most of what headers hold is letters.
+    /// No letter, if the prefix has another character: headers hold mostly letters.
     fn of(prefix: &str) -> Self {
         let bytes = || prefix.bytes().enumerate();
         let rare = bytes().find(|(_, byte)| !byte.is_ascii_alphabetic());
@@ -151,7 +151,7 @@ impl KeyFormat {
     }
 
     /// The parts of a text that begin like a key made here and are as long as one. They may
-    /// overlap, so one that begins within what only looked like one is among them.
+    /// overlap, so a key that begins within a mere look-alike is among them.
     pub fn parts_like_keys<'a>(&'a self, text: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         let length = self.key_bytes();
         // Most values are shorter, and not searched.
@@ -177,7 +177,7 @@ impl KeyFormat {
         if text.len() > KEY_BYTES_MAX {
             return Err(MalformedKey::Length);
         }
-        // A comma is what a header field is joined with (RFC 9110, 5.3).
+        // A comma joins the values of a header field (RFC 9110, 5.3).
         if !text
             .iter()
             .all(|&byte| byte.is_ascii_graphic() && byte != b',')
@@ -225,7 +225,7 @@ impl KeyFormat {
         ApiKey { text, id }
     }
 
-    /// The id, when the text has the shape of a key made here.
+    /// The id, if the text has the shape of a key made here.
     fn id_of_own_shape<'a>(&self, text: &'a str) -> Option<&'a str> {
         let rest = text.strip_prefix(&self.prefix)?;
         let (id, tail) = rest.split_at_checked(ID_LENGTH)?;
@@ -261,7 +261,7 @@ pub fn is_id(text: &str) -> bool {
 #[error("must be 1 to 16 letters, digits, '_' or '-'")]
 pub struct InvalidPrefix;
 
-/// Why a presented string is no key.
+/// Reasons why a string is not a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MalformedKey {
     /// Longer than bcrypt reads, or too short to be imported.
@@ -322,8 +322,8 @@ fn digit_of(alphabet: &[u8], value: u32) -> u8 {
         .unwrap_or(b'0')
 }
 
-/// `length` characters of the alphabet, each equally likely: a byte that would
-/// favour some is drawn again.
+/// `length` characters of the alphabet, each equally likely: bytes that would favour some
+/// characters are drawn again.
 fn draw(alphabet: &[u8], length: usize, fill_random: &mut impl FnMut(&mut [u8])) -> String {
     let fair = 256 - 256 % alphabet.len();
     let mut drawn = String::with_capacity(length);

@@ -142,13 +142,13 @@ impl fmt::Debug for StoredHash {
     }
 }
 
-/// Why a record's hash cannot be verified against.
+/// The reason why a record's hash cannot be verified against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnusableHash {
     /// Neither `$2a$`, `$2b$`, `$2y$` nor `$sha256$`.
     #[error("unknown hash scheme")]
     Scheme,
-    /// The scheme is known and the rest is not its form.
+    /// The scheme is known, but the rest does not have its form.
     #[error("malformed hash")]
     Malformed,
     /// A bcrypt cost out of bounds.
@@ -156,10 +156,10 @@ pub enum UnusableHash {
     Cost(u32),
 }
 
-/// What starting a verification gave.
+/// The first result of a verification.
 #[derive(Debug)]
 pub enum Verification {
-    /// Done at once: whether the key is the one that was hashed.
+    /// Done at once: whether the key is the hashed one.
     Decided(bool),
     /// To be run in slices.
     Computing(Box<BcryptJob>),
@@ -179,8 +179,8 @@ impl BcryptJob {
         }
     }
 
-    /// Runs at most `rounds` more rounds; once all are done says whether the key
-    /// is the one that was hashed. After that it must not be run again.
+    /// Runs at most `rounds` more rounds; after the last, says whether the key is the hashed one.
+    /// After that it must not be run again.
     pub fn run(&mut self, rounds: u32) -> Option<bool> {
         let digest = self.rounds.run(rounds)?;
         Some(digest.ct_eq(&self.expected).into())
@@ -195,19 +195,19 @@ impl fmt::Debug for BcryptJob {
     }
 }
 
-/// What starting the hash of a new key gave.
+/// The first result of hashing a new key.
 #[derive(Debug)]
 pub enum NewHash {
-    /// Done at once: what the record is to hold.
+    /// Done at once: the hash for the record.
     Done(String),
     /// To be run in slices.
     Computing(Box<HashJob>),
 }
 
 impl NewHash {
-    /// Starts the hash of a new key. The salt must be cryptographically random; SHA-256
-    /// takes none. A cost out of bounds, which no configuration has, is brought within
-    /// them: what is made here can be verified.
+    /// Starts the hash of a new key. The salt must be cryptographically random; SHA-256 takes
+    /// none. A cost out of bounds, which no configuration has, is brought within them, so that
+    /// each hash made here can be verified.
     #[must_use]
     pub fn start(key: &[u8], algorithm: HashAlgorithm, cost: u32, salt: [u8; 16]) -> Self {
         match algorithm {
@@ -229,8 +229,8 @@ pub struct HashJob {
 }
 
 impl HashJob {
-    /// Runs at most `rounds` more rounds; once all are done gives `$2b$<cost>$…`. After
-    /// that it must not be run again.
+    /// Runs at most `rounds` more rounds; after the last, gives `$2b$<cost>$…`. After that it
+    /// must not be run again.
     pub fn run(&mut self, rounds: u32) -> Option<String> {
         let digest = self.rounds.run(rounds)?;
         let mut text = format!("$2b${:02}$", self.cost);
@@ -392,7 +392,7 @@ mod tests {
             else {
                 panic!("bcrypt")
             };
-            // All but the last round have no part in the text's beginning.
+            // The beginning of the text does not depend on the rounds, so only the last one runs.
             job.rounds.left = 1;
             assert!(job.run(1).unwrap().starts_with(taken));
         }

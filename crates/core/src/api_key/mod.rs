@@ -1,4 +1,4 @@
-//! An API key: its text, what Keycloak stores of it, and how the two are compared.
+//! An API key: its text, its record in Keycloak, and the comparison of the two.
 
 pub mod format;
 pub mod hash;

@@ -1,9 +1,9 @@
-//! What Keycloak stores of a key, on the user or service account that owns it.
+//! The record of a key in Keycloak, on the user or service account that owns it.
 //!
-//! The names and the form of `apiKeys` are those of the decision record that the
-//! project was asked for by, so that records of other tools can be read. An owner
-//! is whatever an administrator, a tool or a bug left in Keycloak: each value is
-//! checked before it is believed, and a record that is broken is a refusal.
+//! The names and the form of `apiKeys` come from the decision record on which the project is
+//! based, so that records of other tools can be read. Administrators, tools and bugs write to an
+//! owner in Keycloak: so each value is checked before it is believed, and a broken record is a
+//! refusal.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::clock::UnixMillis;
 
 /// The multivalued attribute that holds `key:<id>:<hash>` for each key.
 pub const KEYS_ATTRIBUTE: &str = "apiKeys";
-/// The multivalued attribute that a key is found by.
+/// The multivalued attribute by which a key is found.
 pub const INDEX_ATTRIBUTE: &str = "apiKeyIndex";
 /// Characters of an index value: over 255, so that Keycloak's hash index on long
 /// attribute values serves the search instead of a scan.
@@ -21,7 +21,7 @@ pub const INDEX_LENGTH: usize = 288;
 /// A user's attributes, as Keycloak gives them: each name with its values.
 pub type Attributes = BTreeMap<String, Vec<String>>;
 
-/// What is stored beside a key's hash, each under an attribute of its own.
+/// A fact stored beside a key's hash, each under an attribute of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field {
     /// A name for people.
@@ -64,7 +64,7 @@ impl Field {
     }
 }
 
-/// The value that a key is found by: its id, padded with dots.
+/// The value by which a key is found: its id, padded with dots.
 #[must_use]
 pub fn index_value(id: &str) -> String {
     format!("{id:.<INDEX_LENGTH$}")
@@ -81,7 +81,7 @@ pub fn key_value(id: &str, hash: &str) -> String {
 pub struct KeyRecord {
     /// The hash, to verify against.
     pub hash: StoredHash,
-    /// The hash as it is stored: a verification is remembered for this very text.
+    /// The hash as it is stored: a verification is remembered for this exact text.
     pub hash_text: String,
     /// The end of the key's life: the earlier of its expiry and its grace.
     pub ends_at: UnixMillis,
@@ -91,7 +91,7 @@ pub struct KeyRecord {
 
 impl std::fmt::Debug for KeyRecord {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Without the text of the hash.
+        // The text of the hash stays out.
         f.debug_struct("KeyRecord")
             .field("hash", &self.hash)
             .field("ends_at", &self.ends_at)
@@ -170,7 +170,7 @@ pub fn is_scope(text: &str) -> bool {
         })
 }
 
-/// Why a record is not used. The client is told none of it.
+/// The reason why a record is not used. The client is told none of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// The owner holds no key of this id.

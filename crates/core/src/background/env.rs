@@ -1,4 +1,4 @@
-//! The part of a worker that polls and self-checks work with.
+//! The part of a worker that polls and self-checks use.
 
 use crate::calls::Ids;
 use crate::calls::service_token::{ServiceToken, Session, lacks_role};
@@ -18,7 +18,7 @@ pub(crate) struct WatchEnv<'a> {
     pub(crate) revocations: &'a mut Revocations,
     pub(crate) store: &'a mut dyn SharedStore,
     pub(crate) ids: &'a mut Ids,
-    /// Gives bytes that nothing else was given; they need not be secret.
+    /// Gives bytes that are given once; they need not be secret.
     pub(crate) nonce: &'a dyn Fn() -> Vec<u8>,
 }
 
@@ -37,7 +37,7 @@ impl<'a> WatchEnv<'a> {
         }
     }
 
-    /// What it takes to get the gateway's own token.
+    /// Everything needed to get the gateway's own token.
     pub(super) fn session(&mut self) -> Session<'_> {
         Session {
             now: self.now,

@@ -1,8 +1,8 @@
-//! What a root context does between requests: polls, self-checks, and tokens that are renewed.
+//! The jobs of a root context between requests: polls, self-checks and renewals of tokens.
 //!
-//! Kong allows a root context one callout at a time, so the jobs take turns: each has at
-//! most one call to make, a poll's call goes first, and the others go out in their order. A
-//! state machine without I/O: ticks and answers in, calls out.
+//! Kong allows a root context one callout at a time, so the jobs take turns: each has at most one
+//! call to make, a poll's call goes first, and the others go out in their order. A state machine
+//! without I/O: ticks and answers in, calls out.
 
 mod env;
 pub mod poller;
@@ -16,31 +16,31 @@ use crate::exchange::{Env, Exchange, Output};
 use crate::machine::{Effect, Event};
 pub use watch::Watch;
 
-/// A callout whose answer is this late never comes: the host has lost it.
+/// If the answer to a callout is this late, the host has lost it.
 const LOST_MS: u64 = 2000;
 
-/// What a root context does between requests.
+/// The jobs of a root context.
 #[derive(Debug, Default)]
 pub struct Background {
-    /// Whose call is under way, and by when it is answered.
+    /// The job with a call under way, and the instant by which it is answered.
     under_way: Option<(Job, UnixMillis)>,
     /// Calls that wait for it.
     waiting: VecDeque<(Job, Effect)>,
     renewal: Option<Exchange>,
-    /// The renewal waits for the service token, which another fetches: it looks again at
-    /// the next tick.
+    /// The renewal waits for the service token, which another asker fetches: it asks again at the
+    /// next tick.
     looks_again: bool,
     renewed: Renewed,
-    /// Calls are given out at ticks alone.
+    /// Calls are only given out at ticks.
     at_ticks_alone: bool,
 }
 
-/// How many renewals came to their end.
+/// Renewals that have ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Renewed {
     /// With a new token.
     pub done: u64,
-    /// Without one; a request is to do it.
+    /// Without one; a request must get it.
     pub failed: u64,
 }
 
@@ -49,13 +49,13 @@ enum Job {
     Poll,
     SelfCheck,
     Renewal,
-    /// Nobody's any more: its poll or check was given up.
+    /// No job's any more: its poll or check was given up.
     GivenUp,
 }
 
 impl Background {
-    /// For a host whose root context may call out at ticks alone: a call that follows from
-    /// an answer waits for the next tick.
+    /// For a host that lets a root context call out only at ticks: a call that follows from an
+    /// answer waits for the next tick.
     #[must_use]
     pub fn at_ticks_alone() -> Self {
         Self {
@@ -64,14 +64,14 @@ impl Background {
         }
     }
 
-    /// Minds the time and says what to call. To be told of each tick after
+    /// Watches the time, and gives the next call. Call it at each tick, after
     /// [`Worker::tick`](crate::exchange::Worker::tick).
     pub fn tick(&mut self, watch: &mut Watch, env: &mut Env<'_>) -> Option<Effect> {
         if let Some((job, until)) = self.under_way
             && (env.now >= until || env.now.plus_ms(120_000) < until)
         {
             self.under_way = None;
-            // A poll itself minds how long its call takes.
+            // A poll watches the time of its own call.
             if job != Job::Poll {
                 self.tell(job, Event::Failed("no answer came in time"), watch, env);
             }
@@ -87,7 +87,7 @@ impl Background {
         self.next_call(env.now)
     }
 
-    /// Takes the outcome of the call under way and says what to call next.
+    /// Takes the outcome of the call under way, and gives the next call.
     pub fn handle_event(
         &mut self,
         event: Event<'_>,
@@ -103,7 +103,7 @@ impl Background {
         self.next_call(env.now)
     }
 
-    /// Gives back what is held: the root context ends.
+    /// Gives back all claims: the root context ends.
     pub fn abort(&mut self, env: &mut Env<'_>) {
         if let Some(mut renewal) = self.renewal.take() {
             renewal.abort(env);
@@ -116,13 +116,13 @@ impl Background {
         self.renewal.is_some()
     }
 
-    /// How many renewals came to their end.
+    /// The renewals that have ended.
     #[must_use]
     pub const fn renewed(&self) -> Renewed {
         self.renewed
     }
 
-    /// Tells a job the outcome of its call, or that its turn has come.
+    /// Tells a job the outcome of its call, or that it may go on.
     fn tell(&mut self, job: Job, event: Event<'_>, watch: &mut Watch, env: &mut Env<'_>) {
         match job {
             Job::Poll => {
@@ -157,7 +157,7 @@ impl Background {
         self.waiting.extend(call.map(|call| (Job::SelfCheck, call)));
     }
 
-    /// Forgets the calls of a job that asks anew or is over: each has but one at a time.
+    /// Drops the waiting calls of a job that asks anew or is over: a job has only one at a time.
     fn give_up(&mut self, job: Job) {
         self.waiting.retain(|(other, _)| *other != job);
         if let Some((other, _)) = &mut self.under_way
@@ -200,7 +200,7 @@ impl Background {
         if self.under_way.is_some() {
             return None;
         }
-        // A revocation waits for one call of the others at most.
+        // A revocation waits for at most one call of the other jobs.
         let poll = self.waiting.iter().position(|(job, _)| *job == Job::Poll);
         let (job, call) = self.waiting.remove(poll.unwrap_or(0))?;
         self.under_way = Some((job, now.plus_ms(call.timeout_ms() + LOST_MS)));

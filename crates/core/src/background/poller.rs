@@ -1,24 +1,24 @@
-//! Asks Keycloak what was changed, so that a revocation is in force on this node soon,
-//! whoever made it and however.
+//! Polls Keycloak for changes, so that every revocation, by any tool, is soon in force on this
+//! node.
 //!
-//! A state machine without I/O, as [`Exchange`](crate::exchange::Exchange) is one: it is
-//! told of each tick and of each answer, and says what to call. One worker of a node polls at a time, under a lease; the one that polled
-//! last goes on, and another takes over when it is late.
+//! A state machine without I/O, like [`Exchange`](crate::exchange::Exchange): ticks and answers
+//! come in, calls go out. One worker of a node polls at a time, under a lease. The worker that
+//! polled last goes on, and another takes over when it is late.
 //!
 //! ```text
 //! tick ─▶ due? ─▶ lease ─▶ service token ─▶ events, page by page ─▶ events on? ─▶ note it
 //! ```
 //!
-//! Invariants: what was listed is acted on at once, and the time up to which all is known
-//! moves only when all of it was; what cannot be listed (too much, cleared, never asked for
-//! before) revokes everybody; an instant of Keycloak's clock is compared with none of ours.
-//! An event that is dated ahead of Keycloak's clock hides none that come after it, and one
-//! that cannot be read concerns everybody, once.
+//! Invariants: every listed event is acted on at once; the time up to which all changes are known
+//! moves only when all events up to it were acted on; events that cannot be listed (too many,
+//! cleared, or no poll before) revoke everybody; an instant of Keycloak's clock is never compared
+//! with one of ours. An event that is dated ahead of Keycloak's clock hides no later event, and
+//! an unreadable event concerns everybody, once.
 //!
 //! A page that is too large does not always say so: a host resets a call with too large an
-//! answer, a proxy answers 502. An outage looks the same. So before a page is blamed,
-//! Keycloak must answer a question that no event can make large. A page that is to blame is
-//! asked for in smaller ones, down to a single event.
+//! answer, a proxy answers 502. An outage looks the same. So before a page is blamed, Keycloak
+//! must answer a question that no event can make large. A page that is to blame is asked for in
+//! smaller ones, down to a single event.
 
 mod polling;
 
@@ -43,27 +43,28 @@ use crate::signing_key::SigningKey;
 use crate::store::lease::Holder;
 pub use polling::{PollError, Polling};
 
-/// Events that are remembered from polls that failed.
+/// Events that are remembered from failed polls.
 const SEEN_MAX: usize = 1000;
-/// Each poll looks this far behind the newest event: some come late, from a transaction
-/// that took its time or a node of Keycloak whose clock is behind.
+/// Each poll looks this far behind the newest event. Some events come late: from a long
+/// transaction, or from a node of Keycloak with a clock that is behind.
 const OVERLAP_MS: u64 = 90_000;
-/// A poll that failed is tried again after this, or at the next if that is sooner.
+/// A failed poll is tried again after this, or after the usual interval if that is shorter.
 const RETRY_MS: u64 = 5_000;
-/// A poll that takes longer says that it waits, and again after each second. On Kong each of
-/// its two calls takes a tick of 200 ms, and before the sixth second all must know of it.
+/// A poll that takes longer tells the other workers that it waits, and again after each second.
+/// On Kong each of its two calls takes a tick of 200 ms, and all must know of it before the sixth
+/// second.
 const SLOW_MS: u64 = 500;
-/// So long a worker leaves a poll that is due to the one that polled last.
+/// Other workers wait this long, so that the worker that polled last can begin a due poll.
 const TAKE_OVER_MS: u64 = 400;
 
 /// Events on a page; each takes about 430 bytes of an answer.
 const PAGE: usize = 100;
-/// A page that cannot be read is followed by one this many times smaller, and one that can
-/// by a larger.
+/// After a page that cannot be read the next one is this many times smaller; after a readable
+/// page it is this many times larger.
 const STEP: usize = 10;
-/// Of more events than these everybody is revoked.
+/// More events than these revoke everybody.
 const EVENTS_MAX: usize = 1000;
-/// And of more than these calls show.
+/// So do more events than these calls can list.
 const CALLS_MAX: u32 = 60;
 
 /// Polls for one worker.
@@ -75,7 +76,7 @@ pub struct Poller {
     /// The events that were acted on, each with its time.
     seen: BTreeMap<String, UnixMillis>,
     unread: Option<Unread>,
-    /// When this worker polled last, as noted for all.
+    /// When this worker polled last, as noted for all workers.
     own_at: UnixMillis,
     polling: Option<Polling>,
     notice: Option<Polling>,
@@ -86,16 +87,16 @@ pub struct Poller {
 struct Poll {
     id: ExchangeId,
     deadline: Deadline,
-    /// When all were told that it waits.
+    /// When the other workers were told that it waits.
     told_at: Option<UnixMillis>,
     asks: Asks,
     /// The service token was refused once and fetched anew.
     retried: bool,
     /// The call under way is made a second time.
     tried_again: bool,
-    /// Keycloak tells of events, if they are none of those that cannot be read.
+    /// Keycloak answers questions for events; only some events cannot be read.
     reached: bool,
-    /// A page that could not be read while it is not known whether Keycloak can be reached.
+    /// A page that could not be read, until it is known whether Keycloak can be reached.
     fault: Option<Fault>,
     listing: Listing,
 }
@@ -106,15 +107,15 @@ struct Listing {
     /// When the first page was asked for, and the latest.
     listed_at: UnixMillis,
     asked_at: UnixMillis,
-    /// No further page is asked for from then on.
+    /// From this instant on no further page is asked for.
     until: UnixMillis,
-    /// The events after this are listed; none asks for the newest alone, to know when
-    /// that was by Keycloak's clock.
+    /// Events after this are listed. None asks for the newest event alone, to learn its time by
+    /// Keycloak's clock.
     since: Option<UnixMillis>,
     /// No worker of the node ever polled.
     first_ever: bool,
     first: usize,
-    /// Events on the page that is asked for, and on the largest that may be.
+    /// Events on the current page, and on the largest page allowed.
     page: usize,
     page_max: usize,
     calls: u32,
@@ -123,7 +124,7 @@ struct Listing {
     unreadable: Unreadable,
 }
 
-/// What a poll waits for.
+/// The answer that a poll waits for.
 enum Asks {
     /// The service token.
     Token,
@@ -131,7 +132,7 @@ enum Asks {
     TokenOfAnother,
     /// A page of events.
     Events(Arc<str>),
-    /// No events at all: whether Keycloak tells of them.
+    /// A page without events: does Keycloak answer questions for events?
     NoEvents(Arc<str>),
     /// Whether the realm keeps events.
     Config(Arc<str>),
@@ -139,7 +140,7 @@ enum Asks {
 
 impl fmt::Debug for Asks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Its name alone: some hold the gateway's token.
+        // Only its name: some states hold the gateway's token.
         f.write_str(match self {
             Self::Token => "Token",
             Self::TokenOfAnother => "TokenOfAnother",
@@ -150,17 +151,16 @@ impl fmt::Debug for Asks {
     }
 }
 
-/// Events that could not be read and that polls come upon again. Each concerned everybody
-/// when it was new. None has a name: their number between the same bounds tells old ones
-/// from new.
+/// Unreadable events that the next polls meet again. Each concerned everybody when it was new.
+/// They have no ids: their number between the same bounds tells old ones from new ones.
 #[derive(Debug, Clone)]
 struct Unread {
     count: usize,
-    /// Why the newest of them could not be read.
+    /// The reason why the newest of them could not be read.
     why: String,
-    /// Events after this are listed, so that all of them are among them,
+    /// A list of the events after this holds all of them.
     since: UnixMillis,
-    /// until those after this are: then none of them is.
+    /// A list of the events after this holds none of them.
     until: UnixMillis,
 }
 
@@ -168,42 +168,42 @@ struct Unread {
 #[derive(Debug, Default)]
 struct Unreadable {
     count: usize,
-    /// The newest that is news: why it cannot be read, and an instant that it is not after.
+    /// The newest that is news: why it cannot be read, and an instant that is not before it.
     news: Option<(String, Option<UnixMillis>)>,
-    /// Not all was listed.
+    /// The list is not complete.
     is_cut: bool,
-    /// The newest of all could not be read, when it was asked for alone.
+    /// The newest event could not be read, when it was asked for alone.
     newest: bool,
 }
 
 impl Unreadable {
-    /// Whether there may have been events that none of those that were read came after.
+    /// Whether there may be an unreadable event that is newer than all readable ones.
     const fn any(&self) -> bool {
         self.count > 0 || self.is_cut || self.newest
     }
 }
 
-/// A page that could not be read, though it may be none too large.
+/// A page that could not be read, perhaps for another reason than its size.
 #[derive(Debug)]
 struct Fault {
     error: PollError,
-    /// It took so long that Keycloak may hang.
+    /// The answer was so slow that Keycloak may hang.
     slow: bool,
 }
 
-/// What a poll does next.
+/// The next step of a poll.
 enum Next {
     Ask(Asks, Call),
     Wait,
-    /// It is over: whether the realm keeps events.
+    /// The poll is over: whether the realm keeps events.
     Over(bool),
 }
 
 type Step = Result<Next, PollError>;
 
 impl Poller {
-    /// Polls every so many milliseconds, or never if it is 0. `seed` is any bytes that no
-    /// other worker has had.
+    /// Polls every so many milliseconds, or never if it is 0. `seed` is any bytes that no other
+    /// worker has had.
     #[must_use]
     pub fn new(every_ms: u64, signing_key: &SigningKey, seed: &[u8]) -> Self {
         let derived = signing_key.derive(&[b"poller:", seed]);
@@ -220,7 +220,7 @@ impl Poller {
         }
     }
 
-    /// How polling goes, if that changed since it was last asked.
+    /// The state of polling, if it changed since the last call.
     pub fn take_notice(&mut self) -> Option<Polling> {
         self.notice.take()
     }
@@ -231,13 +231,13 @@ impl Poller {
         self.poll.is_some()
     }
 
-    /// How many events it remembers.
+    /// The number of events that are remembered.
     #[must_use]
     pub fn events(&self) -> usize {
         self.seen.len()
     }
 
-    /// Begins a poll that is due, and minds how long one takes that is under way.
+    /// Begins a poll that is due, and watches the time of a poll under way.
     pub(crate) fn tick(&mut self, env: &mut WatchEnv<'_>) -> Option<Effect> {
         let (poll, step) = match self.poll.take() {
             None => {
@@ -260,13 +260,13 @@ impl Poller {
         self.settle(poll, step, env)
     }
 
-    /// Takes the outcome of the latest call, and says what to call next.
+    /// Takes the outcome of the latest call, and gives the next call.
     pub(crate) fn handle_event(
         &mut self,
         event: Event<'_>,
         env: &mut WatchEnv<'_>,
     ) -> Option<Effect> {
-        // None is under way where the event came too late: the poll was given up.
+        // No poll is under way if the answer came too late: it was given up.
         let mut poll = self.poll.take()?;
         let step = self.answered(&mut poll, event, env);
         self.settle(poll, step, env)
@@ -356,7 +356,7 @@ impl Poller {
         now >= last.plus_ms(every + others)
     }
 
-    /// From when on events are listed: those that cannot be read all, or none of them.
+    /// The start of the list: before all unreadable events, or after all of them.
     fn since(&mut self, newest_at: UnixMillis) -> UnixMillis {
         let since = newest_at.minus_ms(OVERLAP_MS);
         self.unread.take_if(|unread| since >= unread.until);
@@ -364,7 +364,7 @@ impl Poller {
         unread.map_or(since, |unread| since.min(unread.since))
     }
 
-    /// So many are on the first page.
+    /// The size of the first page.
     const fn first_page(&self) -> usize {
         if self.unread.is_some() { 1 } else { PAGE }
     }
@@ -389,8 +389,8 @@ impl Poll {
         }
     }
 
-    /// A Keycloak that takes its time is none that nobody asks: keys that are in use go on
-    /// meanwhile, as they do when it is down.
+    /// A slow Keycloak is not the same as no poll: keys in use go on meanwhile, as they do when
+    /// Keycloak is down.
     fn tell_that_it_waits(&mut self, env: &mut WatchEnv<'_>) {
         let next = match self.told_at {
             Some(told_at) => told_at.plus_ms(1000),
@@ -406,7 +406,7 @@ impl Poll {
             .polled(&[], false, watched, env.now, env.store);
     }
 
-    /// What was not answered is asked once more: another node of Keycloak may answer.
+    /// Repeats an unanswered call once: another node of Keycloak may answer.
     fn ask_again(&mut self, env: &mut WatchEnv<'_>) -> Step {
         match &self.asks {
             Asks::Token | Asks::TokenOfAnother => self.need_token(env),
@@ -466,7 +466,7 @@ impl Poller {
         }
     }
 
-    /// The answer to the question for a page.
+    /// Takes the answer to the question for a page.
     fn page_answered(
         &mut self,
         poll: &mut Poll,
@@ -505,7 +505,7 @@ impl Poller {
             }
             Err(error) => error,
         };
-        // Another node of Keycloak may answer, unless this is what was to be expected.
+        // Another node of Keycloak may answer, unless this failure was expected.
         let expected = poll.reached && (poll.listing.page > 1 || poll.listing.unreadable.count > 0);
         if !expected && !std::mem::replace(&mut poll.tried_again, true) {
             return Ok(poll.ask_for_events(token, env));
@@ -525,7 +525,7 @@ impl Poller {
         Ok(Next::Ask(Asks::NoEvents(token), call))
     }
 
-    /// The answer to the question that no event can make large.
+    /// Takes the answer to the question that no event can make large.
     fn reached(
         &mut self,
         poll: &mut Poll,
@@ -547,7 +547,7 @@ impl Poller {
         }
     }
 
-    /// Keycloak tells of events, but not of these.
+    /// Keycloak answers questions for events, but not for this page.
     fn blame_the_page(
         &mut self,
         poll: &mut Poll,
@@ -562,8 +562,8 @@ impl Poller {
         Ok(self.ask_for_less(poll, token, &fault.error, PAGE, env))
     }
 
-    /// The page cannot be read: asks for a smaller one, from here on. A single event that
-    /// cannot be read may concern anybody, and is stepped over.
+    /// The page cannot be read: asks for a smaller one at the same place. A single event that
+    /// cannot be read may concern anybody, and is skipped.
     fn ask_for_less(
         &mut self,
         poll: &mut Poll,
@@ -575,7 +575,7 @@ impl Poller {
         let clock = env.service_token.keycloak_clock(env.now);
         let until = clock.map(|(_, latest)| latest);
         if poll.listing.since.is_none() {
-            // Where it is recent it is come upon again as soon as events are listed.
+            // If it is recent, the list of events holds it again.
             poll.listing.unreadable.newest = true;
             return poll.list_from(&[], token, env);
         }
@@ -620,8 +620,8 @@ impl Poller {
         self.go_on(poll, token, (&owners, everybody), taken, env)
     }
 
-    /// Revokes whom a page concerns, and asks for the next page, if there is one: if this
-    /// one was full, of so many.
+    /// Revokes the owners on a page, and asks for the next page if this one was full. `taken` is
+    /// the number of events to step over: those of a full page, else 0.
     fn go_on(
         &self,
         poll: &mut Poll,
@@ -636,8 +636,8 @@ impl Poller {
             && poll.listing.calls < CALLS_MAX
             && env.now < poll.listing.until;
         if !goes_on {
-            // Events that were there and are not any more: cleared, and with them what
-            // was not seen yet.
+            // Known events that are gone: the log was cleared, perhaps with events that were
+            // never read.
             let after = poll.listing.since.unwrap_or_default().plus_ms(1);
             let gone = |(id, time): (&String, &UnixMillis)| {
                 *time > after && !poll.listing.listed.contains_key(id)
@@ -659,8 +659,9 @@ impl Poller {
 }
 
 impl Poll {
-    /// The newest event is known: lists what was shortly before it, so that it is not taken
-    /// for news later. Nothing of it is: whoever never polled revokes everybody.
+    /// The newest event is known: lists the events shortly before it, so that later polls do not
+    /// take them for news. They need not be read one by one: the first poll of a node revokes
+    /// everybody.
     fn list_from(&mut self, newest: &[AdminEvent], token: Arc<str>, env: &WatchEnv<'_>) -> Next {
         let times = newest.iter().map(|event| event.time);
         self.listing.newest_at = times.max().unwrap_or_default();
@@ -669,9 +670,10 @@ impl Poll {
         self.ask_for_events(token, env)
     }
 
-    /// Up to when events were seen, by Keycloak's clock: to the newest, unless that is dated
-    /// ahead of the clock, and to when the service token was made where one could not be
-    /// read, or it would be come upon for as long as no other follows.
+    /// The time up to which events are known, by Keycloak's clock. It is the time of the newest
+    /// event, but not ahead of the clock. With an unreadable event it is at least the time at
+    /// which the service token was made. Otherwise every later poll would meet that event again,
+    /// until another event follows it.
     fn newest_seen(&self, env: &WatchEnv<'_>) -> UnixMillis {
         let Some((earliest, latest)) = env.service_token.keycloak_clock(self.listing.listed_at)
         else {
@@ -704,7 +706,7 @@ impl Poll {
         Next::Ask(Asks::Events(token), call)
     }
 
-    /// A service token that is not taken any more is fetched anew, once.
+    /// A refused service token is fetched anew, once.
     fn refused(&mut self, token: &str, error: EventsError, env: &mut WatchEnv<'_>) -> Step {
         if error != EventsError::Unauthorized {
             return Err(error.into());
@@ -725,15 +727,15 @@ impl Poller {
     fn over(&mut self, poll: Poll, on: bool, env: &mut WatchEnv<'_>) {
         let before = *env.revocations.watched();
         let mut watched = before;
-        // Whoever looks for the first time has looked, though there was nothing.
+        // A first poll without events counts as a poll.
         watched.newest_event_at = poll.newest_seen(env).max(UnixMillis(1));
         let unread = self.keep_unread(&poll, env);
         let at = poll.listing.listed_at;
-        // What was changed while they were off is in none.
+        // Changes made while events were off are in no event.
         let was_on = before.polled_at >= before.off_at;
         let turned = on != was_on && before.answered_at() > UnixMillis::default();
         if turned || before.failed_at > before.answered_at() {
-            // Whoever told of what was before, this is news.
+            // After a change or a failure the state is news, even if another worker told that.
             self.polling = None;
         }
         if on {
@@ -755,7 +757,7 @@ impl Poller {
     fn failed(&mut self, poll: &Poll, error: PollError, env: &mut WatchEnv<'_>) {
         let mut watched = *env.revocations.watched();
         watched.failed_at = env.now;
-        // Polls that fail after they listed something: what is forgotten counts once more.
+        // Failing polls may list ever more events. A forgotten event revokes once more.
         if self.seen.len() > SEEN_MAX {
             self.seen.clear();
         }
@@ -785,8 +787,8 @@ impl Poller {
         }
     }
 
-    /// Keeps what the next poll must know of events that could not be read, and says why
-    /// they could not be, if there are any.
+    /// Keeps the facts about unreadable events that the next poll needs. Gives the reason why
+    /// they could not be read, if there are any.
     fn keep_unread(&mut self, poll: &Poll, env: &mut WatchEnv<'_>) -> Option<String> {
         let Unreadable {
             count,
@@ -811,7 +813,7 @@ impl Poller {
         let latest = env.service_token.keycloak_clock(env.now);
         let left = until.zip(latest);
         if left.is_none_or(|(until, (_, latest))| latest >= until.plus_ms(OVERLAP_MS)) {
-            // The next is made later, and shows that they are of the past.
+            // The next token is made later, and shows that they are of the past.
             env.service_token.forget();
         }
         self.unread = until.zip(poll.listing.since).map(|(until, since)| Unread {

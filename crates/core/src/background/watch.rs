@@ -1,7 +1,7 @@
 //! A worker's own questions to Keycloak: polls of revocations, and self-checks.
 //!
-//! One for each worker, though several root contexts may drive it: routes that are
-//! configured alike share their worker.
+//! Each worker has one, though several root contexts may drive it: routes with the same
+//! configuration share their worker.
 
 use super::env::WatchEnv;
 use super::poller::{Poller, Polling};
@@ -17,7 +17,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Those of this worker, which has asked for nothing yet.
+    /// The polls and self-checks of this worker, at their start.
     #[must_use]
     pub fn new(worker: &Worker) -> Self {
         let (config, signing_key) = (&worker.config, &worker.signing_key);
@@ -54,7 +54,7 @@ impl Watch {
         self.poller.is_under_way()
     }
 
-    /// How polling goes, if that changed since it was last asked.
+    /// The state of polling, if it changed since the last call.
     pub fn take_polling(&mut self) -> Option<Polling> {
         self.poller.take_notice()
     }
@@ -78,7 +78,7 @@ impl Watch {
         self.self_check.findings()
     }
 
-    /// The same, if it is the first or says something that was not told yet.
+    /// The same, if they are the first or hold news.
     pub fn take_findings(&mut self) -> Option<Findings> {
         self.self_check.take_findings()
     }

@@ -1,11 +1,11 @@
-//! What is remembered of a key: its token, its verification, its refusal.
+//! The caches of a key's token, its verification and its refusal.
 //!
-//! Each is kept in worker memory (L1, least recently used goes first) and in the
-//! host's shared data (L2, see [`slots`]), in regions of their own, so that a flood
-//! of unknown keys evicts nobody's token. A key is known in all of them by its
-//! digest alone. No entry is used past its end, past this configuration's TTL, or
-//! before it was stored (the clock was set back), and no token whose owner was revoked
-//! since it was asked for (see [`crate::revocation`]).
+//! Each is kept in worker memory (L1, least recently used goes first) and in the host's shared
+//! data (L2, see [`crate::store::slots`]), in regions of their own, so that a flood of unknown
+//! keys evicts no token of a known key. All of them know a key only by its digest. No entry is
+//! used past its end, past this configuration's TTL, or before it was stored (the clock was set
+//! back). No token is used if its owner was revoked after Keycloak was asked for the owner (see
+//! [`crate::revocation`]).
 
 mod payload;
 pub mod renewal;
@@ -55,14 +55,14 @@ pub enum Level {
     L2,
 }
 
-/// What the caches know of a key.
+/// The entry that the caches hold for a key.
 #[derive(Debug, Clone)]
 pub enum Found {
     /// A token to forward, and whether it is to be renewed.
     Token(CachedToken, Level, Age),
     /// It was refused a short while ago.
     Refused(Refused),
-    /// Nothing.
+    /// No entry.
     Nothing,
 }
 
@@ -87,9 +87,8 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Empty caches. Their secrets come from the signing key and the
-    /// configuration's fingerprint, so that what another configuration stored is
-    /// a miss.
+    /// Empty caches. Their secrets come from the signing key and the configuration's fingerprint,
+    /// so an entry of another configuration is a miss.
     #[must_use]
     pub fn new(config: &Config, signing_key: &SigningKey) -> Self {
         let derive = |purpose: &[u8]| signing_key.derive(&[purpose, b":", &config.fingerprint]);
@@ -113,30 +112,30 @@ impl Cache {
         }
     }
 
-    /// How many tokens, verifications and refusals are in worker memory.
+    /// The number of tokens, verifications and refusals in worker memory.
     #[must_use]
     pub fn sizes(&self) -> [usize; 3] {
         [self.tokens.len(), self.verified.len(), self.refused.len()]
     }
 
-    /// Keys whose dropped tokens are remembered.
+    /// The number of keys with a dropped token that is remembered.
     #[must_use]
     pub fn dropped(&self) -> usize {
         self.renewals.dropped()
     }
 
-    /// What was revoked, as this worker knows it.
+    /// The revocations that this worker knows.
     #[must_use]
     pub const fn revocations(&self) -> &Revocations {
         &self.revocations
     }
 
-    /// The same, to learn of more.
+    /// The same, to add revocations.
     pub const fn revocations_mut(&mut self) -> &mut Revocations {
         &mut self.revocations
     }
 
-    /// Looks at the log of revocations, if `due` or if that was too long ago to serve by.
+    /// Reads the log of revocations, if `due`, or if it was last read too long ago to serve.
     pub fn keep_up(&mut self, due: bool, now: UnixMillis, store: &mut dyn SharedStore) {
         if self.revocations.watch_clock(now) {
             self.tokens.clear();
@@ -152,7 +151,7 @@ impl Cache {
         self.digest_key.tag(key.expose().as_bytes())
     }
 
-    /// What is known of a key. A find in shared data is taken into worker memory.
+    /// Finds a key's entry. An entry found in shared data is copied into worker memory.
     pub fn find(
         &mut self,
         digest: &KeyDigest,
@@ -189,8 +188,9 @@ impl Cache {
         Found::Nothing
     }
 
-    /// A token past its TTL, for as long as `stale_if_error_seconds` allows: for when
-    /// Keycloak cannot be asked. None that was revoked, dropped, or is past its own end.
+    /// A token past its TTL, for as long as `stale_if_error_seconds` allows: for the case that
+    /// Keycloak cannot be asked. Never a token that was revoked or dropped, or that is past its
+    /// own end.
     pub fn find_stale(
         &mut self,
         digest: &KeyDigest,
@@ -206,7 +206,7 @@ impl Cache {
         Some(entry.payload)
     }
 
-    /// The token in worker memory, if it may be used at this age and was not revoked.
+    /// The token in worker memory, if its age allows its use and it was not revoked.
     fn own_token(
         &mut self,
         digest: &KeyDigest,
@@ -237,8 +237,8 @@ impl Cache {
         self.shared_tokens.find(store, &self.sealer, digest, read)
     }
 
-    /// The key was refused: no worker of this node serves its token of before any more,
-    /// however long Keycloak cannot be asked after this.
+    /// The key was refused: no worker of this node serves its earlier token any more, even if
+    /// Keycloak cannot be asked later.
     fn revoke_stale(&mut self, digest: &KeyDigest, now: UnixMillis, store: &mut dyn SharedStore) {
         if self.stale_ms == 0 {
             return;
@@ -250,14 +250,14 @@ impl Cache {
             None => self.shared_tokens.find(store, &self.sealer, digest, read),
         };
         if let Some(owner_id) = owner_id {
-            // Where others cannot be told, each of them learns it from its own refusal.
+            // If other workers cannot be told, each of them learns it from its own refusal.
             let _ = self.revocations.revoke_owner(&owner_id, now, store);
         }
     }
 
-    /// Remembers a token until `ends_at`, or for the TTL if that is sooner. The TTL
-    /// runs from `asked_at`, when Keycloak was asked for the owner: what was revoked
-    /// since is used no longer than the TTL.
+    /// Remembers a token until `ends_at`, or for the TTL if that is sooner. The TTL runs from
+    /// `asked_at`, when Keycloak was asked for the owner: so a revocation after that takes effect
+    /// within the TTL.
     pub fn remember_token(
         &mut self,
         digest: &KeyDigest,
@@ -289,9 +289,9 @@ impl Cache {
         put(&mut self.tokens, self.entries_max, *digest, entry);
     }
 
-    /// Whether this worker is to renew the token of a key now: it is still there and due,
-    /// no other worker of the node has renewed it, and none is about to. Until `until`
-    /// the others are told to leave it to this one.
+    /// Whether this worker must renew the token of a key now: it is still cached and due, no
+    /// other worker of the node has renewed it, and none is about to. Until `until` the other
+    /// workers leave it to this one.
     pub fn take_renewal(
         &mut self,
         digest: &KeyDigest,
@@ -303,7 +303,7 @@ impl Cache {
         if !matches!(found, Found::Token(_, _, Age::Due)) {
             return false;
         }
-        // Another worker's newer one lies behind this worker's own.
+        // Another worker's newer token lies in shared data, behind this worker's own.
         let own = self.tokens.pop(digest);
         let found = self.find(digest, now, store);
         match (found, own) {
@@ -314,8 +314,8 @@ impl Cache {
         self.renewals.claim(digest, until, now, &self.sealer, store)
     }
 
-    /// Drops the token of a key: whoever it was for refused it. At most once a minute for
-    /// a key, and none that was asked for later. True if it was dropped.
+    /// Drops the token of a key, because the service refused it. At most once a minute for a key,
+    /// and never a token that was asked for later. True if the token was dropped.
     pub fn drop_token(&mut self, digest: &KeyDigest, now: UnixMillis) -> bool {
         let dropped = self.renewals.drop_token(digest, now);
         if dropped {
@@ -354,7 +354,7 @@ impl Cache {
         put(&mut self.refused, self.entries_max, *digest, entry);
     }
 
-    /// Whether this key was verified against exactly this stored hash before.
+    /// Whether this key was verified before, against exactly this stored hash.
     pub fn is_verified(
         &mut self,
         digest: &KeyDigest,
@@ -377,7 +377,7 @@ impl Cache {
         true
     }
 
-    /// Whether this key was verified on this node before, against whatever it was.
+    /// Whether this key was verified on this node before, against any hash.
     pub fn was_verified(&self, digest: &KeyDigest, store: &mut dyn SharedStore) -> bool {
         let read = |_: Entry<&[u8]>| Some(());
         self.verified.contains(digest)
@@ -387,8 +387,8 @@ impl Cache {
                 .is_some()
     }
 
-    /// Remembers that this key was verified against this stored hash. It is bound
-    /// to the very text: a changed record is verified anew.
+    /// Remembers that this key was verified against this stored hash. The entry is bound to the
+    /// exact text: a changed record is verified anew.
     pub fn remember_verified(
         &mut self,
         digest: &KeyDigest,
@@ -419,7 +419,7 @@ fn is_valid<P>(entry: &Entry<P>, ttl_ms: u64, now: UnixMillis) -> bool {
         && now.plus_ms(CORRECTION_MS) >= entry.cached_at
 }
 
-/// Puts an entry into worker memory; the least recently used ones leave.
+/// Puts an entry into worker memory; the least recently used entries leave.
 fn put<V>(cache: &mut LruCache<KeyDigest, V>, entries_max: usize, digest: KeyDigest, value: V) {
     cache.put(digest, value);
     while cache.len() > entries_max {

@@ -1,4 +1,4 @@
-//! What an entry of the host's shared data holds, as bytes.
+//! The payload of an entry in the host's shared data, as bytes.
 
 use super::CachedToken;
 use crate::rejection::Refused;

@@ -1,9 +1,9 @@
-//! When a token in the cache is renewed before its end, and by which worker of a node.
+//! When a cached token is renewed before its end, and by which worker of a node.
 //!
-//! A token is due for the last tenth to fifth of its time: how much, the key's digest
-//! says, so that keys that were cached together are not renewed together. Which worker
-//! renews it is claimed in shared data; where the host loses a claim two renew it, which
-//! costs two calls and nothing else.
+//! A token is due in the last part of its time, between a tenth and a fifth. The key's digest
+//! decides the exact part, so keys that were cached together are not renewed together. A worker
+//! claims a renewal in shared data. If the host loses a claim, two workers renew the token, at
+//! the cost of two more calls.
 
 use lru::LruCache;
 
@@ -13,14 +13,14 @@ use crate::store::slots::{SharedStore, Slots};
 
 /// Slots for claims: each is held for as long as one renewal takes.
 const SLOTS_MAX: u32 = 256;
-/// A claim that ends later was made before the clock was set back.
+/// A claim with a later end was made before the clock was set back.
 const CLAIM_MS_MAX: u64 = 120_000;
-/// Keys whose dropped tokens are remembered.
+/// The most keys with a dropped token that are remembered.
 const DROPPED_MAX: usize = 1024;
-/// A token that was dropped is followed by one that is not, for so long.
+/// After a token of a key was dropped, none of the key's next tokens is dropped for this long.
 const DROP_MS: u64 = 60_000;
 
-/// How far a token's time in the cache has gone.
+/// The age of a cached token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Age {
     /// It is used as it is.
@@ -48,7 +48,7 @@ impl Renewals {
         }
     }
 
-    /// How far an entry's time has gone.
+    /// The age of an entry.
     #[must_use]
     pub fn age<P>(&self, entry: &Entry<P>, digest: &KeyDigest, now: UnixMillis) -> Age {
         let ends_at = entry.ends_at.min(entry.cached_at.plus_ms(self.ttl_ms));
@@ -107,7 +107,7 @@ impl Renewals {
         true
     }
 
-    /// Keys whose dropped tokens are remembered.
+    /// The number of keys with a dropped token that is remembered.
     #[must_use]
     pub fn dropped(&self) -> usize {
         self.dropped.len()

@@ -1,50 +1,51 @@
-//! Leaves a Keycloak alone that does not answer, and finds out when it does again.
+//! Leaves an unresponsive Keycloak alone, and detects when it answers again.
 //!
-//! (The circuit breaker of M. Nygard, *Release It!*, 2007.) Each of the endpoints that a
-//! request needs has a circuit. It opens when calls have failed for [`FAILING_MS`] with no
-//! good answer in between: where one of several nodes of Keycloak is gone, the others'
-//! answers keep it closed. Open, it lets nothing through for a while, then one call; that
-//! call's answer closes it, or opens it for twice as long.
+//! (The circuit breaker of M. Nygard, *Release It!*, 2007.) Each endpoint that a request needs
+//! has a circuit. It opens when calls have failed for [`FAILING_MS`] with no good answer in
+//! between: if one of several nodes of Keycloak is gone, the answers of the others keep it
+//! closed. An open circuit lets nothing through for a while, then one call, the probe. The answer
+//! to the probe closes the circuit, or opens it for twice as long.
 //!
-//! A failure may be one owner's: a token that Keycloak cannot make, a record that the host
-//! does not buffer. A status that says "not now" (500 and above, 429) counts once for each
-//! key. Where calls of fewer than [`KEYS_MIN`] keys are not answered at all, the circuit
-//! opens for those keys alone; the next key that fails opens it for all. The service token
-//! is nobody's: without it the circuit opens for all. Polls of events, self-checks and
-//! renewals neither ask it nor tell it anything.
+//! A failure may be one owner's: a token that Keycloak cannot make, a record that the host does
+//! not buffer. A status that says "not now" (500 and above, 429) counts once for each key. If
+//! calls of fewer than `KEYS_MIN` keys get no answer at all, the circuit opens for those keys
+//! alone; the next key that fails opens it for all. The service token belongs to no key: without
+//! it the circuit opens for all. Polls of events, self-checks and renewals neither ask the
+//! breaker nor tell it anything.
 
 use crate::calls::ExchangeId;
 use crate::clock::UnixMillis;
 use crate::keycloak::Endpoint;
 use crate::store::sealed::KeyDigest;
 
-/// So long calls fail, at the least, before the circuit opens.
+/// Calls must fail for at least this long before the circuit opens.
 pub const FAILING_MS: u64 = 1000;
-/// So many calls fail, at the least.
+/// At least this many calls must fail.
 const FAILURES_MIN: usize = 3;
-/// So many keys fail until it opens for all.
+/// This many failing keys open it for all.
 const KEYS_MIN: usize = 3;
-/// Keys that failed and are told apart.
+/// The most failing keys that are told apart.
 const KEYS_MAX: usize = 8;
-/// The first time that it stays open; each that follows is twice as long.
+/// The first time for which it stays open; each next one is twice as long.
 const OPEN_MS_MIN: u64 = 1000;
-/// The longest time that it stays open, but for the spread.
+/// The longest time for which it stays open, without the spread.
 pub const OPEN_MS_MAX: u64 = 4000;
-/// After it closed, all whose tokens ended meanwhile come: for so long they take turns.
+/// After it closed, all keys with a token that ended meanwhile come at once. For so long they
+/// take turns.
 const RECOVERY_MS: u64 = 10_000;
 
 /// The circuits of one worker.
 #[derive(Debug)]
 pub struct Breaker {
     circuits: [Circuit; 3],
-    /// What the times that circuits stay open are spread by.
+    /// Pseudo-random state that spreads the times for which circuits stay open.
     spread: u64,
     recovered_at: Option<UnixMillis>,
 }
 
 #[derive(Debug, Default)]
 struct Circuit {
-    /// When the first call failed of those that no good answer came after.
+    /// The first failure since the last good answer.
     failing_since: Option<UnixMillis>,
     failures: usize,
     /// The keys that failed.
@@ -52,11 +53,11 @@ struct Circuit {
     open: Option<Open>,
 }
 
-/// A key whose call failed.
+/// A key with a failed call.
 #[derive(Debug, Clone, Copy)]
 struct Failed {
     digest: KeyDigest,
-    /// Not by a status alone: it got no answer.
+    /// The call got no answer at all, not even a status.
     gone: bool,
 }
 
@@ -65,29 +66,29 @@ struct Open {
     since: UnixMillis,
     until: UnixMillis,
     for_ms: u64,
-    /// For all keys, and not only for those that got no answer.
+    /// For all keys, and not only for those without an answer.
     for_all: bool,
-    /// Whose call finds out, and by when it is answered.
+    /// The exchange that sends the probe, and the instant by which it is answered.
     probe: Option<(ExchangeId, UnixMillis)>,
 }
 
-/// What a call showed of Keycloak.
+/// Keycloak's health, as a call showed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
     /// It answers.
     Good,
-    /// It answers that it cannot.
+    /// It answers that it cannot do it now.
     Unwell,
     /// It does not answer.
     Gone,
 }
 
 impl Health {
-    /// By the status of an answer; none is no answer.
+    /// Reads the status of an answer; none is no answer.
     #[must_use]
     pub const fn of(status: Option<u16>) -> Self {
         match status {
-            // Proxies, Envoy among them, answer so where nobody else does.
+            // Proxies, Envoy among them, answer this when nothing behind them answers.
             None | Some(502..=504) => Self::Gone,
             Some(429 | 500..) => Self::Unwell,
             Some(_) => Self::Good,
@@ -109,8 +110,8 @@ impl Breaker {
         }
     }
 
-    /// Whether a call for a key may go out; of those that find out whether Keycloak is back,
-    /// one. That one is answered before `lease_until`.
+    /// Whether a call for a key may go out. Of the calls that may probe an open circuit only one
+    /// goes out; it is answered before `lease_until`.
     pub fn admits(
         &mut self,
         endpoint: Endpoint,
@@ -133,8 +134,7 @@ impl Breaker {
         admitted
     }
 
-    /// Whether a request with this key may begin that needs all endpoints. Nothing is kept
-    /// of the question.
+    /// Whether a request with this key may begin, which needs all endpoints. Reserves nothing.
     #[must_use]
     pub fn would_admit(&self, digest: &KeyDigest, now: UnixMillis) -> bool {
         let mut circuits = self.circuits.iter();
@@ -144,13 +144,13 @@ impl Breaker {
         })
     }
 
-    /// Whether any circuit is open for all: Keycloak is left alone, or one call finds out.
+    /// Whether any circuit is open for all: Keycloak is left alone, or probed.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.circuits.iter().any(Circuit::is_open_for_all)
     }
 
-    /// Takes what a call showed. `digest` is the key that it was for.
+    /// Takes the result of a call. `digest` is the call's key.
     pub fn heard(
         &mut self,
         endpoint: Endpoint,
@@ -178,7 +178,7 @@ impl Breaker {
         }
         let for_all = |circuit: &Circuit| !of_a_key || circuit.keys.len() >= KEYS_MIN;
         match circuit.open {
-            // Sent before it opened: says nothing new.
+            // Sent before the circuit opened: no news.
             Some(open) if !open.is_probed_by(id) && circuit.concerns(digest) => {}
             Some(open) if open.is_probed_by(id) => {
                 let for_ms = 2 * open.for_ms;
@@ -196,7 +196,7 @@ impl Breaker {
                 }
                 circuit.failures += 1;
                 let since = *circuit.failing_since.get_or_insert(now);
-                // A clock that was set back lets it begin anew.
+                // After a clock step backwards it begins anew.
                 if now < since {
                     circuit.failing_since = Some(now);
                 } else if circuit.failures >= FAILURES_MIN && now >= since.plus_ms(FAILING_MS) {
@@ -207,7 +207,7 @@ impl Breaker {
         }
     }
 
-    /// Whoever found out went away.
+    /// The exchange that probed went away.
     pub fn give_up(&mut self, id: ExchangeId) {
         for circuit in &mut self.circuits {
             if let Some(open) = &mut circuit.open
@@ -225,7 +225,7 @@ impl Breaker {
             .is_some_and(|at| (at..at.plus_ms(RECOVERY_MS)).contains(&now))
     }
 
-    /// Too many came at once: it takes longer.
+    /// Too many keys came at once: the recovery takes longer.
     pub const fn go_on_recovering(&mut self, now: UnixMillis) {
         self.recovered_at = Some(now);
     }
@@ -252,7 +252,7 @@ impl Circuit {
         self.open.is_some_and(|open| open.for_all)
     }
 
-    /// Remembers a key that failed; whether it had not failed before.
+    /// Remembers a key that failed; true if it had not failed before.
     fn note(&mut self, digest: &KeyDigest, health: Health) -> bool {
         let gone = health == Health::Gone;
         if let Some(known) = self.keys.iter_mut().find(|key| key.digest == *digest) {
@@ -268,7 +268,7 @@ impl Circuit {
 }
 
 impl Open {
-    /// Open from now on for this long, or the longest, and up to a quarter more.
+    /// Opens now for this long, or the longest, and up to a quarter more.
     fn new(for_ms: u64, for_all: bool, spread: u64, now: UnixMillis) -> Self {
         let for_ms = for_ms.min(OPEN_MS_MAX);
         Self {
@@ -285,7 +285,7 @@ impl Open {
     }
 
     fn admits(&self, id: Option<ExchangeId>, now: UnixMillis) -> bool {
-        // Set back, a clock must not keep it open.
+        // A clock that was set back must not keep it open.
         let over = now >= self.until || now < self.since;
         let free = self
             .probe

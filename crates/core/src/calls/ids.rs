@@ -10,12 +10,11 @@ use crate::signing_key::SigningKey;
 /// Names an exchange within its worker.
 pub type ExchangeId = u64;
 
-/// Names the exchanges of a worker, and makes the ids of assertions, each of which Keycloak
-/// takes once.
+/// Names the exchanges of a worker, and makes the ids of assertions. Keycloak takes each id once.
 ///
-/// The latter must differ, across workers and nodes too; that nobody can guess them is a
-/// by-product. On Kong a host's random source can give two workers the same bytes,
-/// so the worker's seed, the request's own id, the time and a counter all go in.
+/// Ids of assertions must differ, across workers and nodes too; they need not be unguessable, but
+/// they are. On Kong a host's random source can give two workers the same bytes, so the worker's
+/// seed, the request's own id, the time and a counter all go in.
 #[derive(Debug)]
 pub struct Ids {
     key: MacKey,

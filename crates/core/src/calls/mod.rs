@@ -1,5 +1,5 @@
-//! Calls to Keycloak, as the requests of a worker share them: the gateway's own token, the
-//! ids of calls and assertions, and when Keycloak is left alone.
+//! Calls to Keycloak, shared by the requests of a worker: the gateway's own token, the ids of
+//! calls and assertions, and the breaker that leaves Keycloak alone.
 
 pub mod breaker;
 mod ids;

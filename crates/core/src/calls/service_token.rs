@@ -1,5 +1,4 @@
-//! The gateway's own token: kept, and renewed before its end, once for all requests
-//! of a worker.
+//! The gateway's own token: kept, and renewed before its end, once for all requests of a worker.
 
 use std::sync::Arc;
 
@@ -16,12 +15,12 @@ use crate::signing_key::SigningKey;
 
 /// A token is renewed this long before its end, or at half of a shorter life.
 const RENEWAL_MARGIN_MS: u64 = 30_000;
-/// A token may have been made this long before it came, its whole second included.
+/// A token may have been issued this long before it came, its whole second included.
 const ON_ITS_WAY_MS: u64 = 5_000;
-/// Who fetches a token keeps others from it this much longer than its call may take.
+/// The fetcher of a token keeps others from fetching this much longer than its call may take.
 const LATE_MS: u64 = 1_000;
 
-/// Why a service token of the gateway's cannot look owners up, if it cannot.
+/// The reason why a service token of the gateway cannot look owners up, if it cannot.
 #[must_use]
 pub(crate) fn lacks_role(token: &AccessToken) -> Option<Reason> {
     if may_look_up(&token.management_roles) {
@@ -33,17 +32,17 @@ pub(crate) fn lacks_role(token: &AccessToken) -> Option<Reason> {
     })
 }
 
-/// What it takes to get a client's token: the token that is kept, and all that a fetch needs.
+/// Everything needed to get a client's token: the kept token, and the parts of a fetch.
 pub(crate) struct Session<'a> {
     /// The instant.
     pub(crate) now: UnixMillis,
     /// The configuration.
     pub(crate) config: &'a Config,
-    /// The client whose token it is.
+    /// The client of the token.
     pub(crate) client_id: &'a str,
     /// That client's key.
     pub(crate) signing_key: &'a SigningKey,
-    /// Why a token of the client's is of no use, if it is not.
+    /// The reason why a token of the client is of no use, if it is not.
     pub(crate) lacks_role: fn(&AccessToken) -> Option<Reason>,
     /// The token that the worker keeps for the client.
     pub(crate) tokens: &'a mut ServiceToken,
@@ -53,23 +52,23 @@ pub(crate) struct Session<'a> {
     pub(crate) nonce: &'a dyn Fn() -> Vec<u8>,
 }
 
-/// Who asks for the token.
+/// A request, poll or check that asks for the token.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asker {
     /// Its name within the worker.
     pub(crate) id: ExchangeId,
-    /// When it came: failures that are older do not concern it.
+    /// When it came: older failures do not concern it.
     pub(crate) started_at: UnixMillis,
-    /// It wants a token that was asked for then or later, for the roles that it shows.
-    /// Others go on with an older one meanwhile.
+    /// The token must have been asked for at this instant or later, because of the roles that it
+    /// shows. Other askers use an older one meanwhile.
     pub(crate) since: UnixMillis,
 }
 
-/// The token, or what to do for it.
+/// The token, or the step towards it.
 pub(crate) enum Token {
     /// Use this one.
     Ready(Arc<str>),
-    /// Another fetches it: wait and ask again.
+    /// Another asker fetches it: wait and ask again.
     Wait,
     /// Fetch it: make this call, and give its outcome to [`Session::answered`].
     Fetch(Call),
@@ -79,7 +78,7 @@ impl Session<'_> {
     /// Asks for the token. `context` names the assertion in Keycloak's log of events.
     ///
     /// # Errors
-    /// Why another could not fetch it while this one waited, or why it cannot be asked for.
+    /// The reason why another asker failed to fetch it meanwhile, or why it cannot be asked for.
     pub(crate) fn need(&mut self, asker: Asker, context: &str) -> Result<Token, Reason> {
         let lease_until = self.now.plus_ms(self.config.callout_timeout_ms + LATE_MS);
         match self.tokens.need(asker, lease_until, self.now) {
@@ -97,10 +96,10 @@ impl Session<'_> {
         }
     }
 
-    /// Takes the outcome of the call: the token for all who wait for it, or the failure.
+    /// Takes the outcome of the call: the token for all askers that wait for it, or the failure.
     ///
     /// # Errors
-    /// Why there is no token.
+    /// The reason why there is no token.
     pub(crate) fn answered(
         &mut self,
         id: ExchangeId,
@@ -116,7 +115,7 @@ impl Session<'_> {
     /// Reads the answer to the call.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The fault of the answer.
     pub(crate) fn read(&self, status: u16, body: &[u8]) -> Result<AccessToken, Reason> {
         token::read_token_answer(self.config, status, body, self.now).map_err(|error| {
             let endpoint = Endpoint::ServiceToken;
@@ -124,11 +123,11 @@ impl Session<'_> {
         })
     }
 
-    /// Keeps a token that was read, unless it is of no use. Without its role Keycloak answers
-    /// a search with an empty list: a known key would look like an unknown one.
+    /// Keeps a token, unless it is of no use. Without its role Keycloak answers a search with an
+    /// empty list: a known key would look like an unknown one.
     ///
     /// # Errors
-    /// Why there is no token of use; left for all who wait.
+    /// The reason why the token is of no use; left for all askers that wait.
     pub(crate) fn take(
         &mut self,
         id: ExchangeId,
@@ -148,20 +147,20 @@ impl Session<'_> {
     }
 }
 
-/// What [`ServiceToken`] says to one that needs the token.
+/// The answer of [`ServiceToken`] to an asker.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     /// Use this one.
     Use(Arc<str>),
-    /// Fetch it: nobody does.
+    /// Fetch it: no other request does.
     Fetch,
-    /// Another request fetches it: wait and look again.
+    /// Another request fetches it: wait and ask again.
     Wait,
     /// Another request failed to fetch it while this one waited.
     Failed(Box<Reason>),
 }
 
-/// The token, or who fetches it.
+/// The token, or the request that fetches it.
 #[derive(Default)]
 pub struct ServiceToken {
     token: Option<Kept>,
@@ -169,18 +168,18 @@ pub struct ServiceToken {
     failure: Option<(UnixMillis, Reason)>,
 }
 
-/// A token, and when it is used.
+/// A token, and the time in which it is used.
 struct Kept {
     jwt: Arc<str>,
-    /// When Keycloak was asked for it: it shows the roles of then.
+    /// When Keycloak was asked for it: it shows the roles at that time.
     asked_at: UnixMillis,
     from: UnixMillis,
     until: UnixMillis,
-    /// When it was made by Keycloak's clock, and when it came by ours.
+    /// When it was issued by Keycloak's clock, and when it came by ours.
     issued: Option<(UnixMillis, UnixMillis)>,
 }
 
-/// Who fetches a token.
+/// The request that fetches a token.
 #[derive(Debug, Clone, Copy)]
 struct Fetcher {
     id: ExchangeId,
@@ -189,7 +188,7 @@ struct Fetcher {
 }
 
 impl ServiceToken {
-    /// Asks for the token. Whoever is told to fetch has until `lease_until`.
+    /// Asks for the token. An asker that is told to fetch has until `lease_until`.
     pub(crate) fn need(&mut self, asker: Asker, lease_until: UnixMillis, now: UnixMillis) -> Need {
         let Asker {
             id,
@@ -199,7 +198,8 @@ impl ServiceToken {
         if let Some(token) = &self.token
             && (token.from..token.until).contains(&now)
             && token.asked_at >= since
-            // Of a time that is yet to come, after a step backwards, nothing is newer.
+            // After a clock step backwards, a token that seems to come from the future does not
+            // count as newer than `since`.
             && (token.asked_at <= now || since == UnixMillis::default())
         {
             return Need::Use(Arc::clone(&token.jwt));
@@ -223,7 +223,7 @@ impl ServiceToken {
         }
     }
 
-    /// Keeps a token that was fetched.
+    /// Keeps a fetched token.
     pub(crate) fn fetched(
         &mut self,
         id: ExchangeId,
@@ -233,7 +233,8 @@ impl ServiceToken {
         let life = token.expires_at.since_ms(now);
         let until = token.expires_at.minus_ms(RENEWAL_MARGIN_MS.min(life / 2));
         let jwt: Arc<str> = token.jwt.as_str().into();
-        // Of one whose fetcher was succeeded it is not known when it was asked for.
+        // If another fetcher has taken over, the time at which this token was asked for is
+        // unknown.
         let fetcher = self.fetcher.filter(|fetcher| fetcher.id == id);
         self.token = Some(Kept {
             jwt: Arc::clone(&jwt),
@@ -248,8 +249,8 @@ impl ServiceToken {
         jwt
     }
 
-    /// Keycloak's clock as far as the token shows it: it is past the first instant, and not
-    /// past the second unless our own clock stood still.
+    /// Keycloak's clock, as far as the token shows it: past the first instant, and not past the
+    /// second unless our own clock stood still.
     #[must_use]
     pub fn keycloak_clock(&self, now: UnixMillis) -> Option<(UnixMillis, UnixMillis)> {
         let (issued_at, came_at) = self.token.as_ref()?.issued?;
@@ -257,7 +258,7 @@ impl ServiceToken {
         Some((issued_at, latest))
     }
 
-    /// Leaves a failure for those that wait now.
+    /// Leaves a failure for the askers that wait now.
     pub(crate) fn failed(&mut self, id: ExchangeId, now: UnixMillis, reason: Reason) {
         self.give_up(id);
         self.failure = Some((now, reason));
@@ -270,7 +271,7 @@ impl ServiceToken {
         }
     }
 
-    /// Forgets the token: a newer one is wanted.
+    /// Forgets the token, to get a newer one.
     pub fn forget(&mut self) {
         self.token = None;
     }
@@ -402,7 +403,7 @@ mod tests {
             service.need(asker(4, 0), at(900), at(20)),
             Need::Use(_)
         ));
-        // Of one that came too late nobody knows when it was asked for.
+        // For a token that came too late, the time of asking is unknown.
         service.fetched(9, &token(at(300_000)), at(21));
         assert_eq!(since(&mut service, 2, 6), Need::Fetch);
         service.fetched(2, &token(at(300_000)), at(22));
@@ -420,7 +421,7 @@ mod tests {
         service.fetched(1, &issued, at(50));
         let clock = Some((at(100_000), at(105_000)));
         assert_eq!(service.keycloak_clock(at(50)), clock);
-        // Set back, a clock says nothing of how long that is ago.
+        // After a clock step backwards the token's age is unknown.
         assert_eq!(service.keycloak_clock(at(0)), clock);
         let later = Some((at(100_000), at(107_000)));
         assert_eq!(service.keycloak_clock(at(2_050)), later);

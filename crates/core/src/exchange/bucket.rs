@@ -1,21 +1,20 @@
-//! A token bucket as one number: the instant at which all that was spent is earned back.
+//! A token bucket as one number: the instant at which all spent tokens are earned back.
 //!
-//! (The generic cell rate algorithm, ITU-T I.371.) One number is merged by taking the
-//! later, and kept where there is no room for more.
+//! (The generic cell rate algorithm, ITU-T I.371.) Two buckets merge by taking the later instant.
 
 use crate::clock::UnixMillis;
 
 /// A step of the clock backwards that is still taken for a correction.
 const CORRECTION_US: u64 = 1_000_000;
 
-/// How fast a bucket fills, how much it holds, and for how much more one may wait.
+/// How fast a bucket fills, how much it holds, and how far ahead of time a token may be reserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bucket {
-    /// Microseconds in which one is earned.
+    /// Microseconds in which one token is earned.
     interval_us: u64,
-    /// Microseconds in which all that may be spent at once is earned.
+    /// Microseconds in which a whole burst is earned.
     burst_us: u64,
-    /// Microseconds ahead for which something may be spent that is not earned yet.
+    /// Microseconds for which a caller may wait for a token that is not earned yet.
     patience_us: u64,
 }
 
@@ -36,7 +35,7 @@ impl Bucket {
         }
     }
 
-    /// The same, of which one may be had ahead of time by who waits so long for it.
+    /// The same bucket, for callers that may wait this long for a token.
     #[must_use]
     pub const fn with_patience_ms(self, patience_ms: u64) -> Self {
         Self {
@@ -45,15 +44,16 @@ impl Bucket {
         }
     }
 
-    /// Spends one, whether it is there or not; what is owed has a bound.
+    /// Spends a token, whether the bucket has one or not. The debt is bounded.
     pub fn spend(self, full_at: &mut FullAt, now: UnixMillis) {
         let earned_from = self.believed(*full_at, now).0.max(micros(now));
         let most = micros(now) + self.burst_us + self.patience_us;
         *full_at = FullAt((earned_from + self.interval_us).min(most));
     }
 
-    /// Spends one, and gives the milliseconds from `now` on until it is earned: none
-    /// where the bucket held it. Nothing is spent where that is longer than its patience.
+    /// Spends a token, and gives the milliseconds from `now` on until it is earned: 0 where the
+    /// bucket held it. None, and no token is spent, where the wait would be longer than the
+    /// bucket's patience.
     pub fn reserve(self, full_at: &mut FullAt, now: UnixMillis) -> Option<u64> {
         let wait_ms = self.wait_ms(*full_at, now);
         if wait_ms * 1000 > self.patience_us {
@@ -63,7 +63,7 @@ impl Bucket {
         Some(wait_ms)
     }
 
-    /// The milliseconds from `now` on until there is one to spend.
+    /// The milliseconds from `now` on until the bucket has a token.
     #[must_use]
     pub fn wait_ms(self, full_at: FullAt, now: UnixMillis) -> u64 {
         let owed = self.believed(full_at, now).0.saturating_sub(micros(now));
@@ -71,8 +71,8 @@ impl Bucket {
         owed.saturating_sub(held).div_ceil(1000)
     }
 
-    /// What was spent before the clock was set back is forgotten: it would be owed for
-    /// as long as the step.
+    /// After a clock step backwards, forgets the earlier spending: its debt would last as long as
+    /// the step.
     fn believed(self, full_at: FullAt, now: UnixMillis) -> FullAt {
         let latest = micros(now) + self.burst_us + self.patience_us + CORRECTION_US;
         if full_at.0 > latest {
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(bucket.reserve(&mut full_at, NOW.plus_ms(2999)), None);
         assert_eq!(bucket.reserve(&mut full_at, NOW.plus_ms(3000)), Some(0));
         assert_eq!(bucket.reserve(&mut full_at, NOW.plus_ms(3000)), None);
-        // Left alone, it holds its burst again and no more.
+        // Unused, it holds its burst again and no more.
         let later = NOW.plus_ms(86_400_000);
         let held = (0..30).filter(|_| bucket.reserve(&mut full_at, later).is_some());
         assert_eq!(held.count(), 20);

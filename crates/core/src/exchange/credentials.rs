@@ -1,8 +1,8 @@
-//! Which credential a request carries, read from its headers.
+//! The credential of a request, read from its headers.
 //!
-//! Anything that could be understood in two ways is refused: a header twice, two
-//! headers that differ, a list where one value belongs. What the gateway and the
-//! service behind it understand differently is how credentials are smuggled.
+//! An ambiguous request is refused: a header twice, two headers that differ, a list where one
+//! value belongs. Credentials are smuggled where the gateway and the service behind it read a
+//! request differently.
 
 use crate::api_key::format::{ApiKey, ID_LENGTH, IMPORTED_BYTES_MIN};
 use crate::config::{Config, OnMissingKey, Preflight, is_made_by_gateways};
@@ -14,7 +14,7 @@ use crate::rejection::{Reason, Rejection};
 /// be among them.
 pub type Headers = [(String, Vec<u8>)];
 
-/// What to do with a request, by its credentials.
+/// The step for a request, by its credentials.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Credentials {
     /// Exchange this key; all these headers hold it and must go.
@@ -24,7 +24,7 @@ pub enum Credentials {
         /// The headers to remove, `authorization` not among them: it is replaced.
         remove: Vec<String>,
     },
-    /// No key, and the request may go on without.
+    /// The request has no key, and may go on without one.
     Pass,
 }
 
@@ -39,11 +39,10 @@ enum Credential<'a> {
     Other(&'a [u8]),
 }
 
-/// The most headers that are looked at, the pseudo-headers among them: Kong can show a
-/// filter no more.
+/// The most headers that are read, with the pseudo-headers: Kong can show a filter no more.
 pub const HEADERS_MAX: usize = 100;
 
-/// A rejection, and why, for the log.
+/// A rejection and its reason, for the log.
 type Refusal = (Rejection, Reason);
 
 /// Finds the one credential of a request.
@@ -55,7 +54,7 @@ pub fn extract(config: &Config, headers: &Headers) -> Result<Credentials, Refusa
         return Err((Rejection::AmbiguousCredentials, Reason::TooManyHeaders));
     }
     let mut found: Option<Credential<'_>> = None;
-    // A Bearer token counts as one wherever keys are looked for.
+    // A Bearer token counts as a credential wherever keys are read from.
     let also = (!config.headers.iter().any(|name| name == AUTHORIZATION)).then_some(AUTHORIZATION);
     for name in config.headers.iter().map(String::as_str).chain(also) {
         let Some(value) = only_value(config, headers, name)? else {
@@ -120,7 +119,7 @@ fn is_preflight(headers: &Headers) -> bool {
         && one("access-control-request-method").is_some()
 }
 
-/// The header that a token goes on in, and that may hold a key.
+/// The header that carries the token to the service, and that may hold a key.
 pub const AUTHORIZATION: &str = "authorization";
 
 /// The value of a header that may come once; none if it is absent or empty.
@@ -166,9 +165,8 @@ fn read<'a>(config: &Config, name: &str, value: &'a [u8]) -> Credential<'a> {
     }
 }
 
-/// Whether this can be a Bearer token and no key: of the characters that RFC 6750,
-/// 2.1, allows, and where imported keys are, of a JWT's two dots, since any other
-/// string may be such a key.
+/// Whether this can be a Bearer token and not a key: it has the characters of RFC 6750, 2.1, and,
+/// where imported keys are allowed, a JWT's two dots, since any other string may be such a key.
 fn is_bearer_token(config: &Config, text: &[u8]) -> bool {
     let unpadded = text.trim_ascii_end();
     let end = unpadded
@@ -182,8 +180,8 @@ fn is_bearer_token(config: &Config, text: &[u8]) -> bool {
     !token.is_empty() && token.iter().all(allowed) && !may_be_imported
 }
 
-/// Whether a text may hold a key that came with these headers: the prefix of those made
-/// here, or, where keys are imported, a word of a header that keys are read from.
+/// Whether a text may hold a key that came with these headers: the prefix of keys made here, or,
+/// where keys are imported, a word of a header from which keys are read.
 #[must_use]
 pub fn may_hold_key(config: &Config, headers: &Headers, text: &[u8]) -> bool {
     let format = &config.key_format;
@@ -200,13 +198,13 @@ fn is_read(config: &Config, name: &str) -> bool {
     read.any(|header| name.eq_ignore_ascii_case(header))
 }
 
-/// Whether a text holds another, which is not empty.
+/// Whether a text holds the given part, which is not empty.
 fn holds(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
-/// Whether a header holds a key of ours, in whatever form: it would pass on to the
-/// service (invariant 6). Found by prefix and checksum.
+/// Whether a header holds a key of ours, in any form: it would pass on to the service (invariant
+/// 6). Found by prefix and checksum.
 fn hides_key(config: &Config, name: &str, value: &[u8]) -> bool {
     let (prefix, length) = (
         config.key_format.prefix().as_bytes(),
@@ -223,14 +221,13 @@ fn hides_key(config: &Config, name: &str, value: &[u8]) -> bool {
                 .any(|window| is_like_a_key(prefix, window)))
 }
 
-/// Whether keys are looked for in this header. In a path they are not: it is logged on its
-/// way.
+/// Whether this header is searched for keys. A path is not: it is logged on its way.
 fn is_looked_at(name: &str) -> bool {
     !name.starts_with(':') || name == ":authority"
 }
 
-/// Whether a part of a header's name is like a key of ours, as HTTP/2 would write it: in
-/// small letters, by which no checksum goes.
+/// Whether a part of a header's name looks like a key of ours as HTTP/2 would write it: in lower
+/// case, for which the checksum does not hold.
 fn is_like_a_key(prefix: &[u8], part: &[u8]) -> bool {
     let (start, rest) = part.split_at_checked(prefix.len()).unwrap_or_default();
     let (id, rest) = rest.split_at_checked(ID_LENGTH).unwrap_or_default();
@@ -240,8 +237,8 @@ fn is_like_a_key(prefix: &[u8], part: &[u8]) -> bool {
         && rest.strip_prefix(b"_").is_some_and(letters)
 }
 
-/// A key stands where none is read. The header's name is the client's own text, and may
-/// be that key.
+/// A key stands in a header from which none is read. The header's name is the client's own text,
+/// and may be that key.
 fn key_elsewhere(name: &str) -> Refusal {
     (
         Rejection::InvalidApiKey,
@@ -249,7 +246,7 @@ fn key_elsewhere(name: &str) -> Refusal {
     )
 }
 
-/// Scheme and the rest, of `scheme SP rest`; a scheme alone has an empty rest.
+/// Splits `scheme SP rest`; without a space the rest is empty.
 fn scheme_of(value: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = value
         .iter()
@@ -259,9 +256,9 @@ fn scheme_of(value: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((scheme, rest.trim_ascii_start()))
 }
 
-/// Whether the value is a list, as hosts make of a header that came twice (RFC
-/// 9110, 5.3), in which one element could be a key or a token. The parameters of
-/// other schemes (Digest) are lists as well and none of ours.
+/// Whether the value is a list, as hosts make it of a header that came twice (RFC 9110, 5.3),
+/// with elements that could be a key or a token. The parameters of other schemes (Digest) are
+/// lists as well, but do not count.
 fn is_joined(config: &Config, name: &str, value: &[u8]) -> bool {
     if !value.contains(&b',') {
         return false;
@@ -273,11 +270,11 @@ fn is_joined(config: &Config, name: &str, value: &[u8]) -> bool {
         })
 }
 
-/// The headers that hold the key anywhere in their value: those it was taken from,
-/// and any other that would carry it on to the service (invariant 6).
+/// The headers that hold the key anywhere in their value: the one it was taken from, and any
+/// other that would carry it on to the service (invariant 6).
 ///
 /// # Errors
-/// One of them came twice: Kong takes one of two away. Or the gateway made it anew before
+/// One of them came twice: Kong removes only one of the two. Or the gateway made it anew before
 /// the filter ran. Or another header holds another key.
 fn headers_to_remove(
     config: &Config,

@@ -1,4 +1,4 @@
-//! What an exchange works with: it has no clock, no store and no randomness of its own.
+//! The environment of an exchange, which has no clock, no store and no randomness of its own.
 
 use super::gate::Gate;
 use super::throttle::SourceAddress;
@@ -7,7 +7,7 @@ use crate::calls::service_token::{Session, lacks_role};
 use crate::clock::UnixMillis;
 use crate::store::slots::SharedStore;
 
-/// What an exchange works with: time and everything that it shares.
+/// The environment of an exchange: the time and all shared state.
 pub struct Env<'a> {
     /// The instant.
     pub now: UnixMillis,
@@ -19,8 +19,8 @@ pub struct Env<'a> {
     pub store: &'a mut dyn SharedStore,
     /// Gives bytes that no other request has; they need not be secret.
     pub nonce: &'a dyn Fn() -> Vec<u8>,
-    /// Gives the address that the request comes from, as the host has it: asked for no
-    /// warm request.
+    /// Gives the source address of the request, as the host has it. Not called for a warm
+    /// request.
     pub source: &'a dyn Fn() -> Option<Vec<u8>>,
 }
 
@@ -33,7 +33,7 @@ impl std::fmt::Debug for Env<'_> {
 }
 
 impl Env<'_> {
-    /// What it takes to get the gateway's own token.
+    /// Everything needed to get the gateway's own token.
     pub(crate) fn session(&mut self) -> Session<'_> {
         let worker = &mut *self.worker;
         Session {
@@ -53,14 +53,14 @@ impl Env<'_> {
         self.worker.jti(key_id, &(self.nonce)(), self.now)
     }
 
-    /// Where the request comes from; none where nothing is counted, or where the host
-    /// does not say.
+    /// The source address of the request; none where nothing is counted, or where the host does
+    /// not give it.
     pub(crate) fn source(&self) -> Option<SourceAddress> {
         let text = self.worker.throttle.is_on().then(|| (self.source)())??;
         SourceAddress::parse(&text)
     }
 
-    /// Whether an address has failed too often to be heard now.
+    /// Whether an address has failed too often and must wait.
     pub(crate) fn is_throttled(&mut self, source: SourceAddress) -> bool {
         let throttle = &mut self.worker.throttle;
         throttle.is_over(source, self.now, self.store)

@@ -1,9 +1,8 @@
-//! One exchange at a time for one key in a worker: the others wait for its result.
+//! One exchange at a time for one key in a worker: the other requests wait for its result.
 //!
-//! The first request with a key that no cache knows leads; those that come with
-//! the same key meanwhile follow: they look at the caches again after a while. A
-//! leader that fails leaves its refusal for those that were waiting then, so that a
-//! dead Keycloak is not asked by each of them in turn.
+//! The first request with a key that no cache knows leads. Requests that come with the same key
+//! meanwhile follow: they check the caches again after a while. A leader that fails leaves its
+//! refusal for its followers, so that not each of them in turn asks a dead Keycloak.
 
 use std::collections::HashMap;
 
@@ -17,12 +16,12 @@ use crate::store::sealed::KeyDigest;
 /// Failures that are kept for followers.
 pub const FAILURES_MAX: usize = 1024;
 
-/// What a request with this key is to do.
+/// The part of a request in the exchange of its key.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Claim {
     /// Go ahead.
     Lead,
-    /// Wait and look again; the leader is done by this instant, or given up.
+    /// Wait and check again; the leader is done, or given up, by this instant.
     Follow {
         /// The leader's deadline.
         until: UnixMillis,
@@ -87,7 +86,7 @@ impl Flights {
         }
     }
 
-    /// How many keys are under way, and how many failures are kept.
+    /// The number of keys under way, and of failures kept.
     #[must_use]
     pub fn sizes(&self) -> (usize, usize) {
         (self.under_way.len(), self.failures.len())
@@ -102,7 +101,7 @@ impl Flights {
         }
     }
 
-    /// Ends a leader's exchange; does nothing for one that no longer leads.
+    /// Ends a leader's exchange; does nothing if the request no longer leads.
     pub fn land(&mut self, digest: &KeyDigest, id: ExchangeId) {
         if self
             .under_way
@@ -113,7 +112,7 @@ impl Flights {
         }
     }
 
-    /// Leaves a leader's failure for those that wait now; one that does not lead
+    /// Leaves a leader's failure for the requests that wait now. A request that does not lead
     /// leaves nothing.
     pub fn fail_if_leading(
         &mut self,

@@ -1,8 +1,8 @@
 //! One bcrypt at a time per worker, and a bounded, fair queue behind it.
 //!
-//! No request can wake another (Kong's `set_effective_context` does nothing), so
-//! whoever waits comes back from time to time and looks. A ticket that nobody
-//! shows any more, because its request is gone, is passed over.
+//! No request can wake another (Kong's `set_effective_context` does nothing), so each waiting
+//! request comes back from time to time and checks. A ticket that is shown no more, because its
+//! request is gone, is passed over.
 
 use std::collections::VecDeque;
 
@@ -12,9 +12,9 @@ use crate::clock::UnixMillis;
 pub const QUEUE_MAX: usize = 64;
 /// bcrypt rounds that may wait in all: some 7 s of an idle worker.
 pub const ROUNDS_MAX: u64 = 64 * 1024;
-/// Places that requests with one key id may hold. An id is public: without this,
-/// wrong secrets for a single one could fill the queue. Those over it wait without
-/// a place, so that the right key among them is not locked out.
+/// Places that requests with one key id may hold. An id is public: without this, wrong secrets
+/// for a single id could fill the queue. Requests over the limit wait without a place, so that
+/// the right key among them is not locked out.
 const PLACES_PER_ID: usize = 2;
 /// After this long without a sign of life a ticket is void.
 const LEASE_MS: u64 = 5000;
@@ -25,16 +25,16 @@ const CORRECTION_MS: u64 = 1000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket(u64);
 
-/// What a ticket is good for right now.
+/// The answer to a ticket right now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
     /// Compute.
     Go,
-    /// Wait: so many are before it.
+    /// Wait: other tickets are before it.
     Wait {
-        /// Tickets before it, the one that computes included.
+        /// Tickets before it, with the one that computes.
         position: usize,
-        /// bcrypt rounds that these take in all.
+        /// bcrypt rounds of these tickets together.
         rounds_before: u64,
     },
     /// The queue is full.
@@ -57,7 +57,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A gate with nobody at it.
+    /// A free gate.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -69,7 +69,7 @@ impl Gate {
         Ticket(self.tickets)
     }
 
-    /// Shows a ticket: takes a place at the first time, and says whose turn it is.
+    /// Shows a ticket: takes a place at the first time, and gives its turn.
     pub fn show(&mut self, ticket: Ticket, key_id: &str, rounds: u32, now: UnixMillis) -> Turn {
         self.places.retain(|place| {
             place.ticket == ticket
@@ -115,8 +115,8 @@ impl Gate {
         }
     }
 
-    /// How many places are taken, that of the one who computes included; at most
-    /// one more than [`QUEUE_MAX`].
+    /// The number of places taken, with the one that computes; at most one more than
+    /// [`QUEUE_MAX`].
     #[must_use]
     pub fn places(&self) -> usize {
         self.places.len()

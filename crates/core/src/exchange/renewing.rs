@@ -1,9 +1,9 @@
-//! A token that a busy key is about to lose is renewed before, while no request waits.
+//! Renews the token of a busy key before it ends, while no request waits.
 //!
-//! A request with a token from the cache that is due ([`Age::Due`](crate::cache::renewal::Age))
-//! leaves the key's digest and public id here. The root context takes them up one after
-//! the other: the same exchange as a request's, but for what takes the key itself. So no
-//! key is kept for it, and one whose stored hash was changed is left to its next request.
+//! A request with a cached token that is due ([`Age::Due`](crate::cache::renewal::Age)) leaves
+//! the key's digest and public id here. The root context takes the keys up one after the other,
+//! by the same exchange as a request's, without the steps that need the key itself. So no key is
+//! stored for it; a key whose stored hash was changed waits for its next request.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -12,10 +12,10 @@ use crate::store::sealed::KeyDigest;
 
 /// Keys that may wait to be renewed.
 pub const DUE_MAX: usize = 1024;
-/// After one that failed none is renewed for so long: Keycloak is not well.
+/// After a failed renewal, none begins for this long: Keycloak is in trouble.
 const PAUSE_MS: u64 = 1000;
 
-/// Keys whose tokens are to be renewed, in the order in which requests showed them.
+/// Keys with a token to renew, in the order of their requests.
 #[derive(Debug, Default)]
 pub struct Renewing {
     due: VecDeque<Due>,
@@ -23,7 +23,7 @@ pub struct Renewing {
     paused_at: Option<UnixMillis>,
 }
 
-/// A key, as far as it takes to renew its token.
+/// The digest and id of a key with a token to renew.
 pub(super) struct Due {
     pub(super) digest: KeyDigest,
     pub(super) key_id: String,
@@ -38,8 +38,8 @@ impl std::fmt::Debug for Due {
 }
 
 impl Renewing {
-    /// Notes that a key's token is due. Forgotten where too many are: then a request
-    /// renews it.
+    /// Notes that a key's token is due. Ignored when the queue is full: a request then renews the
+    /// token.
     pub fn note(&mut self, digest: &KeyDigest, key_id: &str) {
         if self.due.len() < DUE_MAX && self.waiting.insert(*digest) {
             let (digest, key_id) = (*digest, key_id.to_owned());
@@ -47,24 +47,24 @@ impl Renewing {
         }
     }
 
-    /// How many wait.
+    /// The number of keys that wait.
     #[must_use]
     pub fn len(&self) -> usize {
         self.due.len()
     }
 
-    /// Whether none waits.
+    /// Whether no key waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.due.is_empty()
     }
 
-    /// Lets none begin for a while.
+    /// Lets no renewal begin for a while.
     pub const fn pause(&mut self, now: UnixMillis) {
         self.paused_at = Some(now);
     }
 
-    /// Takes the next key, unless none is to begin now.
+    /// Takes the next key, unless renewals pause.
     pub(super) fn next(&mut self, now: UnixMillis) -> Option<Due> {
         let paused = self
             .paused_at

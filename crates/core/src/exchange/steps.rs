@@ -1,8 +1,8 @@
-//! The machine of one request, in the order in which the request takes its steps.
+//! The machine of one request, in the order of the request's steps.
 //!
-//! Invariants held here: every head and event leads to exactly one output; every claim
-//! (flight, service token, gate, pending) is given back when the exchange ends,
-//! however it ends; whatever fails is a rejection.
+//! Invariants held here: every head and event leads to exactly one output; every claim (flight,
+//! service token, gate, pending) is given back when the exchange ends, however it ends; every
+//! failure is a rejection.
 
 use std::sync::Arc;
 
@@ -31,18 +31,17 @@ use crate::store::sealed::KeyDigest;
 const WAIT_MS_MIN: u64 = 5;
 /// The longest wait for another request's result.
 const WAIT_MS_MAX: u64 = 40;
-/// Who has not used its turn by then takes another.
+/// A request that has not used its look-up turn within this time takes another.
 const TURN_MS: u64 = 40;
 /// The longest that a leader takes beside its callouts: a full queue of bcrypt.
 const LEADER_MS_MAX: u64 = 60_000;
-/// The roles of the gateway's account are taken for what they were so long ago, where
-/// an unknown key is refused all the same.
+/// An unknown key is refused only if the gateway's roles were seen within this time.
 const ROLES_SEEN_MS: u64 = 30_000;
-/// A wait's callout may take this much longer than the wait: the address answers
-/// in its own time.
+/// The callout of a wait may take this much longer than the wait: the address answers late at
+/// times.
 const WAIT_GRACE_MS: u64 = 3000;
 
-/// The wait of whoever is next at the gate.
+/// The wait of the request that is next at the gate.
 const NEXT_MS: u64 = 5;
 /// Each place in the queue adds this much to the wait.
 const PLACE_MS: u64 = 15;
@@ -52,21 +51,20 @@ const QUEUE_MS_MAX: u64 = 100;
 /// A token's life is at least this, where the key's end allows it.
 const TOKEN_LIFE_MS_MIN: u64 = 60_000;
 
-/// A call that is not answered is made again after so long, twice at the most. A host needs
-/// a moment to leave out the node that did not answer: Envoy's workers are told by its main
-/// thread.
+/// Pauses before an unanswered call is repeated, at most twice. A host needs a moment to leave
+/// out the node that did not answer: Envoy's main thread tells its workers.
 const PAUSES_MS: [u64; 2] = [25, 100];
-/// A try with less time than this is none.
+/// With less time left than this, a call is not repeated.
 const TRY_MS_MIN: u64 = 50;
-/// A probe's answer comes this much later than it may at most.
+/// The answer to a probe may come this much later than its time-out.
 const LATE_MS: u64 = 1000;
 
-/// What a renewal waits for an answer at most, but for the service token's, for which
-/// requests may wait as well: it must not hold up what else the root context does, and
-/// whatever takes longer a request can wait for itself.
+/// Time limit of a renewal's look-up and grant. A renewal must not hold up the other jobs of the
+/// root context; a slow answer can wait for a request. The service token has the usual limit,
+/// since requests may wait for it too.
 const RENEWAL_CALLOUT_MS_MAX: u64 = 1000;
 
-/// What to do next.
+/// The next step of the shell.
 #[derive(Debug)]
 pub enum Output {
     /// Do this and come back with its event.
@@ -79,7 +77,7 @@ pub enum Output {
     Reject {
         /// The answer.
         rejection: Rejection,
-        /// Why, for the log alone.
+        /// The reason, only for the log.
         reason: Reason,
     },
 }
@@ -95,7 +93,7 @@ pub enum Pass {
     Fallback,
 }
 
-/// How a token was come by.
+/// The origin of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// From worker memory.
@@ -118,7 +116,7 @@ pub struct Forward {
     pub authorization: Arc<str>,
     /// Headers to remove.
     pub remove: Vec<String>,
-    /// How the token was come by.
+    /// The token's origin.
     pub source: Source,
 }
 
@@ -139,36 +137,36 @@ pub struct Exchange {
     key_id: Option<String>,
     /// Keycloak's id of the key's owner, once it is known.
     owner_id: Option<Arc<str>>,
-    /// Where the request comes from, once it was asked for.
+    /// The address that the request comes from, once the host was asked.
     source: Option<SourceAddress>,
-    /// The key whose token went on with the request.
+    /// The key that was replaced by a token.
     forwarded: Option<KeyDigest>,
 }
 
-/// What the exchange waits for.
+/// The event that the exchange waits for.
 #[derive(Default)]
 enum State {
     /// The request.
     #[default]
     New,
-    /// A turn, to look whether the leader is done.
+    /// A yield, to check whether the leader is done.
     Following { wait_ms: u64 },
-    /// Its turn to look a key up that nobody has seen.
+    /// Its look-up turn.
     AwaitingTurn { from: UnixMillis },
-    /// A turn, to look whether the service token is there.
+    /// A yield, to check whether the service token has come.
     AwaitingToken { wait_ms: u64 },
     /// The answer with the service token.
     FetchingToken,
     /// The answer of the look-up.
     LookingUp { service_token: Arc<str> },
-    /// A turn, to look whether the gate is free.
+    /// A yield, to check whether the gate is free.
     Queueing { owner: Box<Owner> },
-    /// A turn, to compute the next slice.
+    /// A yield, to compute the next slice.
     Verifying {
         owner: Box<Owner>,
         job: Box<BcryptJob>,
     },
-    /// A turn after the verification, to sign the assertions.
+    /// A yield after the verification, to sign the assertions.
     Signing { owner: Box<Owner> },
     /// The answer of the grant.
     Granting { owner: Box<Owner> },
@@ -178,7 +176,7 @@ enum State {
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Its name alone: some hold the gateway's token.
+        // Only its name: some states hold the gateway's token.
         f.write_str(match self {
             Self::New => "New",
             Self::Following { .. } => "Following",
@@ -195,21 +193,21 @@ impl std::fmt::Debug for State {
     }
 }
 
-/// What an exchange that no cache could answer holds on to.
+/// The claims and the progress of an exchange that no cache could answer.
 #[derive(Debug)]
 struct Pending {
     id: ExchangeId,
     key_id: String,
     owner_id: Option<Arc<str>>,
-    /// None where a token is renewed and no request brought the key.
+    /// None in a renewal: no request brought the key.
     key: Option<ApiKey>,
     digest: KeyDigest,
     remove: Vec<String>,
     ticket: Ticket,
     deadline: Deadline,
-    /// The deadline was moved for the queue and the verification already.
+    /// The deadline was already moved for the queue and the verification.
     queued: bool,
-    /// The deadline was moved to a leader's already.
+    /// The deadline was already moved to a leader's.
     followed: bool,
     /// The key was verified in this exchange.
     first_use: bool,
@@ -218,17 +216,17 @@ struct Pending {
     attempt: Attempt,
 }
 
-/// The questions to Keycloak: what is known of them, and how often they were asked.
+/// The calls to Keycloak: their results so far, and how often each was made.
 #[derive(Debug)]
 struct Attempt {
-    /// When the owner was last asked for: what is remembered ends the TTL after it,
-    /// so that a revocation is never older than that.
+    /// When Keycloak was last asked for the owner. A cached entry ends one TTL after it, so no
+    /// entry survives a revocation by more than that.
     asked_at: UnixMillis,
-    /// What the worker knew of revocations then.
+    /// The generation of the worker's revocations then.
     generation: u64,
-    /// Its turn came then, and it has not looked the key up yet.
+    /// When its look-up turn came, if the look-up was not made yet.
     turn_at: Option<UnixMillis>,
-    /// Nobody was seen to own the key.
+    /// Keycloak showed no owner of the key.
     unseen: Option<Unseen>,
     /// The service token was refused once and fetched anew.
     retried: bool,
@@ -239,7 +237,7 @@ struct Attempt {
 }
 
 impl Pending {
-    /// What is pending for a key that no request brought.
+    /// A pending exchange without the key itself.
     fn new(
         id: ExchangeId,
         key_id: String,
@@ -273,28 +271,28 @@ impl Pending {
     }
 }
 
-/// Nobody was seen to own a key: whether the gateway could see is to be shown.
+/// Keycloak showed no owner of a key. The gateway must still prove that it may see owners.
 #[derive(Debug, Clone, Copy)]
 struct Unseen {
-    /// By a service token that was asked for at this instant or later.
+    /// The service token must have been requested at this instant or later.
     since: UnixMillis,
-    /// The key is to fall back: Keycloak is asked once more, with that token.
+    /// The key may fall back, so that token asks Keycloak once more.
     falls_back: bool,
 }
 
-/// An exchange's end other than with a token.
+/// The end of an exchange without a token.
 enum End {
     Refused {
         rejection: Rejection,
         reason: Reason,
-        /// To be remembered of the key.
+        /// The refusal to remember for the key.
         remember: Option<Refused>,
     },
     Fallback,
 }
 
 impl End {
-    /// The key is no good, and will not be for a while.
+    /// The key is refused, and the refusal is remembered.
     fn invalid(reason: Reason) -> Self {
         Self::Refused {
             rejection: Rejection::InvalidApiKey,
@@ -303,7 +301,7 @@ impl End {
         }
     }
 
-    /// The request is refused, and nothing is remembered of the key.
+    /// The request is refused; nothing is remembered of the key.
     fn refused(rejection: Rejection, reason: Reason) -> Self {
         Self::Refused {
             rejection,
@@ -312,12 +310,12 @@ impl End {
         }
     }
 
-    /// Nothing can be said of the key now.
+    /// The key cannot be checked now.
     fn unavailable(reason: Reason) -> Self {
         Self::refused(Rejection::IdentityProviderUnavailable, reason)
     }
 
-    /// There is no room for the key now.
+    /// The gateway has no room for the key now.
     fn overloaded(reason: Reason) -> Self {
         Self::refused(Rejection::Overloaded, reason)
     }
@@ -337,13 +335,13 @@ impl Exchange {
         Self::default()
     }
 
-    /// Whether the exchange holds something that must be given back.
+    /// Whether the exchange holds claims that it must give back.
     #[must_use]
     pub fn is_pending(&self) -> bool {
         self.pending.is_some()
     }
 
-    /// The headers that the key came in: a request that is held must not hold them.
+    /// The headers that hold the key. A held request must not keep them.
     pub fn credential_headers(&self) -> impl Iterator<Item = &str> {
         let pending = self.pending.iter();
         pending.flat_map(|pending| {
@@ -352,7 +350,7 @@ impl Exchange {
         })
     }
 
-    /// Takes the request's head and says what to do next.
+    /// Takes the request's head and gives the next step.
     pub fn begin(&mut self, headers: &Headers, env: &mut Env<'_>) -> Output {
         env.worker.cache.keep_up(false, env.now, env.store);
         match std::mem::replace(&mut self.state, State::Over) {
@@ -362,7 +360,7 @@ impl Exchange {
         }
     }
 
-    /// Takes the outcome of the latest effect and says what to do next.
+    /// Takes the outcome of the latest effect and gives the next step.
     pub fn handle_event(&mut self, event: Event<'_>, env: &mut Env<'_>) -> Output {
         env.worker.cache.keep_up(false, env.now, env.store);
         let state = std::mem::replace(&mut self.state, State::Over);
@@ -370,8 +368,8 @@ impl Exchange {
         self.settle(step, env)
     }
 
-    /// Begins to renew the token of the next key that waits for it. None if there is none
-    /// that this worker is to renew.
+    /// Begins to renew the token of the next key in the queue. None if this worker has no token
+    /// to renew now.
     #[must_use]
     pub fn renew(env: &mut Env<'_>) -> Option<(Self, Output)> {
         if env.worker.breaker.is_open() {
@@ -382,7 +380,7 @@ impl Exchange {
             let timeout_ms = env.worker.config.callout_timeout_ms;
             let until = env.now.plus_ms(timeout_ms + 2 * RENEWAL_CALLOUT_MS_MAX);
             let cache = &mut env.worker.cache;
-            // Of one that must be verified first, a request brings the key.
+            // A key that was not verified yet needs a request to bring it.
             if !cache.was_verified(&due.digest, env.store)
                 || !cache.take_renewal(&due.digest, until, env.now, env.store)
             {
@@ -398,8 +396,8 @@ impl Exchange {
         }
     }
 
-    /// The service refused the token that went on with the request: it is dropped, and the
-    /// next request gets another. True unless that was a short while ago.
+    /// The service refused the token that went on with the request: drops it, so the next request
+    /// gets another. True unless a token of this key was dropped a short while ago.
     pub fn token_refused(&self, env: &mut Env<'_>) -> bool {
         self.forwarded
             .is_some_and(|digest| env.worker.cache.drop_token(&digest, env.now))
@@ -411,11 +409,11 @@ impl Exchange {
         self.forwarded.is_some()
     }
 
-    /// Gives back what the exchange holds: the request went away. To be called for
-    /// each exchange at its end; does nothing where there is nothing to give back.
+    /// Gives back the claims of the exchange. Call it at the end of every exchange, also when the
+    /// request went away; it does nothing when no claim is held.
     pub fn abort(&mut self, env: &mut Env<'_>) {
-        // Who hangs up before the verdict on a key that nobody has seen would else make
-        // up as many as he likes.
+        // Without this, a client that hangs up before the verdict on a new key could try any
+        // number of made-up keys.
         if self.pending.as_ref().is_some_and(|pending| !pending.known) {
             self.count_failure(env);
         }
@@ -428,7 +426,7 @@ impl Exchange {
         self.key_id.as_deref()
     }
 
-    /// Keycloak's id of the key's owner, for the log. None where that was not learnt.
+    /// Keycloak's id of the key's owner, for the log. None where the exchange did not learn it.
     #[must_use]
     pub fn owner_id(&self) -> Option<&str> {
         self.owner_id.as_deref()
@@ -467,7 +465,7 @@ impl Exchange {
                 self.owner_id = Some(Arc::clone(&token.owner_id));
                 Output::Forward(forward(&token, remove, level))
             }
-            // A key that was verified on this node is nobody's guess.
+            // A key that was verified on this node is not a guess.
             _ if self.is_throttled(env) && !env.worker.cache.was_verified(&digest, env.store) => {
                 throttled()
             }
@@ -497,17 +495,17 @@ impl Exchange {
         }
     }
 
-    /// Whether the request's address has failed too often. The host is asked for it at
-    /// most once, and for no request with a token in the cache.
+    /// Whether the request's address has failed too often. Asks the host for the address at most
+    /// once, and never for a request with a cached token.
     fn is_throttled(&mut self, env: &mut Env<'_>) -> bool {
         self.find_source(env)
             .is_some_and(|source| env.is_throttled(source))
     }
 
-    /// Counts a failure of the request's address. True if it has failed too often before:
-    /// then it is told so, and not what became of the key.
+    /// Counts a failure of the request's address. True if the address had failed too often
+    /// before: the client is then told to wait, and not the result for its key.
     fn count_failure(&mut self, env: &mut Env<'_>) -> bool {
-        // A renewal comes from nowhere.
+        // A renewal has no source address.
         let pending = self.pending.as_ref();
         pending.is_none_or(|pending| pending.key.is_some())
             && self
@@ -525,7 +523,7 @@ impl Exchange {
     /// The outcome of the latest effect.
     fn go_on(&mut self, state: State, event: Event<'_>, env: &mut Env<'_>) -> Step {
         if matches!(state, State::AwaitingTurn { .. }) && self.is_throttled(env) {
-            // It failed too often while it waited.
+            // The address failed too often while this request waited.
             return Err(End::refused(Rejection::Throttled, Reason::Throttled));
         }
         self.with_pending(env, |pending, env| {
@@ -538,8 +536,8 @@ impl Exchange {
                     | State::Granting { .. }),
                     event,
                 ) => pending.answered(state, event, env),
-                // From here on a turn that was waited for. One that would have come after
-                // the deadline says nothing of who gives turns.
+                // All other states wait for a yield. A yield past the deadline does not show that
+                // the yield address is at fault.
                 (state, Event::Failed(_)) if pending.deadline.left_ms(env.now) == 0 => Err(pending
                     .time_left(&state, env)
                     .err()
@@ -567,17 +565,17 @@ impl Exchange {
     ) -> Step {
         match &mut self.pending {
             Some(pending) => step(pending, env),
-            // An input after the end: whoever sends it waits for an answer still.
+            // An input after the end: its sender still waits for an answer.
             None => Err(End::unavailable(Reason::Deadline)),
         }
     }
 }
 
-// ---- whose turn it is, and the owner -------------------------------------------------
+// ---- the leader, the turn and the owner ----------------------------------------------
 
 impl Pending {
-    /// After a clock step backwards the deadline moves along, so that the request
-    /// waits no longer for it.
+    /// After a clock step backwards the deadline moves along, so the request waits no longer than
+    /// before.
     fn follow_the_clock(&mut self, now: UnixMillis) {
         let back = self.deadline.follow(now);
         let attempt = &mut self.attempt;
@@ -587,7 +585,7 @@ impl Pending {
         }
     }
 
-    /// Leads the exchange for this key, or follows who does.
+    /// Leads the exchange for this key, or follows its leader.
     fn claim(&mut self, wait_ms: u64, env: &mut Env<'_>) -> Step {
         let claimed = env.worker.flights.claim(
             &self.digest,
@@ -599,8 +597,8 @@ impl Pending {
         match claimed {
             Claim::Lead => self.take_turn(0, env),
             Claim::Follow { until } => {
-                // Once: a row of leaders that hang up must not hold a follower. And not
-                // to an instant that only a clock step can have made so far.
+                // Only once: a row of leaders that hang up must not hold a follower. And only to
+                // a near instant: a far one comes from a clock step.
                 let callouts = 2 * env.worker.config.callout_timeout_ms;
                 let near = env.now.plus_ms(LEADER_MS_MAX + callouts);
                 let later = until > self.deadline.at() && until <= near;
@@ -614,9 +612,8 @@ impl Pending {
         }
     }
 
-    /// Keycloak is asked at once for a key that was verified on this node before; for one
-    /// that nobody has seen there are so many turns in a second, and for all when Keycloak
-    /// has only just come back. It takes so long at the least.
+    /// Asks Keycloak at once for a key that this node has verified before. New keys are rate
+    /// limited, and right after an outage all keys are. Waits at least `least_ms`.
     fn take_turn(&mut self, least_ms: u64, env: &mut Env<'_>) -> Step {
         let (now, worker) = (env.now, &mut *env.worker);
         if !worker.breaker.would_admit(&self.digest, now) {
@@ -641,8 +638,8 @@ impl Pending {
         }
     }
 
-    /// Waits until its turn comes: a host may be back before. No turn is further away
-    /// than a callout may take, unless the clock was set back meanwhile.
+    /// Waits until the turn comes; a host may come back early. A turn is never further away than
+    /// a callout may take, unless the clock was set back meanwhile.
     fn await_turn(&mut self, from: UnixMillis, env: &mut Env<'_>) -> Step {
         match from.since_ms(env.now) {
             0 => {
@@ -654,7 +651,7 @@ impl Pending {
         }
     }
 
-    /// A follower's turn: the leader may have left a token or a refusal.
+    /// The end of a follower's wait: the leader may have left a token or a refusal.
     fn look_again(&mut self, waited_ms: u64, env: &mut Env<'_>) -> Step {
         match env.worker.cache.find(&self.digest, env.now, env.store) {
             Found::Token(token, level, _) => {
@@ -690,12 +687,13 @@ impl Pending {
         self.go_to_keycloak(token.map_err(End::unavailable)?, env)
     }
 
-    /// There is a service token whose roles were looked at: asks for the owner, or
-    /// believes that there is none.
+    /// The service token is here and its roles are checked: asks for the owner, or accepts that
+    /// the key has none.
     fn go_to_keycloak(&mut self, service_token: Arc<str>, env: &mut Env<'_>) -> Step {
         match self.attempt.unseen {
             Some(unseen) if !unseen.falls_back => Err(self.unknown(Refused::Unseen, env)),
-            // All who waited for the service token meanwhile would go at one moment.
+            // The turn is too old: all requests that waited for the service token would go at one
+            // moment.
             _ if self
                 .attempt
                 .turn_at
@@ -704,7 +702,7 @@ impl Pending {
                 self.attempt.turn_at = None;
                 self.take_turn(0, env)
             }
-            // A role may have come back since: asked with this token, which shows it.
+            // This token shows whether a missing role has come back.
             _ => self.look_up(service_token, env),
         }
     }
@@ -725,9 +723,9 @@ impl Pending {
                 Err(self.unknown(Refused::Unknown, env))
             }
             Ok(Lookup::Unknown) => {
-                // A role that was taken since the token was fetched makes every key
-                // look unknown, and only a new token shows it. A key that is about to
-                // reach the service is worth one; a flood of unknown keys is not.
+                // If a role was taken away after the token was fetched, every key looks unknown,
+                // and only a new token shows it. A key that would pass to the service is worth a
+                // new token; a flood of unknown keys is not.
                 let falls_back = falls_back(env);
                 let age_ms = if falls_back { 0 } else { ROLES_SEEN_MS };
                 self.attempt.unseen = Some(Unseen {
@@ -751,7 +749,7 @@ impl Pending {
         }
     }
 
-    /// Remembers that nobody owns the key.
+    /// Remembers that the key has no owner.
     fn unknown(&self, refused: Refused, env: &mut Env<'_>) -> End {
         let cache = &mut env.worker.cache;
         cache.remember_refused(&self.digest, refused, env.now, env.store);
@@ -797,7 +795,7 @@ impl Pending {
         match env.gate.show(self.ticket, &self.key_id, rounds, env.now) {
             Turn::Full => Err(End::overloaded(Reason::QueueFull)),
             Turn::Go => {
-                // While this one waited, another worker of the node may have been faster.
+                // Another worker of the node may have been faster while this request waited.
                 let hash_text = &owner.record.hash_text;
                 let cache = &mut env.worker.cache;
                 if self.queued && cache.is_verified(&self.digest, hash_text, env.store) {
@@ -828,9 +826,8 @@ impl Pending {
         }
     }
 
-    /// Moves the deadline, once, to make room for so many rounds of bcrypt. The time
-    /// of other requests in between is allowed for: four times what the rounds take
-    /// on an idle worker, 0.1 ms each.
+    /// Moves the deadline, once, to make room for so many rounds of bcrypt: four times their
+    /// duration on an idle worker (0.1 ms each), because other requests run in between.
     fn allow_for(&mut self, rounds: u64, env: &mut Env<'_>) {
         if std::mem::replace(&mut self.queued, true) {
             return;
@@ -883,8 +880,8 @@ impl Pending {
 // ---- the owner's token: two signatures, the grant, its checks ------------------------
 
 impl Pending {
-    /// Signs both assertions, the owner's and the client's, and asks for the token.
-    /// The owner's ends with the key at the latest, and Keycloak's token ends with it.
+    /// Signs both assertions, the owner's and the client's, and asks for the token. The owner's
+    /// assertion ends with the key at the latest, and so does Keycloak's token.
     fn sign(&mut self, owner: Box<Owner>, env: &mut Env<'_>) -> Step {
         let config = Arc::clone(&env.worker.config);
         let key = Arc::clone(&env.worker.signing_key);
@@ -929,7 +926,7 @@ impl Pending {
         if revocations.generation() != self.attempt.generation
             && revocations.kills(&owner.id, self.attempt.asked_at)
         {
-            // Revoked since the owner was asked for: what was answered then is stale.
+            // Revoked since the owner was asked for: that answer is stale.
             return self.need_service_token(WAIT_MS_MIN, env);
         }
         let key_ends_at = owner.record.ends_at;
@@ -943,8 +940,8 @@ impl Pending {
             authorization: format!("Bearer {}", token.jwt).into(),
             owner_id: owner.id.as_str().into(),
         };
-        // A token shorter than the skew is used for half of its life: not to keep it
-        // at all would send each request to Keycloak.
+        // A token shorter than the skew is used for half of its life. Without a cache entry each
+        // request would go to Keycloak.
         let margin = config
             .clock_skew_ms
             .min(token.expires_at.since_ms(env.now) / 2);
@@ -974,13 +971,13 @@ impl Pending {
     }
 }
 
-// ---- calls and turns -----------------------------------------------------------------
+// ---- calls and yields ----------------------------------------------------------------
 //
-// A call goes through the breaker, ends within the deadline, and is made again where another
-// node of Keycloak may answer what the first did not.
+// A call goes through the breaker and ends within the deadline. It is repeated where another node
+// of Keycloak may answer.
 
 impl State {
-    /// Which of Keycloak's endpoints is waited for.
+    /// The Keycloak endpoint that this state waits for.
     const fn endpoint(&self) -> Option<Endpoint> {
         match self {
             Self::FetchingToken => Some(Endpoint::ServiceToken),
@@ -1027,7 +1024,7 @@ impl Pending {
             self.attempt.tries += 1;
             self.attempt.unanswered = state.endpoint().map(|endpoint| unanswered(endpoint, event));
             return match state {
-                // Each look-up for a key that nobody has seen takes a turn.
+                // Each look-up of a new key takes a turn.
                 State::LookingUp { .. } if !self.known && self.key.is_some() => {
                     self.take_turn(pause_ms, env)
                 }
@@ -1043,7 +1040,7 @@ impl Pending {
         }
     }
 
-    /// A turn was not given: tells of that, or of the call that was to be made again.
+    /// A yield failed: reports that, or the failed call that the yield was to repeat.
     fn not_given(&mut self, why: String) -> End {
         match self.attempt.unanswered.take() {
             Some(reason) => End::unavailable(reason),
@@ -1051,9 +1048,9 @@ impl Pending {
         }
     }
 
-    /// After how long a call that was not answered is made again, where time is left, and
-    /// where Keycloak is not left alone. A renewal's is made again once: it must not hold up
-    /// a poll for long.
+    /// The pause before an unanswered call is repeated. None without time left, or while the
+    /// breaker leaves Keycloak alone. A renewal repeats a call only once: it must not hold up a
+    /// poll for long.
     fn tries_again(&self, state: &State, env: &Env<'_>) -> Option<u64> {
         let pause_ms = *PAUSES_MS.get(self.attempt.tries)?;
         let left = self.deadline.left_ms(env.now);
@@ -1075,7 +1072,7 @@ impl Pending {
         }
     }
 
-    /// Lets others have the worker, and comes back at once.
+    /// Yields to other requests, and comes back at once.
     fn turn(&self, state: State, env: &Env<'_>) -> Step {
         let timeout_ms = self
             .time_left(&state, env)?
@@ -1090,7 +1087,7 @@ impl Pending {
         ))
     }
 
-    /// Lets others have the worker, and comes back later.
+    /// Yields to other requests, and comes back later.
     fn wait(&self, state: State, wait_ms: u64, env: &Env<'_>) -> Step {
         let timeout_ms = self.time_left(&state, env)?.min(wait_ms + WAIT_GRACE_MS);
         let wait_ms = Some(wait_ms);
@@ -1122,7 +1119,7 @@ impl Exchange {
 }
 
 impl Pending {
-    /// Leads for this key, or leaves it to whoever does.
+    /// Leads for this key, or leaves the key to its leader.
     fn lead(&mut self, env: &mut Env<'_>) -> Step {
         self.known = true;
         let (started_at, until) = (self.deadline.started_at(), self.deadline.at());
@@ -1184,8 +1181,8 @@ impl Exchange {
                             .cache
                             .remember_refused(digest, refused, now, env.store);
                     }
-                    // What a renewal could not wait for, a request may; and what an address
-                    // has done is no word on a key that comes from others as well.
+                    // A request may wait where a renewal could not. And a throttled address says
+                    // nothing about a key that comes from other addresses as well.
                     let of_the_key = rejection != Rejection::Throttled;
                     if of_the_key && (pending.key.is_some() || remember.is_some()) {
                         worker
@@ -1206,7 +1203,7 @@ impl Exchange {
         output
     }
 
-    /// The token of before, where Keycloak cannot be asked for another.
+    /// The cached token past its TTL, where Keycloak cannot be asked for another.
     fn stale(&mut self, reason: &Reason, env: &mut Env<'_>) -> Option<Forward> {
         let pending = self
             .pending
@@ -1241,7 +1238,7 @@ fn release(pending: &Pending, env: &mut Env<'_>) {
     env.gate.leave(pending.ticket);
 }
 
-/// The next wait: the more requests wait, the less often each of them looks.
+/// The next wait: the more requests wait, the less often each of them comes back.
 fn longer(wait_ms: u64, env: &Env<'_>) -> u64 {
     let crowd = u64::try_from(env.worker.pending).unwrap_or(u64::MAX);
     (wait_ms * 2).min(WAIT_MS_MAX.saturating_add(crowd / 2))
@@ -1259,8 +1256,8 @@ fn forward(token: &CachedToken, remove: Vec<String>, level: Level) -> Forward {
     }
 }
 
-/// The end for a key that was refused a short while ago; not remembered anew, or
-/// it would never be asked for again.
+/// The end for a key that was refused a short while ago. The refusal is not remembered anew, or
+/// Keycloak would never be asked for the key again.
 fn remembered(refused: Refused, env: &Env<'_>) -> End {
     let reason = Reason::Remembered(refused);
     match refused {
@@ -1269,8 +1266,7 @@ fn remembered(refused: Refused, env: &Env<'_>) -> End {
     }
 }
 
-/// The end for a key that Keycloak does not know: the one kind that may pass, while
-/// a migration lasts.
+/// The end for a key that is unknown to Keycloak. Only such a key may pass, during a migration.
 fn unknown(reason: Reason, env: &Env<'_>) -> End {
     if falls_back(env) {
         End::Fallback
@@ -1285,19 +1281,19 @@ fn falls_back(env: &Env<'_>) -> bool {
     until.is_some_and(|until| env.now < until)
 }
 
-/// Whether this is all that there is to know of a key.
+/// Whether this refusal alone decides.
 fn counts(refused: Refused, env: &Env<'_>) -> bool {
     refused != Refused::Unseen || !falls_back(env)
 }
 
-/// Whether a token that is over may be so because its key is: it ends with the key's whole
-/// second, by a clock of Keycloak's that may be ahead of ours.
+/// Whether a token may have ended because its key ended. The token ends with the key's whole
+/// second, by Keycloak's clock, which may be ahead of ours.
 fn ends_with_key(owner: &Owner, env: &Env<'_>) -> bool {
     let ahead_ms = env.worker.config.clock_skew_ms.max(1000);
     owner.record.ends_at <= env.now.plus_ms(ahead_ms)
 }
 
-/// Why a call is made again.
+/// The reason for which a call is repeated.
 fn unanswered(endpoint: Endpoint, event: Event<'_>) -> Reason {
     let failure = match event {
         Event::Answer { status, .. } => format!("status {status}"),
@@ -1306,7 +1302,7 @@ fn unanswered(endpoint: Endpoint, event: Event<'_>) -> Reason {
     Reason::Callout { endpoint, failure }
 }
 
-/// The answer to a callout, if there is one that can be read.
+/// The answer to a callout, if it came and can be read.
 fn answer(endpoint: Endpoint, event: Event<'_>) -> Result<(u16, &[u8]), End> {
     event.answer().map_err(|why| End::callout(endpoint, why))
 }

@@ -1,14 +1,13 @@
-//! Failures by source address: whoever has failed too often in a minute waits.
+//! Failures by source address: an address with too many failures in a minute must wait.
 //!
-//! An address may fail `throttle_failures_per_minute` times at once, and as often again
-//! in each minute that follows. What counts is a key that is refused, for whatever
-//! reason: were one reason left out, to be told to wait would tell the others apart.
-//! Nothing is counted against a key or its id, since ids are public: a stranger must not
-//! be able to lock an owner out.
+//! An address may fail `throttle_failures_per_minute` times at once, and as often again in each
+//! minute that follows. Every refused key counts, whatever the reason: if one reason did not
+//! count, the answer "wait" would tell the other reasons apart. Failures do not count against a
+//! key or its id, since ids are public: a stranger must not be able to lock an owner out.
 //!
-//! Memory is bounded: [`ADDRESSES_MAX`] addresses in a worker, `l2_slots` in the host's
-//! shared data, where the workers of a node count together. An address that fell out of
-//! both begins anew; what a crowd of addresses can cost is bounded by [`Lookups`].
+//! Memory is bounded: [`ADDRESSES_MAX`] addresses in a worker, `l2_slots` in the host's shared
+//! data, where the workers of a node count together. An address that fell out of both begins
+//! anew; [`Lookups`] bounds the load from a crowd of addresses.
 
 use core::net::{IpAddr, SocketAddr};
 
@@ -22,24 +21,24 @@ use crate::signing_key::SigningKey;
 use crate::store::sealed::{Entry, KeyDigest, Kind, Sealer};
 use crate::store::slots::{SharedStore, Slots};
 
-/// Addresses whose failures a worker remembers.
+/// Addresses with failures that a worker remembers.
 pub const ADDRESSES_MAX: usize = 4096;
 const MINUTE_MS: u64 = 60_000;
-/// Look-ups in a second for keys that this node has never seen a verification of.
+/// Look-ups per second for keys that this node has never verified.
 pub const LOOKUPS_PER_SECOND: u64 = 50;
 /// Such look-ups that a worker makes at once.
 const LOOKUPS_BURST: u64 = 100;
-/// Keys that are known here and are asked for in a second, after Keycloak came back.
+/// Keys per second that this node has verified before, right after Keycloak came back.
 const REFRESHES_PER_SECOND: u64 = 200;
 /// Such keys that a worker asks for at once.
 const REFRESHES_BURST: u64 = 50;
 
-/// Where a request comes from: an IPv4 address, or the network of an IPv6 one.
+/// The source of a request: an IPv4 address, or the network of an IPv6 one.
 ///
-/// Whoever has one address of IPv6 has its /64 (RFC 6177), so all of that is one source.
+/// A client with one IPv6 address has its whole /64 (RFC 6177), so the /64 is one source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SourceAddress {
-    /// An IPv4 address, or an IPv6 one that stands for it (RFC 4291, 2.5.5.2).
+    /// An IPv4 address, also one mapped into IPv6 (RFC 4291, 2.5.5.2).
     V4([u8; 4]),
     /// The first 64 bits.
     V6([u8; 8]),
@@ -106,7 +105,7 @@ impl Throttle {
         self.bucket.is_some()
     }
 
-    /// Whether this address has failed too often to be heard now.
+    /// Whether this address has failed too often and must wait.
     pub fn is_over(
         &mut self,
         source: SourceAddress,
@@ -145,13 +144,13 @@ impl Throttle {
         self.shared.store(store, &self.sealer, &digest, &entry, now);
     }
 
-    /// How many addresses are remembered here.
+    /// The number of addresses in the worker's memory.
     #[must_use]
     pub fn len(&self) -> usize {
         self.addresses.len()
     }
 
-    /// Whether no address is.
+    /// Whether there is no address.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.addresses.is_empty()
@@ -172,8 +171,8 @@ impl Throttle {
     }
 }
 
-/// The look-ups that a worker makes for keys of which this node has never seen a
-/// verification: whoever makes keys up can make as many as he likes.
+/// Rate limit of a worker's look-ups for keys that this node has never verified: an attacker can
+/// make up any number of keys.
 #[derive(Debug)]
 pub struct Lookups {
     bucket: Bucket,
@@ -181,14 +180,14 @@ pub struct Lookups {
 }
 
 impl Lookups {
-    /// None was made. A request may wait for its turn for as long as a callout may take.
+    /// A full bucket. A request may wait for its turn for as long as a callout may take.
     #[must_use]
     pub const fn new(config: &Config) -> Self {
         Self::at_rate(config, LOOKUPS_PER_SECOND, LOOKUPS_BURST)
     }
 
-    /// The same for keys whose verification this node has seen: used while all of them
-    /// come at once, since none could be refreshed before.
+    /// The same for keys that this node has verified. Used after an outage, when all of them come
+    /// at once because none could be refreshed.
     #[must_use]
     pub const fn of_known_keys(config: &Config) -> Self {
         Self::at_rate(config, REFRESHES_PER_SECOND, REFRESHES_BURST)

@@ -1,4 +1,4 @@
-//! What the requests of one worker share, for one configuration.
+//! The state that the requests of one worker share, for one configuration.
 
 use std::sync::Arc;
 
@@ -26,21 +26,21 @@ pub struct Worker {
     pub config: Arc<Config>,
     /// The gateway's secret.
     pub signing_key: Arc<SigningKey>,
-    /// What is known of keys.
+    /// The caches of tokens, verifications and refusals.
     pub cache: Cache,
     pub(super) flights: Flights,
     pub(crate) service_token: ServiceToken,
     pub(crate) renewing: Renewing,
     pub(crate) throttle: Throttle,
     pub(super) lookups: Lookups,
-    /// Turns of keys that are known here: taken after an outage alone.
+    /// Turns of keys that this node has verified: taken only after an outage.
     pub(super) refreshes: Lookups,
     pub(super) breaker: Breaker,
     pub(super) pending: usize,
     pub(crate) ids: Ids,
 }
 
-/// How much a worker holds: each number has a bound (invariant 9).
+/// The sizes of a worker's state; each has a bound (invariant 9).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sizes {
     /// Tokens in its memory; at most `l1_entries`.
@@ -51,17 +51,16 @@ pub struct Sizes {
     pub refused: usize,
     /// Keys that a request exchanges now; at most [`PENDING_MAX`].
     pub flights: usize,
-    /// Failures kept for those that follow.
+    /// Failures kept for followers.
     pub failures: usize,
     /// Requests in an exchange; at most [`PENDING_MAX`].
     pub pending: usize,
     /// Source addresses that failed; at most
     /// [`ADDRESSES_MAX`](super::throttle::ADDRESSES_MAX).
     pub addresses: usize,
-    /// Keys whose tokens wait to be renewed; at most
-    /// [`DUE_MAX`](super::renewing::DUE_MAX).
+    /// Keys in the queue for renewal; at most [`DUE_MAX`](super::renewing::DUE_MAX).
     pub renewing: usize,
-    /// Keys whose dropped tokens are remembered; at most 1024.
+    /// Keys with a dropped token that is remembered; at most 1024.
     pub dropped: usize,
 }
 
@@ -92,15 +91,15 @@ impl Worker {
         }
     }
 
-    /// To be called every 200 ms or so: learns what was revoked on this node since. Gives
-    /// what is worth a line in the log.
+    /// Learns the node's new revocations; call it about every 200 ms. Gives a notice for the log,
+    /// if there is one.
     pub fn tick(&mut self, now: UnixMillis, store: &mut dyn SharedStore) -> Option<Notice> {
         self.cache.keep_up(true, now, store);
         self.cache.revocations_mut().take_notice()
     }
 
-    /// Drops what is cached for an owner: in this worker at once, and within a tick in
-    /// all workers of this node whose configuration has the same realm and signing key.
+    /// Drops an owner's cache entries: in this worker at once, and within a tick in all workers
+    /// of this node with the same realm and signing key.
     ///
     /// # Errors
     /// [`NotShared`] when the other workers could not be told.
@@ -114,18 +113,18 @@ impl Worker {
         revocations.revoke_owner(owner_id, now, store)
     }
 
-    /// Whether Keycloak is left alone, since it did not answer.
+    /// Whether the breaker leaves Keycloak alone.
     #[must_use]
     pub fn is_breaker_open(&self) -> bool {
         self.breaker.is_open()
     }
 
-    /// Revocations that this worker learnt first, since it was last asked.
+    /// Revocations that this worker was the first to learn, since the last call.
     pub fn take_revoked(&mut self) -> Counts {
         self.cache.revocations_mut().take_counts()
     }
 
-    /// How much it holds right now.
+    /// The current sizes.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
         let [tokens, verified, refused] = self.cache.sizes();
@@ -143,7 +142,7 @@ impl Worker {
         }
     }
 
-    /// Lets a request in, unless as many wait as may; [`Worker::leave`] lets it out.
+    /// Admits a request, unless too many are pending already; [`Worker::leave`] lets it out.
     pub(crate) fn admit(&mut self) -> Option<ExchangeId> {
         if self.pending >= PENDING_MAX {
             return None;

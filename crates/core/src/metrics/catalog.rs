@@ -1,5 +1,5 @@
-//! The metrics: names, kinds, labels and buckets. `tests/house/generated.rs` writes the table in
-//! `docs/metrics.md` from here.
+//! The metrics: names, kinds, labels and buckets. `docs/metrics.md` lists them too, and a
+//! test holds both together.
 //!
 //! proxy-wasm knows a metric by its name alone, so each label is a part of the name:
 //! `apikey_exchanges_total__source_l1`. Both hosts take labels out of names by regular
@@ -14,7 +14,7 @@
 
 use crate::keycloak::Endpoint;
 
-/// What kind of metric it is.
+/// The kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Only ever grows.
@@ -25,19 +25,7 @@ pub enum Kind {
     Gauge(Across),
 }
 
-impl Kind {
-    /// As Prometheus names it.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Counter => "counter",
-            Self::Histogram(_) => "histogram",
-            Self::Gauge(_) => "gauge",
-        }
-    }
-}
-
-/// What the value of a node is, of those of its workers.
+/// How the workers' values become the value of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Across {
     /// Their sum.
@@ -62,7 +50,7 @@ pub struct Family {
     pub labels: &'static [Label],
 }
 
-/// How a token was come by: those of [`Source`](crate::exchange::Source).
+/// The origins of a token: those of [`Source`](crate::exchange::Source).
 const SOURCES: &[&str] = &["l1", "l2", "refresh", "first_use", "stale"];
 /// The codes of [`Rejection::ALL`](crate::rejection::Rejection::ALL).
 const CODES: &[&str] = &[
@@ -221,12 +209,12 @@ pub(super) const fn endpoint(endpoint: Endpoint) -> usize {
 }
 
 impl Family {
-    /// How many combinations its labels have.
+    /// The number of combinations of its labels.
     pub(super) fn combinations(&self) -> usize {
         self.labels.iter().map(|(_, values)| values.len()).product()
     }
 
-    /// How many metrics of the host each combination is.
+    /// The number of host metrics that each combination takes.
     pub(super) const fn width(&self) -> usize {
         match self.kind {
             // The buckets, the one without an end, sum, count.

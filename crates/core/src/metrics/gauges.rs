@@ -1,10 +1,10 @@
-//! What goes up and down, for a node: its workers' values together.
+//! The gauges of a node: the values of all its workers, combined.
 //!
-//! A host keeps one value of a gauge and takes that of whoever told last: on Envoy for all
-//! threads, on Kong for all workers. So each machine puts its values where the others see
-//! them, in a place of its own in the host's shared data, and one of them, the first, tells
-//! the host what they come to. A machine that is gone counts no more after a few seconds.
-//! Where nothing is shared each tells its own, and the host shows the last.
+//! A host keeps only the last value of a gauge: Envoy one for all threads, Kong one for all
+//! workers. So each machine writes its values to a place of its own in the host's shared data,
+//! where the other machines see them. The first machine tells the host the combined values. A
+//! machine that is gone stops counting after a few seconds. Without shared data each machine
+//! tells its own values, and the host shows the last.
 
 use super::catalog::{Across, Family, GAUGES, Kind};
 use crate::background::self_check::{Check, Findings, State};
@@ -12,13 +12,13 @@ use crate::clock::UnixMillis;
 use crate::mac::MacKey;
 use crate::store::slots::SharedStore;
 
-/// Machines of a node whose values count. What is more has no place.
+/// The most machines of a node with values that count. Further machines have no place.
 pub const PLACES: usize = 64;
-/// How often a machine shows its values.
+/// The interval at which a machine writes its values.
 const EVERY_MS: u64 = 1_000;
-/// A machine that showed nothing for so long is gone.
+/// A machine that wrote nothing for this long is gone.
 const GONE_MS: u64 = 5_000;
-/// How many gauges there are.
+/// The number of gauges.
 pub const COUNT: usize = 14;
 
 const QUEUE: usize = 0;
@@ -29,7 +29,7 @@ const LAST_POLL: usize = 6;
 const CHECKS: usize = 7;
 const BREAKERS: usize = 13;
 
-/// Nothing is known: told to nobody.
+/// The value is not known, and the host is not told.
 const UNKNOWN: u64 = u64::MAX;
 
 /// A value of each gauge.
@@ -48,17 +48,16 @@ impl Default for Gauges {
     }
 }
 
-/// What one worker shows.
+/// The state of one worker.
 #[derive(Debug, Clone, Copy)]
 pub struct OfWorker<'a> {
-    /// What it holds.
+    /// The sizes of its caches and queues.
     pub sizes: crate::exchange::Sizes,
-    /// When a poll of what was changed in Keycloak was good last; none where nothing is
-    /// polled.
+    /// The last good poll of the changes in Keycloak; none without polls.
     pub last_poll_at: Option<UnixMillis>,
-    /// It leaves Keycloak alone.
+    /// Its breaker leaves Keycloak alone.
     pub breaker_open: bool,
-    /// What its self-check found.
+    /// The findings of its self-check.
     pub findings: &'a Findings,
 }
 
@@ -68,7 +67,7 @@ impl Gauges {
         self.0[QUEUE] = places as u64;
     }
 
-    /// Adds what a worker of the same machine shows.
+    /// Adds a worker of the same machine.
     pub fn add_worker(&mut self, worker: OfWorker<'_>) {
         let sizes = worker.sizes;
         let mut own = Self::default();
@@ -93,7 +92,7 @@ impl Gauges {
         self.merge(&own);
     }
 
-    /// Adds what another shows.
+    /// Adds the values of another worker or machine.
     pub fn merge(&mut self, other: &Self) {
         for ((value, other), across) in self.0.iter_mut().zip(other.0).zip(across()) {
             *value = match across {
@@ -141,17 +140,17 @@ fn across() -> impl Iterator<Item = Across> {
 #[derive(Debug)]
 pub struct Member {
     holder: [u8; 16],
-    /// Against torn reads and other filters' values, not against forgery: whoever writes
-    /// here can write to the host's metrics as well.
+    /// Against torn reads and other filters' values, not against forgery: a writer of shared data
+    /// can write to the host's metrics as well.
     check: MacKey,
     place: Option<usize>,
     shown_at: Option<UnixMillis>,
 }
 
-/// What a look at the node shows.
+/// The result of a look at the node.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Shown {
-    /// What to tell the host; none where another machine does.
+    /// The values to tell the host; none where another machine does.
     pub tell: Option<Gauges>,
     /// A machine of the node knows that this host takes metrics.
     pub host_takes_metrics: bool,
@@ -183,8 +182,8 @@ impl Member {
             .is_none_or(|at| now >= at.plus_ms(EVERY_MS) || now < at)
     }
 
-    /// Shows this machine's values to the others, and says what to tell the host, if this
-    /// one `tells` it anything at all. `store` is none where nothing is shared.
+    /// Writes this machine's values for the others, and gives the values to tell the host, if
+    /// this machine `tells` it anything at all. `store` is none without shared data.
     pub fn show(
         &mut self,
         own: &Gauges,
@@ -247,7 +246,7 @@ impl Member {
         let value = self.write(own, tells, now);
         let version = store.get(&name(place)).and_then(|(_, version)| version);
         store.set(&name(place), &value, version);
-        // Another that wanted it at the same moment may have been faster.
+        // Another machine that wanted the place at the same moment may have been faster.
         let there = store.get(&name(place));
         if there.is_some_and(|(there, _)| there == value) {
             self.place = Some(place);
@@ -267,7 +266,7 @@ impl Member {
         value
     }
 
-    /// What lies in a place, if it is of a machine that is not gone.
+    /// The value in a place, if its machine is not gone.
     fn read(&self, place: usize, now: UnixMillis, store: &mut dyn SharedStore) -> Option<Seen> {
         let (value, _) = store.get(&name(place))?;
         let (body, tag) = value.split_last_chunk::<32>()?;
@@ -354,7 +353,7 @@ mod tests {
         let first = of(3, 5_000, &bad);
         let shown = one.show(&first, true, NOW, Some(&mut shared));
         assert_eq!(shown.tell, Some(first));
-        // The first tells, with what the others showed last.
+        // The first machine tells, with the values that the others wrote last.
         let second = of(4, 9_000, &good);
         let shown = other.show(&second, true, NOW, Some(&mut shared));
         assert_eq!(shown.tell, None);

@@ -1,12 +1,12 @@
-//! What a gateway counts of itself, for whoever runs it.
+//! The metrics of a gateway, for its operator.
 //!
-//! A request's path adds to numbers in the machine's memory and calls no host; on ticks
-//! the shell tells the host by how much each counter has grown ([`Metrics::grown`]). What
-//! goes up and down is seen on ticks as well, and added up over the workers of a node
-//! ([`gauges`]), since a host keeps one value of a gauge for all of them.
+//! The path of a request adds to numbers in the machine's memory and calls no host. On ticks the
+//! shell tells the host the growth of each counter ([`Metrics::grown`]). Gauges are read on ticks
+//! as well, and combined over the workers of a node ([`gauges`]), since a host keeps one value of
+//! a gauge for all of them.
 //!
-//! Invariants: the number of metrics is fixed when this is built; no name, label or value
-//! is made of a key, an owner or anything else that a request brings.
+//! Invariants: the number of metrics is fixed at build time; no name, label or value is made of a
+//! key, an owner or anything else that a request brings.
 
 pub mod catalog;
 pub mod gauges;
@@ -17,7 +17,7 @@ use crate::keycloak::Endpoint;
 use crate::rejection::Rejection;
 use catalog::{COUNTED, Family, Kind};
 
-/// In a second.
+/// Microseconds in a second.
 const MICROSECONDS: u64 = 1_000_000;
 
 /// The way that a request with a token took to it.
@@ -29,7 +29,7 @@ pub enum Way {
     Waited,
     /// Keycloak gave it; the key was verified before.
     Refresh,
-    /// The same, with a token for the gateway itself first.
+    /// Keycloak gave it, after a token for the gateway itself.
     Cold,
     /// Keycloak gave it, after the key's first verification on this node.
     FirstUse,
@@ -51,7 +51,7 @@ pub enum CallResult {
 }
 
 impl CallResult {
-    /// The result that an answer's status is.
+    /// The result of an answer with this status.
     #[must_use]
     pub const fn of_status(status: u16) -> Self {
         match status {
@@ -62,13 +62,13 @@ impl CallResult {
     }
 }
 
-/// A counter, and how much of it the host was told.
+/// A counter, and the part of it that the host was told.
 #[derive(Debug, Clone, Copy)]
 struct Counter {
     value: u64,
     told: u64,
-    /// So much is one to the host: the sum of a histogram is counted in microseconds and
-    /// told in seconds. What is left of one waits for the next.
+    /// The host's unit: the sum of a histogram is counted in microseconds and told in seconds.
+    /// The remainder waits for the next time.
     unit: u64,
 }
 
@@ -133,38 +133,38 @@ impl Metrics {
         self.add(catalog::CALLOUTS, at, 1);
     }
 
-    /// A request that took this way had its token so many microseconds after it came.
+    /// A request had its token by this way, this many microseconds after it came.
     pub fn exchange_took(&mut self, way: Way, microseconds: u64) {
         self.observe(catalog::EXCHANGE_SECONDS, way as usize, microseconds);
     }
 
-    /// Keycloak answered so many microseconds after it was asked.
+    /// Keycloak answered, this many microseconds after the question.
     pub fn answer_took(&mut self, endpoint: Endpoint, microseconds: u64) {
         let at = catalog::endpoint(endpoint);
         self.observe(catalog::ANSWER_SECONDS, at, microseconds);
     }
 
-    /// A slice of bcrypt held the worker for so many microseconds.
+    /// A slice of bcrypt held the worker for this many microseconds.
     pub fn slice_took(&mut self, microseconds: u64) {
         self.observe(catalog::SLICE_SECONDS, 0, microseconds);
     }
 
-    /// Revocations were seen first by this machine: of so many owners, and so many times
-    /// of everybody.
+    /// This machine was the first to see revocations: so many of one owner, and so many of
+    /// everybody.
     pub fn revoked(&mut self, owners: u64, everybody: u64) {
         self.add(catalog::REVOCATIONS, 0, owners);
         self.add(catalog::REVOCATIONS, 1, everybody);
     }
 
-    /// Renewals came to their end, since those before.
+    /// Renewals have ended: those between `before` and `now`.
     pub fn renewed(&mut self, before: Renewed, now: Renewed) {
         self.add(catalog::RENEWALS, 0, now.done.saturating_sub(before.done));
         let failed = now.failed.saturating_sub(before.failed);
         self.add(catalog::RENEWALS, 1, failed);
     }
 
-    /// Gives each counter that has grown since, by its place among [`names`], and by how
-    /// much.
+    /// Gives each counter that has grown since the last call, by its place among [`names`], and
+    /// its growth.
     pub fn grown(&mut self, mut tell: impl FnMut(usize, u64)) {
         for (at, counter) in self.counters.iter_mut().enumerate() {
             let by = (counter.value - counter.told) / counter.unit;

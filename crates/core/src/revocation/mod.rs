@@ -1,15 +1,14 @@
-//! Revocation: what was cached before an instant is dead, for one owner or for all.
+//! Revocation: cache entries from before an instant are dead, for one owner or for all.
 //!
-//! A worker answers warm requests from its memory, so it must know what was revoked
-//! without asking anybody. [`Revocations`] is that knowledge: in the worker's memory an
-//! instant for each owner and a floor for all ([`revoked`]), in the host's shared data
-//! the same for all workers of the node (`shared_log`), which each of them reads on its tick.
+//! A worker answers warm requests from its memory, so it must know all revocations without asking
+//! anybody. [`Revocations`] holds them: in the worker's memory an instant for each owner and a
+//! floor for all ([`revoked`]), and in the host's shared data the same for all workers of the
+//! node (`shared_log`), which each worker reads on its tick.
 //!
-//! Invariants: knowledge is only ever added to, so that what is read late, twice or out
-//! of order changes nothing; an entry counts only if its owner was asked for *after* the
-//! last instant that concerns it; a log that is gone or cannot be read counts as
-//! everything revoked. An instant is by the clock of the node, at which its revocation
-//! was learnt: no other clock comes into it.
+//! Invariants: knowledge is only ever added, so news that are read late, twice or out of order
+//! change nothing; an entry counts only if its owner was asked for *after* the last instant that
+//! concerns it; a log that is gone or cannot be read counts as everything revoked. An instant is
+//! by the clock of the node that learnt the revocation, and by no other clock.
 
 pub mod revoked;
 mod shared_log;
@@ -23,34 +22,34 @@ use revoked::{OwnerTag, Revoked, Watched};
 pub use shared_log::NotShared;
 use shared_log::SharedLog;
 
-/// An instant is dated this much ahead: workers of one node read one clock, but not at
-/// the same moment (nginx keeps the time of a turn), and a clock is corrected.
+/// An instant is dated this much ahead: workers of one node read one clock, but not at the same
+/// moment (nginx caches the time during a pass of its event loop), and a clock is corrected.
 pub const MARGIN_MS: u64 = 250;
-/// A worker whose last look at the log is older than this looks before it serves.
+/// Before it serves, a worker reads the log if its last read is older than this.
 pub const LOOK_MS_MAX: u64 = 1000;
-/// So many looks in a row that find no log: it is lost.
+/// After this many reads in a row without a log, the log is lost.
 const MISSES_MAX: u8 = 3;
-/// So many looks in a row that find a copy behind: it is written anew.
+/// After this many reads in a row with one copy behind, the log is written anew.
 const LAGS_MAX: u8 = 5;
 /// A poll may be this late: ticks of two workers and an answer.
 const LATE_MS: u64 = 1000;
-/// Who waits for a poll's answer says so again within this.
+/// A worker that waits for a poll's answer says so again within this time.
 const ASKING_MS: u64 = 2500;
-/// No poll takes longer.
+/// The longest duration of a poll.
 const POLL_LEASE_MS_MAX: u64 = 120_000;
-/// Polls may fail for so long, or for three polls, until only young entries count: a
-/// Keycloak that is down changes nothing, and keys that are in use go on for the usual TTL.
+/// Polls may fail for so long, or for three polls, until only young entries count. Until then a
+/// Keycloak that is down changes nothing: keys in use go on for the usual TTL.
 const UNSEEN_MS_MAX: u64 = 300_000;
-/// What counts as young then.
+/// The age of young entries.
 const SHORT_AGE_MS: u64 = 60_000;
-/// After a step backwards, entries of the time before may be this much younger than the
+/// After a clock step backwards, shared entries from before may be this much younger than the
 /// youngest that this worker knew of.
 const SHARED_YOUNGER_MS: u64 = 5_000;
 
-/// Something that whoever runs the gateway should know.
+/// An event that the operator of the gateway should know of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Notice {
-    /// No copy of the log holds what was in it.
+    /// No copy of the log holds its earlier content.
     #[error("the log of revocations is gone from shared data: all that was cached is dropped")]
     LogLost,
     /// The clock was set back.
@@ -58,42 +57,42 @@ pub enum Notice {
     ClockSetBack,
 }
 
-/// What a worker knows of revocations, and the log that it shares with the others of its
-/// node. One for each realm and signing key, whatever else a configuration says.
+/// A worker's knowledge of revocations, and the log that it shares with the other workers of its
+/// node. One for each realm and signing key; other settings make no difference.
 #[derive(Debug)]
 pub struct Revocations {
     tagger: MacKey,
     known: Revoked,
-    /// None where no shared data is used: this worker is told of nothing by others.
+    /// None without shared data: this worker then learns nothing from others.
     log: Option<SharedLog>,
     lease: Lease,
-    /// How often Keycloak is asked what was changed; 0 is never.
+    /// The interval of polls; 0 is never.
     poll_ms: u64,
-    /// When it last looked at the log.
+    /// When the worker last read the log.
     looked_at: Option<UnixMillis>,
     /// The latest instant that the clock showed.
     latest: UnixMillis,
     misses: u8,
     lags: u8,
-    /// Changes whenever something is learnt.
+    /// Changes with each new revocation.
     generation: u64,
-    /// It knows something that the log may not hold.
+    /// The worker may know of revocations that the log lacks.
     unshared: bool,
     notice: Option<Notice>,
     counts: Counts,
 }
 
-/// Revocations that were learnt here first, and not from the log.
+/// Revocations that were first learnt here, and not from the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Owners, each time that one was revoked.
+    /// Revocations of one owner.
     pub owners: u64,
-    /// Times that everybody was.
+    /// Revocations of all owners together.
     pub everybody: u64,
 }
 
 impl Revocations {
-    /// Knows nothing yet. `shared` is whether the host's shared data is used.
+    /// Empty. `shared` is whether the host's shared data is used.
     #[must_use]
     pub fn new(issuer: &str, signing_key: &SigningKey, shared: bool) -> Self {
         let derive = |purpose: &[u8]| signing_key.derive(&[purpose, b":", issuer.as_bytes()]);
@@ -114,15 +113,14 @@ impl Revocations {
         }
     }
 
-    /// The same, for a node that asks Keycloak every so many milliseconds what was
-    /// changed; 0 is never.
+    /// The same, for a node that polls Keycloak at this interval; 0 is never.
     #[must_use]
     pub const fn polled_every(mut self, poll_ms: u64) -> Self {
         self.poll_ms = poll_ms;
         self
     }
 
-    /// How far what was changed in Keycloak is known.
+    /// How far the changes in Keycloak are known.
     #[must_use]
     pub const fn watched(&self) -> &Watched {
         &self.known.watched
@@ -133,8 +131,8 @@ impl Revocations {
         &mut self.known.watched
     }
 
-    /// The age past which no token is served from a cache, by how long ago what was
-    /// changed in Keycloak was seen. None but the TTL's as long as that is recent.
+    /// The age beyond which no token is served from a cache. It depends on the last look at the
+    /// changes in Keycloak; while that is recent, only the TTL limits the age.
     #[must_use]
     pub fn age_max_ms(&self, now: UnixMillis) -> u64 {
         let (poll_ms, watched) = (self.poll_ms, &self.known.watched);
@@ -144,7 +142,7 @@ impl Revocations {
         }
         let asking = now < watched.asked_at.plus_ms(ASKING_MS);
         if watched.failed_at <= watched.answered_at() && !asking {
-            // Nobody even tried: the node was paused, or has only begun.
+            // Nobody even tried: the node was paused, or has only just begun.
             return poll_ms + LATE_MS;
         }
         if unseen_ms <= UNSEEN_MS_MAX.max(3 * poll_ms) {
@@ -153,7 +151,7 @@ impl Revocations {
         SHORT_AGE_MS.max(poll_ms + LATE_MS)
     }
 
-    /// Whether a token for this owner, who was asked for at `cached_at`, is dead.
+    /// Whether this owner's token is dead; Keycloak was asked for the owner at `cached_at`.
     #[must_use]
     pub fn kills(&self, owner_id: &str, cached_at: UnixMillis) -> bool {
         cached_at <= self.known.newest()
@@ -164,46 +162,46 @@ impl Revocations {
                     .is_some_and(|at| cached_at <= at))
     }
 
-    /// The same for one that was found in shared data: after the clock was set back, what
-    /// others stored before cannot be told from what comes.
+    /// The same for a token found in shared data. After the clock was set back, entries that
+    /// others stored before the step look like newer ones.
     #[must_use]
     pub fn kills_shared(&self, owner_id: &str, cached_at: UnixMillis) -> bool {
         let distrusted = cached_at <= self.known.shared_floor();
         distrusted || self.kills(owner_id, cached_at)
     }
 
-    /// Changes whenever a revocation is learnt: what was asked for before may be stale.
+    /// Changes with each new revocation: earlier answers of Keycloak may be stale.
     #[must_use]
     pub const fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// What happened since it was last asked, if it is worth a line in the log.
+    /// The latest event that is worth a line in the log, since the last call.
     pub fn take_notice(&mut self) -> Option<Notice> {
         self.notice.take()
     }
 
-    /// What was learnt here first since it was last asked.
+    /// The revocations first learnt here, since the last call.
     pub fn take_counts(&mut self) -> Counts {
         std::mem::take(&mut self.counts)
     }
 
-    /// Whether the last look at the log is too long ago to serve by.
+    /// Whether the log was last read too long ago to serve.
     #[must_use]
     pub fn is_behind(&self, now: UnixMillis) -> bool {
         self.looked_at
             .is_none_or(|at| now >= at.plus_ms(LOOK_MS_MAX) || now < at)
     }
 
-    /// Takes note of the time. True if the clock was set back: what the worker's memory
-    /// holds is of a time that is yet to come.
+    /// Takes note of the time. True if the clock was set back: entries in the worker's memory
+    /// then seem to come from the future.
     pub fn watch_clock(&mut self, now: UnixMillis) -> bool {
         if now.plus_ms(MARGIN_MS) >= self.latest {
             self.latest = self.latest.max(now);
             return false;
         }
-        // The memory is emptied, so no instant need lie ahead for it. Shared data keeps
-        // entries of the time before, which must not count when that time comes again.
+        // The memory is emptied, so no instant need lie ahead for it. Shared data keeps entries
+        // from before the step, which must not count when that time comes again.
         self.known.clamp(now.plus_ms(MARGIN_MS));
         self.known
             .distrust_shared(self.latest.plus_ms(SHARED_YOUNGER_MS));
@@ -213,7 +211,7 @@ impl Revocations {
         true
     }
 
-    /// Looks at the log, and learns what others wrote there.
+    /// Reads the log, and learns the revocations of other workers.
     pub fn look(&mut self, now: UnixMillis, store: &mut dyn SharedStore) {
         let first = self.looked_at.replace(now).is_none();
         self.known.forget(now);
@@ -223,8 +221,8 @@ impl Revocations {
         let Some(read) = log.read(store) else {
             self.misses = self.misses.saturating_add(1);
             if first {
-                // Whether there ever was a log nobody can say: what others cached so far
-                // does not count, and those that come will know.
+                // Nobody can say whether there was a log before. So entries that others cached
+                // until now do not count; later readers will find a log.
                 self.known.distrust_shared(now.minus_ms(1));
                 let _ = self.publish(now, store);
             } else if self.misses >= MISSES_MAX {
@@ -238,7 +236,7 @@ impl Revocations {
         self.misses = 0;
         self.lags = if read.lags { self.lags + 1 } else { 0 };
         if let Some(mut news) = read.news {
-            // It was the past when it was written: the clock was set back since.
+            // It lay in the past when it was written: the clock was set back since.
             news.clamp(now.plus_ms(MARGIN_MS));
             if self.known.merge(&news) {
                 self.learnt(None);
@@ -250,8 +248,8 @@ impl Revocations {
         }
     }
 
-    /// Revokes an owner: what any worker of this node cached for it until now is dead.
-    /// Holds for this worker in any case, and for the others within a tick if it is `Ok`.
+    /// Revokes an owner: the entries that any worker of this node has cached for it are dead.
+    /// Holds for this worker in any case, and for the others within a tick if the result is `Ok`.
     ///
     /// # Errors
     /// [`NotShared`] when the others could not be told.
@@ -283,7 +281,7 @@ impl Revocations {
         self.publish(now, store)
     }
 
-    /// Notes what a poll showed: who was changed, and how far what was changed is known.
+    /// Notes the result of a poll: the changed owners, and how far the changes are known.
     pub(crate) fn polled(
         &mut self,
         owners: &[String],
@@ -303,12 +301,12 @@ impl Revocations {
         }
         self.known.watched = watched;
         self.learnt(None);
-        // What others are not told of they ask Keycloak themselves.
+        // Workers that are not told learn it from Keycloak themselves.
         let _ = self.publish(now, store);
     }
 
-    /// Takes the lease of a poll until an instant. Where nothing is shared each worker
-    /// polls for itself.
+    /// Takes the lease of a poll until an instant. Without shared data each worker polls for
+    /// itself.
     pub(crate) fn take_lease(
         &self,
         holder: &Holder,

@@ -1,49 +1,48 @@
-//! What is revoked: an instant for each owner, and floors for all.
+//! The revocations: an instant for each owner, and floors for all.
 //!
-//! It only ever grows: to merge two of them is to take the later instant of each, so the
-//! order in which news come, and how often, does not matter. It is bounded: where it is
-//! full the oldest instant becomes the floor, under which nobody's entry counts.
+//! They only ever grow. Two sets merge by taking the later instant of each, so the order of the
+//! news, and repeated news, do not matter. The set is bounded: when it is full, the oldest
+//! instant becomes the floor, and no entry from before the floor counts.
 
 use std::collections::BTreeMap;
 
 use crate::clock::UnixMillis;
 
-/// What stands for an owner: the first bytes of an HMAC over its id. Two owners with one
-/// tag are revoked together, which costs a look-up.
+/// Stands for an owner: the first bytes of an HMAC over its id. Two owners with one tag are
+/// revoked together, at the cost of a look-up.
 pub type OwnerTag = [u8; 8];
 
-/// Owners that are kept. With all of them the log takes 1.7 KB, which fits into a slab of
-/// nginx's smaller than a page.
+/// The most owners that are kept. With all of them the log takes 1.7 KB, which fits into an nginx
+/// slab smaller than a page.
 pub const OWNERS_MAX: usize = 100;
-/// No entry is older than this: the longest TTL that a configuration may have, one day,
-/// and an hour more.
+/// No cache entry is older than this: the longest TTL that a configuration may have, one day, and
+/// an hour more.
 const ENTRY_MS_MAX: u64 = 90_000_000;
 
-/// How far a node knows what was changed in Keycloak. Instants by the node's clock but
-/// for the last.
+/// How far a node knows the changes in Keycloak. All instants are by the node's clock, except the
+/// last.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Watched {
-    /// What was changed before was seen.
+    /// All changes before this are known.
     pub polled_at: UnixMillis,
-    /// Keycloak was seen to keep no events.
+    /// A poll found that Keycloak keeps no events.
     pub off_at: UnixMillis,
-    /// It could not be asked.
+    /// A poll failed.
     pub failed_at: UnixMillis,
-    /// A poll waited for its answer, and that took long.
+    /// A slow poll waited for its answer.
     pub asked_at: UnixMillis,
-    /// The time of the newest event that was seen, by Keycloak's clock; 0 if none was
-    /// ever asked for.
+    /// The time of the newest event, by Keycloak's clock; 0 before the first good poll.
     pub newest_event_at: UnixMillis,
 }
 
 impl Watched {
-    /// When Keycloak answered last, whatever it keeps.
+    /// The last answer of Keycloak, whether it keeps events or not.
     #[must_use]
     pub fn answered_at(&self) -> UnixMillis {
         self.polled_at.max(self.off_at)
     }
 
-    /// The later of each.
+    /// The later instant of each.
     fn max(self, other: Self) -> Self {
         Self {
             polled_at: self.polled_at.max(other.polled_at),
@@ -55,10 +54,10 @@ impl Watched {
     }
 }
 
-/// What is revoked.
+/// The revocations of a node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Revoked {
-    /// How far what was changed is known.
+    /// How far the changes in Keycloak are known.
     pub watched: Watched,
     floor: UnixMillis,
     shared_floor: UnixMillis,
@@ -67,7 +66,7 @@ pub struct Revoked {
 }
 
 impl Revoked {
-    /// What is kept of a log that was read.
+    /// Builds the set from the content of a log.
     #[must_use]
     pub fn new(
         watched: Watched,
@@ -87,25 +86,25 @@ impl Revoked {
         revoked
     }
 
-    /// Everything cached at this instant or before is dead.
+    /// Entries cached at this instant or before are dead.
     #[must_use]
     pub const fn floor(&self) -> UnixMillis {
         self.floor
     }
 
-    /// Everything cached at this instant or before is dead that lies in shared data.
+    /// Entries in shared data that were cached at this instant or before are dead.
     #[must_use]
     pub const fn shared_floor(&self) -> UnixMillis {
         self.shared_floor
     }
 
-    /// The latest instant of all but the shared floor: what was cached later lives.
+    /// The latest instant, leaving out the shared floor: entries cached later are alive.
     #[must_use]
     pub const fn newest(&self) -> UnixMillis {
         self.newest
     }
 
-    /// Everything cached for this owner at this instant or before is dead.
+    /// Entries cached for this owner at this instant or before are dead.
     #[must_use]
     pub fn of_owner(&self, owner: &OwnerTag) -> Option<UnixMillis> {
         self.owners.get(owner).copied()
@@ -138,12 +137,12 @@ impl Revoked {
         self.owners.retain(|_, revoked_at| *revoked_at > floor);
     }
 
-    /// Lets nothing count any more that lies in shared data.
+    /// Lets no entry in shared data count that was cached at this instant or before.
     pub fn distrust_shared(&mut self, at: UnixMillis) {
         self.shared_floor = at.max(self.shared_floor);
     }
 
-    /// Adds what another knows; whether anything was new.
+    /// Adds another set; true if it held anything new.
     pub fn merge(&mut self, other: &Self) -> bool {
         let before = self.clone();
         self.revoke_all(other.floor);
@@ -155,7 +154,7 @@ impl Revoked {
         *self != before
     }
 
-    /// Whether it holds all that another holds.
+    /// Whether this set holds all of another.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         self.floor >= other.floor
@@ -166,12 +165,12 @@ impl Revoked {
             })
     }
 
-    /// Drops what no entry can be older than.
+    /// Drops instants that are older than any entry can be.
     pub fn forget(&mut self, now: UnixMillis) {
         self.owners.retain(|_, at| at.plus_ms(ENTRY_MS_MAX) >= now);
     }
 
-    /// Takes each instant for `latest` that lies beyond it, but for the shared floor.
+    /// Moves each instant beyond `latest` back to it, except the shared floor.
     pub fn clamp(&mut self, latest: UnixMillis) {
         self.floor = self.floor.min(latest);
         self.newest = self.newest.min(latest);
@@ -240,7 +239,7 @@ mod tests {
         assert_eq!((revoked.floor(), revoked.owners().len()), (at(901), 100));
         assert_eq!(revoked.of_owner(&owner(99)), None);
         assert_eq!(revoked.of_owner(&owner(98)), Some(at(902)));
-        // Many with one instant leave together.
+        // Owners with the same instant leave together.
         let same = (0..101).map(|number| (owner(number), at(5)));
         let full = Revoked::new(Watched::default(), at(0), at(0), same);
         assert_eq!((full.floor(), full.owners().len()), (at(5), 0));

@@ -1,10 +1,10 @@
-//! The log of revocations in the host's shared data: written by one worker of a node,
-//! read by all.
+//! The log of revocations in the host's shared data: written by one worker of a node, read by
+//! all.
 //!
-//! Kong may give another filter's value for its name, half of a value or an old one, and
-//! may evict it. So it lies under two names, each copy under a seal; a reader takes all
-//! that either copy holds, and a number that rises with each write tells it when what it
-//! has seen before is in neither.
+//! Kong may give another filter's value for its name, half of a value or an old one, and may
+//! evict it. So the log lies under two names, each copy under a seal. A reader takes all that
+//! either copy holds. A number that rises with each write tells a reader when both copies lack
+//! the content that it has read before.
 
 use super::revoked::{OwnerTag, Revoked, Watched};
 use crate::clock::UnixMillis;
@@ -15,31 +15,31 @@ const VERSION: u8 = 2;
 const MAC_LENGTH: usize = 32;
 /// Eight numbers of eight bytes.
 const HEAD_LENGTH: usize = 64;
-/// How often a write is tried: it fails where another worker was faster.
+/// Most tries of a write: it fails where another worker was faster.
 const TRIES: u8 = 8;
-/// How often a copy is read that cannot be opened: it may be torn.
+/// Most reads of a copy that cannot be opened: it may be torn.
 const READS: u8 = 2;
 
 /// The other workers could not be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotShared {
-    /// `l2_slots` is 0: nothing is kept in shared data.
+    /// `l2_slots` is 0: shared data is not used.
     #[error("nothing is shared between the workers: l2_slots is 0")]
     Off,
-    /// The host did not keep what was written.
+    /// The host did not keep the written log.
     #[error("the host's shared data did not take the log of revocations")]
     NotKept,
 }
 
-/// What a look at the log gave.
+/// The result of reading the log.
 pub(super) struct Read {
-    /// What its copies hold, where one of them is not the one that was read before.
+    /// The content of the copies, if one of them was not read before.
     pub(super) news: Option<Revoked>,
     /// A copy is gone, cannot be read, or is behind the other.
     pub(super) lags: bool,
 }
 
-/// The log of one realm and signing key, as one worker has seen it.
+/// The log of one realm and signing key, as one worker has read it.
 #[derive(Debug)]
 pub(super) struct SharedLog {
     seal: MacKey,
@@ -63,7 +63,7 @@ impl SharedLog {
         }
     }
 
-    /// Reads both copies; none where neither holds what was seen before.
+    /// Reads both copies; none if both lack the content that was read before.
     pub(super) fn read(&mut self, store: &mut dyn SharedStore) -> Option<Read> {
         let mut news: Option<Revoked> = None;
         for (name, seen) in self.names.iter().zip(&mut self.seen) {
@@ -87,7 +87,7 @@ impl SharedLog {
         Some(Read { news, lags })
     }
 
-    /// Writes all that is known, together with what stands there already.
+    /// Writes all known revocations, merged with the content that is already there.
     ///
     /// # Errors
     /// [`NotShared::NotKept`] when no copy holds it afterwards.
@@ -109,7 +109,7 @@ impl SharedLog {
             }
             known.forget(latest);
             if best < self.sequence {
-                // What was written since this worker looked last is in neither copy.
+                // Both copies lack the content written since this worker read last.
                 known.revoke_all(latest);
             }
             let sequence = best.max(self.sequence) + 1;
@@ -132,13 +132,13 @@ impl SharedLog {
     }
 }
 
-/// The names of the copies. They differ in one byte, and so never in nothing but what
-/// CRC-32 cannot see; they are longer than the names of the caches' slots.
+/// The names of the copies. They differ in one byte only, so their CRC-32 differ; and they are
+/// longer than the names of the caches' slots.
 pub(super) fn names(tag: u32) -> [String; 2] {
     [format!("ar:{tag:08x}"), format!("as:{tag:08x}")]
 }
 
-/// Reads a copy, into `seen`; what it holds unless it is what was seen before.
+/// Reads a copy into `seen`; gives its content unless it was read before.
 fn read_copy(
     key: &MacKey,
     name: &str,
@@ -161,8 +161,8 @@ fn read_copy(
     None
 }
 
-/// Version, number, both floors, how far what was changed is known, then each owner's tag
-/// and instant (8 bytes each, most significant first), MAC over all before.
+/// Version, number, both floors, the five instants of [`Watched`], then each owner's tag and
+/// instant (8 bytes each, most significant first), MAC over all before.
 fn seal(key: &MacKey, sequence: u64, revoked: &Revoked) -> Vec<u8> {
     let owners = revoked.owners();
     let mut sealed = Vec::with_capacity(1 + HEAD_LENGTH + 16 * owners.len() + MAC_LENGTH);

@@ -1,4 +1,4 @@
-//! The log and what a worker makes of it, on a store that can be made to lie.
+//! The log as a worker reads it, on a store that can be made to lie.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,9 +19,9 @@ fn worker() -> Revocations {
 #[derive(Default)]
 struct Shared {
     entries: HashMap<String, (Vec<u8>, u32)>,
-    /// So many reads give half of what is there.
+    /// The number of reads that give half of the value.
     torn: u32,
-    /// So many writes are lost.
+    /// The number of writes that are lost.
     lost: u32,
     /// Runs once, before a write that compares versions.
     race: Option<fn(&mut Self)>,
@@ -65,7 +65,7 @@ impl Shared {
     }
 }
 
-/// Two workers of one node that have both looked at the log once.
+/// Two workers of one node; each has read the log once.
 fn two() -> (Revocations, Revocations, Shared) {
     let (mut one, mut other, mut shared) = (worker(), worker(), Shared::default());
     one.look(at(0), &mut shared);
@@ -217,7 +217,7 @@ fn a_log_that_is_gone_or_older_than_before_is_everything_revoked() {
         assert!(!other.kills("carol", at(2051)));
         assert_eq!(other.take_notice(), Some(Notice::LogLost));
         assert_eq!(other.take_notice(), None);
-        // Whoever comes later learns of it.
+        // A worker that comes later learns it too.
         let mut third = worker();
         third.look(at(2000), &mut shared);
         assert!(third.kills("carol", at(1800)) && third.kills("alice", at(1000)));
@@ -257,7 +257,7 @@ fn a_clock_that_is_set_back_lets_nothing_from_before_come_back() {
     one.revoke_owner("alice", at(100_000), &mut shared).unwrap();
     assert!(one.watch_clock(at(50_000)));
     assert!(!one.watch_clock(at(50_001)));
-    // What is cached from here on lives, in this worker's memory.
+    // An entry cached from here on lives, in this worker's memory.
     assert!(one.kills("alice", at(50_250)) && !one.kills("alice", at(50_251)));
     one.look(at(50_001), &mut shared);
     assert_eq!(one.take_notice(), Some(Notice::ClockSetBack));
@@ -301,7 +301,7 @@ fn a_full_log_fits_into_a_slab_and_is_read() {
     for number in 0..150 {
         assert!(other.kills(&format!("owner-{number}"), at(1000 + number)));
     }
-    // The fifty that left took with them what was older, and nothing else.
+    // The fifty that left took older entries with them, and nothing else.
     assert!(other.kills("owner-x", at(1000 + 49 + 250)));
     assert!(!other.kills("owner-x", at(1000 + 50 + 250)));
 }

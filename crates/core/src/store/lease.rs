@@ -1,8 +1,8 @@
-//! A lease: of all workers of a node one does something that need be done once.
+//! A lease: elects one worker per node to run a job.
 //!
-//! It lies in the host's shared data under a seal and has an end, so that a holder who dies
-//! holds up the others no longer. Where the host loses it two workers may do the same at
-//! once, which must do no harm: what is done under one is to ask, never to change.
+//! It lies in the host's shared data under a seal and has an end, so a dead holder does not hold
+//! up the others for long. If the host loses the lease, two workers may run the job at once. That
+//! must do no harm: a job under a lease only asks, and changes nothing.
 
 use crate::clock::UnixMillis;
 use crate::mac::MacKey;
@@ -20,7 +20,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Nobody takes it for longer than `longest_ms`: one that ends later was made before
+    /// No worker takes it for longer than `longest_ms`: a lease with a later end was made before
     /// the clock was set back.
     pub(crate) fn new(key: &[u8; 32], longest_ms: u64) -> Self {
         let seal = MacKey::new(key);
@@ -52,13 +52,13 @@ impl Lease {
         let version = there.and_then(|(_, version)| version);
         let sealed = self.seal(holder, until);
         store.set(&self.name, &sealed, version);
-        // Who wrote last holds it, on a host that does not compare versions.
+        // On a host that does not compare versions, the last writer holds it.
         store
             .get(&self.name)
             .is_some_and(|(value, _)| value == sealed)
     }
 
-    /// Gives the lease back, if it is this holder's still.
+    /// Gives the lease back, if this holder still has it.
     pub(crate) fn give_back(&self, holder: &Holder, store: &mut dyn SharedStore) {
         if let Some((value, version)) = store.get(&self.name)
             && self.open(&value).is_some_and(|(other, _)| other == *holder)

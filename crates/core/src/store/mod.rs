@@ -1,7 +1,7 @@
-//! Memory that the workers of a node share: the host's shared data, and what is kept there.
+//! The memory that the workers of a node share (the host's shared data), and its entries.
 //!
-//! Other filters in the same host may write there too, and the host may lose or tear a value:
-//! so each value is under a seal, and nothing is taken for granted.
+//! Other filters in the same host may write there too, and the host may lose or tear a value: so
+//! each value is under a seal, and nothing is taken for granted.
 
 pub(crate) mod lease;
 pub mod sealed;

@@ -1,11 +1,10 @@
 //! Entries of the shared cache, each under a seal.
 //!
-//! A host's shared data lies: Kong finds entries by the CRC-32 of their key alone
-//! and copies them without a lock, so a read can give another filter's value, half
-//! of a value, or a stale one. So each entry says in itself what it is an entry of,
-//! and a MAC covers all of it: whatever is not exactly what this gateway sealed for
-//! exactly this key and purpose is a miss, never somebody else's token
-//! (invariant 1).
+//! A host's shared data lies: Kong finds entries by the CRC-32 of their key alone and copies them
+//! without a lock, so a read can give another filter's value, half of a value, or a stale one. So
+//! each entry names its own kind and key, and a MAC covers all of it. A value that differs in
+//! anything from the one this gateway sealed for this key and purpose is a miss, never somebody
+//! else's token (invariant 1).
 
 use crate::clock::UnixMillis;
 use crate::mac::FastMacKey;
@@ -18,7 +17,7 @@ const MAC_LENGTH: usize = 32;
 /// Entries longer than this are not stored: a JWT in a header is far shorter.
 pub const ENTRY_BYTES_MAX: usize = 32 * 1024;
 
-/// What an entry holds.
+/// The kind of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -30,7 +29,7 @@ pub enum Kind {
     Refused = 3,
     /// Failures of a source address.
     Failures = 4,
-    /// A key whose token is being renewed.
+    /// A key with a renewal of its token under way.
     Renewal = 5,
 }
 
@@ -41,7 +40,7 @@ pub struct Entry<P> {
     pub cached_at: UnixMillis,
     /// When it ends.
     pub ends_at: UnixMillis,
-    /// What it holds.
+    /// The content.
     pub payload: P,
 }
 
@@ -80,7 +79,7 @@ impl Sealer {
         sealed
     }
 
-    /// Opens an entry of this kind and key; none if it is anything else.
+    /// Opens an entry of this kind and key; none if the value is anything else.
     #[must_use]
     pub fn open<'a>(
         &self,
@@ -88,7 +87,7 @@ impl Sealer {
         digest: &KeyDigest,
         sealed: &'a [u8],
     ) -> Option<Entry<&'a [u8]>> {
-        // Cheaper than the seal, which decides all the same.
+        // Cheaper than the seal, which decides in any case.
         if sealed.get(2..34)? != digest {
             return None;
         }
@@ -96,7 +95,7 @@ impl Sealer {
         (found == digest).then_some(entry)
     }
 
-    /// Opens an entry of this kind, whichever key it is of.
+    /// Opens an entry of this kind, of any key.
     pub(super) fn open_any<'a>(
         &self,
         kind: Kind,

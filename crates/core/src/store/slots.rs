@@ -10,13 +10,13 @@ use crate::clock::UnixMillis;
 
 const WAYS: u32 = 4;
 
-/// The host's shared data, as far as it can be relied on: a read may give anything
+/// The host's shared data, with no more guarantees than a host gives: a read may give anything,
 /// and a write may be lost.
 pub trait SharedStore {
     /// The value under a name, with the version to compare when it is replaced.
     fn get(&mut self, name: &str) -> Option<(Vec<u8>, Option<u32>)>;
-    /// Stores a value if the version is still the one that was read; none means
-    /// that nothing was there.
+    /// Stores a value if the version is still the one that was read; none means that there was no
+    /// value.
     fn set(&mut self, name: &str, value: &[u8], version: Option<u32>);
 }
 
@@ -28,8 +28,7 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// A region of `slots` slots, a multiple of four; 0 is a region that holds
-    /// nothing.
+    /// A region of `slots` slots, a multiple of four; 0 is a region without entries.
     #[must_use]
     pub const fn new(kind: Kind, slots: u32) -> Self {
         Self {
@@ -38,7 +37,7 @@ impl Slots {
         }
     }
 
-    /// The payload stored for a key and still valid, copied by `read`.
+    /// The payload stored for a key, if it is still valid, copied by `read`.
     pub fn find<T>(
         &self,
         store: &mut dyn SharedStore,
@@ -106,7 +105,7 @@ enum Rank {
     Over,
     /// Another configuration's entry, or another filter's.
     Foreign,
-    /// The one that ends soonest first.
+    /// A live entry; the one that ends soonest goes first.
     Live(UnixMillis),
 }
 

@@ -1,16 +1,16 @@
-//! How polling goes, in words for the log.
+//! The state of polling, in words for the log.
 
 use std::fmt;
 
 use crate::keycloak::admin_events::EventsError;
 use crate::rejection::Reason;
 
-/// How polling goes, for the log: told when it changes.
+/// The state of polling; the log tells each change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Polling {
-    /// What is changed is seen.
+    /// Changes are seen.
     Good,
-    /// What is changed is seen, but for events that cannot be read: why not.
+    /// Changes are seen, except events that cannot be read, for this reason.
     Unread(String),
     /// The realm keeps no events.
     Off,
@@ -44,7 +44,7 @@ impl fmt::Display for Polling {
     }
 }
 
-/// Why a poll gave nothing.
+/// The reason for a poll without result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PollError {
     /// There is no service token.
@@ -53,7 +53,7 @@ pub enum PollError {
     /// The call was not answered.
     #[error("{0}")]
     Call(String),
-    /// It was, and not with what was asked for.
+    /// The answer was not the expected one.
     #[error("{0}")]
     Events(#[from] EventsError),
 }

@@ -37,7 +37,7 @@ struct Events {
     tokens: u32,
     /// The queries for events, the latest last.
     asked: Vec<String>,
-    /// The host resets a call whose answer is larger.
+    /// The host resets a call with a larger answer.
     buffer: usize,
     /// Events are not answered, though all else is.
     no_events: bool,
@@ -114,7 +114,7 @@ impl Events {
     }
 }
 
-/// A worker, as far as polls are concerned.
+/// The part of a worker that polls.
 struct Poll {
     poller: Poller,
     service_token: ServiceToken,
@@ -165,7 +165,7 @@ impl Poll {
         act(&mut self.poller, &mut env)
     }
 
-    /// A tick, and all that follows from it; how many calls that were.
+    /// A tick and all its calls; gives their number.
     fn poll(&mut self, ms: u64, shared: &mut Shared, events: &mut Events) -> usize {
         let mut call = self.tick(ms, shared);
         let mut calls = 0;
@@ -328,7 +328,7 @@ fn a_realm_that_keeps_no_events_is_told_of_and_the_ttl_counts() {
     events.on = false;
     poll.poll(5_000, &mut shared, &mut events);
     assert_eq!(poll.poller.take_notice(), Some(Polling::Off));
-    // What was changed since they were seen to be on may be in none.
+    // Changes made after they were seen to be on may be in no event.
     assert!(poll.kills("bob", 5_250));
     poll.poll(10_000, &mut shared, &mut events);
     assert!(!poll.kills("bob", 5_251));
@@ -360,9 +360,9 @@ fn one_worker_polls_and_another_takes_over_when_it_is_gone() {
         assert_eq!(other.poll(ms, &mut shared, &mut events), 0, "{ms}");
     }
     assert!(one.tick(5_200, &mut shared).is_some());
-    // Its lease lasts while its call is out, whatever is due.
+    // Its lease lasts while its call is out, even when the next poll is due.
     assert_eq!(other.poll(9_000, &mut shared, &mut events), 0);
-    // It dies. Three time-outs and two seconds after it began another polls.
+    // The worker dies. Three time-outs and two seconds after it began, another polls.
     events.tell(9_100, "UPDATE", "users/alice");
     assert_eq!(other.poll(13_199, &mut shared, &mut events), 0);
     assert_eq!(other.poll(13_200, &mut shared, &mut events), 3);
@@ -388,7 +388,7 @@ fn a_poll_that_fails_is_told_of_once_and_tried_again() {
     let (mut poll, mut shared, mut events) = polled();
     assert!(poll.tick(5_000, &mut shared).is_some());
     let failed = Event::Failed("connection refused");
-    // Another node of Keycloak might answer, or what is asked for be too large.
+    // Another node of Keycloak might answer, or the page might be too large.
     for ms in [5_050, 5_060, 5_070] {
         assert!(poll.input(failed, ms, &mut shared).is_some(), "{ms}");
     }
@@ -455,7 +455,7 @@ fn a_missing_role_is_named() {
     poll.input(forbidden, 5_000, &mut shared);
     let said = poll.poller.take_notice().unwrap().to_string();
     assert!(said.contains("view-events"), "{said}");
-    // A token that cannot look owners up is not kept for those who want to.
+    // A token that cannot look owners up is not kept for the requests that need to.
     let (mut poll, mut events) = (Poll::new(b"1"), Events::new());
     events.roles = json!(["view-events"]);
     poll.poll(20_000, &mut Shared::default(), &mut events);
@@ -496,9 +496,9 @@ fn how_old_a_cached_token_may_be_depends_on_how_far_what_was_changed_is_known() 
     let (mut poll, mut shared, _) = polled();
     let age = |poll: &Poll, ms: u64| poll.revocations.age_max_ms(at(ms));
     assert_eq!(age(&poll, 6_000), u64::MAX);
-    // Nobody tried: the node was paused. What is young enough is within the bound.
+    // Nobody tried: the node was paused. Only entries within the bound are young enough.
     assert_eq!(age(&poll, 6_001), 6_000);
-    // It was tried, and failed: for five minutes nothing changes, then a minute counts.
+    // The poll was tried, and failed: for five minutes nothing changes, then a minute counts.
     assert!(poll.tick(20_000, &mut shared).is_some());
     let gone = Event::Failed("gone");
     while poll.input(gone, 20_100, &mut shared).is_some() {}

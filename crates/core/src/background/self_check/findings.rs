@@ -1,26 +1,26 @@
-//! What a self-check found, in words for the log and as values for gauges.
+//! The findings of a self-check, in words for the log and as values for gauges.
 
 use std::fmt;
 
-/// What is looked at.
+/// The subject of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Check {
     /// Keycloak gives the gateway a token of its own: client, signing key, reachability.
     ServiceToken,
-    /// That token carries the roles that are needed, and no others.
+    /// That token carries the needed roles, and no others.
     Roles,
-    /// The realm names the issuer that the configuration makes of it.
+    /// The realm names the issuer that follows from the configuration.
     Issuer,
     /// The clocks of the gateway and of Keycloak agree.
     Clock,
-    /// The realm keeps the events by which revocations are seen.
+    /// The realm keeps the events that show revocations.
     Events,
-    /// Administrators alone write the attributes that keys are.
+    /// Only administrators can write the attributes that hold keys.
     UserProfile,
 }
 
 impl Check {
-    /// All of them, in the order in which they are told.
+    /// All checks, in the order in which they are told.
     pub const ALL: [Self; 6] = [
         Self::ServiceToken,
         Self::Roles,
@@ -44,21 +44,21 @@ impl Check {
     }
 }
 
-/// What a check showed.
+/// The result of a check.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum State {
-    /// Nothing: it was not looked at, or something else that is bad keeps it from being.
+    /// No result: not checked yet, or another finding prevents the check.
     #[default]
     Unchecked,
     /// As it should be.
     Good,
-    /// Keys work, and something should be looked at.
+    /// Keys work, but an operator should look at something.
     Warning(String),
-    /// Keys do not work, or more works than should, or that cannot be told.
+    /// Keys do not work, or more works than should, or that is unknown.
     Bad(String),
 }
 
-/// How bad a line is, for the log.
+/// The level of a line in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
     /// All is well.
@@ -77,7 +77,7 @@ impl State {
     }
 }
 
-/// What one self-check found: a state for each [`Check`].
+/// The findings of one self-check: a state for each [`Check`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Findings {
     service_token: State,
@@ -89,7 +89,7 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// What a check showed.
+    /// The result of a check.
     #[must_use]
     pub const fn of(&self, check: Check) -> &State {
         match check {
@@ -113,7 +113,7 @@ impl Findings {
         }
     }
 
-    /// Each check with what it showed.
+    /// Each check with its result.
     pub fn iter(&self) -> impl Iterator<Item = (Check, &State)> {
         Check::ALL.map(|check| (check, self.of(check))).into_iter()
     }
@@ -124,7 +124,7 @@ impl Findings {
         self.iter().any(|(_, state)| state.is_bad())
     }
 
-    /// One line for each finding, with how bad it is; without any, one that says so.
+    /// One line for each finding, with its level; without findings, one line that says so.
     #[must_use]
     pub fn lines(&self) -> Vec<(Severity, String)> {
         let mut lines = Vec::new();
@@ -148,8 +148,8 @@ impl Findings {
         lines
     }
 
-    /// Whether these say something that those did not. By how much the clocks differ
-    /// changes a little each time.
+    /// Whether these findings hold news over the others. The difference of the clocks changes a
+    /// little each time.
     pub(super) fn differ(&self, other: &Self) -> bool {
         let same = |(check, state): (Check, &State)| {
             let told = other.of(check);

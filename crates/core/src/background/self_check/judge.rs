@@ -1,4 +1,4 @@
-//! What is good, what is a warning and what is bad, and what to do about it.
+//! Judges each finding as good, a warning or bad, and says how to mend it.
 
 use super::findings::State;
 use crate::clock::UnixMillis;
@@ -9,7 +9,7 @@ use crate::keycloak::users::{EVENTS_ROLE, LOOKUP_ROLE, needless_roles};
 use crate::keycloak::{Endpoint, loggable};
 use crate::rejection::Reason;
 
-/// Roles that are named in a line; the rest are counted.
+/// The most roles that a line names; the rest are counted.
 const ROLES_NAMED: usize = 6;
 
 /// There is no service token.
@@ -66,9 +66,9 @@ pub(super) fn roles(config: &Config, roles: &[String]) -> State {
     ))
 }
 
-/// By how much our clock is ahead of Keycloak's for certain, by a token that was asked for
-/// and given between two instants of ours; negative where it is behind. `iat` is in whole
-/// seconds, and the token was made at some time of the call: within that, nothing is known.
+/// How far our clock is certainly ahead of Keycloak's, by a token that was asked for and given
+/// between two instants of ours; negative if our clock is behind. `iat` is in whole seconds, and
+/// the token was made at some time of the call: within that span, nothing is known.
 fn ahead_ms(asked_at: UnixMillis, given_at: UnixMillis, issued_at: UnixMillis) -> i64 {
     let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
     let ahead = asked_at.since_ms(issued_at.plus_ms(999));
@@ -78,7 +78,7 @@ fn ahead_ms(asked_at: UnixMillis, given_at: UnixMillis, issued_at: UnixMillis) -
     -signed(issued_at.since_ms(given_at))
 }
 
-/// The clocks, by a token that was asked for and given between two instants of ours.
+/// Judges the clocks, by a token that was asked for and given between two instants of ours.
 pub(super) fn clock(
     config: &Config,
     asked_at: UnixMillis,
@@ -113,7 +113,7 @@ pub(super) fn clock(
     }
 }
 
-/// The issuer that the realm names, where it is not ours.
+/// Judges the issuer that the realm names.
 pub(super) fn issuer(config: &Config, read: Result<Option<String>, RealmError>) -> State {
     match read {
         Ok(None) => State::Good,
@@ -126,7 +126,7 @@ pub(super) fn issuer(config: &Config, read: Result<Option<String>, RealmError>) 
     }
 }
 
-/// Whether the realm keeps events.
+/// Judges whether the realm keeps events.
 pub(super) fn events(read: Result<bool, EventsError>) -> State {
     match read {
         Ok(true) => State::Good,
@@ -139,7 +139,7 @@ pub(super) fn events(read: Result<bool, EventsError>) -> State {
     }
 }
 
-/// Who may write the attributes that keys are.
+/// Judges the write access to the attributes that hold keys.
 pub(super) fn profile(read: Result<AttributePolicy, RealmError>) -> State {
     match read {
         Ok(AttributePolicy::Administrators) => State::Good,

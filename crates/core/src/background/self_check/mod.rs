@@ -1,19 +1,20 @@
-//! The self-check: does the gateway fit its realm? Said before a customer finds out.
+//! The self-check: tells an operator that the gateway does not fit its realm, before a customer
+//! finds out.
 //!
-//! A state machine without I/O, as [`Poller`](super::poller::Poller) is one. At
-//! a worker's first tick and every five minutes after that, more often while something is
-//! bad, it asks Keycloak what an exchange depends on, and gives [`Findings`].
+//! A state machine without I/O, like [`Poller`](super::poller::Poller). At a worker's first tick
+//! and every five minutes after that, more often while a finding is bad, it asks Keycloak for
+//! everything that an exchange depends on, and gives [`Findings`].
 //!
 //! ```text
 //! tick ─▶ due? ─▶ lease ─▶ service token: roles, clock ─▶ issuer ─▶ events on? ─▶ user profile
 //! ```
 //!
-//! One worker of a node checks: it holds the lease from one check to the next. Another takes
-//! over when it is late; where nothing is shared each checks.
+//! One worker of a node checks: it holds the lease from one check to the next. Another takes over
+//! when it is late; without shared data each worker checks.
 //!
-//! Invariants: one call at a time, and each begins at a tick, so that a poll of revocations
-//! can go between; a call that fails is a finding and keeps no other check from being made;
-//! no answer but a service token's changes what the gateway does.
+//! Invariants: one call at a time, and each begins at a tick, so that a poll of revocations can
+//! go between; a failed call is a finding and prevents no other check; only the answer with a
+//! service token changes the gateway's behaviour.
 
 mod findings;
 mod judge;
@@ -39,15 +40,15 @@ use crate::signing_key::SigningKey;
 use crate::store::lease::{Holder, Lease};
 pub use findings::{Check, Findings, Severity, State};
 
-/// From one check to the next while nothing is bad.
+/// The interval of checks while no finding is bad.
 const EVERY_MS: u64 = 300_000;
-/// The same while something is: who mends it wants to see that.
+/// The same while a finding is bad: an operator who mends it wants to see the effect.
 const EVERY_MS_BAD: u64 = 30_000;
-/// So late the holder of the lease may be before another worker checks.
+/// The holder of the lease may be this late before another worker checks.
 const LATE_MS: u64 = 5_000;
-/// A worker that does not hold the lease looks this often whether it is free.
+/// A worker without the lease tries this often to take it.
 const LOOK_MS: u64 = 1_000;
-/// Calls of one check.
+/// The number of calls of one check.
 const CALLS: u64 = 4;
 /// A check's deadline, beyond the time-outs of its calls.
 const SLACK_MS: u64 = 5_000;
@@ -58,9 +59,9 @@ const LEASE_MS_MAX: u64 = 600_000;
 #[derive(Debug)]
 pub struct SelfCheck {
     holder: Holder,
-    /// None where nothing is shared.
+    /// None without shared data.
     lease: Option<Lease>,
-    /// When to check, or to look whether to.
+    /// When to check, or to try the lease.
     next_at: UnixMillis,
     running: Option<Running>,
     findings: Findings,
@@ -74,7 +75,7 @@ struct Running {
     id: ExchangeId,
     deadline: Deadline,
     asks: Asks,
-    /// When the call that is waited for was made.
+    /// When the call under way was made.
     called_at: Option<UnixMillis>,
     /// The call is made a second time: another node of Keycloak may answer.
     tried_again: bool,
@@ -82,7 +83,7 @@ struct Running {
     findings: Findings,
 }
 
-/// What is asked next, or waited for.
+/// The question that is asked next, or waits for its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asks {
     ServiceToken,
@@ -92,7 +93,7 @@ enum Asks {
     Nothing,
 }
 
-/// The gateway's token, and what Keycloak shows to it.
+/// The gateway's token, and the facts that Keycloak showed to it.
 struct Seen {
     jwt: Arc<str>,
     sees_users: bool,
@@ -110,7 +111,7 @@ impl SelfCheck {
     #[must_use]
     pub fn new(config: &Config, signing_key: &SigningKey, seed: &[u8]) -> Self {
         let derived = signing_key.derive(&[b"self-check:", seed]);
-        // Those whose checks would find the same check together.
+        // Workers that check the same facts share a lease.
         let lease = signing_key.derive(&[
             b"lease of self-checks:",
             &config.fingerprint,
@@ -128,13 +129,13 @@ impl SelfCheck {
         }
     }
 
-    /// What the latest check of this worker found; all unchecked where another checks.
+    /// The findings of this worker's latest check; all unchecked if another worker checks.
     #[must_use]
     pub const fn findings(&self) -> &Findings {
         &self.findings
     }
 
-    /// The same, if it is the first or says something that was not told yet.
+    /// The same, if they are the first or hold news.
     pub fn take_findings(&mut self) -> Option<Findings> {
         std::mem::take(&mut self.notice).then(|| self.findings.clone())
     }
@@ -150,7 +151,7 @@ impl SelfCheck {
     pub(crate) fn tick(&mut self, env: &mut WatchEnv<'_>) -> Option<Effect> {
         let mut running = match self.running.take() {
             None => self.begin(env)?,
-            // The clock was set back: nobody knows how long it took so far.
+            // The clock was set back: the duration so far is unknown.
             Some(running) if running.deadline.is_ahead_of(env.now) => {
                 env.service_token.give_up(running.id);
                 self.next_at = env.now;
@@ -169,7 +170,7 @@ impl SelfCheck {
 
     /// Takes the outcome of the latest call. The next is made at a tick.
     pub(crate) fn handle_event(&mut self, event: Event<'_>, env: &mut WatchEnv<'_>) {
-        // None is under way where the event came too late: the check was given up.
+        // No check is under way if the answer came too late: it was given up.
         if let Some(mut running) = self.running.take() {
             running.answered(event, env);
             self.settle(running, None, env);
@@ -182,7 +183,7 @@ impl SelfCheck {
         call: Option<Call>,
         env: &mut WatchEnv<'_>,
     ) -> Option<Effect> {
-        // What is left without a token asks nothing.
+        // Without a token the remaining questions are skipped.
         running.skip(env.config);
         if running.asks == Asks::Nothing {
             self.end(running, env);
@@ -199,7 +200,7 @@ impl SelfCheck {
     /// Begins a check, if one is due and no other worker checks.
     fn begin(&mut self, env: &mut WatchEnv<'_>) -> Option<Running> {
         let now = env.now;
-        // One that lies further ahead was set before the clock was set back.
+        // A later instant was set before the clock was set back.
         if now < self.next_at && self.next_at <= now.plus_ms(EVERY_MS) {
             return None;
         }
@@ -233,7 +234,7 @@ impl SelfCheck {
             EVERY_MS
         };
         self.next_at = env.now.plus_ms(every_ms);
-        // Where it is lost meanwhile another worker checks as well.
+        // If the lease is lost meanwhile, another worker checks as well.
         self.take_lease(self.next_at.plus_ms(LATE_MS), env);
     }
 
@@ -244,13 +245,13 @@ impl SelfCheck {
 }
 
 impl Running {
-    /// What is left is not asked any more.
+    /// Drops the remaining questions.
     fn give_up(&mut self) {
         self.failed("no answer came in time");
         self.asks = Asks::Nothing;
     }
 
-    /// Makes the next call, unless one is waited for.
+    /// Makes the next call, unless one is under way.
     fn next(&mut self, env: &mut WatchEnv<'_>) -> Option<Call> {
         if self.called_at.is_some() {
             return None;
@@ -276,13 +277,13 @@ impl Running {
         Some(call)
     }
 
-    /// The call for a token, or none as long as a request fetches one: that shows neither
-    /// its roles nor its age here.
+    /// The call for a token, or none as long as a request fetches one: such a token shows here
+    /// neither its roles nor its age.
     fn fetch_token(&self, env: &mut WatchEnv<'_>) -> Result<Option<Call>, Reason> {
         let asker = Asker {
             id: self.id,
             started_at: self.deadline.started_at(),
-            // None that is there already is new enough.
+            // No token that is there already is new enough.
             since: env.now.plus_ms(1),
         };
         match env.session().need(asker, "check")? {
@@ -291,7 +292,7 @@ impl Running {
         }
     }
 
-    /// Passes over what cannot be asked, or need not be.
+    /// Skips the questions that cannot or need not be asked.
     fn skip(&mut self, config: &Config) {
         let token = self.token.as_ref();
         let polls = config.revocation_poll_ms > 0;
@@ -356,7 +357,7 @@ impl Running {
         }
     }
 
-    /// There is a token; `taken` is why it cannot look owners up, if it cannot.
+    /// There is a token; `taken` is the reason why it cannot look owners up, if it cannot.
     fn has_token(&mut self, token: &AccessToken, taken: Result<Arc<str>, Reason>, config: &Config) {
         let roles = &token.management_roles;
         let sees_users = taken.is_ok();
@@ -365,7 +366,7 @@ impl Running {
             Err(reason) => judge::no_role(config, reason),
         };
         self.token = Some(Seen {
-            // One that cannot look owners up is kept for nobody.
+            // The worker does not keep a token that cannot look owners up.
             jwt: taken.unwrap_or_else(|_| token.jwt.as_str().into()),
             sees_users,
             sees_events: may_read_events(roles),
@@ -374,7 +375,7 @@ impl Running {
     }
 
     fn no_token(&mut self, reason: &Reason, config: &Config) {
-        // Another request got one, and saw that.
+        // A request got the token, and found this.
         if matches!(reason, Reason::MissingRole | Reason::LightweightToken(_)) {
             *self.findings.of_mut(Check::Roles) = judge::no_role(config, reason);
             return self.found(Check::ServiceToken, State::Good);
@@ -382,7 +383,7 @@ impl Running {
         self.found(Check::ServiceToken, judge::no_token(reason));
     }
 
-    /// The call was not answered, or with more than is read.
+    /// The call got no answer, or one that is too large.
     fn failed(&mut self, failure: &str) {
         let (check, endpoint) = match self.asks {
             Asks::ServiceToken => {
@@ -397,7 +398,7 @@ impl Running {
         self.found(check, judge::call_failed(endpoint, failure));
     }
 
-    /// Notes what a check showed; the next is asked then.
+    /// Notes the result of a check, and goes on to the next question.
     fn found(&mut self, check: Check, state: State) {
         *self.findings.of_mut(check) = state;
         self.tried_again = false;

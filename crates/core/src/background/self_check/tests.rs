@@ -21,7 +21,7 @@ fn asker(id: ExchangeId, started_at: UnixMillis) -> Asker {
     }
 }
 
-/// A realm, as far as a check asks.
+/// The part of a realm that a check asks for.
 struct Realm {
     roles: Value,
     /// Seconds that its clock is ahead of ours.
@@ -29,7 +29,7 @@ struct Realm {
     issuer: &'static str,
     events: Value,
     policy: Value,
-    /// What is answered in place of what it would say, by a part of the path.
+    /// An answer that replaces the realm's own, by a part of the path.
     instead: Option<(&'static str, Answer)>,
     /// The paths that were asked for.
     asked: Vec<String>,
@@ -84,7 +84,7 @@ impl Realm {
     }
 }
 
-/// A worker, as far as its self-check is concerned.
+/// The part of a worker that checks itself.
 struct Gateway {
     check: SelfCheck,
     service_token: ServiceToken,
@@ -148,7 +148,7 @@ impl Gateway {
         assert!(!self.check.is_under_way());
     }
 
-    /// A few ticks, and all that follows from them; how many calls that were.
+    /// A few ticks and all their calls; gives the number of calls.
     fn run(&mut self, ms: u64, shared: &mut Shared, realm: &mut Realm) -> usize {
         let mut calls = 0;
         for _ in 0..6 {
@@ -222,7 +222,7 @@ fn its_token_is_fresh_and_left_for_all_requests() {
             .need(asker(99, at(ms)), at(ms), at(ms))
     };
     assert!(matches!(needed(&mut gateway, 1), Need::Use(_)));
-    // Roles that were taken meanwhile are seen, though the token is good.
+    // Roles that were taken away meanwhile are seen, though the token is good.
     realm.roles = json!(["view-users"]);
     assert!(matches!(needed(&mut gateway, 200_000), Need::Use(_)));
     gateway.service_token.give_up(99);
@@ -314,7 +314,7 @@ fn each_fault_is_a_finding_of_its_own_check() {
     let mut realm = Realm::new();
     realm.instead = Some(("/token", Answer::Given(401, refused.to_vec())));
     let (mut gateway, _, states) = checked(&mut realm);
-    // What needs no token is looked at all the same.
+    // Questions that need no token are still asked.
     assert_eq!(states, "B-g---");
     let text = gateway.text(Check::ServiceToken);
     assert!(
@@ -419,7 +419,7 @@ fn a_call_that_is_never_answered_ends_with_its_check() {
             .contains("no answer came in time")
     );
     gateway.answer(&Answer::Given(200, b"{}".to_vec()), 13_001, &mut shared);
-    // Whoever comes now fetches the token, and waits for nobody.
+    // The next asker fetches the token at once.
     let need = gateway
         .service_token
         .need(asker(99, at(13_001)), at(14_000), at(13_001));
@@ -498,7 +498,7 @@ fn one_worker_checks_and_another_takes_over_when_it_is_gone() {
     assert_eq!(other.run(306_000, &mut shared, &mut realm), 4);
     assert!(other.check.take_findings().is_some());
     assert_eq!(one.run(307_000, &mut shared, &mut realm), 0);
-    // While its call is out no other checks, and one that dies holds nobody up for long.
+    // While its call is out no other worker checks, and a dead worker holds up nobody for long.
     assert!(other.tick(606_000, &mut shared).is_some());
     assert_eq!(one.run(612_000, &mut shared, &mut realm), 0);
     assert_eq!(one.run(624_000, &mut shared, &mut realm), 4);

@@ -49,7 +49,7 @@ fn it_opens_when_calls_fail_for_a_second_and_no_answer_comes_in_between() {
     let mut breaker = opened();
     assert!(!admits(&mut breaker, 2, 1999));
     assert!(breaker.admits(Endpoint::Grant, 2, &KEY, at(4000), at(1999)));
-    // All that were under way when one node died fail together.
+    // All calls under way fail together when a node dies.
     let mut breaker = Breaker::new(b"1");
     for id in 0..100 {
         fails(&mut breaker, id, 999);
@@ -70,7 +70,7 @@ fn one_call_finds_out_and_its_answer_counts() {
     assert!(admits(&mut breaker, 2, 2250));
     assert!(admits(&mut breaker, 2, 2251), "it is its own");
     assert!(!admits(&mut breaker, 3, 2252));
-    // One that was sent before says nothing.
+    // A call that was sent before is no news.
     fails(&mut breaker, 9, 2253);
     assert!(admits(&mut breaker, 2, 2254));
     fails(&mut breaker, 2, 2300);
@@ -134,7 +134,7 @@ fn one_key_that_gets_no_answer_is_left_alone_and_shuts_no_other_out() {
     fails_for(&mut breaker, 2, 77, 10_001);
     assert!(!breaker.would_admit(&[2; 32], at(10_002)));
     assert!(breaker.would_admit(&[3; 32], at(10_002)) && !breaker.is_open());
-    // Another's answer shows that Keycloak is there.
+    // The answer to another call shows that Keycloak is there.
     breaker.heard(LOOKUP, Health::Good, 78, &[3; 32], at(10_003));
     assert!(breaker.would_admit(&[1; 32], at(10_004)));
     assert!(!breaker.is_recovering(at(10_004)));
@@ -147,7 +147,7 @@ fn an_outage_is_an_outage_however_few_keys_are_in_use() {
         fails_for(&mut breaker, 1, 1, ms);
     }
     assert!(!breaker.would_admit(&[1; 32], at(1100)));
-    // Whoever comes finds out, and the third shows that it is not one key.
+    // Any key may probe, and the third failing key shows that it is not one key's fault.
     for (key, open) in [(2, false), (3, true)] {
         assert!(admits_key(&mut breaker, key, 10, 1200));
         fails_for(&mut breaker, key, 10, 1300);

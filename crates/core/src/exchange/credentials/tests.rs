@@ -404,7 +404,7 @@ fn a_key_written_in_other_letters_is_not_that_key() {
         key.replacen('s', "\u{455}", 1).into(),
         key.replacen('k', "\u{212a}", 1).into(),
         key.replacen('_', "\u{ff3f}", 1).into(),
-        // What is not seen: a zero-width space, a byte order mark, a soft hyphen.
+        // Invisible characters: a zero-width space, a byte order mark, a soft hyphen.
         key.replacen("sk", "sk\u{200b}", 1).into(),
         format!("\u{feff}{key}").into(),
         key.replacen("sk", "s\u{ad}k", 1).into(),
@@ -439,7 +439,7 @@ fn a_key_written_in_other_letters_is_not_that_key() {
                     [b"ApiKey ", disguise.as_slice()].concat(),
                 )],
             ] {
-                // Where keys are imported it may be one of another id, which nobody owns.
+                // With imported keys it may be a key of another id, without an owner.
                 if let Ok(Credentials::Key { key: found, .. }) = extract(config, &headers) {
                     assert_eq!(found.expose().as_bytes(), disguise);
                     assert_ne!(found.id(), good.id());

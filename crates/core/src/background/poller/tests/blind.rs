@@ -1,4 +1,4 @@
-//! Events that cannot be read, or say that they are yet to come.
+//! Events that cannot be read, or that are dated ahead.
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn an_event_that_is_too_large_concerns_everybody_and_hides_no_other() {
     assert!(poll.kills("bob", 5_250));
     let notice = poll.poller.take_notice();
     assert!(matches!(notice, Some(Polling::Unread(_))), "{notice:?}");
-    // It is come upon for no longer than any other, though none follows it.
+    // Polls meet it no longer than any other, though no event follows it.
     poll.poll(10_000, &mut shared, &mut events);
     events.tell(100_500, "UPDATE", "users/dora");
     poll.poll(101_000, &mut shared, &mut events);
@@ -79,7 +79,7 @@ fn events_that_are_too_large_concern_everybody_once() {
         assert!(poll.kills("bob", 5_250), "{count} of {bytes}");
         let said = poll.poller.take_notice().map(|notice| notice.to_string());
         assert!(said.is_some_and(|said| said.contains("adminEventsDetailsEnabled")));
-        // While they are listed, and after that, what follows is seen.
+        // While they are listed, and after that, later events are seen.
         let mut revoked = 0;
         for ms in (10_000..200_000).step_by(5_000) {
             if ms % 20_000 == 0 {
@@ -99,7 +99,8 @@ fn events_that_are_too_large_concern_everybody_once() {
 fn one_more_event_that_is_too_large_concerns_everybody_once_more() {
     for bytes in [146_000, 2_000_000] {
         let (mut poll, mut shared, mut events) = polled();
-        // The one of before lies behind it, is about to leave what is listed, or has left.
+        // The unreadable event lies behind the new one, is about to leave the list, or has left
+        // it.
         let told = [5_000, 65_000, 95_000, 100_000, 105_000, 160_000, 300_000];
         for ms in (5_000..320_000).step_by(5_000) {
             if told.contains(&ms) {
@@ -199,7 +200,7 @@ fn more_events_than_are_read_revoke_everybody_for_as_long_as_they_are_new() {
         poll.poll(ms, &mut shared, &mut events);
     }
     assert!(poll.kills("bob", 5_250));
-    // None follows, and they are of the past all the same.
+    // No event follows, but they are of the past nevertheless.
     poll.poll(110_000, &mut shared, &mut events);
     assert!(!poll.kills("bob", 105_251));
     assert_eq!(poll.poller.take_notice(), Some(Polling::Good));

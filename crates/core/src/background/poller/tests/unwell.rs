@@ -1,4 +1,4 @@
-//! A Keycloak that hangs, or one of whose nodes is gone.
+//! A Keycloak that hangs, or that has lost a node.
 
 use super::*;
 
@@ -43,10 +43,10 @@ fn keys_in_use_go_on_while_a_poll_hangs_and_not_on_a_node_that_was_paused() {
             "{ms}"
         );
     }
-    // Whoever waited is gone, or the whole node stood still: that was long ago.
+    // The worker that waited is gone, or the whole node stood still: that was long ago.
     assert_eq!(age(&poll, 15_300), 6_000);
     assert_eq!(age(&other, 15_300), 6_000);
-    // One that is answered in time tells nobody that it waited.
+    // A poll that is answered in time tells nobody that it waited.
     let (mut poll, mut shared, mut events) = polled();
     poll.poll(5_000, &mut shared, &mut events);
     assert_eq!(poll.revocations.watched().asked_at, UnixMillis(0));
