@@ -85,7 +85,7 @@ class Setup(unittest.TestCase):
         cls.url = os.environ["KEYCLOAK_URL"].rstrip("/")
         cls.user = os.environ["KEYCLOAK_ADMIN_USER"]
         cls.password = os.environ["KEYCLOAK_ADMIN_PASSWORD"]
-        realm = json.loads((ROOT / "demo" / "realm.json").read_text())
+        realm = json.loads((ROOT / "deploy" / "demo" / "realm.json").read_text())
         realm["realm"] = cls.REALM
         cls.admin("POST", "", realm)
         cls.addClassCleanup(cls.admin, "DELETE", f"/{cls.REALM}")

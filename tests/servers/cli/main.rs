@@ -30,4 +30,4 @@ mod signing_key;
 mod world;
 
 use suites::tool;
-use test_kit::{page as steps, pattern};
+use test_kit::page as steps;

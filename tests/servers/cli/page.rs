@@ -1,7 +1,6 @@
 //! Pages with commands that need Keycloak alone: the test runs each command in its
 //! order, and compares each answer with the page.
 
-use std::path::Path;
 use std::process::Command;
 
 use crate::steps;
@@ -53,7 +52,7 @@ fn walk(realm: &Realm, page: &str, answers: usize) {
         .env("KEYCLOAK_REALM", &realm.name)
         .env("KEYCLOAK_ADMIN_USER", "admin")
         .env("KEYCLOAK_ADMIN_PASSWORD", admin_password());
-    steps::run(&page, &realm.folder, shell, secrets::redact);
+    steps::run(&page, &realm.folder, shell, crate::secrets::redact);
 }
 
 #[test]

@@ -87,7 +87,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use suites::{
     client, expect, faults, gateway, keycloak, log, owner, portal, secrets, stack, tool, wait,
 };
-use test_kit::{page, pattern};
+use test_kit::page;
 
 use world::{Case, Host, Need, World};
 

@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use suites::{client, expect, faults, gateway, keycloak, log, owner, secrets, stack, wait};
+use suites::{client, gateway, keycloak, owner, secrets, stack, wait};
 
 use chaos::Chaos;
 use gateway::{Gateway, Spec};

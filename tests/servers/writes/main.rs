@@ -33,9 +33,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use suites::{
-    client, database, expect, faults, gateway, keycloak, log, owner, portal, secrets, stack, wait,
-};
+use suites::{client, database, expect, gateway, keycloak, owner, portal, secrets, stack, wait};
 
 use world::World;
 

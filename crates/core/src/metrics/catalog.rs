@@ -1,5 +1,5 @@
-//! The metrics: names, kinds, labels and buckets. `docs/metrics.md` lists them too, and a
-//! test holds both together.
+//! The metrics: names, kinds, labels and buckets. `tests/house/generated.rs` writes the table in
+//! `docs/metrics.md` from here.
 //!
 //! proxy-wasm knows a metric by its name alone, so each label is a part of the name:
 //! `apikey_exchanges_total__source_l1`. Both hosts take labels out of names by regular
@@ -23,6 +23,18 @@ pub enum Kind {
     Histogram(&'static [u64]),
     /// Goes up and down.
     Gauge(Across),
+}
+
+impl Kind {
+    /// As Prometheus names it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Histogram(_) => "histogram",
+            Self::Gauge(_) => "gauge",
+        }
+    }
 }
 
 /// How the workers' values become the value of a node.

@@ -1,7 +1,6 @@
 //! The audit log, as a gateway writes it.
 
 use std::fs;
-use std::path::Path;
 
 use regex::Regex;
 use serde_json::Value;
