@@ -56,7 +56,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Prepares a realm: shows how it differs from the state the gateway needs, and changes it.
+    /// Prepares a realm for the gateway: shows the differences, and changes them.
     Setup(SetupArgs),
     /// Makes an API key for a user or a service account, and prints it, once.
     Create(CreateArgs),
