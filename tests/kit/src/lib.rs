@@ -1,4 +1,5 @@
-//! What tests of several crates share: one made-up Keycloak, one dice, one sweep for secrets.
+//! What tests of several crates share: one made-up Keycloak, one list of scenarios, one dice, one sweep for
+//! secrets.
 
 #![allow(
     missing_docs,
@@ -19,5 +20,6 @@ pub mod metrics;
 pub mod page;
 pub mod pattern;
 pub mod repository;
+pub mod scenarios;
 pub mod store;
 pub mod sweep;
