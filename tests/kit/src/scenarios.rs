@@ -438,12 +438,13 @@ fn nested(begin: &str, end: &str) -> Vec<u8> {
 }
 
 fn wrong_answers() -> Vec<Fate> {
-    let bodies: [&[u8]; 7] = [
+    let bodies: [&[u8]; 8] = [
         b"<html>Welcome</html>",
         b"",
         b"[{\"id\":",
         b"{\"access_token\":7}",
         b"null",
+        b"[1,null,{\"id\":{}}]",
         b"\xff\xfe\x00",
         &[b'['; 600_000],
     ];
