@@ -36,12 +36,6 @@ pub(crate) fn cases() -> Vec<Case> {
             expired_service_token,
         ),
         Case::new("faults::look_up_wrong_owner_in_the_answer", foreign_record),
-        Case::new("faults::look_up_401_once_is_tried_again", unauthorized_once),
-        Case::new(
-            "faults::look_up_401_always_is_given_up",
-            unauthorized_always,
-        ),
-        Case::new("faults::look_up_403_names_the_role", forbidden),
         Case::new("faults::redirects_are_not_followed", redirect),
         Case::new("faults::an_answer_of_200_mb_is_not_read", |world| {
             flood(world, &Fault::Flood(FLOOD_BYTES));
@@ -215,59 +209,6 @@ fn foreign_record(world: &'static World) {
     let request_id = answer.invalid_api_key();
     let log = &disturbed.faulty.gateway.log;
     log.expect(&[&request_id, "the owner holds no key of this id"]);
-    disturbed.works_again();
-}
-
-fn unauthorized_once(world: &'static World) {
-    let disturbed = Disturbed::new(world);
-    let proxy = &disturbed.faulty.proxy;
-    let before = proxy.counts();
-    proxy.set_times(
-        Endpoint::LookUp,
-        Fault::answer("401 Unauthorized", &[], ""),
-        1,
-    );
-    let orders = disturbed
-        .faulty
-        .gateway
-        .target
-        .orders(&disturbed.key.text)
-        .orders();
-    assert_eq!(orders.subject, disturbed.owner.id);
-    let after = proxy.counts();
-    assert_eq!(after.look_up - before.look_up, 2, "{before:?} {after:?}");
-    assert!(
-        after.service_token > before.service_token,
-        "{before:?} {after:?}"
-    );
-}
-
-fn unauthorized_always(world: &'static World) {
-    let disturbed = Disturbed::new(world);
-    let proxy = &disturbed.faulty.proxy;
-    proxy.set(Endpoint::LookUp, Fault::answer("401 Unauthorized", &[], ""));
-    let before = proxy.counts().look_up;
-    disturbed
-        .faulty
-        .gateway
-        .target
-        .orders(&disturbed.key.text)
-        .unavailable();
-    assert_eq!(proxy.counts().look_up - before, 2, "it goes on asking");
-    disturbed.works_again();
-}
-
-fn forbidden(world: &'static World) {
-    let disturbed = Disturbed::new(world);
-    let fault = Fault::answer("403 Forbidden", &[], r#"{"error":"HTTP 403 Forbidden"}"#);
-    disturbed.faulty.proxy.set(Endpoint::LookUp, fault);
-    let answer = disturbed.faulty.gateway.target.orders(&disturbed.key.text);
-    let request_id = answer.unavailable();
-    disturbed
-        .faulty
-        .gateway
-        .log
-        .expect(&[&request_id, "view-users"]);
     disturbed.works_again();
 }
 
