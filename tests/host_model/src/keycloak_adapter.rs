@@ -19,9 +19,7 @@ use super::keys::SIGNING_KEY;
 use super::node::Sent;
 use test_kit::keycloak;
 
-pub use keycloak::{
-    EventFate, FakeKeycloak, ISSUER, RealmKey, User, bcrypt_of, claims, jwt, sha256_of,
-};
+pub use keycloak::{EventFate, FakeKeycloak, ISSUER, RealmKey, User, bcrypt_of, claims, sha256_of};
 
 /// The purpose of a callout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -12,7 +12,7 @@ use apikeys_core::clock::UnixMillis;
 use super::abi::Pairs;
 use super::shared_data::{Kind, SharedData};
 
-pub const START: UnixMillis = UnixMillis(1_800_000_000_000);
+pub use test_kit::keys::START;
 
 /// The modelled host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Keys of clients and the gateway's own, always the same for the same number.
+//! Keys of clients, their owners and the gateway's own key, always the same for the same number.
 
 #![allow(
     dead_code,
@@ -8,10 +8,20 @@
 use std::sync::{Arc, LazyLock};
 
 use apikeys_core::api_key::format::KeyFormat;
+use apikeys_core::api_key::record::Field;
+use apikeys_core::clock::UnixMillis;
 use apikeys_core::config::Config;
 use apikeys_core::exchange::Worker;
 use apikeys_core::signing_key::SigningKey;
 use serde_json::{Value, json};
+
+use crate::keycloak::{User, bcrypt_of, sha256_of};
+
+/// When scenarios begin.
+pub const START: UnixMillis = UnixMillis(1_800_000_000_000);
+
+/// When keys end, if a scenario says nothing else.
+pub const FAR: UnixMillis = UnixMillis(START.0 + 90 * 86_400_000);
 
 // Made for tests, used nowhere else.
 pub const SIGNING_KEY: &str = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg53C48x8+QE4ZxcdCcxlyCnLV+M8sg0pb\
@@ -33,6 +43,27 @@ pub fn key(number: u8) -> String {
 
 pub fn id_of(key: &str) -> &str {
     &key[8..20]
+}
+
+/// The owner of a key under bcrypt.
+pub fn owner(name: &str, number: u8) -> User {
+    User::new(name).with_key(id_of(&key(number)), &bcrypt_of(&key(number)), FAR)
+}
+
+/// The owner of a key under SHA-256, whose verification takes no turn.
+pub fn plain_owner(name: &str, number: u8) -> User {
+    User::new(name).with_key(id_of(&key(number)), &sha256_of(&key(number)), FAR)
+}
+
+/// The same with an end to the millisecond.
+pub fn ending(name: &str, number: u8, ends_at: UnixMillis) -> User {
+    let mut user = plain_owner(name, number);
+    let text = ends_at.to_rfc3339();
+    let text = text.replace('Z', &format!(".{:03}Z", ends_at.0 % 1000));
+    let key = key(number);
+    let attribute = Field::ExpiresAt.attribute(id_of(&key));
+    user.attributes.insert(attribute, vec![text]);
+    user
 }
 
 /// A configuration of the realm `demo` with these changes.

@@ -1,4 +1,4 @@
-//! Shared parts of the tests of several crates: one made-up Keycloak, one dice, one sweep for
+//! Shared parts of the tests of several crates: one made-up Keycloak, one list of scenarios, one dice, one sweep for
 //! secrets.
 
 #![allow(
@@ -20,5 +20,6 @@ pub mod metrics;
 pub mod page;
 pub mod pattern;
 pub mod repository;
+pub mod scenarios;
 pub mod store;
 pub mod sweep;

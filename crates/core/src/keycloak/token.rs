@@ -401,18 +401,25 @@ mod tests {
         endless["exp"] = Value::Null;
         let mut over = claims();
         over["exp"] = json!(1_700_000_000);
-        let header_split =
-            json!({"access_token": "a.b\r\nx: y.c", "expires_in": 1, "token_type": "Bearer"});
+        let mut lasting = serde_json::from_slice::<Value>(&answer(&claims(), 300)).unwrap();
+        lasting["expires_in"] = Value::Null;
+        let of_token = |token: &str| {
+            json!({"access_token": token, "expires_in": 1, "token_type": "Bearer"})
+                .to_string()
+                .into_bytes()
+        };
         let bodies = [
             b"<html>".to_vec(),
             b"".to_vec(),
             b"[]".to_vec(),
             answer(&claims(), 300)[..40].to_vec(),
             answer(&endless, 300),
-            header_split.to_string().into_bytes(),
-            json!({"access_token": "a.b", "expires_in": 1, "token_type": "Bearer"})
-                .to_string()
-                .into(),
+            lasting.to_string().into_bytes(),
+            of_token("a.b\r\nx: y.c"),
+            of_token("a.b.c,a.b.c"),
+            of_token("a.b.c\0"),
+            of_token("a.b"),
+            of_token(""),
             json!({"access_token": jwt(&claims()), "expires_in": 1, "token_type": "mac"})
                 .to_string()
                 .into(),

@@ -51,51 +51,6 @@ fn until_throttled(world: &mut World) -> u32 {
 }
 
 #[test]
-fn an_address_that_has_failed_too_often_is_told_to_wait_before_any_call() {
-    let mut world = world(vec![]);
-    let failures = until_throttled(&mut world);
-    // A look-up takes 10 ms here, and each failure is forgotten after three seconds.
-    assert_eq!(failures, 20);
-    let calls = world.keycloak.calls.lookup;
-    let (rejection, reason) = world.key_request(&unknown(5000)).rejected();
-    assert_eq!(
-        (rejection, reason),
-        (Rejection::Throttled, Reason::Throttled)
-    );
-    for malformed in ["sk_live_short", "sk_live_x"] {
-        assert_eq!(refused(world.key_request(malformed)), Rejection::Throttled);
-    }
-    assert_eq!(world.keycloak.calls.lookup, calls);
-    // In a minute it may fail as often again.
-    world.now = world.now.plus_ms(60_000);
-    assert_eq!(
-        refused(world.key_request(&unknown(6000))),
-        Rejection::InvalidApiKey
-    );
-}
-
-#[test]
-fn another_address_is_heard_meanwhile() {
-    let mut world = world(vec![plain_owner("alice", 1)]);
-    world.address = Some("[2001:db8:0:1::7]:999".to_owned());
-    until_throttled(&mut world);
-    world.address = Some("[2001:db8:0:1:ffff::1]:80".to_owned());
-    assert_eq!(refused(world.key_request(&key(1))), Rejection::Throttled);
-    world.address = Some("[2001:db8:0:2::7]:999".to_owned());
-    world.expect_source(&key(1), Source::FirstUse, "alice");
-}
-
-#[test]
-fn a_key_in_the_cache_passes_from_wherever_it_comes() {
-    let mut world = world(vec![plain_owner("alice", 1)]);
-    world.expect_source(&key(1), Source::FirstUse, "alice");
-    until_throttled(&mut world);
-    world.expect_source(&key(1), Source::L1, "alice");
-    world.next_worker();
-    world.expect_source(&key(1), Source::L2, "alice");
-}
-
-#[test]
 fn a_key_that_was_verified_before_is_refreshed_from_wherever_it_comes() {
     let mut world = world(vec![owner("alice", 1)]);
     world.expect_source(&key(1), Source::FirstUse, "alice");
@@ -121,29 +76,7 @@ fn a_key_that_was_good_once_is_told_nothing_else_than_the_others() {
     }
 }
 
-#[test]
-fn the_host_is_asked_for_no_address_of_a_warm_request() {
-    let mut world = world(vec![plain_owner("alice", 1)]);
-    world.expect_source(&key(1), Source::FirstUse, "alice");
-    assert_eq!(world.asked_for_address.get(), 1);
-    world.expect_source(&key(1), Source::L1, "alice");
-    world.next_worker();
-    world.expect_source(&key(1), Source::L2, "alice");
-    assert_eq!(world.asked_for_address.get(), 1);
-}
-
-#[test]
-fn the_workers_of_a_node_count_together() {
-    let mut world = world(vec![]);
-    until_throttled(&mut world);
-    world.next_worker();
-    assert_eq!(
-        refused(world.key_request(&unknown(7))),
-        Rejection::Throttled
-    );
-}
-
-/// The answer "wait" must not tell the fault of a key.
+/// Whatever is wrong with a key: to be told to wait must not tell it.
 #[test]
 fn each_reason_for_which_a_key_is_refused_counts_alike() {
     let disabled = User {

@@ -1,36 +1,11 @@
 //! One request, taken on input by input, so that a test decides the order of events.
 
-use apikeys_core::api_key::record::Field;
-use apikeys_core::clock::UnixMillis;
 use apikeys_core::exchange::{Exchange, Forward, Output};
 use apikeys_core::machine::{Effect, Event};
 use apikeys_core::rejection::{Reason, Rejection};
 
-use super::keycloak::{User, bcrypt_of, sha256_of};
-use super::world::{START, World, headers, id_of, key};
-
-pub const FAR: UnixMillis = UnixMillis(START.0 + 90 * 86_400_000);
-
-/// The owner of a key under bcrypt.
-pub fn owner(name: &str, number: u8) -> User {
-    User::new(name).with_key(id_of(&key(number)), &bcrypt_of(&key(number)), FAR)
-}
-
-/// The owner of a key under SHA-256: verifying it takes no turn.
-pub fn plain_owner(name: &str, number: u8) -> User {
-    User::new(name).with_key(id_of(&key(number)), &sha256_of(&key(number)), FAR)
-}
-
-/// The same with an end exact to the millisecond.
-pub fn ending(name: &str, number: u8, ends_at: UnixMillis) -> User {
-    let mut user = plain_owner(name, number);
-    let text = ends_at.to_rfc3339();
-    let text = text.replace('Z', &format!(".{:03}Z", ends_at.0 % 1000));
-    let key = key(number);
-    let attribute = Field::ExpiresAt.attribute(id_of(&key));
-    user.attributes.insert(attribute, vec![text]);
-    user
-}
+pub use super::keys::{FAR, ending, owner, plain_owner};
+use super::world::{World, headers, key};
 
 pub struct Client {
     pub exchange: Exchange,

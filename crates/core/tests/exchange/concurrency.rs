@@ -3,23 +3,18 @@
 
 use std::collections::VecDeque;
 
-use apikeys_core::clock::UnixMillis;
 use apikeys_core::exchange::{Exchange, Output, PENDING_MAX, Pass, Source};
 use apikeys_core::machine::{Effect, Event};
 use apikeys_core::rejection::{Reason, Rejection};
 use serde_json::{Value, json};
 
-use super::keycloak::{Calls, User, bcrypt_of};
-use super::world::{START, World, headers, id_of, key, subject};
-
-const FAR: UnixMillis = UnixMillis(START.0 + 90 * 86_400_000);
+use super::client::owner;
+use super::keycloak::{Calls, User};
+use super::world::{START, World, headers, key, subject};
 
 fn owners(numbers: std::ops::RangeInclusive<u8>) -> Vec<User> {
     numbers
-        .map(|number| {
-            let hash = bcrypt_of(&key(number));
-            User::new(&format!("user-{number}")).with_key(id_of(&key(number)), &hash, FAR)
-        })
+        .map(|number| owner(&format!("user-{number}"), number))
         .collect()
 }
 

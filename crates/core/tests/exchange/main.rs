@@ -19,6 +19,7 @@ mod outages;
 mod refusals;
 mod renewals;
 mod revocation;
+mod rig;
 mod signing_keys;
 mod tokens;
 mod waits;

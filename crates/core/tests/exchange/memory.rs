@@ -34,34 +34,6 @@ fn a_keys_header_is_removed_wherever_the_token_comes_from() {
 }
 
 #[test]
-fn another_worker_knows_a_refusal_without_a_call() {
-    let mut world = World::new(vec![]);
-    world.key_request(&key(1)).rejected();
-    let calls = world.keycloak.calls;
-    world.next_worker();
-    let (rejection, reason) = world.key_request(&key(1)).rejected();
-    assert_eq!(rejection, Rejection::InvalidApiKey);
-    assert!(matches!(reason, Reason::Remembered(_)), "{reason}");
-    assert_eq!(world.keycloak.calls, calls);
-}
-
-#[test]
-fn another_worker_lets_an_unknown_key_fall_back_and_no_refused_one() {
-    let mut disabled = plain_owner("alice", 1);
-    disabled.enabled = false;
-    let changes = json!({ "fallback_until": START.plus_ms(3_600_000).to_rfc3339() });
-    let mut world = World::with(vec![disabled], &changes);
-    for _ in 0..2 {
-        let (rejection, _) = world.key_request(&key(1)).rejected();
-        assert_eq!(rejection, Rejection::InvalidApiKey);
-        let unknown = world.key_request(&key(2));
-        assert!(matches!(unknown, Ended::Passed(_)), "{unknown:?}");
-        world.next_worker();
-    }
-    assert_eq!(world.keycloak.calls.lookup, 3);
-}
-
-#[test]
 fn the_ttl_runs_from_the_look_up_however_slow_the_grant() {
     let changes = json!({ "cache_ttl_seconds": 60 });
     let mut world = World::with(vec![plain_owner("alice", 1)], &changes);

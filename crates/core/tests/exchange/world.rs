@@ -18,11 +18,9 @@ use serde_json::Value;
 use super::checksum::summed;
 use super::keycloak::{FakeKeycloak, Reply, SIGNATURE, User, claims};
 use super::keys::{SIGNING_KEY, keys_in, new_worker};
-pub use super::keys::{config, id_of, key};
+pub use super::keys::{START, config, id_of, key};
 use super::store::Shared;
 use super::sweep::Sweeper;
-
-pub const START: UnixMillis = UnixMillis(1_800_000_000_000);
 
 pub struct World {
     pub now: UnixMillis,
@@ -309,36 +307,28 @@ impl World {
         pairs: &[(&str, &str)],
         mut tamper: impl FnMut(u32, Reply) -> Result<Reply, &'static str>,
     ) -> Ended {
+        let mut calls = 0;
+        self.request_led(pairs, |effect, answer| match effect {
+            Effect::Call { .. } => {
+                calls += 1;
+                tamper(calls - 1, answer())
+            }
+            Effect::Yield { .. } => Ok(answer()),
+        })
+    }
+
+    /// The same, with each effect answered by `lead`, which is given the proper answer to it.
+    pub fn request_led(
+        &mut self,
+        pairs: &[(&str, &str)],
+        mut lead: impl FnMut(&Effect, &mut dyn FnMut() -> Reply) -> Result<Reply, &'static str>,
+    ) -> Ended {
         let headers = headers(pairs);
         let mut exchange = Exchange::new();
         let mut output = self.begin(&mut exchange, &headers);
-        let mut calls = 0;
         loop {
-            output = match output {
-                Output::Await(Effect::Call { call, timeout_ms }) => {
-                    assert!((1..=2000).contains(&timeout_ms), "{timeout_ms}");
-                    let reply = tamper(calls, self.keycloak.answer(&call, self.now));
-                    calls += 1;
-                    self.now = self.now.plus_ms(5);
-                    match reply {
-                        Ok((status, body)) => {
-                            let body = (body.len() <= 512 * 1024).then_some(body.as_slice());
-                            self.input(&mut exchange, Event::Answer { status, body })
-                        }
-                        Err(why) => self.input(&mut exchange, Event::Failed(why)),
-                    }
-                }
-                Output::Await(Effect::Yield { wait_ms, .. }) => {
-                    self.yields += 1;
-                    self.now = self.now.plus_ms(wait_ms.unwrap_or(1));
-                    self.input(
-                        &mut exchange,
-                        Event::Answer {
-                            status: 204,
-                            body: Some(b""),
-                        },
-                    )
-                }
+            let effect = match output {
+                Output::Await(effect) => effect,
                 Output::Forward(forward) => {
                     return self.ended(&exchange, Ended::Forwarded(forward));
                 }
@@ -346,6 +336,29 @@ impl World {
                 Output::Reject { rejection, reason } => {
                     return self.ended(&exchange, Ended::Rejected(rejection, reason));
                 }
+            };
+            let (keycloak, now) = (&mut self.keycloak, self.now);
+            let reply = lead(&effect, &mut || match &effect {
+                Effect::Call { call, .. } => keycloak.answer(call, now),
+                Effect::Yield { .. } => (204, Vec::new()),
+            });
+            let took_ms = match effect {
+                Effect::Call { timeout_ms, .. } => {
+                    assert!((1..=2000).contains(&timeout_ms), "{timeout_ms}");
+                    5
+                }
+                Effect::Yield { wait_ms, .. } => {
+                    self.yields += 1;
+                    wait_ms.unwrap_or(1)
+                }
+            };
+            self.now = self.now.plus_ms(took_ms);
+            output = match reply {
+                Ok((status, body)) => {
+                    let body = (body.len() <= 512 * 1024).then_some(body.as_slice());
+                    self.input(&mut exchange, Event::Answer { status, body })
+                }
+                Err(why) => self.input(&mut exchange, Event::Failed(why)),
             };
         }
     }

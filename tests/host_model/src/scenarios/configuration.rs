@@ -18,6 +18,14 @@ fn a_filter_tells_at_its_start_which_build_it_is() {
     }
 }
 
+#[test]
+fn a_disabled_filter_says_so_at_its_start() {
+    for profile in BOTH {
+        let gateway = Gateway::with(profile, vec![], &json!({ "enabled": false }));
+        assert!(gateway.logged("enabled is false"));
+    }
+}
+
 /// Envoy takes no configuration that the filter refuses. Kong would let all requests go on
 /// without the filter, so there each is refused.
 #[track_caller]

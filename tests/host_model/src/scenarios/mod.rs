@@ -1,6 +1,5 @@
 //! Scenarios, by theme.
 
-mod abuse;
 mod audit;
 mod checks;
 mod clocks;
@@ -19,6 +18,7 @@ mod metrics;
 mod outages;
 mod refusals;
 mod revocation;
+mod rig;
 mod self_check;
 mod shared_cache;
 mod speed;

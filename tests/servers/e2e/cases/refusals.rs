@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::client::{Request, Response};
-use crate::owner::{Key, Owner, Record, attributes};
+use crate::owner::{Key, Record};
 use crate::wait::now_seconds;
 use crate::world::{Case, World};
 
@@ -24,11 +24,6 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("refusals::two_owners_of_one_index_value", two_owners),
         Case::new("refusals::a_record_in_upper_case", stored_upper_case),
         Case::new("refusals::a_key_whose_id_is_in_upper_case", sent_upper_case),
-        Case::new("refusals::an_index_without_a_record", no_record),
-        Case::new("refusals::a_record_listed_twice", listed_twice),
-        Case::new("refusals::a_record_without_an_end", no_end),
-        Case::new("refusals::a_record_whose_end_is_no_date", no_date),
-        Case::new("refusals::a_hash_of_an_unknown_scheme", unknown_scheme),
         Case::new(
             "refusals::a_bcrypt_cost_of_15_which_is_not_computed",
             cost_15,
@@ -146,54 +141,6 @@ fn sent_upper_case(world: &World) {
     world.owner_of(&[Record::sha256(&key)]);
     let upper = Key::with_id(&key.id.to_uppercase());
     refused(world, &upper.text, "not the shape of a key");
-}
-
-/// An owner with attributes that were changed after the key was made.
-fn with_attributes(world: &World, change: impl FnOnce(&Key, &mut Value)) -> (Owner<'_>, Key) {
-    let key = Key::random();
-    let record = Record::sha256(&key);
-    let owner = world.owner_of(std::slice::from_ref(&record));
-    let mut changed = attributes(&[record]);
-    change(&key, &mut changed);
-    owner.set_attributes(&changed);
-    (owner, key)
-}
-
-fn no_record(world: &World) {
-    let (_, key) = with_attributes(world, |_, attributes| attributes["apiKeys"] = json!([]));
-    refused(world, &key.text, "the owner holds no key of this id");
-}
-
-fn listed_twice(world: &World) {
-    let (_, key) = with_attributes(world, |key, attributes| {
-        let other = Record::sha256(&Key::with_id(&key.id));
-        let values = attributes["apiKeys"].as_array_mut().unwrap();
-        values.push(json!(format!("key:{}:{}", key.id, other.hash)));
-    });
-    refused(world, &key.text, "two keys of this id");
-}
-
-fn no_end(world: &World) {
-    let (_, key) = with_attributes(world, |key, attributes| {
-        let name = format!("apiKey_{}_expiresAt", key.id);
-        attributes.as_object_mut().unwrap().remove(&name);
-    });
-    refused(world, &key.text, "no expiresAt");
-}
-
-fn no_date(world: &World) {
-    let (_, key) = with_attributes(world, |key, attributes| {
-        attributes[format!("apiKey_{}_expiresAt", key.id)] = json!(["next year"]);
-    });
-    refused(world, &key.text, "not RFC 3339");
-}
-
-fn unknown_scheme(world: &World) {
-    let key = Key::random();
-    let mut record = Record::sha256(&key);
-    record.hash = "$argon2id$v=19$m=65536,t=3,p=4$c2FsdHNhbHQ$aGFzaA".to_owned();
-    world.owner_of(&[record]);
-    refused(world, &key.text, "hash");
 }
 
 fn cost_15(world: &World) {
