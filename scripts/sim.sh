@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # The simulation of crates/core/tests/sim/: the core under faults of every kind, one run for each seed.
 #
-# usage: sim.sh [range|proofs]
+# usage: sim.sh [range|writers|proofs]
 #   range    the seeds FROM (0) and SEEDS (2000) on; one seed alone prints its trace, and
 #            SIM_FAULTS=torn_read=0.5,outage=0 sets the probability of faults by name
+#   writers  the simulated writers of an owner, all seeds of each kind
 #   proofs   breaks a copy of the core by each mutation of crates/core/tests/sim/mutations/list.rs, and
 #            expects the checker of its invariant to see each one
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -37,9 +38,12 @@ proofs() {
 
 case ${1:-range} in
   range)
-    SIM_FROM=${FROM:-} SIM_SEEDS=${SEEDS:-} cargo test --locked --package apikeys-core --test sim -- \
+    SIM_FROM=${FROM:-} SIM_SEEDS=${SEEDS:-2000} cargo test --locked --package "$PACKAGE" --test sim -- \
       --nocapture no_seed_of_the_range
     ;;
+  writers)
+    WRITERS_SEEDS=all cargo test --locked --package "$PACKAGE" --lib manage::change::tests::sim
+    ;;
   proofs) proofs ;;
-  *) die "there is no '$1'" "usage: sim.sh [range|proofs]" ;;
+  *) die "there is no '$1'" "usage: sim.sh [range|writers|proofs]" ;;
 esac
