@@ -10,7 +10,7 @@ use crate::keycloak::Endpoint;
 use crate::keycloak::lightweight::is_lightweight;
 use crate::keycloak::token::{AccessToken, read_token_answer};
 use crate::keycloak::users::may_look_up;
-use crate::rejection::{Reason, Rejection};
+use crate::rejection::Reason;
 
 /// A token is renewed this long before its end, or at half of a shorter life.
 const RENEWAL_MARGIN_MS: u64 = 30_000;
@@ -59,7 +59,7 @@ pub enum Need {
     /// Another request fetches it: wait and look again.
     Wait,
     /// Another request failed to fetch it while this one waited.
-    Failed(Rejection, Box<Reason>),
+    Failed(Box<Reason>),
 }
 
 /// The token, or who fetches it.
@@ -67,7 +67,7 @@ pub enum Need {
 pub struct ServiceToken {
     token: Option<Kept>,
     fetcher: Option<Fetcher>,
-    failure: Option<(UnixMillis, Rejection, Reason)>,
+    failure: Option<(UnixMillis, Reason)>,
 }
 
 /// A token, and when it is used.
@@ -120,11 +120,11 @@ impl ServiceToken {
         {
             return Need::Use(Arc::clone(&token.jwt));
         }
-        if let Some((failed_at, rejection, reason)) = &self.failure
+        if let Some((failed_at, reason)) = &self.failure
             && started_at < *failed_at
             && *failed_at <= now
         {
-            return Need::Failed(*rejection, Box::new(reason.clone()));
+            return Need::Failed(Box::new(reason.clone()));
         }
         match self.fetcher {
             Some(other) if other.id != id && now < other.lease_until => Need::Wait,
@@ -169,15 +169,9 @@ impl ServiceToken {
     }
 
     /// Leaves a failure for those that wait now.
-    pub fn failed(
-        &mut self,
-        id: ExchangeId,
-        now: UnixMillis,
-        rejection: Rejection,
-        reason: Reason,
-    ) {
+    pub fn failed(&mut self, id: ExchangeId, now: UnixMillis, reason: Reason) {
         self.give_up(id);
-        self.failure = Some((now, rejection, reason));
+        self.failure = Some((now, reason));
     }
 
     /// Lets another request fetch.
@@ -278,10 +272,9 @@ mod tests {
     fn a_failure_is_for_those_that_waited() {
         let mut service = ServiceToken::default();
         assert_eq!(service.need(1, at(0), at(100), at(0)), Need::Fetch);
-        let (rejection, reason) = (Rejection::IdentityProviderUnavailable, Reason::MissingRole);
-        service.failed(1, at(5), rejection, reason.clone());
+        service.failed(1, at(5), Reason::MissingRole);
         let waited = service.need(2, at(4), at(100), at(6));
-        assert_eq!(waited, Need::Failed(rejection, Box::new(reason)));
+        assert_eq!(waited, Need::Failed(Box::new(Reason::MissingRole)));
         assert_eq!(service.need(3, at(5), at(100), at(6)), Need::Fetch);
     }
 

@@ -47,7 +47,7 @@ impl Pending {
         let breaker = &mut env.worker.breaker;
         let (id, digest) = (self.id, &self.digest);
         if self.key.is_some() && !breaker.admits(call.endpoint, id, digest, lease_until, env.now) {
-            return Err(End::unavailable(Reason::BreakerOpen));
+            return Err(End::refused(Reason::BreakerOpen));
         }
         Ok((state, Output::Callout { call, timeout_ms }))
     }
@@ -81,15 +81,15 @@ impl Pending {
             State::FetchingToken => self.token_fetched(input, env),
             State::LookingUp { service_token } => self.looked_up(&service_token, input, env),
             State::Granting { owner } => self.granted(&owner, input, env),
-            _ => Err(End::unavailable(Reason::Deadline)),
+            _ => Err(End::refused(Reason::Deadline)),
         }
     }
 
     /// A turn was not given: tells of that, or of the call that was to be made again.
     pub(super) fn not_given(&mut self, why: String) -> End {
         match self.unanswered.take() {
-            Some(reason) => End::unavailable(reason),
-            None => End::overloaded(Reason::YieldFailed(why)),
+            Some(reason) => End::refused(reason),
+            None => End::refused(Reason::YieldFailed(why)),
         }
     }
 
@@ -110,9 +110,9 @@ impl Pending {
     pub(super) fn time_left(&self, state: &State, env: &Env<'_>) -> Result<u64, End> {
         match self.deadline_at.since_ms(env.now) {
             0 if matches!(state, State::Queueing { .. } | State::Verifying { .. }) => {
-                Err(End::overloaded(Reason::Deadline))
+                Err(End::refused(Reason::VerificationDeadline))
             }
-            0 => Err(End::unavailable(Reason::Deadline)),
+            0 => Err(End::refused(Reason::Deadline)),
             left => Ok(left),
         }
     }
@@ -156,6 +156,6 @@ pub(super) fn answer<'a>(endpoint: Endpoint, input: &Input<'a>) -> Result<(u16, 
         } => Ok((*status, body)),
         Input::Answer { body: None, .. } => Err(End::callout(endpoint, "the answer is too large")),
         Input::Failed(why) => Err(End::callout(endpoint, why)),
-        Input::Request { .. } => Err(End::unavailable(Reason::Deadline)),
+        Input::Request { .. } => Err(End::refused(Reason::Deadline)),
     }
 }

@@ -33,7 +33,7 @@ impl Pending {
         let client_assertion = token::client_assertion(&config, &key, &jti, env.now);
         let (Ok(grant_assertion), Ok(client_assertion)) = (grant_assertion, client_assertion)
         else {
-            return Err(End::unavailable(Reason::Signing));
+            return Err(End::refused(Reason::Signing));
         };
         let scope = owner.record.scopes.as_deref().or(config.scope.as_deref());
         let call = token::grant_call(&config, &grant_assertion, &client_assertion, scope);
@@ -52,10 +52,10 @@ impl Pending {
             Err(TokenError::Expired) if ends_with_key(owner, env) => {
                 return Err(End::invalid(Reason::Expired));
             }
-            Err(error) => return Err(End::unavailable(Reason::TokenFault { endpoint, error })),
+            Err(error) => return Err(End::refused(Reason::TokenFault { endpoint, error })),
         };
         if token.subject != owner.id {
-            return Err(End::unavailable(Reason::ForeignSubject));
+            return Err(End::refused(Reason::ForeignSubject));
         }
         let revocations = env.worker.cache.revocations();
         if revocations.generation() != self.generation
@@ -69,7 +69,7 @@ impl Pending {
             return Err(End::invalid(Reason::Expired));
         }
         if token.exp > key_ends_at.plus_ms(1000) {
-            return Err(End::unavailable(Reason::TokenOutlivesKey));
+            return Err(End::refused(Reason::TokenOutlivesKey));
         }
         let cached = CachedToken {
             authorization: format!("Bearer {}", token.jwt).into(),

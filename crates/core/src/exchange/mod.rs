@@ -400,17 +400,13 @@ impl Exchange {
         let output = match end {
             End::Fallback => {
                 if let Some(Pending { digest, id, .. }) = &self.pending {
-                    let (rejection, reason) = (Rejection::InvalidApiKey, Reason::Unknown);
                     let flights = &mut env.worker.flights;
-                    flights.fail_if_leading(digest, *id, env.now, rejection, &reason);
+                    flights.fail_if_leading(digest, *id, env.now, &Reason::Unknown);
                 }
                 Output::Pass(Pass::Fallback)
             }
-            End::Refused {
-                rejection,
-                reason,
-                remember,
-            } => {
+            End::Refused { reason, remember } => {
+                let rejection = reason.rejection();
                 if let Some(pending) = &self.pending {
                     let Pending { digest, id, .. } = pending;
                     let (now, worker) = (env.now, &mut *env.worker);
@@ -423,17 +419,15 @@ impl Exchange {
                     // has done is no word on a key that comes from others as well.
                     let of_the_key = rejection != Rejection::Throttled;
                     if of_the_key && (pending.key.is_some() || remember.is_some()) {
-                        worker
-                            .flights
-                            .fail_if_leading(digest, *id, now, rejection, &reason);
+                        worker.flights.fail_if_leading(digest, *id, now, &reason);
                     }
                 }
                 if let Some(forward) = self.stale(&reason, env) {
                     Output::Forward(forward)
                 } else if rejection == Rejection::InvalidApiKey && self.count_failure(env) {
-                    throttled()
+                    rejected(Reason::Throttled)
                 } else {
-                    Output::Reject { rejection, reason }
+                    rejected(reason)
                 }
             }
         };
@@ -442,12 +436,9 @@ impl Exchange {
     }
 }
 
-/// The answer to an address that has failed too often.
-fn throttled() -> Output {
-    Output::Reject {
-        rejection: Rejection::Throttled,
-        reason: Reason::Throttled,
-    }
+fn rejected(reason: Reason) -> Output {
+    let rejection = reason.rejection();
+    Output::Reject { rejection, reason }
 }
 
 /// Gives back every claim of an exchange.

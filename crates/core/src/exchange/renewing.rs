@@ -116,7 +116,7 @@ impl Exchange {
 
     fn start_renewal(&mut self, due: Due, until: UnixMillis, env: &mut Env<'_>) -> Output {
         let Some(id) = env.worker.admit() else {
-            let end = End::overloaded(Reason::TooManyPending);
+            let end = End::refused(Reason::TooManyPending);
             return self.end(end, env);
         };
         self.key_id = Some(due.key_id.clone());
@@ -136,8 +136,8 @@ impl Pending {
         let flights = &mut env.worker.flights;
         match flights.claim(&self.digest, self.id, started_at, until, env.now) {
             Claim::Lead => self.need_service_token(WAIT_MS_MIN, env),
-            Claim::Follow { .. } => Err(End::unavailable(Reason::Deadline)),
-            Claim::Failed(rejection, reason) => Err(End::refused(rejection, *reason)),
+            Claim::Follow { .. } => Err(End::refused(Reason::Deadline)),
+            Claim::Failed(reason) => Err(End::refused(*reason)),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::flight::Claim;
 use super::throttle::SourceAddress;
 use super::{
     End, Env, Exchange, Forward, Input, Output, Pass, Pending, Source, State, Step, Unseen,
-    throttled,
+    rejected,
 };
 use crate::cache::renewal::Age;
 use crate::cache::{CachedToken, Found, Level};
@@ -17,8 +17,7 @@ use crate::clock::UnixMillis;
 use crate::keycloak::Endpoint;
 use crate::keycloak::token;
 use crate::keycloak::users::{self, Lookup, LookupError};
-use crate::rejection::Refused;
-use crate::rejection::{Reason, Rejection};
+use crate::rejection::{Reason, Refused};
 
 /// The first wait for another request's result; each further one is twice as long.
 pub(super) const WAIT_MS_MIN: u64 = 5;
@@ -45,7 +44,7 @@ impl Exchange {
         let (key, remove) = match extract(&config, headers) {
             Ok(Credentials::Key { key, remove }) => (key, remove),
             Ok(Credentials::Pass) => return Output::Pass(Pass::NoKey),
-            Err((rejection, reason)) => return self.end(End::refused(rejection, reason), env),
+            Err(reason) => return self.end(End::refused(reason), env),
         };
         let digest = env.worker.cache.digest(&key);
         let key_id = key.id().to_owned();
@@ -61,7 +60,7 @@ impl Exchange {
             }
             // A key that was verified on this node is nobody's guess.
             _ if self.is_throttled(env) && !env.worker.cache.was_verified(&digest, env.store) => {
-                throttled()
+                rejected(Reason::Throttled)
             }
             Found::Refused(refused) if counts(refused, env) => {
                 self.key_id = Some(key_id);
@@ -70,11 +69,7 @@ impl Exchange {
             Found::Refused(_) | Found::Nothing => {
                 self.key_id = Some(key_id);
                 let Some(id) = env.worker.admit() else {
-                    let reason = Reason::TooManyPending;
-                    return Output::Reject {
-                        rejection: Rejection::Overloaded,
-                        reason,
-                    };
+                    return rejected(Reason::TooManyPending);
                 };
                 let deadline_at = env.now.plus_ms(2 * config.callout_timeout_ms);
                 let (ticket, key_id) = (env.gate.ticket(), key.id().to_owned());
@@ -118,13 +113,13 @@ impl Exchange {
     pub(super) fn go_on(&mut self, state: State, input: &Input<'_>, env: &mut Env<'_>) -> Step {
         if matches!(state, State::AwaitingTurn { .. }) && self.is_throttled(env) {
             // It failed too often while it waited.
-            return Err(End::refused(Rejection::Throttled, Reason::Throttled));
+            return Err(End::refused(Reason::Throttled));
         }
         self.with_pending(env, |pending, env| {
             pending.follow_the_clock(env.now);
             match (state, input) {
                 (State::New | State::Over, _) | (_, Input::Request { .. }) => {
-                    Err(End::unavailable(Reason::Deadline))
+                    Err(End::refused(Reason::Deadline))
                 }
                 (
                     state @ (State::FetchingToken
@@ -137,7 +132,7 @@ impl Exchange {
                 (state, Input::Failed(_)) if env.now >= pending.deadline_at => Err(pending
                     .time_left(&state, env)
                     .err()
-                    .unwrap_or_else(|| End::unavailable(Reason::Deadline))),
+                    .unwrap_or_else(|| End::refused(Reason::Deadline))),
                 (_, Input::Failed(why)) => Err(pending.not_given(crate::keycloak::loggable(why))),
                 (_, Input::Answer { status, .. }) if *status >= 400 => {
                     Err(pending.not_given(format!("status {status}")))
@@ -162,7 +157,7 @@ impl Exchange {
         match &mut self.pending {
             Some(pending) => step(pending, env),
             // An input after the end: whoever sends it waits for an answer still.
-            None => Err(End::unavailable(Reason::Deadline)),
+            None => Err(End::refused(Reason::Deadline)),
         }
     }
 }
@@ -203,8 +198,8 @@ impl Pending {
                 }
                 self.wait(State::Following { wait_ms }, wait_ms, env)
             }
-            Claim::Failed(_, reason) if *reason == Reason::Unknown => Err(unknown(*reason, env)),
-            Claim::Failed(rejection, reason) => Err(End::refused(rejection, *reason)),
+            Claim::Failed(reason) if *reason == Reason::Unknown => Err(unknown(*reason, env)),
+            Claim::Failed(reason) => Err(End::refused(*reason)),
         }
     }
 
@@ -214,7 +209,7 @@ impl Pending {
     pub(super) fn take_turn(&mut self, least_ms: u64, env: &mut Env<'_>) -> Step {
         let (now, worker) = (env.now, &mut *env.worker);
         if !worker.breaker.would_admit(&self.digest, now) {
-            return Err(End::unavailable(Reason::BreakerOpen));
+            return Err(End::refused(Reason::BreakerOpen));
         }
         self.known = worker.cache.was_verified(&self.digest, env.store);
         let wait_ms = if !self.known {
@@ -230,8 +225,8 @@ impl Pending {
         };
         match wait_ms {
             Some(wait_ms) => self.await_turn(now.plus_ms(wait_ms.max(least_ms)), env),
-            None if self.known => Err(End::overloaded(Reason::TooManyReturn)),
-            None => Err(End::overloaded(Reason::TooManyNewKeys)),
+            None if self.known => Err(End::refused(Reason::TooManyReturn)),
+            None => Err(End::refused(Reason::TooManyNewKeys)),
         }
     }
 
@@ -269,12 +264,12 @@ impl Pending {
         match service.need_since(since, self.id, self.started_at, lease_until, env.now) {
             Need::Use(service_token) => self.go_to_keycloak(service_token, env),
             Need::Wait => self.wait(State::AwaitingToken { wait_ms }, wait_ms, env),
-            Need::Failed(rejection, reason) => Err(End::refused(rejection, *reason)),
+            Need::Failed(reason) => Err(End::refused(*reason)),
             Need::Fetch => {
                 let jti = env.jti("service");
                 let assertion =
                     token::client_assertion(&config, &env.worker.signing_key, &jti, env.now)
-                        .map_err(|_| End::unavailable(Reason::Signing))?;
+                        .map_err(|_| End::refused(Reason::Signing))?;
                 let call = token::service_token_call(&config, &assertion);
                 self.call(State::FetchingToken, call, env)
             }
@@ -284,7 +279,7 @@ impl Pending {
     pub(super) fn token_fetched(&mut self, input: &Input<'_>, env: &mut Env<'_>) -> Step {
         let endpoint = Endpoint::ServiceToken;
         let fetched = answer(endpoint, input).and_then(|(status, body)| {
-            read_service_token(&env.worker.config, status, body, env.now).map_err(End::unavailable)
+            read_service_token(&env.worker.config, status, body, env.now).map_err(End::refused)
         });
         match fetched {
             Ok(token) => {
@@ -293,12 +288,9 @@ impl Pending {
                 self.go_to_keycloak(service_token, env)
             }
             Err(end) => {
-                if let End::Refused {
-                    rejection, reason, ..
-                } = &end
-                {
+                if let End::Refused { reason, .. } = &end {
                     let service = &mut env.worker.service_token;
-                    service.failed(self.id, env.now, *rejection, reason.clone());
+                    service.failed(self.id, env.now, reason.clone());
                 }
                 Err(end)
             }
@@ -365,7 +357,7 @@ impl Pending {
                 if matches!(fault, LookupError::Unauthorized | LookupError::Forbidden) {
                     env.worker.service_token.reject(service_token);
                 }
-                Err(End::unavailable(Reason::LookupFault(fault)))
+                Err(End::refused(Reason::LookupFault(fault)))
             }
         }
     }
@@ -375,7 +367,7 @@ impl Pending {
         let cache = &mut env.worker.cache;
         cache.remember_refused(&self.digest, refused, env.now, env.store);
         if refused == Refused::Unseen {
-            End::refused(Rejection::InvalidApiKey, Reason::Unknown)
+            End::refused(Reason::Unknown)
         } else {
             unknown(Reason::Unknown, env)
         }
@@ -432,7 +424,7 @@ fn remembered(refused: Refused, env: &Env<'_>) -> End {
     let reason = Reason::Remembered(refused);
     match refused {
         Refused::Unknown => unknown(reason, env),
-        Refused::Unseen | Refused::Invalid => End::refused(Rejection::InvalidApiKey, reason),
+        Refused::Unseen | Refused::Invalid => End::refused(reason),
     }
 }
 
@@ -442,7 +434,7 @@ fn unknown(reason: Reason, env: &Env<'_>) -> End {
     if falls_back(env) {
         End::Fallback
     } else {
-        End::refused(Rejection::InvalidApiKey, reason)
+        End::refused(reason)
     }
 }
 

@@ -4,7 +4,7 @@ use super::gate::Turn;
 use super::{End, Env, Pending, State, Step};
 use crate::api_key::hash::{BcryptJob, ROUNDS_PER_SLICE, Verification};
 use crate::keycloak::users::Owner;
-use crate::rejection::{Reason, Rejection};
+use crate::rejection::Reason;
 
 /// The wait of whoever is next at the gate.
 const NEXT_MS: u64 = 5;
@@ -29,7 +29,7 @@ impl Pending {
             return self.sign(owner, env);
         }
         let Some(key) = &self.key else {
-            return Err(End::refused(Rejection::Overloaded, Reason::NoKeyAtHand));
+            return Err(End::refused(Reason::NoKeyAtHand));
         };
         if record.hash.rounds() == 0 {
             let key = key.expose().as_bytes();
@@ -43,7 +43,7 @@ impl Pending {
     pub(super) fn queue(&mut self, owner: Box<Owner>, env: &mut Env<'_>) -> Step {
         let rounds = owner.record.hash.rounds();
         match env.gate.show(self.ticket, &self.key_id, rounds, env.now) {
-            Turn::Full => Err(End::overloaded(Reason::QueueFull)),
+            Turn::Full => Err(End::refused(Reason::QueueFull)),
             Turn::Go => {
                 // While this one waited, another worker of the node may have been faster.
                 let hash_text = &owner.record.hash_text;
@@ -55,7 +55,7 @@ impl Pending {
                 }
                 self.allow_for(u64::from(rounds), env);
                 let Some(key) = &self.key else {
-                    return Err(End::refused(Rejection::Overloaded, Reason::NoKeyAtHand));
+                    return Err(End::refused(Reason::NoKeyAtHand));
                 };
                 match owner.record.hash.verify(key.expose().as_bytes()) {
                     Verification::Decided(same) => self.verified(owner, same, env),

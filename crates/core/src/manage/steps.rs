@@ -175,7 +175,7 @@ impl Manage {
                 self.ask_keycloak(env)
             }
             Need::Wait => task.wait(State::AwaitingToken, env),
-            Need::Failed(_, reason) => Err(End::unavailable(reason)),
+            Need::Failed(reason) => Err(End::unavailable(reason)),
             Need::Fetch => {
                 let client_id = &management(&config)?.client_id;
                 let jti = env.exchange.jti("manager");
@@ -220,9 +220,8 @@ impl Manage {
                 self.ask_keycloak(env)
             }
             Err(reason) => {
-                let rejection = Rejection::IdentityProviderUnavailable;
                 let service = &mut env.manager.service_token;
-                service.failed(task.id, now, rejection, reason.clone());
+                service.failed(task.id, now, reason.clone());
                 Err(End::unavailable(reason))
             }
         }

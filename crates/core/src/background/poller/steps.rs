@@ -10,7 +10,7 @@ use crate::keycloak::admin_events::{
     AdminEvent, EventsError, config_call, events_call, no_events_call,
 };
 use crate::keycloak::token;
-use crate::rejection::{Reason, Rejection};
+use crate::rejection::Reason;
 
 impl Poll {
     pub(super) fn need_token(&mut self, env: &mut PollEnv<'_>) -> Step {
@@ -24,7 +24,7 @@ impl Poll {
                 self.asks = Asks::TokenOfAnother;
                 Ok(Next::Wait)
             }
-            Need::Failed(_, reason) => Err(PollError::Token(reason)),
+            Need::Failed(reason) => Err(PollError::Token(reason)),
             Need::Fetch => {
                 let jti = (env.jti)("poll");
                 let assertion = token::client_assertion(env.config, env.signing_key, &jti, env.now)
@@ -80,9 +80,7 @@ impl Poll {
                 Ok(self.ask_for_events(token, env))
             }
             Err(reason) => {
-                let rejection = Rejection::IdentityProviderUnavailable;
-                env.service_token
-                    .failed(self.id, env.now, rejection, reason.clone());
+                env.service_token.failed(self.id, env.now, reason.clone());
                 Err(PollError::Token(Box::new(reason)))
             }
         }

@@ -33,7 +33,7 @@ use crate::keycloak::realm_checks::{
 };
 use crate::keycloak::token::{self, AccessToken, read_token_answer};
 use crate::keycloak::{Call, Endpoint, loggable};
-use crate::rejection::{Reason, Rejection};
+use crate::rejection::Reason;
 use crate::signing_key::SigningKey;
 use crate::store::lease::{Holder, Lease};
 use crate::store::slots::SharedStore;
@@ -299,7 +299,7 @@ impl Running {
         let tokens = &mut *env.service_token;
         match tokens.need_since(since, self.id, self.started_at, lease_until, now) {
             Need::Use(_) | Need::Wait => Ok(None),
-            Need::Failed(_, reason) => Err(*reason),
+            Need::Failed(reason) => Err(*reason),
             Need::Fetch => {
                 let jti = (env.jti)("check");
                 let assertion = token::client_assertion(env.config, env.signing_key, &jti, now)
@@ -374,8 +374,7 @@ impl Running {
             Err(reason) => Some(reason.clone()),
         };
         if let Some(reason) = reason {
-            let rejection = Rejection::IdentityProviderUnavailable;
-            env.service_token.failed(self.id, now, rejection, reason);
+            env.service_token.failed(self.id, now, reason);
         }
         match read {
             Ok(token) => {

@@ -453,8 +453,7 @@ fn what_that_request_learns_of_the_token_is_a_finding() {
         let (mut gateway, mut shared) = (Gateway::new(b"1"), Shared::default());
         gateway.service_token.need(1, at(0), at(3_000), at(0));
         assert!(gateway.tick(0, &mut shared).is_none());
-        let rejection = Rejection::IdentityProviderUnavailable;
-        gateway.service_token.failed(1, at(100), rejection, reason);
+        gateway.service_token.failed(1, at(100), reason);
         assert_eq!(gateway.run(200, &mut shared, &mut Realm::new()), 1);
         assert_eq!(gateway.states(), expected);
     }
