@@ -104,25 +104,18 @@ fn the_page_of_the_management_api_has_each_refusal_with_its_status() {
 
 #[test]
 fn the_page_of_troubleshooting_has_each_reason_of_the_log() {
-    let rows = reasons::told()
-        .into_iter()
-        .map(|text| [code(text), BY_HAND, BY_HAND]);
+    let rows = reasons::told().into_iter().map(|(text, rejections)| {
+        let codes = rejections
+            .iter()
+            .map(|rejection| format!("`{}`", rejection.code()));
+        [
+            code(text),
+            told(codes.collect::<Vec<_>>().join(" or ")),
+            BY_HAND,
+        ]
+    });
     let head = ["`reason`", "Code", "Cure"];
     holds_table("docs/troubleshooting.md", "reasons", head, rows.collect());
-    for row in markdown::table(
-        &read("docs/troubleshooting.md"),
-        "| `reason` | Code | Cure |",
-    ) {
-        let known = |code: &str| {
-            Rejection::ALL
-                .iter()
-                .any(|known| code == format!("`{}`", known.code()))
-        };
-        assert!(
-            row[1].split(", ").all(known),
-            "{row:?} names no code of the exchange"
-        );
-    }
 }
 
 // --- the schema --------------------------------------------------------------

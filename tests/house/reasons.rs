@@ -6,14 +6,14 @@ use apikeys_core::api_key::record::RecordError;
 use apikeys_core::keycloak::Endpoint;
 use apikeys_core::keycloak::token::TokenError;
 use apikeys_core::keycloak::users::{LookupError, LookupRefusal};
-use apikeys_core::rejection::{Reason, Refused};
+use apikeys_core::rejection::{Reason, Refused, Rejection};
 use test_kit::pattern::matches;
 
 /// Stands in a row for any number.
 const NUMBER: u16 = 599;
 
-/// The text of each row, with `…` for the parts that differ from line to line.
-pub(crate) fn told() -> Vec<String> {
+/// The text of each row, with `…` for the parts that differ from line to line, and the rejections.
+pub(crate) fn told() -> Vec<(String, Vec<Rejection>)> {
     let varies = [
         NUMBER.to_string(),
         Endpoint::ServiceToken.to_string(),
@@ -21,7 +21,7 @@ pub(crate) fn told() -> Vec<String> {
     ];
     let rows = rows();
     rows.iter().flatten().for_each(has_a_row);
-    let texts = rows.iter().map(|row| {
+    let told = rows.iter().map(|row| {
         let text = row[0].to_string();
         let text = varies
             .iter()
@@ -30,9 +30,11 @@ pub(crate) fn told() -> Vec<String> {
             let line = reason.to_string();
             assert!(matches(&text, &line), "not in the row of {text}: {line}");
         }
-        text
+        let mut rejections: Vec<_> = row.iter().map(Reason::rejection).collect();
+        rejections.dedup();
+        (text, rejections)
     });
-    texts.collect()
+    told.collect()
 }
 
 fn rows() -> Vec<Vec<Reason>> {
@@ -111,7 +113,7 @@ fn rows() -> Vec<Vec<Reason>> {
         vec![Reason::ForeignSubject],
         vec![Reason::TokenOutlivesKey],
         vec![Reason::Signing],
-        vec![Reason::Deadline],
+        vec![Reason::Deadline, Reason::VerificationDeadline],
         vec![Reason::QueueFull],
         vec![Reason::TooManyPending],
         vec![Reason::Throttled],
@@ -146,6 +148,7 @@ fn has_a_row(reason: &Reason) {
         | Reason::TokenOutlivesKey
         | Reason::Signing
         | Reason::Deadline
+        | Reason::VerificationDeadline
         | Reason::QueueFull
         | Reason::TooManyPending
         | Reason::Throttled

@@ -241,9 +241,12 @@ pub enum Reason {
     /// An assertion could not be signed.
     #[error("an assertion could not be signed")]
     Signing,
-    /// The request waited as long as it may.
+    /// The request waited as long as it may: for Keycloak, or for another request that asks it.
     #[error("the exchange's deadline has passed")]
     Deadline,
+    /// The request waited as long as it may for its key's verification.
+    #[error("the exchange's deadline has passed")]
+    VerificationDeadline,
     /// Too many verifications wait already.
     #[error("the queue of first-use verifications is full")]
     QueueFull,
@@ -279,12 +282,55 @@ impl Reason {
         Self::Callout { endpoint, failure }
     }
 
+    /// The answer to the client.
+    #[must_use]
+    pub const fn rejection(&self) -> Rejection {
+        match self {
+            Self::NoCredentials | Self::Preflight => Rejection::MissingCredentials,
+            Self::HeaderTwice(_)
+            | Self::TwoCredentials
+            | Self::TooManyHeaders
+            | Self::KeyBeyondReach(_) => Rejection::AmbiguousCredentials,
+            Self::KeyElsewhere(_)
+            | Self::Malformed(_)
+            | Self::Remembered(_)
+            | Self::Unknown
+            | Self::Lookup(_)
+            | Self::Expired
+            | Self::WrongSecret
+            | Self::OwnerRefused(_) => Rejection::InvalidApiKey,
+            Self::Callout { .. }
+            | Self::LookupFault(_)
+            | Self::TokenFault { .. }
+            | Self::MissingRole
+            | Self::LightweightToken(_)
+            | Self::MissingManageRole
+            | Self::ForeignSubject
+            | Self::TokenOutlivesKey
+            | Self::Signing
+            | Self::Deadline
+            | Self::BreakerOpen => Rejection::IdentityProviderUnavailable,
+            Self::VerificationDeadline
+            | Self::QueueFull
+            | Self::TooManyPending
+            | Self::TooManyNewKeys
+            | Self::TooManyReturn
+            | Self::NoKeyAtHand
+            | Self::YieldFailed(_) => Rejection::Overloaded,
+            Self::Throttled => Rejection::Throttled,
+        }
+    }
+
     /// Whether the reason says only that Keycloak cannot be asked now, and nothing about the key,
     /// the owner or the gateway's configuration.
     #[must_use]
     pub const fn is_outage(&self) -> bool {
         match self {
-            Self::Callout { .. } | Self::BreakerOpen | Self::TooManyReturn | Self::Deadline => true,
+            Self::Callout { .. }
+            | Self::BreakerOpen
+            | Self::TooManyReturn
+            | Self::Deadline
+            | Self::VerificationDeadline => true,
             Self::LookupFault(LookupError::Status(status))
             | Self::TokenFault {
                 error: TokenError::Refused { status, .. } | TokenError::Unusable { status, .. },

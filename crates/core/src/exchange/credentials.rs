@@ -8,7 +8,7 @@ use crate::api_key::format::{ApiKey, ID_LENGTH, IMPORTED_BYTES_MIN};
 use crate::config::{Config, OnMissingKey, Preflight, is_made_by_gateways};
 use crate::keycloak::loggable;
 
-use crate::rejection::{Reason, Rejection};
+use crate::rejection::Reason;
 
 /// A request's headers, names in lower case as HTTP/2 has them; pseudo-headers may
 /// be among them.
@@ -42,16 +42,13 @@ enum Credential<'a> {
 /// The most headers that are read, with the pseudo-headers: Kong can show a filter no more.
 pub const HEADERS_MAX: usize = 100;
 
-/// A rejection and its reason, for the log.
-type Refusal = (Rejection, Reason);
-
 /// Finds the one credential of a request.
 ///
 /// # Errors
-/// The rejection and its reason.
-pub fn extract(config: &Config, headers: &Headers) -> Result<Credentials, Refusal> {
+/// The reason of the refusal.
+pub fn extract(config: &Config, headers: &Headers) -> Result<Credentials, Reason> {
     if headers.len() > HEADERS_MAX {
-        return Err((Rejection::AmbiguousCredentials, Reason::TooManyHeaders));
+        return Err(Reason::TooManyHeaders);
     }
     let mut found: Option<Credential<'_>> = None;
     // A Bearer token counts as a credential wherever keys are read from.
@@ -63,17 +60,14 @@ pub fn extract(config: &Config, headers: &Headers) -> Result<Credentials, Refusa
         let credential = read(config, name, value);
         match &found {
             Some(first) if *first != credential => {
-                return Err((Rejection::AmbiguousCredentials, Reason::TwoCredentials));
+                return Err(Reason::TwoCredentials);
             }
             _ => found = Some(credential),
         }
     }
     match found {
         Some(Credential::Key(presented)) => {
-            let key = config
-                .key_format
-                .parse(presented)
-                .map_err(|reason| (Rejection::InvalidApiKey, reason.into()))?;
+            let key = config.key_format.parse(presented)?;
             let remove = headers_to_remove(config, headers, key.expose().as_bytes())?;
             Ok(Credentials::Key { key, remove })
         }
@@ -91,7 +85,7 @@ pub fn extract(config: &Config, headers: &Headers) -> Result<Credentials, Refusa
                 } else {
                     Reason::NoCredentials
                 };
-                return Err((Rejection::MissingCredentials, reason));
+                return Err(reason);
             }
             match headers
                 .iter()
@@ -127,7 +121,7 @@ fn only_value<'a>(
     config: &Config,
     headers: &'a Headers,
     name: &str,
-) -> Result<Option<&'a [u8]>, Refusal> {
+) -> Result<Option<&'a [u8]>, Reason> {
     let mut values = headers
         .iter()
         .filter(|(header, _)| header.eq_ignore_ascii_case(name))
@@ -137,7 +131,7 @@ fn only_value<'a>(
     };
     if values.next().is_some() || is_joined(config, name, value) {
         let reason = Reason::HeaderTwice(name.to_owned());
-        return Err((Rejection::AmbiguousCredentials, reason));
+        return Err(reason);
     }
     Ok(Some(value).filter(|value| !value.is_empty()))
 }
@@ -239,11 +233,8 @@ fn is_like_a_key(prefix: &[u8], part: &[u8]) -> bool {
 
 /// A key stands in a header from which none is read. The header's name is the client's own text,
 /// and may be that key.
-fn key_elsewhere(name: &str) -> Refusal {
-    (
-        Rejection::InvalidApiKey,
-        Reason::KeyElsewhere(loggable(name)),
-    )
+fn key_elsewhere(name: &str) -> Reason {
+    Reason::KeyElsewhere(loggable(name))
 }
 
 /// Splits `scheme SP rest`; without a space the rest is empty.
@@ -280,7 +271,7 @@ fn headers_to_remove(
     config: &Config,
     headers: &Headers,
     key: &[u8],
-) -> Result<Vec<String>, Refusal> {
+) -> Result<Vec<String>, Reason> {
     let format = &config.key_format;
     let is_imported = !(format.has_prefix(key) && key.len() == format.key_bytes());
     let holds_key = |value: &[u8]| {
@@ -303,20 +294,20 @@ fn headers_to_remove(
         }
         if !(ours || holds_key(value)) {
             if hides_key(config, name, value) {
-                return Err((Rejection::AmbiguousCredentials, Reason::TwoCredentials));
+                return Err(Reason::TwoCredentials);
             }
             continue;
         }
         if is_made_by_gateways(name) {
             let reason = Reason::KeyBeyondReach(loggable(name));
-            return Err((Rejection::AmbiguousCredentials, reason));
+            return Err(reason);
         }
         let same = headers
             .iter()
             .filter(|(other, _)| other.eq_ignore_ascii_case(name));
         if same.count() > 1 {
             let reason = Reason::HeaderTwice(loggable(name));
-            return Err((Rejection::AmbiguousCredentials, reason));
+            return Err(reason);
         }
         remove.push(name.clone());
     }

@@ -10,7 +10,7 @@ use lru::LruCache;
 
 use crate::calls::ExchangeId;
 use crate::clock::UnixMillis;
-use crate::rejection::{Reason, Rejection};
+use crate::rejection::Reason;
 use crate::store::sealed::KeyDigest;
 
 /// Failures that are kept for followers.
@@ -27,7 +27,7 @@ pub enum Claim {
         until: UnixMillis,
     },
     /// The leader failed while this request waited.
-    Failed(Rejection, Box<Reason>),
+    Failed(Box<Reason>),
 }
 
 #[derive(Debug)]
@@ -40,7 +40,7 @@ struct Flight {
 #[derive(Debug)]
 pub struct Flights {
     under_way: HashMap<KeyDigest, Flight>,
-    failures: LruCache<KeyDigest, (UnixMillis, Rejection, Reason)>,
+    failures: LruCache<KeyDigest, (UnixMillis, Reason)>,
 }
 
 impl Default for Flights {
@@ -63,11 +63,11 @@ impl Flights {
         deadline_at: UnixMillis,
         now: UnixMillis,
     ) -> Claim {
-        if let Some((failed_at, rejection, reason)) = self.failures.peek(digest)
+        if let Some((failed_at, reason)) = self.failures.peek(digest)
             && started_at < *failed_at
             && *failed_at <= now
         {
-            return Claim::Failed(*rejection, Box::new(reason.clone()));
+            return Claim::Failed(Box::new(reason.clone()));
         }
         match self.under_way.get(digest) {
             Some(flight) if flight.leader != id && now < flight.until => Claim::Follow {
@@ -119,7 +119,6 @@ impl Flights {
         digest: &KeyDigest,
         id: ExchangeId,
         now: UnixMillis,
-        rejection: Rejection,
         reason: &Reason,
     ) {
         if self
@@ -129,7 +128,7 @@ impl Flights {
         {
             return;
         }
-        self.failures.put(*digest, (now, rejection, reason.clone()));
+        self.failures.put(*digest, (now, reason.clone()));
         while self.failures.len() > FAILURES_MAX {
             self.failures.pop_lru();
         }
@@ -190,19 +189,16 @@ mod tests {
             flights.claim(&DIGEST, 1, at(0), at(100), at(0)),
             Claim::Lead
         );
-        let (rejection, reason) = (Rejection::Overloaded, Reason::QueueFull);
-        flights.fail_if_leading(&DIGEST, 2, at(50), rejection, &reason);
+        let reason = Reason::QueueFull;
+        flights.fail_if_leading(&DIGEST, 2, at(50), &reason);
         assert_eq!(
             flights.claim(&DIGEST, 2, at(0), at(100), at(60)),
             Claim::Follow { until: at(100) }
         );
-        flights.fail_if_leading(&DIGEST, 1, at(50), rejection, &reason);
+        flights.fail_if_leading(&DIGEST, 1, at(50), &reason);
         flights.land(&DIGEST, 1);
         let waited = flights.claim(&DIGEST, 2, at(49), at(100), at(60));
-        assert_eq!(
-            waited,
-            Claim::Failed(Rejection::Overloaded, Box::new(Reason::QueueFull))
-        );
+        assert_eq!(waited, Claim::Failed(Box::new(reason)));
         assert_eq!(
             flights.claim(&DIGEST, 3, at(50), at(100), at(60)),
             Claim::Lead
@@ -216,13 +212,7 @@ mod tests {
             let mut digest = [0; 32];
             digest[..8].copy_from_slice(&at_ms.to_be_bytes());
             flights.claim(&digest, 1, at(0), at(9000), at(at_ms));
-            flights.fail_if_leading(
-                &digest,
-                1,
-                at(at_ms),
-                Rejection::Overloaded,
-                &Reason::QueueFull,
-            );
+            flights.fail_if_leading(&digest, 1, at(at_ms), &Reason::QueueFull);
         }
         assert_eq!(flights.failures.len(), FAILURES_MAX);
     }

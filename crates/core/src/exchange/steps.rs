@@ -283,7 +283,6 @@ struct Unseen {
 /// The end of an exchange without a token.
 enum End {
     Refused {
-        rejection: Rejection,
         reason: Reason,
         /// The refusal to remember for the key.
         remember: Option<Refused>,
@@ -295,33 +294,21 @@ impl End {
     /// The key is refused, and the refusal is remembered.
     fn invalid(reason: Reason) -> Self {
         Self::Refused {
-            rejection: Rejection::InvalidApiKey,
             reason,
             remember: Some(Refused::Invalid),
         }
     }
 
     /// The request is refused; nothing is remembered of the key.
-    fn refused(rejection: Rejection, reason: Reason) -> Self {
+    fn refused(reason: Reason) -> Self {
         Self::Refused {
-            rejection,
             reason,
             remember: None,
         }
     }
 
-    /// The key cannot be checked now.
-    fn unavailable(reason: Reason) -> Self {
-        Self::refused(Rejection::IdentityProviderUnavailable, reason)
-    }
-
-    /// The gateway has no room for the key now.
-    fn overloaded(reason: Reason) -> Self {
-        Self::refused(Rejection::Overloaded, reason)
-    }
-
     fn callout(endpoint: Endpoint, failure: &str) -> Self {
-        Self::unavailable(Reason::callout(endpoint, failure))
+        Self::refused(Reason::callout(endpoint, failure))
     }
 }
 
@@ -356,7 +343,7 @@ impl Exchange {
         match std::mem::replace(&mut self.state, State::Over) {
             State::New => self.start(headers, env),
             // It had begun before.
-            _ => self.end(End::unavailable(Reason::Deadline), env),
+            _ => self.end(End::refused(Reason::Deadline), env),
         }
     }
 
@@ -451,7 +438,7 @@ impl Exchange {
         let (key, remove) = match extract(&config, headers) {
             Ok(Credentials::Key { key, remove }) => (key, remove),
             Ok(Credentials::Pass) => return Output::Pass(Pass::NoKey),
-            Err((rejection, reason)) => return self.end(End::refused(rejection, reason), env),
+            Err(reason) => return self.end(End::refused(reason), env),
         };
         let digest = env.worker.cache.digest(&key);
         let key_id = key.id().to_owned();
@@ -467,7 +454,7 @@ impl Exchange {
             }
             // A key that was verified on this node is not a guess.
             _ if self.is_throttled(env) && !env.worker.cache.was_verified(&digest, env.store) => {
-                throttled()
+                rejected(Reason::Throttled)
             }
             Found::Refused(refused) if counts(refused, env) => {
                 self.key_id = Some(key_id);
@@ -476,11 +463,7 @@ impl Exchange {
             Found::Refused(_) | Found::Nothing => {
                 self.key_id = Some(key_id);
                 let Some(id) = env.worker.admit() else {
-                    let reason = Reason::TooManyPending;
-                    return Output::Reject {
-                        rejection: Rejection::Overloaded,
-                        reason,
-                    };
+                    return rejected(Reason::TooManyPending);
                 };
                 let deadline = Deadline::after_ms(2 * config.callout_timeout_ms, env.now);
                 let (ticket, key_id) = (env.gate.ticket(), key.id().to_owned());
@@ -524,12 +507,12 @@ impl Exchange {
     fn go_on(&mut self, state: State, event: Event<'_>, env: &mut Env<'_>) -> Step {
         if matches!(state, State::AwaitingTurn { .. }) && self.is_throttled(env) {
             // The address failed too often while this request waited.
-            return Err(End::refused(Rejection::Throttled, Reason::Throttled));
+            return Err(End::refused(Reason::Throttled));
         }
         self.with_pending(env, |pending, env| {
             pending.follow_the_clock(env.now);
             match (state, event) {
-                (State::New | State::Over, _) => Err(End::unavailable(Reason::Deadline)),
+                (State::New | State::Over, _) => Err(End::refused(Reason::Deadline)),
                 (
                     state @ (State::FetchingToken
                     | State::LookingUp { .. }
@@ -541,7 +524,7 @@ impl Exchange {
                 (state, Event::Failed(_)) if pending.deadline.left_ms(env.now) == 0 => Err(pending
                     .time_left(&state, env)
                     .err()
-                    .unwrap_or_else(|| End::unavailable(Reason::Deadline))),
+                    .unwrap_or_else(|| End::refused(Reason::Deadline))),
                 (_, Event::Failed(why)) => Err(pending.not_given(loggable(why))),
                 (_, Event::Answer { status, .. }) if status >= 400 => {
                     Err(pending.not_given(format!("status {status}")))
@@ -566,7 +549,7 @@ impl Exchange {
         match &mut self.pending {
             Some(pending) => step(pending, env),
             // An input after the end: its sender still waits for an answer.
-            None => Err(End::unavailable(Reason::Deadline)),
+            None => Err(End::refused(Reason::Deadline)),
         }
     }
 }
@@ -607,8 +590,8 @@ impl Pending {
                 }
                 self.wait(State::Following { wait_ms }, wait_ms, env)
             }
-            Claim::Failed(_, reason) if *reason == Reason::Unknown => Err(unknown(*reason, env)),
-            Claim::Failed(rejection, reason) => Err(End::refused(rejection, *reason)),
+            Claim::Failed(reason) if *reason == Reason::Unknown => Err(unknown(*reason, env)),
+            Claim::Failed(reason) => Err(End::refused(*reason)),
         }
     }
 
@@ -617,7 +600,7 @@ impl Pending {
     fn take_turn(&mut self, least_ms: u64, env: &mut Env<'_>) -> Step {
         let (now, worker) = (env.now, &mut *env.worker);
         if !worker.breaker.would_admit(&self.digest, now) {
-            return Err(End::unavailable(Reason::BreakerOpen));
+            return Err(End::refused(Reason::BreakerOpen));
         }
         self.known = worker.cache.was_verified(&self.digest, env.store);
         let wait_ms = if !self.known {
@@ -633,8 +616,8 @@ impl Pending {
         };
         match wait_ms {
             Some(wait_ms) => self.await_turn(now.plus_ms(wait_ms.max(least_ms)), env),
-            None if self.known => Err(End::overloaded(Reason::TooManyReturn)),
-            None => Err(End::overloaded(Reason::TooManyNewKeys)),
+            None if self.known => Err(End::refused(Reason::TooManyReturn)),
+            None => Err(End::refused(Reason::TooManyNewKeys)),
         }
     }
 
@@ -675,7 +658,7 @@ impl Pending {
                 .unwrap_or_default(),
         };
         let token = env.session().need(asker, "service");
-        match token.map_err(End::unavailable)? {
+        match token.map_err(End::refused)? {
             Token::Ready(service_token) => self.go_to_keycloak(service_token, env),
             Token::Wait => self.wait(State::AwaitingToken { wait_ms }, wait_ms, env),
             Token::Fetch(call) => self.call(State::FetchingToken, call, env),
@@ -684,7 +667,7 @@ impl Pending {
 
     fn token_fetched(&mut self, event: Event<'_>, env: &mut Env<'_>) -> Step {
         let token = env.session().answered(self.id, event);
-        self.go_to_keycloak(token.map_err(End::unavailable)?, env)
+        self.go_to_keycloak(token.map_err(End::refused)?, env)
     }
 
     /// The service token is here and its roles are checked: asks for the owner, or accepts that
@@ -744,7 +727,7 @@ impl Pending {
                 if matches!(fault, LookupError::Unauthorized | LookupError::Forbidden) {
                     env.worker.service_token.reject(service_token);
                 }
-                Err(End::unavailable(Reason::LookupFault(fault)))
+                Err(End::refused(Reason::LookupFault(fault)))
             }
         }
     }
@@ -754,7 +737,7 @@ impl Pending {
         let cache = &mut env.worker.cache;
         cache.remember_refused(&self.digest, refused, env.now, env.store);
         if refused == Refused::Unseen {
-            End::refused(Rejection::InvalidApiKey, Reason::Unknown)
+            End::refused(Reason::Unknown)
         } else {
             unknown(Reason::Unknown, env)
         }
@@ -779,7 +762,7 @@ impl Pending {
             return self.sign(owner, env);
         }
         let Some(key) = &self.key else {
-            return Err(End::refused(Rejection::Overloaded, Reason::NoKeyAtHand));
+            return Err(End::refused(Reason::NoKeyAtHand));
         };
         if record.hash.rounds() == 0 {
             let key = key.expose().as_bytes();
@@ -793,7 +776,7 @@ impl Pending {
     fn queue(&mut self, owner: Box<Owner>, env: &mut Env<'_>) -> Step {
         let rounds = owner.record.hash.rounds();
         match env.gate.show(self.ticket, &self.key_id, rounds, env.now) {
-            Turn::Full => Err(End::overloaded(Reason::QueueFull)),
+            Turn::Full => Err(End::refused(Reason::QueueFull)),
             Turn::Go => {
                 // Another worker of the node may have been faster while this request waited.
                 let hash_text = &owner.record.hash_text;
@@ -805,7 +788,7 @@ impl Pending {
                 }
                 self.allow_for(u64::from(rounds), env);
                 let Some(key) = &self.key else {
-                    return Err(End::refused(Rejection::Overloaded, Reason::NoKeyAtHand));
+                    return Err(End::refused(Reason::NoKeyAtHand));
                 };
                 match owner.record.hash.verify(key.expose().as_bytes()) {
                     Verification::Decided(same) => self.verified(owner, same, env),
@@ -898,7 +881,7 @@ impl Pending {
         let client_assertion = token::client_assertion(&config, &key, &jti, env.now);
         let (Ok(grant_assertion), Ok(client_assertion)) = (grant_assertion, client_assertion)
         else {
-            return Err(End::unavailable(Reason::Signing));
+            return Err(End::refused(Reason::Signing));
         };
         let scope = owner.record.scopes.as_deref().or(config.scope.as_deref());
         let call = token::grant_call(&config, &grant_assertion, &client_assertion, scope);
@@ -917,10 +900,10 @@ impl Pending {
             Err(TokenError::Expired) if ends_with_key(owner, env) => {
                 return Err(End::invalid(Reason::Expired));
             }
-            Err(error) => return Err(End::unavailable(Reason::TokenFault { endpoint, error })),
+            Err(error) => return Err(End::refused(Reason::TokenFault { endpoint, error })),
         };
         if token.subject != owner.id {
-            return Err(End::unavailable(Reason::ForeignSubject));
+            return Err(End::refused(Reason::ForeignSubject));
         }
         let revocations = env.worker.cache.revocations();
         if revocations.generation() != self.attempt.generation
@@ -934,7 +917,7 @@ impl Pending {
             return Err(End::invalid(Reason::Expired));
         }
         if token.exp > key_ends_at.plus_ms(1000) {
-            return Err(End::unavailable(Reason::TokenOutlivesKey));
+            return Err(End::refused(Reason::TokenOutlivesKey));
         }
         let cached = CachedToken {
             authorization: format!("Bearer {}", token.jwt).into(),
@@ -1005,7 +988,7 @@ impl Pending {
         let breaker = &mut env.worker.breaker;
         let (id, digest) = (self.id, &self.digest);
         if self.key.is_some() && !breaker.admits(call.endpoint, id, digest, lease_until, env.now) {
-            return Err(End::unavailable(Reason::BreakerOpen));
+            return Err(End::refused(Reason::BreakerOpen));
         }
         Ok((state, Output::Await(Effect::Call { call, timeout_ms })))
     }
@@ -1036,15 +1019,15 @@ impl Pending {
             State::FetchingToken => self.token_fetched(event, env),
             State::LookingUp { service_token } => self.looked_up(&service_token, event, env),
             State::Granting { owner } => self.granted(&owner, event, env),
-            _ => Err(End::unavailable(Reason::Deadline)),
+            _ => Err(End::refused(Reason::Deadline)),
         }
     }
 
     /// A yield failed: reports that, or the failed call that the yield was to repeat.
     fn not_given(&mut self, why: String) -> End {
         match self.attempt.unanswered.take() {
-            Some(reason) => End::unavailable(reason),
-            None => End::overloaded(Reason::YieldFailed(why)),
+            Some(reason) => End::refused(reason),
+            None => End::refused(Reason::YieldFailed(why)),
         }
     }
 
@@ -1065,9 +1048,9 @@ impl Pending {
     fn time_left(&self, state: &State, env: &Env<'_>) -> Result<u64, End> {
         match self.deadline.left_ms(env.now) {
             0 if matches!(state, State::Queueing { .. } | State::Verifying { .. }) => {
-                Err(End::overloaded(Reason::Deadline))
+                Err(End::refused(Reason::VerificationDeadline))
             }
-            0 => Err(End::unavailable(Reason::Deadline)),
+            0 => Err(End::refused(Reason::Deadline)),
             left => Ok(left),
         }
     }
@@ -1106,7 +1089,7 @@ impl Pending {
 impl Exchange {
     fn start_renewal(&mut self, due: Due, until: UnixMillis, env: &mut Env<'_>) -> Output {
         let Some(id) = env.worker.admit() else {
-            return self.end(End::overloaded(Reason::TooManyPending), env);
+            return self.end(End::refused(Reason::TooManyPending), env);
         };
         self.key_id = Some(due.key_id.clone());
         let ticket = env.gate.ticket();
@@ -1126,8 +1109,8 @@ impl Pending {
         let flights = &mut env.worker.flights;
         match flights.claim(&self.digest, self.id, started_at, until, env.now) {
             Claim::Lead => self.need_service_token(WAIT_MS_MIN, env),
-            Claim::Follow { .. } => Err(End::unavailable(Reason::Deadline)),
-            Claim::Failed(rejection, reason) => Err(End::refused(rejection, *reason)),
+            Claim::Follow { .. } => Err(End::refused(Reason::Deadline)),
+            Claim::Failed(reason) => Err(End::refused(*reason)),
         }
     }
 }
@@ -1162,17 +1145,13 @@ impl Exchange {
         let output = match end {
             End::Fallback => {
                 if let Some(Pending { digest, id, .. }) = &self.pending {
-                    let (rejection, reason) = (Rejection::InvalidApiKey, Reason::Unknown);
                     let flights = &mut env.worker.flights;
-                    flights.fail_if_leading(digest, *id, env.now, rejection, &reason);
+                    flights.fail_if_leading(digest, *id, env.now, &Reason::Unknown);
                 }
                 Output::Pass(Pass::Fallback)
             }
-            End::Refused {
-                rejection,
-                reason,
-                remember,
-            } => {
+            End::Refused { reason, remember } => {
+                let rejection = reason.rejection();
                 if let Some(pending) = &self.pending {
                     let Pending { digest, id, .. } = pending;
                     let (now, worker) = (env.now, &mut *env.worker);
@@ -1185,17 +1164,15 @@ impl Exchange {
                     // nothing about a key that comes from other addresses as well.
                     let of_the_key = rejection != Rejection::Throttled;
                     if of_the_key && (pending.key.is_some() || remember.is_some()) {
-                        worker
-                            .flights
-                            .fail_if_leading(digest, *id, now, rejection, &reason);
+                        worker.flights.fail_if_leading(digest, *id, now, &reason);
                     }
                 }
                 if let Some(forward) = self.stale(&reason, env) {
                     Output::Forward(forward)
                 } else if rejection == Rejection::InvalidApiKey && self.count_failure(env) {
-                    throttled()
+                    rejected(Reason::Throttled)
                 } else {
-                    Output::Reject { rejection, reason }
+                    rejected(reason)
                 }
             }
         };
@@ -1221,12 +1198,9 @@ impl Exchange {
     }
 }
 
-/// The answer to an address that has failed too often.
-fn throttled() -> Output {
-    Output::Reject {
-        rejection: Rejection::Throttled,
-        reason: Reason::Throttled,
-    }
+fn rejected(reason: Reason) -> Output {
+    let rejection = reason.rejection();
+    Output::Reject { rejection, reason }
 }
 
 /// Gives back every claim of an exchange.
@@ -1262,7 +1236,7 @@ fn remembered(refused: Refused, env: &Env<'_>) -> End {
     let reason = Reason::Remembered(refused);
     match refused {
         Refused::Unknown => unknown(reason, env),
-        Refused::Unseen | Refused::Invalid => End::refused(Rejection::InvalidApiKey, reason),
+        Refused::Unseen | Refused::Invalid => End::refused(reason),
     }
 }
 
@@ -1271,7 +1245,7 @@ fn unknown(reason: Reason, env: &Env<'_>) -> End {
     if falls_back(env) {
         End::Fallback
     } else {
-        End::refused(Rejection::InvalidApiKey, reason)
+        End::refused(reason)
     }
 }
 

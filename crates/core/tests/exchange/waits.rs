@@ -106,7 +106,10 @@ fn the_deadline_moves_once_and_who_queues_past_it_is_told_of_the_load() {
         bob.answer(&mut world);
         assert!(world.now.since_ms(asked_at) < 5000, "no end");
     }
-    assert_eq!(bob.rejected(), (Rejection::Overloaded, &Reason::Deadline));
+    assert_eq!(
+        bob.rejected(),
+        (Rejection::Overloaded, &Reason::VerificationDeadline)
+    );
     // (32 + 1024) rounds of 0.4 ms, and a callout.
     let waited = world.now.since_ms(asked_at);
     assert!((500..=540).contains(&waited), "{waited}");
@@ -121,7 +124,7 @@ fn a_verification_that_is_late_is_told_of_the_load() {
     client.answer(&mut world);
     assert_eq!(
         client.rejected(),
-        (Rejection::Overloaded, &Reason::Deadline)
+        (Rejection::Overloaded, &Reason::VerificationDeadline)
     );
 }
 

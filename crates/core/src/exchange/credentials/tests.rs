@@ -1,6 +1,7 @@
 //! Which credential is found in which headers.
 
 use super::*;
+use crate::rejection::Rejection;
 use crate::test_support::config;
 
 const KEY: &str = "sk_live_abc123def456_0123456789abcdefghijABCDEFGHIJ012twXKk";
@@ -24,12 +25,12 @@ fn headers(pairs: &[(&str, &str)]) -> Vec<(String, Vec<u8>)> {
         .collect()
 }
 
-fn extracted(pairs: &[(&str, &str)]) -> Result<Credentials, (Rejection, Reason)> {
+fn extracted(pairs: &[(&str, &str)]) -> Result<Credentials, Reason> {
     extract(&config(), &headers(pairs))
 }
 
 fn rejected(pairs: &[(&str, &str)]) -> Rejection {
-    extracted(pairs).expect_err("a rejection").0
+    extracted(pairs).expect_err("a rejection").rejection()
 }
 
 #[test]
@@ -90,8 +91,8 @@ fn a_preflight_passes_where_that_is_configured_and_nothing_that_is_merely_like_o
         let exchanged = with("x-api-key", &key);
         assert!(matches!(exchanged, Ok(Credentials::Key { .. })));
     }
-    let refused = (Rejection::MissingCredentials, Reason::Preflight);
-    assert_eq!(extracted(&PREFLIGHT), Err(refused), "unless it is");
+    let refused = extracted(&PREFLIGHT);
+    assert_eq!(refused, Err(Reason::Preflight), "unless it is");
 }
 
 #[test]
@@ -212,8 +213,8 @@ fn what_cannot_be_a_key_is_an_invalid_key() {
         assert_eq!(rejected(pairs), Rejection::InvalidApiKey, "{pairs:?}");
     }
     let not_utf8 = vec![("x-api-key".to_owned(), b"\xff\xfe\xfd".to_vec())];
-    let (rejection, reason) = extract(&config(), &not_utf8).unwrap_err();
-    assert_eq!(rejection, Rejection::InvalidApiKey);
+    let reason = extract(&config(), &not_utf8).unwrap_err();
+    assert_eq!(reason.rejection(), Rejection::InvalidApiKey);
     assert!(matches!(reason, Reason::Malformed(_)));
 }
 
@@ -222,7 +223,7 @@ fn without_a_key_the_policy_decides() {
     let with_policy = |policy, pairs: &[(&str, &str)]| {
         let mut config = config();
         config.on_missing_key = policy;
-        extract(&config, &headers(pairs)).map_err(|(rejection, _)| rejection)
+        extract(&config, &headers(pairs)).map_err(|reason| reason.rejection())
     };
     let jwt = [("authorization", "Bearer a.b.c")];
     let basic = [("authorization", "Basic eDp5")];
@@ -256,7 +257,7 @@ fn with(policy: OnMissingKey, names: &[&str], pairs: &[(&str, &str)]) -> Option<
     config.headers = names.iter().map(|&name| name.to_owned()).collect();
     extract(&config, &headers(pairs))
         .err()
-        .map(|(rejection, _)| rejection)
+        .map(|reason| reason.rejection())
 }
 
 const BOTH: [&str; 2] = ["authorization", "x-api-key"];
@@ -315,7 +316,7 @@ fn where_keys_are_imported_a_bearer_token_must_look_like_a_jwt() {
     importing.key_format = importing.key_format.with_index_key(&[1; 32]);
     let bearer = |token: &str| {
         let headers = headers(&[("authorization", &format!("Bearer {token}"))]);
-        extract(&importing, &headers).map_err(|(rejection, _)| rejection)
+        extract(&importing, &headers).map_err(|reason| reason.rejection())
     };
     assert_eq!(
         bearer("legacy-key-0123456789"),
@@ -330,7 +331,7 @@ fn more_headers_than_a_host_shows_are_refused() {
     let many = |count: usize| {
         let mut headers = headers(&[("x-api-key", &key())]);
         headers.extend((1..count).map(|at| (format!("x-{at}"), vec![])));
-        extract(&config(), &headers).map_err(|(rejection, _)| rejection)
+        extract(&config(), &headers).map_err(|reason| reason.rejection())
     };
     assert!(many(100).is_ok());
     assert_eq!(many(101), Err(Rejection::AmbiguousCredentials));
@@ -380,15 +381,14 @@ fn a_key_in_a_headers_name_goes_nowhere_and_into_no_log() {
         (key.to_uppercase(), "1".to_owned()),
         (key.to_lowercase(), key.clone()),
     ] {
-        let (rejection, reason) =
-            extracted(&[bearer, (&name, &value)]).expect_err("it would reach the service");
-        assert_eq!(rejection, Rejection::InvalidApiKey);
+        let reason = extracted(&[bearer, (&name, &value)]).expect_err("it would reach the service");
+        assert_eq!(reason.rejection(), Rejection::InvalidApiKey);
         let said = reason.to_string().to_lowercase();
         assert!(!said.contains(&key[21..].to_lowercase()), "{reason}");
     }
     for (name, value) in [(key.clone(), "1"), (key.to_lowercase(), key.as_str())] {
         let beside = [("x-api-key", key.as_str()), (&name, value)];
-        let (_, reason) = extracted(&beside).expect_err("it would reach the service");
+        let reason = extracted(&beside).expect_err("it would reach the service");
         let said = reason.to_string().to_lowercase();
         assert!(!said.contains(&key[21..].to_lowercase()), "{reason}");
     }

@@ -18,7 +18,7 @@ pub const MUTATIONS: &[Mutation] = &[
         edits: &[edit(
             "exchange/steps.rs",
             "env.worker.cache.digest(&key)",
-            "return Output::Reject { rejection: Rejection::Overloaded, reason: Reason::QueueFull }",
+            "return rejected(Reason::QueueFull)",
         )],
     },
     // A circuit that has opened stays open.
@@ -260,7 +260,7 @@ pub const MUTATIONS: &[Mutation] = &[
             "exchange/steps.rs",
             "env.worker.cache.find(&digest, env.now, env.store)",
             "if self.is_throttled(env) {
-                return throttled();
+                return rejected(Reason::Throttled);
             } else {
                 env.worker.cache.find(&digest, env.now, env.store)
             }",
