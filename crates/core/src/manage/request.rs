@@ -1,4 +1,4 @@
-//! The first steps of a request: its operation, and the caller's right to ask for it.
+//! A request by its head and body alone: its operation, and the caller's right to ask for it.
 //!
 //! A refusal comes as early as it can: by the head alone (the claims of the caller's token
 //! among it) before the body is read, and by the body before the realm's keys are fetched or a
@@ -6,139 +6,163 @@
 
 use zeroize::Zeroizing;
 
-use super::body::{self, BODY_BYTES_MAX};
+use super::body::{self, BODY_BYTES_MAX, CreateBody, RotateBody, ValidateBody};
+use super::end::End;
 use super::problem::{Code, Problem};
-use super::router::{self, Operation};
-use super::steps::WAIT_MS_MIN;
-use super::{
-    Answer, Asked, BODY_MS_MAX, End, Head, Manage, ManageEnv, Output, REQUEST_MS_MAX, RequestHead,
-    State, Step, Task, management,
-};
+use super::router::{self, Operation, Query};
+use crate::clock::UnixMillis;
 use crate::config::{Config, Management};
 use crate::exchange::credentials::{HEADERS_MAX, Headers};
 use crate::keycloak::caller_token::{self, CallerError, Expected};
-use crate::machine::Deadline;
-use crate::rejection::Rejection;
 
-impl Manage {
-    pub(super) fn start(&mut self, head: RequestHead<'_>, env: &mut ManageEnv<'_, '_>) -> Step {
-        let RequestHead {
-            method,
-            path,
-            headers,
-            body_follows,
-        } = head;
-        if headers.len() > HEADERS_MAX {
-            let problem = Problem::too_many_headers();
-            return Err(End::new(problem, "more headers than can be looked through"));
-        }
-        let config = std::sync::Arc::clone(&env.exchange.worker.config);
-        let origin = one(headers, "origin")?;
-        let allowed = &management(&config)?.cors_origins;
-        self.cors = origin
-            .filter(|origin| allowed.iter().any(|known| known == origin))
-            .map(str::to_owned);
-        let (operation, query) =
-            router::route(method, path).map_err(|problem| End::new(problem, "no such request"))?;
-        self.report.operation = operation.name();
-        let mut ids = operation.key_id().into_iter().chain(query.after.as_deref());
-        if ids.any(|id| config.key_format.has_prefix(id.as_bytes())) {
-            let problem = Problem::new(
-                Code::InvalidRequest,
-                "A key stands where the id of one belongs. What stands in a path is logged on its \
-                 way: rotate the key.",
-            );
-            return Err(End::new(problem, "a key in the place of its id"));
-        }
-        let respond = |answer| Ok((State::Over, Output::Respond(answer)));
-        match operation {
-            Operation::OpenApi => return respond(Answer::openapi()),
-            Operation::Preflight(methods) if self.cors.is_some() => {
-                return respond(Answer::preflight(methods));
-            }
-            Operation::Preflight(methods) if allowed.is_empty() => {
-                let problem = Code::MethodNotAllowed(methods);
-                return Err(End::new(problem, "CORS is off"));
-            }
-            Operation::Preflight(_) => {
-                return Err(End::new(
-                    Code::Forbidden,
-                    "another origin than cors_origins",
-                ));
-            }
-            _ => {}
-        }
-        let expects_body =
-            operation.takes_a_body() && expects_body(headers, &operation, body_follows)?;
-        let token = if operation == Operation::Validate {
-            Zeroizing::default()
-        } else {
-            bearer(headers, &config, env)?
-        };
-        let head = Head {
-            operation,
-            query,
-            token,
-        };
-        if expects_body {
-            let output = Output::ReadBody {
-                timeout_ms: BODY_MS_MAX,
-            };
-            return Ok((State::ReadingBody(Box::new(head)), output));
-        }
-        self.with_body(head, Some(&[]), env)
-    }
+/// The head of a request.
+#[derive(Clone, Copy)]
+pub struct RequestHead<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// Path and query.
+    pub path: &'a str,
+    /// Its headers.
+    pub headers: &'a Headers,
+    /// Whether a body comes.
+    pub body_follows: bool,
+}
 
-    /// The body has come, or there is none: reads it, and goes on to the caller.
-    pub(super) fn with_body(
-        &mut self,
-        head: Head,
-        body: Option<&[u8]>,
-        env: &mut ManageEnv<'_, '_>,
-    ) -> Step {
-        let refused = |problem: Problem| {
-            let reason = problem.detail.clone();
-            End::new(problem, reason)
-        };
-        let body = body.ok_or_else(too_large)?;
-        if body.len() > BODY_BYTES_MAX {
-            return Err(too_large());
-        }
-        let asked = match head.operation {
-            Operation::Validate => {
-                let body = body::read_validate(body).map_err(refused)?;
-                return self.start_exchange(&body, env);
-            }
-            Operation::Create => Asked::Create(body::read_create(body).map_err(refused)?),
-            Operation::Rotate(id) => Asked::Rotate(id, body::read_rotate(body).map_err(refused)?),
-            Operation::List => Asked::List,
-            Operation::Show(id) => Asked::Show(id),
-            Operation::Revoke(id) => Asked::Revoke(id),
-            Operation::RevokeAll => Asked::RevokeAll,
-            Operation::OpenApi | Operation::Preflight(_) => {
-                return Err(End::unavailable("an answer that was not given"));
-            }
-        };
-        let Some(id) = env.exchange.worker.admit() else {
-            let problem = Code::Exchange(Rejection::Overloaded);
-            return Err(End::new(problem, "too many requests wait"));
-        };
-        self.task = Some(Task {
-            query: head.query,
-            token: head.token,
-            asked,
-            caller: None,
-            bearer: "".into(),
-            id,
-            ticket: env.exchange.gate.ticket(),
-            deadline: Deadline::after_ms(REQUEST_MS_MAX, env.exchange.now),
-            ready_at: None,
-            retried: false,
-            undoing: false,
-            wait_ms: WAIT_MS_MIN,
-        });
-        self.verify_caller(None, env)
+impl std::fmt::Debug for RequestHead<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Path and headers may hold keys.
+        write!(f, "RequestHead({})", self.method)
     }
+}
+
+/// The contents of a request's head.
+pub(super) struct Head {
+    pub(super) operation: Operation,
+    pub(super) query: Query,
+    /// The caller's token; empty where none is needed.
+    pub(super) token: Zeroizing<String>,
+}
+
+/// The operation and its arguments.
+#[derive(Debug)]
+pub(super) enum Asked {
+    List,
+    Show(String),
+    Revoke(String),
+    RevokeAll,
+    Create(CreateBody),
+    Rotate(String, RotateBody),
+}
+
+/// The origin of a page that may read the answer.
+pub(super) fn read_origin(head: &RequestHead<'_>, config: &Config) -> Result<Option<String>, End> {
+    if head.headers.len() > HEADERS_MAX {
+        let problem = Problem::too_many_headers();
+        return Err(End::new(problem, "more headers than can be looked through"));
+    }
+    let origin = one(head.headers, "origin")?;
+    let allowed = &management(config)?.cors_origins;
+    Ok(origin
+        .filter(|origin| allowed.iter().any(|known| known == origin))
+        .map(str::to_owned))
+}
+
+/// The operation that the path names.
+pub(super) fn route(head: &RequestHead<'_>) -> Result<(Operation, Query), End> {
+    router::route(head.method, head.path).map_err(|problem| End::new(problem, "no such request"))
+}
+
+/// Refuses a path with a key in the place of its id.
+pub(super) fn refuse_key_in_path(
+    operation: &Operation,
+    query: &Query,
+    config: &Config,
+) -> Result<(), End> {
+    let mut ids = operation.key_id().into_iter().chain(query.after.as_deref());
+    if ids.any(|id| config.key_format.has_prefix(id.as_bytes())) {
+        let problem = Problem::new(
+            Code::InvalidRequest,
+            "A key stands where the id of one belongs. What stands in a path is logged on its \
+             way: rotate the key.",
+        );
+        return Err(End::new(problem, "a key in the place of its id"));
+    }
+    Ok(())
+}
+
+/// Refuses a preflight from another origin than those that are allowed.
+pub(super) fn check_preflight(
+    methods: &'static str,
+    origin: Option<&str>,
+    config: &Config,
+) -> Result<(), End> {
+    if origin.is_some() {
+        return Ok(());
+    }
+    if management(config)?.cors_origins.is_empty() {
+        let problem = Code::MethodNotAllowed(methods);
+        return Err(End::new(problem, "CORS is off"));
+    }
+    Err(End::new(
+        Code::Forbidden,
+        "another origin than cors_origins",
+    ))
+}
+
+/// Reads the rest of the head; the flag says whether a body comes that must be waited for.
+pub(super) fn read_head(
+    head: &RequestHead<'_>,
+    (operation, query): (Operation, Query),
+    config: &Config,
+    now: UnixMillis,
+) -> Result<(Head, bool), End> {
+    let expects_body =
+        operation.takes_a_body() && expects_body(head.headers, &operation, head.body_follows)?;
+    let token = if operation == Operation::Validate {
+        Zeroizing::default()
+    } else {
+        bearer(head.headers, config, now)?
+    };
+    let head = Head {
+        operation,
+        query,
+        token,
+    };
+    Ok((head, expects_body))
+}
+
+/// The whole body, within bounds.
+pub(super) fn bounded(body: Option<&[u8]>) -> Result<&[u8], End> {
+    let body = body.ok_or_else(too_large)?;
+    if body.len() > BODY_BYTES_MAX {
+        return Err(too_large());
+    }
+    Ok(body)
+}
+
+/// The body of [`Operation::Validate`].
+pub(super) fn read_validate(body: &[u8]) -> Result<ValidateBody, End> {
+    body::read_validate(body).map_err(refused)
+}
+
+/// The operation of a caller, with its arguments.
+pub(super) fn read_asked(operation: Operation, body: &[u8]) -> Result<Asked, End> {
+    Ok(match operation {
+        Operation::Create => Asked::Create(body::read_create(body).map_err(refused)?),
+        Operation::Rotate(id) => Asked::Rotate(id, body::read_rotate(body).map_err(refused)?),
+        Operation::List => Asked::List,
+        Operation::Show(id) => Asked::Show(id),
+        Operation::Revoke(id) => Asked::Revoke(id),
+        Operation::RevokeAll => Asked::RevokeAll,
+        Operation::Validate | Operation::OpenApi | Operation::Preflight(_) => {
+            return Err(End::unavailable("an answer that was not given"));
+        }
+    })
+}
+
+fn refused(problem: Problem) -> End {
+    let reason = problem.detail.clone();
+    End::new(problem, reason)
 }
 
 /// The one value of a header, as text; none if it is not there.
@@ -226,11 +250,7 @@ fn too_large() -> End {
 }
 
 /// The caller's token, judged by all but its signature.
-fn bearer(
-    headers: &Headers,
-    config: &Config,
-    env: &ManageEnv<'_, '_>,
-) -> Result<Zeroizing<String>, End> {
+fn bearer(headers: &Headers, config: &Config, now: UnixMillis) -> Result<Zeroizing<String>, End> {
     let Some(value) = one(headers, "authorization")? else {
         let problem = Problem::new(
             Code::MissingCredentials,
@@ -254,7 +274,7 @@ fn bearer(
     let management = management(config)?;
     let clients = [config.client_id.as_str(), &management.client_id];
     let expected = expected(config, management, &clients);
-    caller_token::check_claims(&expected, token, env.exchange.now).map_err(not_taken)?;
+    caller_token::check_claims(&expected, token, now).map_err(not_taken)?;
     Ok(Zeroizing::new(token.to_owned()))
 }
 
@@ -291,4 +311,10 @@ pub(super) fn not_taken(error: CallerError) -> End {
     };
     let problem = Problem::new(Code::InvalidToken, detail);
     End::new(problem, format!("the caller's token: {error}"))
+}
+
+/// The configuration of mode `manage`; a filter of the other mode never comes here.
+pub(super) fn management(config: &Config) -> Result<&Management, End> {
+    let management = config.management.as_ref();
+    management.ok_or_else(|| End::unavailable("mode is not manage"))
 }

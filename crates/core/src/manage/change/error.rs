@@ -1,6 +1,6 @@
 //! Reasons for which a change is not made.
 
-use super::LOCK_PROVIDER;
+use super::lock::LOCK_PROVIDER;
 use crate::keycloak::ANSWER_BYTES_MAX;
 use crate::keycloak::refusal::Refusal;
 use crate::manage::owner_keys::EditRefused;

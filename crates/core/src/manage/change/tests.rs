@@ -9,7 +9,11 @@ mod steps;
 
 use super::*;
 use crate::api_key::hash::hash_sha256;
-use crate::manage::owner_keys::{EditRefused, NewKey, Replacement};
+use crate::clock::UnixMillis;
+use crate::keycloak::Call;
+use crate::machine::{Effect, Event};
+use crate::manage::change::steps::WRITES_MAX;
+use crate::manage::owner_keys::{Edit, EditRefused, Edited, NewKey, Replacement};
 use keycloak::{Answer, Keycloak, OWNER, PROVIDER, USERS};
 use serde_json::json;
 

@@ -1,6 +1,6 @@
 //! The changes that an owner's keys can undergo.
 
-use super::{KeyState, find, key_id, key_ids, list};
+use super::keys::{KeyState, find, key_id, key_ids, list};
 use crate::api_key::format::is_id;
 use crate::api_key::record::{
     Attributes, Field, INDEX_ATTRIBUTE, KEYS_ATTRIBUTE, RecordError, index_value, key_value,

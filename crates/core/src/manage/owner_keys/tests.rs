@@ -4,9 +4,14 @@
 mod left_alone;
 mod rotation;
 
+use super::keys::key_id;
 use super::*;
 use crate::api_key::hash::{UnusableHash, hash_sha256};
-use crate::api_key::record::{index_value, key_value};
+use crate::api_key::record::{
+    Attributes, Field, INDEX_ATTRIBUTE, KEYS_ATTRIBUTE, KeyRecord, RecordError, index_value,
+    key_value,
+};
+use crate::clock::UnixMillis;
 
 const NOW: UnixMillis = UnixMillis::from_seconds(1_800_000_000);
 const DAY_MS: u64 = 86_400_000;
