@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use lru::LruCache;
 
+pub use self::payload::CachedToken;
 use self::payload::{read_refused, read_token, refused_byte, write_token};
 use self::renewal::{Age, Renewals};
 use crate::api_key::format::ApiKey;
@@ -28,23 +29,6 @@ use crate::store::slots::{SharedStore, Slots};
 
 /// A step of the clock backwards that is still taken for a correction.
 const CORRECTION_MS: u64 = 1000;
-
-/// A token in the cache.
-#[derive(Clone)]
-pub struct CachedToken {
-    /// The value of the `Authorization` header.
-    pub authorization: Arc<str>,
-    /// Keycloak's id of the owner.
-    pub owner_id: Arc<str>,
-}
-
-impl std::fmt::Debug for CachedToken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CachedToken")
-            .field("owner_id", &self.owner_id)
-            .finish_non_exhaustive()
-    }
-}
 
 /// Where an entry was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

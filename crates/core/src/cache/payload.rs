@@ -1,8 +1,26 @@
 //! The payload of an entry in the host's shared data, as bytes.
 
-use super::CachedToken;
+use std::sync::Arc;
+
 use crate::rejection::Refused;
 use crate::store::sealed::Entry;
+
+/// A token in the cache.
+#[derive(Clone)]
+pub struct CachedToken {
+    /// The value of the `Authorization` header.
+    pub authorization: Arc<str>,
+    /// Keycloak's id of the owner.
+    pub owner_id: Arc<str>,
+}
+
+impl std::fmt::Debug for CachedToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CachedToken")
+            .field("owner_id", &self.owner_id)
+            .finish_non_exhaustive()
+    }
+}
 
 /// The length of the owner's id (one byte), the id, the header's value.
 pub(super) fn write_token(token: &CachedToken) -> Vec<u8> {

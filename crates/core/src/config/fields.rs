@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::read::{ConfigError, error};
 use super::table::RawConfig;
-use super::{Realm, SigningKeySource, Upstream};
+use super::values::{Realm, SigningKeySource, Upstream};
 use crate::api_key::format::KeyFormat;
 use crate::api_key::record::is_scope;
 use crate::clock::UnixMillis;
@@ -179,13 +179,6 @@ pub(super) fn scope(raw: &RawConfig) -> Result<Option<String>, ConfigError> {
         ),
         scope => Ok(scope),
     }
-}
-
-/// Whether a text is a header's name in lower case (RFC 9110, 5.1), and short.
-pub(super) fn is_header_name(name: &str) -> bool {
-    let allowed =
-        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"!#$%&'*+.^_|~-".contains(&b);
-    (1..=64).contains(&name.len()) && name.bytes().all(allowed)
 }
 
 pub(super) fn headers(raw: &RawConfig) -> Result<Vec<String>, ConfigError> {

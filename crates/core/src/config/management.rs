@@ -1,9 +1,9 @@
 //! The fields of mode `manage`: the management API.
 
-use super::SigningKeySource;
 use super::fields::signing_key_of;
 use super::read::{ConfigError, error};
 use super::table::RawConfig;
+use super::values::{Mode, SigningKeySource};
 
 /// The configuration of the management API, beside the fields that it shares with the exchange.
 #[derive(Debug, Clone)]
@@ -18,13 +18,6 @@ pub struct Management {
     pub audience: String,
     /// The origins that browsers may call from (CORS); without any, none may.
     pub cors_origins: Vec<String>,
-}
-
-/// In front of a service, or the management API.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Mode {
-    Exchange,
-    Manage,
 }
 
 /// Reads the fields of mode `manage`; none in mode `exchange`.
@@ -61,15 +54,4 @@ pub(super) fn management(raw: &RawConfig) -> Result<Option<Management>, ConfigEr
         audience,
         cors_origins: raw.cors_origins()?,
     }))
-}
-
-/// Whether a text is an origin as browsers write it (RFC 6454, 6.2): scheme, host in
-/// lower case and perhaps a port.
-pub(super) fn is_origin(text: &str) -> bool {
-    let host = text
-        .strip_prefix("https://")
-        .or_else(|| text.strip_prefix("http://"))
-        .unwrap_or_default();
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._:[]".contains(&b);
-    (1..=255).contains(&host.len()) && host.bytes().all(allowed)
 }

@@ -2,9 +2,6 @@
 
 use serde_json::Value;
 
-#[cfg(not(target_family = "wasm"))]
-use super::table::Kind;
-
 /// A configuration that cannot be used. Its text holds no value of a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
@@ -20,6 +17,33 @@ pub(super) fn error<T>(field: &str, problem: impl Into<String>) -> Result<T, Con
         field: field.to_owned(),
         problem: problem.into(),
     })
+}
+
+/// A rule as data.
+#[cfg(not(target_family = "wasm"))]
+#[derive(Debug)]
+#[allow(missing_docs, reason = "the rules below say it")]
+pub enum Kind {
+    Boolean {
+        default: bool,
+    },
+    Integer {
+        least: u64,
+        most: u64,
+        step: u64,
+        default: u64,
+    },
+    /// The first is the default.
+    Choice(Vec<&'static str>),
+    Text {
+        most: usize,
+        default: Option<&'static str>,
+        required: bool,
+    },
+    List {
+        most: usize,
+        default: &'static [&'static str],
+    },
 }
 
 /// A rule for reading a field's value. The rows of [`super::table`] are made of these.
@@ -269,4 +293,22 @@ impl Rule for List {
             default: self.default,
         }
     }
+}
+
+/// Whether a text is a header's name in lower case (RFC 9110, 5.1), and short.
+pub(super) fn is_header_name(name: &str) -> bool {
+    let allowed =
+        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"!#$%&'*+.^_|~-".contains(&b);
+    (1..=64).contains(&name.len()) && name.bytes().all(allowed)
+}
+
+/// Whether a text is an origin as browsers write it (RFC 6454, 6.2): scheme, host in
+/// lower case and perhaps a port.
+pub(super) fn is_origin(text: &str) -> bool {
+    let host = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"))
+        .unwrap_or_default();
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._:[]".contains(&b);
+    (1..=255).contains(&host.len()) && host.bytes().all(allowed)
 }

@@ -8,13 +8,15 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::fields::is_header_name;
-use super::management::{Mode, is_origin};
 use super::read::{
     Boolean, Choice, ConfigError, Integer, List, Name, Required, Rule, Text, integer,
+    is_header_name, is_origin,
 };
-use super::{HashAlgorithm, OnMissingKey, Preflight, defaults};
+use super::values::{HashAlgorithm, Mode, OnMissingKey, Preflight, defaults};
 use crate::api_key::hash::{BCRYPT_COST_MAX, BCRYPT_COST_MIN};
+
+#[cfg(not(target_family = "wasm"))]
+pub use super::read::Kind;
 
 macro_rules! table {
     (
@@ -224,33 +226,6 @@ pub struct Field {
     pub mode_manage: bool,
     /// All else.
     pub about: About,
-}
-
-/// A rule as data.
-#[cfg(not(target_family = "wasm"))]
-#[derive(Debug)]
-#[allow(missing_docs, reason = "the rules in read.rs say it")]
-pub enum Kind {
-    Boolean {
-        default: bool,
-    },
-    Integer {
-        least: u64,
-        most: u64,
-        step: u64,
-        default: u64,
-    },
-    /// The first is the default.
-    Choice(Vec<&'static str>),
-    Text {
-        most: usize,
-        default: Option<&'static str>,
-        required: bool,
-    },
-    List {
-        most: usize,
-        default: &'static [&'static str],
-    },
 }
 
 /// The part of a field's row that is for people and for Kong's schema.
