@@ -5,8 +5,6 @@
 //! written from the code: `tests/house/generated.rs`.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
 
 use apikeys_core::config::Config;
 use apikeys_core::config::table::fields;
@@ -17,6 +15,7 @@ use jsonschema::{Draft, Validator};
 use p256::pkcs8::EncodePrivateKey;
 use serde_json::{Value, json};
 use test_kit::markdown::blocks;
+use test_kit::repository::read as file;
 
 // --- the configuration -------------------------------------------------------
 
@@ -202,11 +201,6 @@ fn the_page_of_answers_says_when_to_try_again() {
 }
 
 // --- what is read ------------------------------------------------------------
-
-fn file(path: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-    fs::read_to_string(&path).unwrap_or_else(|fault| panic!("{}: {fault}", path.display()))
-}
 
 fn schema() -> Value {
     let meta: Value = serde_json::from_str(&file("kong/apikey_jwt_exchange.meta.json")).unwrap();

@@ -7,7 +7,6 @@
 //! know, as a cure, is written by hand in the page and stays with its row.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use apikeys_core::config::table::{Field, Kind, fields};
 use apikeys_core::manage::problem::Code;
@@ -15,6 +14,7 @@ use apikeys_core::metrics::catalog::{COUNTED, Family, GAUGES};
 use apikeys_core::rejection::Rejection;
 use serde_json::json;
 use test_kit::markdown;
+use test_kit::repository::read;
 
 use crate::reasons;
 
@@ -372,14 +372,6 @@ fn holds_table<const N: usize>(
     );
 }
 
-fn read(path: &str) -> String {
-    fs::read_to_string(file(path)).unwrap_or_else(|fault| panic!("{path}: {fault}"))
-}
-
-fn file(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
 /// Holds the block of that name in a page to its text, or writes it.
 #[track_caller]
 fn holds_block(path: &str, name: &str, block: &str) {
@@ -402,7 +394,7 @@ fn parts<'a>(path: &str, text: &'a str, name: &str) -> (&'a str, &'a str, &'a st
 #[track_caller]
 fn holds(path: &str, text: &str, expected: &str) {
     if std::env::var_os("GENERATE").is_some_and(|value| !value.is_empty()) {
-        fs::write(file(path), expected).unwrap();
+        fs::write(test_kit::repository::path(path), expected).unwrap();
         return;
     }
     let differs = text

@@ -3,10 +3,8 @@
 //! No Docker engine runs where this is tested: tests/kong/check.sh lets docker compose itself
 //! read the file, and the cases here state its required content.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
 use serde_json::{Map, Value};
+use test_kit::repository::{read, root};
 
 #[test]
 fn every_service_says_when_it_is_ready() {
@@ -272,14 +270,6 @@ fn the_build_is_given_all_that_it_copies() {
 }
 
 // --- how the files are read --------------------------------------------------
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf()
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(root().join(path)).unwrap()
-}
 
 fn services() -> Map<String, Value> {
     let compose: Value = serde_norway::from_str(&read("docker-compose.yml")).unwrap();

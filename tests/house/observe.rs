@@ -19,6 +19,7 @@ use hosts::{Patterns, Series};
 use regex::Regex;
 use serde_json::Value;
 use test_kit::metrics;
+use test_kit::repository::read as file;
 
 /// Before the names of the filter's metrics, on Kong.
 const ON_KONG: &str = "pw_apikey_jwt_exchange_";
@@ -30,11 +31,6 @@ const EXPIRING: [(&str, &[&str]); 2] = [
     ("apikey_expiring_keys", &["realm", "within_days"]),
     ("apikey_expiring_checked_timestamp_seconds", &["realm"]),
 ];
-
-fn file(path: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-    fs::read_to_string(&path).unwrap_or_else(|fault| panic!("{}: {fault}", path.display()))
-}
 
 /// Each series that an expression may name, with its labels.
 fn known() -> BTreeMap<String, BTreeSet<String>> {

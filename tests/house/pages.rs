@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use test_kit::markdown::{blocks, links};
 use test_kit::page;
+use test_kit::repository::{read, root};
 
 /// The test that runs the commands of each page. The test's file must name the page.
 const RUN_BY: [(&str, &str); 17] = [
@@ -501,14 +502,6 @@ fn a_look_by_hand_finds_what_the_page_says() {
 }
 
 // --- readers -------------------------------------------------------------------------
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(root().join(path)).unwrap_or_else(|fault| panic!("{path}: {fault}"))
-}
 
 /// All pages below `docs/`.
 fn pages() -> BTreeSet<String> {

@@ -6,11 +6,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use test_kit::markdown;
 use test_kit::markdown::{links, prose};
+use test_kit::repository::{read, root};
 
 /// Names that the core may not use, and why. It cannot name the SDK, a logger and a source of
 /// randomness: its Cargo.toml has none.
@@ -535,14 +536,6 @@ fn make_test_all_runs_every_step_and_every_test_that_there_is() {
 
 // --- readers -----------------------------------------------------------------
 
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(root().join(path)).unwrap_or_else(|fault| panic!("{path}: {fault}"))
-}
-
 /// None for a file that is no text.
 fn read_text(path: &str) -> Option<String> {
     String::from_utf8(fs::read(root().join(path)).unwrap()).ok()
@@ -570,7 +563,7 @@ fn tracked() -> Vec<String> {
 
 fn walked() -> Vec<String> {
     let mut found = Vec::new();
-    let mut folders = vec![root()];
+    let mut folders = vec![root().to_path_buf()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();

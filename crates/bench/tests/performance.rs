@@ -58,7 +58,7 @@ fn each_picture_of_the_page_is_there() {
     assert!(pictures.len() > 3, "{pictures:?}");
     for picture in pictures {
         assert!(
-            read(format!("crates/bench/{picture}")).contains("<svg"),
+            read(&format!("crates/bench/{picture}")).contains("<svg"),
             "{picture}"
         );
     }

@@ -22,7 +22,7 @@ pub fn path(relative: impl AsRef<Path>) -> PathBuf {
 }
 
 /// The text of a file of the project.
-pub fn read(relative: impl AsRef<Path>) -> String {
+pub fn read(relative: &str) -> String {
     let path = path(relative);
     std::fs::read_to_string(&path).unwrap_or_else(|fault| panic!("{}: {fault}", path.display()))
 }
