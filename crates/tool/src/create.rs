@@ -5,8 +5,9 @@
 
 use anyhow::{Result, anyhow, ensure};
 use apikeys_core::api_key::record::is_scope;
+use apikeys_core::api_key::terms::{NAME_CHARS_MAX, is_printable};
 use apikeys_core::clock::UnixMillis;
-use apikeys_core::manage::owner_keys::{Edit, NewKey, is_key_name};
+use apikeys_core::manage::owner_keys::{Edit, NewKey};
 
 use crate::args::CreateArgs;
 use crate::realm_checks::{check_realm, check_scopes};
@@ -50,7 +51,7 @@ impl Asked {
     fn from_args(args: &CreateArgs, now: UnixMillis) -> Result<Self> {
         let name = args.name.trim();
         ensure!(
-            is_key_name(name),
+            is_printable(name, NAME_CHARS_MAX),
             "--name must be 1 to 100 characters that can be seen"
         );
         let expires_at = match &args.expires_at {

@@ -3,3 +3,4 @@
 pub mod format;
 pub mod hash;
 pub mod record;
+pub mod terms;

@@ -6,8 +6,12 @@
 //! refusal.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::hash::{StoredHash, UnusableHash};
+use super::terms::{
+    AllowedAddresses, LABELS_CHARS_MAX, NAME_CHARS_MAX, RateLimit, Terms, is_printable,
+};
 use crate::clock::UnixMillis;
 
 /// The multivalued attribute that holds `key:<id>:<hash>` for each key.
@@ -36,17 +40,32 @@ pub enum Field {
     GraceUntil,
     /// The id of the key that replaces a rotated one.
     ReplacedBy,
+    /// The limit of its requests: [`RateLimit`].
+    RateLimit,
+    /// The networks that it may come from: [`AllowedAddresses`].
+    AllowedAddresses,
+    /// `true`: it is refused, and stays.
+    Disabled,
+    /// A team's word for where it is used.
+    Environment,
+    /// A team's own words.
+    Labels,
 }
 
 impl Field {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 11] = [
         Self::Name,
         Self::Created,
         Self::ExpiresAt,
         Self::Scopes,
         Self::GraceUntil,
         Self::ReplacedBy,
+        Self::RateLimit,
+        Self::AllowedAddresses,
+        Self::Disabled,
+        Self::Environment,
+        Self::Labels,
     ];
 
     /// The name of the attribute for this key, as `apiKey_<id>_expiresAt`.
@@ -59,6 +78,11 @@ impl Field {
             Self::Scopes => "scopes",
             Self::GraceUntil => "graceUntil",
             Self::ReplacedBy => "replacedBy",
+            Self::RateLimit => "rateLimit",
+            Self::AllowedAddresses => "allowedAddresses",
+            Self::Disabled => "disabled",
+            Self::Environment => "environment",
+            Self::Labels => "labels",
         };
         format!("apiKey_{id}_{field}")
     }
@@ -87,6 +111,10 @@ pub struct KeyRecord {
     pub ends_at: UnixMillis,
     /// The scopes of its tokens; none means the configured ones.
     pub scopes: Option<String>,
+    /// It is switched off.
+    pub disabled: bool,
+    /// Its limit, its networks and its labels.
+    pub terms: Arc<Terms>,
 }
 
 impl std::fmt::Debug for KeyRecord {
@@ -96,6 +124,8 @@ impl std::fmt::Debug for KeyRecord {
             .field("hash", &self.hash)
             .field("ends_at", &self.ends_at)
             .field("scopes", &self.scopes)
+            .field("disabled", &self.disabled)
+            .field("terms", &self.terms)
             .finish_non_exhaustive()
     }
 }
@@ -123,29 +153,58 @@ impl KeyRecord {
         if !indexed.into_iter().any(|value| *value == index) {
             return Err(RecordError::NotIndexed);
         }
+        let one = |field: Field| single(attributes, &field.attribute(id));
         let instant = |field: Field| -> Result<Option<UnixMillis>, RecordError> {
-            single(attributes, &field.attribute(id))?
+            one(field)?
                 .map(|text| UnixMillis::parse_rfc3339(text).map_err(|_| RecordError::Date))
                 .transpose()
         };
         let expires_at = instant(Field::ExpiresAt)?.ok_or(RecordError::NoExpiry)?;
         let grace_until = instant(Field::GraceUntil)?.unwrap_or(expires_at);
-        let scopes = single(attributes, &Field::Scopes.attribute(id))?
-            .map(|text| {
-                if is_scope(text) {
-                    Ok(text.to_owned())
-                } else {
-                    Err(RecordError::Scopes)
-                }
-            })
+        let scopes = one(Field::Scopes)?
+            .map(|text| owned_if(is_scope(text), text).ok_or(RecordError::Scopes))
             .transpose()?;
+        let disabled = match one(Field::Disabled)? {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => return Err(RecordError::Disabled),
+        };
         Ok(Self {
             hash: StoredHash::parse(hash_text)?,
             hash_text: hash_text.to_owned(),
             ends_at: expires_at.min(grace_until),
             scopes,
+            disabled,
+            terms: Arc::new(terms(attributes, id)?),
         })
     }
+}
+
+/// Reads the terms of the key `id`.
+fn terms(attributes: &Attributes, id: &str) -> Result<Terms, RecordError> {
+    let one = |field: Field| single(attributes, &field.attribute(id));
+    let words = |field: Field, chars_max| {
+        one(field)?
+            .map(|text| owned_if(is_printable(text, chars_max), text).ok_or(RecordError::Words))
+            .transpose()
+    };
+    // Names decide nothing, and records of other tools may have any.
+    let name = one(Field::Name).ok().flatten();
+    Ok(Terms {
+        name: name.and_then(|name| owned_if(is_printable(name, NAME_CHARS_MAX), name)),
+        environment: words(Field::Environment, NAME_CHARS_MAX)?,
+        labels: words(Field::Labels, LABELS_CHARS_MAX)?,
+        rate_limit: one(Field::RateLimit)?
+            .map(|text| RateLimit::parse(text).ok_or(RecordError::RateLimit))
+            .transpose()?,
+        allowed_addresses: one(Field::AllowedAddresses)?
+            .map(|text| AllowedAddresses::parse(text).ok_or(RecordError::AllowedAddresses))
+            .transpose()?,
+    })
+}
+
+fn owned_if(holds: bool, text: &str) -> Option<String> {
+    holds.then(|| text.to_owned())
 }
 
 /// The one value of an attribute that has one value, if it is there.
@@ -194,6 +253,18 @@ pub enum RecordError {
     /// The scopes are not a list of scopes.
     #[error("the key's scopes are malformed")]
     Scopes,
+    /// The rate limit is not two numbers in bounds.
+    #[error("the key's rateLimit is not <requests>/<seconds> in bounds")]
+    RateLimit,
+    /// The networks cannot be read.
+    #[error("the key's allowedAddresses are not 1 to 16 networks with single spaces between")]
+    AllowedAddresses,
+    /// The switch is neither on nor off.
+    #[error("the key's disabled is neither true nor false")]
+    Disabled,
+    /// The environment or the labels are too long, or hold characters that nobody sees.
+    #[error("the key's environment or labels are too long or not printable")]
+    Words,
     /// The hash cannot be verified against.
     #[error(transparent)]
     Hash(#[from] UnusableHash),
@@ -304,12 +375,76 @@ mod tests {
                 RecordError::Scopes,
             ),
             (
+                with(Field::RateLimit.attribute(ID), &["many"]),
+                RecordError::RateLimit,
+            ),
+            (
+                with(
+                    Field::AllowedAddresses.attribute(ID),
+                    &["10.0.0.0/8", "::1"],
+                ),
+                RecordError::Several,
+            ),
+            (
+                with(Field::AllowedAddresses.attribute(ID), &["anywhere"]),
+                RecordError::AllowedAddresses,
+            ),
+            (
+                with(Field::Disabled.attribute(ID), &["yes"]),
+                RecordError::Disabled,
+            ),
+            (
+                with(Field::Labels.attribute(ID), &["a\nb"]),
+                RecordError::Words,
+            ),
+            (
                 with(KEYS_ATTRIBUTE.into(), &["key:abc123def456:$1$md5"]),
                 UnusableHash::Scheme.into(),
             ),
         ];
         for (attributes, reason) in cases {
             assert_eq!(KeyRecord::find(&attributes, ID), Err(reason));
+        }
+    }
+
+    #[test]
+    fn terms_are_read_and_none_of_them_is_needed() {
+        let mut owner = owner();
+        let named = Terms {
+            name: Some("Production".into()),
+            ..Terms::default()
+        };
+        let record = KeyRecord::find(&owner, ID).unwrap();
+        assert_eq!((&*record.terms, record.disabled), (&named, false));
+        for (field, value) in [
+            (Field::RateLimit, "100/60"),
+            (Field::AllowedAddresses, "10.0.0.0/8 ::1/128"),
+            (Field::Disabled, "true"),
+            (Field::Environment, "live"),
+            (Field::Labels, "team=pay"),
+        ] {
+            owner.insert(field.attribute(ID), vec![value.into()]);
+        }
+        let record = KeyRecord::find(&owner, ID).unwrap();
+        assert!(record.disabled);
+        let terms = Terms {
+            environment: Some("live".into()),
+            labels: Some("team=pay".into()),
+            rate_limit: RateLimit::parse("100/60"),
+            allowed_addresses: AllowedAddresses::parse("10.0.0.0/8 ::1/128"),
+            ..named
+        };
+        assert_eq!(*record.terms, terms);
+        owner.insert(Field::Disabled.attribute(ID), vec!["false".into()]);
+        assert!(!KeyRecord::find(&owner, ID).unwrap().disabled);
+    }
+
+    #[test]
+    fn a_name_of_another_tool_refuses_no_key() {
+        for names in [&["a", "b"][..], &["a\nb"][..]] {
+            let owner = with(Field::Name.attribute(ID), names);
+            let record = KeyRecord::find(&owner, ID).unwrap();
+            assert_eq!(record.terms.name, None);
         }
     }
 

@@ -7,9 +7,9 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::owner_keys::is_key_name;
 use super::problem::{Code, Problem};
 use crate::api_key::record::is_scope;
+use crate::api_key::terms::{NAME_CHARS_MAX, is_printable};
 
 /// Bytes of the longest body that is read.
 pub const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -60,7 +60,7 @@ impl std::fmt::Debug for ValidateBody {
 /// The refusal, which names the member at fault.
 pub fn read_create(body: &[u8]) -> Result<CreateBody, Problem> {
     let members = object(body, &["name", "expires_days", "scopes"])?;
-    let is_name = |name: &str| is_key_name(name) && !name.trim().is_empty();
+    let is_name = |name: &str| is_printable(name, NAME_CHARS_MAX) && !name.trim().is_empty();
     let name = match members.get("name") {
         Some(Value::String(name)) if is_name(name) => name.trim().to_owned(),
         _ => {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use apikeys_core::api_key::format::{KeyFormat, MalformedKey};
 use apikeys_core::api_key::record::is_scope;
+use apikeys_core::api_key::terms::{NAME_CHARS_MAX, is_printable};
 use apikeys_core::clock::UnixMillis;
-use apikeys_core::manage::owner_keys::is_key_name;
 use zeroize::Zeroizing;
 
 use super::entry::{Entry, Refused, Secret};
@@ -66,7 +66,7 @@ impl Rules {
         let refuse = |reason: String| Refused::new(&entry.place, Some(owner), reason);
         let (id, key) = self.key(&entry.key).map_err(refuse)?;
         let name = entry.name.as_deref().unwrap_or(&self.name).trim();
-        if !is_key_name(name) {
+        if !is_printable(name, NAME_CHARS_MAX) {
             return Err(refuse(
                 "its name is not 1 to 100 characters that can be seen".to_owned(),
             ));

@@ -91,23 +91,6 @@ impl KeySummary {
     }
 }
 
-/// Whether a text can be the name of a key: 1 to 100 printable characters. A name is shown in
-/// tables and logs, so invisible characters and those that turn the writing direction are not
-/// allowed.
-#[must_use]
-pub fn is_key_name(text: &str) -> bool {
-    let unseen = |c: char| {
-        c.is_control()
-            || matches!(
-                c,
-                '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
-            )
-            || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-            || matches!(c, '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-    };
-    (1..=100).contains(&text.chars().count()) && !text.chars().any(unseen)
-}
-
 /// The ids of an owner's keys, in the order in which they are stored. A value that
 /// is no `key:<id>:<hash>` has none.
 pub fn key_ids(attributes: &Attributes) -> impl Iterator<Item = &str> {

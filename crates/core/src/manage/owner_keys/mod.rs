@@ -8,7 +8,7 @@ mod edit;
 mod keys;
 
 pub use edit::{Edit, EditRefused, Edited, NewKey, Replacement};
-pub use keys::{KeyState, KeySummary, find, is_key_name, key_ids, list, same_key, same_keys};
+pub use keys::{KeyState, KeySummary, find, key_ids, list, same_key, same_keys};
 
 #[cfg(test)]
 mod tests;
