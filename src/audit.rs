@@ -39,6 +39,7 @@ impl Known {
         apikeys_core::audit::Request {
             key_id: exchange.key_id(),
             owner: exchange.owner_id(),
+            terms: exchange.terms(),
             realm,
             route: self.route.as_deref(),
             source_address: self.source_address.as_deref(),

@@ -10,6 +10,7 @@ use proxy_wasm::types::{Action, MapType, Status};
 use super::audit::Known;
 use super::callout::Callout;
 use super::gateway::{Answered, Gateway};
+use super::identity::{Stays, take_claims, take_unread_claims};
 use super::metrics;
 use super::request_id::RequestId;
 use super::root_context::Route;
@@ -78,7 +79,10 @@ impl HttpFilter {
             return self.reject(Rejection::IdentityProviderUnavailable, NO_CONFIGURATION);
         };
         if !route.config.enabled {
-            return Action::Continue;
+            return match take_unread_claims(count) {
+                Ok(()) => Action::Continue,
+                Err(stays) => self.claimed(&stays),
+            };
         }
         if !Gateway::here().is_supported() {
             return self.reject(Rejection::IdentityProviderUnavailable, TOO_OLD);
@@ -93,7 +97,21 @@ impl HttpFilter {
             return self.reject(Rejection::IdentityProviderUnavailable, NO_HOST);
         };
         self.request_id = RequestId::of(&route.config, &headers);
-        self.begin(&headers)
+        match take_claims(&headers) {
+            Ok(()) => self.begin(&headers),
+            Err(stays) => {
+                self.known = Some(Known::ask(&route.config, &headers));
+                self.claimed(&stays)
+            }
+        }
+    }
+
+    /// Refuses a request that claims an identity, where the claim cannot be taken out.
+    fn claimed(&mut self, stays: &Stays) -> Action {
+        match stays {
+            Stays::Twice(reason) => self.reject(reason.rejection(), &reason.to_string()),
+            Stays::Host => self.reject(Rejection::IdentityProviderUnavailable, NO_HOST),
+        }
     }
 
     /// Begins the exchange of a request with these headers.
@@ -217,6 +235,12 @@ impl HttpFilter {
         if !self.paused {
             for name in &forward.remove {
                 written = written.and(Gateway::here().take_header(name));
+            }
+        }
+        if (self.route.as_ref()).is_some_and(|route| route.config.identity_headers) {
+            for (name, value) in self.exchange.identity() {
+                written = written.and(hostcalls::set_map_value(headers, name, Some(&value)));
+                Gateway::here().tell(name, &value);
             }
         }
         if written.is_err() {

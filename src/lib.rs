@@ -14,6 +14,7 @@ mod audit;
 mod callout;
 mod gateway;
 mod http_context;
+mod identity;
 mod manage_context;
 mod metrics;
 mod request_id;

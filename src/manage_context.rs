@@ -19,6 +19,7 @@ use zeroize::{Zeroize, Zeroizing};
 use super::audit;
 use super::callout::Callout;
 use super::gateway::{Answered, Gateway};
+use super::identity::take_unread_claims;
 use super::metrics;
 use super::request_id::RequestId;
 use super::root_context::Route;
@@ -59,8 +60,14 @@ impl ManageFilter {
 
     fn head_came(&mut self, count: usize, end_of_stream: bool) -> Action {
         let gateway = Gateway::here();
-        if gateway.is_answered() || !self.route.config.enabled {
+        if gateway.is_answered() {
             return Action::Continue;
+        }
+        if !self.route.config.enabled {
+            return match take_unread_claims(count) {
+                Ok(()) => Action::Continue,
+                Err(_) => self.unavailable(),
+            };
         }
         if !gateway.is_supported() {
             return self.unavailable();

@@ -151,6 +151,7 @@ impl Teller {
                 own.add_worker(of_worker(worker, watch));
                 let counts = worker.take_revoked();
                 self.metrics.revoked(counts.owners, counts.everybody);
+                self.metrics.lost_buckets(worker.take_lost_buckets());
                 shares |= worker.config.l2_slots > 0;
             }
         });

@@ -17,13 +17,13 @@ impl SharedStore for HostStore {
         }
     }
 
-    fn set(&mut self, name: &str, value: &[u8], version: Option<u32>) {
+    fn set(&mut self, name: &str, value: &[u8], version: Option<u32>) -> bool {
         let version = match version {
             Some(version) => Gateway::here().make_way(name, value.len(), version),
             None => None,
         };
         // A lost write is a miss later: another worker wrote first, or the host
         // takes none.
-        let _ = hostcalls::set_shared_data(name, Some(value), version);
+        hostcalls::set_shared_data(name, Some(value), version).is_ok()
     }
 }

@@ -4,7 +4,8 @@ use apikeys_core::api_key::format::KeyFormat;
 use apikeys_core::api_key::hash::{
     BCRYPT_COST_MAX, BCRYPT_COST_MIN, ROUNDS_PER_SLICE, StoredHash, Verification, hash_bcrypt,
 };
-use apikeys_core::cache::{Cache, CachedToken};
+use apikeys_core::api_key::terms::Terms;
+use apikeys_core::cache::{Cache, CachedRefusal, CachedToken};
 use apikeys_core::clock::UnixMillis;
 use apikeys_core::config::Config;
 use apikeys_core::exchange::PENDING_MAX;
@@ -57,6 +58,9 @@ fn a_bcrypt_takes_the_rounds_and_slices_that_the_page_says() {
     assert!(PAGE.contains(&rounds), "{rounds}");
 }
 
+/// Keycloak's ids are UUIDs.
+const OWNER: &str = "0b7a6e0e-93a5-4b8f-9f6e-2d3c4b5a6978";
+
 /// The bytes that each kind of entry adds in shared data, beside the token itself.
 fn entry_bytes() -> [(&'static str, usize); 3] {
     let key = p256::SecretKey::from_slice(&[7; 32]).unwrap();
@@ -83,8 +87,12 @@ fn entry_bytes() -> [(&'static str, usize); 3] {
     let with_token = only(&mut |cache, shared| {
         let token = CachedToken {
             authorization: format!("Bearer {token}").into(),
-            // Keycloak's ids are UUIDs.
-            owner_id: "0b7a6e0e-93a5-4b8f-9f6e-2d3c4b5a6978".into(),
+            owner_id: OWNER.into(),
+            terms: Terms {
+                name: Some("Nightly report".into()),
+                ..Terms::default()
+            }
+            .into(),
         };
         cache.remember_token(&digest, token, later, NOW, NOW, shared);
     });
@@ -92,7 +100,11 @@ fn entry_bytes() -> [(&'static str, usize); 3] {
         cache.remember_verified(&digest, "$2b$10$", later, NOW, shared);
     });
     let refused = only(&mut |cache, shared| {
-        cache.remember_refused(&digest, Refused::Invalid, NOW, shared);
+        let refusal = CachedRefusal {
+            refused: Refused::Invalid,
+            owner_id: Some(OWNER.into()),
+        };
+        cache.remember_refused(&digest, refusal, NOW, NOW, shared);
     });
     [
         ("token", with_token - token.len()),

@@ -8,6 +8,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+use crate::api_key::terms::Terms;
 use crate::clock::UnixMillis;
 use crate::exchange::Source;
 
@@ -39,6 +40,8 @@ pub struct Request<'a> {
     pub key_id: Option<&'a str>,
     /// Keycloak's id of the key's owner.
     pub owner: Option<&'a str>,
+    /// The terms of the key: the line has its name and its team's words.
+    pub terms: Option<&'a Terms>,
     /// The realm.
     pub realm: &'a str,
     /// The gateway's name of the route.
@@ -99,8 +102,12 @@ impl Line {
         mut members: Vec<(&'static str, String)>,
         now: UnixMillis,
     ) -> Self {
+        let of_terms = |word: fn(&Terms) -> &Option<String>| word(request.terms?).as_deref();
         let known = [
             ("key_id", request.key_id),
+            ("key_name", of_terms(|terms| &terms.name)),
+            ("environment", of_terms(|terms| &terms.environment)),
+            ("labels", of_terms(|terms| &terms.labels)),
             ("owner", request.owner),
             ("realm", Some(request.realm)),
             ("route", request.route),
@@ -203,6 +210,7 @@ mod tests {
         Request {
             key_id: Some("abc123def456"),
             owner: Some("d1b6ce0e-93f5-4b0c-a1f6-3d5f0c1d0e00"),
+            terms: None,
             realm: "demo",
             route: Some("orders"),
             source_address: Some("192.0.2.7:51234"),
@@ -303,9 +311,16 @@ mod tests {
     #[test]
     fn a_line_is_bounded() {
         let long = "\\".repeat(10_000);
+        let terms = Terms {
+            name: Some(long.clone()),
+            environment: Some(long.clone()),
+            labels: Some(long.clone()),
+            ..Terms::default()
+        };
         let request = Request {
             key_id: Some(&long),
             owner: Some(&long),
+            terms: Some(&terms),
             realm: &long,
             route: Some(&long),
             source_address: Some(&long),
@@ -316,7 +331,7 @@ mod tests {
         };
         let line = Line::refused(request, "identity_provider_unavailable", &long, NOW);
         // Each of them escaped takes two.
-        let most = 2 * (7 * TEXT_MAX + REASON_MAX) + 500;
+        let most = 2 * (10 * TEXT_MAX + REASON_MAX) + 500;
         let length = line.json().len();
         assert!(length < most, "{length}");
         let plain = "x".repeat(10_000);
@@ -326,6 +341,24 @@ mod tests {
         };
         let line = Line::refused(request, "overloaded", &plain, NOW).json();
         assert!(line.len() < 1_000);
+    }
+
+    #[test]
+    fn a_line_has_the_name_and_the_words_of_the_keys_team() {
+        let terms = Terms {
+            name: Some("Nightly report".into()),
+            labels: Some("team=pay".into()),
+            ..Terms::default()
+        };
+        let request = Request {
+            terms: Some(&terms),
+            ..request()
+        };
+        let line = Line::exchanged(request, Source::L1, 900, NOW).json();
+        let line: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(line["key_name"], "Nightly report");
+        assert_eq!(line["labels"], "team=pay");
+        assert_eq!(line.get("environment"), None);
     }
 
     #[test]

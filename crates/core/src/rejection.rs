@@ -6,6 +6,7 @@
 use serde_json::json;
 
 use crate::api_key::format::MalformedKey;
+use crate::api_key::terms::RateLimit;
 use crate::keycloak::token::TokenError;
 use crate::keycloak::users::{LOOKUP_ROLE, LookupError, LookupRefusal};
 use crate::keycloak::{Endpoint, loggable};
@@ -30,17 +31,60 @@ pub enum Rejection {
     IdentityProviderUnavailable,
     /// The queue of first-use verifications is full.
     Overloaded,
+    /// The key's own rate limit is spent.
+    RateLimited(Spent),
+    /// The key may not come from this address.
+    AddressNotAllowed,
+}
+
+/// A key's rate limit, and the time until it lets the next request through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Spent {
+    /// The limit.
+    pub limit: RateLimit,
+    /// Milliseconds until the bucket has the next token.
+    pub wait_ms: u64,
+}
+
+impl Spent {
+    /// Any limit, where one is needed to name the kind of rejection.
+    pub(crate) const ANY: Self = Self {
+        limit: RateLimit {
+            requests: 1,
+            seconds: 1,
+        },
+        wait_ms: 1,
+    };
+
+    /// Seconds until the next request is let through; at least 1.
+    fn seconds(self) -> u32 {
+        u32::try_from(self.wait_ms.div_ceil(1000).max(1)).unwrap_or(u32::MAX)
+    }
+
+    /// `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10).
+    pub(crate) fn headers(self) -> [(&'static str, String); 2] {
+        let RateLimit { requests, seconds } = self.limit;
+        [
+            ("ratelimit", format!("\"key\";r=0;t={}", self.seconds())),
+            (
+                "ratelimit-policy",
+                format!("\"key\";q={requests};w={seconds}"),
+            ),
+        ]
+    }
 }
 
 impl Rejection {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::MissingCredentials,
         Self::InvalidApiKey,
         Self::AmbiguousCredentials,
         Self::Throttled,
         Self::IdentityProviderUnavailable,
         Self::Overloaded,
+        Self::RateLimited(Spent::ANY),
+        Self::AddressNotAllowed,
     ];
 
     /// The HTTP status.
@@ -49,7 +93,8 @@ impl Rejection {
         match self {
             Self::MissingCredentials | Self::InvalidApiKey => 401,
             Self::AmbiguousCredentials => 400,
-            Self::Throttled => 429,
+            Self::AddressNotAllowed => 403,
+            Self::Throttled | Self::RateLimited(_) => 429,
             Self::IdentityProviderUnavailable | Self::Overloaded => 503,
         }
     }
@@ -64,6 +109,8 @@ impl Rejection {
             Self::Throttled => "throttled",
             Self::IdentityProviderUnavailable => "identity_provider_unavailable",
             Self::Overloaded => "overloaded",
+            Self::RateLimited(_) => "rate_limited",
+            Self::AddressNotAllowed => "address_not_allowed",
         }
     }
 
@@ -77,16 +124,19 @@ impl Rejection {
             Self::Throttled => "Too many failed requests from this address",
             Self::IdentityProviderUnavailable => "The identity provider cannot be asked right now",
             Self::Overloaded => "Too many new API keys are being verified right now",
+            Self::RateLimited(_) => "The API key's rate limit is reached",
+            Self::AddressNotAllowed => "The API key may not be used from this address",
         }
     }
 
     /// Seconds for `Retry-After` (RFC 9110, 10.2.3), if trying again can help.
     #[must_use]
-    pub const fn retry_after_seconds(self) -> Option<u32> {
+    pub fn retry_after_seconds(self) -> Option<u32> {
         match self {
             Self::Throttled => Some(60),
             Self::IdentityProviderUnavailable => Some(RETRY_UNAVAILABLE_SECONDS),
             Self::Overloaded => Some(RETRY_OVERLOADED_SECONDS),
+            Self::RateLimited(spent) => Some(spent.seconds()),
             _ => None,
         }
     }
@@ -104,6 +154,9 @@ impl Rejection {
         }
         if let Some(seconds) = self.retry_after_seconds() {
             headers.push(("retry-after", seconds.to_string()));
+        }
+        if let Self::RateLimited(spent) = self {
+            headers.extend(spent.headers());
         }
         headers
     }
@@ -256,6 +309,15 @@ pub enum Reason {
     /// The address has failed too often.
     #[error("too many failures from this address")]
     Throttled,
+    /// The key is switched off.
+    #[error("key disabled")]
+    Disabled,
+    /// The key's own rate limit is spent.
+    #[error("the key's rate limit of {} is spent", .0.limit)]
+    RateLimited(Spent),
+    /// The key may not come from this address, or the host gives none.
+    #[error("the key may not come from this address")]
+    AddressNotAllowed,
     /// More new keys came than the rate limit of look-ups allows.
     #[error("too many keys that are new here wait for their look-up")]
     TooManyNewKeys,
@@ -297,8 +359,11 @@ impl Reason {
             | Self::Unknown
             | Self::Lookup(_)
             | Self::Expired
+            | Self::Disabled
             | Self::WrongSecret
             | Self::OwnerRefused(_) => Rejection::InvalidApiKey,
+            Self::RateLimited(spent) => Rejection::RateLimited(*spent),
+            Self::AddressNotAllowed => Rejection::AddressNotAllowed,
             Self::Callout { .. }
             | Self::LookupFault(_)
             | Self::TokenFault { .. }
@@ -354,6 +419,8 @@ mod tests {
             ("throttled", 429, Some("60")),
             ("identity_provider_unavailable", 503, Some("5")),
             ("overloaded", 503, Some("1")),
+            ("rate_limited", 429, Some("1")),
+            ("address_not_allowed", 403, None),
         ];
         let titles: std::collections::HashSet<&str> =
             Rejection::ALL.into_iter().map(Rejection::title).collect();
@@ -382,6 +449,21 @@ mod tests {
             let challenge =
                 (status == 401).then_some(r#"ApiKey realm="demo", Bearer realm="demo""#);
             assert_eq!(header("www-authenticate"), challenge);
+        }
+    }
+
+    #[test]
+    fn a_spent_limit_tells_its_policy_and_when_to_come_back() {
+        let limit = RateLimit::parse("100/60").unwrap();
+        for (wait_ms, seconds) in [(1, "1"), (1000, "1"), (1001, "2"), (59_400, "60")] {
+            let headers = Rejection::RateLimited(Spent { limit, wait_ms }).headers("demo");
+            let of = |name: &str| {
+                let found = headers.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| value.as_str()).unwrap()
+            };
+            assert_eq!(of("retry-after"), seconds);
+            assert_eq!(of("ratelimit"), format!("\"key\";r=0;t={seconds}"));
+            assert_eq!(of("ratelimit-policy"), "\"key\";q=100;w=60");
         }
     }
 

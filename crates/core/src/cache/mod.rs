@@ -14,15 +14,15 @@ use std::sync::Arc;
 
 use lru::LruCache;
 
-pub use self::payload::CachedToken;
-use self::payload::{read_refused, read_token, refused_byte, write_token};
+pub use self::payload::{CachedRefusal, CachedToken};
+use self::payload::{read_refusal, read_token, write_refusal, write_token};
 use self::renewal::{Age, Renewals};
 use crate::api_key::format::ApiKey;
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::mac::{FastMacKey, MacKey};
 use crate::rejection::Refused;
-use crate::revocation::Revocations;
+use crate::revocation::{MARGIN_MS, Revocations};
 use crate::signing_key::SigningKey;
 use crate::store::sealed::{Entry, KeyDigest, Kind, Sealer};
 use crate::store::slots::{SharedStore, Slots};
@@ -63,7 +63,7 @@ pub struct Cache {
     entries_max: usize,
     tokens: LruCache<KeyDigest, Entry<CachedToken>>,
     verified: LruCache<KeyDigest, [u8; 32]>,
-    refused: LruCache<KeyDigest, Entry<Refused>>,
+    refused: LruCache<KeyDigest, Entry<CachedRefusal>>,
     shared_tokens: Slots,
     shared_verified: Slots,
     shared_refused: Slots,
@@ -150,8 +150,9 @@ impl Cache {
         }
         if let Some(entry) = self.refused.get(digest)
             && is_valid(entry, negative_ttl, now)
+            && !outdated(&self.revocations, entry)
         {
-            return Found::Refused(entry.payload);
+            return Found::Refused(entry.payload.refused);
         }
         if let Some(entry) = self.shared_token(digest, ttl, now, store) {
             let token = entry.payload.clone();
@@ -159,13 +160,13 @@ impl Cache {
             put(&mut self.tokens, self.entries_max, *digest, entry);
             return Found::Token(token, Level::L2, age);
         }
+        let revocations = &self.revocations;
         let read = |entry: Entry<&[u8]>| {
-            is_valid(&entry, negative_ttl, now)
-                .then(|| read_refused(&entry))
-                .flatten()
+            let entry = is_valid(&entry, negative_ttl, now).then(|| read_refusal(&entry))??;
+            (!outdated(revocations, &entry)).then_some(entry)
         };
         if let Some(entry) = self.shared_refused.find(store, &self.sealer, digest, read) {
-            let refused = entry.payload;
+            let refused = entry.payload.refused;
             put(&mut self.refused, self.entries_max, *digest, entry);
             return Found::Refused(refused);
         }
@@ -223,9 +224,15 @@ impl Cache {
 
     /// The key was refused: no worker of this node serves its earlier token any more, even if
     /// Keycloak cannot be asked later.
-    fn revoke_stale(&mut self, digest: &KeyDigest, now: UnixMillis, store: &mut dyn SharedStore) {
+    /// True if there was one.
+    fn revoke_stale(
+        &mut self,
+        digest: &KeyDigest,
+        now: UnixMillis,
+        store: &mut dyn SharedStore,
+    ) -> bool {
         if self.stale_ms == 0 {
-            return;
+            return false;
         }
         let read = |entry: Entry<&[u8]>| Some(read_token(&entry)?.payload.owner_id);
         let own = self.tokens.peek(digest);
@@ -233,10 +240,11 @@ impl Cache {
             Some(owner_id) => Some(owner_id),
             None => self.shared_tokens.find(store, &self.sealer, digest, read),
         };
-        if let Some(owner_id) = owner_id {
+        if let Some(owner_id) = &owner_id {
             // If other workers cannot be told, each of them learns it from its own refusal.
-            let _ = self.revocations.revoke_owner(&owner_id, now, store);
+            let _ = self.revocations.revoke_owner(owner_id, now, store);
         }
+        owner_id.is_some()
     }
 
     /// Remembers a token until `ends_at`, or for the TTL if that is sooner. The TTL runs from
@@ -308,32 +316,41 @@ impl Cache {
         dropped
     }
 
-    /// Remembers that a key was refused, for the negative TTL.
+    /// Remembers that a key was refused, for the negative TTL. The refusal of a key with an owner
+    /// ends sooner if the owner is changed after `asked_at`, when Keycloak was asked for the owner:
+    /// so a key that is switched on again, or gets a later end, is served within a poll.
     pub fn remember_refused(
         &mut self,
         digest: &KeyDigest,
-        refused: Refused,
+        refusal: CachedRefusal,
+        asked_at: UnixMillis,
         now: UnixMillis,
         store: &mut dyn SharedStore,
     ) {
-        self.revoke_stale(digest, now, store);
+        let revoked = self.revoke_stale(digest, now, store);
         self.tokens.pop(digest);
         if self.negative_ttl_ms == 0 {
             return;
         }
         let ends_at = now.plus_ms(self.negative_ttl_ms);
-        let payload = [refused_byte(refused)];
+        let payload = write_refusal(&refusal);
+        // This refusal's own revocation must not end it.
+        let cached_at = if revoked {
+            now.plus_ms(MARGIN_MS + 1)
+        } else {
+            asked_at.min(now)
+        };
         let sealed = Entry {
-            cached_at: now,
+            cached_at,
             ends_at,
-            payload: &payload[..],
+            payload: payload.as_slice(),
         };
         self.shared_refused
             .store(store, &self.sealer, digest, &sealed, now);
         let entry = Entry {
-            cached_at: now,
+            cached_at,
             ends_at,
-            payload: refused,
+            payload: refusal,
         };
         put(&mut self.refused, self.entries_max, *digest, entry);
     }
@@ -395,6 +412,12 @@ impl Cache {
     fn proof(&self, digest: &KeyDigest, hash_text: &str) -> [u8; 32] {
         self.proof_key.tag(&[digest, hash_text.as_bytes()])
     }
+}
+
+/// Whether the owner was changed since the refusal.
+fn outdated(revocations: &Revocations, refusal: &Entry<CachedRefusal>) -> bool {
+    let owner_id = refusal.payload.owner_id.as_deref();
+    owner_id.is_some_and(|owner_id| revocations.kills(owner_id, refusal.cached_at))
 }
 
 fn is_valid<P>(entry: &Entry<P>, ttl_ms: u64, now: UnixMillis) -> bool {

@@ -15,6 +15,14 @@ fn token() -> CachedToken {
     CachedToken {
         authorization: "Bearer a.b.c".into(),
         owner_id: "user-1".into(),
+        terms: Arc::default(),
+    }
+}
+
+fn refusal(refused: Refused) -> CachedRefusal {
+    CachedRefusal {
+        refused,
+        owner_id: None,
     }
 }
 
@@ -96,11 +104,11 @@ fn refusals_are_remembered_apart_and_end_a_token() {
     for at in 0..20_000_u32 {
         let mut digest = [0; 32];
         digest[..4].copy_from_slice(&at.to_be_bytes());
-        one.remember_refused(&digest, Refused::Unknown, NOW, &mut shared);
+        one.remember_refused(&digest, refusal(Refused::Unknown), NOW, NOW, &mut shared);
     }
     assert_eq!(level(&one.find(&DIGEST, NOW, &mut shared)), Some(Level::L1));
     assert_eq!((one.refused.len(), one.tokens.len()), (10_000, 1));
-    one.remember_refused(&DIGEST, Refused::Invalid, NOW, &mut shared);
+    one.remember_refused(&DIGEST, refusal(Refused::Invalid), NOW, NOW, &mut shared);
     let found = one.find(&DIGEST, NOW, &mut shared);
     assert!(
         matches!(found, Found::Refused(Refused::Invalid)),
@@ -158,7 +166,7 @@ fn the_readers_ttl_counts_whatever_the_writers_was() {
 #[test]
 fn a_token_ends_the_refusal_before_it() {
     let (mut one, none) = (cache(), Shared::default);
-    one.remember_refused(&DIGEST, Refused::Invalid, NOW, &mut none());
+    one.remember_refused(&DIGEST, refusal(Refused::Invalid), NOW, NOW, &mut none());
     one.remember_token(&DIGEST, token(), NOW.plus_ms(9), NOW, NOW, &mut none());
     let later = one.find(&DIGEST, NOW.plus_ms(9), &mut none());
     assert!(matches!(later, Found::Nothing), "{later:?}");

@@ -183,10 +183,7 @@ pub(super) fn scope(raw: &RawConfig) -> Result<Option<String>, ConfigError> {
 
 pub(super) fn headers(raw: &RawConfig) -> Result<Vec<String>, ConfigError> {
     let names = raw.headers()?;
-    if let Some(name) = names
-        .iter()
-        .find(|name| FRAMING.contains(&name.as_str()) || is_made_by_gateways(name))
-    {
+    if let Some(name) = names.iter().find(|name| is_set_by_others(name)) {
         return error(
             "headers",
             format!("{name} cannot carry a key; choose another name"),
@@ -194,6 +191,15 @@ pub(super) fn headers(raw: &RawConfig) -> Result<Vec<String>, ConfigError> {
     }
     Ok(names)
 }
+
+/// Whether a header of this name is the gateway's own, or this filter's.
+fn is_set_by_others(name: &str) -> bool {
+    FRAMING.contains(&name) || is_made_by_gateways(name) || IDENTITY.contains(&name)
+}
+
+/// The headers that name the key and its owner: [`crate::exchange::identity`] takes them out of
+/// each request.
+pub(crate) const IDENTITY: [&str; 3] = ["x-api-key-id", "x-api-key-owner", "x-api-key-name"];
 
 /// Headers that a gateway makes anew before the filter runs, so removing the client's takes
 /// nothing from the service. Headers that begin with `x-forwarded-` are among them.

@@ -18,7 +18,7 @@ pub mod table;
 mod values;
 
 pub use fields::check_realm_name;
-pub(crate) use fields::is_made_by_gateways;
+pub(crate) use fields::{IDENTITY, is_made_by_gateways};
 use fields::{
     assertion_issuer, fallback_until, headers, key_format, parse_object, realm, scope, signing_key,
     upstream,
@@ -66,6 +66,8 @@ pub struct Config {
     pub scope: Option<String>,
     /// The names of the headers that may carry a key, in lower case.
     pub headers: Vec<String>,
+    /// Tells the service the key and its owner.
+    pub identity_headers: bool,
     /// How to handle a request without a key.
     pub on_missing_key: OnMissingKey,
     /// How to handle a CORS preflight.
@@ -135,6 +137,7 @@ impl Config {
             identity_provider,
             scope,
             headers: headers(&raw)?,
+            identity_headers: raw.identity_headers()?,
             on_missing_key: raw.on_missing_key()?,
             preflight: raw.preflight()?,
             fallback_until: fallback_until(&raw)?,

@@ -144,10 +144,13 @@ table! {
             "enum": [
               "host", "content-length", "transfer-encoding", "connection", "te", "upgrade",
               "forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-path",
-              "x-forwarded-port", "x-forwarded-prefix", "x-forwarded-proto"
+              "x-forwarded-port", "x-forwarded-prefix", "x-forwarded-proto",
+              "x-api-key-id", "x-api-key-owner", "x-api-key-name"
             ]
           }
         }"#);
+        identity_headers: Boolean = Boolean { default: false },
+            about("tells the service the key: `X-API-Key-ID`, `X-API-Key-Owner` and `X-API-Key-Name`; see [who called](identity.md)");
         on_missing_key: Choice<OnMissingKey> = Choice(&[
             ("bearer", OnMissingKey::Bearer),
             ("pass", OnMissingKey::Pass),

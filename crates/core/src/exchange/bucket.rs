@@ -27,7 +27,7 @@ impl Bucket {
     #[must_use]
     pub const fn new(count: u64, per_ms: u64, burst: u64) -> Self {
         let count = if count == 0 { 1 } else { count };
-        let interval_us = per_ms * 1000 / count;
+        let interval_us = (per_ms * 1000).div_ceil(count);
         Self {
             interval_us,
             burst_us: interval_us * burst,

@@ -1,7 +1,9 @@
 //! The environment of an exchange, which has no clock, no store and no randomness of its own.
 
 use super::gate::Gate;
-use super::throttle::SourceAddress;
+use core::net::IpAddr;
+
+use super::throttle::{SourceAddress, parse_address};
 use super::worker::Worker;
 use crate::calls::service_token::{Session, lacks_role};
 use crate::clock::UnixMillis;
@@ -20,7 +22,7 @@ pub struct Env<'a> {
     /// Gives bytes that no other request has; they need not be secret.
     pub nonce: &'a dyn Fn() -> Vec<u8>,
     /// Gives the source address of the request, as the host has it. Not called for a warm
-    /// request.
+    /// request, unless its key is bound to addresses.
     pub source: &'a dyn Fn() -> Option<Vec<u8>>,
 }
 
@@ -53,11 +55,16 @@ impl Env<'_> {
         self.worker.jti(key_id, &(self.nonce)(), self.now)
     }
 
+    /// The address of the request; none where the host does not give it.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        parse_address(&(self.source)()?)
+    }
+
     /// The source address of the request; none where nothing is counted, or where the host does
     /// not give it.
     pub(crate) fn source(&self) -> Option<SourceAddress> {
-        let text = self.worker.throttle.is_on().then(|| (self.source)())??;
-        SourceAddress::parse(&text)
+        let address = self.worker.throttle.is_on().then(|| self.address())??;
+        Some(SourceAddress::of(address))
     }
 
     /// Whether an address has failed too often and must wait.

@@ -23,6 +23,8 @@ pub mod credentials;
 mod env;
 pub mod flight;
 pub mod gate;
+pub mod identity;
+pub mod rate_limit;
 pub mod renewing;
 mod steps;
 pub mod throttle;

@@ -4,18 +4,22 @@
 //! service token, gate, pending) is given back when the exchange ends, however it ends; every
 //! failure is a rejection.
 
+use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::credentials::{AUTHORIZATION, Credentials, Headers, extract};
 use super::env::Env;
 use super::flight::Claim;
 use super::gate::{Ticket, Turn};
+use super::identity;
 use super::renewing::Due;
 use super::throttle::SourceAddress;
 use crate::api_key::format::ApiKey;
 use crate::api_key::hash::{BcryptJob, ROUNDS_PER_SLICE, Verification};
+use crate::api_key::terms::Terms;
 use crate::cache::renewal::Age;
-use crate::cache::{CachedToken, Found, Level};
+use crate::cache::{CachedRefusal, CachedToken, Found, Level};
 use crate::calls::ExchangeId;
 use crate::calls::breaker::Health;
 use crate::calls::service_token::{Asker, Token};
@@ -109,6 +113,15 @@ pub enum Source {
     Stale,
 }
 
+impl From<Level> for Source {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::L1 => Self::L1,
+            Level::L2 => Self::L2,
+        }
+    }
+}
+
 /// A request that goes on with a token.
 #[derive(Clone)]
 pub struct Forward {
@@ -137,8 +150,10 @@ pub struct Exchange {
     key_id: Option<String>,
     /// Keycloak's id of the key's owner, once it is known.
     owner_id: Option<Arc<str>>,
+    /// The key's terms, once they are known.
+    terms: Option<Arc<Terms>>,
     /// The address that the request comes from, once the host was asked.
-    source: Option<SourceAddress>,
+    address: Option<IpAddr>,
     /// The key that was replaced by a token.
     forwarded: Option<KeyDigest>,
 }
@@ -312,8 +327,16 @@ impl End {
     }
 }
 
-/// A step's outcome: wait for something in a new state, or the end.
-type Step = Result<(State, Output), End>;
+/// A step's outcome: the next one, or the end without a token.
+type Step = Result<Next, End>;
+
+/// The next of an exchange that has not failed.
+enum Next {
+    /// Wait for this effect in a new state.
+    Await(State, Effect),
+    /// The token is here.
+    Token(CachedToken, Source),
+}
 
 impl Exchange {
     /// An exchange that waits for its request.
@@ -419,6 +442,25 @@ impl Exchange {
         self.owner_id.as_deref()
     }
 
+    /// The key's terms: its name and its team's words, for the log and for the service. None where
+    /// the exchange did not learn them.
+    #[must_use]
+    pub fn terms(&self) -> Option<&Terms> {
+        self.terms.as_deref()
+    }
+
+    /// The headers that tell the service the key and its owner. None before a token is forwarded.
+    #[must_use]
+    pub fn identity(&self) -> Vec<(&'static str, Cow<'_, str>)> {
+        let (Some(key_id), Some(owner_id), Some(_)) =
+            (&self.key_id, &self.owner_id, self.forwarded)
+        else {
+            return Vec::new();
+        };
+        let name = self.terms.as_ref().and_then(|terms| terms.name.as_deref());
+        identity::headers(key_id, owner_id, name)
+    }
+
     /// Whether a verification is being computed, in slices.
     #[must_use]
     pub const fn is_verifying(&self) -> bool {
@@ -444,13 +486,11 @@ impl Exchange {
         let key_id = key.id().to_owned();
         match env.worker.cache.find(&digest, env.now, env.store) {
             Found::Token(token, level, age) => {
-                self.forwarded = Some(digest);
                 if age == Age::Due {
                     env.worker.renewing.note(&digest, &key_id);
                 }
                 self.key_id = Some(key_id);
-                self.owner_id = Some(Arc::clone(&token.owner_id));
-                Output::Forward(forward(&token, remove, level))
+                self.admit(&digest, token, remove, level.into(), env)
             }
             // A key that was verified on this node is not a guess.
             _ if self.is_throttled(env) && !env.worker.cache.was_verified(&digest, env.store) => {
@@ -462,6 +502,8 @@ impl Exchange {
             }
             Found::Refused(_) | Found::Nothing => {
                 self.key_id = Some(key_id);
+                // The key may be bound to addresses, and Kong tells it only now.
+                self.find_address(env);
                 let Some(id) = env.worker.admit() else {
                     return rejected(Reason::TooManyPending);
                 };
@@ -497,10 +539,53 @@ impl Exchange {
     }
 
     fn find_source(&mut self, env: &Env<'_>) -> Option<SourceAddress> {
-        if self.source.is_none() {
-            self.source = env.source();
+        let counts = env.worker.throttle.is_on();
+        counts.then(|| self.find_address(env).map(SourceAddress::of))?
+    }
+
+    fn find_address(&mut self, env: &Env<'_>) -> Option<IpAddr> {
+        if self.address.is_none() {
+            self.address = env.address();
         }
-        self.source
+        self.address
+    }
+
+    /// Lets a request with a verified key go on, if the key's terms allow it. Each request that goes
+    /// on with a token comes this way.
+    fn admit(
+        &mut self,
+        digest: &KeyDigest,
+        token: CachedToken,
+        remove: Vec<String>,
+        source: Source,
+        env: &mut Env<'_>,
+    ) -> Output {
+        self.owner_id = Some(Arc::clone(&token.owner_id));
+        self.terms = Some(Arc::clone(&token.terms));
+        if let Some(reason) = self.refused_by_terms(digest, &token.terms, env) {
+            return rejected(reason);
+        }
+        self.forwarded = Some(*digest);
+        forward(token, remove, source)
+    }
+
+    fn refused_by_terms(
+        &mut self,
+        digest: &KeyDigest,
+        terms: &Terms,
+        env: &mut Env<'_>,
+    ) -> Option<Reason> {
+        if let Some(allowed) = &terms.allowed_addresses {
+            let address = self.find_address(env);
+            if !address.is_some_and(|address| allowed.allow(address)) {
+                return Some(Reason::AddressNotAllowed);
+            }
+        }
+        let limit = terms.rate_limit?;
+        let key_id = self.key_id.as_deref().unwrap_or_default();
+        let limits = &mut env.worker.rate_limits;
+        let taken = limits.take(digest, key_id, limit, env.now, env.store);
+        taken.err().map(Reason::RateLimited)
     }
 
     /// The outcome of the latest effect.
@@ -637,11 +722,7 @@ impl Pending {
     /// The end of a follower's wait: the leader may have left a token or a refusal.
     fn look_again(&mut self, waited_ms: u64, env: &mut Env<'_>) -> Step {
         match env.worker.cache.find(&self.digest, env.now, env.store) {
-            Found::Token(token, level, _) => {
-                self.owner_id = Some(Arc::clone(&token.owner_id));
-                let forward = forward(&token, std::mem::take(&mut self.remove), level);
-                Ok((State::Over, Output::Forward(forward)))
-            }
+            Found::Token(token, level, _) => Ok(Next::Token(token, level.into())),
             Found::Refused(refused) if counts(refused, env) => Err(remembered(refused, env)),
             Found::Refused(_) | Found::Nothing => self.claim(longer(waited_ms, env), env),
         }
@@ -717,7 +798,10 @@ impl Pending {
                 });
                 self.need_service_token(WAIT_MS_MIN, env)
             }
-            Ok(Lookup::Refused(refusal)) => Err(End::invalid(refusal.into())),
+            Ok(Lookup::Refused { owner_id, refusal }) => {
+                self.owner_id = owner_id.map(Into::into);
+                Err(End::invalid(refusal.into()))
+            }
             Err(LookupError::Unauthorized) if !self.attempt.retried => {
                 self.attempt.retried = true;
                 env.worker.service_token.reject(service_token);
@@ -732,10 +816,19 @@ impl Pending {
         }
     }
 
+    fn remember_refused(&self, refused: Refused, env: &mut Env<'_>) {
+        let refusal = CachedRefusal {
+            refused,
+            owner_id: self.owner_id.clone(),
+        };
+        let cache = &mut env.worker.cache;
+        let asked_at = self.attempt.asked_at;
+        cache.remember_refused(&self.digest, refusal, asked_at, env.now, env.store);
+    }
+
     /// Remembers that the key has no owner.
     fn unknown(&self, refused: Refused, env: &mut Env<'_>) -> End {
-        let cache = &mut env.worker.cache;
-        cache.remember_refused(&self.digest, refused, env.now, env.store);
+        self.remember_refused(refused, env);
         if refused == Refused::Unseen {
             End::refused(Reason::Unknown)
         } else {
@@ -752,6 +845,9 @@ impl Pending {
         let record = &owner.record;
         if record.ends_at <= env.now {
             return Err(End::invalid(Reason::Expired));
+        }
+        if record.disabled {
+            return Err(End::invalid(Reason::Disabled));
         }
         if env
             .worker
@@ -922,6 +1018,7 @@ impl Pending {
         let cached = CachedToken {
             authorization: format!("Bearer {}", token.jwt).into(),
             owner_id: owner.id.as_str().into(),
+            terms: Arc::clone(&owner.record.terms),
         };
         // A token shorter than the skew is used for half of its life. Without a cache entry each
         // request would go to Keycloak.
@@ -944,13 +1041,7 @@ impl Pending {
         } else {
             Source::Refresh
         };
-        let remove = std::mem::take(&mut self.remove);
-        let forward = Forward {
-            authorization: cached.authorization,
-            remove,
-            source,
-        };
-        Ok((State::Over, Output::Forward(forward)))
+        Ok(Next::Token(cached, source))
     }
 }
 
@@ -990,7 +1081,7 @@ impl Pending {
         if self.key.is_some() && !breaker.admits(call.endpoint, id, digest, lease_until, env.now) {
             return Err(End::refused(Reason::BreakerOpen));
         }
-        Ok((state, Output::Await(Effect::Call { call, timeout_ms })))
+        Ok(Next::Await(state, Effect::Call { call, timeout_ms }))
     }
 
     /// Takes the answer to a call.
@@ -1061,12 +1152,12 @@ impl Pending {
             .time_left(&state, env)?
             .min(env.worker.config.callout_timeout_ms);
         let wait_ms = None;
-        Ok((
+        Ok(Next::Await(
             state,
-            Output::Await(Effect::Yield {
+            Effect::Yield {
                 wait_ms,
                 timeout_ms,
-            }),
+            },
         ))
     }
 
@@ -1074,12 +1165,12 @@ impl Pending {
     fn wait(&self, state: State, wait_ms: u64, env: &Env<'_>) -> Step {
         let timeout_ms = self.time_left(&state, env)?.min(wait_ms + WAIT_GRACE_MS);
         let wait_ms = Some(wait_ms);
-        Ok((
+        Ok(Next::Await(
             state,
-            Output::Await(Effect::Yield {
+            Effect::Yield {
                 wait_ms,
                 timeout_ms,
-            }),
+            },
         ))
     }
 }
@@ -1129,12 +1220,21 @@ impl Exchange {
     /// Takes a step's outcome: keeps the new state, or ends the exchange.
     fn settle(&mut self, step: Step, env: &mut Env<'_>) -> Output {
         match step {
-            Ok((state, output)) => {
-                if matches!(state, State::Over) {
-                    self.forwarded = self.pending.as_ref().map(|pending| pending.digest);
-                    self.give_back(env);
-                }
+            Ok(Next::Await(state, effect)) => {
                 self.state = state;
+                Output::Await(effect)
+            }
+            Ok(Next::Token(token, source)) => {
+                let output = match &mut self.pending {
+                    Some(pending) if pending.key.is_some() => {
+                        let remove = std::mem::take(&mut pending.remove);
+                        let digest = pending.digest;
+                        self.admit(&digest, token, remove, source, env)
+                    }
+                    // A renewal serves no request, so no term holds for it.
+                    _ => forward(token, Vec::new(), source),
+                };
+                self.give_back(env);
                 output
             }
             Err(end) => self.end(end, env),
@@ -1154,21 +1254,19 @@ impl Exchange {
                 let rejection = reason.rejection();
                 if let Some(pending) = &self.pending {
                     let Pending { digest, id, .. } = pending;
-                    let (now, worker) = (env.now, &mut *env.worker);
                     if let Some(refused) = remember {
-                        worker
-                            .cache
-                            .remember_refused(digest, refused, now, env.store);
+                        pending.remember_refused(refused, env);
                     }
                     // A request may wait where a renewal could not. And a throttled address says
                     // nothing about a key that comes from other addresses as well.
                     let of_the_key = rejection != Rejection::Throttled;
                     if of_the_key && (pending.key.is_some() || remember.is_some()) {
-                        worker.flights.fail_if_leading(digest, *id, now, &reason);
+                        let flights = &mut env.worker.flights;
+                        flights.fail_if_leading(digest, *id, env.now, &reason);
                     }
                 }
-                if let Some(forward) = self.stale(&reason, env) {
-                    Output::Forward(forward)
+                if let Some(output) = self.stale(&reason, env) {
+                    output
                 } else if rejection == Rejection::InvalidApiKey && self.count_failure(env) {
                     rejected(Reason::Throttled)
                 } else {
@@ -1181,21 +1279,24 @@ impl Exchange {
     }
 
     /// The cached token past its TTL, where Keycloak cannot be asked for another.
-    fn stale(&mut self, reason: &Reason, env: &mut Env<'_>) -> Option<Forward> {
+    fn stale(&mut self, reason: &Reason, env: &mut Env<'_>) -> Option<Output> {
         let pending = self
             .pending
             .as_mut()
             .filter(|p| p.key.is_some() && reason.is_outage())?;
         let cache = &mut env.worker.cache;
         let token = cache.find_stale(&pending.digest, env.now, env.store)?;
-        pending.owner_id = Some(token.owner_id);
-        self.forwarded = Some(pending.digest);
-        Some(Forward {
-            authorization: token.authorization,
-            remove: std::mem::take(&mut pending.remove),
-            source: Source::Stale,
-        })
+        let (digest, remove) = (pending.digest, std::mem::take(&mut pending.remove));
+        Some(self.admit(&digest, token, remove, Source::Stale, env))
     }
+}
+
+fn forward(token: CachedToken, remove: Vec<String>, source: Source) -> Output {
+    Output::Forward(Forward {
+        authorization: token.authorization,
+        remove,
+        source,
+    })
 }
 
 fn rejected(reason: Reason) -> Output {
@@ -1216,18 +1317,6 @@ fn release(pending: &Pending, env: &mut Env<'_>) {
 fn longer(wait_ms: u64, env: &Env<'_>) -> u64 {
     let crowd = u64::try_from(env.worker.pending).unwrap_or(u64::MAX);
     (wait_ms * 2).min(WAIT_MS_MAX.saturating_add(crowd / 2))
-}
-
-fn forward(token: &CachedToken, remove: Vec<String>, level: Level) -> Forward {
-    let source = match level {
-        Level::L1 => Source::L1,
-        Level::L2 => Source::L2,
-    };
-    Forward {
-        authorization: Arc::clone(&token.authorization),
-        remove,
-        source,
-    }
 }
 
 /// The end for a key that was refused a short while ago. The refusal is not remembered anew, or

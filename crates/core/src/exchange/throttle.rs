@@ -45,20 +45,22 @@ pub enum SourceAddress {
 }
 
 impl SourceAddress {
-    /// Reads an address as a host gives it: `192.0.2.7`, `192.0.2.7:443`, `2001:db8::7`
-    /// or `[2001:db8::7]:443`. None for anything else, as the path of a socket.
+    /// The source of an address as a host gives it; see [`parse_address`].
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(text).ok()?;
-        let socket = text.parse::<SocketAddr>().map(|socket| socket.ip());
-        let address = socket.or_else(|_| text.parse::<IpAddr>()).ok()?;
-        Some(match address.to_canonical() {
+        parse_address(text).map(Self::of)
+    }
+
+    /// The source of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        match address.to_canonical() {
             IpAddr::V4(address) => Self::V4(address.octets()),
             IpAddr::V6(address) => {
                 let [a, b, c, d, e, f, g, h, ..] = address.octets();
                 Self::V6([a, b, c, d, e, f, g, h])
             }
-        })
+        }
     }
 
     fn bytes(&self) -> &[u8] {
@@ -67,6 +69,15 @@ impl SourceAddress {
             Self::V6(bytes) => bytes,
         }
     }
+}
+
+/// Reads an address as a host gives it: `192.0.2.7`, `192.0.2.7:443`, `2001:db8::7`
+/// or `[2001:db8::7]:443`. None for anything else, as the path of a socket.
+#[must_use]
+pub fn parse_address(text: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(text).ok()?;
+    let socket = text.parse::<SocketAddr>().map(|socket| socket.ip());
+    socket.or_else(|_| text.parse::<IpAddr>()).ok()
 }
 
 /// The failures of source addresses, as a worker knows them.

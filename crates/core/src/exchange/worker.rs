@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::flight::Flights;
+use super::rate_limit::RateLimits;
 use super::renewing::Renewing;
 use super::throttle::{Lookups, Throttle};
 use crate::cache::Cache;
@@ -32,6 +33,7 @@ pub struct Worker {
     pub(crate) service_token: ServiceToken,
     pub(crate) renewing: Renewing,
     pub(crate) throttle: Throttle,
+    pub(super) rate_limits: RateLimits,
     pub(super) lookups: Lookups,
     /// Turns of keys that this node has verified: taken only after an outage.
     pub(super) refreshes: Lookups,
@@ -60,6 +62,8 @@ pub struct Sizes {
     pub addresses: usize,
     /// Keys in the queue for renewal; at most [`DUE_MAX`](super::renewing::DUE_MAX).
     pub renewing: usize,
+    /// Keys with a rate limit; at most `l1_entries`.
+    pub limited: usize,
     /// Keys with a dropped token that is remembered; at most 1024.
     pub dropped: usize,
 }
@@ -72,6 +76,7 @@ impl Worker {
         let cache = Cache::new(&config, &signing_key);
         let ids = Ids::new(&signing_key, seed);
         let throttle = Throttle::new(&config, &signing_key);
+        let rate_limits = RateLimits::new(&config, &signing_key);
         let lookups = Lookups::new(&config);
         let refreshes = Lookups::of_known_keys(&config);
         let breaker = Breaker::new(&signing_key.derive(&[b"breaker:", seed]));
@@ -83,6 +88,7 @@ impl Worker {
             service_token: ServiceToken::default(),
             renewing: Renewing::default(),
             throttle,
+            rate_limits,
             lookups,
             refreshes,
             breaker,
@@ -124,6 +130,12 @@ impl Worker {
         self.cache.revocations_mut().take_counts()
     }
 
+    /// Requests of keys with a rate limit that were let through with a bucket that was lost, since
+    /// the last call.
+    pub const fn take_lost_buckets(&mut self) -> u64 {
+        self.rate_limits.take_lost()
+    }
+
     /// The current sizes.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
@@ -138,6 +150,7 @@ impl Worker {
             pending: self.pending,
             addresses: self.throttle.len(),
             renewing: self.renewing.len(),
+            limited: self.rate_limits.len(),
             dropped: self.cache.dropped(),
         }
     }

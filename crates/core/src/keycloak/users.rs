@@ -62,7 +62,12 @@ pub enum Lookup {
     /// Keycloak says that no user holds it.
     Unknown,
     /// A user holds it, but it must not be used.
-    Refused(LookupRefusal),
+    Refused {
+        /// Keycloak's id of the user; none where several hold it.
+        owner_id: Option<String>,
+        /// Why.
+        refusal: LookupRefusal,
+    },
 }
 
 /// Reasons a key that was found is not used. The client learns none of them.
@@ -131,22 +136,34 @@ pub fn read_lookup_answer(status: u16, body: &[u8], id: &str) -> Result<Lookup, 
     let user = match <[User; 1]>::try_from(users) {
         Ok([user]) => user,
         Err(users) if users.is_empty() => return Ok(Lookup::Unknown),
-        Err(_) => return Ok(Lookup::Refused(LookupRefusal::SeveralOwners)),
+        Err(_) => {
+            return Ok(Lookup::Refused {
+                owner_id: None,
+                refusal: LookupRefusal::SeveralOwners,
+            });
+        }
     };
     if !is_user_id(&user.id) {
         return Err(LookupError::Malformed);
     }
     let record = match KeyRecord::find(&user.attributes, id) {
         Ok(record) => record,
-        Err(reason) => return Ok(Lookup::Refused(reason.into())),
+        Err(reason) => return Ok(refused(user.id, reason.into())),
     };
     if !user.enabled {
-        return Ok(Lookup::Refused(LookupRefusal::OwnerDisabled));
+        return Ok(refused(user.id, LookupRefusal::OwnerDisabled));
     }
     Ok(Lookup::Owner(Box::new(Owner {
         id: user.id,
         record,
     })))
+}
+
+fn refused(owner_id: String, refusal: LookupRefusal) -> Lookup {
+    Lookup::Refused {
+        owner_id: Some(owner_id),
+        refusal,
+    }
 }
 
 #[cfg(test)]
@@ -192,7 +209,7 @@ mod tests {
         let other = json!([owner_json("user-1", "zzz999zzz999")]);
         assert_eq!(
             read(&other),
-            Ok(Lookup::Refused(RecordError::Absent.into()))
+            Ok(refused("user-1".into(), RecordError::Absent.into()))
         );
     }
 
@@ -204,7 +221,10 @@ mod tests {
         ]);
         assert_eq!(
             read(&two),
-            Ok(Lookup::Refused(LookupRefusal::SeveralOwners))
+            Ok(Lookup::Refused {
+                owner_id: None,
+                refusal: LookupRefusal::SeveralOwners
+            })
         );
     }
 
@@ -214,7 +234,7 @@ mod tests {
         owner["enabled"] = json!(false);
         assert_eq!(
             read(&json!([owner])),
-            Ok(Lookup::Refused(LookupRefusal::OwnerDisabled))
+            Ok(refused("user-1".into(), LookupRefusal::OwnerDisabled))
         );
         owner["enabled"] = Value::Null;
         assert_eq!(read(&json!([owner])), Err(LookupError::Malformed));

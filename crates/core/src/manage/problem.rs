@@ -11,7 +11,7 @@ use serde_json::json;
 use super::change::ChangeError;
 use super::owner_keys::EditRefused;
 use crate::keycloak::loggable;
-use crate::rejection::Rejection;
+use crate::rejection::{Rejection, Spent};
 
 /// A refusal: its kind and its detail.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub enum Code {
 
 impl Code {
     /// All codes, with one method and one rejection in place of all.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::MissingCredentials,
         Self::InvalidToken,
         Self::Forbidden,
@@ -93,6 +93,8 @@ impl Code {
         Self::Exchange(Rejection::Throttled),
         Self::Exchange(Rejection::IdentityProviderUnavailable),
         Self::Exchange(Rejection::Overloaded),
+        Self::Exchange(Rejection::RateLimited(Spent::ANY)),
+        Self::Exchange(Rejection::AddressNotAllowed),
     ];
 
     /// The `code` member of the body.
@@ -170,7 +172,7 @@ impl Code {
     }
 
     /// Seconds for `Retry-After`, if another try can help.
-    const fn retry_after_seconds(self) -> Option<u32> {
+    fn retry_after_seconds(self) -> Option<u32> {
         match self {
             Self::Busy => Some(2),
             Self::OutcomeUnknown => Some(60),
@@ -233,6 +235,9 @@ impl Problem {
         }
         if let Some(seconds) = self.code.retry_after_seconds() {
             headers.push(("retry-after", seconds.to_string()));
+        }
+        if let Code::Exchange(Rejection::RateLimited(spent)) = self.code {
+            headers.extend(spent.headers());
         }
         headers
     }

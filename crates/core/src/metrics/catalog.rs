@@ -72,6 +72,8 @@ const CODES: &[&str] = &[
     "throttled",
     "identity_provider_unavailable",
     "overloaded",
+    "rate_limited",
+    "address_not_allowed",
 ];
 const ENDPOINTS: &[&str] = &[
     "service_token",
@@ -115,9 +117,10 @@ pub(super) const ANSWER_SECONDS: usize = 5;
 pub(super) const SLICE_SECONDS: usize = 6;
 pub(super) const REVOCATIONS: usize = 7;
 pub(super) const RENEWALS: usize = 8;
+pub(super) const LOST_BUCKETS: usize = 9;
 
 /// The counters and histograms, in the order of the constants above.
-pub const COUNTED: [Family; 9] = [
+pub const COUNTED: [Family; 10] = [
     Family {
         name: "apikey_exchanges_total",
         kind: Kind::Counter,
@@ -162,6 +165,11 @@ pub const COUNTED: [Family; 9] = [
         name: "apikey_renewals_total",
         kind: Kind::Counter,
         labels: &[("result", &["renewed", "failed"])],
+    },
+    Family {
+        name: "apikey_rate_limit_buckets_lost_total",
+        kind: Kind::Counter,
+        labels: &[],
     },
 ];
 

@@ -114,7 +114,8 @@ impl Metrics {
 
     /// A request was refused.
     pub fn refused(&mut self, rejection: Rejection) {
-        let at = Rejection::ALL.iter().position(|known| *known == rejection);
+        let code = rejection.code();
+        let at = Rejection::ALL.iter().position(|known| known.code() == code);
         self.add(catalog::REFUSALS, at.unwrap_or_default(), 1);
     }
 
@@ -125,6 +126,11 @@ impl Metrics {
             Pass::NoKey => self.add(catalog::PASSES, 0, 1),
             Pass::Fallback => self.add(catalog::PASSES, 1, 1),
         }
+    }
+
+    /// Requests of keys with a rate limit met a bucket that the host had lost.
+    pub fn lost_buckets(&mut self, lost: u64) {
+        self.add(catalog::LOST_BUCKETS, 0, lost);
     }
 
     /// A callout ended.

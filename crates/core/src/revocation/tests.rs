@@ -40,20 +40,21 @@ impl SharedStore for Shared {
         Some((value, Some(version)))
     }
 
-    fn set(&mut self, name: &str, value: &[u8], version: Option<u32>) {
+    fn set(&mut self, name: &str, value: &[u8], version: Option<u32>) -> bool {
         self.writes += 1;
         if let Some(race) = self.race.take() {
             race(self);
         }
         if self.lost > 0 {
             self.lost -= 1;
-            return;
+            return false;
         }
         let there = self.entries.get(name).map(|(_, version)| *version);
         if there == version {
             let next = there.unwrap_or(0) + 1;
             self.entries.insert(name.to_owned(), (value.to_vec(), next));
         }
+        there == version
     }
 }
 

@@ -12,7 +12,7 @@ use crate::mac::FastMacKey;
 /// The digest that stands for a key in all caches: keyed BLAKE2b under a secret.
 pub type KeyDigest = [u8; 32];
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 const MAC_LENGTH: usize = 32;
 /// Entries longer than this are not stored: a JWT in a header is far shorter.
 pub const ENTRY_BYTES_MAX: usize = 32 * 1024;
@@ -31,6 +31,8 @@ pub enum Kind {
     Failures = 4,
     /// A key with a renewal of its token under way.
     Renewal = 5,
+    /// The bucket of a key with a rate limit; see [`crate::store::buckets`].
+    Bucket = 6,
 }
 
 /// An entry that was opened, or is to be sealed.

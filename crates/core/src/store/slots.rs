@@ -8,7 +8,7 @@
 use super::sealed::{ENTRY_BYTES_MAX, Entry, KeyDigest, Kind, Sealer};
 use crate::clock::UnixMillis;
 
-const WAYS: u32 = 4;
+pub(super) const WAYS: u32 = 4;
 
 /// The host's shared data, with no more guarantees than a host gives: a read may give anything,
 /// and a write may be lost.
@@ -16,8 +16,8 @@ pub trait SharedStore {
     /// The value under a name, with the version to compare when it is replaced.
     fn get(&mut self, name: &str) -> Option<(Vec<u8>, Option<u32>)>;
     /// Stores a value if the version is still the one that was read; none means that there was no
-    /// value.
-    fn set(&mut self, name: &str, value: &[u8], version: Option<u32>);
+    /// value. False if the host says that it did not.
+    fn set(&mut self, name: &str, value: &[u8], version: Option<u32>) -> bool;
 }
 
 /// One region of slots, for one kind of entry.
@@ -111,13 +111,14 @@ enum Rank {
 
 /// The name of a slot: its region and four hexadecimal digits, which differ within
 /// 32 bits and so never share a CRC-32 in one region.
-fn name(kind: Kind, at: u32) -> String {
+pub(super) fn name(kind: Kind, at: u32) -> String {
     let region = match kind {
         Kind::Token => "ak",
         Kind::Verified => "av",
         Kind::Refused => "an",
         Kind::Failures => "at",
         Kind::Renewal => "ar",
+        Kind::Bucket => "ab",
     };
     format!("{region}:{at:04x}")
 }
@@ -136,8 +137,9 @@ pub(crate) mod tests {
         fn get(&mut self, name: &str) -> Option<(Vec<u8>, Option<u32>)> {
             self.0.get(name).map(|value| (value.clone(), Some(1)))
         }
-        fn set(&mut self, name: &str, value: &[u8], _: Option<u32>) {
+        fn set(&mut self, name: &str, value: &[u8], _: Option<u32>) -> bool {
             self.0.insert(name.to_owned(), value.to_vec());
+            true
         }
     }
 
@@ -158,6 +160,7 @@ pub(crate) mod tests {
             Kind::Refused,
             Kind::Failures,
             Kind::Renewal,
+            Kind::Bucket,
         ] {
             for at in 0..65_536 {
                 assert!(

@@ -1,5 +1,6 @@
 //! Keys that are no good: one answer for all of them, remembered for a while.
 
+use apikeys_core::cache::CachedRefusal;
 use apikeys_core::exchange::{Output, Pass};
 use apikeys_core::rejection::Refused;
 use apikeys_core::rejection::{Reason, Rejection};
@@ -64,7 +65,11 @@ fn who_follows_goes_by_what_another_worker_learned_if_that_is_all_there_is_to_kn
         let parsed = world.config.key_format.parse(key(1).as_bytes()).unwrap();
         let cache = &mut world.worker.cache;
         let digest = cache.digest(&parsed);
-        cache.remember_refused(&digest, refused, world.now, &mut world.shared);
+        let refusal = CachedRefusal {
+            refused,
+            owner_id: None,
+        };
+        cache.remember_refused(&digest, refusal, world.now, world.now, &mut world.shared);
         follower.answer(&mut world);
         assert_eq!(follower.is_over(), over, "{refused:?} {changes}");
         assert!(!leader.is_over());

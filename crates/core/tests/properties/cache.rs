@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use apikeys_core::api_key::format::{ApiKey, KeyFormat};
-use apikeys_core::cache::{Cache, CachedToken, Found, Level};
+use apikeys_core::cache::{Cache, CachedRefusal, CachedToken, Found, Level};
 use apikeys_core::clock::UnixMillis;
 use apikeys_core::config::Config;
 use apikeys_core::rejection::Refused;
@@ -79,12 +79,13 @@ impl SharedStore for Liar {
         value.map(|value| (value, Some(1)))
     }
 
-    fn set(&mut self, name: &str, value: &[u8], _: Option<u32>) {
+    fn set(&mut self, name: &str, value: &[u8], _: Option<u32>) -> bool {
         self.past.push(value.to_vec());
         // In mood 6 writes are lost.
         if self.mood != 6 {
             self.values.insert(name.to_owned(), value.to_vec());
         }
+        true
     }
 }
 
@@ -153,6 +154,7 @@ impl World {
                 let token = CachedToken {
                     authorization: authorization.as_str().into(),
                     owner_id: format!("owner-{key}").into(),
+                    terms: Arc::default(),
                 };
                 cache.remember_token(digest, token, ends_at, asked_at, now, &mut self.store);
                 self.truth
@@ -170,7 +172,11 @@ impl World {
                 } else {
                     Refused::Invalid
                 };
-                cache.remember_refused(digest, refused, now, &mut self.store);
+                let refusal = CachedRefusal {
+                    refused,
+                    owner_id: None,
+                };
+                cache.remember_refused(digest, refusal, now, now, &mut self.store);
                 self.truth.refused.push((config, key, refused, now));
                 let found = cache.find(digest, now, &mut self.store);
                 assert!(

@@ -82,8 +82,9 @@ impl SharedStore for Shared {
     fn get(&mut self, name: &str) -> Option<(Vec<u8>, Option<u32>)> {
         self.0.get(name).map(|value| (value.clone(), Some(1)))
     }
-    fn set(&mut self, name: &str, value: &[u8], _: Option<u32>) {
+    fn set(&mut self, name: &str, value: &[u8], _: Option<u32>) -> bool {
         self.0.insert(name.to_owned(), value.to_vec());
+        true
     }
 }
 

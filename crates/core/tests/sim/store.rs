@@ -152,7 +152,7 @@ impl SharedStore for Access<'_> {
         Some((value, Some(slot.version)))
     }
 
-    fn set(&mut self, name: &str, value: &[u8], version: Option<u32>) {
+    fn set(&mut self, name: &str, value: &[u8], version: Option<u32>) -> bool {
         if self.faults.hits(Fault::CasRace, self.dice) {
             // The other writer wrote the same value as stands there, or one of its own.
             let by = self.data.finds_by(name);
@@ -174,6 +174,7 @@ impl SharedStore for Access<'_> {
             self.data.written.push((name.to_owned(), value.to_vec()));
             self.data.put(name, value.to_vec());
         }
+        fits
     }
 }
 

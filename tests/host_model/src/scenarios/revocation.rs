@@ -24,10 +24,11 @@ impl SharedStore for Beside {
         found.map(|(value, cas)| (value, Some(cas)))
     }
 
-    fn set(&mut self, name: &str, value: &[u8], version: Option<u32>) {
+    fn set(&mut self, name: &str, value: &[u8], version: Option<u32>) -> bool {
         let mut node = self.0.borrow_mut();
         let shared = &mut node.shared;
-        let _ = shared.set(name.as_bytes(), Some(value), version.unwrap_or(0));
+        let version = version.unwrap_or(0);
+        shared.set(name.as_bytes(), Some(value), version).is_ok()
     }
 }
 

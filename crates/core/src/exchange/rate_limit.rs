@@ -1,0 +1,286 @@
+//! The rate limits of keys: a token bucket for each key that has one, for all workers of a node.
+//!
+//! A bucket stands in the host's shared data and, as each worker saw it last, in the worker's
+//! memory; the later of the two instants counts. So a bucket that the host lost lets no more through
+//! on this worker, and on the others at most what they had not seen yet. A key's next limit counts from
+//! its next request on. Nodes know nothing of each other: each lets the whole limit through.
+
+use lru::LruCache;
+
+use super::bucket::{Bucket, FullAt};
+use crate::api_key::terms::RateLimit;
+use crate::clock::UnixMillis;
+use crate::config::Config;
+use crate::mac::MacKey;
+use crate::rejection::Spent;
+use crate::signing_key::SigningKey;
+use crate::store::buckets::{BucketId, Buckets, halves};
+use crate::store::sealed::KeyDigest;
+use crate::store::slots::SharedStore;
+
+/// How often a write is tried: each failure means that another worker let a request through.
+const TRIES: usize = 4;
+
+/// The limits that a worker has met.
+#[derive(Debug)]
+pub struct RateLimits {
+    id_key: MacKey,
+    shared: Buckets,
+    seen: LruCache<KeyDigest, Seen>,
+    entries_max: usize,
+    lost: u64,
+}
+
+/// A key's bucket, as this worker saw it last.
+#[derive(Debug)]
+struct Seen {
+    id: BucketId,
+    full_at: FullAt,
+    /// The slot that held it.
+    name: Option<String>,
+}
+
+impl RateLimits {
+    /// No key has been met. Filters for one realm and signing key count together within a node.
+    #[must_use]
+    pub fn new(config: &Config, signing_key: &SigningKey) -> Self {
+        let issuer = config.realm.issuer.as_bytes();
+        let derive = |purpose: &[u8]| signing_key.derive(&[purpose, b":", issuer]);
+        Self {
+            id_key: MacKey::new(&derive(b"bucket of a key")),
+            shared: Buckets::new(&derive(b"seal of buckets"), config.l2_slots),
+            seen: LruCache::unbounded(),
+            entries_max: config.l1_entries,
+            lost: 0,
+        }
+    }
+
+    /// Spends a token of a key's bucket.
+    ///
+    /// # Errors
+    /// [`Spent`], and no token is spent: the bucket is empty.
+    pub fn take(
+        &mut self,
+        digest: &KeyDigest,
+        key_id: &str,
+        limit: RateLimit,
+        now: UnixMillis,
+        store: &mut dyn SharedStore,
+    ) -> Result<(), Spent> {
+        let id_key = &self.id_key;
+        let seen = self.seen.get_or_insert_mut(*digest, || {
+            let [id, _] = halves(&id_key.tag(&[key_id.as_bytes()]));
+            Seen {
+                id,
+                full_at: FullAt::default(),
+                name: None,
+            }
+        });
+        let taken = seen.take(limit, &self.shared, &mut self.lost, now, store);
+        while self.seen.len() > self.entries_max {
+            self.seen.pop_lru();
+        }
+        taken
+    }
+
+    /// The number of keys in the worker's memory.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// Whether no key has been met.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.seen.is_empty()
+    }
+
+    /// Requests that were let through though their bucket was lost, or could not be written, since
+    /// the last call.
+    pub const fn take_lost(&mut self) -> u64 {
+        std::mem::replace(&mut self.lost, 0)
+    }
+}
+
+impl Seen {
+    fn take(
+        &mut self,
+        limit: RateLimit,
+        shared: &Buckets,
+        lost: &mut u64,
+        now: UnixMillis,
+        store: &mut dyn SharedStore,
+    ) -> Result<(), Spent> {
+        let requests = u64::from(limit.requests);
+        let bucket = Bucket::new(requests, u64::from(limit.seconds) * 1000, requests);
+        for _ in 0..TRIES {
+            let place = shared.find(&self.id, self.name.as_deref(), now, store);
+            let there = place.as_ref().and_then(|place| place.full_at_us);
+            if there.is_none() && place.is_some() && self.full_at.0 > now.0.saturating_mul(1000) {
+                // It was there when this worker last saw it.
+                *lost += 1;
+            }
+            self.full_at = self.full_at.max(FullAt(there.unwrap_or_default()));
+            let mut full_at = self.full_at;
+            if bucket.reserve(&mut full_at, now).is_none() {
+                let wait_ms = bucket.wait_ms(full_at, now);
+                return Err(Spent { limit, wait_ms });
+            }
+            let Some(place) = place else {
+                self.full_at = full_at;
+                return Ok(());
+            };
+            if shared.write(&self.id, &place, full_at.0, store) {
+                self.full_at = full_at;
+                self.name = Some(place.name);
+                return Ok(());
+            }
+        }
+        // The host takes no write. The request is let through, and counts here alone.
+        *lost += 1;
+        bucket.spend(&mut self.full_at, now);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::store::slots::tests::Shared;
+    use crate::test_support::{config_with, signing_key};
+
+    const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
+    const KEY: (KeyDigest, &str) = ([3; 32], "abc123def456");
+
+    fn limits(slots: u32) -> RateLimits {
+        let config = config_with(&json!({"l2_slots": slots}));
+        RateLimits::new(&config, &signing_key())
+    }
+
+    fn take(
+        limits: &mut RateLimits,
+        key: (KeyDigest, &str),
+        now: UnixMillis,
+        store: &mut dyn SharedStore,
+    ) -> Result<(), u64> {
+        let limit = RateLimit::parse("10/60").unwrap();
+        let taken = limits.take(&key.0, key.1, limit, now, store);
+        taken.map_err(|spent| spent.wait_ms)
+    }
+
+    #[test]
+    fn two_workers_of_a_node_share_a_keys_limit() {
+        let (mut one, mut other, mut shared) = (limits(4), limits(4), Shared::default());
+        for at in 0..10 {
+            let worker = if at % 2 == 0 { &mut one } else { &mut other };
+            assert_eq!(take(worker, KEY, NOW, &mut shared), Ok(()), "{at}");
+        }
+        for worker in [&mut one, &mut other] {
+            assert_eq!(take(worker, KEY, NOW, &mut shared), Err(6000));
+        }
+        let later = NOW.plus_ms(6000);
+        assert_eq!(take(&mut other, KEY, later, &mut shared), Ok(()));
+        assert_eq!(take(&mut one, KEY, later, &mut shared), Err(6000));
+        assert_eq!((one.take_lost(), other.take_lost()), (0, 0));
+    }
+
+    #[test]
+    fn each_key_has_a_bucket_of_its_own() {
+        let (mut limits, mut shared) = (limits(4), Shared::default());
+        for _ in 0..10 {
+            assert_eq!(take(&mut limits, KEY, NOW, &mut shared), Ok(()));
+        }
+        let other = ([4; 32], "zzz999zzz999");
+        assert_eq!(take(&mut limits, other, NOW, &mut shared), Ok(()));
+        assert_eq!(take(&mut limits, KEY, NOW, &mut shared), Err(6000));
+    }
+
+    #[test]
+    fn without_shared_data_a_worker_counts_for_itself() {
+        let (mut one, mut other, mut shared) = (limits(0), limits(0), Shared::default());
+        for worker in [&mut one, &mut other] {
+            let served = (0..20).filter(|_| take(worker, KEY, NOW, &mut shared).is_ok());
+            assert_eq!(served.count(), 10);
+            assert_eq!(worker.take_lost(), 0);
+        }
+        assert!(shared.0.is_empty());
+    }
+
+    #[test]
+    fn a_lost_bucket_lets_no_more_through_on_the_worker_that_saw_it_and_is_counted() {
+        let (mut limits, mut shared) = (limits(4), Shared::default());
+        for _ in 0..10 {
+            assert_eq!(take(&mut limits, KEY, NOW, &mut shared), Ok(()));
+        }
+        shared.0.clear();
+        assert_eq!(take(&mut limits, KEY, NOW, &mut shared), Err(6000));
+        assert_eq!(limits.take_lost(), 1);
+        // After its time a bucket that is gone is no loss.
+        shared.0.clear();
+        let later = NOW.plus_ms(60_000);
+        assert_eq!(take(&mut limits, KEY, later, &mut shared), Ok(()));
+        assert_eq!(limits.take_lost(), 0);
+    }
+
+    /// Shared data in which another worker is faster, so many times.
+    struct Raced(Shared, usize);
+
+    impl SharedStore for Raced {
+        fn get(&mut self, name: &str) -> Option<(Vec<u8>, Option<u32>)> {
+            self.0.get(name)
+        }
+        fn set(&mut self, name: &str, value: &[u8], version: Option<u32>) -> bool {
+            if self.1 > 0 {
+                self.1 -= 1;
+                return false;
+            }
+            self.0.set(name, value, version)
+        }
+    }
+
+    #[test]
+    fn a_write_that_another_worker_overtook_is_tried_again_and_a_request_spends_one_token() {
+        let mut limits = limits(4);
+        let mut shared = Raced(Shared::default(), 0);
+        for races in [0, 1, 3] {
+            shared.1 = races;
+            assert_eq!(take(&mut limits, KEY, NOW, &mut shared), Ok(()));
+        }
+        assert_eq!(limits.take_lost(), 0);
+        // A host that takes no write at all.
+        shared.1 = usize::MAX;
+        let served = (0..20).filter(|_| take(&mut limits, KEY, NOW, &mut shared).is_ok());
+        assert_eq!(served.count(), 7);
+        assert_eq!(limits.take_lost(), 7);
+    }
+
+    #[test]
+    fn a_new_limit_holds_from_the_next_request_on() {
+        let (mut limits, mut shared) = (limits(4), Shared::default());
+        let mut served = |limit: &str, now| {
+            let limit = RateLimit::parse(limit).unwrap();
+            let served =
+                (0..300).filter(|_| limits.take(&KEY.0, KEY.1, limit, now, &mut shared).is_ok());
+            served.count()
+        };
+        assert_eq!(served("10/60", NOW), 10);
+        // The debt of a minute is 100 requests of the new limit.
+        assert_eq!(served("200/120", NOW), 100);
+        // A debt that is longer than the new limit's time is forgotten.
+        assert_eq!(served("5/1", NOW), 5);
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let config = config_with(&json!({"l1_entries": 16}));
+        let mut limits = RateLimits::new(&config, &signing_key());
+        let mut shared = Shared::default();
+        assert!(limits.is_empty());
+        for n in 0..40 {
+            let _ = take(&mut limits, ([n; 32], &n.to_string()), NOW, &mut shared);
+        }
+        assert_eq!(limits.len(), 16);
+    }
+}
