@@ -55,6 +55,19 @@ pub fn plain_owner(name: &str, number: u8) -> User {
     User::new(name).with_key(id_of(&key(number)), &sha256_of(&key(number)), FAR)
 }
 
+/// Sets a fact about the key of this number on its owner.
+pub fn set_fact(user: &mut User, number: u8, field: Field, value: &str) {
+    let attribute = field.attribute(id_of(&key(number)));
+    user.attributes.insert(attribute, vec![value.to_owned()]);
+}
+
+/// The owner of a key under SHA-256, with a fact about the key.
+pub fn plain_owner_with(name: &str, number: u8, field: Field, value: &str) -> User {
+    let mut user = plain_owner(name, number);
+    set_fact(&mut user, number, field, value);
+    user
+}
+
 /// The same with an end to the millisecond.
 pub fn ending(name: &str, number: u8, ends_at: UnixMillis) -> User {
     let mut user = plain_owner(name, number);

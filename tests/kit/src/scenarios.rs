@@ -4,11 +4,12 @@
 //! for, and what the log says. A fact that one rig alone can see stays a test of that rig.
 //! [`run_scenarios`](crate::run_scenarios) makes tests of the list.
 
+use apikeys_core::api_key::record::Field;
 use serde_json::{Value, json};
 
 use crate::checksum::summed;
 use crate::keycloak::{FakeKeycloak, User, bcrypt_of, claims, jwt};
-use crate::keys::{FAR, START, ending, id_of, key, owner, plain_owner};
+use crate::keys::{FAR, START, ending, id_of, key, owner, plain_owner, plain_owner_with, set_fact};
 
 /// A gateway with a made-up Keycloak behind it, of the realm `demo`.
 pub trait Rig: Sized {
@@ -165,6 +166,9 @@ macro_rules! run_scenarios {
             a_turn_that_is_not_given_ends_the_exchange
             an_address_that_has_failed_too_often_is_told_to_wait_before_any_call
             the_host_is_asked_for_no_address_of_a_warm_request
+            a_key_over_its_rate_limit_is_told_so_and_served_again_later
+            a_key_bound_to_networks_is_refused_from_elsewhere_once_it_is_verified
+            a_disabled_key_is_refused_like_any_other_and_the_log_says_why
         }
     };
     ($rig:ty => $($name:ident)*) => {
@@ -648,4 +652,47 @@ mod tests {
             .filter_map(|line| line.strip_prefix("pub fn ")?.strip_suffix("<R: Rig>() {"));
         assert_eq!(listed, scenarios.collect::<Vec<_>>());
     }
+}
+
+// --- the terms of a key -----------------------------------------------------------------
+
+pub fn a_key_over_its_rate_limit_is_told_so_and_served_again_later<R: Rig>() {
+    let mut rig = R::new(vec![
+        plain_owner_with("alice", 1, Field::RateLimit, "3/60"),
+        plain_owner("bob", 2),
+    ]);
+    let other = rig.add_worker();
+    for worker in [0, 0, other] {
+        rig.ask_worker(worker, &key(1)).expect_owner("alice");
+    }
+    for worker in [0, other] {
+        rig.ask_worker(worker, &key(1))
+            .expect_rejected(429, "rate_limited");
+    }
+    rig.ask(&key(2)).expect_owner("bob");
+    rig.pass(20_000);
+    rig.ask(&key(1)).expect_owner("alice");
+    rig.ask(&key(1)).expect_rejected(429, "rate_limited");
+}
+
+pub fn a_key_bound_to_networks_is_refused_from_elsewhere_once_it_is_verified<R: Rig>() {
+    let alice = plain_owner_with("alice", 1, Field::AllowedAddresses, "192.0.2.0/24");
+    let mut rig = R::new(vec![alice]);
+    rig.come_from("198.51.100.7");
+    rig.ask(&key(1)).expect_rejected(403, "address_not_allowed");
+    rig.ask(&other_secret(&key(1), 1)).expect_invalid();
+    rig.come_from("192.0.2.7");
+    rig.ask(&key(1)).expect_owner("alice");
+    rig.come_from("198.51.100.7");
+    rig.ask(&key(1)).expect_rejected(403, "address_not_allowed");
+    assert!(rig.logged("the key may not come from this address"));
+}
+
+pub fn a_disabled_key_is_refused_like_any_other_and_the_log_says_why<R: Rig>() {
+    let mut rig = R::new(vec![plain_owner_with("alice", 1, Field::Disabled, "true")]);
+    rig.ask(&key(1)).expect_invalid();
+    assert!(rig.logged("key disabled"));
+    rig.keycloak(|keycloak| set_fact(&mut keycloak.users[0], 1, Field::Disabled, "false"));
+    rig.pass(31_000);
+    rig.ask(&key(1)).expect_owner("alice");
 }

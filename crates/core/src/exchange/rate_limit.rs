@@ -2,8 +2,8 @@
 //!
 //! A bucket stands in the host's shared data and, as each worker saw it last, in the worker's
 //! memory; the later of the two instants counts. So a bucket that the host lost lets no more through
-//! on this worker, and on the others at most what they had not seen yet. A key's next limit counts from
-//! its next request on. Nodes know nothing of each other: each lets the whole limit through.
+//! on this worker, and on the others at most what they had not seen yet. A limit that is changed begins
+//! with a full bucket. Nodes know nothing of each other: each lets the whole limit through.
 
 use lru::LruCache;
 
@@ -35,6 +35,7 @@ pub struct RateLimits {
 #[derive(Debug)]
 struct Seen {
     id: BucketId,
+    limit: RateLimit,
     full_at: FullAt,
     /// The slot that held it.
     name: Option<String>,
@@ -68,15 +69,22 @@ impl RateLimits {
         store: &mut dyn SharedStore,
     ) -> Result<(), Spent> {
         let id_key = &self.id_key;
-        let seen = self.seen.get_or_insert_mut(*digest, || {
-            let [id, _] = halves(&id_key.tag(&[key_id.as_bytes()]));
+        let first = || {
+            let RateLimit { requests, seconds } = limit;
+            let limit_bytes = [requests.to_be_bytes(), seconds.to_be_bytes()].concat();
+            let [id, _] = halves(&id_key.tag(&[&limit_bytes, key_id.as_bytes()]));
             Seen {
                 id,
+                limit,
                 full_at: FullAt::default(),
                 name: None,
             }
-        });
-        let taken = seen.take(limit, &self.shared, &mut self.lost, now, store);
+        };
+        let seen = self.seen.get_or_insert_mut(*digest, first);
+        if seen.limit != limit {
+            *seen = first();
+        }
+        let taken = seen.take(&self.shared, &mut self.lost, now, store);
         while self.seen.len() > self.entries_max {
             self.seen.pop_lru();
         }
@@ -105,12 +113,12 @@ impl RateLimits {
 impl Seen {
     fn take(
         &mut self,
-        limit: RateLimit,
         shared: &Buckets,
         lost: &mut u64,
         now: UnixMillis,
         store: &mut dyn SharedStore,
     ) -> Result<(), Spent> {
+        let limit = self.limit;
         let requests = u64::from(limit.requests);
         let bucket = Bucket::new(requests, u64::from(limit.seconds) * 1000, requests);
         for _ in 0..TRIES {
@@ -257,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_limit_holds_from_the_next_request_on() {
+    fn a_new_limit_begins_with_a_full_bucket() {
         let (mut limits, mut shared) = (limits(4), Shared::default());
         let mut served = |limit: &str, now| {
             let limit = RateLimit::parse(limit).unwrap();
@@ -266,9 +274,8 @@ mod tests {
             served.count()
         };
         assert_eq!(served("10/60", NOW), 10);
-        // The debt of a minute is 100 requests of the new limit.
-        assert_eq!(served("200/120", NOW), 100);
-        // A debt that is longer than the new limit's time is forgotten.
+        assert_eq!(served("10/60", NOW), 0);
+        assert_eq!(served("20/60", NOW), 20);
         assert_eq!(served("5/1", NOW), 5);
     }
 

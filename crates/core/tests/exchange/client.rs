@@ -4,7 +4,7 @@ use apikeys_core::exchange::{Exchange, Forward, Output};
 use apikeys_core::machine::{Effect, Event};
 use apikeys_core::rejection::{Reason, Rejection};
 
-pub use super::keys::{FAR, ending, owner, plain_owner};
+pub use super::keys::{FAR, ending, owner, plain_owner, plain_owner_with, set_fact};
 use super::world::{World, headers, key};
 
 pub struct Client {

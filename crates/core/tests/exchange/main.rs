@@ -21,6 +21,7 @@ mod renewals;
 mod revocation;
 mod rig;
 mod signing_keys;
+mod terms;
 mod tokens;
 mod waits;
 mod world;

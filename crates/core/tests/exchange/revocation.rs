@@ -136,13 +136,35 @@ fn what_an_exchange_stores_that_began_before_a_revocation_is_dead() {
 }
 
 #[test]
-fn a_remembered_refusal_outlives_a_revocation() {
+fn a_refused_key_is_served_as_soon_as_a_change_of_its_owner_is_seen() {
     let mut world = World::new(vec![plain_owner("alice", 1)]);
     world.keycloak.users[0].enabled = false;
     world.key_request(&key(1)).rejected();
-    revoke(&mut world, "alice").unwrap();
+    world.keycloak.users[0].enabled = true;
+    world.now = world.now.plus_ms(LATER_MS);
     let (_, reason) = world.key_request(&key(1)).rejected();
     assert!(matches!(reason, Reason::Remembered(_)), "{reason}");
+    revoke(&mut world, "alice").unwrap();
+    world.expect_source(&key(1), Source::FirstUse, "alice");
+    world.next_worker();
+    world.now = world.now.plus_ms(LATER_MS);
+    world.expect_source(&key(1), Source::Refresh, "alice");
+}
+
+#[test]
+fn a_refusal_is_remembered_though_it_revokes_the_owners_stale_token() {
+    let users = vec![plain_owner("alice", 1)];
+    let mut world = World::with(users, &json!({ "stale_if_error_seconds": 3600 }));
+    world.expect_source(&key(1), Source::FirstUse, "alice");
+    world.keycloak.users[0].enabled = false;
+    world.now = world.now.plus_ms(301_000);
+    let (_, reason) = world.key_request(&key(1)).rejected();
+    assert!(matches!(reason, Reason::Lookup(_)), "{reason}");
+    for _ in 0..2 {
+        let (_, reason) = world.key_request(&key(1)).rejected();
+        assert!(matches!(reason, Reason::Remembered(_)), "{reason}");
+        world.next_worker();
+    }
 }
 
 #[test]
