@@ -12,7 +12,7 @@ use proxy_wasm::types::MetricType;
 
 use super::gateway::Gateway;
 use super::shared_store::HostStore;
-use super::with_machine;
+use super::workers::{holder, with_machine};
 use apikeys_core::background::Watch;
 use apikeys_core::clock::UnixMillis;
 use apikeys_core::exchange::Worker;
@@ -105,13 +105,6 @@ impl Sent {
     }
 }
 
-/// A worker was made: its holder bytes tell this machine from the others of its node.
-pub(super) fn has_worker(holder: [u8; 16]) {
-    TELLER.with_borrow_mut(|teller| {
-        teller.member.get_or_insert_with(|| Member::new(holder));
-    });
-}
-
 /// Tells the host the changes.
 pub(super) fn tick(now: UnixMillis) {
     TELLER.with_borrow_mut(|teller| {
@@ -140,6 +133,9 @@ pub(super) fn tick(now: UnixMillis) {
 impl Teller {
     /// The node's gauges, if this machine tells them and it is time.
     fn look(&mut self, now: UnixMillis) -> Option<Gauges> {
+        if self.member.is_none() {
+            self.member = holder().map(Member::new);
+        }
         let member = self.member.as_mut()?;
         if !member.is_due(now) {
             return None;

@@ -1,29 +1,31 @@
 //! The root context: one for each configuration of the filter.
 
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{BufferType, ContextType};
-use sha2::{Digest, Sha256};
 
 use super::callout::{Answer, Callout};
 use super::gateway::Gateway;
 use super::http_context::HttpFilter;
 use super::manage_context::ManageFilter;
 use super::metrics;
+use super::route::{Route, read_key};
+use super::system;
 use super::wiping::wiping;
-use super::{SharedWorker, TICK_PERIOD, TextDigest, system, tick, with_background_env, worker_for};
+use super::workers::{tick, with_background_env};
 use apikeys_core::background::poller::Polling;
 use apikeys_core::background::self_check::{Findings, Severity};
 use apikeys_core::background::{Background, Renewed};
 use apikeys_core::build_info::BuildInfo;
 use apikeys_core::config::{Config, SigningKeySource};
 use apikeys_core::machine::Event;
-use apikeys_core::manage::Manager;
-use apikeys_core::signing_key::SigningKey;
+
+/// The time between two ticks of a root context.
+const TICK_PERIOD: Duration = Duration::from_millis(200);
 
 /// Reads the configuration and makes the context of each request.
 #[derive(Default)]
@@ -38,78 +40,6 @@ pub(super) struct RootFilter {
     background: Background,
     /// Renewals that are already counted.
     renewed: Renewed,
-}
-
-/// One configuration of the filter and its worker.
-pub(super) struct Route {
-    pub(super) config: Arc<Config>,
-    text: TextDigest,
-    /// Cache hits times the sampling rate: thousandths of the next line in the audit log.
-    hits: Cell<u32>,
-    worker: RefCell<Option<Rc<SharedWorker>>>,
-    manager: RefCell<Option<Rc<RefCell<Manager>>>>,
-}
-
-impl Route {
-    /// The worker. Made at first use: Kong reads the variable with the signing key only within a
-    /// request.
-    ///
-    /// # Errors
-    /// The fault of the signing key, without any of its text.
-    pub(super) fn worker(&self) -> Result<Rc<SharedWorker>, String> {
-        if let Some(worker) = self.worker.borrow().as_ref() {
-            return Ok(Rc::clone(worker));
-        }
-        let key = read_key(&self.config.signing_key, "signing_key_property")?;
-        let worker = worker_for(self.text, &self.config, &Arc::new(key));
-        *self.worker.borrow_mut() = Some(Rc::clone(&worker));
-        Ok(worker)
-    }
-
-    /// Whether the audit log gets a line for this cache hit.
-    pub(super) fn samples_hit(&self) -> bool {
-        let hits = self.hits.get() + self.config.audit_hits_per_1000;
-        self.hits.set(hits % 1000);
-        hits >= 1000
-    }
-
-    /// The worker, if it was made already.
-    fn made(&self) -> Option<Rc<SharedWorker>> {
-        self.worker.borrow().as_ref().map(Rc::clone)
-    }
-
-    /// The state that the management requests of this configuration share; made at first use.
-    ///
-    /// # Errors
-    /// The fault of the management client's key, without any of its text.
-    pub(super) fn manager(&self) -> Result<Rc<RefCell<Manager>>, String> {
-        if let Some(manager) = self.manager.borrow().as_ref() {
-            return Ok(Rc::clone(manager));
-        }
-        let management = self.config.management.as_ref();
-        let key = match management.and_then(|management| management.signing_key.as_ref()) {
-            Some(source) => Arc::new(read_key(source, "management_signing_key_property")?),
-            None => Arc::clone(&self.worker()?.worker.borrow().signing_key),
-        };
-        let manager = Manager::new(key, &system::nonce());
-        let manager = Rc::new(RefCell::new(manager));
-        *self.manager.borrow_mut() = Some(Rc::clone(&manager));
-        Ok(manager)
-    }
-}
-
-/// Reads a key from its configured source.
-fn read_key(source: &SigningKeySource, field: &str) -> Result<SigningKey, String> {
-    match source {
-        SigningKeySource::Inline(key) => Ok(SigningKey::clone(key)),
-        SigningKeySource::Property(path) => {
-            let name = path.join(".");
-            let pem = system::property(path).ok_or_else(|| {
-                format!("{field}: the host has no property {name}, or it is empty")
-            })?;
-            SigningKey::parse(&pem).map_err(|fault| format!("{field} {name}: {fault}"))
-        }
-    }
 }
 
 impl RootFilter {
@@ -144,13 +74,7 @@ impl RootFilter {
         if !config.enabled {
             log::warn!("enabled is false: requests pass untouched, with any key they carry");
         }
-        let route = Route {
-            config,
-            text: Sha256::digest(&text).into(),
-            hits: Cell::new(0),
-            worker: RefCell::new(None),
-            manager: RefCell::new(None),
-        };
+        let route = Route::new(config, &text);
         // On Envoy an unusable key is reported now, and not at the first request. Kong would let
         // all requests go on.
         let management = route.config.management.as_ref();

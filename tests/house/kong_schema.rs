@@ -218,35 +218,11 @@ fn refuses_a_configuration_without_a_required_field() {
 }
 
 #[test]
-fn refuses_a_text_where_a_number_or_a_truth_value_belongs() {
-    for field in ["bcrypt_cost", "cache_ttl_seconds", "l2_slots"] {
-        refuses(field, json!("8"));
-    }
-    refuses("enabled", json!("true"));
-    refuses("enabled", json!(1));
-    refuses("realm", json!(1));
-}
-
-#[test]
 fn refuses_an_empty_text() {
     for (field, schema) in properties() {
         if schema["type"] == "string" && !MANAGE_FIELDS.contains(&field.as_str()) {
             refuses(&field, json!(""));
         }
-    }
-}
-
-#[test]
-fn refuses_a_text_without_an_end() {
-    for (field, schema) in properties() {
-        if schema["type"] == "string" && !MANAGE_FIELDS.contains(&field.as_str()) {
-            refuses(&field, json!("x".repeat(20_000)));
-        }
-    }
-    for field in MANAGE_FIELDS {
-        let mut config = managing();
-        config[field] = json!("x".repeat(20_000));
-        both_refuse(&config, field);
     }
 }
 
@@ -358,53 +334,6 @@ fn refuses_origins_that_no_browser_sends() {
 }
 
 // --- single fields -----------------------------------------------------------
-
-#[test]
-fn holds_every_number_to_its_bounds() {
-    for (field, least, most) in [
-        ("bcrypt_cost", 4, 14),
-        ("max_keys_per_user", 1, 100),
-        ("cache_ttl_seconds", 1, 86_400),
-        ("negative_ttl_seconds", 0, 3600),
-        ("callout_timeout_ms", 100, 30_000),
-        ("revocation_poll_seconds", 0, 300),
-        ("throttle_failures_per_minute", 0, 100_000),
-        ("stale_if_error_seconds", 0, 86_400),
-        ("audit_hits_per_1000", 0, 1000),
-        ("clock_skew_seconds", 0, 300),
-        ("l1_entries", 1, 1_000_000),
-        ("l2_slots", 0, 65_536),
-    ] {
-        accepts_value(field, json!(least));
-        accepts_value(field, json!(most));
-        refuses(field, json!(least - 1));
-        refuses(field, json!(most + 1));
-        refuses(field, json!(f64::from(least) + 0.5));
-    }
-}
-
-#[test]
-fn refuses_slots_that_do_not_make_whole_sets() {
-    refuses("l2_slots", json!(4097));
-    accepts_value("l2_slots", json!(4));
-}
-
-#[test]
-fn accepts_only_the_named_choices() {
-    for (field, choices) in [
-        ("storage", &["keycloak"][..]),
-        ("hash_algorithm", &["bcrypt", "sha256"]),
-        ("on_missing_key", &["bearer", "pass", "reject"]),
-        ("preflight", &["refuse", "pass"]),
-        ("mode", &["exchange"]),
-    ] {
-        for choice in choices {
-            accepts_value(field, json!(choice));
-            refuses(field, json!(choice.to_uppercase()));
-        }
-        refuses(field, json!("other"));
-    }
-}
 
 #[test]
 fn holds_the_key_prefix_to_characters_that_need_no_escape() {

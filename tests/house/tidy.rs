@@ -3,12 +3,13 @@
 //! Cargo decides which crate may use which. Beyond that, this file keeps the core pure, and its
 //! rooms in order. A rule that nobody checks is forgotten by the third change.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use regex::Regex;
 use test_kit::markdown;
 use test_kit::markdown::{links, prose};
 use test_kit::repository::{read, root};
@@ -31,6 +32,9 @@ const IMPURE: [(&str, &str); 11] = [
 
 /// The core's sources.
 const CORE: &str = "crates/core/src/";
+
+/// The folders whose files use each other in no circle: what ships.
+const UNTIED: [&str; 2] = [CORE, "src/"];
 
 /// The most entries of the project's folder, so that a newcomer finds the door.
 const ENTRIES_MAX: usize = 20;
@@ -101,8 +105,7 @@ fn a_room_of_the_core_uses_those_before_it_alone() {
         let here = place(room).unwrap_or_else(|| panic!("{path}: a room that ROOMS lacks"));
         seen.insert(room.to_owned());
         let text = read(&path);
-        let shipped = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-        for (number, line) in shipped.lines().enumerate() {
+        for (number, line) in shipped(&text).lines().enumerate() {
             for (at, _) in code_of(line).match_indices("crate::") {
                 let rest = &line[at + "crate::".len()..];
                 let other = rest
@@ -119,6 +122,38 @@ fn a_room_of_the_core_uses_those_before_it_alone() {
         }
     }
     assert_eq!(seen.len(), ROOMS.len(), "each room is there: {seen:?}");
+}
+
+#[test]
+fn no_files_use_each_other_in_a_circle() {
+    for folder in UNTIED {
+        let mut files = BTreeMap::new();
+        for path in tracked() {
+            let Some(name) = path.strip_prefix(folder).filter(|_| is_rust(&path)) else {
+                continue;
+            };
+            if !is_cut_off_tests(&path) && !path.contains("/tests/") {
+                let module = name.trim_end_matches(".rs").trim_end_matches("/mod");
+                let module = module.trim_start_matches("lib").replace('/', "::");
+                files.insert(module, shipped(&read(&path)).to_owned());
+            }
+        }
+        assert!(files.len() > 10, "{folder}: {} files", files.len());
+        assert_eq!(circles(&files), Vec::<String>::new(), "{folder}");
+    }
+}
+
+#[test]
+fn a_circle_of_files_is_seen_in_groups_of_names_and_in_paths() {
+    let files = [
+        ("", "mod a; mod b; fn f() { a::g() }"),
+        ("a", "use crate::{b::{c::One, Two}, d::Three};"),
+        ("b", "mod c;"),
+        ("b::c", "use super::Two; fn g() { super::super::a::g() }"),
+        ("d", "// crate::a\nuse std::fmt;"),
+    ];
+    let files = files.map(|(module, text)| (module.to_owned(), text.to_owned()));
+    assert_eq!(circles(&files.into()), ["a uses b::c", "b::c uses a"]);
 }
 
 /// The table of rooms has each, in the order that is held above, and the page stays one that
@@ -618,6 +653,91 @@ fn names(code: &str, name: &str) -> bool {
                 _ => name.ends_with(':') || !after.is_some_and(in_word),
             }
     })
+}
+
+/// A file without its tests, which stand at its end.
+fn shipped(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod ").next().unwrap_or_default()
+}
+
+/// The uses that lead back, among files by their modules.
+fn circles(files: &BTreeMap<String, String>) -> Vec<String> {
+    let uses = |module: &String| used(module, files);
+    let uses: BTreeMap<_, _> = files.keys().map(|module| (module, uses(module))).collect();
+    let leads_back = |from: &String, to: &String| {
+        let (mut seen, mut left) = (BTreeSet::new(), vec![from]);
+        while let Some(next) = left.pop() {
+            if seen.insert(next) {
+                left.extend(&uses[next]);
+            }
+        }
+        seen.contains(to)
+    };
+    let all = uses
+        .iter()
+        .flat_map(|(from, used)| used.iter().map(move |to| (*from, to)));
+    all.filter(|(from, to)| leads_back(to, from))
+        .map(|(from, to)| format!("{from} uses {to}"))
+        .collect()
+}
+
+/// The files that a file uses. A path leads to the last of its names that is a file; a group of
+/// names `{…}` continues the path before it.
+fn used(module: &str, files: &BTreeMap<String, String>) -> BTreeSet<String> {
+    let code: Vec<&str> = files[module].lines().map(code_of).collect();
+    let signs = Regex::new(r"\w+|::|\S").unwrap();
+    let code = code.join("\n");
+    let signs: Vec<&str> = signs.find_iter(&code).map(|sign| sign.as_str()).collect();
+    let (mut groups, mut path) = (vec![], vec![]);
+    let mut found = BTreeSet::new();
+    for pair in signs.windows(2) {
+        match pair {
+            ["{", _] => groups.push(std::mem::take(&mut path)),
+            ["}", _] => drop(groups.pop()),
+            [name, next] if name.contains(|c: char| c.is_alphanumeric() || c == '_') => {
+                if path.is_empty() {
+                    path = groups.last().cloned().unwrap_or_default();
+                }
+                path.push(*name);
+                if *next != "::" {
+                    found.extend(file_of(module, &path, files));
+                    path.clear();
+                }
+            }
+            _ => {}
+        }
+    }
+    found.remove(module);
+    found
+}
+
+/// The file that a path leads to; a name alone leads to none.
+fn file_of(module: &str, path: &[&str], files: &BTreeMap<String, String>) -> Option<String> {
+    let mut at = match path {
+        ["crate", ..] => String::new(),
+        [_, _, ..] => module.to_owned(),
+        _ => return None,
+    };
+    let mut is_of_ours = false;
+    for name in path {
+        let below = format!("{at}::{name}");
+        match *name {
+            "crate" | "self" => is_of_ours = true,
+            "super" => {
+                is_of_ours = true;
+                at = at
+                    .rsplit_once("::")
+                    .map_or("", |(above, _)| above)
+                    .to_owned();
+            }
+            _ if files.contains_key(below.trim_start_matches("::")) => {
+                is_of_ours = true;
+                at = below.trim_start_matches("::").to_owned();
+            }
+            _ => break,
+        }
+    }
+    is_of_ours.then_some(at)
 }
 
 /// The targets of the Makefile with the text behind their `##`.
