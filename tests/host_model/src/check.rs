@@ -8,6 +8,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
+use apikeys_core::exchange::identity::is_identity;
+
 use super::abi::{Pairs, value_of};
 use super::gateway::{Gateway, Outcome, Request};
 use super::host::{LocalResponse, OUTSIDE};
@@ -112,8 +114,9 @@ fn judge_forwarded(gateway: &Gateway, request: &Request, headers: &Pairs) {
         !leaks || gateway.allowed.keys_upstream,
         "6: a key was forwarded"
     );
+    judge_claims(gateway, request, headers);
     let keys = keys_of(&request.sent);
-    if sorted(headers) == sorted(&request.sent) {
+    if unclaimed(headers) == unclaimed(&request.sent) {
         // Untouched: it had no key, or the scenario allows a key to pass.
         assert!(
             keys.is_empty() || gateway.allowed.keys_upstream,
@@ -136,8 +139,31 @@ fn judge_forwarded(gateway: &Gateway, request: &Request, headers: &Pairs) {
     assert!(*key_ends_at > now, "2: the key had ended");
 }
 
-fn sorted(pairs: &Pairs) -> Pairs {
+/// 14: no client claims to be a key. Kong's proxy sends an empty header where one was taken out
+/// (K2).
+fn judge_claims(gateway: &Gateway, request: &Request, headers: &Pairs) {
+    let claims = |pairs: &Pairs| {
+        let claims = pairs.iter().filter(|(name, _)| names_a_key(name));
+        claims.map(|(_, value)| value.clone()).collect::<Vec<_>>()
+    };
+    let claimed = claims(&request.sent);
+    for value in claims(headers) {
+        let emptied = value.is_empty() && gateway.profile() == Profile::Kong;
+        assert!(
+            emptied || !claimed.contains(&value),
+            "14: a client's claim went on to the service"
+        );
+    }
+}
+
+fn names_a_key(name: &[u8]) -> bool {
+    std::str::from_utf8(name).is_ok_and(is_identity)
+}
+
+/// The headers in order, but for those that name a key.
+fn unclaimed(pairs: &Pairs) -> Pairs {
     let mut pairs = pairs.clone();
+    pairs.retain(|(name, _)| !names_a_key(name));
     pairs.sort();
     pairs
 }
@@ -148,6 +174,7 @@ fn judge_let_go(gateway: &Gateway, request: &Request, headers: &Pairs, body: &[u
     let holds_key = |value: &[u8]| value.windows(PREFIX.len()).any(|part| part == PREFIX);
     let leaks = headers.iter().any(|(_, value)| holds_key(value)) || holds_key(body);
     assert!(!leaks, "6: a request that was let go holds a key");
+    judge_claims(gateway, request, headers);
     if value_of(headers, "authorization").is_some_and(|value| !value.is_empty()) {
         assert!(
             !gateway.manages(request.route),
@@ -165,7 +192,7 @@ fn judge_answered(answer: &LocalResponse, manages: bool) {
         "7: the body of an answer is lost"
     );
     let known: &[u32] = match manages {
-        false => &[400, 401, 429, 503],
+        false => &[400, 401, 403, 429, 503],
         true => &[
             200, 201, 204, 400, 401, 403, 404, 405, 409, 411, 413, 415, 503,
         ],

@@ -434,11 +434,18 @@ impl Host {
         }
     }
 
-    pub fn set_property(&mut self, path: &[u8], _: &[u8]) -> HostResult<()> {
+    /// Envoy keeps it in the request's filter state, under `wasm.` and the path
+    /// (`Context::setProperty`); a root context has no request.
+    pub fn set_property(&mut self, path: &[u8], value: &[u8]) -> HostResult<()> {
         if self.on_kong() && path == b"ngx\0request_id" {
             return trap("cannot set property: the variable is not changeable");
         }
-        self.node.borrow_mut().properties_set += 1;
+        let context = self.contexts.get(&self.context);
+        if !self.on_kong() && context.is_none_or(|context| context.root == 0) {
+            return refuse(Status::NotFound);
+        }
+        let set = (path.to_vec(), value.to_vec());
+        self.node.borrow_mut().properties_set.push(set);
         Ok(())
     }
 

@@ -93,7 +93,8 @@ pub struct Node {
     /// The filter's name in Envoy's configuration.
     pub root_id: String,
     pub properties_asked: Vec<Vec<u8>>,
-    pub properties_set: u32,
+    /// Paths and values, in their order.
+    pub properties_set: Vec<(Vec<u8>, Vec<u8>)>,
     pub sent: Vec<Sent>,
     /// How often a root context used shared data while it handled an answer.
     pub shared_in_root_answers: u32,
@@ -123,7 +124,7 @@ impl Node {
             kong_version: Some("3.9.1"),
             root_id: String::new(),
             properties_asked: Vec::new(),
-            properties_set: 0,
+            properties_set: Vec::new(),
             sent: Vec::new(),
             shared_in_root_answers: 0,
             next_id: 0,

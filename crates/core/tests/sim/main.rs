@@ -159,6 +159,8 @@ fn reaches_everything(tally: &Tally) {
         "rejected identity_provider_unavailable",
         "rejected overloaded",
         "rejected throttled",
+        "rejected rate_limited",
+        "rejected address_not_allowed",
     ] {
         let count = tally.ends.get(how).copied().unwrap_or(0);
         assert!(count >= 100, "only {count} requests ended as {how}");

@@ -41,6 +41,12 @@ impl ClockSteps {
         let back = since.map(|(_, step)| step.min(&0).unsigned_abs());
         back.map(|step| step.min(cap)).sum()
     }
+
+    /// Whether an instant within `ahead` of the clock may be one from before it was set back.
+    pub fn owes(&self, now: u64, ahead: u64) -> bool {
+        let mut steps = self.0.iter();
+        steps.any(|(when, step)| now <= when + step.min(&0).unsigned_abs() + ahead)
+    }
 }
 
 /// One worker: the filter's state for each route, made at its first request, and the gate that
@@ -80,7 +86,6 @@ pub struct Node {
     /// The error of its clock, in milliseconds.
     offset: i64,
     pub clock: ClockSteps,
-    room: usize,
     /// The instant of its workers' last tick.
     ticked_at: u64,
     /// The number of changes to its shared data and its clock by then, and of ticks since
@@ -109,7 +114,6 @@ impl Node {
             workers: (0..workers).map(|_| NodeWorker::new(routes, 0)).collect(),
             offset,
             clock: ClockSteps::default(),
-            room,
             ticked_at: 0,
             seen_changes: ((0, 0), 0),
         }
@@ -142,7 +146,7 @@ impl Node {
         for worker in 0..self.workers.len() {
             self.crash(worker);
         }
-        self.data = SharedData::new(self.host, self.room);
+        self.data.wipe();
     }
 
     /// Makes up for the ticks that its workers had since the last event here: nobody could have

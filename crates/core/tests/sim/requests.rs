@@ -11,6 +11,7 @@ use super::checkers::{Ended, Seen};
 use super::node::With;
 use super::request::{End, Headers, Request};
 use super::setup::SIGNING_KEY;
+use super::truth::Terms;
 use super::world::{Event, Fed, InFlight, World};
 
 pub(super) static KEY: LazyLock<Arc<SigningKey>> =
@@ -34,6 +35,7 @@ impl World {
             turns: 0,
             waited: false,
             rounds: 0,
+            lost_buckets: 0,
         };
         self.in_flight.insert(id, in_flight);
         self.feed(id, 0, &Fed::Request);
@@ -49,6 +51,7 @@ impl World {
             return;
         }
         flight.step += 1;
+        flight.lost_buckets = self.nodes[flight.request.node].data.lost_buckets();
         let headers = flight.request.headers();
         let (event, poison) = match fed {
             Fed::Request => (None, None),
@@ -197,6 +200,9 @@ impl World {
             waited: flight.waited,
             rounds: flight.rounds,
             generation: node.workers[request.worker].generation,
+            owner: flight.exchange.owner_id(),
+            terms: flight.exchange.terms().map(Terms::said),
+            lost_buckets: (flight.lost_buckets, node.data.lost_buckets()),
             calm_since: self.calm_since,
         };
         self.jury.see(&Seen::Ended(&ended), &self.truth);
@@ -234,9 +240,9 @@ impl World {
     /// Shows the checkers all that a step wrote into shared data.
     pub(super) fn show_written(&mut self, node: usize) {
         let slots = self.routes.iter().map(|route| route.config.l2_slots).max();
-        // And claims of renewals, two copies of the log of each realm, and the lease of its
+        // And buckets, claims of renewals, two copies of the log of each realm, and the lease of its
         // polls.
-        let slots_max = 5 * slots.unwrap_or(0) as usize + 3 * self.realms.len();
+        let slots_max = 6 * slots.unwrap_or(0) as usize + 3 * self.realms.len();
         let data = &mut self.nodes[node].data;
         let (written, entries) = (data.take_written(), data.len());
         for (name, value) in &written {

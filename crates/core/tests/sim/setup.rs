@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use apikeys_core::api_key::record::Field;
 use apikeys_core::clock::UnixMillis;
 use apikeys_core::config::Config;
 use serde_json::json;
@@ -19,6 +20,16 @@ pub const START: u64 = 1_800_000_000_000;
 // Made for tests, used nowhere else.
 pub const SIGNING_KEY: &str = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg53C48x8+QE4ZxcdCcxlyCnLV+M8sg0pb\
     H91S4P2ZT2GhRANCAARztE3UlgHHa978qferI/VOamSBp0DyhC9PxPKuIP3RtmK1JtiNd9Q3OD/oPT3DjRszw97Lp6VQXMRn7iqhhhHE";
+
+/// The rate limits of keys.
+pub const LIMITS: [&str; 6] = ["1/1", "1/10", "2/10", "2/60", "5/1", "10/30"];
+/// The networks of keys: of all shared addresses, of one, of all others, and of nobody.
+pub const NETWORKS: [&str; 4] = [
+    "192.0.2.0/24",
+    "192.0.2.2/32 2001:db8::/32",
+    "2001:db8::/32",
+    "10.0.0.0/8",
+];
 
 /// A route with the filter on it.
 pub struct Route {
@@ -117,6 +128,19 @@ fn realm(dice: &mut Dice, at: usize, length_ms: u64) -> Realm {
             let owner = dice.below(users.len());
             let hash = dice.pick(&keys::HASHES);
             give(&mut users[owner], number, hash, end);
+            for (field, values, chance) in [
+                (Field::RateLimit, &LIMITS[..], 0.4),
+                (Field::AllowedAddresses, &NETWORKS[..], 0.15),
+                (Field::Disabled, &["true"][..], 0.1),
+            ] {
+                let value = dice.pick(values);
+                set(
+                    &mut users[owner],
+                    number,
+                    field,
+                    dice.chance(chance).then_some(value),
+                );
+            }
         }
     }
     let mut keycloak = FakeKeycloak::of_realm(realm_name(at), users);
@@ -136,6 +160,15 @@ pub fn give(user: &mut User, number: usize, hash: usize, end: u64) {
     let key = &keys::ALL[number];
     let holder = std::mem::replace(user, User::new(""));
     *user = holder.with_key(&key.id, &key.hashes[hash], UnixMillis(end));
+}
+
+/// Sets a fact about the key of this number on a user, or takes it away.
+pub fn set(user: &mut User, number: usize, field: Field, value: Option<&str>) {
+    let attribute = field.attribute(&keys::ALL[number].id);
+    match value {
+        Some(value) => user.attributes.insert(attribute, vec![value.to_owned()]),
+        None => user.attributes.remove(&attribute),
+    };
 }
 
 fn config(dice: &mut Dice, realm: usize, length_ms: u64) -> Arc<Config> {

@@ -35,6 +35,8 @@ pub struct SharedData {
     versions: u32,
     uses: u64,
     changes: u64,
+    /// Rate limits' buckets that were lost, or that it lied about.
+    lost_buckets: u64,
     /// Names and values written since the last look.
     written: Vec<(String, Vec<u8>)>,
 }
@@ -48,6 +50,7 @@ impl SharedData {
             versions: 0,
             uses: 0,
             changes: 0,
+            lost_buckets: 0,
             written: Vec::new(),
         }
     }
@@ -58,6 +61,17 @@ impl SharedData {
             Host::Kong => format!("{:08x}", crc32fast::hash(name.as_bytes())),
             Host::Envoy => name.to_owned(),
         }
+    }
+
+    fn lose(&mut self, name: &str) {
+        self.lost_buckets += u64::from(name.starts_with("ab:"));
+    }
+
+    /// All is gone.
+    pub fn wipe(&mut self) {
+        self.changes += 1;
+        self.lost_buckets += 1;
+        self.slots.clear();
     }
 
     fn put(&mut self, name: &str, value: Vec<u8>) {
@@ -83,8 +97,10 @@ impl SharedData {
     pub fn evict(&mut self) {
         self.changes += 1;
         let oldest = self.slots.iter().min_by_key(|(_, slot)| slot.used);
-        if let Some(by) = oldest.map(|(by, _)| by.clone()) {
-            self.slots.remove(&by);
+        if let Some(by) = oldest.map(|(by, _)| by.clone())
+            && let Some(slot) = self.slots.remove(&by)
+        {
+            self.lose(&slot.name);
         }
     }
 
@@ -104,6 +120,7 @@ impl SharedData {
             2 => self.slots[&by].older.clone().unwrap_or_default(),
             _ => values[at][..dice.below(values[at].len().max(1))].to_vec(),
         };
+        self.lose(&names[at]);
         self.put(&names[at], value);
     }
 
@@ -116,6 +133,11 @@ impl SharedData {
     /// The number of changes to it.
     pub fn changes(&self) -> u64 {
         self.changes
+    }
+
+    /// The number of buckets of rate limits that it lost, or lied about, so far.
+    pub fn lost_buckets(&self) -> u64 {
+        self.lost_buckets
     }
 
     pub fn len(&self) -> usize {
@@ -133,7 +155,11 @@ pub struct Access<'a> {
 impl SharedStore for Access<'_> {
     fn get(&mut self, name: &str) -> Option<(Vec<u8>, Option<u32>)> {
         let torn = self.faults.hits(Fault::TornRead, self.dice);
-        if self.faults.hits(Fault::ReadFailed, self.dice) {
+        let failed = self.faults.hits(Fault::ReadFailed, self.dice);
+        if torn || failed {
+            self.data.lose(name);
+        }
+        if failed {
             return None;
         }
         let by = self.data.finds_by(name);
@@ -155,6 +181,7 @@ impl SharedStore for Access<'_> {
     fn set(&mut self, name: &str, value: &[u8], version: Option<u32>) -> bool {
         if self.faults.hits(Fault::CasRace, self.dice) {
             // The other writer wrote the same value as stands there, or one of its own.
+            self.data.lose(name);
             let by = self.data.finds_by(name);
             self.data.versions += 1;
             match self.data.slots.get_mut(&by) {
@@ -163,7 +190,10 @@ impl SharedStore for Access<'_> {
             }
         }
         let by = self.data.finds_by(name);
-        let there = self.data.slots.get(&by).map(|slot| slot.version);
+        let slot = self.data.slots.get(&by);
+        let there = slot.map(|slot| slot.version);
+        // A bucket begins with the id of its key.
+        let of_another = slot.is_some_and(|slot| slot.value.get(..16) != value.get(..16));
         let version = version.unwrap_or(0);
         let fits = match (self.data.host, there) {
             (Host::Kong, None) | (Host::Envoy, _) if version == 0 => true,
@@ -171,6 +201,9 @@ impl SharedStore for Access<'_> {
             (_, None) => false,
         };
         if fits {
+            if of_another {
+                self.data.lose(name);
+            }
             self.data.written.push((name.to_owned(), value.to_vec()));
             self.data.put(name, value.to_vec());
         }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use apikeys_core::api_key::record::{Field, index_value};
+use apikeys_core::api_key::terms;
 use apikeys_core::clock::UnixMillis;
 
 use super::keycloak::{FakeKeycloak, User};
@@ -16,6 +17,31 @@ pub struct Hold {
     pub from: u64,
     /// None while it lasts.
     pub until: Option<u64>,
+}
+
+/// The terms of a key, as the record has them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Terms {
+    pub rate_limit: Option<String>,
+    pub networks: Option<String>,
+}
+
+impl Terms {
+    /// The terms that a gateway says it served a key by.
+    pub fn said(terms: &terms::Terms) -> Self {
+        Self {
+            rate_limit: terms.rate_limit.map(|limit| limit.to_string()),
+            networks: terms.allowed_addresses.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+/// A time in which an owner's record of a key had the same terms.
+#[derive(Debug, Clone)]
+struct Record {
+    terms: Terms,
+    /// None while it lasts.
+    until: Option<u64>,
 }
 
 /// A token that Keycloak gave to an owner.
@@ -42,6 +68,10 @@ pub struct Truth {
     /// Until when an owner's own record let a key through, with or without other holders; none
     /// while it does.
     own: BTreeMap<(usize, String, String), Option<u64>>,
+    /// An owner's records of a key, good or not, by realm, key and owner.
+    records: BTreeMap<(usize, String, String), Vec<Record>>,
+    /// The one user who has the index of a key, and since when; by realm and key.
+    indexed: BTreeMap<(usize, String), (Option<String>, u64)>,
     /// The instants at which a node was told that an owner is revoked, by node, realm and
     /// owner.
     told: BTreeMap<(usize, usize, String), Vec<u64>>,
@@ -50,6 +80,7 @@ pub struct Truth {
 impl Truth {
     /// Looks at a realm anew: to be called after each change in it.
     pub fn look(&mut self, realm: usize, keycloak: &FakeKeycloak, now: u64) {
+        self.look_at_records(realm, keycloak, now);
         for (key, user) in keys::ALL
             .iter()
             .flat_map(|key| keycloak.users.iter().map(move |user| (key, user)))
@@ -70,7 +101,15 @@ impl Truth {
             }
         }
         for key in keys::ALL.iter() {
-            let owner = owner_of(key, keycloak, now);
+            let user = indexed(key, keycloak);
+            let id = user.map(|user| user.id.clone());
+            let sole = self.indexed.entry((realm, key.text.clone())).or_default();
+            if sole.0 != id {
+                *sole = (id, now);
+            }
+            // The one owner that the key stands for right now, if all is well with both.
+            let owner = user.filter(|user| is_good(key, user, now));
+            let owner = owner.map(|user| user.id.clone());
             let holds = self.holds.entry((realm, key.text.clone())).or_default();
             if let Some(last) = holds.last_mut()
                 && last.until.is_none()
@@ -88,6 +127,35 @@ impl Truth {
                     until,
                 });
             }
+        }
+    }
+
+    fn look_at_records(&mut self, realm: usize, keycloak: &FakeKeycloak, now: u64) {
+        for (key, user) in keys::ALL
+            .iter()
+            .flat_map(|key| keycloak.users.iter().map(move |user| (key, user)))
+        {
+            let Some(terms) = terms_of(key, user) else {
+                continue;
+            };
+            let of_owner = (realm, key.text.clone(), user.id.clone());
+            let records = self.records.entry(of_owner).or_default();
+            if !matches!(records.last(), Some(last) if last.until.is_none()) {
+                records.push(Record { terms, until: None });
+            }
+        }
+        for ((at, text, owner), records) in &mut self.records {
+            let key = keys::ALL.iter().find(|key| key.text == *text);
+            let user = keycloak.users.iter().find(|user| user.id == *owner);
+            let terms = key.zip(user).and_then(|(key, user)| terms_of(key, user));
+            let Some(last) = records.last_mut().filter(|last| last.until.is_none()) else {
+                continue;
+            };
+            if *at != realm || terms.as_ref() == Some(&last.terms) {
+                continue;
+            }
+            last.until = Some(now);
+            records.extend(terms.map(|terms| Record { terms, until: None }));
         }
     }
 
@@ -130,6 +198,29 @@ impl Truth {
         self.own.get(&own).map(|until| until.unwrap_or(now))
     }
 
+    /// The latest instant at which this owner's record of the key had these terms: now, if it
+    /// has them; none if never.
+    pub fn last_terms(
+        &self,
+        realm: usize,
+        key: &str,
+        owner: &str,
+        terms: &Terms,
+        now: u64,
+    ) -> Option<u64> {
+        let of_owner = (realm, key.to_owned(), owner.to_owned());
+        let records = self.records.get(&of_owner)?;
+        let had = records.iter().rev().find(|record| record.terms == *terms)?;
+        Some(had.until.unwrap_or(now))
+    }
+
+    /// Since when the same user alone has had the index of a key. A refusal of the key since then
+    /// names its owner.
+    pub fn indexed_since(&self, realm: usize, key: &str) -> u64 {
+        let indexed = self.indexed.get(&(realm, key.to_owned()));
+        indexed.map_or(0, |(_, since)| *since)
+    }
+
     /// Whether it was ever good for this owner.
     pub fn was_ever(&self, realm: usize, key: &str, owner: &str) -> bool {
         self.holds(realm, key)
@@ -145,36 +236,49 @@ impl Truth {
     }
 }
 
-/// The one owner that a key stands for right now, if all is well with both.
-fn owner_of(key: &Key, keycloak: &FakeKeycloak, now: u64) -> Option<String> {
+/// The one user who has the index of a key.
+fn indexed<'a>(key: &Key, keycloak: &'a FakeKeycloak) -> Option<&'a User> {
     let index = index_value(&key.id);
-    let values = |user: &User, name: &str| user.attributes.get(name).cloned().unwrap_or_default();
     let mut found = keycloak.users.iter().filter(|user| {
-        let indexed = values(user, "apiKeyIndex");
-        indexed
-            .iter()
-            .any(|value| value.eq_ignore_ascii_case(&index))
+        let mut indexed = values(user, "apiKeyIndex").iter();
+        indexed.any(|value| value.eq_ignore_ascii_case(&index))
     });
-    let (user, None) = (found.next()?, found.next()) else {
-        return None;
-    };
-    is_good(key, user, now).then(|| user.id.clone())
+    found.next().filter(|_| found.next().is_none())
+}
+
+fn values<'a>(user: &'a User, name: &str) -> &'a [String] {
+    user.attributes.get(name).map_or(&[], Vec::as_slice)
+}
+
+fn field<'a>(key: &Key, user: &'a User, field: Field) -> &'a [String] {
+    values(user, &field.attribute(&key.id))
+}
+
+/// The terms of this user's record of a key, if there is one.
+fn terms_of(key: &Key, user: &User) -> Option<Terms> {
+    let mark = format!("key:{}:", key.id);
+    let mut records = values(user, "apiKeys").iter();
+    records.find(|value| value.starts_with(&mark))?;
+    let one = |of| field(key, user, of).first().cloned();
+    Some(Terms {
+        rate_limit: one(Field::RateLimit),
+        networks: one(Field::AllowedAddresses),
+    })
 }
 
 /// Whether this user's record lets the key through.
 fn is_good(key: &Key, user: &User, now: u64) -> bool {
-    let values = |user: &User, name: &str| user.attributes.get(name).cloned().unwrap_or_default();
     let mark = format!("key:{}:", key.id);
     let records = values(user, "apiKeys");
     let mut hashes = records.iter().filter_map(|value| value.strip_prefix(&mark));
     let (Some(hash), None) = (hashes.next(), hashes.next()) else {
         return false;
     };
-    let grace = values(user, &Field::GraceUntil.attribute(&key.id));
-    let in_grace = grace
+    let in_grace = field(key, user, Field::GraceUntil)
         .iter()
         .all(|until| UnixMillis::parse_rfc3339(until).is_ok_and(|until| now < until.0));
-    let has_end = values(user, &Field::ExpiresAt.attribute(&key.id)).len() == 1;
+    let has_end = field(key, user, Field::ExpiresAt).len() == 1;
+    let is_on = field(key, user, Field::Disabled).is_empty();
     let is_its_own = key.hashes.iter().any(|own| own == hash);
-    is_its_own && has_end && in_grace && user.enabled && user.is_linked()
+    is_its_own && has_end && in_grace && is_on && user.enabled && user.is_linked()
 }

@@ -9,7 +9,7 @@ use super::faults::Fault;
 use super::keycloak::{EventFate, User};
 use super::keys::{self, KEYS};
 use super::request::{Address, Credential, Form, Request};
-use super::setup::{give, owners};
+use super::setup::{LIMITS, NETWORKS, give, owners, set};
 use super::world::World;
 
 /// The keys of a flood: more than a worker looks up at once, and more than may wait for a turn.
@@ -137,8 +137,13 @@ fn edit(world: &mut World) {
     let fate = event_fate(world);
     let (dice, now) = (&mut world.dice, UnixMillis(world.now));
     let realm = &mut world.realms[at];
-    let (number, action, hash) = (dice.below(KEYS), dice.below(9), dice.pick(&keys::HASHES));
+    let (number, action, hash) = (dice.below(KEYS), dice.below(14), dice.pick(&keys::HASHES));
     let grace = dice.pick(&[0, 2_000, 30_000]);
+    let (limit, networks) = (dice.pick(&LIMITS), dice.pick(&NETWORKS));
+    let (limit, networks) = (
+        dice.chance(0.8).then_some(limit),
+        dice.chance(0.7).then_some(networks),
+    );
     let (names, key) = (owners(at), &keys::ALL[number]);
     let end = realm.ends[number];
     let holder = holder(&realm.keycloak.users, number);
@@ -200,6 +205,30 @@ fn edit(world: &mut World) {
                 values.push(index_value(&key.id));
             });
             format!("gives the index of key {number} to {any} as well")
+        }
+        (9 | 10 | 11, Some(owner)) => {
+            let attribute = Field::Disabled.attribute(&key.id);
+            let user = keycloak.users.iter().find(|user| user.id == owner);
+            let is_off = user.is_some_and(|user| user.attributes.contains_key(&attribute));
+            let switched = (!is_off).then_some("true");
+            keycloak.edit(&owner, now, fate, |user| {
+                set(user, number, Field::Disabled, switched)
+            });
+            format!(
+                "switches key {number} of {owner} {}",
+                if is_off { "on" } else { "off" }
+            )
+        }
+        (12, Some(owner)) => {
+            keycloak.edit(&owner, now, fate, |user| {
+                set(user, number, Field::RateLimit, limit)
+            });
+            format!("limits key {number} of {owner} to {limit:?}")
+        }
+        (13, Some(owner)) => {
+            let field = Field::AllowedAddresses;
+            keycloak.edit(&owner, now, fate, |user| set(user, number, field, networks));
+            format!("binds key {number} of {owner} to {networks:?}")
         }
         (_, None) => {
             keycloak.edit(&any, now, fate, |user| give(user, number, hash, end));

@@ -86,6 +86,8 @@ pub(super) struct InFlight {
     pub(super) turns: u32,
     pub(super) waited: bool,
     pub(super) rounds: u32,
+    /// The buckets that its node had lost before its latest step.
+    pub(super) lost_buckets: u64,
 }
 
 pub struct World {

@@ -9,7 +9,7 @@ use crate::node::BOTH;
 use crate::scenarios::revocation::{edit, polling};
 
 /// The host's value of a metric.
-fn value(gateway: &Gateway, name: &str) -> i64 {
+pub fn value(gateway: &Gateway, name: &str) -> i64 {
     let node = gateway.node.borrow();
     let found = node.metrics.iter().find(|metric| metric.name == name);
     found.unwrap_or_else(|| panic!("no metric {name}")).value

@@ -5,12 +5,16 @@ use serde_json::json;
 
 use crate::gateway::Gateway;
 use crate::keycloak_adapter::Asked;
-use crate::keys::{key, owner};
+use crate::keys::{key, owner, plain_owner};
 use crate::node::BOTH;
+use crate::scenarios::rate_limit::limited;
 
 /// Measured: 35,600 and 36,000, a third of it the SDK's copies of all headers. The rest is
 /// room for another compiler.
 const INSTRUCTIONS_MAX: u64 = 37_000;
+
+/// The same for a key with a rate limit, in percent of a key without.
+const LIMITED_PERCENT_MAX: u64 = 106;
 
 /// The same with the token from shared data. Measured: 57,200 and 57,700.
 const SHARED_INSTRUCTIONS_MAX: u64 = 61_000;
@@ -66,6 +70,31 @@ fn a_warm_request_takes_few_instructions() {
         let per_byte = (with_cookie - warm) / cookie.len() as u64;
         println!("{profile:?}: and {per_byte} for each byte of a cookie");
         assert!(per_byte <= PER_BYTE_MAX, "{profile:?}: {per_byte}");
+    }
+}
+
+#[test]
+fn a_rate_limit_costs_a_warm_request_little() {
+    for profile in BOTH {
+        let users = vec![
+            plain_owner("alice", &key(1)),
+            limited("bob", &key(2), "1000000/60"),
+        ];
+        let mut gateway = Gateway::new(profile, users);
+        let [free, limited] = [key(1), key(2)].map(|key| {
+            let authorization = format!("ApiKey {key}");
+            let headers = with_key(&authorization);
+            for _ in 0..2 {
+                gateway.ask_with(&headers).subject();
+            }
+            took(&mut gateway, &headers)
+        });
+        println!("{profile:?}: {free} instructions, and {limited} with a rate limit");
+        let most = free * LIMITED_PERCENT_MAX / 100;
+        assert!(
+            limited <= most,
+            "{profile:?}: {limited}, and {most} is the most"
+        );
     }
 }
 

@@ -26,8 +26,13 @@ impl Checker for Bounded {
                 places,
                 config,
             } => {
-                let entries = worker.tokens.max(worker.verified).max(worker.refused);
-                let fits = entries <= config.l1_entries
+                let entries = [
+                    worker.tokens,
+                    worker.verified,
+                    worker.refused,
+                    worker.limited,
+                ];
+                let fits = entries.iter().all(|entries| *entries <= config.l1_entries)
                     && worker.pending <= PENDING_MAX
                     && worker.flights <= worker.pending
                     && worker.failures <= FAILURES_MAX

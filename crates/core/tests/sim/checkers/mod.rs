@@ -9,12 +9,14 @@ mod belief;
 mod bounded;
 mod closed;
 mod expiry;
+mod limits;
 mod owner;
 pub mod panics;
 mod revocation;
 mod secrecy;
 mod serves;
 mod slices;
+mod terms;
 mod unique;
 mod upstream;
 
@@ -23,7 +25,7 @@ use apikeys_core::exchange::{Output, Sizes};
 
 use super::node::ClockSteps;
 use super::request::{End, Request};
-use super::truth::Truth;
+use super::truth::{self, Truth};
 
 /// A happening that a checker sees.
 pub enum Seen<'a> {
@@ -87,6 +89,13 @@ pub struct Ended<'a> {
     pub rounds: u32,
     /// The number of workers in this one's place before it.
     pub generation: u32,
+    /// Keycloak's id of the owner, as the exchange says it.
+    pub owner: Option<&'a str>,
+    /// The terms that it was served by, as the exchange says them.
+    pub terms: Option<truth::Terms>,
+    /// The number of buckets that the node's shared data had lost, or lied about, before the
+    /// request's last step and after it.
+    pub lost_buckets: (u64, u64),
     /// The instant since which no fault could have kept it from its token.
     pub calm_since: Option<u64>,
 }
@@ -135,6 +144,8 @@ impl Jury {
             Box::new(belief::Belief),
             Box::new(unique::Unique),
             Box::new(abuse::Abuse::default()),
+            Box::new(terms::Terms),
+            Box::new(limits::Limits::default()),
         ];
         Self {
             checkers,

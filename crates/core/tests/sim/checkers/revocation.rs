@@ -7,12 +7,19 @@
 //! and a second. A clock that is set back moves neither.
 
 use super::answered::longest_ms;
-use super::{Checker, Seen, Word, holds};
+use super::{Checker, Ended, Seen, Word, holds};
 use crate::polls::TICK_MS;
 use crate::truth::Truth;
 
 /// The longest time from the news to its effect on a node.
 const TOLD_MS: u64 = 1000;
+
+/// The time between a change in Keycloak and its effect on each node, where no event is lost. None
+/// without polls.
+pub fn polled_ms(ended: &Ended<'_>) -> Option<u64> {
+    let poll = ended.config.revocation_poll_ms;
+    (poll > 0).then_some(poll + TICK_MS + TOLD_MS)
+}
 
 pub struct Revocation;
 
@@ -33,30 +40,40 @@ impl Checker for Revocation {
         let Some(last) = last else {
             return Ok(());
         };
-        // A token may be used past its TTL for so long when Keycloak cannot be asked.
-        let ttl = ended.config.cache_ttl_ms + ended.config.stale_if_error_ms;
-        let took = ended.now - ended.sent_at;
-        let bound = ttl.max(took.min(longest_ms(ended)));
-        holds(ended.now <= last + bound, || {
-            let late = ended.now - last;
-            format!("exchanged {late} ms after the key was good last, and {bound} is the bound")
-        })?;
-        let (node, owner) = (ended.request.node, &issued.subject);
-        let told = truth.told_since(node, ended.realm, owner, last);
-        // A route without shared data gets no news.
-        let told = told.filter(|_| ended.config.l2_slots > 0);
-        let late = told.map_or(0, |told| ended.now.saturating_sub(told));
-        holds(late <= TOLD_MS, || {
-            format!("exchanged {late} ms after the node was told that {owner} is revoked")
-        })?;
         // A change to another owner, now in the index of the same key, is no event of this one.
         let own = truth.last_own(ended.realm, &key, &issued.subject, ended.now);
-        let (poll, own) = (ended.config.revocation_poll_ms, own.unwrap_or(last));
-        let late = ended.now.saturating_sub(own);
-        let calm = ended.calm_since.is_some_and(|since| since <= own);
-        holds(
-            !calm || poll == 0 || late <= poll + TICK_MS + TOLD_MS,
-            || format!("exchanged {late} ms after the key was good last, polled every {poll} ms"),
-        )
+        within_bound(ended, truth, &issued.subject, (last, own.unwrap_or(last)))
     }
+}
+
+/// Holds the end of a request against the bound: the facts of the key that decided it were true
+/// until `last`, and as far as its owner's own record goes, until `own`.
+pub fn within_bound(
+    ended: &Ended<'_>,
+    truth: &Truth,
+    owner: &str,
+    (last, own): (u64, u64),
+) -> Word {
+    // A token may be used past its TTL for so long when Keycloak cannot be asked.
+    let ttl = ended.config.cache_ttl_ms + ended.config.stale_if_error_ms;
+    let took = ended.now - ended.sent_at;
+    let bound = ttl.max(took.min(longest_ms(ended)));
+    holds(ended.now <= last + bound, || {
+        let late = ended.now - last;
+        format!("{late} ms after the key was good for it last, and {bound} is the bound")
+    })?;
+    let told = truth.told_since(ended.request.node, ended.realm, owner, last);
+    // A route without shared data gets no news.
+    let told = told.filter(|_| ended.config.l2_slots > 0);
+    let late = told.map_or(0, |told| ended.now.saturating_sub(told));
+    holds(late <= TOLD_MS, || {
+        format!("{late} ms after the node was told of a change of {owner}")
+    })?;
+    let late = ended.now.saturating_sub(own);
+    let calm = ended.calm_since.is_some_and(|since| since <= own);
+    let polled = polled_ms(ended).filter(|_| calm);
+    holds(polled.is_none_or(|polled| late <= polled), || {
+        let poll = ended.config.revocation_poll_ms;
+        format!("{late} ms after the key was good for it last, polled every {poll} ms")
+    })
 }

@@ -37,6 +37,22 @@ pub const MUTATIONS: &[Mutation] = &[
             edit("store/sealed.rs", "self.0.verify(body, tag)", "true"),
         ],
     },
+    // A refusal outlives the change that ends its reason.
+    Mutation {
+        name: "RefusalOutlivesChange",
+        invariant: 0,
+        edits: &[edit(
+            "cache/mod.rs",
+            "revocations.kills(owner_id, refusal.cached_at)",
+            "false",
+        )],
+    },
+    // A key that is switched off is served.
+    Mutation {
+        name: "DisabledIgnored",
+        invariant: 3,
+        edits: &[edit("exchange/steps.rs", "record.disabled", "false")],
+    },
     // A token is used past its end.
     Mutation {
         name: "EndIgnored",
@@ -122,9 +138,9 @@ pub const MUTATIONS: &[Mutation] = &[
         edits: &[edit(
             "exchange/steps.rs",
             "self.key_id = Some(key_id);
-                self.owner_id = Some(Arc::clone(&token.owner_id));",
+                self.admit(&digest, token, remove, level.into(), env)",
             "self.key_id = Some(key.expose().to_owned());
-                self.owner_id = Some(Arc::clone(&token.owner_id));",
+                self.admit(&digest, token, remove, level.into(), env)",
         )],
     },
     // A token goes to the log in place of the key's id.
@@ -184,6 +200,16 @@ pub const MUTATIONS: &[Mutation] = &[
             "api_key/hash/rounds.rs",
             "rounds.min(self.left)",
             "self.left",
+        )],
+    },
+    // A worker keeps each bucket that it ever met.
+    Mutation {
+        name: "BucketsUnbounded",
+        invariant: 9,
+        edits: &[edit(
+            "exchange/rate_limit.rs",
+            "self.seen.len() > self.entries_max",
+            "false",
         )],
     },
     // L1 has no bound.
@@ -264,6 +290,72 @@ pub const MUTATIONS: &[Mutation] = &[
             } else {
                 env.worker.cache.find(&digest, env.now, env.store)
             }",
+        )],
+    },
+    // A key is served from any address.
+    Mutation {
+        name: "NetworksIgnored",
+        invariant: 14,
+        edits: &[edit("exchange/steps.rs", "allowed.allow(address)", "true")],
+    },
+    // The terms are lost on the way through shared data.
+    Mutation {
+        name: "TermsLost",
+        invariant: 14,
+        edits: &[edit(
+            "cache/payload.rs",
+            "Arc::new(terms)",
+            "Arc::new(Terms::default())",
+        )],
+    },
+    // A request goes on though the limit is spent.
+    Mutation {
+        name: "LimitIgnored",
+        invariant: 14,
+        edits: &[edit(
+            "exchange/steps.rs",
+            "taken.err().map(Reason::RateLimited)",
+            "None",
+        )],
+    },
+    // Each worker counts for itself.
+    Mutation {
+        name: "BucketUnwritten",
+        invariant: 14,
+        edits: &[edit(
+            "exchange/rate_limit.rs",
+            "shared.write(&self.id, &place, full_at.0, store)",
+            "true",
+        )],
+    },
+    // A worker forgets the requests that shared data lost.
+    Mutation {
+        name: "MemoryIgnored",
+        invariant: 14,
+        edits: &[edit(
+            "exchange/rate_limit.rs",
+            "self.full_at.max(FullAt(there.unwrap_or_default()))",
+            "FullAt(there.unwrap_or_default())",
+        )],
+    },
+    // Keys with the same limit share a bucket.
+    Mutation {
+        name: "BucketOfAllKeys",
+        invariant: 14,
+        edits: &[edit(
+            "exchange/rate_limit.rs",
+            "key_id.as_bytes()",
+            "b\"\".as_slice()",
+        )],
+    },
+    // A changed limit begins with the debt of the one before.
+    Mutation {
+        name: "BucketOfAllLimits",
+        invariant: 14,
+        edits: &[edit(
+            "exchange/rate_limit.rs",
+            "[requests.to_be_bytes(), seconds.to_be_bytes()].concat()",
+            "Vec::new()",
         )],
     },
 ];
