@@ -172,7 +172,8 @@ impl Gateway {
     }
 
     /// Tells the gateway's own logs and limits a fact about the key: `x-api-key-id` becomes Envoy's
-    /// filter state `wasm.x-api-key-id`. Kong has no place for it.
+    /// filter state `wasm.x-api-key-id`. Kong's logs read the header, and there a failure to set a
+    /// property is a trap.
     pub(super) fn tell(self, name: &str, value: &str) {
         if self == Self::Envoy {
             // A log line without it is no reason to refuse the request.

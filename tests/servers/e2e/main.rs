@@ -93,7 +93,7 @@ use world::{Case, Host, Need, World};
 
 /// The trials of `make test`: one or two for each promise of docs/promises.md, and for each
 /// theme. `make test-all` runs all of them.
-const SMOKE: [&str; 28] = [
+const SMOKE: [&str; 30] = [
     "first_run::the_printed_command_works_as_printed",
     "exchange::a_users_key_becomes_a_token_of_that_user",
     "exchange::a_service_principals_key_becomes_its_token",
@@ -115,6 +115,8 @@ const SMOKE: [&str; 28] = [
     "self_check::missing_roles_are_told_of",
     "configuration::on_missing_key_reject",
     "abuse::an_address_is_told_to_wait",
+    "terms::a_key_with_a_limit_is_served_so_often_and_then_told_to_wait",
+    "identity::the_service_learns_the_key_and_not_what_a_client_claims",
     "management::a_key_that_was_made_works_at_once",
     "management::a_revoked_key_is_refused_by_all_workers_at_once",
     "management::a_token_made_from_a_key_manages_no_keys",

@@ -90,6 +90,8 @@ pub struct Record {
     /// RFC 3339; none leaves the attribute out.
     pub expires_at: Option<String>,
     pub scopes: Option<String>,
+    /// More fields of the key, as `rateLimit`, with their values.
+    pub terms: Vec<(&'static str, String)>,
 }
 
 impl Record {
@@ -99,6 +101,7 @@ impl Record {
             hash,
             expires_at: Some(rfc3339(now_seconds() + 86_400)),
             scopes: None,
+            terms: Vec::new(),
         }
     }
 
@@ -120,6 +123,12 @@ impl Record {
     /// The same, ending at this second of Unix time.
     pub fn expiring_at(mut self, seconds: u64) -> Self {
         self.expires_at = Some(rfc3339(seconds));
+        self
+    }
+
+    /// The same with one more field.
+    pub fn with(mut self, field: &'static str, value: &str) -> Self {
+        self.terms.push((field, value.to_owned()));
         self
     }
 
@@ -152,6 +161,9 @@ pub fn attributes(records: &[Record]) -> Value {
         }
         if let Some(scopes) = &record.scopes {
             set("scopes", scopes);
+        }
+        for (field, value) in &record.terms {
+            set(field, value);
         }
     }
     attributes

@@ -160,7 +160,7 @@ fn envoy_gateway(world: &World) {
 }
 
 /// The blocks of YAML on a page.
-fn yaml(page: &str) -> Vec<Value> {
+pub(crate) fn yaml(page: &str) -> Vec<Value> {
     let mut found = Vec::new();
     for block in page.split("```yaml\n").skip(1) {
         let block = block.split("```").next().unwrap_or_default();
@@ -171,7 +171,7 @@ fn yaml(page: &str) -> Vec<Value> {
 
 /// Envoy validates it, and refuses a broken configuration.
 #[track_caller]
-fn is_valid(world: &World, name: &str, config: &Value) {
+pub(crate) fn is_valid(world: &World, name: &str, config: &Value) {
     let folder = folder(world, name);
     let validate = |config: &Value| {
         let file: &Path = &folder.join("envoy.json");

@@ -10,6 +10,7 @@ mod credentials;
 mod exchange;
 mod faults;
 mod first_run;
+mod identity;
 mod install;
 mod load;
 mod management;
@@ -26,6 +27,7 @@ mod secrecy;
 mod self_check;
 mod signing_key;
 mod smuggling;
+mod terms;
 mod tracing;
 
 use crate::world::Case;
@@ -50,6 +52,8 @@ pub(crate) fn all() -> Vec<Case> {
         self_check::cases(),
         configuration::cases(),
         abuse::cases(),
+        terms::cases(),
+        identity::cases(),
         management::cases(),
         management_refusals::cases(),
         signing_key::cases(),

@@ -25,6 +25,11 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("revocation::a_disabled_owner_is_refused", disabled),
         Case::new("revocation::a_deleted_owner_is_refused", deleted),
         Case::new("revocation::an_unlinked_owner_is_refused", unlinked),
+        Case::new(
+            "revocation::a_key_that_is_switched_off_is_refused_until_it_is_on_again",
+            switched_off,
+        ),
+        Case::new("revocation::a_new_limit_is_in_force", new_limit),
         Case::new("revocation::a_role_given_is_in_the_next_token", role_given),
         Case::new("revocation::a_role_in_a_role_is_in_it", role_in_a_role),
         Case::new("revocation::a_group_left_takes_its_role_along", group_left),
@@ -126,6 +131,47 @@ fn deleted(world: &World) {
 
 fn unlinked(world: &World) {
     change_refuses(world, Owner::unlink);
+}
+
+fn switched_off(world: &World) {
+    let gateway = polling(world);
+    let key = Key::random();
+    let record = Record::sha256(&key);
+    let owner = world.owner_of(std::slice::from_ref(&record));
+    warm(&gateway, &key);
+    owner.set_records(&[record.clone().with("disabled", "true")]);
+    refused(&gateway, &key);
+    gateway.log.expect(&[&key.id, "key disabled"]);
+    owner.set_records(&[record]);
+    served_again(&gateway, &key);
+}
+
+fn new_limit(world: &World) {
+    let gateway = polling(world);
+    let key = Key::random();
+    let record = Record::sha256(&key);
+    let owner = world.owner_of(std::slice::from_ref(&record));
+    warm(&gateway, &key);
+    owner.set_records(&[record.clone().with("rateLimit", "1/86400")]);
+    wait::until("the key is limited", IN_FORCE, || {
+        let answer = gateway.target.orders(&key.text);
+        match answer.status {
+            429 => Ok(answer.problem(429, "rate_limited")),
+            _ => Err(answer.describe()),
+        }
+    });
+    owner.set_records(&[record]);
+    served_again(&gateway, &key);
+}
+
+/// Waits for the key's service.
+#[track_caller]
+fn served_again(gateway: &Gateway<'_>, key: &Key) {
+    wait::until("the key is served", IN_FORCE, || {
+        let answer = gateway.target.orders(&key.text);
+        let served = (answer.status == 200).then_some(());
+        served.ok_or_else(|| answer.describe())
+    });
 }
 
 /// Makes a realm role; returns Keycloak's representation of it.

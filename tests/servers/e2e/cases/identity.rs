@@ -1,0 +1,238 @@
+//! Who called: the headers for the service, and the names for Envoy's logs and limits
+//! (docs/identity.md, docs/rate-limits.md).
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::install::{is_valid, yaml};
+use crate::client::{Request, Target};
+use crate::gateway::{Spec, member};
+use crate::owner::{Key, Owner, Record};
+use crate::wait;
+use crate::world::{Case, Need, World};
+
+const IDENTITY: &str = include_str!("../../../../docs/identity.md");
+const RATE_LIMITS: &str = include_str!("../../../../docs/rate-limits.md");
+const HTTP_FILTERS: &str = "/filter_chains/0/filters/0/typed_config/http_filters";
+const NAMES: [&str; 3] = ["x-api-key-id", "x-api-key-owner", "x-api-key-name"];
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        Case::new(
+            "identity::the_service_learns_the_key_and_not_what_a_client_claims",
+            told,
+        )
+        .needs(Need::OwnGateway),
+        Case::new("identity::a_claim_is_taken_out_of_every_request", taken_out),
+        Case::new("identity::a_claim_made_twice_is_refused", twice),
+        Case::new("identity::envoys_access_log_names_the_key", logged).needs(Need::OwnEnvoy),
+        Case::new("identity::envoys_rbac_tells_keys_apart", by_key).needs(Need::OwnEnvoy),
+        Case::new("identity::envoys_local_limit_counts_each_key", local_limit)
+            .needs(Need::OwnEnvoy),
+        Case::new(
+            "identity::the_page_on_envoys_global_limit_is_valid",
+            global_limit,
+        )
+        .needs(Need::OwnEnvoy),
+    ]
+}
+
+/// A request that claims to be another key's.
+fn claiming(request: Request) -> Request {
+    let names = [
+        "X-API-Key-ID",
+        "x-api-key-owner",
+        "X-Api-Key-Name",
+        "X_API_Key_ID",
+    ];
+    names
+        .into_iter()
+        .fold(request, |request, name| request.header(name, "forged"))
+}
+
+/// An owner with one new key of this name.
+fn named<'a>(world: &'a World, name: &str) -> (Owner<'a>, Key) {
+    let key = Key::random();
+    (
+        world.owner_of(&[Record::sha256(&key).with("name", name)]),
+        key,
+    )
+}
+
+fn told(world: &World) {
+    let spec = Spec::default().field("identity_headers", true);
+    let gateway = world.start_gateway(&spec);
+    let (owner, key) = named(world, "Bäckerei, 24/7");
+    // Cold and from a cache.
+    for _ in 0..2 {
+        let request = claiming(Request::orders().api_key(&key.text));
+        let seen = gateway.target.send(&request).orders();
+        assert_eq!(
+            NAMES.map(|name| seen.headers[name].clone()),
+            [
+                json!(key.id),
+                json!(owner.id),
+                json!("B%C3%A4ckerei%2C%2024%2F7"),
+            ]
+        );
+        assert!(seen.lacks("x_api_key_id"));
+    }
+}
+
+fn taken_out(world: &World) {
+    let by_key = Request::orders().api_key(&world.api_key);
+    let token = world.gateway.send(&by_key).orders().token;
+    // With a key, and with a token that passes.
+    for request in [by_key, Request::orders().bearer(&token)] {
+        let seen = world.gateway.send(&claiming(request)).orders();
+        for name in NAMES {
+            assert!(seen.lacks(name), "{name}");
+        }
+        assert!(seen.lacks("x_api_key_id"));
+    }
+}
+
+fn twice(world: &World) {
+    let request = Request::orders().api_key(&world.api_key);
+    let request = request
+        .header("X-API-Key-ID", "one")
+        .header("x-api-key-id", "two");
+    let answer = world.gateway.send(&request);
+    answer.problem(400, "ambiguous_credentials");
+}
+
+/// Puts filters between ours and the router.
+fn add_filters(resources: &mut Value, added: &Value) {
+    let filters = member(gateway_listener(resources), HTTP_FILTERS);
+    let filters = filters.as_array_mut().expect("filters");
+    let router = filters.len() - 1;
+    filters.splice(router..router, added.as_array().expect("a list").clone());
+}
+
+fn gateway_listener(resources: &mut Value) -> &mut Value {
+    let listeners = resources["listeners"].as_array_mut().expect("listeners");
+    let found = listeners
+        .iter_mut()
+        .find(|listener| listener["name"] == "gateway");
+    found.expect("the gateway's listener")
+}
+
+fn identified() -> Spec {
+    Spec::default().field("identity_headers", true)
+}
+
+fn logged(world: &World) {
+    let file = world.folder().join("who-called.log");
+    let path = json!(file);
+    let [log, ..] = yaml(IDENTITY)
+        .try_into()
+        .unwrap_or_else(|_| panic!("the page's blocks"));
+    let spec = identified().edit(move |resources, _| {
+        let mut log = log.clone();
+        *member(&mut log, "/0/typed_config/path") = path.clone();
+        let listener = gateway_listener(resources);
+        *member(
+            listener,
+            "/filter_chains/0/filters/0/typed_config/access_log",
+        ) = log;
+    });
+    let gateway = world.start_gateway(&spec);
+    let (owner, key) = named(world, "Nightly report");
+    let at = |path| claiming(Request::orders().at(path));
+    gateway.target.send(&at("/with-a-key").api_key(&key.text));
+    gateway
+        .target
+        .send(&at("/with-none"))
+        .problem(401, "missing_credentials");
+    let line = |path: &str| {
+        wait::until("a line of the access log", Duration::from_secs(10), || {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            let line = text.lines().find(|line| line.contains(path));
+            let line = line.map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+            line.ok_or(text)
+        })
+    };
+    let (with_a_key, with_none) = (line("/with-a-key"), line("/with-none"));
+    for (name, value) in [
+        ("key_id", key.id.as_str()),
+        ("key_owner", &owner.id),
+        ("key_name", "Nightly%20report"),
+    ] {
+        assert_eq!(with_a_key[name], value, "{name}");
+        assert_eq!(with_none[name], Value::Null, "{name}");
+    }
+}
+
+fn by_key(world: &World) {
+    let (_one, allowed) = world.owner();
+    let (_other, refused) = world.owner();
+    let id = allowed.id.clone();
+    let [_, filter] = yaml(IDENTITY)
+        .try_into()
+        .unwrap_or_else(|_| panic!("the page's blocks"));
+    let spec = identified().edit(move |resources, _| {
+        let text = filter.to_string().replace("k7x2m9p4q8r1", &id);
+        add_filters(resources, &serde_json::from_str(&text).expect("JSON"));
+    });
+    let gateway = world.start_gateway(&spec);
+    let partner = |key: &Key| {
+        let request = Request::orders().at("/partner/orders").api_key(&key.text);
+        gateway.target.send(&claiming(request)).status
+    };
+    assert_eq!(partner(&refused), 403);
+    assert_ne!(partner(&allowed), 403);
+    gateway.target.orders(&refused.text).orders();
+}
+
+/// A key's requests until Envoy refuses one, which it does without a problem's body.
+#[track_caller]
+fn served(target: &Target, key: &Key) -> usize {
+    // Another claim in each request.
+    let request = |at: usize| {
+        let request = Request::orders().api_key(&key.text);
+        request.header("X-API-Key-ID", at.to_string())
+    };
+    let answers = (0..500).map(|at| target.send(&request(at)));
+    answers
+        .take_while(|answer| answer.status != 429)
+        .inspect(|answer| {
+            answer.orders();
+        })
+        .count()
+}
+
+fn local_limit(world: &World) {
+    let [local, ..] = yaml(RATE_LIMITS)
+        .try_into()
+        .unwrap_or_else(|_| panic!("the page's blocks"));
+    let spec = identified().workers(2).edit(move |resources, _| {
+        let mut local = local.clone();
+        // No token is earned while the trial runs.
+        *member(
+            &mut local,
+            "/0/typed_config/descriptors/0/token_bucket/fill_interval",
+        ) = json!("86400s");
+        add_filters(resources, &local);
+    });
+    let gateway = world.start_gateway(&spec);
+    let keys = [world.owner(), world.owner()];
+    for (_owner, key) in &keys {
+        assert_eq!(served(&gateway.target, key), 100);
+    }
+}
+
+fn global_limit(world: &World) {
+    let [_, filters, clusters] = yaml(RATE_LIMITS)
+        .try_into()
+        .unwrap_or_else(|_| panic!("the page's blocks"));
+    let rendered = fs::read_to_string(world.stack().run_dir.join("envoy.yaml"));
+    let rendered = rendered.expect("the stack's configuration");
+    let mut config: Value = serde_norway::from_str(&rendered).expect("YAML");
+    let resources = &mut config["static_resources"];
+    add_filters(resources, &filters);
+    let all = resources["clusters"].as_array_mut().expect("clusters");
+    all.splice(0..0, clusters.as_array().expect("a list").clone());
+    is_valid(world, "rate-limits", &config);
+}
