@@ -109,7 +109,7 @@ fn a_change_is_in_force_in_every_worker_of_the_node_when_it_is_answered() {
     world.ask(&Request::update(&token, &id, &patch)).expect(200);
     // The record is read again.
     let (_, source) = world.exchange(gateways[0], &key).unwrap();
-    assert_eq!(source, Source::FirstUse);
+    assert_eq!(source, Source::Refresh);
 }
 
 #[test]

@@ -86,7 +86,8 @@ fn settings_that_are_taken_away_leave_nothing() {
         Setting::Labels(None),
     ];
     let edited = made(&mut attributes, &update(A, &none));
-    assert_eq!(edited.changed, none.map(|setting| setting.member())[..4]);
+    let members = none.each_ref().map(|setting| setting.member());
+    assert_eq!(edited.changed, members[..4]);
     assert_eq!(attributes, before);
     // What is there already, or is not, changes nothing.
     assert_eq!(made(&mut attributes, &update(A, &none)), Edited::default());
