@@ -118,7 +118,7 @@ const CASES: [Case; 98] = [
     ("updateApiKey", 415, "unsupported_media_type", || {
         ask(|w| update(w).replace("content-type", "application/json-patch+json"))
     }),
-    ("updateApiKey", 429, "throttled", || suspect(|w| update(w))),
+    ("updateApiKey", 429, "throttled", || suspect(update)),
     ("updateApiKey", 503, "busy", || locked(|w| update(w))),
     ("updateApiKey", 503, "outcome_unknown", || {
         unknown(|w| update(w))

@@ -28,7 +28,7 @@ pub(crate) use offline::{
     CompletionsArgs, HashCommandArgs, IndexKeyArgs, InspectArgs, KeySourceArgs,
 };
 pub(crate) use records::{DoctorArgs, ExpiringArgs, ReindexArgs};
-pub(crate) use settings::{SettingArgs, SwitchArgs, UpdateArgs};
+pub(crate) use settings::{SwitchArgs, UpdateArgs};
 pub(crate) use setup::SetupArgs;
 pub(crate) use signing_key::{KeyInRealmArgs, RetireArgs, SigningKeyArgs, SigningKeyCommand};
 pub(crate) use values::words;

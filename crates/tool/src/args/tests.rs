@@ -168,7 +168,7 @@ fn a_grace_is_seconds_or_a_number_of_units_and_at_most_a_week() {
 
 #[test]
 fn an_update_names_at_least_one_setting_and_each_once() {
-    let update = |words: &[&str]| {
+    let update = |words: &[&str]| -> Result<UpdateArgs, clap::Error> {
         let fixed = ["apikeys", "update", "--keycloak-url", "http://127.0.0.1:1"];
         let fixed = fixed.iter().chain(&["--realm", "demo", "abc123def456"]);
         match Cli::try_parse_from(fixed.chain(words))?.command {

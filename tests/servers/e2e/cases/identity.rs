@@ -2,13 +2,17 @@
 //! (docs/identity.md, docs/rate-limits.md).
 
 use std::fs;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::install::{is_valid, yaml};
-use crate::client::{Request, Target};
-use crate::gateway::{Spec, member};
+use super::install::yaml;
+use crate::client::{Request, Target, find};
+use crate::gateway::{Spec, member, socket_address};
 use crate::owner::{Key, Owner, Record};
 use crate::wait;
 use crate::world::{Case, Need, World};
@@ -32,11 +36,15 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("identity::envoys_local_limit_counts_each_key", local_limit)
             .needs(Need::OwnEnvoy),
         Case::new(
-            "identity::the_page_on_envoys_global_limit_is_valid",
+            "identity::envoys_global_limit_asks_by_the_key_and_not_by_a_claim",
             global_limit,
         )
         .needs(Need::OwnEnvoy),
     ]
+}
+
+fn identified() -> Spec {
+    Spec::default().field("identity_headers", true)
 }
 
 /// A request that claims to be another key's.
@@ -55,15 +63,12 @@ fn claiming(request: Request) -> Request {
 /// An owner with one new key of this name.
 fn named<'a>(world: &'a World, name: &str) -> (Owner<'a>, Key) {
     let key = Key::random();
-    (
-        world.owner_of(&[Record::sha256(&key).with("name", name)]),
-        key,
-    )
+    let record = Record::sha256(&key).with("name", name);
+    (world.owner_of(&[record]), key)
 }
 
 fn told(world: &World) {
-    let spec = Spec::default().field("identity_headers", true);
-    let gateway = world.start_gateway(&spec);
+    let gateway = world.start_gateway(&identified());
     let (owner, key) = named(world, "Bäckerei, 24/7");
     // Cold and from a cache.
     for _ in 0..2 {
@@ -103,6 +108,11 @@ fn twice(world: &World) {
     answer.problem(400, "ambiguous_credentials");
 }
 
+/// A block of YAML on a page.
+fn block(page: &str, at: usize) -> Value {
+    yaml(page).swap_remove(at)
+}
+
 /// Puts filters between ours and the router.
 fn add_filters(resources: &mut Value, added: &Value) {
     let filters = member(gateway_listener(resources), HTTP_FILTERS);
@@ -119,16 +129,10 @@ fn gateway_listener(resources: &mut Value) -> &mut Value {
     found.expect("the gateway's listener")
 }
 
-fn identified() -> Spec {
-    Spec::default().field("identity_headers", true)
-}
-
 fn logged(world: &World) {
     let file = world.folder().join("who-called.log");
     let path = json!(file);
-    let [log, ..] = yaml(IDENTITY)
-        .try_into()
-        .unwrap_or_else(|_| panic!("the page's blocks"));
+    let log = block(IDENTITY, 0);
     let spec = identified().edit(move |resources, _| {
         let mut log = log.clone();
         *member(&mut log, "/0/typed_config/path") = path.clone();
@@ -169,9 +173,7 @@ fn by_key(world: &World) {
     let (_one, allowed) = world.owner();
     let (_other, refused) = world.owner();
     let id = allowed.id.clone();
-    let [_, filter] = yaml(IDENTITY)
-        .try_into()
-        .unwrap_or_else(|_| panic!("the page's blocks"));
+    let filter = block(IDENTITY, 1);
     let spec = identified().edit(move |resources, _| {
         let text = filter.to_string().replace("k7x2m9p4q8r1", &id);
         add_filters(resources, &serde_json::from_str(&text).expect("JSON"));
@@ -204,9 +206,7 @@ fn served(target: &Target, key: &Key) -> usize {
 }
 
 fn local_limit(world: &World) {
-    let [local, ..] = yaml(RATE_LIMITS)
-        .try_into()
-        .unwrap_or_else(|_| panic!("the page's blocks"));
+    let local = block(RATE_LIMITS, 0);
     let spec = identified().workers(2).edit(move |resources, _| {
         let mut local = local.clone();
         // No token is earned while the trial runs.
@@ -223,16 +223,51 @@ fn local_limit(world: &World) {
     }
 }
 
+/// The limiter of this trial takes each question and answers none: Envoy lets the request through.
 fn global_limit(world: &World) {
-    let [_, filters, clusters] = yaml(RATE_LIMITS)
-        .try_into()
-        .unwrap_or_else(|_| panic!("the page's blocks"));
-    let rendered = fs::read_to_string(world.stack().run_dir.join("envoy.yaml"));
-    let rendered = rendered.expect("the stack's configuration");
-    let mut config: Value = serde_norway::from_str(&rendered).expect("YAML");
-    let resources = &mut config["static_resources"];
-    add_filters(resources, &filters);
-    let all = resources["clusters"].as_array_mut().expect("clusters");
-    all.splice(0..0, clusters.as_array().expect("a list").clone());
-    is_valid(world, "rate-limits", &config);
+    let limiter = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = limiter.local_addr().expect("its address");
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hears = Arc::clone(&heard);
+    thread::spawn(move || {
+        for stream in limiter.incoming().flatten() {
+            let hears = Arc::clone(&hears);
+            thread::spawn(move || hear(stream, &hears));
+        }
+    });
+    let (filters, cluster) = (block(RATE_LIMITS, 1), block(RATE_LIMITS, 2)[0].clone());
+    let spec = identified().edit(move |resources, _| {
+        add_filters(resources, &filters);
+        let mut cluster = cluster.clone();
+        cluster["type"] = json!("STATIC");
+        *member(
+            &mut cluster,
+            "/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address",
+        ) = socket_address(address);
+        let clusters = resources["clusters"].as_array_mut();
+        clusters.expect("clusters").push(cluster);
+    });
+    let gateway = world.start_gateway(&spec);
+    let (_owner, key) = world.owner();
+    let request = claiming(Request::orders().api_key(&key.text));
+    gateway.target.send(&request).orders();
+    // Fields of RateLimitRequest: the domain, and the entry of the descriptor.
+    let asked = [
+        b"\x0a\x08api-keys".to_vec(),
+        [b"\x0a\x0aapi_key_id\x12\x0c", key.id.as_bytes()].concat(),
+    ];
+    wait::until("the question", Duration::from_secs(10), || {
+        let heard = heard.lock().expect("bytes");
+        let all = asked.iter().all(|part| find(&heard, part).is_some());
+        all.then_some(()).ok_or(format!("{} bytes", heard.len()))
+    });
+    let heard = heard.lock().expect("bytes");
+    assert!(find(&heard, b"forged").is_none(), "a claim was counted");
+}
+
+fn hear(mut stream: TcpStream, heard: &Mutex<Vec<u8>>) {
+    let mut part = [0; 4096];
+    while let Some(length @ 1..) = stream.read(&mut part).ok() {
+        heard.lock().expect("bytes").extend(&part[..length]);
+    }
 }

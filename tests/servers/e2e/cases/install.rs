@@ -171,7 +171,7 @@ pub(crate) fn yaml(page: &str) -> Vec<Value> {
 
 /// Envoy validates it, and refuses a broken configuration.
 #[track_caller]
-pub(crate) fn is_valid(world: &World, name: &str, config: &Value) {
+fn is_valid(world: &World, name: &str, config: &Value) {
     let folder = folder(world, name);
     let validate = |config: &Value| {
         let file: &Path = &folder.join("envoy.json");
