@@ -3,10 +3,11 @@
 use apikeys_core::api_key::format::MalformedKey;
 use apikeys_core::api_key::hash::UnusableHash;
 use apikeys_core::api_key::record::RecordError;
+use apikeys_core::api_key::terms::RateLimit;
 use apikeys_core::keycloak::Endpoint;
 use apikeys_core::keycloak::token::TokenError;
 use apikeys_core::keycloak::users::{LookupError, LookupRefusal};
-use apikeys_core::rejection::{Reason, Refused, Rejection};
+use apikeys_core::rejection::{Reason, Refused, Rejection, Spent};
 use test_kit::pattern::matches;
 
 /// Stands in a row for any number.
@@ -72,10 +73,15 @@ fn rows() -> Vec<Vec<Reason>> {
         record(RecordError::NoExpiry),
         record(RecordError::Date),
         record(RecordError::Scopes),
+        record(RecordError::RateLimit),
+        record(RecordError::AllowedAddresses),
+        record(RecordError::Disabled),
+        record(RecordError::Words),
         record(RecordError::Hash(UnusableHash::Scheme)),
         record(RecordError::Hash(UnusableHash::Malformed)),
         record(RecordError::Hash(UnusableHash::Cost(NUMBER.into()))),
         vec![Reason::Expired],
+        vec![Reason::Disabled],
         vec![Reason::WrongSecret],
         vec![
             Reason::OwnerRefused("owner disabled"),
@@ -117,6 +123,14 @@ fn rows() -> Vec<Vec<Reason>> {
         vec![Reason::QueueFull],
         vec![Reason::TooManyPending],
         vec![Reason::Throttled],
+        vec![Reason::RateLimited(Spent {
+            limit: RateLimit {
+                requests: NUMBER.into(),
+                seconds: NUMBER.into(),
+            },
+            wait_ms: 1,
+        })],
+        vec![Reason::AddressNotAllowed],
         vec![Reason::BreakerOpen],
         vec![Reason::TooManyReturn],
         vec![Reason::NoKeyAtHand],
@@ -138,6 +152,9 @@ fn has_a_row(reason: &Reason) {
         | Reason::Remembered(Refused::Unknown | Refused::Invalid | Refused::Unseen)
         | Reason::Unknown
         | Reason::Expired
+        | Reason::Disabled
+        | Reason::RateLimited(_)
+        | Reason::AddressNotAllowed
         | Reason::WrongSecret
         | Reason::OwnerRefused(_)
         | Reason::Callout { .. }
@@ -174,6 +191,10 @@ fn has_a_row(reason: &Reason) {
                 | RecordError::NoExpiry
                 | RecordError::Date
                 | RecordError::Scopes
+                | RecordError::RateLimit
+                | RecordError::AllowedAddresses
+                | RecordError::Disabled
+                | RecordError::Words
                 | RecordError::Hash(
                     UnusableHash::Scheme | UnusableHash::Malformed | UnusableHash::Cost(_),
                 ),

@@ -5,9 +5,10 @@
 //! store's answers meanwhile.
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use apikeys_core::api_key::format::{ApiKey, KeyFormat};
+use apikeys_core::api_key::terms::{AllowedAddresses, RateLimit, Terms};
 use apikeys_core::cache::{Cache, CachedRefusal, CachedToken, Found, Level};
 use apikeys_core::clock::UnixMillis;
 use apikeys_core::config::Config;
@@ -97,6 +98,20 @@ struct Truth {
     verified: Vec<(usize, usize, &'static str)>,
 }
 
+/// The terms beside the token of this number: each of them is there or not.
+fn terms(number: usize) -> Terms {
+    let with = |bit: usize| number & (1 << bit) != 0;
+    let limit = RateLimit::parse(&format!("{}/60", number + 1)).unwrap();
+    let networks = AllowedAddresses::parse("10.0.0.0/8 2001:db8::/32").unwrap();
+    Terms {
+        name: with(0).then(|| format!("name {number}")),
+        environment: with(1).then(|| "live".to_owned()),
+        labels: with(2).then(|| "team=pay\u{e4}".to_owned()),
+        rate_limit: with(3).then_some(limit),
+        allowed_addresses: with(4).then_some(networks),
+    }
+}
+
 /// Two workers of one configuration, and one of another.
 struct World {
     caches: [Cache; 3],
@@ -154,7 +169,7 @@ impl World {
                 let token = CachedToken {
                     authorization: authorization.as_str().into(),
                     owner_id: format!("owner-{key}").into(),
-                    terms: Arc::default(),
+                    terms: Arc::new(terms(self.truth.tokens.len())),
                 };
                 cache.remember_token(digest, token, ends_at, asked_at, now, &mut self.store);
                 self.truth
@@ -219,6 +234,9 @@ impl World {
                     now < ends_at && now < asked_at.plus_ms(TTL_MS[worker]),
                     "it is over"
                 );
+                let number = token.authorization[7..].split('.').next().unwrap();
+                let stored = terms(number.parse().unwrap());
+                assert_eq!(*token.terms, stored, "the terms of another token");
                 assert!(now.plus_ms(1000) >= asked_at, "it is not yet");
             }
             Found::Refused(refused) => {
