@@ -386,7 +386,7 @@ fn expect_look_ups_bounded(world: &mut World, before: impl Fn(&mut World)) {
 }
 
 #[test]
-fn whoever_hangs_up_has_been_counted() {
+fn a_client_that_hangs_up_has_been_counted() {
     let mut world = World::new(users());
     world.address = Some("192.0.2.7:1".to_owned());
     for at in 0..LIMIT {

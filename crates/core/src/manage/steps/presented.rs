@@ -1,10 +1,10 @@
-//! The end of a presented key: whoever holds a key may end it.
+//! The end of a presented key: its holder may end it.
 //!
 //! A leak scanner has no credentials but the key that it found. So the key is looked up and
 //! verified as the exchange does it, and then ended as its owner would end it.
 //!
 //! Invariants held here: a text that is no key is answered as a key that was ended; a key that
-//! may live on is answered 503, for whatever reason. Each request counts as a failure of its
+//! may live on is answered 503, for every reason. Each request counts as a failure of its
 //! address, that with a good key too: the count must not tell the two apart either.
 
 use super::{Manage, Output, State, Step, answer, nothing};
