@@ -212,13 +212,13 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_disabled_owner() {
+    fn tells_a_disabled_owner_from_others() {
         let mut owner = owner_json("user-1", ID);
         owner["enabled"] = json!(false);
-        assert_eq!(
-            read(&json!([owner])),
-            Ok(Lookup::Refused(LookupRefusal::OwnerDisabled))
-        );
+        let Ok(Lookup::Disabled(disabled)) = read(&json!([owner])) else {
+            panic!("a disabled owner")
+        };
+        assert_eq!(disabled.id, "user-1");
         owner["enabled"] = Value::Null;
         assert_eq!(read(&json!([owner])), Err(LookupError::Malformed));
     }
