@@ -25,7 +25,7 @@ use crate::calls::breaker::Health;
 use crate::calls::service_token::{Asker, Token};
 use crate::clock::UnixMillis;
 use crate::keycloak::token::{self, TokenError};
-use crate::keycloak::users::{self, Lookup, LookupError, Owner};
+use crate::keycloak::users::{self, Lookup, LookupError, LookupRefusal, Owner};
 use crate::keycloak::{Call, Endpoint, loggable};
 use crate::machine::{Deadline, Effect, Event};
 use crate::rejection::{Reason, Refused, Rejection};
@@ -797,6 +797,10 @@ impl Pending {
                     falls_back,
                 });
                 self.need_service_token(WAIT_MS_MIN, env)
+            }
+            Ok(Lookup::Disabled(owner)) => {
+                self.owner_id = Some(owner.id.as_str().into());
+                Err(End::invalid(LookupRefusal::OwnerDisabled.into()))
             }
             Ok(Lookup::Refused { owner_id, refusal }) => {
                 self.owner_id = owner_id.map(Into::into);

@@ -24,6 +24,8 @@ pub enum Operation {
     Revoke(String),
     /// End all of the owner's.
     RevokeAll,
+    /// End the one that the body holds.
+    RevokePresented,
     /// Replace one.
     Rotate(String),
     /// Exchange a key for a token.
@@ -40,7 +42,20 @@ impl Operation {
     pub const fn takes_a_body(&self) -> bool {
         matches!(
             self,
-            Self::Create | Self::Update(_) | Self::Rotate(_) | Self::Validate
+            Self::Create
+                | Self::Update(_)
+                | Self::Rotate(_)
+                | Self::RevokePresented
+                | Self::Validate
+        )
+    }
+
+    /// Whether it needs a caller: an access token of the realm.
+    #[must_use]
+    pub const fn needs_a_caller(&self) -> bool {
+        !matches!(
+            self,
+            Self::RevokePresented | Self::Validate | Self::OpenApi | Self::Preflight(_)
         )
     }
 
@@ -63,6 +78,7 @@ impl Operation {
             Self::Update(_) => "update",
             Self::Revoke(_) => "revoke",
             Self::RevokeAll => "revoke_all",
+            Self::RevokePresented => "revoke_by_holder",
             Self::Rotate(_) => "rotate",
             Self::Validate => "validate",
             Self::OpenApi => "openapi",
@@ -107,6 +123,7 @@ pub fn route(method: &str, path: &str) -> Result<(Operation, Query), Problem> {
             ],
             "GET, POST, DELETE",
         )?,
+        ["api-keys", "revoke"] => choose(method, &[("POST", Operation::RevokePresented)], "POST")?,
         ["api-keys", "validate"] => choose(method, &[("POST", Operation::Validate)], "POST")?,
         ["api-keys", id] if is_key_id(id) => choose(
             method,
@@ -167,12 +184,8 @@ fn read_query(text: &str, operation: &Operation) -> Result<Query, Problem> {
             return invalid("A parameter of the query is there twice.");
         }
         seen.push(name);
-        let of_an_owner = !matches!(
-            operation,
-            Operation::Validate | Operation::OpenApi | Operation::Preflight(_)
-        );
         match name {
-            "user_id" if of_an_owner => {
+            "user_id" if operation.needs_a_caller() => {
                 if !crate::keycloak::users::is_user_id(&value) {
                     return invalid("user_id must be Keycloak's id of a user.");
                 }
@@ -248,6 +261,11 @@ mod tests {
             ),
             ("POST", "/api/v1/api-keys/validate", Operation::Validate),
             (
+                "POST",
+                "/api/v1/api-keys/revoke",
+                Operation::RevokePresented,
+            ),
+            (
                 "DELETE",
                 "/api/v1/api-keys?all=true&user_id=u-1",
                 Operation::RevokeAll,
@@ -277,6 +295,7 @@ mod tests {
             ("PATCH", "/api/v1/api-keys", "GET, POST, DELETE"),
             ("GET", "/api/v1/api-keys/abc/rotate", "POST"),
             ("GET", "/api/v1/api-keys/validate", "POST"),
+            ("DELETE", "/api/v1/api-keys/revoke", "POST"),
             ("POST", "/api/v1/openapi.json", "GET"),
             ("get", "/api/v1/api-keys", "GET, POST, DELETE"),
         ] {
@@ -337,6 +356,8 @@ mod tests {
         }
         let show = route("GET", "/api/v1/api-keys/abc?limit=1");
         assert!(show.is_err());
-        assert!(route("POST", "/api/v1/api-keys/validate?user_id=u-1").is_err());
+        for below in ["validate", "revoke"] {
+            assert!(route("POST", &format!("/api/v1/api-keys/{below}?user_id=u-1")).is_err());
+        }
     }
 }
