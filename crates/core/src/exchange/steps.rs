@@ -21,7 +21,7 @@ use crate::calls::breaker::Health;
 use crate::calls::service_token::{Asker, Token};
 use crate::clock::UnixMillis;
 use crate::keycloak::token::{self, TokenError};
-use crate::keycloak::users::{self, Lookup, LookupError, Owner};
+use crate::keycloak::users::{self, Lookup, LookupError, LookupRefusal, Owner};
 use crate::keycloak::{Call, Endpoint, loggable};
 use crate::machine::{Deadline, Effect, Event};
 use crate::rejection::{Reason, Refused, Rejection};
@@ -717,6 +717,7 @@ impl Pending {
                 });
                 self.need_service_token(WAIT_MS_MIN, env)
             }
+            Ok(Lookup::Disabled(_)) => Err(End::invalid(LookupRefusal::OwnerDisabled.into())),
             Ok(Lookup::Refused(refusal)) => Err(End::invalid(refusal.into())),
             Err(LookupError::Unauthorized) if !self.attempt.retried => {
                 self.attempt.retried = true;

@@ -59,6 +59,8 @@ pub struct Owner {
 pub enum Lookup {
     /// One enabled owner holds this key.
     Owner(Box<Owner>),
+    /// One owner holds it, and is disabled: the key must not be used, but it can be ended.
+    Disabled(Box<Owner>),
     /// Keycloak says that no user holds it.
     Unknown,
     /// A user holds it, but it must not be used.
@@ -140,13 +142,14 @@ pub fn read_lookup_answer(status: u16, body: &[u8], id: &str) -> Result<Lookup, 
         Ok(record) => record,
         Err(reason) => return Ok(Lookup::Refused(reason.into())),
     };
-    if !user.enabled {
-        return Ok(Lookup::Refused(LookupRefusal::OwnerDisabled));
-    }
-    Ok(Lookup::Owner(Box::new(Owner {
+    let owner = Box::new(Owner {
         id: user.id,
         record,
-    })))
+    });
+    Ok(match user.enabled {
+        true => Lookup::Owner(owner),
+        false => Lookup::Disabled(owner),
+    })
 }
 
 #[cfg(test)]
@@ -209,13 +212,13 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_disabled_owner() {
+    fn tells_a_disabled_owner_from_others() {
         let mut owner = owner_json("user-1", ID);
         owner["enabled"] = json!(false);
-        assert_eq!(
-            read(&json!([owner])),
-            Ok(Lookup::Refused(LookupRefusal::OwnerDisabled))
-        );
+        let Ok(Lookup::Disabled(disabled)) = read(&json!([owner])) else {
+            panic!("a disabled owner")
+        };
+        assert_eq!(disabled.id, "user-1");
         owner["enabled"] = Value::Null;
         assert_eq!(read(&json!([owner])), Err(LookupError::Malformed));
     }

@@ -46,6 +46,9 @@ pub fn holds(data: &[u8]) {
         );
         assert_eq!(Some((owner.id.clone(), found)), expected);
     }
+    if let (Ok(Lookup::Disabled(_)), Some(value)) = (&read, &value) {
+        assert_eq!(value.pointer("/0/enabled"), Some(&Value::Bool(false)));
+    }
     // Written anew, no name comes twice: ours refuses nothing else.
     if let Some(value) = &value {
         let again = read_lookup_answer(200, value.to_string().as_bytes(), ID);
