@@ -42,6 +42,8 @@ pub enum SourceAddress {
     V4([u8; 4]),
     /// The first 64 bits.
     V6([u8; 8]),
+    /// The host gives no address: all such requests are one source.
+    Unknown,
 }
 
 impl SourceAddress {
@@ -65,6 +67,7 @@ impl SourceAddress {
         match self {
             Self::V4(bytes) => bytes,
             Self::V6(bytes) => bytes,
+            Self::Unknown => &[],
         }
     }
 }

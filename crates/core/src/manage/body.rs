@@ -42,15 +42,15 @@ pub struct RotateBody {
     pub expires_days: Option<u64>,
 }
 
-/// The request to exchange a key.
-pub struct ValidateBody {
+/// The request to exchange a key, or to end it.
+pub struct KeyBody {
     /// The key, as it was sent.
     pub api_key: Zeroizing<String>,
 }
 
-impl std::fmt::Debug for ValidateBody {
+impl std::fmt::Debug for KeyBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ValidateBody(..)")
+        f.write_str("KeyBody(..)")
     }
 }
 
@@ -95,14 +95,14 @@ pub fn read_rotate(body: &[u8]) -> Result<RotateBody, Problem> {
     })
 }
 
-/// Reads the body of a validation.
+/// Reads the body with a key.
 ///
 /// # Errors
 /// The refusal, which names the member at fault.
-pub fn read_validate(body: &[u8]) -> Result<ValidateBody, Problem> {
+pub fn read_key(body: &[u8]) -> Result<KeyBody, Problem> {
     let mut members = object(body, &["api_key"])?;
     match members.remove("api_key") {
-        Some(Value::String(api_key)) => Ok(ValidateBody {
+        Some(Value::String(api_key)) => Ok(KeyBody {
             api_key: Zeroizing::new(api_key),
         }),
         _ => invalid("api_key is required, and must be a text."),
@@ -250,7 +250,7 @@ mod tests {
             (rotate.grace_seconds, rotate.expires_days),
             (0, Some(36_500))
         );
-        let validate = read_validate(br#"{"api_key":"sk"}"#).unwrap();
+        let validate = read_key(br#"{"api_key":"sk"}"#).unwrap();
         assert_eq!(*validate.api_key, "sk");
     }
 
@@ -320,7 +320,7 @@ mod tests {
             let problem = read_create(body.as_bytes()).unwrap_err();
             assert!(problem.detail.contains("twice"), "{}", problem.detail);
         }
-        assert!(read_validate(br#"{"api_key":"a","api_key":"b"}"#).is_err());
+        assert!(read_key(br#"{"api_key":"a","api_key":"b"}"#).is_err());
         assert!(read_rotate(br#"{"grace_seconds":0,"grace_seconds":1}"#).is_err());
     }
 
@@ -333,10 +333,10 @@ mod tests {
             format!(r#"{{"api_key":"x","{secret}":1}}"#),
             secret.to_owned(),
         ] {
-            let problem = read_validate(body.as_bytes()).unwrap_err();
+            let problem = read_key(body.as_bytes()).unwrap_err();
             assert!(!format!("{problem:?}").contains(secret), "{problem:?}");
         }
-        let validate = read_validate(format!(r#"{{"api_key":"{secret}"}}"#).as_bytes());
+        let validate = read_key(format!(r#"{{"api_key":"{secret}"}}"#).as_bytes());
         assert!(!format!("{validate:?}").contains(secret));
     }
 }

@@ -28,6 +28,8 @@ pub struct Manager {
     pub(super) owners: Owners,
     /// Verifications for addresses with too many failures.
     pub(super) suspects: FullAt,
+    /// Look-ups of presented keys, which take no other credentials.
+    pub(super) presented: FullAt,
     pub(super) random: KeyRandom,
 }
 
@@ -43,6 +45,7 @@ impl Manager {
             keys: KeyStore::default(),
             owners: Owners::default(),
             suspects: FullAt::default(),
+            presented: FullAt::default(),
         }
     }
 }

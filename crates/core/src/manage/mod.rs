@@ -8,7 +8,9 @@
 //! head ─▶ route ─▶ token's shape ─▶ body ─▶ realm's keys ─▶ verify the caller
 //!           │                                                      │
 //!           ├▶ openapi.json, preflight                      manager's token
-//!           └▶ validate: the exchange itself                       │
+//!           ├▶ validate: the exchange itself                       │
+//!           └▶ revoke, by a key: its look-up, ─▶ change            │
+//!              its hash in slices                                  │
 //!                                        list, show ◀──────────────┼──▶ revoke ─▶ change
 //!                                          │                create, rotate
 //!                                      last used            scopes ─▶ hash in slices ─▶ change ─▶ look-up
@@ -18,8 +20,8 @@
 //! change under the owner's lock. Both serve this API and the command-line tool, so there is
 //! one writer.
 //!
-//! Invariants held here: an API key never makes keys; a caller acts for itself, unless it has
-//! the administrators' role; each request ends with exactly one answer.
+//! Invariants held here: an API key never makes keys, and ends none but itself; a caller acts for
+//! itself, unless it has the administrators' role; each request ends with exactly one answer.
 //!
 //! [`Effect`]: crate::machine::Effect
 //! [`Event`]: crate::machine::Event

@@ -6,10 +6,11 @@
 
 use zeroize::Zeroizing;
 
-use super::body::{self, BODY_BYTES_MAX, CreateBody, RotateBody, ValidateBody};
+use super::body::{self, BODY_BYTES_MAX, CreateBody, KeyBody, RotateBody};
 use super::end::End;
 use super::problem::{Code, Problem};
 use super::router::{self, Operation, Query};
+use crate::api_key::format::ApiKey;
 use crate::clock::UnixMillis;
 use crate::config::{Config, Management};
 use crate::exchange::credentials::{HEADERS_MAX, Headers};
@@ -50,6 +51,7 @@ pub(super) enum Asked {
     Show(String),
     Revoke(String),
     RevokeAll,
+    RevokePresented(ApiKey),
     Create(CreateBody),
     Rotate(String, RotateBody),
 }
@@ -118,10 +120,9 @@ pub(super) fn read_head(
 ) -> Result<(Head, bool), End> {
     let expects_body =
         operation.takes_a_body() && expects_body(head.headers, &operation, head.body_follows)?;
-    let token = if operation == Operation::Validate {
-        Zeroizing::default()
-    } else {
-        bearer(head.headers, config, now)?
+    let token = match operation.needs_a_caller() {
+        true => bearer(head.headers, config, now)?,
+        false => Zeroizing::default(),
     };
     let head = Head {
         operation,
@@ -140,9 +141,9 @@ pub(super) fn bounded(body: Option<&[u8]>) -> Result<&[u8], End> {
     Ok(body)
 }
 
-/// The body of [`Operation::Validate`].
-pub(super) fn read_validate(body: &[u8]) -> Result<ValidateBody, End> {
-    body::read_validate(body).map_err(refused)
+/// The body of [`Operation::Validate`] and of [`Operation::RevokePresented`].
+pub(super) fn read_key(body: &[u8]) -> Result<KeyBody, End> {
+    body::read_key(body).map_err(refused)
 }
 
 /// The operation of a caller, with its arguments.
@@ -154,7 +155,10 @@ pub(super) fn read_asked(operation: Operation, body: &[u8]) -> Result<Asked, End
         Operation::Show(id) => Asked::Show(id),
         Operation::Revoke(id) => Asked::Revoke(id),
         Operation::RevokeAll => Asked::RevokeAll,
-        Operation::Validate | Operation::OpenApi | Operation::Preflight(_) => {
+        Operation::RevokePresented
+        | Operation::Validate
+        | Operation::OpenApi
+        | Operation::Preflight(_) => {
             return Err(End::unavailable("an answer that was not given"));
         }
     })

@@ -22,6 +22,8 @@ pub enum Operation {
     Revoke(String),
     /// End all of the owner's.
     RevokeAll,
+    /// End the one that the body holds.
+    RevokePresented,
     /// Replace one.
     Rotate(String),
     /// Exchange a key for a token.
@@ -36,7 +38,19 @@ impl Operation {
     /// Whether the request must carry a body.
     #[must_use]
     pub const fn takes_a_body(&self) -> bool {
-        matches!(self, Self::Create | Self::Rotate(_) | Self::Validate)
+        matches!(
+            self,
+            Self::Create | Self::Rotate(_) | Self::RevokePresented | Self::Validate
+        )
+    }
+
+    /// Whether it needs a caller: an access token of the realm.
+    #[must_use]
+    pub const fn needs_a_caller(&self) -> bool {
+        !matches!(
+            self,
+            Self::RevokePresented | Self::Validate | Self::OpenApi | Self::Preflight(_)
+        )
     }
 
     /// The id of the key that it concerns, as it was sent.
@@ -57,6 +71,7 @@ impl Operation {
             Self::Show(_) => "show",
             Self::Revoke(_) => "revoke",
             Self::RevokeAll => "revoke_all",
+            Self::RevokePresented => "revoke_by_holder",
             Self::Rotate(_) => "rotate",
             Self::Validate => "validate",
             Self::OpenApi => "openapi",
@@ -101,6 +116,7 @@ pub fn route(method: &str, path: &str) -> Result<(Operation, Query), Problem> {
             ],
             "GET, POST, DELETE",
         )?,
+        ["api-keys", "revoke"] => choose(method, &[("POST", Operation::RevokePresented)], "POST")?,
         ["api-keys", "validate"] => choose(method, &[("POST", Operation::Validate)], "POST")?,
         ["api-keys", id] if is_key_id(id) => choose(
             method,
@@ -160,12 +176,8 @@ fn read_query(text: &str, operation: &Operation) -> Result<Query, Problem> {
             return invalid("A parameter of the query is there twice.");
         }
         seen.push(name);
-        let of_an_owner = !matches!(
-            operation,
-            Operation::Validate | Operation::OpenApi | Operation::Preflight(_)
-        );
         match name {
-            "user_id" if of_an_owner => {
+            "user_id" if operation.needs_a_caller() => {
                 if !crate::keycloak::users::is_user_id(&value) {
                     return invalid("user_id must be Keycloak's id of a user.");
                 }
@@ -236,6 +248,11 @@ mod tests {
             ),
             ("POST", "/api/v1/api-keys/validate", Operation::Validate),
             (
+                "POST",
+                "/api/v1/api-keys/revoke",
+                Operation::RevokePresented,
+            ),
+            (
                 "DELETE",
                 "/api/v1/api-keys?all=true&user_id=u-1",
                 Operation::RevokeAll,
@@ -264,6 +281,7 @@ mod tests {
             ("PATCH", "/api/v1/api-keys/abc", "GET, DELETE"),
             ("GET", "/api/v1/api-keys/abc/rotate", "POST"),
             ("GET", "/api/v1/api-keys/validate", "POST"),
+            ("DELETE", "/api/v1/api-keys/revoke", "POST"),
             ("POST", "/api/v1/openapi.json", "GET"),
             ("get", "/api/v1/api-keys", "GET, POST, DELETE"),
         ] {
@@ -324,6 +342,8 @@ mod tests {
         }
         let show = route("GET", "/api/v1/api-keys/abc?limit=1");
         assert!(show.is_err());
-        assert!(route("POST", "/api/v1/api-keys/validate?user_id=u-1").is_err());
+        for below in ["validate", "revoke"] {
+            assert!(route("POST", &format!("/api/v1/api-keys/{below}?user_id=u-1")).is_err());
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! The machine of one request, in the order of its steps.
 
+mod presented;
+
 use std::sync::Arc;
 
 use base64::Engine;
@@ -8,8 +10,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use self::presented::Proof;
 use super::answers::Answer;
-use super::body::ValidateBody;
+use super::body::KeyBody;
 use super::change::{Change, ChangeError, ChangeOutput, Changed, OwnerChange};
 use super::end::End;
 use super::env::ManageEnv;
@@ -27,7 +30,7 @@ use crate::exchange::bucket::Bucket;
 use crate::exchange::credentials::AUTHORIZATION;
 use crate::exchange::gate::{Ticket, Turn};
 use crate::exchange::{self, Exchange, Pass};
-use crate::keycloak::caller_token::{self, Caller};
+use crate::keycloak::caller_token;
 use crate::keycloak::owner::{self, OwnerFault, User, service_account_name};
 use crate::keycloak::users::{self, Lookup, LookupError};
 use crate::keycloak::{Call, Endpoint, jwks, key_store, token, user_events};
@@ -131,6 +134,10 @@ enum State {
     ReadingOwner,
     /// The answer with the owner's events.
     ReadingEvents(Box<Listing>),
+    /// The answer with the owner of the key that a holder presents.
+    FindingOwner,
+    /// A turn, to look whether the gate is free, or to compute the next slice.
+    Proving(Box<Proof>),
     /// Whether the gateway's tokens can have the scopes.
     CheckingScopes,
     /// A turn, to look whether the gate is free.
@@ -164,6 +171,8 @@ impl std::fmt::Debug for State {
             Self::FetchingToken => "FetchingToken",
             Self::ReadingOwner => "ReadingOwner",
             Self::ReadingEvents(_) => "ReadingEvents",
+            Self::FindingOwner => "FindingOwner",
+            Self::Proving(_) => "Proving",
             Self::CheckingScopes => "CheckingScopes",
             Self::Queueing(_) => "Queueing",
             Self::Hashing(..) => "Hashing",
@@ -177,13 +186,14 @@ impl std::fmt::Debug for State {
     }
 }
 
-/// A request with a caller to check, not answered yet.
+/// A request with a caller or a key to check, not answered yet.
 struct Task {
     query: Query,
     /// The caller's token, until it is verified.
     token: Zeroizing<String>,
     asked: Asked,
-    caller: Option<Caller>,
+    /// Keycloak's id of the keys' owner, once the caller or the key is verified.
+    owner_id: Option<String>,
     /// The manager's token, once it is there.
     bearer: Arc<str>,
     id: ExchangeId,
@@ -195,6 +205,10 @@ struct Task {
     undoing: bool,
     /// The manager's token was refused once and fetched anew.
     retried: bool,
+    /// The manager's token must have been asked for at this instant or later.
+    token_since: UnixMillis,
+    /// Keycloak showed no owner of the presented key.
+    unseen: bool,
     /// The length of the next wait.
     wait_ms: u64,
 }
@@ -203,7 +217,7 @@ impl std::fmt::Debug for Task {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Task")
             .field("asked", &self.asked)
-            .field("caller", &self.caller)
+            .field("owner_id", &self.owner_id)
             .finish_non_exhaustive()
     }
 }
@@ -337,6 +351,7 @@ impl Manage {
             (State::FetchingToken, event) => self.token_fetched(event, env),
             (State::ReadingOwner, event) => self.owner_read(event, env),
             (State::ReadingEvents(listing), event) => self.events_read(listing, event, env),
+            (State::FindingOwner, event) => self.owner_found(event, env),
             (State::CheckingScopes, event) => self.scopes_checked(event, env),
             (State::Changing(change, draft), event) => self.change(change, draft, event, env),
             (State::LookingUp(changed, draft), event) => self.looked_up(changed, draft, event, env),
@@ -355,6 +370,7 @@ impl Manage {
             )),
             (State::AwaitingKeys, _) => self.verify_caller(None, env),
             (State::Verified | State::AwaitingToken, _) => self.need_token(env),
+            (State::Proving(proof), _) => self.prove(proof, env),
             (State::Queueing(draft), _) => self.queue(draft, env),
             (State::AwaitingOwner(draft), _) => self.await_owner(draft, env),
             (State::Hashing(draft, job), _) => self.hash_slice(draft, job, env),
@@ -400,29 +416,47 @@ impl Manage {
     fn with_body(&mut self, head: Head, body: Option<&[u8]>, env: &mut ManageEnv<'_, '_>) -> Step {
         let body = request::bounded(body)?;
         if head.operation == Operation::Validate {
-            let body = request::read_validate(body)?;
+            let body = request::read_key(body)?;
             return self.start_exchange(&body, env);
         }
+        if head.operation == Operation::RevokePresented {
+            let body = request::read_key(body)?;
+            return self.present(head.query, &body, env);
+        }
         let asked = request::read_asked(head.operation, body)?;
+        self.admit(head.query, head.token, asked, env)?;
+        self.verify_caller(None, env)
+    }
+
+    /// Makes the request one of the pending, unless there are too many.
+    fn admit(
+        &mut self,
+        query: Query,
+        token: Zeroizing<String>,
+        asked: Asked,
+        env: &mut ManageEnv<'_, '_>,
+    ) -> Result<(), End> {
         let Some(id) = env.exchange.worker.admit() else {
             let problem = Code::Exchange(Rejection::Overloaded);
             return Err(End::new(problem, "too many requests wait"));
         };
         self.task = Some(Task {
-            query: head.query,
-            token: head.token,
+            query,
+            token,
             asked,
-            caller: None,
+            owner_id: None,
             bearer: "".into(),
             id,
             ticket: env.exchange.gate.ticket(),
             deadline: Deadline::after_ms(REQUEST_MS_MAX, env.exchange.now),
             ready_at: None,
             retried: false,
+            token_since: UnixMillis::default(),
+            unseen: false,
             undoing: false,
             wait_ms: WAIT_MS_MIN,
         });
-        self.verify_caller(None, env)
+        Ok(())
     }
 
     // ---- the caller -------------------------------------------------------------
@@ -475,10 +509,10 @@ impl Manage {
             not_taken(error)
         })?;
         task.token = zeroize::Zeroizing::default();
-        let acts_for = task.query.user_id.as_deref().unwrap_or(&caller.subject);
+        let acts_for = task.query.user_id.as_ref().unwrap_or(&caller.subject);
         self.report.caller = Some(caller.subject.clone());
-        self.report.owner = Some(acts_for.to_owned());
-        if acts_for != caller.subject && !caller.has_role(&management.admin_role) {
+        self.report.owner = Some(acts_for.clone());
+        if *acts_for != caller.subject && !caller.has_role(&management.admin_role) {
             let problem = Problem::new(
                 Code::Forbidden,
                 format!(
@@ -488,7 +522,7 @@ impl Manage {
             );
             return Err(End::new(problem, "acts for another without the role"));
         }
-        task.caller = Some(caller);
+        task.owner_id = Some(acts_for.clone());
         task.turn(State::Verified, env)
     }
 
@@ -516,7 +550,7 @@ impl Manage {
         let asker = Asker {
             id: task.id,
             started_at: task.deadline.started_at(),
-            since: UnixMillis::default(),
+            since: task.token_since,
         };
         let token = env.session()?.need(asker, "manager");
         match token.map_err(End::unavailable)? {
@@ -546,12 +580,13 @@ impl Manage {
         self.need_token(env)
     }
 
-    /// The caller is known and the token is there: does the operation.
+    /// The token is there: does the operation.
     fn ask_keycloak(&mut self, env: &mut ManageEnv<'_, '_>) -> Step {
         let task = self.task.as_mut().ok_or_else(nothing)?;
         match &task.asked {
             Asked::List | Asked::Show(_) => self.read_owner(env),
             Asked::Revoke(_) | Asked::RevokeAll => self.await_owner(None, env),
+            Asked::RevokePresented(_) => self.find_owner(env),
             Asked::Create(create) => {
                 let scopes = create.scopes.clone();
                 match scopes {
@@ -744,21 +779,8 @@ impl Manage {
             HashAlgorithm::Bcrypt => 1 << config.bcrypt_cost,
         };
         let task = self.task()?;
-        if rounds > 0 {
-            let now = env.exchange.now;
-            let id = draft.key.id();
-            match env.exchange.gate.show(task.ticket, id, rounds, now) {
-                Turn::Go => {}
-                Turn::Full => {
-                    let problem = Code::Exchange(Rejection::Overloaded);
-                    return Err(End::new(problem, "the queue of hashes is full"));
-                }
-                Turn::Wait { position, .. } => {
-                    let places = u64::try_from(position).unwrap_or(u64::MAX);
-                    let wait_ms = places.saturating_mul(QUEUE_WAIT_MS).min(QUEUE_WAIT_MS_MAX);
-                    return task.wait_for(wait_ms, State::Queueing(draft), env);
-                }
-            }
+        if let Some(wait_ms) = task.wait_at_gate(draft.key.id(), rounds, env)? {
+            return task.wait_for(wait_ms, State::Queueing(draft), env);
         }
         let text = draft.key.expose().as_bytes();
         match NewHash::start(text, config.hash_algorithm, config.bcrypt_cost, draft.salt) {
@@ -808,10 +830,7 @@ impl Manage {
             return self.begin_change(draft, waited_ms, env);
         }
         if waited_ms >= LOCK_WAIT_MS {
-            return Err(End::new(
-                Problem::from(&ChangeError::Busy),
-                ChangeError::Busy,
-            ));
+            return self.not_made(&ChangeError::Busy);
         }
         let before = u64::try_from(before).unwrap_or(u64::MAX);
         let wait_ms = before.saturating_mul(OWNER_WAIT_MS).min(OWNER_WAIT_MS_MAX);
@@ -830,6 +849,9 @@ impl Manage {
         match (&task.asked, made) {
             (Asked::Revoke(id), None) => Ok(Edit::Revoke { id: id.clone() }),
             (Asked::RevokeAll, None) => Ok(Edit::RevokeAll),
+            (Asked::RevokePresented(key), None) => Ok(Edit::Revoke {
+                id: key.id().to_owned(),
+            }),
             (Asked::Create(create), Some((id, hash_text))) => Ok(Edit::Create {
                 key: NewKey {
                     id,
@@ -960,9 +982,18 @@ impl Manage {
                     if error == ChangeError::Unauthorized {
                         env.manager.service_token.reject(&task.bearer);
                     }
-                    Err(End::new(Problem::from(&error), error.loggable()))
+                    self.not_made(&error)
                 }
             },
+        }
+    }
+
+    /// The end for a change that was not made.
+    fn not_made(&mut self, error: &ChangeError) -> Step {
+        match self.task()?.asked {
+            // Its holder learns only that the key may live on.
+            Asked::RevokePresented(_) => Err(End::unavailable(error.loggable())),
+            _ => Err(End::new(Problem::from(error), error.loggable())),
         }
     }
 
@@ -1079,7 +1110,7 @@ impl Manage {
 
     /// Exchanges a key for a gateway that cannot load the filter. The key takes the same way through
     /// machine and caches as one in a request's header.
-    fn start_exchange(&mut self, body: &ValidateBody, env: &mut ManageEnv<'_, '_>) -> Step {
+    fn start_exchange(&mut self, body: &KeyBody, env: &mut ManageEnv<'_, '_>) -> Step {
         let config = Arc::clone(&env.exchange.worker.config);
         // A JSON text may have spaces at its ends; a header's value has none.
         let key = match config.key_format.parse(body.api_key.as_bytes()) {
@@ -1144,14 +1175,39 @@ impl Manage {
 impl Task {
     /// The owner of the keys.
     fn owner_id(&self) -> Result<&str, End> {
-        let caller = self.caller.as_ref().ok_or_else(nothing)?;
-        Ok(self.query.user_id.as_deref().unwrap_or(&caller.subject))
+        self.owner_id.as_deref().ok_or_else(nothing)
     }
 
     /// Moves the deadline along after a clock step backwards.
     fn follow_the_clock(&mut self, env: &ManageEnv<'_, '_>) {
         let back = self.deadline.follow(env.exchange.now);
         self.ready_at = self.ready_at.map(|ready_at| ready_at.minus_ms(back));
+        self.token_since = self.token_since.minus_ms(back);
+    }
+
+    /// The wait until it looks at the gate again; none when it may compute so many rounds.
+    fn wait_at_gate(
+        &self,
+        key_id: &str,
+        rounds: u32,
+        env: &mut ManageEnv<'_, '_>,
+    ) -> Result<Option<u64>, End> {
+        if rounds == 0 {
+            return Ok(None);
+        }
+        let now = env.exchange.now;
+        match env.exchange.gate.show(self.ticket, key_id, rounds, now) {
+            Turn::Go => Ok(None),
+            Turn::Full => {
+                let problem = Code::Exchange(Rejection::Overloaded);
+                Err(End::new(problem, "the queue of hashes is full"))
+            }
+            Turn::Wait { position, .. } => {
+                let places = u64::try_from(position).unwrap_or(u64::MAX);
+                let wait_ms = places.saturating_mul(QUEUE_WAIT_MS);
+                Ok(Some(wait_ms.min(QUEUE_WAIT_MS_MAX)))
+            }
+        }
     }
 
     /// Sends a call to Keycloak.

@@ -17,7 +17,7 @@ use super::world::{START, World};
 /// An operation, a status, the code of a refusal (or nothing), and a scenario that leads to it.
 type Case = (&'static str, u16, &'static str, fn() -> Told);
 
-const CASES: [Case; 82] = [
+const CASES: [Case; 90] = [
     ("describeApi", 200, "", || {
         ask(|_| Request::new("GET", "/api/v1/openapi.json"))
     }),
@@ -260,6 +260,36 @@ const CASES: [Case; 82] = [
     ("rotateApiKey", 503, "overloaded", || {
         full(|w| Request::rotate(&w.token("alice"), &id(), &json!({})))
     }),
+    ("revokePresentedApiKey", 204, "", || {
+        ask(|_| Request::present(&key(1)))
+    }),
+    ("revokePresentedApiKey", 400, "invalid_request", || {
+        ask(|_| Request::present("x").with_json(&json!({ "api_key": 1 })))
+    }),
+    ("revokePresentedApiKey", 411, "length_required", || {
+        ask(|_| Request::present(&key(1)).without("content-length"))
+    }),
+    ("revokePresentedApiKey", 413, "payload_too_large", || {
+        ask(|_| Request::present(&"k".repeat(16_384)))
+    }),
+    (
+        "revokePresentedApiKey",
+        415,
+        "unsupported_media_type",
+        || ask(|_| Request::present(&key(1)).without("content-type")),
+    ),
+    ("revokePresentedApiKey", 429, "throttled", || {
+        throttled(|_| Request::present(&key(1)))
+    }),
+    (
+        "revokePresentedApiKey",
+        503,
+        "identity_provider_unavailable",
+        || without_keycloak(|_| Request::present(&key(1))),
+    ),
+    ("revokePresentedApiKey", 503, "overloaded", || {
+        full(|_| Request::present(&key(1)))
+    }),
     ("validateApiKey", 200, "", || {
         ask(|_| Request::validate(&key(1)))
     }),
@@ -461,6 +491,7 @@ fn a_method_that_a_path_does_not_take_is_told_which_it_takes() {
         ("PATCH", "/api/v1/api-keys/abc", "GET, DELETE"),
         ("GET", "/api/v1/api-keys/abc/rotate", "POST"),
         ("DELETE", "/api/v1/api-keys/validate", "POST"),
+        ("GET", "/api/v1/api-keys/revoke", "POST"),
         ("POST", "/api/v1/openapi.json", "GET"),
         ("OPTIONS", KEYS, "GET, POST, DELETE"),
     ] {

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::client::Client;
 use super::keycloak::User;
-use super::keys::key;
+use super::keys::{key, owner};
 use super::request::{KEYS, Request};
 use super::world::World;
 
@@ -25,6 +25,7 @@ fn paths() -> impl Strategy<Value = String> {
         "/api-keys/abc",
         "/api-keys/abc/rotate",
         "/api-keys/validate",
+        "/api-keys/revoke",
         "/openapi.json",
         "/",
         "/api-keys/",
@@ -155,8 +156,8 @@ proptest! {
     }
 
     #[test]
-    fn any_answers_lead_to_an_end(kind in 0_usize..6, backs in prop::collection::vec(backs(), 0..40)) {
-        let mut world = World::new(vec![User::new("alice"), User::new("bob")]);
+    fn any_answers_lead_to_an_end(kind in 0_usize..7, backs in prop::collection::vec(backs(), 0..40)) {
+        let mut world = World::new(vec![owner("alice", 1), User::new("bob")]);
         let token = world.token("alice");
         let new = json!({ "name": "n", "scopes": ["profile"] });
         let request = match kind {
@@ -165,7 +166,8 @@ proptest! {
             2 => Request::revoke(&token, "abc"),
             3 => Request::list(&token),
             4 => Request::new("GET", &format!("{KEYS}/abc?user_id=bob")).bearer(&world.admin()),
-            _ => Request::validate(&key(1)),
+            5 => Request::validate(&key(1)),
+            _ => Request::present(&key(1)),
         };
         let mut client = Client::send(&mut world, &request);
         let mut backs = backs.into_iter();

@@ -312,9 +312,10 @@ proptest! {
     }
 
     #[test]
-    fn a_key_to_validate_is_taken_as_the_document_says(body in bodies(&[("api_key", "text")])) {
-        let taken = body::read_validate(body.to_string().as_bytes()).is_ok();
+    fn a_key_in_a_body_is_taken_as_the_document_says(body in bodies(&[("api_key", "text")])) {
+        let taken = body::read_key(body.to_string().as_bytes()).is_ok();
         agree("KeyToValidate", &body, taken)?;
+        agree("KeyToRevoke", &body, taken)?;
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod document;
 mod faults;
 mod lifecycle;
 mod openapi;
+mod presented;
 mod refused;
 mod request;
 mod requests;
@@ -31,4 +32,4 @@ mod uses;
 mod validating;
 mod world;
 
-use test_kit::{dice, keycloak, keys, store, sweep};
+use test_kit::{checksum, dice, keycloak, keys, store, sweep};

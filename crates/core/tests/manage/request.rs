@@ -53,6 +53,12 @@ impl Request {
         Self::new("POST", &format!("{KEYS}/validate")).json(&body)
     }
 
+    /// Ends the key that the body holds.
+    pub fn present(key: &str) -> Self {
+        let body = serde_json::json!({ "api_key": key });
+        Self::new("POST", &format!("{KEYS}/revoke")).json(&body)
+    }
+
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.into(), value.as_bytes().to_vec()));
         self

@@ -1,6 +1,7 @@
 //! The management API in the wasm: bodies as each host gives them, the filter's own
 //! answers, clients that hang up, memory, instructions.
 
+use apikeys_core::api_key::hash::hash_bcrypt;
 use apikeys_core::clock::UnixMillis;
 use serde_json::{Value, json};
 
@@ -259,6 +260,35 @@ fn a_validation_gives_the_token_that_the_exchange_forwards() {
 }
 
 #[test]
+fn a_presented_key_ends_in_every_worker_and_another_text_is_answered_alike() {
+    for profile in BOTH {
+        for user in [owner("alice", &key(1)), plain_owner("alice", &key(1))] {
+            let mut gateway = gateway(profile, vec![user], &Value::Null);
+            let second = gateway.add_worker();
+            for worker in [0, second] {
+                assert_eq!(gateway.ask_worker(worker, &key(1)).subject(), "alice");
+            }
+            let mut answers = [key(2), "no key".to_owned(), key(1)].map(|text| {
+                let call = Call::new("POST", "/revoke").json(&json!({ "api_key": text }));
+                let outcome = gateway.call(&call.bearer("nonsense"));
+                let Outcome::Answered(answer) = outcome else {
+                    panic!("{outcome:?}");
+                };
+                (answer.status, answer.headers, answer.body)
+            });
+            assert_eq!(answers[0].0, 204);
+            answers.sort();
+            assert_eq!(answers[0], answers[2]);
+            assert!(gateway.logged("operation=revoke_by_holder status=204"));
+            for worker in [0, second] {
+                gateway.tick(worker);
+                gateway.ask_worker(worker, &key(1)).expect_invalid();
+            }
+        }
+    }
+}
+
+#[test]
 fn callouts_that_fail_at_any_step_are_one_answer() {
     for profile in BOTH {
         for number in 0..14 {
@@ -481,6 +511,27 @@ fn no_callback_holds_the_worker_for_longer_than_a_slice() {
                 "{profile:?} {key:?}: {spent:?}"
             );
         }
+    }
+}
+
+/// A presented key is verified in slices too.
+#[test]
+fn no_callback_of_a_presented_key_holds_the_worker_for_longer_than_a_slice() {
+    for profile in BOTH {
+        let ends_at = crate::keys::FAR;
+        let hash = hash_bcrypt(key(1).as_bytes(), 10, [3; 16]).unwrap();
+        let alice = User::new("alice").with_key(id_of(&key(1)), &hash, ends_at);
+        let mut gateway = gateway(profile, vec![alice], &Value::Null);
+        let yields = gateway.count(Asked::Yield);
+        let call = Call::new("POST", "/revoke").json(&json!({ "api_key": key(1) }));
+        gateway.call(&call).told(204);
+        assert!(gateway.count(Asked::Yield) - yields >= 85, "1,024 rounds");
+        let spent = gateway.vm(0, API).spent.clone();
+        let most = spent.values().max().copied().unwrap();
+        assert!(
+            (9_000_000..14_500_000).contains(&most),
+            "{profile:?}: {spent:?}"
+        );
     }
 }
 

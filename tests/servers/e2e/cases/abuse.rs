@@ -5,11 +5,17 @@ use std::net::Ipv4Addr;
 use crate::client::{Request, Target};
 use crate::gateway::Spec;
 use crate::owner::Key;
+use crate::portal::{expect_problem, post};
 use crate::world::{Case, Need, World};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("abuse::an_address_is_told_to_wait", told_to_wait).needs(Need::Addresses),
+        Case::new(
+            "abuse::presented_keys_count_for_their_address",
+            presented_keys,
+        )
+        .needs(Need::Addresses),
         Case::new(
             "abuse::workers_of_a_gateway_count_together",
             workers_count_together,
@@ -58,6 +64,22 @@ fn told_to_wait(world: &World) {
         assert_eq!(from.orders(&warm.text).orders().subject, owner.id);
     }
     world.gateway.orders(&Key::random().text).invalid_api_key();
+}
+
+/// Good keys too, or the count would tell them from others.
+fn presented_keys(world: &World) {
+    let (_owner, key) = world.owner();
+    let from = world.gateway.from(address(4));
+    let present = |text: &str| {
+        let body = serde_json::json!({"api_key": text}).to_string();
+        from.send(&post("/revoke", body.as_bytes()))
+    };
+    assert_eq!(present(&key.text).status, 204);
+    let more = (0..200).position(|_| present("no key").status == 429);
+    let more = more.expect("told to wait");
+    assert!((19..=30).contains(&more), "{more}");
+    expect_problem(&present(&key.text), 429, "throttled");
+    from.orders(&Key::random().text).problem(429, "throttled");
 }
 
 fn workers_count_together(world: &World) {

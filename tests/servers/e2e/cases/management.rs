@@ -6,9 +6,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::expect::claims;
+use crate::gateway::Spec;
+use crate::owner::{Key, Record};
 use crate::portal::{Caller, Made, expect_problem, post};
 use crate::wait;
-use crate::world::{Case, World};
+use crate::world::{Case, Need, World};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -41,6 +43,15 @@ pub(crate) fn cases() -> Vec<Case> {
             operator,
         ),
         Case::new("management::a_key_is_exchanged_on_demand", validated),
+        Case::new(
+            "management::a_presented_key_ends_and_another_text_is_answered_alike",
+            presented,
+        ),
+        Case::new(
+            "management::another_gateway_refuses_a_presented_key_within_the_poll",
+            presented_elsewhere,
+        )
+        .needs(Need::OwnGateway),
         Case::new(
             "management::of_many_at_once_no_more_than_the_limit_succeed",
             limit,
@@ -282,11 +293,88 @@ fn validated(world: &World) {
     assert!(told_life.abs_diff(life) <= 2, "{told_life} and {life}");
     let used = crate::client::Request::orders().bearer(token);
     assert_eq!(world.gateway.send(&used).orders().subject, caller.id);
-    let other = crate::owner::Key::random();
+    let other = Key::random();
     for key in [other.mistyped(), other.text, "x".to_owned()] {
         let body = json!({"api_key": key}).to_string();
         let refused = world.gateway.send(&post("/validate", body.as_bytes()));
         expect_problem(&refused, 401, "invalid_api_key");
+    }
+}
+
+/// Status, body, and headers but those that differ from answer to answer.
+fn present(world: &World, key: &str) -> (u16, Vec<u8>, Vec<(String, String)>) {
+    let body = json!({"api_key": key}).to_string();
+    let request = post("/revoke", body.as_bytes()).bearer("nonsense");
+    let mut answer = world.gateway.send(&request);
+    let differs = |name: &str| {
+        [
+            "date",
+            "x-request-id",
+            "x-kong-request-id",
+            "x-envoy-upstream-service-time",
+        ]
+        .contains(&name)
+            || name.starts_with("x-kong-")
+    };
+    answer.headers.retain(|(name, _)| !differs(name));
+    answer.headers.sort();
+    (answer.status, answer.body, answer.headers)
+}
+
+fn presented(world: &World) {
+    let caller = caller(world);
+    let [kept, ended] = ["kept", "ended"].map(|name| caller.create(&json!({"name": name})));
+    for key in [&kept.key, &ended.key] {
+        world.gateway.orders(key).orders();
+    }
+    let unknown = Key::random();
+    let texts = [
+        unknown.mistyped(),
+        unknown.text,
+        Key::with_id(&kept.id).text,
+        "no key".to_owned(),
+        ended.key.clone(),
+        ended.key.clone(),
+    ];
+    let answers = texts.map(|text| present(world, &text));
+    let (status, body, _) = &answers[0];
+    assert_eq!((*status, body.as_slice()), (204, &b""[..]));
+    for answer in &answers {
+        assert_eq!(answer, &answers[0]);
+    }
+    refused_by_all_workers(world, &ended.key);
+    world.gateway.orders(&kept.key).orders();
+    let left: Vec<Value> = caller
+        .keys()
+        .iter()
+        .map(|key| key["name"].clone())
+        .collect();
+    assert_eq!(left, ["kept"]);
+    // A leaked key of a disabled owner must not come back with its owner.
+    let (owner, key) = world.owner();
+    owner.disable();
+    present(world, &key.text);
+    world
+        .keycloak
+        .edit_user(&owner.id, |user| user["enabled"] = json!(true));
+    world.gateway.orders(&key.text).invalid_api_key();
+}
+
+fn presented_elsewhere(world: &World) {
+    let spec = Spec::default().field("revocation_poll_seconds", 1);
+    let other = world.start_gateway_awake(&spec.field("cache_ttl_seconds", 3600));
+    let keys = [Key::random(), Key::random()];
+    let records = [Record::bcrypt(&keys[0], "2a", 10), Record::sha256(&keys[1])];
+    let _owner = world.owner_of(&records);
+    for key in &keys {
+        other.target.orders(&key.text).orders();
+        assert_eq!(present(world, &key.text).0, 204);
+        wait::until("the key is refused", Duration::from_secs(4), || {
+            let answer = other.target.orders(&key.text);
+            (answer.status == 401)
+                .then_some(())
+                .ok_or(answer.describe())
+        });
     }
 }
 
