@@ -31,7 +31,7 @@ pub(crate) fn read_key(args: &KeySourceArgs) -> Result<Zeroizing<String>> {
     let text = match &args.key_variable {
         Some(name) => variable(name)?
             .with_context(|| format!("the environment variable {name} is not set"))?,
-        None => read_file(&args.key_file)?,
+        None => return read_key_file(&args.key_file),
     };
     one_line(&text).context("the key")
 }
@@ -69,6 +69,11 @@ fn variable(name: &str) -> Result<Option<Zeroizing<String>>> {
         // The variable's own error would show the value.
         Err(_) => Err(anyhow!("the environment variable {name} is no text")),
     }
+}
+
+/// Reads the key that a file holds as its one line.
+pub(crate) fn read_key_file(path: &Path) -> Result<Zeroizing<String>> {
+    one_line(&read_file(path)?).context("the key")
 }
 
 fn read_file(path: &Path) -> Result<Zeroizing<String>> {

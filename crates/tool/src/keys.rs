@@ -9,9 +9,12 @@ use serde_json::{Value, json};
 use crate::admin_error::one_line;
 use crate::args::{ListArgs, OwnerArgs, RevokeArgs, RotateArgs, ShowArgs};
 use crate::create::DAY_MS;
+use crate::keycloak_admin::KeycloakAdmin;
 use crate::realm_checks::check_realm;
 use crate::wrong_usage::WrongUsage;
-use crate::{change, last_used, new_key, output, owner, revoke_all, summary, system};
+use crate::{
+    change, last_used, new_key, output, owner, revoke_all, revoke_presented, summary, system,
+};
 
 /// Lists an owner's keys.
 pub(crate) fn list(args: &ListArgs) -> Result<()> {
@@ -108,6 +111,9 @@ pub(crate) fn rotate(args: &RotateArgs) -> Result<()> {
 
 /// Ends a key.
 pub(crate) fn revoke(args: &RevokeArgs) -> Result<()> {
+    if let Some(path) = &args.key_file {
+        return revoke_presented::run(args, path);
+    }
     let Some(id) = &args.key_id else {
         return revoke_all::run(args);
     };
@@ -117,29 +123,43 @@ pub(crate) fn revoke(args: &RevokeArgs) -> Result<()> {
     if let Some(owner) = &owner {
         check_held(owner, id)?;
     }
-    let revoked = match &owner {
+    end(args, &admin, owner.as_ref(), id)
+}
+
+/// Ends a key of this owner, and tells of it.
+pub(crate) fn end(
+    args: &RevokeArgs,
+    admin: &KeycloakAdmin,
+    owner: Option<&User>,
+    id: &str,
+) -> Result<()> {
+    let revoked = match owner {
         None => false,
         Some(owner) => {
             let edit = Edit::Revoke { id: id.to_owned() };
-            let changed = change::make(&admin, &args.names, owner.id(), edit)
+            let changed = change::make(admin, &args.names, owner.id(), edit)
                 .map_err(|error| revoke_all::offered(error, id, owner))?;
             !changed.edited.ended.is_empty()
         }
     };
+    let now = system::now()?;
+    let key = owner.and_then(|owner| owner_keys::find(&owner.attributes, id, now));
+    let name = key.map(|key| key.name);
     if args.output.is_json() {
-        let owner = owner.as_ref().map(owner::shown);
-        let document = json!({ "key_id": id, "revoked": revoked, "owner": owner });
+        let owner = owner.map(owner::shown);
+        let document = json!({ "key_id": id, "name": name, "revoked": revoked, "owner": owner });
         return Ok(output::result(&format!("{document:#}"))?);
     }
-    match (&owner, revoked) {
+    match (owner, revoked) {
         (Some(owner), true) if !is_id(id) => output::result(&format!(
             "revoked: {} of {:?}; no gateway took it, since no key can have that id",
             one_line(id),
             owner.username()
         ))?,
         (Some(owner), true) => output::result(&format!(
-            "revoked: {id} of {:?}; gateways that have it in their caches hear of it within \
+            "revoked: {id} ({:?}) of {:?}; gateways that have it in their caches hear of it within \
              revocation_poll_seconds, or cache_ttl_seconds where that is off",
+            name.unwrap_or_default(),
             owner.username()
         ))?,
         (Some(owner), false) => output::note(&not_held(owner, id)),
@@ -179,7 +199,7 @@ fn checked_id(text: &str) -> Result<&str> {
     ))
 }
 
-fn unknown(id: &str) -> String {
+pub(crate) fn unknown(id: &str) -> String {
     format!(
         "no owner is indexed under {id}, so no gateway takes such a key: it was revoked, or is of \
          another realm, or its index is missing (give --owner, or run apikeys reindex)"

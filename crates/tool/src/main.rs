@@ -31,6 +31,7 @@ mod proxy;
 mod realm_checks;
 mod reindex;
 mod revoke_all;
+mod revoke_presented;
 mod setup;
 mod signing_key;
 mod summary;

@@ -1,10 +1,13 @@
 //! `apikeys list`, `show`, `rotate` and `revoke`.
 
+use std::io::Write;
 use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::world::{Realm, now_seconds};
+use test_kit::checksum::summed;
+
+use crate::world::{Realm, Run, now_seconds};
 
 fn ids(listed: &Value) -> Vec<&str> {
     let keys = listed["keys"].as_array().unwrap();
@@ -173,6 +176,106 @@ fn a_revoked_key_is_gone_and_the_last_ones_end_unlinks() {
         .succeeded();
     assert!(again.stderr.contains("holds no key"), "{}", again.stderr);
     assert_eq!(realm.json("revoke", &[&second])["revoked"], false);
+}
+
+#[test]
+fn a_key_in_a_file_is_ended_and_a_text_that_is_none_ends_nothing() {
+    let realm = Realm::prepared();
+    let made = realm
+        .create(&["--owner", "alice", "--expires-days", "2"])
+        .succeeded()
+        .json();
+    let (id, key) = (text(&made["key_id"]), text(&made["api_key"]));
+    let revoke = |file: &str| realm.run("revoke", &["--key-file", file]);
+    let file = realm.private_file("key.txt", &format!("{key}\n"));
+    let other = summed(&format!("sk_live_{id}_{}", "x".repeat(32)));
+    for (bad, words) in [
+        (other.as_str(), "has another secret, and goes on"),
+        (&key[..58], "the text is no key"),
+        (
+            &summed("sk_live_zzzzzzzzzzzz_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
+            "no owner is indexed",
+        ),
+        ("an-old-key-of-the-older-system", "the text is no key"),
+    ] {
+        let run = revoke(&realm.private_file("bad.txt", bad));
+        assert!(!run.stderr.contains(bad));
+        run.refused_with(words);
+    }
+    assert_eq!(realm.json("show", &[&id])["state"], "active");
+    let ended = revoke(&file).succeeded();
+    let told = format!("revoked: {id} (\"test\") of \"alice\"");
+    assert!(ended.stdout.starts_with(&told), "{}", ended.stdout);
+    assert!(!(ended.stdout + &ended.stderr).contains(&key));
+    assert_eq!(realm.look_up(&id).len(), 0);
+    revoke(&file).refused_with("no owner is indexed");
+}
+
+#[test]
+fn a_key_on_standard_input_is_ended_and_never_one_in_an_argument() {
+    let realm = Realm::prepared();
+    // bcrypt, by default.
+    let run = realm
+        .run("create", &["--owner", "bob", "--name", "n"])
+        .succeeded();
+    let key = run.stdout.trim();
+    let output = ["--key-file", "-", "--output", "json"];
+    let mut process = realm.command("revoke", &output);
+    process
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut process = process.spawn().unwrap();
+    let mut input = process.stdin.take().unwrap();
+    input.write_all(key.as_bytes()).unwrap();
+    drop(input);
+    let run = Run::of(process.wait_with_output().unwrap()).succeeded();
+    let told = run.json();
+    assert_eq!(told["revoked"], true);
+    assert_eq!(
+        (&told["name"], &told["owner"]["username"]),
+        (&json!("n"), &json!("bob"))
+    );
+    assert!(!run.stdout.contains(key));
+    for extra in [
+        [key, "--key-file", "-"].as_slice(),
+        &["--key-file", "-", "--all"],
+    ] {
+        let run = realm.run("revoke", extra);
+        assert_eq!(run.status, 2);
+    }
+}
+
+#[test]
+fn an_imported_key_in_a_file_is_ended_with_the_index_key() {
+    let realm = Realm::prepared();
+    let index_key = realm.private_file(
+        "index-key.txt",
+        "aW5kZXgga2V5IG9mIHRoZSBob3N0IG1vZGVsLCAzMi4=",
+    );
+    let imported = "an-old-key-of-the-older-system";
+    let csv = realm.private_file("keys.csv", &format!("owner,key\nalice,{imported}\n"));
+    let import = [
+        "--format",
+        "csv",
+        "--index-key-file",
+        &index_key,
+        "--apply",
+        &csv,
+    ];
+    realm.run("import", &import).succeeded();
+    let file = realm.private_file("key.txt", imported);
+    let by_file = ["--key-file", &file];
+    realm
+        .run("revoke", &by_file)
+        .refused_with("the text is no key");
+    let with_index_key = [by_file.as_slice(), &["--index-key-file", &index_key]].concat();
+    assert_eq!(realm.json("revoke", &with_index_key)["revoked"], true);
+    assert_eq!(realm.json("list", &["--owner", "alice"])["keys"], json!([]));
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap().to_owned()
 }
 
 #[test]

@@ -1,9 +1,13 @@
 //! The arguments of the commands that look at keys and change them.
 
+use std::path::PathBuf;
+
+use apikeys_core::config::defaults;
 use clap::Args;
 
 use super::connection::{Connection, Names};
 use super::making::{MakingArgs, OutputArgs, OwnerArgs};
+use super::offline::IndexKeyArgs;
 use super::values::grace;
 
 /// The public id of a key. The command refuses a text that is no id, and does not repeat it:
@@ -83,21 +87,34 @@ pub(crate) struct RotateArgs {
 #[command(after_help = "\
 Examples:
   apikeys revoke --keycloak-url https://id.example.com --realm shop 4fj9aa01xk2p
+  A key that was found somewhere, by itself:
+    apikeys revoke … --key-file leaked.txt
+    pbpaste | apikeys revoke … --key-file -
   A key whose index is missing, or that is at two owners:
     apikeys revoke … --owner alice 4fj9aa01xk2p
   All keys of an owner that Keycloak refuses to write, so that none ends by itself:
     apikeys revoke … --owner alice --all
 
-A key that is not there is no failure: it does not work.")]
+A KEY_ID that is not there is no failure: it does not work. A text in --key-file that is no key is
+one: it may be cut or mistyped, and the key itself goes on.")]
 pub(crate) struct RevokeArgs {
     /// The key's public id: 12 lower-case letters and digits, 24 of an imported key. Not the
     /// key itself.
     #[arg(
         value_name = "KEY_ID",
-        required_unless_present = "all",
-        conflicts_with = "all"
+        required_unless_present_any = ["all", "key_file"],
+        conflicts_with_all = ["all", "key_file"]
     )]
     pub(crate) key_id: Option<String>,
+    /// End the key that this file holds as its one line, if the stored hash proves it to be one;
+    /// - is standard input.
+    #[arg(long, value_name = "FILE", conflicts_with = "all")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// The prefix of the key in --key-file; the key_prefix of the gateway's configuration.
+    #[arg(long, value_name = "PREFIX", default_value = defaults::KEY_PREFIX, requires = "key_file")]
+    pub(crate) key_prefix: String,
+    #[command(flatten)]
+    pub(crate) index_key: IndexKeyArgs,
     /// End all keys of the owner: takes its link to the gateway away, and then the keys' records
     /// if Keycloak lets the user be written.
     #[arg(long, requires = "OwnerArgs")]
