@@ -7,15 +7,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 use apikeys_core::api_key::format::KeyFormat;
 use apikeys_core::config::Config;
 use jsonschema::{Draft, Validator};
 use regex::Regex;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use test_kit::markdown::{blocks, links};
 use test_kit::page;
@@ -490,15 +493,55 @@ fn the_files_for_kong_are_made_as_the_page_says() {
     assert!(compose.contains("kong:3.9"));
 }
 
+/// With an alert as GitHub sends it, and a server in the gateway's place.
 #[test]
-fn a_look_by_hand_finds_what_the_page_says() {
-    let text = read("docs/secret-scanners.md");
-    page::run(
-        &page::steps(&text),
-        &folder("scanners"),
-        Command::new("bash"),
-        str::to_owned,
+fn the_commands_for_found_keys_do_what_the_page_says() {
+    let folder = folder("scanners");
+    let keys = &generated()[..2];
+    let alert: Vec<Value> = keys
+        .iter()
+        .map(|key| json!({"token": key, "type": "acme_api_key", "url": "u", "source": "content"}))
+        .collect();
+    fs::write(folder.join("body.json"), Value::from(alert).to_string()).unwrap();
+    let sign = "openssl ecparam -name prime256v1 -genkey -noout -out github.key
+        openssl ec -in github.key -pubout -out github.pem
+        openssl dgst -sha256 -sign github.key body.json | base64 >signature.txt";
+    let mut bash = Command::new("bash");
+    let signed = bash.args(["-ec", sign]).current_dir(&folder).output();
+    assert!(
+        signed.expect("bash").status.success(),
+        "openssl (apt-get install openssl)"
     );
+    let gateway = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut shell = Command::new("bash");
+    shell.env(
+        "GATEWAY_URL",
+        format!("http://{}", gateway.local_addr().unwrap()),
+    );
+    let presented = thread::spawn(move || [0, 1].map(|_| answer_204(&gateway)));
+    let text = read("docs/secret-scanners.md");
+    page::run(&page::steps(&text), &folder, shell, str::to_owned);
+    for (request, key) in presented.join().unwrap().iter().zip(keys) {
+        assert!(request.starts_with("POST /api/v1/api-keys/revoke HTTP/1.1"));
+        let body = json!({"api_key": key}).to_string();
+        assert!(request.ends_with(&body), "the key, and nothing else");
+    }
+}
+
+/// Takes one request with a body, and gives it back.
+fn answer_204(server: &TcpListener) -> String {
+    let (mut stream, _) = server.accept().unwrap();
+    let mut request = String::new();
+    while !request.ends_with('}') {
+        let mut buffer = [0; 1024];
+        let read = stream.read(&mut buffer).unwrap();
+        assert!(read > 0, "no body");
+        request.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+    }
+    stream
+        .write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    request
 }
 
 // --- readers -------------------------------------------------------------------------
