@@ -4,12 +4,13 @@ use apikeys_core::api_key::format::KeyFormat;
 use apikeys_core::api_key::hash::{
     BCRYPT_COST_MAX, BCRYPT_COST_MIN, ROUNDS_PER_SLICE, StoredHash, Verification, hash_bcrypt,
 };
-use apikeys_core::api_key::terms::Terms;
+use apikeys_core::api_key::terms::{RateLimit, Terms};
 use apikeys_core::cache::{Cache, CachedRefusal, CachedToken};
 use apikeys_core::clock::UnixMillis;
 use apikeys_core::config::Config;
 use apikeys_core::exchange::PENDING_MAX;
 use apikeys_core::exchange::gate::QUEUE_MAX;
+use apikeys_core::exchange::rate_limit::RateLimits;
 use apikeys_core::rejection::Refused;
 use apikeys_core::signing_key::SigningKey;
 use p256::pkcs8::EncodePrivateKey;
@@ -62,7 +63,7 @@ fn a_bcrypt_takes_the_rounds_and_slices_that_the_page_says() {
 const OWNER: &str = "0b7a6e0e-93a5-4b8f-9f6e-2d3c4b5a6978";
 
 /// The bytes that each kind of entry adds in shared data, beside the token itself.
-fn entry_bytes() -> [(&'static str, usize); 3] {
+fn entry_bytes() -> [(&'static str, usize); 4] {
     let key = p256::SecretKey::from_slice(&[7; 32]).unwrap();
     let pem = key.to_pkcs8_pem(p256::pkcs8::LineEnding::LF).unwrap();
     let signing_key = SigningKey::parse(&pem).unwrap();
@@ -73,6 +74,7 @@ fn entry_bytes() -> [(&'static str, usize); 3] {
     });
     let config = Config::from_json(config.to_string().as_bytes()).unwrap();
     let mut cache = Cache::new(&config, &signing_key);
+    let mut limits = RateLimits::new(&config, &signing_key);
     let format = KeyFormat::new("sk_live_").unwrap();
     let digest = cache.digest(&format.generate(|bytes| bytes.fill(7)));
     let mut only = |store: &mut dyn FnMut(&mut Cache, &mut Shared)| {
@@ -106,10 +108,16 @@ fn entry_bytes() -> [(&'static str, usize); 3] {
         };
         cache.remember_refused(&digest, refusal, NOW, NOW, shared);
     });
+    let bucket = only(&mut |_, shared| {
+        let limit = RateLimit::parse("100/60").unwrap();
+        let taken = limits.take(&digest, "abc123def456", limit, NOW, shared);
+        taken.unwrap();
+    });
     [
         ("token", with_token - token.len()),
         ("verification", verified),
         ("refusal", refused),
+        ("bucket", bucket),
     ]
 }
 

@@ -415,7 +415,7 @@ fn every_test_that_an_invariant_names_exists() {
         .skip(2)
         .take_while(|line| line.starts_with('|'))
         .collect();
-    assert_eq!(rows.len(), 13, "the invariants of the design and one more");
+    assert_eq!(rows.len(), 14, "the invariants of the design and two more");
     for row in rows {
         let tests = row.split('|').nth(4).unwrap();
         let named = inline_code(tests);

@@ -4,8 +4,8 @@
 //! service token, gate, pending) is given back when the exchange ends, however it ends; every
 //! failure is a rejection.
 
+use core::net::IpAddr;
 use std::borrow::Cow;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::credentials::{AUTHORIZATION, Credentials, Headers, extract};

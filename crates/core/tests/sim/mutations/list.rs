@@ -149,11 +149,9 @@ pub const MUTATIONS: &[Mutation] = &[
         invariant: 5,
         edits: &[edit(
             "exchange/steps.rs",
-            "self.state = state;",
-            "if let Output::Forward(forward) = &output {
-                self.key_id = Some(forward.authorization.to_string());
-            }
-            self.state = state;",
+            "self.forwarded = Some(*digest);",
+            "self.key_id = Some(token.authorization.to_string());
+            self.forwarded = Some(*digest);",
         )],
     },
     // Each refusal of a pending request falls back.
