@@ -29,8 +29,9 @@ use crate::exchange::gate::{Ticket, Turn};
 use crate::exchange::{self, Exchange, Pass};
 use crate::keycloak::caller_token::{self, Caller};
 use crate::keycloak::owner::{self, OwnerFault, User, service_account_name};
+use crate::keycloak::user_events::LastUses;
 use crate::keycloak::users::{self, Lookup, LookupError};
-use crate::keycloak::{Call, Endpoint, jwks, key_store, token, user_events};
+use crate::keycloak::{Call, Endpoint, jwks, key_store, token};
 use crate::machine::{Deadline, Effect, Event};
 use crate::rejection::{Reason, Rejection};
 
@@ -129,7 +130,7 @@ enum State {
     FetchingToken,
     /// The answer with the owner.
     ReadingOwner,
-    /// The answer with the owner's events.
+    /// An answer with the realm's events.
     ReadingEvents(Box<Listing>),
     /// Whether the gateway's tokens can have the scopes.
     CheckingScopes,
@@ -227,10 +228,9 @@ impl std::fmt::Debug for Draft {
 /// Keys for a list or a single answer, which waits for their last uses.
 #[derive(Debug)]
 struct Listing {
-    keys: Vec<(KeySummary, Option<UnixMillis>)>,
+    keys: Vec<KeySummary>,
     next: Option<String>,
-    /// Pages of events that were looked through.
-    page: usize,
+    uses: LastUses,
 }
 
 /// A step's outcome: wait for something in a new state, or the end.
@@ -592,12 +592,12 @@ impl Manage {
             Err(fault) => return Err(End::unavailable(format!("the owner: {fault}"))),
         };
         let now = env.exchange.now;
-        let listing = match &task.asked {
+        let (keys, next) = match &task.asked {
             Asked::Show(id) => {
                 let key = owner_keys::find(&user.attributes, id, now);
                 let key = key.ok_or_else(|| End::new(Code::KeyNotFound, "no such key"))?;
                 self.report.key_id = Some(key.id.clone());
-                Listing::of(vec![key], None)
+                (vec![key], None)
             }
             _ => {
                 let keys = owner_keys::list(&user.attributes, now);
@@ -612,26 +612,21 @@ impl Manage {
                 let page: Vec<_> = keys.into_iter().skip(from).take(limit).collect();
                 let next = page.last().filter(|_| rest > limit);
                 let next = next.map(|key| key.id.clone());
-                Listing::of(page, next)
+                (page, next)
             }
         };
-        if listing.keys.is_empty() {
-            return self.tell(&listing);
-        }
-        self.read_events(Box::new(listing), env)
+        let events_path = &env.exchange.worker.config.realm.events_path;
+        let ids = keys.iter().map(|key| key.id.clone());
+        let uses = LastUses::new(events_path, self.task()?.owner_id()?, ids, EVENT_PAGES_MAX);
+        self.read_events(Box::new(Listing { keys, next, uses }), env)
     }
 
     fn read_events(&mut self, listing: Box<Listing>, env: &mut ManageEnv<'_, '_>) -> Step {
-        let config = Arc::clone(&env.exchange.worker.config);
         let task = self.task()?;
-        let owner_id = task.owner_id()?;
-        let call = user_events::exchanges_call(
-            &config.realm.events_path,
-            owner_id,
-            listing.page,
-            &task.bearer,
-        );
-        task.call(State::ReadingEvents(listing), call, env)
+        match listing.uses.next_call(&task.bearer) {
+            Some(call) => task.call(State::ReadingEvents(listing), call, env),
+            None => self.tell(&listing),
+        }
     }
 
     fn events_read(
@@ -641,38 +636,18 @@ impl Manage {
         env: &mut ManageEnv<'_, '_>,
     ) -> Step {
         // If events are unavailable, the keys are listed without last uses.
-        let read = answer(Endpoint::Events, event).ok();
-        let read = read.and_then(|(status, body)| user_events::read_exchanges(status, body));
-        let Some((seen, events)) = read else {
+        let Ok((status, body)) = answer(Endpoint::Events, event) else {
             return self.tell(&listing);
         };
-        for exchange in seen {
-            let key = listing
-                .keys
-                .iter_mut()
-                .find(|(key, _)| key.id == exchange.key_id);
-            if let Some((_, last_used)) = key {
-                *last_used = (*last_used).max(Some(exchange.at));
-            }
-        }
-        listing.page += 1;
-        let more = events >= user_events::EVENTS_PER_PAGE && listing.page < EVENT_PAGES_MAX;
-        if more
-            && listing
-                .keys
-                .iter()
-                .any(|(_, last_used)| last_used.is_none())
-        {
-            return self.read_events(listing, env);
-        }
-        self.tell(&listing)
+        listing.uses.read(status, body);
+        self.read_events(listing, env)
     }
 
     fn tell(&mut self, listing: &Listing) -> Step {
         let shows_one = matches!(self.task()?.asked, Asked::Show(_));
         let told = match listing.keys.first() {
-            Some((key, last_used)) if shows_one => Answer::key(key, *last_used),
-            _ => Answer::keys(&listing.keys, listing.next.as_deref()),
+            Some(key) if shows_one => Answer::key(key, &listing.uses),
+            _ => Answer::keys(&listing.keys, &listing.uses, listing.next.as_deref()),
         };
         Ok((State::Over, Output::Respond(told)))
     }
@@ -1192,16 +1167,6 @@ impl Task {
         match self.deadline.left_ms(env.exchange.now) {
             0 => Err(End::unavailable("the request's deadline has passed")),
             left => Ok(left),
-        }
-    }
-}
-
-impl Listing {
-    fn of(keys: Vec<owner_keys::KeySummary>, next: Option<String>) -> Self {
-        Self {
-            keys: keys.into_iter().map(|key| (key, None)).collect(),
-            next,
-            page: 0,
         }
     }
 }

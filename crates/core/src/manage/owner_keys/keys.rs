@@ -6,6 +6,7 @@ use crate::api_key::record::{
     Attributes, Field, INDEX_ATTRIBUTE, KEYS_ATTRIBUTE, KeyRecord, RecordError, index_value,
 };
 use crate::clock::UnixMillis;
+use crate::keycloak::user_events::LastUse;
 
 /// The state of a key, now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +67,7 @@ impl KeySummary {
 
     /// The key as clients see it: never its hash, and no unknown members.
     #[must_use]
-    pub fn view(&self, last_used: Option<UnixMillis>) -> Value {
+    pub fn view(&self, last_use: LastUse) -> Value {
         let mut view = Map::new();
         let mut put = |name: &str, value: Option<Value>| {
             if let Some(value) = value {
@@ -86,7 +87,11 @@ impl KeySummary {
         );
         put("grace_until", instant(self.grace_until));
         put("replaced_by", self.replaced_by.as_ref().map(|id| json!(id)));
-        put("last_used", instant(last_used));
+        match last_use {
+            LastUse::Used(at) => put("last_used", instant(Some(at))),
+            LastUse::UnusedSince(at) => put("unused_since", instant(Some(at))),
+            LastUse::Unknown => {}
+        }
         Value::Object(view)
     }
 }
