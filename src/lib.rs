@@ -32,6 +32,7 @@ use log::LevelFilter;
 use proxy_wasm::types::LogLevel;
 use sha2::{Digest, Sha256};
 
+use self::gateway::Gateway;
 use self::shared_store::HostStore;
 use apikeys_core::background::Watch;
 use apikeys_core::clock::UnixMillis;
@@ -99,7 +100,7 @@ fn worker_for(text: TextDigest, config: &Arc<Config>, key: &Arc<SigningKey>) -> 
     })
 }
 
-/// Lets each worker of this machine look for revocations. A tick soon after another one does
+/// Lets each worker of this machine look for revocations, and tell its counts. A tick soon after another one does
 /// nothing, because many root contexts tick.
 fn tick() {
     let Some(now) = system::now() else {
@@ -116,6 +117,10 @@ fn tick() {
             };
             if let Some(notice) = worker.tick(now, &mut HostStore) {
                 log::warn!("realm {}: {notice}", worker.config.realm.name);
+            }
+            for used in worker.take_usage(now, &mut HostStore) {
+                let line = apikeys_core::audit::usage(&used, &worker.config.realm.name);
+                log::log!(Gateway::here().info(), "{line}");
             }
         }
     });

@@ -170,7 +170,7 @@ fn check_held(owner: &User, id: &str) -> Result<()> {
 }
 
 /// An id; for any other text, advice that does not repeat it: it may be a key.
-fn checked_id(text: &str) -> Result<&str> {
+pub(crate) fn checked_id(text: &str) -> Result<&str> {
     if is_id(text) {
         return Ok(text);
     }

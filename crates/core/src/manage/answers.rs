@@ -1,5 +1,7 @@
 //! The answers of the management API, as JSON.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -7,6 +9,7 @@ use super::change::ChangeError;
 use super::owner_keys::KeySummary;
 use super::problem::{self, Problem};
 use crate::keycloak::user_events::{LastUse, LastUses};
+use crate::usage::Used;
 
 /// The API's description (OpenAPI 3.1).
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -141,6 +144,26 @@ impl Answer {
             members.insert("next".to_owned(), json!(next));
         }
         Self::json(200, &body)
+    }
+
+    /// The requests of this node with a key.
+    pub(super) fn usage(used: &Used) -> Self {
+        let [forwarded, refused] = used.counts.halves();
+        let [forwarded, refused] = [
+            forwarded.collect::<BTreeMap<_, _>>(),
+            refused.collect::<BTreeMap<_, _>>(),
+        ];
+        Self::json(
+            200,
+            &json!({
+                "key_id": used.key_id,
+                "scope": "node",
+                "from": used.from.to_rfc3339(),
+                "to": used.to.to_rfc3339(),
+                "forwarded": forwarded,
+                "refused": refused,
+            }),
+        )
     }
 
     /// A token for a key.

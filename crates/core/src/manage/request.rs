@@ -48,6 +48,7 @@ pub(super) struct Head {
 pub(super) enum Asked {
     List,
     Show(String),
+    Usage(String),
     Revoke(String),
     RevokeAll,
     Create(CreateBody),
@@ -152,6 +153,7 @@ pub(super) fn read_asked(operation: Operation, body: &[u8]) -> Result<Asked, End
         Operation::Rotate(id) => Asked::Rotate(id, body::read_rotate(body).map_err(refused)?),
         Operation::List => Asked::List,
         Operation::Show(id) => Asked::Show(id),
+        Operation::Usage(id) => Asked::Usage(id),
         Operation::Revoke(id) => Asked::Revoke(id),
         Operation::RevokeAll => Asked::RevokeAll,
         Operation::Validate | Operation::OpenApi | Operation::Preflight(_) => {

@@ -18,6 +18,8 @@ pub enum Operation {
     List,
     /// Show one.
     Show(String),
+    /// Tell the requests with one.
+    Usage(String),
     /// End one.
     Revoke(String),
     /// End all of the owner's.
@@ -43,7 +45,7 @@ impl Operation {
     #[must_use]
     pub fn key_id(&self) -> Option<&str> {
         match self {
-            Self::Show(id) | Self::Revoke(id) | Self::Rotate(id) => Some(id),
+            Self::Show(id) | Self::Usage(id) | Self::Revoke(id) | Self::Rotate(id) => Some(id),
             _ => None,
         }
     }
@@ -55,6 +57,7 @@ impl Operation {
             Self::Create => "create",
             Self::List => "list",
             Self::Show(_) => "show",
+            Self::Usage(_) => "usage",
             Self::Revoke(_) => "revoke",
             Self::RevokeAll => "revoke_all",
             Self::Rotate(_) => "rotate",
@@ -109,6 +112,11 @@ pub fn route(method: &str, path: &str) -> Result<(Operation, Query), Problem> {
                 ("DELETE", Operation::Revoke((*id).to_owned())),
             ],
             "GET, DELETE",
+        )?,
+        ["api-keys", id, "usage"] if is_key_id(id) => choose(
+            method,
+            &[("GET", Operation::Usage((*id).to_owned()))],
+            "GET",
         )?,
         ["api-keys", id, "rotate"] if is_key_id(id) => choose(
             method,
@@ -234,6 +242,11 @@ mod tests {
                 "/api/v1/api-keys/abc123def456/rotate",
                 Operation::Rotate(id.into()),
             ),
+            (
+                "GET",
+                "/api/v1/api-keys/abc123def456/usage?user_id=u-1",
+                Operation::Usage(id.into()),
+            ),
             ("POST", "/api/v1/api-keys/validate", Operation::Validate),
             (
                 "DELETE",
@@ -263,6 +276,7 @@ mod tests {
             ("HEAD", "/api/v1/api-keys", "GET, POST, DELETE"),
             ("PATCH", "/api/v1/api-keys/abc", "GET, DELETE"),
             ("GET", "/api/v1/api-keys/abc/rotate", "POST"),
+            ("DELETE", "/api/v1/api-keys/abc/usage", "GET"),
             ("GET", "/api/v1/api-keys/validate", "POST"),
             ("POST", "/api/v1/openapi.json", "GET"),
             ("get", "/api/v1/api-keys", "GET, POST, DELETE"),

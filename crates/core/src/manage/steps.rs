@@ -383,6 +383,10 @@ impl Manage {
                 request::check_preflight(methods, self.cors.as_deref(), &config)?;
                 return respond(Answer::preflight(methods));
             }
+            Operation::Usage(_) if !env.exchange.worker.tells_usage() => {
+                let detail = "Requests are not counted here: usage or l2_slots is off.";
+                return Err(End::new(Problem::new(Code::NotFound, detail), detail));
+            }
             _ => {}
         }
         let route = (operation, query);
@@ -550,7 +554,7 @@ impl Manage {
     fn ask_keycloak(&mut self, env: &mut ManageEnv<'_, '_>) -> Step {
         let task = self.task.as_mut().ok_or_else(nothing)?;
         match &task.asked {
-            Asked::List | Asked::Show(_) => self.read_owner(env),
+            Asked::List | Asked::Show(_) | Asked::Usage(_) => self.read_owner(env),
             Asked::Revoke(_) | Asked::RevokeAll => self.await_owner(None, env),
             Asked::Create(create) => {
                 let scopes = create.scopes.clone();
@@ -593,7 +597,7 @@ impl Manage {
         };
         let now = env.exchange.now;
         let (keys, next) = match &task.asked {
-            Asked::Show(id) => {
+            Asked::Show(id) | Asked::Usage(id) => {
                 let key = owner_keys::find(&user.attributes, id, now);
                 let key = key.ok_or_else(|| End::new(Code::KeyNotFound, "no such key"))?;
                 self.report.key_id = Some(key.id.clone());
@@ -615,10 +619,20 @@ impl Manage {
                 (page, next)
             }
         };
+        if let (Asked::Usage(_), [key]) = (&self.task()?.asked, keys.as_slice()) {
+            return Self::tell_usage(&key.id, env);
+        }
         let events_path = &env.exchange.worker.config.realm.events_path;
         let ids = keys.iter().map(|key| key.id.clone());
         let uses = LastUses::new(events_path, self.task()?.owner_id()?, ids, EVENT_PAGES_MAX);
         self.read_events(Box::new(Listing { keys, next, uses }), env)
+    }
+
+    fn tell_usage(key_id: &str, env: &mut ManageEnv<'_, '_>) -> Step {
+        let now = env.exchange.now;
+        let usage = env.exchange.worker.usage.as_ref().ok_or_else(nothing)?;
+        let told = Answer::usage(&usage.of_key(key_id, now, env.exchange.store));
+        Ok((State::Over, Output::Respond(told)))
     }
 
     fn read_events(&mut self, listing: Box<Listing>, env: &mut ManageEnv<'_, '_>) -> Step {

@@ -31,6 +31,8 @@ pub enum Kind {
     Failures = 4,
     /// A key with a renewal of its token under way.
     Renewal = 5,
+    /// The number of requests with a key.
+    Usage = 6,
 }
 
 /// An entry that was opened, or is to be sealed.

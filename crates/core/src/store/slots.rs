@@ -118,6 +118,7 @@ fn name(kind: Kind, at: u32) -> String {
         Kind::Refused => "an",
         Kind::Failures => "at",
         Kind::Renewal => "ar",
+        Kind::Usage => "au",
     };
     format!("{region}:{at:04x}")
 }
@@ -158,6 +159,7 @@ pub(crate) mod tests {
             Kind::Refused,
             Kind::Failures,
             Kind::Renewal,
+            Kind::Usage,
         ] {
             for at in 0..65_536 {
                 assert!(

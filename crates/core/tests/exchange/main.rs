@@ -22,6 +22,7 @@ mod revocation;
 mod rig;
 mod signing_keys;
 mod tokens;
+mod usage;
 mod waits;
 mod world;
 

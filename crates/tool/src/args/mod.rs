@@ -24,7 +24,7 @@ pub(crate) use import::{ImportArgs, ImportFormat, OwnerField};
 pub(crate) use keys::{ListArgs, RevokeArgs, RotateArgs, ShowArgs};
 pub(crate) use making::{HashAlgorithm, HashArgs, MakingArgs, OutputFormat, OwnerArgs};
 pub(crate) use offline::{
-    CompletionsArgs, HashCommandArgs, IndexKeyArgs, InspectArgs, KeySourceArgs,
+    CompletionsArgs, HashCommandArgs, IndexKeyArgs, InspectArgs, KeySourceArgs, UsageArgs,
 };
 pub(crate) use records::{DoctorArgs, ExpiringArgs, ReindexArgs};
 pub(crate) use setup::SetupArgs;
@@ -74,6 +74,8 @@ pub(crate) enum Command {
     Reindex(ReindexArgs),
     /// Lists the keys that end soon and have no replacement.
     Expiring(ExpiringArgs),
+    /// Adds up the requests by key and outcome in gateways' logs. Asks nobody.
+    Usage(UsageArgs),
     /// Checks everything that keys depend on, and says how to repair it. Changes nothing.
     Doctor(DoctorArgs),
     /// Replaces the gateway's signing key, in steps that refuse no request.
