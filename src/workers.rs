@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::gateway::Gateway;
 use super::shared_store::HostStore;
 use super::system;
 use apikeys_core::background::Watch;
@@ -74,8 +75,8 @@ pub(super) fn worker_for(
     })
 }
 
-/// Lets each worker of this machine look for revocations. A tick soon after another one does
-/// nothing, because many root contexts tick.
+/// Lets each worker of this machine look for revocations, and tell its counts. A tick soon after
+/// another one does nothing, because many root contexts tick.
 pub(super) fn tick() {
     let Some(now) = system::now() else {
         return;
@@ -91,6 +92,10 @@ pub(super) fn tick() {
             };
             if let Some(notice) = worker.tick(now, &mut HostStore) {
                 log::warn!("realm {}: {notice}", worker.config.realm.name);
+            }
+            for used in worker.take_usage(now, &mut HostStore) {
+                let line = apikeys_core::audit::usage(&used, &worker.config.realm.name);
+                log::log!(Gateway::here().info(), "{line}");
             }
         }
     });

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::api_key::terms::Terms;
 use crate::clock::UnixMillis;
 use crate::exchange::Source;
+use crate::usage::Used;
 
 /// A token with more bytes is reported: many services take no more than 8 KiB for a request's
 /// whole head.
@@ -158,6 +159,26 @@ impl Line {
         json.push_str(&end);
         json
     }
+}
+
+/// A line with a worker's requests in about a minute: those with one key, or all that are not
+/// counted by a key.
+#[must_use]
+pub fn usage(used: &Used, realm: &str) -> String {
+    let (time, from) = (used.to.to_rfc3339_ms(), used.from.to_rfc3339_ms());
+    let mut json = format!(r#"{{"event":"usage","time":"{time}","from":"{from}""#);
+    let texts = [("realm", Some(realm)), ("key_id", used.key_id.as_deref())];
+    for (name, text) in texts {
+        if let Some(text) = text {
+            let value = Value::String(safe(text, TEXT_MAX));
+            let _ = write!(json, r#","{name}":{value}"#);
+        }
+    }
+    for (name, count) in used.counts.iter().filter(|(_, count)| *count > 0) {
+        let _ = write!(json, r#","{name}":{count}"#);
+    }
+    json.push('}');
+    json
 }
 
 /// The name of a source in lines and metrics.

@@ -30,6 +30,7 @@ pub mod revocation;
 pub mod signing_key;
 pub mod store;
 pub mod trace;
+pub mod usage;
 
 #[cfg(test)]
 mod test_support;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use apikeys_core::clock::UnixMillis;
 use apikeys_core::keycloak::owner::User;
+use apikeys_core::keycloak::user_events::LastUse;
 use apikeys_core::manage::owner_keys::{self, KeyState, KeySummary};
 use serde_json::{Value, json};
 
@@ -33,7 +34,7 @@ pub(crate) fn run(args: &ExpiringArgs) -> Result<ExitCode> {
         let keys: Vec<Value> = found
             .iter()
             .map(|(key, user)| {
-                let mut document = summary::document(key, &None);
+                let mut document = summary::document(key, LastUse::Unknown);
                 if let Value::Object(members) = &mut document {
                     members.insert("owner".to_owned(), owner::shown(user));
                 }

@@ -21,11 +21,11 @@ pub(crate) fn list(args: &ListArgs) -> Result<()> {
     let admin = args.connection.sign_in()?;
     let owner = owner::find(&admin, &args.owner)?;
     let keys = owner_keys::list(&owner.attributes, system::now()?);
-    let used = last_used::read(&admin, owner.id())?;
+    let uses = last_used::read(&admin, owner.id(), &keys)?;
     if args.output.is_json() {
         let keys: Vec<Value> = keys
             .iter()
-            .map(|key| summary::document(key, &used))
+            .map(|key| summary::document(key, uses.of_key(&key.id, key.created)))
             .collect();
         let document = json!({ "owner": owner::shown(&owner), "keys": keys });
         return Ok(output::result(&format!("{document:#}"))?);
@@ -34,7 +34,10 @@ pub(crate) fn list(args: &ListArgs) -> Result<()> {
         output::note(&format!("{:?} holds no keys", owner.username()));
         return Ok(());
     }
-    let rows: Vec<Vec<String>> = keys.iter().map(|key| summary::row(key, &used)).collect();
+    let rows: Vec<Vec<String>> = keys
+        .iter()
+        .map(|key| summary::row(key, uses.of_key(&key.id, key.created)))
+        .collect();
     Ok(output::result(&output::grid(&summary::HEADS, &rows))?)
 }
 
@@ -46,9 +49,10 @@ pub(crate) fn show(args: &ShowArgs) -> Result<()> {
     check_held(&owner, id)?;
     let key = owner_keys::find(&owner.attributes, id, system::now()?)
         .with_context(|| not_held(&owner, id))?;
-    let used = last_used::read(&admin, owner.id())?;
+    let uses = last_used::read(&admin, owner.id(), std::slice::from_ref(&key))?;
+    let last_use = uses.of_key(id, key.created);
     if args.output.is_json() {
-        let mut document = summary::document(&key, &used);
+        let mut document = summary::document(&key, last_use);
         if let Value::Object(members) = &mut document {
             members.insert("owner".to_owned(), owner::shown(&owner));
         }
@@ -72,7 +76,7 @@ pub(crate) fn show(args: &ShowArgs) -> Result<()> {
             "scopes",
             &summary::or_unknown(key.scopes.as_deref(), "the gateway's own"),
         ),
-        ("last used", &summary::used(&key, &used)),
+        ("last used", &summary::used(&key, last_use)),
     ];
     let settings = summary::settings(&key);
     let settings = settings
@@ -191,7 +195,7 @@ pub(crate) fn check_held(owner: &User, id: &str) -> Result<()> {
 }
 
 /// An id; for any other text, advice that does not repeat it: it may be a key.
-fn checked_id(text: &str) -> Result<&str> {
+pub(crate) fn checked_id(text: &str) -> Result<&str> {
     if is_id(text) {
         return Ok(text);
     }

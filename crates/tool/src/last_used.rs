@@ -1,38 +1,25 @@
-//! When keys were last used, from Keycloak's own events.
-//!
-//! Each exchange is a `JWT_AUTHORIZATION_GRANT` event of the owner, and its
-//! `client_assertion_id` begins with the key's id. Between exchanges the gateway serves a key
-//! from its cache, so the time is exact to `cache_ttl_seconds`.
+//! When an owner's keys were last used, from Keycloak's own events.
 
-use std::collections::BTreeMap;
-
-use apikeys_core::clock::UnixMillis;
-use apikeys_core::keycloak::user_events::{EVENTS_PER_PAGE, exchanges_call, read_exchanges};
+use apikeys_core::keycloak::user_events::LastUses;
+use apikeys_core::manage::owner_keys::KeySummary;
 
 use crate::admin_error::AdminError;
 use crate::keycloak_admin::KeycloakAdmin;
-use crate::summary::LastUsed;
 
-/// The most pages of an owner's events to read, the latest first.
-const PAGES_MAX: usize = 10;
+/// The most pages of an owner's events to read, the latest first: 10,000 exchanges.
+const PAGES_MAX: usize = 100;
 
-/// Reads when the keys of this owner were last used; `None` if the administrator may not
-/// read events.
-pub(crate) fn read(admin: &KeycloakAdmin, owner_id: &str) -> Result<LastUsed, AdminError> {
-    let mut used: BTreeMap<String, UnixMillis> = BTreeMap::new();
-    for page in 0..PAGES_MAX {
-        let call = exchanges_call(&admin.events_path(), owner_id, page, &admin.bearer());
+/// Reads the last uses of these keys of an owner.
+pub(crate) fn read(
+    admin: &KeycloakAdmin,
+    owner_id: &str,
+    keys: &[KeySummary],
+) -> Result<LastUses, AdminError> {
+    let ids = keys.iter().map(|key| key.id.clone());
+    let mut uses = LastUses::new(&admin.events_path(), owner_id, ids, PAGES_MAX);
+    while let Some(call) = uses.next_call(&admin.bearer()) {
         let (status, body) = admin.send(&call)?;
-        let Some((exchanges, events)) = read_exchanges(status, body.as_bytes()) else {
-            return Ok(None);
-        };
-        for seen in exchanges {
-            let latest = used.entry(seen.key_id).or_insert(seen.at);
-            *latest = seen.at.max(*latest);
-        }
-        if events < EVENTS_PER_PAGE {
-            break;
-        }
+        uses.read(status, body.as_bytes());
     }
-    Ok(Some(used))
+    Ok(uses)
 }

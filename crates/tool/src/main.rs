@@ -40,6 +40,7 @@ mod system;
 mod test_server;
 mod trust;
 mod update;
+mod usage;
 mod users;
 mod wrong_usage;
 
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         Command::Import(args) => import::run(&args),
         Command::Reindex(args) => reindex::run(&args),
         Command::Expiring(args) => expiring::run(&args),
+        Command::Usage(args) => usage::run(&args).map(done),
         Command::Doctor(args) => doctor::run(&args),
         Command::SigningKey(args) => signing_key::run(&args).map(done),
         Command::Inspect(args) => inspect::run(&args),

@@ -9,6 +9,7 @@ use anyhow::{Context, Error, Result, anyhow, ensure};
 use apikeys_core::api_key::format::{ApiKey, KeyFormat};
 use apikeys_core::api_key::hash::{hash_bcrypt, hash_sha256};
 use apikeys_core::keycloak::owner::User;
+use apikeys_core::keycloak::user_events::LastUse;
 use apikeys_core::manage::owner_keys::{Edit, KeySummary};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -158,12 +159,12 @@ fn shown(
 ) -> Shown {
     match format {
         OutputFormat::Json => {
-            let mut document = made.view(None);
+            let mut document = made.view(LastUse::Unknown);
             if let Value::Object(members) = &mut document {
                 members.insert("api_key".to_owned(), json!(key.expose()));
                 members.insert("owner".to_owned(), owner::shown(owner));
                 if let Some(old) = replaced.and_then(|old| old.goes_on) {
-                    members.insert("replaces".to_owned(), old.view(None));
+                    members.insert("replaces".to_owned(), old.view(LastUse::Unknown));
                 }
             }
             Shown {

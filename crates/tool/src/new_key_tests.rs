@@ -73,7 +73,7 @@ fn a_key_that_takes_anothers_place_tells_until_when_that_goes_on() {
         let document: Value = serde_json::from_str(&json.result).unwrap();
         assert_eq!(
             document.get("replaces"),
-            goes_on.map(|key| key.view(None)).as_ref()
+            goes_on.map(|key| key.view(LastUse::Unknown)).as_ref()
         );
         let text = shown(OutputFormat::Text, &key, &made, &alice(), Some(replaced));
         assert!(text.notes.contains(words), "{}", text.notes);

@@ -2,21 +2,16 @@
 //!
 //! Anybody may have written the values in Keycloak: control characters never reach a terminal.
 
-use std::collections::BTreeMap;
-
 use apikeys_core::clock::UnixMillis;
+use apikeys_core::keycloak::user_events::LastUse;
 use apikeys_core::manage::owner_keys::{KeyState, KeySummary};
 use serde_json::Value;
 
 use crate::admin_error::one_line;
 
-/// When each key was last used, by key id; `None` if unknown.
-pub(crate) type LastUsed = Option<BTreeMap<String, UnixMillis>>;
-
 /// A key for programs: the form of the management API, and why it cannot be used.
-pub(crate) fn document(key: &KeySummary, last_used: &LastUsed) -> Value {
-    let used = last_used.as_ref().and_then(|used| used.get(&key.id));
-    let mut document = key.view(used.copied());
+pub(crate) fn document(key: &KeySummary, last_use: LastUse) -> Value {
+    let mut document = key.view(last_use);
     if let (Value::Object(members), Some(problem)) = (&mut document, problem(key)) {
         members.insert("problem".to_owned(), Value::String(problem));
     }
@@ -36,7 +31,7 @@ pub(crate) const HEADS: [&str; 8] = [
 ];
 
 /// A key as a row of a table for people.
-pub(crate) fn row(key: &KeySummary, last_used: &LastUsed) -> Vec<String> {
+pub(crate) fn row(key: &KeySummary, last_use: LastUse) -> Vec<String> {
     vec![
         one_line(&key.id),
         one_line(&key.name),
@@ -44,7 +39,7 @@ pub(crate) fn row(key: &KeySummary, last_used: &LastUsed) -> Vec<String> {
         time_or_unknown(key.created),
         time_or_unknown(key.ends_at()),
         or_unknown(key.scopes.as_deref(), "the gateway's own"),
-        used(key, last_used),
+        used(key, last_use),
         settings(key)
             .into_iter()
             .map(|(label, value)| format!("{label} {value}"))
@@ -77,14 +72,13 @@ pub(crate) fn state(key: &KeySummary) -> String {
     }
 }
 
-/// When the key was last used, as far as Keycloak's events say.
-pub(crate) fn used(key: &KeySummary, last_used: &LastUsed) -> String {
-    match last_used {
-        None => "not known".to_owned(),
-        Some(used) => used.get(&key.id).map_or_else(
-            || "no event of it".to_owned(),
-            |at| UnixMillis::to_rfc3339(*at),
-        ),
+/// The last use of the key, as far as Keycloak's events tell.
+pub(crate) fn used(key: &KeySummary, last_use: LastUse) -> String {
+    match last_use {
+        LastUse::Used(at) => at.to_rfc3339(),
+        LastUse::UnusedSince(at) if Some(at) == key.created => "never".to_owned(),
+        LastUse::UnusedSince(at) => format!("not since {}", at.to_rfc3339()),
+        LastUse::Unknown => "not known".to_owned(),
     }
 }
 
@@ -131,21 +125,31 @@ mod tests {
     #[test]
     fn what_is_not_known_is_left_out_for_programs() {
         assert_eq!(
-            document(&key(), &None),
+            document(&key(), LastUse::Unknown),
             json!({"key_id": "abc123def456", "name": "Lap\u{1b}[31mtop", "state": "active",
                    "created": "2026-11-24T10:00:00Z", "expires_at": "2027-11-24T10:00:00Z"})
         );
-        let used = Some([("abc123def456".into(), UnixMillis(0))].into());
-        assert_eq!(
-            document(&key(), &used)["last_used"],
-            json!("1970-01-01T00:00:00Z")
-        );
+        let used = document(&key(), LastUse::Used(UnixMillis(0)));
+        assert_eq!(used["last_used"], json!("1970-01-01T00:00:00Z"));
+    }
+
+    #[test]
+    fn a_key_without_a_use_says_since_when_none_is_known_of() {
+        for (since, words) in [
+            ("2026-11-24T10:00:00Z", "never"),
+            ("2026-11-25T00:00:00Z", "not since 2026-11-25T00:00:00Z"),
+        ] {
+            let last_use = LastUse::UnusedSince(UnixMillis::parse_rfc3339(since).unwrap());
+            assert_eq!(used(&key(), last_use), words);
+            assert_eq!(document(&key(), last_use)["unused_since"], since);
+        }
+        assert_eq!(used(&key(), LastUse::Unknown), "not known");
     }
 
     #[test]
     fn no_control_character_of_a_name_reaches_a_terminal() {
         assert!(
-            row(&key(), &None)
+            row(&key(), LastUse::Unknown)
                 .iter()
                 .all(|cell| !cell.contains('\u{1b}'))
         );
@@ -153,14 +157,14 @@ mod tests {
 
     #[test]
     fn the_settings_that_a_key_has_are_told_and_no_others() {
-        assert_eq!(row(&key(), &None).last().unwrap(), "");
+        assert_eq!(row(&key(), LastUse::Unknown).last().unwrap(), "");
         let limited = KeySummary {
             rate_limit: RateLimit::parse("100/60"),
             allowed_addresses: AllowedAddresses::parse("10.0.0.0/8 ::1"),
             labels: Some("team=pay\u{1b}[31m".into()),
             ..key()
         };
-        let cell = row(&limited, &None).pop().unwrap();
+        let cell = row(&limited, LastUse::Unknown).pop().unwrap();
         assert!(
             cell.starts_with("rate limit 100/60, from 10.0.0.0/8 ::1/128, labels team=pay"),
             "{cell}"

@@ -1,6 +1,7 @@
 //! `apikeys update`, `disable` and `enable`: change the settings of a key.
 
 use anyhow::{Context, Result};
+use apikeys_core::keycloak::user_events::LastUse;
 use apikeys_core::manage::owner_keys::{Edit, Setting};
 use serde_json::Value;
 
@@ -42,7 +43,7 @@ fn update(args: &SwitchArgs, settings: Vec<Setting>, done: &str) -> Result<()> {
     if args.output.is_json() {
         let key = changed.keys.iter().find(|key| key.id == id);
         let key = key.context("the key is not among the owner's any more")?;
-        let mut document = summary::document(key, &None);
+        let mut document = summary::document(key, LastUse::Unknown);
         if let Value::Object(members) = &mut document {
             members.insert("owner".to_owned(), owner::shown(&owner));
         }

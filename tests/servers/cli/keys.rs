@@ -67,7 +67,14 @@ fn a_key_is_shown_by_its_id_alone_with_its_owner_and_its_last_use() {
     assert!(text.contains("service-account-billing-service") && text.contains("active"));
     let other = realm.key_of("alice");
     let text = realm.run("show", &[&other]).succeeded().stdout;
-    assert!(text.contains("no event of it"), "{text}");
+    assert!(text.contains("last used  never"), "{text}");
+    realm.edit("events/config", |events| {
+        events["eventsEnabled"] = json!(false);
+    });
+    let shown = realm.json("show", &[id]);
+    assert!(shown.get("last_used").is_none() && shown.get("unused_since").is_none());
+    let text = realm.run("show", &[&other]).succeeded().stdout;
+    assert!(text.contains("last used  not known"), "{text}");
     realm
         .run("show", &["zzzzzzzzzzzz"])
         .refused_with("no owner is indexed under zzzzzzzzzzzz");

@@ -83,6 +83,8 @@ pub struct Config {
     pub stale_if_error_ms: u64,
     /// The number of audit lines for a thousand requests that a cache answers.
     pub audit_hits_per_1000: u32,
+    /// Requests are counted by key and outcome.
+    pub usage: bool,
     /// The largest difference between the clocks of the gateway, Keycloak and the services.
     pub clock_skew_ms: u64,
     /// Entries of each cache in worker memory.
@@ -145,6 +147,7 @@ impl Config {
             throttle_failures_per_minute: raw.throttle_failures_per_minute()?,
             stale_if_error_ms: 1000 * raw.stale_if_error_seconds()?,
             audit_hits_per_1000: small(raw.audit_hits_per_1000()?),
+            usage: raw.usage()?,
             clock_skew_ms: 1000 * raw.clock_skew_seconds()?,
             l1_entries: small(raw.l1_entries()?) as usize,
             l2_slots: small(raw.l2_slots()?),

@@ -181,6 +181,8 @@ table! {
             about("for how long past `cache_ttl_seconds` a token may be used [when Keycloak is gone](how-it-works.md#when-keycloak-is-gone); 0 is not at all");
         audit_hits_per_1000: Integer = integer(0, 1000, 0),
             about("of a thousand requests that a cache answers so many are in the [audit log](audit.md)");
+        usage: Boolean = Boolean { default: false },
+            about("`true`: requests are counted by key and outcome, for the [audit log](audit.md#requests-by-key) and the [management API](management-api.md#requests-with-a-key)");
         clock_skew_seconds: Integer = integer(0, 300, 30),
             about("how far the clocks of gateway, Keycloak and services may be apart");
         l1_entries: Integer = integer(1, 1_000_000, 10_000),

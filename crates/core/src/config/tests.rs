@@ -48,6 +48,7 @@ fn the_required_fields_alone_give_the_documented_defaults() {
         (config.stale_if_error_ms, config.audit_hits_per_1000),
         (0, 0)
     );
+    assert!(!config.usage);
     assert!(config.scope.is_none() && config.management.is_none());
 }
 

@@ -30,6 +30,7 @@ use crate::keycloak::{Call, Endpoint, loggable};
 use crate::machine::{Deadline, Effect, Event};
 use crate::rejection::{Reason, Refused, Rejection};
 use crate::store::sealed::KeyDigest;
+use crate::usage::Outcome;
 
 /// The first wait for another request's result; each further one is twice as long.
 const WAIT_MS_MIN: u64 = 5;
@@ -118,6 +119,17 @@ impl From<Level> for Source {
         match level {
             Level::L1 => Self::L1,
             Level::L2 => Self::L2,
+        }
+    }
+}
+
+impl Source {
+    const fn outcome(self) -> Outcome {
+        match self {
+            Self::L1 | Self::L2 => Outcome::Hit,
+            Self::Refresh => Outcome::Refresh,
+            Self::FirstUse => Outcome::FirstUse,
+            Self::Stale => Outcome::Stale,
         }
     }
 }
@@ -363,19 +375,29 @@ impl Exchange {
     /// Takes the request's head and gives the next step.
     pub fn begin(&mut self, headers: &Headers, env: &mut Env<'_>) -> Output {
         env.worker.cache.keep_up(false, env.now, env.store);
-        match std::mem::replace(&mut self.state, State::Over) {
+        let output = match std::mem::replace(&mut self.state, State::Over) {
             State::New => self.start(headers, env),
             // It had begun before.
             _ => self.end(End::refused(Reason::Deadline), env),
-        }
+        };
+        self.count(&output, env);
+        output
     }
 
     /// Takes the outcome of the latest effect and gives the next step.
     pub fn handle_event(&mut self, event: Event<'_>, env: &mut Env<'_>) -> Output {
         env.worker.cache.keep_up(false, env.now, env.store);
         let state = std::mem::replace(&mut self.state, State::Over);
+        let of_request = self
+            .pending
+            .as_ref()
+            .is_some_and(|pending| pending.key.is_some());
         let step = self.go_on(state, event, env);
-        self.settle(step, env)
+        let output = self.settle(step, env);
+        if of_request {
+            self.count(&output, env);
+        }
+        output
     }
 
     /// Begins to renew the token of the next key in the queue. None if this worker has no token
@@ -459,6 +481,24 @@ impl Exchange {
         };
         let name = self.terms.as_ref().and_then(|terms| terms.name.as_deref());
         identity::headers(key_id, owner_id, name)
+    }
+
+    /// Counts the request's outcome: by its key, if the key was verified or has an owner.
+    fn count(&self, output: &Output, env: &mut Env<'_>) {
+        let Some(usage) = &mut env.worker.usage else {
+            return;
+        };
+        let (outcome, is_known) = match output {
+            Output::Await(_) | Output::Pass(_) => return,
+            Output::Forward(forward) => (forward.source.outcome(), true),
+            Output::Reject { rejection, reason } => {
+                let was_known = *reason == Reason::Remembered(Refused::Invalid);
+                let outcome = Outcome::Refused(*rejection);
+                (outcome, was_known || self.owner_id.is_some())
+            }
+        };
+        let key_id = self.key_id.as_deref().filter(|_| is_known);
+        usage.count(key_id, outcome, env.now);
     }
 
     /// Whether a verification is being computed, in slices.

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::revocation::{Counts, NotShared, Notice};
 use crate::signing_key::SigningKey;
 use crate::store::slots::SharedStore;
+use crate::usage::{Usage, Used};
 
 /// Requests of one worker that may be in an exchange at once: each holds memory
 /// and a callout.
@@ -40,6 +41,7 @@ pub struct Worker {
     pub(super) breaker: Breaker,
     pub(super) pending: usize,
     pub(crate) ids: Ids,
+    pub(crate) usage: Option<Usage>,
 }
 
 /// The sizes of a worker's state; each has a bound (invariant 9).
@@ -79,6 +81,7 @@ impl Worker {
         let rate_limits = RateLimits::new(&config, &signing_key);
         let lookups = Lookups::new(&config);
         let refreshes = Lookups::of_known_keys(&config);
+        let usage = Usage::new(&config, &signing_key);
         let breaker = Breaker::new(&signing_key.derive(&[b"breaker:", seed]));
         Self {
             config,
@@ -94,6 +97,7 @@ impl Worker {
             breaker,
             pending: 0,
             ids,
+            usage,
         }
     }
 
@@ -102,6 +106,18 @@ impl Worker {
     pub fn tick(&mut self, now: UnixMillis, store: &mut dyn SharedStore) -> Option<Notice> {
         self.cache.keep_up(true, now, store);
         self.cache.revocations_mut().take_notice()
+    }
+
+    /// Counts of requests to write into the audit log; call it with each tick.
+    pub fn take_usage(&mut self, now: UnixMillis, store: &mut dyn SharedStore) -> Vec<Used> {
+        let usage = self.usage.as_mut();
+        usage.map_or_else(Vec::new, |usage| usage.take(now, store))
+    }
+
+    /// Whether requests are counted, and the workers of the node add them up.
+    #[must_use]
+    pub fn tells_usage(&self) -> bool {
+        self.config.usage && self.config.l2_slots > 0
     }
 
     /// Drops an owner's cache entries: in this worker at once, and within a tick in all workers

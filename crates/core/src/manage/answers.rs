@@ -1,12 +1,15 @@
 //! The answers of the management API, as JSON.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::change::ChangeError;
 use super::owner_keys::KeySummary;
 use super::problem::{self, Problem};
-use crate::clock::UnixMillis;
+use crate::keycloak::user_events::{LastUse, LastUses};
+use crate::usage::Used;
 
 /// The API's description (OpenAPI 3.1).
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -94,12 +97,12 @@ impl Answer {
 
     /// A new key: the one answer that holds one.
     pub(super) fn made(key: &KeySummary, api_key: &str, replaces: Option<&KeySummary>) -> Self {
-        let mut body = key.view(None);
+        let mut body = key.view(LastUse::Unknown);
         let told = Value::String(api_key.to_owned());
         if let Some(members) = body.as_object_mut() {
             members.insert("api_key".to_owned(), told);
             if let Some(old) = replaces {
-                members.insert("replaces".to_owned(), old.view(None));
+                members.insert("replaces".to_owned(), old.view(LastUse::Unknown));
             }
         }
         let answer = Self::json(201, &body);
@@ -128,21 +131,39 @@ impl Answer {
     }
 
     /// One key.
-    pub(super) fn key(key: &KeySummary, last_used: Option<UnixMillis>) -> Self {
-        Self::json(200, &key.view(last_used))
+    pub(super) fn key(key: &KeySummary, uses: &LastUses) -> Self {
+        Self::json(200, &key.view(uses.of_key(&key.id, key.created)))
     }
 
     /// A page of keys.
-    pub(super) fn keys(keys: &[(KeySummary, Option<UnixMillis>)], next: Option<&str>) -> Self {
-        let keys: Vec<Value> = keys
-            .iter()
-            .map(|(key, last_used)| key.view(*last_used))
-            .collect();
+    pub(super) fn keys(keys: &[KeySummary], uses: &LastUses, next: Option<&str>) -> Self {
+        let view = |key: &KeySummary| key.view(uses.of_key(&key.id, key.created));
+        let keys: Vec<Value> = keys.iter().map(view).collect();
         let mut body = json!({ "keys": keys });
         if let (Some(members), Some(next)) = (body.as_object_mut(), next) {
             members.insert("next".to_owned(), json!(next));
         }
         Self::json(200, &body)
+    }
+
+    /// The requests of this node with a key.
+    pub(super) fn usage(used: &Used) -> Self {
+        let [forwarded, refused] = used.counts.halves();
+        let [forwarded, refused] = [
+            forwarded.collect::<BTreeMap<_, _>>(),
+            refused.collect::<BTreeMap<_, _>>(),
+        ];
+        Self::json(
+            200,
+            &json!({
+                "key_id": used.key_id,
+                "scope": "node",
+                "from": used.from.to_rfc3339(),
+                "to": used.to.to_rfc3339(),
+                "forwarded": forwarded,
+                "refused": refused,
+            }),
+        )
     }
 
     /// A token for a key.

@@ -51,6 +51,7 @@ pub(super) enum Asked {
     List,
     Show(String),
     Update(String, Vec<Setting>),
+    Usage(String),
     Revoke(String),
     RevokeAll,
     RevokePresented(ApiKey),
@@ -156,6 +157,7 @@ pub(super) fn read_asked(operation: Operation, body: &[u8]) -> Result<Asked, End
         Operation::List => Asked::List,
         Operation::Show(id) => Asked::Show(id),
         Operation::Update(id) => Asked::Update(id, body::read_update(body).map_err(refused)?),
+        Operation::Usage(id) => Asked::Usage(id),
         Operation::Revoke(id) => Asked::Revoke(id),
         Operation::RevokeAll => Asked::RevokeAll,
         Operation::RevokePresented

@@ -20,6 +20,8 @@ pub enum Operation {
     Show(String),
     /// Change one.
     Update(String),
+    /// Tell the requests with one.
+    Usage(String),
     /// End one.
     Revoke(String),
     /// End all of the owner's.
@@ -63,7 +65,11 @@ impl Operation {
     #[must_use]
     pub fn key_id(&self) -> Option<&str> {
         match self {
-            Self::Show(id) | Self::Update(id) | Self::Revoke(id) | Self::Rotate(id) => Some(id),
+            Self::Show(id)
+            | Self::Usage(id)
+            | Self::Update(id)
+            | Self::Revoke(id)
+            | Self::Rotate(id) => Some(id),
             _ => None,
         }
     }
@@ -76,6 +82,7 @@ impl Operation {
             Self::List => "list",
             Self::Show(_) => "show",
             Self::Update(_) => "update",
+            Self::Usage(_) => "usage",
             Self::Revoke(_) => "revoke",
             Self::RevokeAll => "revoke_all",
             Self::RevokePresented => "revoke_by_holder",
@@ -133,6 +140,11 @@ pub fn route(method: &str, path: &str) -> Result<(Operation, Query), Problem> {
                 ("DELETE", Operation::Revoke((*id).to_owned())),
             ],
             "GET, PATCH, DELETE",
+        )?,
+        ["api-keys", id, "usage"] if is_key_id(id) => choose(
+            method,
+            &[("GET", Operation::Usage((*id).to_owned()))],
+            "GET",
         )?,
         ["api-keys", id, "rotate"] if is_key_id(id) => choose(
             method,
@@ -259,6 +271,11 @@ mod tests {
                 "/api/v1/api-keys/abc123def456/rotate",
                 Operation::Rotate(id.into()),
             ),
+            (
+                "GET",
+                "/api/v1/api-keys/abc123def456/usage?user_id=u-1",
+                Operation::Usage(id.into()),
+            ),
             ("POST", "/api/v1/api-keys/validate", Operation::Validate),
             (
                 "POST",
@@ -294,6 +311,7 @@ mod tests {
             ("PUT", "/api/v1/api-keys/abc", "GET, PATCH, DELETE"),
             ("PATCH", "/api/v1/api-keys", "GET, POST, DELETE"),
             ("GET", "/api/v1/api-keys/abc/rotate", "POST"),
+            ("DELETE", "/api/v1/api-keys/abc/usage", "GET"),
             ("GET", "/api/v1/api-keys/validate", "POST"),
             ("DELETE", "/api/v1/api-keys/revoke", "POST"),
             ("POST", "/api/v1/openapi.json", "GET"),

@@ -32,8 +32,9 @@ use crate::exchange::gate::{Ticket, Turn};
 use crate::exchange::{self, Exchange, Pass};
 use crate::keycloak::caller_token;
 use crate::keycloak::owner::{self, OwnerFault, User, service_account_name};
+use crate::keycloak::user_events::LastUses;
 use crate::keycloak::users::{self, Lookup, LookupError};
-use crate::keycloak::{Call, Endpoint, jwks, key_store, token, user_events};
+use crate::keycloak::{Call, Endpoint, jwks, key_store, token};
 use crate::machine::{Deadline, Effect, Event};
 use crate::rejection::{Reason, Rejection};
 
@@ -134,7 +135,7 @@ enum State {
     FetchingToken,
     /// The answer with the owner.
     ReadingOwner,
-    /// The answer with the owner's events.
+    /// An answer with the realm's events.
     ReadingEvents(Box<Listing>),
     /// The answer with the owner of the key that a holder presents.
     FindingOwner,
@@ -243,10 +244,9 @@ impl std::fmt::Debug for Draft {
 /// Keys for a list or a single answer, which waits for their last uses.
 #[derive(Debug)]
 struct Listing {
-    keys: Vec<(KeySummary, Option<UnixMillis>)>,
+    keys: Vec<KeySummary>,
     next: Option<String>,
-    /// Pages of events that were looked through.
-    page: usize,
+    uses: LastUses,
 }
 
 /// A step's outcome: wait for something in a new state, or the end.
@@ -400,6 +400,10 @@ impl Manage {
             Operation::Preflight(methods) => {
                 request::check_preflight(methods, self.cors.as_deref(), &config)?;
                 return respond(Answer::preflight(methods));
+            }
+            Operation::Usage(_) if !env.exchange.worker.tells_usage() => {
+                let detail = "Requests are not counted here: usage or l2_slots is off.";
+                return Err(End::new(Problem::new(Code::NotFound, detail), detail));
             }
             _ => {}
         }
@@ -586,7 +590,7 @@ impl Manage {
     fn ask_keycloak(&mut self, env: &mut ManageEnv<'_, '_>) -> Step {
         let task = self.task.as_mut().ok_or_else(nothing)?;
         match &task.asked {
-            Asked::List | Asked::Show(_) => self.read_owner(env),
+            Asked::List | Asked::Show(_) | Asked::Usage(_) => self.read_owner(env),
             Asked::Update(..) | Asked::Revoke(_) | Asked::RevokeAll => self.await_owner(None, env),
             Asked::RevokePresented(_) => self.find_owner(env),
             Asked::Create(create) => {
@@ -629,12 +633,12 @@ impl Manage {
             Err(fault) => return Err(End::unavailable(format!("the owner: {fault}"))),
         };
         let now = env.exchange.now;
-        let listing = match &task.asked {
-            Asked::Show(id) => {
+        let (keys, next) = match &task.asked {
+            Asked::Show(id) | Asked::Usage(id) => {
                 let key = owner_keys::find(&user.attributes, id, now);
                 let key = key.ok_or_else(|| End::new(Code::KeyNotFound, "no such key"))?;
                 self.report.key_id = Some(key.id.clone());
-                Listing::of(vec![key], None)
+                (vec![key], None)
             }
             _ => {
                 let keys = owner_keys::list(&user.attributes, now);
@@ -649,30 +653,44 @@ impl Manage {
                 let page: Vec<_> = keys.into_iter().skip(from).take(limit).collect();
                 let next = page.last().filter(|_| rest > limit);
                 let next = next.map(|key| key.id.clone());
-                Listing::of(page, next)
+                (page, next)
             }
         };
-        if listing.keys.is_empty() {
-            return self.tell(&listing);
+        if let (Asked::Usage(_), [key]) = (&self.task()?.asked, keys.as_slice()) {
+            return Self::tell_usage(&key.id, env);
         }
-        self.read_events(Box::new(listing), env)
+        self.find_last_uses(keys, next, env)
+    }
+
+    fn find_last_uses(
+        &mut self,
+        keys: Vec<KeySummary>,
+        next: Option<String>,
+        env: &mut ManageEnv<'_, '_>,
+    ) -> Step {
+        let events_path = &env.exchange.worker.config.realm.events_path;
+        let ids = keys.iter().map(|key| key.id.clone());
+        let uses = LastUses::new(events_path, self.task()?.owner_id()?, ids, EVENT_PAGES_MAX);
+        self.read_events(Box::new(Listing { keys, next, uses }), env)
+    }
+
+    fn tell_usage(key_id: &str, env: &mut ManageEnv<'_, '_>) -> Step {
+        let now = env.exchange.now;
+        let usage = env.exchange.worker.usage.as_ref().ok_or_else(nothing)?;
+        let told = Answer::usage(&usage.of_key(key_id, now, env.exchange.store));
+        Ok((State::Over, Output::Respond(told)))
     }
 
     fn read_events(&mut self, listing: Box<Listing>, env: &mut ManageEnv<'_, '_>) -> Step {
-        let config = Arc::clone(&env.exchange.worker.config);
         let task = self.task()?;
         // A change that was made is told, even late.
         if task.time_left(env).is_err() {
             return self.tell(&listing);
         }
-        let owner_id = task.owner_id()?;
-        let call = user_events::exchanges_call(
-            &config.realm.events_path,
-            owner_id,
-            listing.page,
-            &task.bearer,
-        );
-        task.call(State::ReadingEvents(listing), call, env)
+        match listing.uses.next_call(&task.bearer) {
+            Some(call) => task.call(State::ReadingEvents(listing), call, env),
+            None => self.tell(&listing),
+        }
     }
 
     fn events_read(
@@ -682,38 +700,18 @@ impl Manage {
         env: &mut ManageEnv<'_, '_>,
     ) -> Step {
         // If events are unavailable, the keys are listed without last uses.
-        let read = answer(Endpoint::Events, event).ok();
-        let read = read.and_then(|(status, body)| user_events::read_exchanges(status, body));
-        let Some((seen, events)) = read else {
+        let Ok((status, body)) = answer(Endpoint::Events, event) else {
             return self.tell(&listing);
         };
-        for exchange in seen {
-            let key = listing
-                .keys
-                .iter_mut()
-                .find(|(key, _)| key.id == exchange.key_id);
-            if let Some((_, last_used)) = key {
-                *last_used = (*last_used).max(Some(exchange.at));
-            }
-        }
-        listing.page += 1;
-        let more = events >= user_events::EVENTS_PER_PAGE && listing.page < EVENT_PAGES_MAX;
-        if more
-            && listing
-                .keys
-                .iter()
-                .any(|(_, last_used)| last_used.is_none())
-        {
-            return self.read_events(listing, env);
-        }
-        self.tell(&listing)
+        listing.uses.read(status, body);
+        self.read_events(listing, env)
     }
 
     fn tell(&mut self, listing: &Listing) -> Step {
         let shows_one = matches!(self.task()?.asked, Asked::Show(_) | Asked::Update(..));
         let told = match listing.keys.first() {
-            Some((key, last_used)) if shows_one => Answer::key(key, *last_used),
-            _ => Answer::keys(&listing.keys, listing.next.as_deref()),
+            Some(key) if shows_one => Answer::key(key, &listing.uses),
+            _ => Answer::keys(&listing.keys, &listing.uses, listing.next.as_deref()),
         };
         Ok((State::Over, Output::Respond(told)))
     }
@@ -1116,7 +1114,7 @@ impl Manage {
                 Asked::Update(id, _) => {
                     let key = by_id(id)
                         .ok_or_else(|| End::unavailable("the key is not among the owner's"))?;
-                    self.read_events(Box::new(Listing::of(vec![key.clone()], None)), env)
+                    self.find_last_uses(vec![key.clone()], None, env)
                 }
                 Asked::RevokeAll => respond(Answer::all_ended(changed.records_kept.as_ref())),
                 _ => respond(Answer::no_content()),
@@ -1274,16 +1272,6 @@ impl Task {
         match self.deadline.left_ms(env.exchange.now) {
             0 => Err(End::unavailable("the request's deadline has passed")),
             left => Ok(left),
-        }
-    }
-}
-
-impl Listing {
-    fn of(keys: Vec<owner_keys::KeySummary>, next: Option<String>) -> Self {
-        Self {
-            keys: keys.into_iter().map(|key| (key, None)).collect(),
-            next,
-            page: 0,
         }
     }
 }

@@ -33,6 +33,8 @@ pub enum Kind {
     Renewal = 5,
     /// The bucket of a key with a rate limit; see [`crate::store::buckets`].
     Bucket = 6,
+    /// The number of requests with a key.
+    Usage = 7,
 }
 
 /// An entry that was opened, or is to be sealed.

@@ -119,6 +119,7 @@ pub(super) fn name(kind: Kind, at: u32) -> String {
         Kind::Failures => "at",
         Kind::Renewal => "ar",
         Kind::Bucket => "ab",
+        Kind::Usage => "au",
     };
     format!("{region}:{at:04x}")
 }
@@ -161,6 +162,7 @@ pub(crate) mod tests {
             Kind::Failures,
             Kind::Renewal,
             Kind::Bucket,
+            Kind::Usage,
         ] {
             for at in 0..65_536 {
                 assert!(

@@ -23,6 +23,7 @@ mod rig;
 mod signing_keys;
 mod terms;
 mod tokens;
+mod usage;
 mod waits;
 mod world;
 

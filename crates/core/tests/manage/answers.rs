@@ -17,7 +17,7 @@ use super::world::{START, World};
 /// An operation, a status, the code of a refusal (or nothing), and a scenario that leads to it.
 type Case = (&'static str, u16, &'static str, fn() -> Told);
 
-const CASES: [Case; 108] = [
+const CASES: [Case; 118] = [
     ("describeApi", 200, "", || {
         ask(|_| Request::new("GET", "/api/v1/openapi.json"))
     }),
@@ -126,6 +126,39 @@ const CASES: [Case; 108] = [
     ("updateApiKey", 503, "identity_provider_unavailable", || {
         without_keycloak(|w| update(w))
     }),
+    ("tellUsageOfApiKey", 200, "", || {
+        ask(|w| Request::usage(&w.token("alice"), &id()))
+    }),
+    ("tellUsageOfApiKey", 400, "invalid_request", || {
+        ask(|w| Request::show(&w.token("alice"), "abc/usage?limit=1"))
+    }),
+    ("tellUsageOfApiKey", 401, "missing_credentials", || {
+        ask(|w| Request::usage(&w.token("alice"), &id()).without("authorization"))
+    }),
+    ("tellUsageOfApiKey", 401, "invalid_token", || {
+        ask(|w| Request::usage(&expired(w), &id()))
+    }),
+    ("tellUsageOfApiKey", 403, "forbidden", || {
+        ask(|w| Request::usage(&w.token("bob"), &id()).for_user("alice"))
+    }),
+    ("tellUsageOfApiKey", 404, "key_not_found", || {
+        ask(|w| Request::usage(&w.token("bob"), &id()))
+    }),
+    ("tellUsageOfApiKey", 404, "user_not_found", || {
+        ask(|w| Request::usage(&w.token("nobody"), &id()))
+    }),
+    ("tellUsageOfApiKey", 409, "owner_record_unusable", || {
+        large(|w| Request::usage(&w.token("alice"), &id()))
+    }),
+    ("tellUsageOfApiKey", 429, "throttled", || {
+        suspect(|w| Request::usage(&w.token("alice"), &id()))
+    }),
+    (
+        "tellUsageOfApiKey",
+        503,
+        "identity_provider_unavailable",
+        || without_keycloak(|w| Request::usage(&w.token("alice"), &id())),
+    ),
     ("revokeApiKey", 204, "", || {
         ask(|w| Request::revoke(&w.token("alice"), &id()))
     }),
@@ -565,6 +598,7 @@ fn a_method_that_a_path_does_not_take_is_told_which_it_takes() {
         ("PUT", "/api/v1/api-keys/abc", "GET, PATCH, DELETE"),
         ("PATCH", KEYS, "GET, POST, DELETE"),
         ("GET", "/api/v1/api-keys/abc/rotate", "POST"),
+        ("POST", "/api/v1/api-keys/abc/usage", "GET"),
         ("DELETE", "/api/v1/api-keys/validate", "POST"),
         ("GET", "/api/v1/api-keys/revoke", "POST"),
         ("POST", "/api/v1/openapi.json", "GET"),

@@ -24,6 +24,7 @@ fn paths() -> impl Strategy<Value = String> {
         "/api-keys",
         "/api-keys/abc",
         "/api-keys/abc/rotate",
+        "/api-keys/abc/usage",
         "/api-keys/validate",
         "/api-keys/revoke",
         "/openapi.json",

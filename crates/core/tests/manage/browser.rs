@@ -11,9 +11,10 @@ const ORIGIN: &str = "https://console.example.com";
 const OTHER: &str = "https://evil.example.com";
 
 /// Each path, and the methods that it takes.
-const METHODS: [(&str, &str); 6] = [
+const METHODS: [(&str, &str); 7] = [
     (KEYS, "GET, POST, DELETE"),
     ("/api/v1/api-keys/abc", "GET, PATCH, DELETE"),
+    ("/api/v1/api-keys/abc/usage", "GET"),
     ("/api/v1/api-keys/abc/rotate?user_id=u", "POST"),
     ("/api/v1/api-keys/validate", "POST"),
     ("/api/v1/api-keys/revoke", "POST"),

@@ -29,6 +29,7 @@ mod request;
 mod requests;
 mod told;
 mod updating;
+mod usage;
 mod uses;
 mod validating;
 mod world;

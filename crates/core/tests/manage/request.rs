@@ -31,6 +31,10 @@ impl Request {
         Self::new("GET", &format!("{KEYS}/{id}")).bearer(token)
     }
 
+    pub fn usage(token: &str, id: &str) -> Self {
+        Self::new("GET", &format!("{KEYS}/{id}/usage")).bearer(token)
+    }
+
     pub fn create(token: &str, body: &Value) -> Self {
         Self::new("POST", KEYS).bearer(token).json(body)
     }

@@ -47,8 +47,22 @@ fn a_key_that_was_exchanged_is_listed_with_its_last_use() {
     let token = world.token("alice");
     let shown = world.ask(&Request::show(&token, &used[8..20])).expect(200);
     assert_eq!(shown["last_used"], at);
+    assert_eq!(shown.get("unused_since"), None);
+    // Events reach back to that first use alone.
     let shown = world.ask(&Request::show(&token, &unused)).expect(200);
     assert!(shown.get("last_used").is_none());
+    assert_eq!(shown["unused_since"], at);
+}
+
+#[test]
+fn a_key_that_is_younger_than_the_oldest_event_was_never_used() {
+    let mut world = world();
+    use_often(&mut world, "bob", "somebodyskey", 1);
+    world.pass(2_000);
+    let (id, _) = world.make("alice");
+    let token = world.token("alice");
+    let shown = world.ask(&Request::show(&token, &id)).expect(200);
+    assert_eq!(shown["unused_since"], shown["created"]);
 }
 
 #[test]
@@ -58,7 +72,11 @@ fn where_the_realm_keeps_no_events_keys_are_listed_without_their_uses() {
     world.keycloak.keeps_grants = false;
     let (_, key) = world.make("alice");
     world.exchange(gateway, &key).unwrap();
-    assert_eq!(last_uses(&mut world), [Value::Null]);
+    let token = world.token("alice");
+    let told = world.ask(&Request::list(&token)).expect(200);
+    for member in ["last_used", "unused_since"] {
+        assert_eq!(told["keys"][0].get(member), None);
+    }
     // A role, an answer and the way to it can be missing as well.
     world.keycloak.keeps_grants = true;
     world.keycloak.manager_roles = vec!["manage-users"];
@@ -77,7 +95,8 @@ fn where_the_realm_keeps_no_events_keys_are_listed_without_their_uses() {
                 Ok(reply)
             }
         };
-        world.ask_with(&request, lose).expect(200);
+        let told = world.ask_with(&request, lose).expect(200);
+        assert_eq!(told["keys"][0].get("unused_since"), None);
     }
 }
 
@@ -101,16 +120,20 @@ fn events_are_looked_through_page_by_page_as_long_as_a_key_has_no_use() {
 }
 
 #[test]
-fn no_more_than_five_pages_are_looked_through() {
+fn no_more_than_five_pages_are_looked_through_and_the_answer_says_how_far_they_reach() {
     let mut world = world();
     let (rare, _) = world.make("alice");
     world.pass(2_000);
     let (frequent, _) = world.make("alice");
     use_often(&mut world, "alice", &rare, 1);
     use_often(&mut world, "alice", &frequent, 700);
+    let read_to = world.keycloak.grants[701 - 500].time.to_rfc3339();
     let uses = last_uses(&mut world);
     assert!(uses[0].is_string() && uses[1].is_null());
     assert_eq!(world.count("events"), 5);
+    let token = world.token("alice");
+    let shown = world.ask(&Request::show(&token, &rare)).expect(200);
+    assert_eq!(shown["unused_since"], read_to);
 }
 
 #[test]

@@ -98,13 +98,14 @@ impl World {
 
     /// Adds a worker that manages keys to a node.
     pub fn add_manager(&mut self, node: usize) -> usize {
-        let own = json!({ "mode": "manage", "audience": AUDIENCE, "bcrypt_cost": 4 });
+        let own =
+            json!({ "mode": "manage", "audience": AUDIENCE, "bcrypt_cost": 4, "usage": true });
         self.add(node, own, true)
     }
 
     /// Adds a worker that exchanges them.
     pub fn add_gateway(&mut self, node: usize) -> usize {
-        self.add(node, json!({}), false)
+        self.add(node, json!({ "usage": true }), false)
     }
 
     pub fn add_node(&mut self) -> usize {
@@ -136,6 +137,7 @@ impl World {
             for member in &mut self.members {
                 let store = &mut self.nodes[member.node];
                 member.worker.tick(self.now, store);
+                member.worker.take_usage(self.now, store);
             }
         }
     }

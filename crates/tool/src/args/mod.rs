@@ -25,7 +25,7 @@ pub(crate) use import::{ImportArgs, ImportFormat, OwnerField};
 pub(crate) use keys::{ListArgs, RevokeArgs, RotateArgs, ShowArgs};
 pub(crate) use making::{HashAlgorithm, HashArgs, MakingArgs, OutputFormat, OwnerArgs};
 pub(crate) use offline::{
-    CompletionsArgs, HashCommandArgs, IndexKeyArgs, InspectArgs, KeySourceArgs,
+    CompletionsArgs, HashCommandArgs, IndexKeyArgs, InspectArgs, KeySourceArgs, UsageArgs,
 };
 pub(crate) use records::{DoctorArgs, ExpiringArgs, ReindexArgs};
 pub(crate) use settings::{SwitchArgs, UpdateArgs};
@@ -91,6 +91,8 @@ Examples:
     Reindex(ReindexArgs),
     /// Lists the keys that end soon and have no replacement.
     Expiring(ExpiringArgs),
+    /// Adds up the requests by key and outcome in gateways' logs. Asks nobody.
+    Usage(UsageArgs),
     /// Checks everything that keys depend on, and says how to repair it. Changes nothing.
     Doctor(DoctorArgs),
     /// Replaces the gateway's signing key, in steps that refuse no request.

@@ -1,4 +1,4 @@
-//! The arguments of the commands that need no Keycloak: hash, inspect, completions.
+//! The arguments of the commands that need no Keycloak: hash, inspect, usage, completions.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -30,6 +30,26 @@ pub(crate) struct IndexKeyArgs {
     /// one line; without, the variable API_KEY_INDEX_KEY is read.
     #[arg(long, value_name = "FILE")]
     pub(crate) index_key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  apikeys usage --log envoy.log
+  The logs of two nodes, for one key:
+    apikeys usage --log node-1.log --log node-2.log --key 4fj9aa01xk2p
+  docker compose logs --no-log-prefix kong | apikeys usage --output json
+
+Gateways write the lines where their configuration has usage: true.")]
+pub(crate) struct UsageArgs {
+    /// A gateway's log; - is standard input. Several add up.
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub(crate) log: Vec<PathBuf>,
+    /// This key alone.
+    #[arg(long, value_name = "KEY_ID")]
+    pub(crate) key: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 #[derive(Debug, Args)]

@@ -80,3 +80,45 @@ fn a_refusal_names_the_owner_where_the_key_was_found() {
         assert!(lines[0]["owner"].is_string());
     }
 }
+
+/// The lines with a worker's requests by key.
+fn counts(gateway: &Gateway) -> Vec<Value> {
+    let node = gateway.node.borrow();
+    let lines = node.logs.iter().filter_map(|line| {
+        let from = line.find(r#"{"event":"usage""#)?;
+        Some(serde_json::from_str(&line[from..]).expect("a line of JSON"))
+    });
+    lines.collect()
+}
+
+#[test]
+fn each_worker_counts_its_requests_and_tells_each_key_once_a_minute() {
+    for profile in BOTH {
+        let users = vec![plain_owner("alice", &key(1)), plain_owner("bob", &key(2))];
+        let mut gateway = Gateway::with(profile, users, &json!({ "usage": true }));
+        let second = gateway.add_worker();
+        for _ in 0..5 {
+            gateway.ask(&key(1)).subject();
+        }
+        gateway.ask(&key(2)).subject();
+        gateway.ask(&key(3)).expect_invalid();
+        gateway.ask_worker(second, &key(1)).subject();
+        assert_eq!(counts(&gateway).len(), 0);
+        gateway.pass_ticking(61_000);
+        let lines = counts(&gateway);
+        let of = |key_id: Value, name: &str| -> Vec<Value> {
+            let lines = lines.iter().filter(|line| line["key_id"] == key_id);
+            let counts = lines.map(|line| line[name].clone());
+            counts.filter(|count| !count.is_null()).collect()
+        };
+        assert_eq!(lines.len(), 4, "{lines:?}");
+        let alice = json!(id_of(&key(1)));
+        assert_eq!(of(alice.clone(), "first_use"), [1]);
+        assert_eq!(of(alice, "hit"), [4, 1]);
+        assert_eq!(of(json!(id_of(&key(2))), "first_use"), [1]);
+        assert_eq!(of(Value::Null, "invalid_api_key"), [1]);
+        assert!(lines.iter().all(|line| line["realm"] == "demo"));
+        gateway.pass_ticking(61_000);
+        assert_eq!(counts(&gateway).len(), 4, "told once");
+    }
+}

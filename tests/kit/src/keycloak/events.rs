@@ -57,7 +57,15 @@ impl GrantEvent {
     }
 }
 
-/// A user's grants, the newest first, as the query asks for them.
+/// The realm's event settings.
+pub(super) fn config(keeps_grants: bool, keeps_changes: bool) -> Value {
+    json!({
+        "eventsEnabled": keeps_grants, "adminEventsEnabled": keeps_changes,
+        "enabledEventTypes": ["CLIENT_LOGIN", "JWT_AUTHORIZATION_GRANT"],
+    })
+}
+
+/// The grants of a user or of all, the newest first or last, as the query asks for them.
 pub(super) fn grants(events: &[GrantEvent], query: &str) -> Value {
     let asked = |name: &str| {
         let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
@@ -66,9 +74,13 @@ pub(super) fn grants(events: &[GrantEvent], query: &str) -> Value {
     };
     assert_eq!(asked("type").as_deref(), Some("JWT_AUTHORIZATION_GRANT"));
     let number = |name: &str, otherwise| asked(name).map_or(otherwise, |n| n.parse().unwrap());
-    let user = asked("user").unwrap();
-    let mut found: Vec<&GrantEvent> = events.iter().filter(|e| e.user_id == user).collect();
+    let user = asked("user");
+    let is_asked = |event: &&GrantEvent| user.as_ref().is_none_or(|user| *user == event.user_id);
+    let mut found: Vec<&GrantEvent> = events.iter().filter(is_asked).collect();
     found.sort_by_key(|event| std::cmp::Reverse(event.time));
+    if asked("direction").as_deref() == Some("asc") {
+        found.reverse();
+    }
     let page = found.into_iter().skip(number("first", 0));
     page.take(number("max", 100))
         .map(GrantEvent::shown)

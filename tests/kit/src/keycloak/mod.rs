@@ -383,7 +383,7 @@ impl FakeKeycloak {
                 self.polls += 1;
                 shown(&events::admin(&self.events, query, now))
             }
-            "events/config" => shown(&json!({ "adminEventsEnabled": !self.events_off })),
+            "events/config" => shown(&events::config(self.keeps_grants, !self.events_off)),
             "events" => {
                 self.count("events");
                 shown(&events::grants(&self.grants, query))

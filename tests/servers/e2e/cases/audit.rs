@@ -1,6 +1,7 @@
 //! The audit log, as a gateway writes it.
 
 use std::fs;
+use std::process::Command;
 
 use regex::Regex;
 use serde_json::Value;
@@ -15,6 +16,7 @@ pub(crate) fn cases() -> Vec<Case> {
     [
         Case::new("audit::each_line_is_of_the_schema", schema),
         Case::new("audit::keycloaks_events_name_the_same_key", events),
+        Case::new("audit::the_requests_of_a_key_add_up", usage),
     ]
     .into_iter()
     .map(|case| case.needs(Need::OwnGateway))
@@ -82,6 +84,37 @@ fn schema(world: &World) {
             .all(|line| line["source_address"] != Value::Null)
     );
     assert!(!gateway.log.text().contains(r#""outcome":"forged""#));
+}
+
+/// Of all workers, as the tool adds them up.
+fn usage(world: &World) {
+    let spec = Spec::default().field("usage", true).workers(2);
+    let gateway = world.start_gateway(&spec);
+    let (_owner, key) = world.owner();
+    for _ in 0..20 {
+        assert_eq!(gateway.target.orders(&key.text).status, 200);
+    }
+    gateway.target.orders(&Key::random().text).invalid_api_key();
+    let log = std::env::temp_dir().join(format!("apikeys-usage-{}.log", key.id));
+    let sums = || -> Value {
+        fs::write(&log, gateway.log.text()).expect("a log");
+        let mut tool = Command::new(crate::tool::path());
+        let run = tool.args(["usage", "--output", "json", "--log"]).arg(&log);
+        serde_json::from_slice(&run.output().expect("the tool").stdout).expect("JSON")
+    };
+    let deadline = std::time::Duration::from_secs(90);
+    wait::until("the minute's lines of all workers", deadline, || {
+        let told = sums();
+        let outcomes = told["keys"][0]["outcomes"].as_object();
+        let outcomes = outcomes.into_iter().flatten();
+        let all: u64 = outcomes.filter_map(|(_, count)| count.as_u64()).sum();
+        let other = &told["other"]["invalid_api_key"];
+        (all == 20 && *other == 1)
+            .then_some(())
+            .ok_or(told.to_string())
+    });
+    assert_eq!(sums()["keys"][0]["key_id"], key.id);
+    let _ = fs::remove_file(&log);
 }
 
 fn events(world: &World) {

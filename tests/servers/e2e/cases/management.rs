@@ -120,6 +120,7 @@ fn listed(world: &World) {
     assert_eq!(rest["keys"][0]["key_id"], first.id.as_str());
     assert!(rest.get("next").is_none());
     assert!(rest["keys"][0].get("last_used").is_none());
+    assert_eq!(rest["keys"][0]["unused_since"], first.body["created"]);
     world.gateway.orders(&first.key).orders();
     wait::until("the event of the use", Duration::from_secs(20), || {
         let keys = caller.keys();

@@ -7,6 +7,7 @@ use crate::api_key::record::{
 };
 use crate::api_key::terms::{AllowedAddresses, RateLimit};
 use crate::clock::UnixMillis;
+use crate::keycloak::user_events::LastUse;
 
 /// The state of a key, now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +81,7 @@ impl KeySummary {
 
     /// The key as clients see it: never its hash, and no unknown members.
     #[must_use]
-    pub fn view(&self, last_used: Option<UnixMillis>) -> Value {
+    pub fn view(&self, last_use: LastUse) -> Value {
         let mut view = Map::new();
         let mut put = |name: &str, value: Option<Value>| {
             if let Some(value) = value {
@@ -108,7 +109,11 @@ impl KeySummary {
         );
         put("environment", text(&self.environment));
         put("labels", text(&self.labels));
-        put("last_used", instant(last_used));
+        match last_use {
+            LastUse::Used(at) => put("last_used", instant(Some(at))),
+            LastUse::UnusedSince(at) => put("unused_since", instant(Some(at))),
+            LastUse::Unknown => {}
+        }
         Value::Object(view)
     }
 }
