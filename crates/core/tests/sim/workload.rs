@@ -10,7 +10,7 @@ use super::keycloak::{EventFate, User};
 use super::keys::{self, KEYS};
 use super::request::{Address, Credential, Form, Request};
 use super::setup::{LIMITS, NETWORKS, give, owners, set};
-use super::world::World;
+use super::world::{Event, World};
 
 /// The keys of a flood: more than a worker looks up at once, and more than may wait for a turn.
 const FLOOD: u64 = 300;
@@ -238,10 +238,33 @@ fn edit(world: &mut World) {
     };
     world.note(format_args!("an administrator of realm {at} {what}"));
     world.look(at);
+    if (9..14).contains(&action) {
+        try_key(world, at, number);
+    }
     for owner in changed.into_iter().flatten() {
         if world.dice.chance(0.3) {
             world.tell(at, &owner);
         }
+    }
+}
+
+/// Clients go on to use a key that was changed.
+fn try_key(world: &mut World, realm: usize, key: usize) {
+    let routes = (0..world.routes.len()).filter(|route| world.routes[*route].realm == realm);
+    let routes: Vec<usize> = routes.collect();
+    if routes.is_empty() {
+        return;
+    }
+    for _ in 0..8 {
+        let (node, worker, _) = place(world);
+        let (route, after) = (world.dice.pick(&routes), world.dice.range(0, 20_000));
+        let probe = Event::Probe {
+            node,
+            worker,
+            route,
+            key,
+        };
+        world.push(world.now + after, probe);
     }
 }
 
