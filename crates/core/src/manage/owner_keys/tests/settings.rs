@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::api_key::terms::{AllowedAddresses, RateLimit};
+use crate::keycloak::user_events::LastUse;
 
 /// Every setting, with a value each but the labels.
 pub(super) fn all() -> [Setting; 6] {
@@ -49,7 +50,7 @@ fn settings_are_stored_as_the_gateway_reads_them() {
     assert_eq!(attributes, expected);
     let record = KeyRecord::find(&attributes, A).unwrap();
     assert!(record.disabled && record.terms.rate_limit.is_some());
-    let view = find(&attributes, A, NOW).unwrap().view(None);
+    let view = find(&attributes, A, NOW).unwrap().view(LastUse::Unknown);
     for (member, value) in [
         ("state", serde_json::json!("disabled")),
         ("disabled", serde_json::json!(true)),
