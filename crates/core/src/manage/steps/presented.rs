@@ -9,10 +9,11 @@
 
 use super::{Manage, Output, State, Step, answer, nothing};
 use crate::api_key::hash::{BcryptJob, ROUNDS_PER_SLICE, Verification};
+use crate::api_key::record::RecordError;
 use crate::exchange::bucket::Bucket;
 use crate::exchange::throttle::SourceAddress;
 use crate::keycloak::Endpoint;
-use crate::keycloak::users::{self, Lookup, LookupError, Owner};
+use crate::keycloak::users::{self, Lookup, LookupError, LookupRefusal, Owner};
 use crate::machine::Event;
 use crate::manage::answers::Answer;
 use crate::manage::body::KeyBody;
@@ -97,7 +98,12 @@ impl Manage {
                 task.token_since = env.exchange.now.minus_ms(ROLES_SEEN_MS);
                 self.need_token(env)
             }
-            Ok(Lookup::Refused { refusal, .. }) => self.no_key(refusal),
+            Ok(Lookup::Refused {
+                refusal: refusal @ LookupRefusal::Record(RecordError::Absent | RecordError::Hash(_)),
+                ..
+            }) => self.no_key(refusal),
+            // No gateway takes this key now, but it would work were its record mended.
+            Ok(Lookup::Refused { refusal, .. }) => Err(End::unavailable(Reason::from(refusal))),
             Err(LookupError::Unauthorized) => self.renew_token(env),
             Err(fault) => {
                 if fault == LookupError::Forbidden {
