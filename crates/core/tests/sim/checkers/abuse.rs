@@ -158,7 +158,8 @@ impl Abuse {
                 rejection: Rejection::Throttled,
                 ..
             } => {
-                let room = ended.config.l1_entries >= 100;
+                // Without shared data, nobody notes the news that a worker polls for itself.
+                let room = ended.config.l1_entries >= 100 && ended.config.l2_slots > 0;
                 let key = ended.request.key().unwrap_or_default();
                 let Some((since, made_at)) = self.fresh.get(&at).copied() else {
                     return Ok(());
