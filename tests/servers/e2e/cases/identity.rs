@@ -130,7 +130,8 @@ fn gateway_listener(resources: &mut Value) -> &mut Value {
 }
 
 fn logged(world: &World) {
-    let file = world.folder().join("who-called.log");
+    let (owner, key) = named(world, "Nightly report");
+    let file = world.folder().join(format!("who-called-{}.log", key.id));
     let path = json!(file);
     let log = block(IDENTITY, 0);
     let spec = identified().edit(move |resources, _| {
@@ -143,7 +144,6 @@ fn logged(world: &World) {
         ) = log;
     });
     let gateway = world.start_gateway(&spec);
-    let (owner, key) = named(world, "Nightly report");
     let at = |path| claiming(Request::orders().at(path));
     gateway.target.send(&at("/with-a-key").api_key(&key.text));
     gateway
