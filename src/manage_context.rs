@@ -256,6 +256,10 @@ impl ManageFilter {
     fn report(&self, answer: &manage::Answer) {
         let report = self.manage.report();
         let told = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        let changed = match report.changed.as_slice() {
+            [] => "-".to_owned(),
+            members => members.join(","),
+        };
         let level = if answer.status >= 500 {
             log::Level::Warn
         } else {
@@ -264,7 +268,7 @@ impl ManageFilter {
         log::log!(
             level,
             "request_id={} managed: operation={} status={} code={} caller={} owner={} key_id={} \
-             reason={}",
+             changed={changed} reason={}",
             self.request_id,
             report.operation,
             answer.status,

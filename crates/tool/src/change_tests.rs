@@ -90,6 +90,7 @@ fn make_a_key(search: Search) -> (Result<Changed>, Kept) {
             created: UnixMillis(0),
             expires_at: UnixMillis::parse_rfc3339("2100-01-01T00:00:00Z").unwrap(),
             scopes: None,
+            settings: Vec::new(),
         },
         keys_max: 5,
     };

@@ -71,6 +71,11 @@ pub(crate) fn show(args: &ShowArgs) -> Result<()> {
         ),
         ("last used", &summary::used(&key, &used)),
     ];
+    let settings = summary::settings(&key);
+    let settings = settings
+        .iter()
+        .map(|(label, value)| (*label, value.as_str()));
+    let rows: Vec<_> = rows.into_iter().chain(settings).collect();
     Ok(output::result(&output::table(&rows))?)
 }
 
@@ -150,7 +155,7 @@ pub(crate) fn revoke(args: &RevokeArgs) -> Result<()> {
 
 /// The id of a record. Another tool's record may have an id that no key can have: only
 /// --owner finds such a record.
-fn id_of_a_record<'a>(text: &'a str, meant: &OwnerArgs) -> Result<&'a str> {
+pub(crate) fn id_of_a_record<'a>(text: &'a str, meant: &OwnerArgs) -> Result<&'a str> {
     match meant.is_given() {
         true => Ok(text),
         false => checked_id(text),
@@ -158,7 +163,7 @@ fn id_of_a_record<'a>(text: &'a str, meant: &OwnerArgs) -> Result<&'a str> {
 }
 
 /// Refuses a text that is no id, which may be a key, unless the owner holds a record of that id.
-fn check_held(owner: &User, id: &str) -> Result<()> {
+pub(crate) fn check_held(owner: &User, id: &str) -> Result<()> {
     if owner_keys::key_ids(&owner.attributes).any(|held| held == id) {
         return Ok(());
     }
@@ -179,7 +184,7 @@ fn checked_id(text: &str) -> Result<&str> {
     ))
 }
 
-fn unknown(id: &str) -> String {
+pub(crate) fn unknown(id: &str) -> String {
     format!(
         "no owner is indexed under {id}, so no gateway takes such a key: it was revoked, or is of \
          another realm, or its index is missing (give --owner, or run apikeys reindex)"

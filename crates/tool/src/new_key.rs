@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use crate::args::{HashAlgorithm, HashArgs, MakingArgs, Names, OutputFormat};
 use crate::change::Unfindable;
 use crate::keycloak_admin::KeycloakAdmin;
-use crate::summary::{or_unknown, time_or_unknown};
+use crate::summary::{or_unknown, settings, time_or_unknown};
 use crate::{change, output, owner, system};
 
 /// A new key that nobody knows yet, and the hash to store.
@@ -176,6 +176,7 @@ fn shown(
             let created = time_or_unknown(made.created);
             let expires_at = time_or_unknown(made.expires_at);
             let scopes = or_unknown(made.scopes.as_deref(), "the gateway's own");
+            let settings = settings(made);
             let replaces = replaced.map(Replaced::end);
             let mut rows = vec![
                 ("key id", key.id()),
@@ -185,6 +186,11 @@ fn shown(
                 ("expires at", &expires_at),
                 ("scopes", &scopes),
             ];
+            rows.extend(
+                settings
+                    .iter()
+                    .map(|(label, value)| (*label, value.as_str())),
+            );
             if let Some(replaces) = &replaces {
                 rows.push(("replaces", replaces));
             }

@@ -21,6 +21,11 @@ fn summary_of(key: &ApiKey) -> KeySummary {
         scopes: None,
         grace_until: None,
         replaced_by: None,
+        disabled: false,
+        rate_limit: None,
+        allowed_addresses: None,
+        environment: None,
+        labels: None,
         state: KeyState::Active,
     }
 }

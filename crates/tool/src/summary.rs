@@ -24,7 +24,7 @@ pub(crate) fn document(key: &KeySummary, last_used: &LastUsed) -> Value {
 }
 
 /// The heads of [`row`].
-pub(crate) const HEADS: [&str; 7] = [
+pub(crate) const HEADS: [&str; 8] = [
     "KEY ID",
     "NAME",
     "STATE",
@@ -32,6 +32,7 @@ pub(crate) const HEADS: [&str; 7] = [
     "ENDS",
     "SCOPES",
     "LAST USED",
+    "SETTINGS",
 ];
 
 /// A key as a row of a table for people.
@@ -44,7 +45,27 @@ pub(crate) fn row(key: &KeySummary, last_used: &LastUsed) -> Vec<String> {
         time_or_unknown(key.ends_at()),
         or_unknown(key.scopes.as_deref(), "the gateway's own"),
         used(key, last_used),
+        settings(key)
+            .into_iter()
+            .map(|(label, value)| format!("{label} {value}"))
+            .collect::<Vec<_>>()
+            .join(", "),
     ]
+}
+
+/// The settings that a key has, each with its label.
+pub(crate) fn settings(key: &KeySummary) -> Vec<(&'static str, String)> {
+    let allowed = key.allowed_addresses.as_ref();
+    let settings = [
+        ("rate limit", key.rate_limit.map(|limit| limit.to_string())),
+        ("from", allowed.map(ToString::to_string)),
+        ("environment", key.environment.as_deref().map(one_line)),
+        ("labels", key.labels.as_deref().map(one_line)),
+    ];
+    let given = settings.into_iter();
+    given
+        .filter_map(|(label, value)| Some((label, value?)))
+        .collect()
 }
 
 /// A key's state, with the fault that makes it unusable or the key that replaces it.
@@ -86,6 +107,7 @@ pub(crate) fn or_unknown(text: Option<&str>, otherwise: &str) -> String {
 mod tests {
     use super::*;
     use apikeys_core::api_key::record::RecordError;
+    use apikeys_core::api_key::terms::{AllowedAddresses, RateLimit};
     use serde_json::json;
 
     fn key() -> KeySummary {
@@ -97,6 +119,11 @@ mod tests {
             scopes: None,
             grace_until: None,
             replaced_by: None,
+            disabled: false,
+            rate_limit: None,
+            allowed_addresses: None,
+            environment: None,
+            labels: None,
             state: KeyState::Active,
         }
     }
@@ -122,6 +149,23 @@ mod tests {
                 .iter()
                 .all(|cell| !cell.contains('\u{1b}'))
         );
+    }
+
+    #[test]
+    fn the_settings_that_a_key_has_are_told_and_no_others() {
+        assert_eq!(row(&key(), &None).last().unwrap(), "");
+        let limited = KeySummary {
+            rate_limit: RateLimit::parse("100/60"),
+            allowed_addresses: AllowedAddresses::parse("10.0.0.0/8 ::1"),
+            labels: Some("team=pay\u{1b}[31m".into()),
+            ..key()
+        };
+        let cell = row(&limited, &None).pop().unwrap();
+        assert!(
+            cell.starts_with("rate limit 100/60, from 10.0.0.0/8 ::1/128, labels team=pay"),
+            "{cell}"
+        );
+        assert!(!cell.contains('\u{1b}') && !cell.contains("environment"));
     }
 
     #[test]

@@ -74,6 +74,15 @@ impl Caller {
         self.send(&post(below, body.to_string().as_bytes()))
     }
 
+    /// Changes a key by a merge patch.
+    pub fn patch(&self, below: &str, body: &Value) -> Response {
+        let request = Request::orders()
+            .at(&format!("{KEYS}{below}"))
+            .post(body.to_string().into_bytes())
+            .method("PATCH");
+        self.send(&request.header("Content-Type", "application/merge-patch+json"))
+    }
+
     fn send(&self, request: &Request) -> Response {
         let response = self.gateway.send(&request.clone().bearer(&self.token));
         if let Some(key) = response.json()["api_key"].as_str() {

@@ -201,6 +201,7 @@ impl Writer for ByMachine {
             created,
             expires_at: created.plus_ms(86_400_000),
             scopes: None,
+            settings: Vec::new(),
         };
         let keys_max = crate::race::KEYS_MAX;
         self.make(Edit::Create { key: new, keys_max })

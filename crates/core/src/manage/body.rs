@@ -7,9 +7,12 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
+use super::owner_keys::Setting;
 use super::problem::{Code, Problem};
 use crate::api_key::record::is_scope;
-use crate::api_key::terms::{NAME_CHARS_MAX, is_printable};
+use crate::api_key::terms::{
+    AllowedAddresses, LABELS_CHARS_MAX, NAME_CHARS_MAX, RateLimit, is_printable,
+};
 
 /// Bytes of the longest body that is read.
 pub const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -31,6 +34,8 @@ pub struct CreateBody {
     pub expires_days: u64,
     /// Its scopes, with single spaces between; none means the gateway's own.
     pub scopes: Option<String>,
+    /// Its other settings.
+    pub settings: Vec<Setting>,
 }
 
 /// The request for a rotation.
@@ -59,21 +64,51 @@ impl std::fmt::Debug for ValidateBody {
 /// # Errors
 /// The refusal, which names the member at fault.
 pub fn read_create(body: &[u8]) -> Result<CreateBody, Problem> {
-    let members = object(body, &["name", "expires_days", "scopes"])?;
-    let is_name = |name: &str| is_printable(name, NAME_CHARS_MAX) && !name.trim().is_empty();
-    let name = match members.get("name") {
-        Some(Value::String(name)) if is_name(name) => name.trim().to_owned(),
-        _ => {
-            return invalid(
-                "name is required, and must be a text of 1 to 100 printable characters.",
-            );
-        }
-    };
+    let members = object(
+        body,
+        &[
+            "name",
+            "expires_days",
+            "scopes",
+            "rate_limit",
+            "allowed_addresses",
+            "disabled",
+            "environment",
+            "labels",
+        ],
+    )?;
     Ok(CreateBody {
-        name,
+        name: name(&members)?,
         expires_days: expires_days(&members)?.unwrap_or(EXPIRES_DAYS),
         scopes: scopes(&members)?,
+        settings: settings(&members)?,
     })
+}
+
+/// Reads the body of a change: a merge patch (RFC 7396) of the members that can be changed.
+///
+/// # Errors
+/// The refusal, which names the member at fault.
+pub fn read_update(body: &[u8]) -> Result<Vec<Setting>, Problem> {
+    let members = object(
+        body,
+        &[
+            "name",
+            "rate_limit",
+            "allowed_addresses",
+            "disabled",
+            "environment",
+            "labels",
+        ],
+    )?;
+    let mut settings = settings(&members)?;
+    if members.contains_key("name") {
+        settings.insert(0, Setting::Name(name(&members)?));
+    }
+    if settings.is_empty() {
+        return invalid("The body has no member, so nothing would be changed.");
+    }
+    Ok(settings)
 }
 
 /// Reads the body of a rotation; an empty body counts as an object without members.
@@ -161,6 +196,95 @@ impl<'de> Visitor<'de> for MembersVisitor {
     }
 }
 
+fn name(members: &Map<String, Value>) -> Result<String, Problem> {
+    let name = members.get("name").and_then(Value::as_str);
+    let name = name.and_then(|name| words(name, NAME_CHARS_MAX));
+    name.map_or_else(
+        || invalid("name is required, and must be a text of 1 to 100 printable characters."),
+        Ok,
+    )
+}
+
+/// A text for people, without the spaces at its ends.
+fn words(text: &str, chars_max: usize) -> Option<String> {
+    let is_one = is_printable(text, chars_max) && !text.trim().is_empty();
+    is_one.then(|| text.trim().to_owned())
+}
+
+/// The settings that are members, `name` apart; `null` takes one away.
+fn settings(members: &Map<String, Value>) -> Result<Vec<Setting>, Problem> {
+    let text = |value: &Value, chars_max| words(value.as_str()?, chars_max);
+    let mut settings = Vec::new();
+    if let Some(limit) = given(
+        members,
+        "rate_limit",
+        |value| RateLimit::parse(value.as_str()?),
+        "rate_limit must be a text of <requests>/<seconds>, as 100/60: 1 to 1000000 requests, \
+         1 to 86400 seconds.",
+    )? {
+        settings.push(Setting::RateLimit(limit));
+    }
+    if let Some(allowed) = given(
+        members,
+        "allowed_addresses",
+        allowed_addresses,
+        "allowed_addresses must be a list of 1 to 16 networks, as 192.0.2.0/24 or 2001:db8::/32.",
+    )? {
+        settings.push(Setting::AllowedAddresses(allowed));
+    }
+    if let Some(disabled) = given(
+        members,
+        "disabled",
+        Value::as_bool,
+        "disabled must be true or false.",
+    )? {
+        settings.push(Setting::Disabled(disabled == Some(true)));
+    }
+    if let Some(environment) = given(
+        members,
+        "environment",
+        |value| text(value, NAME_CHARS_MAX),
+        "environment must be a text of 1 to 100 printable characters.",
+    )? {
+        settings.push(Setting::Environment(environment));
+    }
+    if let Some(labels) = given(
+        members,
+        "labels",
+        |value| text(value, LABELS_CHARS_MAX),
+        "labels must be a text of 1 to 255 printable characters.",
+    )? {
+        settings.push(Setting::Labels(labels));
+    }
+    Ok(settings)
+}
+
+/// A member's value; an inner none for `null`, and none if it is not there.
+fn given<T>(
+    members: &Map<String, Value>,
+    name: &str,
+    read: impl Fn(&Value) -> Option<T>,
+    detail: &'static str,
+) -> Result<Option<Option<T>>, Problem> {
+    match members.get(name) {
+        None => Ok(None),
+        Some(Value::Null) => Ok(Some(None)),
+        Some(value) => match read(value) {
+            None => invalid(detail),
+            read => Ok(Some(read)),
+        },
+    }
+}
+
+fn allowed_addresses(list: &Value) -> Option<AllowedAddresses> {
+    let mut networks = Vec::new();
+    for network in list.as_array()? {
+        // A space would make two of one.
+        networks.push(network.as_str().filter(|network| !network.contains(' '))?);
+    }
+    AllowedAddresses::parse(&networks.join(" "))
+}
+
 fn expires_days(members: &Map<String, Value>) -> Result<Option<u64>, Problem> {
     whole_number(
         members,
@@ -231,7 +355,7 @@ mod tests {
     fn a_new_key_has_the_documented_defaults() {
         let body = create(&json!({"name": " Laptop "})).unwrap();
         assert_eq!((body.name.as_str(), body.expires_days), ("Laptop", 365));
-        assert_eq!(body.scopes, None);
+        assert_eq!((body.scopes, body.settings), (None, Vec::new()));
         let rotate = read_rotate(b"").unwrap();
         assert_eq!((rotate.grace_seconds, rotate.expires_days), (86_400, None));
         assert_eq!(read_rotate(b"{}").unwrap(), rotate);
@@ -252,6 +376,53 @@ mod tests {
         );
         let validate = read_validate(br#"{"api_key":"sk"}"#).unwrap();
         assert_eq!(*validate.api_key, "sk");
+    }
+
+    #[test]
+    fn a_patch_has_each_member_in_its_stored_form_and_null_takes_one_away() {
+        let read = |body: &Value| read_update(body.to_string().as_bytes());
+        let given = json!({
+            "name": " n ", "rate_limit": "100/60", "allowed_addresses": ["10.1.2.3/8", "::1"],
+            "disabled": true, "environment": " live ", "labels": "team=pay",
+        });
+        let expected = [
+            Setting::Name("n".to_owned()),
+            Setting::RateLimit(RateLimit::parse("100/60")),
+            Setting::AllowedAddresses(AllowedAddresses::parse("10.0.0.0/8 ::1/128")),
+            Setting::Disabled(true),
+            Setting::Environment(Some("live".to_owned())),
+            Setting::Labels(Some("team=pay".to_owned())),
+        ];
+        assert_eq!(read(&given).unwrap(), expected);
+        // A new key has the same but its name, which stands by itself.
+        assert_eq!(create(&given).unwrap().settings, expected[1..]);
+        let taken = json!({
+            "rate_limit": null, "allowed_addresses": null, "disabled": null,
+            "environment": null, "labels": null,
+        });
+        let expected = [
+            Setting::RateLimit(None),
+            Setting::AllowedAddresses(None),
+            Setting::Disabled(false),
+            Setting::Environment(None),
+            Setting::Labels(None),
+        ];
+        assert_eq!(read(&taken).unwrap(), expected);
+        assert_eq!(
+            read(&json!({"disabled": false})).unwrap(),
+            [Setting::Disabled(false)]
+        );
+        for (body, named) in [
+            (json!({}), "no member"),
+            (json!([]), "one JSON object"),
+            (json!({"name": null}), "name"),
+            (json!({"expires_days": 7}), "not known here"),
+            (json!({"scopes": null}), "not known here"),
+        ] {
+            let problem = read(&body).unwrap_err();
+            assert!(problem.detail.contains(named), "{body}: {}", problem.detail);
+        }
+        assert!(read_update(b"").is_err());
     }
 
     #[test]
@@ -292,6 +463,36 @@ mod tests {
             (json!({"name": "n", "scopes": ["a", "a"]}), "scopes"),
             (json!({"name": "n", "scopes": ["é"]}), "scopes"),
             (json!({"name": "n", "expire_days": 7}), "expires_days"),
+            (json!({"name": "n", "rate_limit": 100}), "rate_limit"),
+            (json!({"name": "n", "rate_limit": "0/60"}), "1000000"),
+            (
+                json!({"name": "n", "allowed_addresses": "::1"}),
+                "allowed_addresses",
+            ),
+            (
+                json!({"name": "n", "allowed_addresses": []}),
+                "allowed_addresses",
+            ),
+            (
+                json!({"name": "n", "allowed_addresses": ["::1 ::2"]}),
+                "allowed_addresses",
+            ),
+            (
+                json!({"name": "n", "allowed_addresses": ["::1", 1]}),
+                "allowed_addresses",
+            ),
+            (
+                json!({"name": "n", "allowed_addresses": vec!["::1"; 17]}),
+                "1 to 16",
+            ),
+            (json!({"name": "n", "disabled": "true"}), "disabled"),
+            (json!({"name": "n", "environment": " "}), "environment"),
+            (
+                json!({"name": "n", "environment": "e".repeat(101)}),
+                "environment",
+            ),
+            (json!({"name": "n", "labels": "l".repeat(256)}), "labels"),
+            (json!({"name": "n", "labels": "a\nb"}), "labels"),
             (json!([]), "one JSON object"),
         ] {
             let problem = create(&body).unwrap_err();

@@ -1,4 +1,4 @@
-//! The life of a key: made, listed, rotated, revoked, by its owner or an operator.
+//! The life of a key: made, listed, changed, rotated, revoked, by its owner or an operator.
 //!
 //! [`Manage`] is the management API's state machine, without I/O like the exchange's. The shell
 //! brings the request's head, the body on demand, and the [`Event`] of each [`Effect`]. The
@@ -9,7 +9,7 @@
 //!           │                                                      │
 //!           ├▶ openapi.json, preflight                      manager's token
 //!           └▶ validate: the exchange itself                       │
-//!                                        list, show ◀──────────────┼──▶ revoke ─▶ change
+//!                                        list, show ◀──────────────┼──▶ update, revoke ─▶ change
 //!                                          │                create, rotate
 //!                                      last used            scopes ─▶ hash in slices ─▶ change ─▶ look-up
 //! ```

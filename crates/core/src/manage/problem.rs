@@ -53,6 +53,8 @@ pub enum Code {
     KeyLimitReached,
     /// The key cannot be rotated: it has a replacement already.
     KeyRotating,
+    /// The key cannot be rotated: it is switched off.
+    KeyDisabled,
     /// The key cannot be rotated: it has ended, or its record is broken.
     KeyEnded,
     /// The owner cannot be given a key.
@@ -69,7 +71,7 @@ pub enum Code {
 
 impl Code {
     /// All codes, with one method and one rejection in place of all.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::MissingCredentials,
         Self::InvalidToken,
         Self::Forbidden,
@@ -84,6 +86,7 @@ impl Code {
         Self::InvalidScope,
         Self::KeyLimitReached,
         Self::KeyRotating,
+        Self::KeyDisabled,
         Self::KeyEnded,
         Self::OwnerNotEligible,
         Self::OwnerRecordUnusable,
@@ -115,6 +118,7 @@ impl Code {
             Self::InvalidScope => "invalid_scope",
             Self::KeyLimitReached => "key_limit_reached",
             Self::KeyRotating => "key_rotating",
+            Self::KeyDisabled => "key_disabled",
             Self::KeyEnded => "key_ended",
             Self::OwnerNotEligible => "owner_not_eligible",
             Self::OwnerRecordUnusable => "owner_record_unusable",
@@ -138,6 +142,7 @@ impl Code {
             Self::UnsupportedMediaType => 415,
             Self::KeyLimitReached
             | Self::KeyRotating
+            | Self::KeyDisabled
             | Self::KeyEnded
             | Self::OwnerNotEligible
             | Self::OwnerRecordUnusable => 409,
@@ -162,6 +167,7 @@ impl Code {
             Self::InvalidScope => "A scope does not exist for API keys",
             Self::KeyLimitReached => "The owner holds as many keys as it may",
             Self::KeyRotating => "The key has a replacement already",
+            Self::KeyDisabled => "The key is disabled",
             Self::KeyEnded => "The key has ended",
             Self::OwnerNotEligible => "The owner cannot be given a key",
             Self::OwnerRecordUnusable => "The owner's record cannot be read or written",
@@ -320,6 +326,7 @@ impl From<EditRefused> for Problem {
             EditRefused::TooMany { .. } => Code::KeyLimitReached,
             EditRefused::NoSuchKey => return Code::KeyNotFound.into(),
             EditRefused::AlreadyRotating => Code::KeyRotating,
+            EditRefused::Disabled => Code::KeyDisabled,
             EditRefused::Expired | EditRefused::Unusable(_) | EditRefused::EndsBeforeItBegins => {
                 Code::KeyEnded
             }

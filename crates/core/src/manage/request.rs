@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::body::{self, BODY_BYTES_MAX, CreateBody, RotateBody, ValidateBody};
 use super::end::End;
+use super::owner_keys::Setting;
 use super::problem::{Code, Problem};
 use super::router::{self, Operation, Query};
 use crate::clock::UnixMillis;
@@ -48,6 +49,7 @@ pub(super) struct Head {
 pub(super) enum Asked {
     List,
     Show(String),
+    Update(String, Vec<Setting>),
     Revoke(String),
     RevokeAll,
     Create(CreateBody),
@@ -152,6 +154,7 @@ pub(super) fn read_asked(operation: Operation, body: &[u8]) -> Result<Asked, End
         Operation::Rotate(id) => Asked::Rotate(id, body::read_rotate(body).map_err(refused)?),
         Operation::List => Asked::List,
         Operation::Show(id) => Asked::Show(id),
+        Operation::Update(id) => Asked::Update(id, body::read_update(body).map_err(refused)?),
         Operation::Revoke(id) => Asked::Revoke(id),
         Operation::RevokeAll => Asked::RevokeAll,
         Operation::Validate | Operation::OpenApi | Operation::Preflight(_) => {
@@ -221,7 +224,10 @@ fn expects_body(headers: &Headers, operation: &Operation, body_follows: bool) ->
     }
     let kind = kind.unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
-    if kind.eq_ignore_ascii_case("application/json") {
+    let is_patch = matches!(operation, Operation::Update(_));
+    if kind.eq_ignore_ascii_case("application/json")
+        || is_patch && kind.eq_ignore_ascii_case("application/merge-patch+json")
+    {
         Ok(!is_empty)
     } else {
         let problem = Problem::new(

@@ -18,6 +18,8 @@ pub enum Operation {
     List,
     /// Show one.
     Show(String),
+    /// Change one.
+    Update(String),
     /// End one.
     Revoke(String),
     /// End all of the owner's.
@@ -36,14 +38,17 @@ impl Operation {
     /// Whether the request must carry a body.
     #[must_use]
     pub const fn takes_a_body(&self) -> bool {
-        matches!(self, Self::Create | Self::Rotate(_) | Self::Validate)
+        matches!(
+            self,
+            Self::Create | Self::Update(_) | Self::Rotate(_) | Self::Validate
+        )
     }
 
     /// The id of the key that it concerns, as it was sent.
     #[must_use]
     pub fn key_id(&self) -> Option<&str> {
         match self {
-            Self::Show(id) | Self::Revoke(id) | Self::Rotate(id) => Some(id),
+            Self::Show(id) | Self::Update(id) | Self::Revoke(id) | Self::Rotate(id) => Some(id),
             _ => None,
         }
     }
@@ -55,6 +60,7 @@ impl Operation {
             Self::Create => "create",
             Self::List => "list",
             Self::Show(_) => "show",
+            Self::Update(_) => "update",
             Self::Revoke(_) => "revoke",
             Self::RevokeAll => "revoke_all",
             Self::Rotate(_) => "rotate",
@@ -106,9 +112,10 @@ pub fn route(method: &str, path: &str) -> Result<(Operation, Query), Problem> {
             method,
             &[
                 ("GET", Operation::Show((*id).to_owned())),
+                ("PATCH", Operation::Update((*id).to_owned())),
                 ("DELETE", Operation::Revoke((*id).to_owned())),
             ],
-            "GET, DELETE",
+            "GET, PATCH, DELETE",
         )?,
         ["api-keys", id, "rotate"] if is_key_id(id) => choose(
             method,
@@ -230,6 +237,11 @@ mod tests {
                 Operation::Revoke(id.into()),
             ),
             (
+                "PATCH",
+                "/api/v1/api-keys/abc123def456",
+                Operation::Update(id.into()),
+            ),
+            (
                 "POST",
                 "/api/v1/api-keys/abc123def456/rotate",
                 Operation::Rotate(id.into()),
@@ -261,7 +273,8 @@ mod tests {
         for (method, path, allow) in [
             ("PUT", "/api/v1/api-keys", "GET, POST, DELETE"),
             ("HEAD", "/api/v1/api-keys", "GET, POST, DELETE"),
-            ("PATCH", "/api/v1/api-keys/abc", "GET, DELETE"),
+            ("PUT", "/api/v1/api-keys/abc", "GET, PATCH, DELETE"),
+            ("PATCH", "/api/v1/api-keys", "GET, POST, DELETE"),
             ("GET", "/api/v1/api-keys/abc/rotate", "POST"),
             ("GET", "/api/v1/api-keys/validate", "POST"),
             ("POST", "/api/v1/openapi.json", "GET"),

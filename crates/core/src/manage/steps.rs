@@ -103,6 +103,8 @@ pub struct Report {
     /// The key, or the new one, once it is found. The id that the client sent may be any text,
     /// even a key.
     pub key_id: Option<String>,
+    /// The settings that were changed, by their names in the API.
+    pub changed: Vec<&'static str>,
     /// The reason of a refusal.
     pub reason: Option<String>,
 }
@@ -342,7 +344,7 @@ impl Manage {
             (State::LookingUp(changed, draft), event) => self.looked_up(changed, draft, event, env),
             // The answer for a made change goes out, whether or not the host lends a turn.
             (State::Settling(changed, draft, _), event) if !is_turn(event) => {
-                self.told(&changed, draft)
+                self.told(&changed, draft, env)
             }
             // The states below wait for a turn.
             (_, Event::Failed(why)) => Err(turn_failed(&crate::keycloak::loggable(why))),
@@ -551,7 +553,7 @@ impl Manage {
         let task = self.task.as_mut().ok_or_else(nothing)?;
         match &task.asked {
             Asked::List | Asked::Show(_) => self.read_owner(env),
-            Asked::Revoke(_) | Asked::RevokeAll => self.await_owner(None, env),
+            Asked::Update(..) | Asked::Revoke(_) | Asked::RevokeAll => self.await_owner(None, env),
             Asked::Create(create) => {
                 let scopes = create.scopes.clone();
                 match scopes {
@@ -624,6 +626,10 @@ impl Manage {
     fn read_events(&mut self, listing: Box<Listing>, env: &mut ManageEnv<'_, '_>) -> Step {
         let config = Arc::clone(&env.exchange.worker.config);
         let task = self.task()?;
+        // A change that was made is told, even late.
+        if task.time_left(env).is_err() {
+            return self.tell(&listing);
+        }
         let owner_id = task.owner_id()?;
         let call = user_events::exchanges_call(
             &config.realm.events_path,
@@ -669,7 +675,7 @@ impl Manage {
     }
 
     fn tell(&mut self, listing: &Listing) -> Step {
-        let shows_one = matches!(self.task()?.asked, Asked::Show(_));
+        let shows_one = matches!(self.task()?.asked, Asked::Show(_) | Asked::Update(..));
         let told = match listing.keys.first() {
             Some((key, last_used)) if shows_one => Answer::key(key, *last_used),
             _ => Answer::keys(&listing.keys, listing.next.as_deref()),
@@ -828,6 +834,10 @@ impl Manage {
         let task = self.task.as_ref().ok_or_else(nothing)?;
         let made = draft.map(|draft| (draft.key.id().to_owned(), draft.hash_text.clone()));
         match (&task.asked, made) {
+            (Asked::Update(id, settings), None) => Ok(Edit::Update {
+                id: id.clone(),
+                settings: settings.clone(),
+            }),
             (Asked::Revoke(id), None) => Ok(Edit::Revoke { id: id.clone() }),
             (Asked::RevokeAll, None) => Ok(Edit::RevokeAll),
             (Asked::Create(create), Some((id, hash_text))) => Ok(Edit::Create {
@@ -838,6 +848,7 @@ impl Manage {
                     created: now,
                     expires_at: in_days(create.expires_days),
                     scopes: create.scopes.clone(),
+                    settings: create.settings.clone(),
                 },
                 keys_max,
             }),
@@ -1005,8 +1016,8 @@ impl Manage {
         self.begin_edit(Edit::Revoke { id }, LOCK_WAIT_MS, None, env)
     }
 
-    /// The change is made. If it ends a key, now or after a grace, the other workers of the
-    /// node learn of it: they may hold a token of the key.
+    /// The change is made. If it concerns a key that was there, the other workers of the node
+    /// learn of it: they may hold a token of the key.
     fn changed(
         &mut self,
         changed: Box<Changed>,
@@ -1017,11 +1028,16 @@ impl Manage {
         let task = self.task()?;
         env.manager.owners.leave(task.id);
         if matches!(task.asked, Asked::Create(_)) {
-            return self.told(&changed, draft);
+            return self.told(&changed, draft, env);
         }
         let owner_id = task.owner_id()?.to_owned();
-        if matches!(task.asked, Asked::Revoke(_)) {
-            self.report.key_id = changed.edited.ended.first().cloned();
+        match &task.asked {
+            Asked::Revoke(_) => self.report.key_id = changed.edited.ended.first().cloned(),
+            Asked::Update(id, _) => {
+                self.report.key_id = Some(id.clone());
+                self.report.changed.clone_from(&changed.edited.changed);
+            }
+            _ => {}
         }
         if let Some(kept) = &changed.records_kept {
             self.report.reason = Some(format!("the records stay: {}", kept.loggable()));
@@ -1045,7 +1061,7 @@ impl Manage {
         let now = env.exchange.now;
         // A clock that was set back must not hold the answer back.
         if now >= until || until.since_ms(now) > SETTLE_MS {
-            return self.told(&changed, draft);
+            return self.told(&changed, draft, env);
         }
         let wait_ms = until.since_ms(now).min(SETTLE_WAIT_MS);
         let state = State::Settling(changed, draft, until);
@@ -1056,15 +1072,25 @@ impl Manage {
         Ok((state, Output::Await(turn)))
     }
 
-    fn told(&mut self, changed: &Changed, draft: Option<Box<Draft>>) -> Step {
+    fn told(
+        &mut self,
+        changed: &Changed,
+        draft: Option<Box<Draft>>,
+        env: &mut ManageEnv<'_, '_>,
+    ) -> Step {
         let respond = |answer| Ok((State::Over, Output::Respond(answer)));
-        let Some(draft) = draft else {
-            return respond(match &self.task()?.asked {
-                Asked::RevokeAll => Answer::all_ended(changed.records_kept.as_ref()),
-                _ => Answer::no_content(),
-            });
-        };
         let by_id = |id: &str| changed.keys.iter().find(|key| key.id == id);
+        let Some(draft) = draft else {
+            return match &self.task()?.asked {
+                Asked::Update(id, _) => {
+                    let key = by_id(id)
+                        .ok_or_else(|| End::unavailable("the key is not among the owner's"))?;
+                    self.read_events(Box::new(Listing::of(vec![key.clone()], None)), env)
+                }
+                Asked::RevokeAll => respond(Answer::all_ended(changed.records_kept.as_ref())),
+                _ => respond(Answer::no_content()),
+            };
+        };
         let Some(key) = by_id(draft.key.id()) else {
             return Err(End::unavailable("the new key is not among the owner's"));
         };

@@ -17,7 +17,7 @@ use super::world::{START, World};
 /// An operation, a status, the code of a refusal (or nothing), and a scenario that leads to it.
 type Case = (&'static str, u16, &'static str, fn() -> Told);
 
-const CASES: [Case; 82] = [
+const CASES: [Case; 98] = [
     ("describeApi", 200, "", || {
         ask(|_| Request::new("GET", "/api/v1/openapi.json"))
     }),
@@ -83,6 +83,48 @@ const CASES: [Case; 82] = [
     }),
     ("showApiKey", 503, "identity_provider_unavailable", || {
         without_keycloak(|w| Request::show(&w.token("alice"), &id()))
+    }),
+    ("updateApiKey", 200, "", || ask(|w| update(w))),
+    ("updateApiKey", 400, "invalid_request", || {
+        ask(|w| Request::update(&w.token("alice"), &id(), &json!({})))
+    }),
+    ("updateApiKey", 401, "missing_credentials", || {
+        ask(|w| update(w).without("authorization"))
+    }),
+    ("updateApiKey", 401, "invalid_token", || {
+        ask(|w| Request::update(&expired(w), &id(), &json!({ "disabled": true })))
+    }),
+    ("updateApiKey", 403, "forbidden", || {
+        ask(|w| {
+            let body = json!({ "disabled": true });
+            Request::update(&w.token("bob"), &id(), &body).for_user("alice")
+        })
+    }),
+    ("updateApiKey", 404, "key_not_found", || {
+        ask(|w| Request::update(&w.token("bob"), &id(), &json!({ "disabled": true })))
+    }),
+    ("updateApiKey", 404, "user_not_found", || {
+        ask(|w| Request::update(&w.token("nobody"), &id(), &json!({ "disabled": true })))
+    }),
+    ("updateApiKey", 409, "owner_record_unusable", || {
+        refused(|w| update(w))
+    }),
+    ("updateApiKey", 411, "length_required", || {
+        ask(|w| update(w).without("content-length"))
+    }),
+    ("updateApiKey", 413, "payload_too_large", || {
+        ask(|w| update(w).replace("content-length", "16385"))
+    }),
+    ("updateApiKey", 415, "unsupported_media_type", || {
+        ask(|w| update(w).replace("content-type", "application/json-patch+json"))
+    }),
+    ("updateApiKey", 429, "throttled", || suspect(update)),
+    ("updateApiKey", 503, "busy", || locked(|w| update(w))),
+    ("updateApiKey", 503, "outcome_unknown", || {
+        unknown(|w| update(w))
+    }),
+    ("updateApiKey", 503, "identity_provider_unavailable", || {
+        without_keycloak(|w| update(w))
     }),
     ("revokeApiKey", 204, "", || {
         ask(|w| Request::revoke(&w.token("alice"), &id()))
@@ -230,6 +272,13 @@ const CASES: [Case; 82] = [
             request
         })
     }),
+    ("rotateApiKey", 409, "key_disabled", || {
+        ask(|w| {
+            let request = update(w);
+            w.ask(&request).expect(200);
+            Request::rotate(&w.token("alice"), &id(), &json!({}))
+        })
+    }),
     ("rotateApiKey", 409, "key_ended", || {
         ask(|w| {
             w.pass(40 * 86_400_000);
@@ -327,6 +376,11 @@ fn ask_of(changes: &Value, request: impl FnOnce(&mut World) -> Request) -> Told 
 
 fn new_key(world: &World, body: Value) -> Request {
     Request::create(&world.token("alice"), &body)
+}
+
+/// Switches alice's key off.
+fn update(world: &World) -> Request {
+    Request::update(&world.token("alice"), &id(), &json!({ "disabled": true }))
 }
 
 fn expired(world: &World) -> String {
@@ -458,7 +512,8 @@ fn a_method_that_a_path_does_not_take_is_told_which_it_takes() {
     for (method, path, allow) in [
         ("PUT", KEYS, "GET, POST, DELETE"),
         ("HEAD", KEYS, "GET, POST, DELETE"),
-        ("PATCH", "/api/v1/api-keys/abc", "GET, DELETE"),
+        ("PUT", "/api/v1/api-keys/abc", "GET, PATCH, DELETE"),
+        ("PATCH", KEYS, "GET, POST, DELETE"),
         ("GET", "/api/v1/api-keys/abc/rotate", "POST"),
         ("DELETE", "/api/v1/api-keys/validate", "POST"),
         ("POST", "/api/v1/openapi.json", "GET"),

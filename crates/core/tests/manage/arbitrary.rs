@@ -13,7 +13,7 @@ use super::world::World;
 
 fn methods() -> impl Strategy<Value = String> {
     prop_oneof![
-        6 => prop::sample::select(vec!["GET", "POST", "DELETE", "OPTIONS"]).prop_map(str::to_owned),
+        6 => prop::sample::select(vec!["GET", "POST", "PATCH", "DELETE", "OPTIONS"]).prop_map(str::to_owned),
         1 => "[A-Za-z]{0,8}",
         1 => any::<String>(),
     ]
@@ -76,6 +76,7 @@ fn bodies() -> impl Strategy<Value = Option<Vec<u8>>> {
         json!({ "name": "n", "scopes": ["profile"] }),
         json!({}),
         json!({ "grace_seconds": 0 }),
+        json!({ "name": "n", "rate_limit": "1/1", "disabled": null }),
         json!({ "api_key": key(1) }),
         json!({ "api_key": "x" }),
     ]);
@@ -155,7 +156,7 @@ proptest! {
     }
 
     #[test]
-    fn any_answers_lead_to_an_end(kind in 0_usize..6, backs in prop::collection::vec(backs(), 0..40)) {
+    fn any_answers_lead_to_an_end(kind in 0_usize..7, backs in prop::collection::vec(backs(), 0..40)) {
         let mut world = World::new(vec![User::new("alice"), User::new("bob")]);
         let token = world.token("alice");
         let new = json!({ "name": "n", "scopes": ["profile"] });
@@ -164,6 +165,7 @@ proptest! {
             1 => Request::rotate(&token, "abc", &json!({})),
             2 => Request::revoke(&token, "abc"),
             3 => Request::list(&token),
+            5 => Request::update(&token, "abc", &json!({ "disabled": true })),
             4 => Request::new("GET", &format!("{KEYS}/abc?user_id=bob")).bearer(&world.admin()),
             _ => Request::validate(&key(1)),
         };

@@ -13,7 +13,7 @@ const OTHER: &str = "https://evil.example.com";
 /// Each path, and the methods that it takes.
 const METHODS: [(&str, &str); 5] = [
     (KEYS, "GET, POST, DELETE"),
-    ("/api/v1/api-keys/abc", "GET, DELETE"),
+    ("/api/v1/api-keys/abc", "GET, PATCH, DELETE"),
     ("/api/v1/api-keys/abc/rotate?user_id=u", "POST"),
     ("/api/v1/api-keys/validate", "POST"),
     ("/api/v1/openapi.json", "GET"),

@@ -238,6 +238,7 @@ fn an_administrator_acts_for_another_and_nobody_else_does() {
         Request::create(&bob, &body),
         Request::list(&bob),
         Request::show(&bob, &id),
+        Request::update(&bob, &id, &json!({ "disabled": false })),
         Request::revoke(&bob, &id),
         Request::rotate(&bob, &id, &json!({})),
     ] {

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use apikeys_core::api_key::record::Field;
 use apikeys_core::machine::{Effect, Event};
 use apikeys_core::manage::{Manage, Output};
 use serde_json::json;
@@ -70,6 +71,7 @@ fn requests(world: &World) -> Vec<Request> {
         Request::list(&token),
         Request::validate(&key(1)),
         Request::revoke_all(&token),
+        Request::update(&token, &id, &json!({ "labels": "team=pay" })),
     ]
 }
 
@@ -119,6 +121,12 @@ fn expect_truth(world: &mut World, told: &Told, place: &str) {
     world.expect_nothing_held();
     let ids = world.keycloak.user("alice").key_ids();
     let old = id_of(&key(1)).to_owned();
+    let labels = Field::Labels.attribute(&old);
+    let is_changed = world
+        .keycloak
+        .user("alice")
+        .attributes
+        .contains_key(&labels);
     let code = told.body()["code"].as_str().unwrap_or("").to_owned();
     match (told.request.method.as_str(), told.status) {
         ("POST", 201) => {
@@ -133,6 +141,7 @@ fn expect_truth(world: &mut World, told: &Told, place: &str) {
             let exchanged = world.exchange(gateway, &made);
             assert!(exchanged.is_ok(), "{place}: {exchanged:?}");
         }
+        ("PATCH", 200) => assert!(is_changed, "{place}: told, and not so"),
         ("DELETE", 204) => assert_eq!(ids, [""; 0], "{place}"),
         ("DELETE", 200) => {
             let kept = told.body()["records_kept"].as_bool().unwrap();
@@ -144,7 +153,10 @@ fn expect_truth(world: &mut World, told: &Told, place: &str) {
         (_, 503) if code == "outcome_unknown" => {}
         // So Keycloak said.
         (_, 404) if code == "user_not_found" => {}
-        (_, 400..) => assert_eq!(ids, [old], "{place}: {} {code}", told.status),
+        (_, 400..) => {
+            assert_eq!(ids, [old], "{place}: {} {code}", told.status);
+            assert!(!is_changed, "{place}: {} {code}", told.status);
+        }
         _ => {}
     }
     world.pass(STALE_MS);
@@ -161,7 +173,7 @@ fn expect_truth(world: &mut World, told: &Told, place: &str) {
 
 #[test]
 fn a_fault_at_any_call_is_one_answer_that_is_true() {
-    for kind in 0..7 {
+    for kind in 0..8 {
         for fault in FAULTS {
             for number in 0.. {
                 let mut world = world();
@@ -181,7 +193,7 @@ fn a_fault_at_any_call_is_one_answer_that_is_true() {
 
 #[test]
 fn two_faults_in_a_row_are_no_worse() {
-    for kind in [0, 1, 2, 6] {
+    for kind in [0, 1, 2, 6, 7] {
         for first in [Fault::AnswerLost, Fault::Refused(500, "")] {
             for number in 0..12 {
                 let mut world = world();
@@ -211,7 +223,7 @@ fn two_faults_in_a_row_are_no_worse() {
 
 #[test]
 fn a_client_that_hangs_up_at_any_step_gives_everything_back() {
-    for kind in 0..7 {
+    for kind in 0..8 {
         for number in 0.. {
             let mut world = world();
             let request = requests(&world).swap_remove(kind);
@@ -246,7 +258,7 @@ fn a_client_that_hangs_up_at_any_step_gives_everything_back() {
 
 #[test]
 fn a_host_that_lends_no_turn_is_a_503_or_no_matter() {
-    for kind in 0..7 {
+    for kind in 0..8 {
         for number in 0.. {
             let mut world = world();
             let request = requests(&world).swap_remove(kind);
@@ -303,7 +315,7 @@ fn what_is_made_is_told_even_where_the_host_lends_no_turn() {
 
 #[test]
 fn a_request_ends_however_keycloak_dawdles() {
-    for kind in 0..7 {
+    for kind in 0..8 {
         let mut world = world();
         let request = requests(&world).swap_remove(kind);
         let mut client = Client::send(&mut world, &request);
@@ -322,7 +334,7 @@ fn a_request_ends_however_keycloak_dawdles() {
 
 #[test]
 fn a_clock_that_is_set_back_or_ahead_at_any_step_holds_nobody_up() {
-    for kind in 0..7 {
+    for kind in 0..8 {
         for step_ms in [-3_600_000_i64, -30_000, 30_000, 3_600_000] {
             for number in (0..).step_by(3) {
                 let mut world = world();

@@ -27,6 +27,7 @@ mod refused;
 mod request;
 mod requests;
 mod told;
+mod updating;
 mod uses;
 mod validating;
 mod world;

@@ -40,6 +40,11 @@ impl Request {
         Self::new("POST", &path).bearer(token).json(body)
     }
 
+    pub fn update(token: &str, id: &str, body: &Value) -> Self {
+        let path = format!("{KEYS}/{id}");
+        Self::new("PATCH", &path).bearer(token).json(body)
+    }
+
     pub fn revoke(token: &str, id: &str) -> Self {
         Self::new("DELETE", &format!("{KEYS}/{id}")).bearer(token)
     }

@@ -41,6 +41,11 @@ fn a_member_that_is_not_what_it_should_be_is_named_and_its_value_is_not_repeated
         ),
         (json!({ "name": "n", key(1): 1 }), "not known here"),
         (json!({ "name": [key(1)] }), "name"),
+        (json!({ "name": "n", "rate_limit": key(1) }), "rate_limit"),
+        (
+            json!({ "name": "n", "allowed_addresses": [key(1)] }),
+            "allowed_addresses",
+        ),
         (json!([]), "JSON object"),
         (json!("text"), "JSON object"),
     ] {

@@ -56,6 +56,8 @@ fn an_owner_as_it_should_be_is_not_told() {
 #[test]
 fn each_fault_of_a_record_is_told_with_what_to_do() {
     let end = format!("apiKey_{ID}_expiresAt");
+    let [limit, networks, switch, labels] = ["rateLimit", "allowedAddresses", "disabled", "labels"]
+        .map(|field| format!("apiKey_{ID}_{field}"));
     for (path, value, level, words) in [
         (
             INDEX_ATTRIBUTE,
@@ -65,6 +67,20 @@ fn each_fault_of_a_record_is_told_with_what_to_do() {
         ),
         (end.as_str(), json!(["soon"]), Level::Error, "not RFC 3339"),
         (&end, json!([]), Level::Error, "no expiresAt"),
+        (&limit, json!(["many"]), Level::Error, "rateLimit is not"),
+        (
+            &networks,
+            json!(["here"]),
+            Level::Error,
+            "allowedAddresses are not",
+        ),
+        (&switch, json!(["yes"]), Level::Error, "disabled is neither"),
+        (
+            &labels,
+            json!(["a\nb"]),
+            Level::Error,
+            "labels are too long",
+        ),
         (
             &end,
             json!(["2026-12-01T00:00:00Z"]),

@@ -150,6 +150,11 @@ mod tests {
             scopes: scopes.map(str::to_owned),
             grace_until: None,
             replaced_by: None,
+            disabled: false,
+            rate_limit: None,
+            allowed_addresses: None,
+            environment: None,
+            labels: None,
             state,
         };
         let keys = [

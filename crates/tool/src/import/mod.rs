@@ -258,6 +258,7 @@ impl Importer<'_> {
                 created: system::now()?,
                 expires_at: import.expires_at,
                 scopes: import.scopes.clone(),
+                settings: Vec::new(),
             },
             keys_max: self.args.limit.keys_max(),
         })

@@ -30,6 +30,10 @@ pub(crate) fn cases() -> Vec<Case> {
             "management::a_revoked_key_is_refused_by_all_workers_at_once",
             revoked,
         ),
+        Case::new(
+            "management::a_keys_settings_are_changed_and_its_record_is_read_anew",
+            updated,
+        ),
         Case::new("management::the_last_keys_end_unlinks_the_owner", unlinked),
         Case::new("management::a_keys_scopes_are_in_its_tokens", scopes),
         Case::new(
@@ -196,6 +200,33 @@ fn revoked(world: &World) {
     assert_eq!(again.status, 204, "{}", again.describe());
     let gone = caller.get(&format!("/{}", ended.id));
     expect_problem(&gone, 404, "key_not_found");
+}
+
+fn updated(world: &World) {
+    let caller = caller(world);
+    let made = caller.create(&json!({"name": "n", "rate_limit": "1000/1", "labels": "a=b"}));
+    world.gateway.orders(&made.key).orders();
+    let patch = json!({
+        "name": "CI", "labels": null, "environment": "live",
+        "allowed_addresses": ["127.0.0.1/8", "::1"],
+    });
+    let answer = caller.patch(&format!("/{}", made.id), &patch);
+    assert_eq!(answer.status, 200, "{}", answer.describe());
+    let told = answer.json();
+    assert_eq!(told["name"], "CI");
+    assert_eq!(told["rate_limit"], "1000/1");
+    assert_eq!(told["allowed_addresses"], json!(["127.0.0.0/8", "::1/128"]));
+    assert_eq!(told["environment"], "live");
+    assert!(told.get("labels").is_none());
+    let shown = caller.get(&format!("/{}", made.id)).json();
+    assert_eq!(shown["name"], told["name"]);
+    assert_eq!(shown["allowed_addresses"], told["allowed_addresses"]);
+    assert_eq!(world.gateway.orders(&made.key).orders().subject, caller.id);
+    let stranger = self::caller(world);
+    let refused = stranger.patch(&format!("/{}", made.id), &json!({"disabled": true}));
+    expect_problem(&refused, 404, "key_not_found");
+    let empty = caller.patch(&format!("/{}", made.id), &json!({}));
+    expect_problem(&empty, 400, "invalid_request");
 }
 
 fn unlinked(world: &World) {

@@ -351,7 +351,7 @@ fn paths(world: &World) {
     }
     let answer = caller.post("/abc", &json!({}));
     expect_problem(&answer, 405, "method_not_allowed");
-    assert_eq!(answer.header("allow"), Some("GET, DELETE"));
+    assert_eq!(answer.header("allow"), Some("GET, PATCH, DELETE"));
     let unknown = caller.post("/abc123def456/rotate", &json!({}));
     expect_problem(&unknown, 404, "key_not_found");
     let odd = caller.get("?limit=0");

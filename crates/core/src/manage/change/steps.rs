@@ -463,7 +463,9 @@ impl OwnerChange {
         }
         let mut after = before.clone();
         let edited = self.change.edit.apply(&mut after.attributes, now)?;
-        if edited.added.is_some() && after.is_too_large() {
+        let is_update = matches!(self.change.edit, Edit::Update { .. });
+        let may_grow = edited.added.is_some() || is_update && !before.is_too_large();
+        if may_grow && after.is_too_large() {
             return Err(EditRefused::OwnerTooLarge.into());
         }
         let written = Box::new(Written {

@@ -13,7 +13,7 @@ use crate::clock::UnixMillis;
 use crate::keycloak::Call;
 use crate::machine::{Effect, Event};
 use crate::manage::change::steps::WRITES_MAX;
-use crate::manage::owner_keys::{Edit, EditRefused, Edited, NewKey, Replacement};
+use crate::manage::owner_keys::{Edit, EditRefused, Edited, NewKey, Replacement, Setting};
 use keycloak::{Answer, Keycloak, OWNER, PROVIDER, USERS};
 use serde_json::json;
 
@@ -45,12 +45,20 @@ fn create(id: &str) -> Edit {
         created: NOW,
         expires_at: NOW.plus_ms(86_400_000),
         scopes: None,
+        settings: Vec::new(),
     };
     Edit::Create { key, keys_max: 3 }
 }
 
 fn revoke(id: &str) -> Edit {
     Edit::Revoke { id: id.to_owned() }
+}
+
+fn label(id: &str, labels: &str) -> Edit {
+    Edit::Update {
+        id: id.to_owned(),
+        settings: vec![Setting::Labels(Some(labels.to_owned()))],
+    }
 }
 
 fn rotate(id: &str, by: &str, grace_ms: u64) -> Edit {

@@ -1,6 +1,7 @@
 //! The changes that an owner's keys can undergo.
 
 use super::keys::{KeyState, find, key_id, key_ids, list};
+use super::setting::{INHERITED, Setting};
 use crate::api_key::format::is_id;
 use crate::api_key::record::{
     Attributes, Field, INDEX_ATTRIBUTE, KEYS_ATTRIBUTE, RecordError, index_value, key_value,
@@ -27,6 +28,8 @@ pub struct NewKey {
     pub expires_at: UnixMillis,
     /// Its scopes; none means the gateway's own.
     pub scopes: Option<String>,
+    /// Its other settings.
+    pub settings: Vec<Setting>,
 }
 
 impl std::fmt::Debug for NewKey {
@@ -37,7 +40,7 @@ impl std::fmt::Debug for NewKey {
     }
 }
 
-/// The key that replaces another: name and scopes are the other's.
+/// The key that replaces another: name, scopes and settings are the other's.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Replacement {
     /// Its id.
@@ -86,6 +89,13 @@ pub enum Edit {
         /// Keys that the owner may hold.
         keys_max: usize,
     },
+    /// Changes settings of a key.
+    Update {
+        /// The key.
+        id: String,
+        /// The settings, each with its new value.
+        settings: Vec<Setting>,
+    },
     /// Takes a key away; does nothing if the key is not there.
     Revoke {
         /// The key.
@@ -101,13 +111,16 @@ impl Edit {
     /// Whether the change needs an owner that can use keys.
     #[must_use]
     pub const fn gives_a_key(&self) -> bool {
-        !matches!(self, Self::Revoke { .. } | Self::RevokeAll | Self::Reindex)
+        matches!(
+            self,
+            Self::Create { .. } | Self::Import { .. } | Self::Rotate { .. }
+        )
     }
 
     /// Whether the change needs an owner that is linked to the gateway's identity provider.
     #[must_use]
     pub const fn needs_the_link(&self) -> bool {
-        !matches!(self, Self::Revoke { .. } | Self::RevokeAll)
+        self.gives_a_key() || matches!(self, Self::Reindex)
     }
 
     /// The keys that the change names; none if it is about all keys.
@@ -117,7 +130,7 @@ impl Edit {
             Self::Rotate {
                 id, replacement, ..
             } => (Some(id), Some(&replacement.id)),
-            Self::Revoke { id } => (Some(id), None),
+            Self::Update { id, .. } | Self::Revoke { id } => (Some(id), None),
             Self::RevokeAll | Self::Reindex => (None, None),
         };
         first.into_iter().chain(second).map(String::as_str)
@@ -149,6 +162,17 @@ impl Edit {
                 grace_ms,
                 keys_max,
             } => rotate(attributes, id, replacement, *grace_ms, *keys_max, now),
+            Self::Update { id, settings } => {
+                if !key_ids(attributes).any(|held| held == id) {
+                    return Err(EditRefused::NoSuchKey);
+                }
+                let mut changed = settings.clone();
+                changed.retain(|setting| setting.store(attributes, id));
+                Ok(Edited {
+                    changed: changed.iter().map(Setting::member).collect(),
+                    ..Edited::default()
+                })
+            }
             Self::Revoke { id } => {
                 let held = key_ids(attributes).any(|held| held == id);
                 remove(attributes, id);
@@ -191,13 +215,15 @@ pub struct Edited {
     pub added: Option<String>,
     /// The keys that work no more.
     pub ended: Vec<String>,
+    /// The settings that have another value now, by their names in the management API.
+    pub changed: Vec<&'static str>,
 }
 
 impl Edited {
     fn of(added: &str) -> Self {
         Self {
             added: Some(added.to_owned()),
-            ended: Vec::new(),
+            ..Self::default()
         }
     }
 }
@@ -222,6 +248,9 @@ pub enum EditRefused {
     /// The key has a replacement already.
     #[error("the key is rotating already: rotate the key that replaces it")]
     AlreadyRotating,
+    /// The key is switched off.
+    #[error("the key is disabled: enable it before it is rotated, or make a new one")]
+    Disabled,
     /// The key's end has come.
     #[error("the key has expired: make a new one")]
     Expired,
@@ -274,9 +303,11 @@ fn rotate(
     match old.state {
         KeyState::Active => {}
         KeyState::Rotating => return Err(EditRefused::AlreadyRotating),
-        KeyState::Expired if old.replaced_by.is_some() => {
+        KeyState::Expired | KeyState::Disabled if old.replaced_by.is_some() => {
             return Err(EditRefused::AlreadyRotating);
         }
+        // Its replacement would work.
+        KeyState::Disabled => return Err(EditRefused::Disabled),
         KeyState::Expired => return Err(EditRefused::Expired),
         KeyState::Unusable(error) => return Err(EditRefused::Unusable(error)),
     }
@@ -289,7 +320,9 @@ fn rotate(
         created: replacement.created,
         expires_at: replacement.expires_at.unwrap_or(old_end),
         scopes: old.scopes,
+        settings: Vec::new(),
     };
+    let inherited = INHERITED.map(|field| attributes.get(&field.attribute(id)).cloned());
     check_end(&key, now)?;
     sweep(attributes, now);
     check_free(attributes, &key.id)?;
@@ -306,6 +339,13 @@ fn rotate(
         put_one(attributes, Field::ReplacedBy, id, &key.id);
     }
     add(attributes, &key);
+    for (field, values) in INHERITED.into_iter().zip(inherited) {
+        put(
+            attributes,
+            &field.attribute(&key.id),
+            values.unwrap_or_default(),
+        );
+    }
     Ok(edited)
 }
 
@@ -396,6 +436,9 @@ fn add(attributes: &mut Attributes, key: &NewKey) {
     );
     if let Some(scopes) = &key.scopes {
         put_one(attributes, Field::Scopes, id, scopes);
+    }
+    for setting in &key.settings {
+        setting.store(attributes, id);
     }
 }
 

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::api_key::record::{
     Attributes, Field, INDEX_ATTRIBUTE, KEYS_ATTRIBUTE, KeyRecord, RecordError, index_value,
 };
+use crate::api_key::terms::{AllowedAddresses, RateLimit};
 use crate::clock::UnixMillis;
 
 /// The state of a key, now.
@@ -14,6 +15,8 @@ pub enum KeyState {
     Active,
     /// Its end has come.
     Expired,
+    /// It is switched off: each request with it is refused.
+    Disabled,
     /// It works until its grace ends; another key replaces it.
     Rotating,
     /// Its record cannot be used: each request with it is refused.
@@ -21,12 +24,13 @@ pub enum KeyState {
 }
 
 impl KeyState {
-    /// The state as clients see it: `active`, `expired`, `rotating` or `unusable`.
+    /// The state as clients see it: `active`, `expired`, `disabled`, `rotating` or `unusable`.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
             Self::Active => "active",
             Self::Expired => "expired",
+            Self::Disabled => "disabled",
             Self::Rotating => "rotating",
             Self::Unusable(_) => "unusable",
         }
@@ -50,6 +54,16 @@ pub struct KeySummary {
     pub grace_until: Option<UnixMillis>,
     /// The id of the key that replaces it, once it is rotated.
     pub replaced_by: Option<String>,
+    /// Whether it is switched off.
+    pub disabled: bool,
+    /// The limit of its requests.
+    pub rate_limit: Option<RateLimit>,
+    /// The networks that it may come from; none means all.
+    pub allowed_addresses: Option<AllowedAddresses>,
+    /// A team's word for where it is used.
+    pub environment: Option<String>,
+    /// A team's own words.
+    pub labels: Option<String>,
     /// Whether it works.
     pub state: KeyState,
 }
@@ -79,13 +93,21 @@ impl KeySummary {
         put("state", Some(json!(self.state.word())));
         put("created", instant(self.created));
         put("expires_at", instant(self.expires_at));
-        let scopes = self.scopes.as_deref();
-        put(
-            "scopes",
-            scopes.map(|scopes| json!(scopes.split(' ').collect::<Vec<_>>())),
-        );
+        let text = |text: &Option<String>| text.as_ref().map(|text| json!(text));
+        let list = |text: &str| json!(text.split(' ').collect::<Vec<_>>());
+        put("scopes", self.scopes.as_deref().map(list));
         put("grace_until", instant(self.grace_until));
-        put("replaced_by", self.replaced_by.as_ref().map(|id| json!(id)));
+        put("replaced_by", text(&self.replaced_by));
+        put("disabled", self.disabled.then_some(json!(true)));
+        let limit = self.rate_limit.map(|limit| json!(limit.to_string()));
+        put("rate_limit", limit);
+        let allowed = self.allowed_addresses.as_ref();
+        put(
+            "allowed_addresses",
+            allowed.map(|allowed| list(&allowed.to_string())),
+        );
+        put("environment", text(&self.environment));
+        put("labels", text(&self.labels));
         put("last_used", instant(last_used));
         Value::Object(view)
     }
@@ -133,6 +155,7 @@ fn summary(attributes: &Attributes, id: &str, now: UnixMillis) -> KeySummary {
     let state = match KeyRecord::find(attributes, id) {
         Err(error) => KeyState::Unusable(error),
         Ok(record) if record.ends_at <= now => KeyState::Expired,
+        Ok(record) if record.disabled => KeyState::Disabled,
         Ok(_) if replaced_by.is_some() || grace_until.is_some() => KeyState::Rotating,
         Ok(_) => KeyState::Active,
     };
@@ -144,6 +167,11 @@ fn summary(attributes: &Attributes, id: &str, now: UnixMillis) -> KeySummary {
         scopes: text(Field::Scopes).map(str::to_owned),
         grace_until,
         replaced_by,
+        disabled: text(Field::Disabled) == Some("true"),
+        rate_limit: text(Field::RateLimit).and_then(RateLimit::parse),
+        allowed_addresses: text(Field::AllowedAddresses).and_then(AllowedAddresses::parse),
+        environment: text(Field::Environment).map(str::to_owned),
+        labels: text(Field::Labels).map(str::to_owned),
         state,
     }
 }

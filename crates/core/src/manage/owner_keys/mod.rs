@@ -6,9 +6,11 @@
 
 mod edit;
 mod keys;
+mod setting;
 
 pub use edit::{Edit, EditRefused, Edited, NewKey, Replacement};
 pub use keys::{KeyState, KeySummary, find, key_ids, list, same_key, same_keys};
+pub use setting::Setting;
 
 #[cfg(test)]
 mod tests;

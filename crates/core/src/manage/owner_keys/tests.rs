@@ -1,8 +1,9 @@
-//! Tests of the edits, each at its making; `rotation` holds the rotations, and `left_alone` the
-//! attributes that no edit touches.
+//! Tests of the edits, each at its making; `rotation` holds the rotations, `settings` the changes
+//! of settings, and `left_alone` the attributes that no edit touches.
 
 mod left_alone;
 mod rotation;
+mod settings;
 
 use super::keys::key_id;
 use super::*;
@@ -28,6 +29,7 @@ fn key(id: &str) -> NewKey {
         created: NOW,
         expires_at: NOW.plus_ms(30 * DAY_MS),
         scopes: None,
+        settings: Vec::new(),
     }
 }
 
@@ -55,6 +57,13 @@ fn rotate(id: &str, by: &str, grace_ms: u64, keys_max: usize) -> Edit {
     }
 }
 
+fn update(id: &str, settings: &[Setting]) -> Edit {
+    Edit::Update {
+        id: id.to_owned(),
+        settings: settings.to_vec(),
+    }
+}
+
 fn revoke(id: &str) -> Edit {
     Edit::Revoke { id: id.to_owned() }
 }
@@ -62,7 +71,7 @@ fn revoke(id: &str) -> Edit {
 fn added(id: &str) -> Edited {
     Edited {
         added: Some(id.to_owned()),
-        ended: Vec::new(),
+        ..Edited::default()
     }
 }
 
@@ -339,12 +348,13 @@ fn each_state_has_its_word() {
     let words = [
         KeyState::Active,
         KeyState::Expired,
+        KeyState::Disabled,
         KeyState::Rotating,
         KeyState::Unusable(RecordError::Date),
     ];
     assert_eq!(
         words.map(KeyState::word),
-        ["active", "expired", "rotating", "unusable"]
+        ["active", "expired", "disabled", "rotating", "unusable"]
     );
 }
 

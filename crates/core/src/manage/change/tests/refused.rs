@@ -41,7 +41,7 @@ fn a_write_that_keycloak_refuses_for_good_is_told_in_its_words_and_not_tried_aga
         ),
         (Fate::Refused(413), "Keycloak answered 413 (no explanation"),
     ] {
-        for edit in [create(B), rotate(A, B, 0), revoke(A)] {
+        for edit in [create(B), rotate(A, B, 0), label(A, "l"), revoke(A)] {
             let mut keycloak = realm(&[A]);
             let ran = with_writes(&mut keycloak, change(edit), fate);
             assert_eq!(count(&ran, "PUT user"), 1);

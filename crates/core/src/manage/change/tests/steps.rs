@@ -90,6 +90,72 @@ fn an_owner_that_no_gateway_could_read_is_given_no_key_and_can_be_rid_of_some() 
 }
 
 #[test]
+fn a_setting_is_changed_for_any_owner_and_links_nobody() {
+    let ready = || {
+        let mut keycloak = realm(&[A]);
+        undisturbed(&mut keycloak, change(label(A, "old"))).made();
+        keycloak
+    };
+    let labels = |changed: &Changed| changed.keys[0].labels.clone();
+    let mut keycloak = ready();
+    let ran = undisturbed(&mut keycloak, change(label(A, "new")));
+    assert_eq!(
+        ran.calls,
+        [
+            "POST api-keys-lock",
+            "GET links",
+            "GET user",
+            "PUT user",
+            "GET user",
+            "DELETE api-keys-lock"
+        ]
+    );
+    let changed = ran.made();
+    assert_eq!(changed.edited.changed, ["labels"]);
+    assert_eq!(labels(&changed).as_deref(), Some("new"));
+    // The same once more is no change.
+    let ran = undisturbed(&mut keycloak, change(label(A, "new")));
+    assert!(!ran.calls.contains(&"PUT user".to_owned()));
+    assert_eq!(ran.made().edited, Edited::default());
+    let ran = undisturbed(&mut keycloak, change(label(B, "new")));
+    let refused = ChangeError::Refused(EditRefused::NoSuchKey);
+    assert_eq!(ran.failed(), refused);
+    holds_no_lock(&keycloak);
+    // An owner that was unlinked, to end its keys, stays so.
+    let mut keycloak = ready();
+    keycloak.links.clear();
+    keycloak.user["enabled"] = json!(false);
+    let changed = undisturbed(&mut keycloak, change(label(A, "new"))).made();
+    assert_eq!(labels(&changed).as_deref(), Some("new"));
+    assert!(!keycloak.is_linked());
+}
+
+#[test]
+fn a_setting_that_makes_the_owner_too_large_is_refused_and_one_that_does_not_is_not() {
+    let large = |bytes: usize| {
+        let mut keycloak = realm(&[A]);
+        keycloak.user["attributes"]["picture"] = json!(["x".repeat(bytes)]);
+        keycloak
+    };
+    // The bytes at which it is just not too large.
+    let mut bytes = 130_000;
+    while large(bytes).owner().is_too_large() {
+        bytes -= 100;
+    }
+    let mut keycloak = large(bytes);
+    let ran = undisturbed(&mut keycloak, change(label(A, &"l".repeat(255))));
+    let refused = ChangeError::Refused(EditRefused::OwnerTooLarge);
+    assert_eq!(ran.failed(), refused);
+    // One that is too large already can be changed: its key may be switched off.
+    let mut keycloak = large(130_000);
+    let edit = Edit::Update {
+        id: A.to_owned(),
+        settings: vec![Setting::Disabled(true)],
+    };
+    undisturbed(&mut keycloak, change(edit)).made();
+}
+
+#[test]
 fn who_may_hold_no_key_is_given_none_and_can_be_rid_of_some() {
     let with = |name: &str, value: serde_json::Value| {
         let mut keycloak = realm(&[A]);

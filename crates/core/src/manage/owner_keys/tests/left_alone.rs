@@ -94,7 +94,7 @@ fn any_owner() -> impl Strategy<Value = Attributes> {
 fn any_edit() -> impl Strategy<Value = Edit> {
     let grace = select(vec![0, 1, 1000, 7 * DAY_MS]);
     (
-        0..6_usize,
+        0..7_usize,
         select(&IDS[..]),
         select(vec![C, D, A]),
         grace,
@@ -105,6 +105,7 @@ fn any_edit() -> impl Strategy<Value = Edit> {
             1 => import(new, max),
             2 => rotate(id, new, grace, max),
             3 => revoke(id),
+            6 => update(id, &settings::all()),
             4 => Edit::RevokeAll,
             _ => Edit::Reindex,
         })
@@ -117,7 +118,7 @@ fn own_ids(edit: &Edit, before: &Attributes) -> BTreeSet<String> {
         Edit::Rotate {
             id, replacement, ..
         } => [id.clone(), replacement.id.clone()].into(),
-        Edit::Revoke { id } => return [id.clone()].into(),
+        Edit::Update { id, .. } | Edit::Revoke { id } => return [id.clone()].into(),
         Edit::RevokeAll => return key_ids(before).map(str::to_owned).collect(),
         Edit::Reindex => return BTreeSet::new(),
     };
@@ -142,6 +143,11 @@ fn without(attributes: &Attributes, ids: &BTreeSet<String>) -> Attributes {
             "scopes",
             "graceUntil",
             "replacedBy",
+            "rateLimit",
+            "allowedAddresses",
+            "disabled",
+            "environment",
+            "labels",
         ] {
             rest.remove(&format!("apiKey_{id}_{field}"));
         }
@@ -202,11 +208,17 @@ proptest! {
             prop_assert!(find(&before, id, NOW).is_some());
             prop_assert_eq!(find(&after, id, NOW), None);
         }
+        if let Edit::Update { id, .. } = &edit {
+            let key = find(&after, id, NOW).expect("an update of a key that is there");
+            prop_assert!(key.disabled && key.labels.is_none());
+            let ids = |attributes: &Attributes| key_ids(attributes).map(str::to_owned).collect::<Vec<_>>();
+            prop_assert_eq!(ids(&before), ids(&after));
+        }
         if let Edit::Revoke { id } = &edit {
             prop_assert_eq!(without(&after, &[id.clone()].into()), after.clone());
         }
-        // An import or a revocation that is made again changes nothing.
-        if matches!(edit, Edit::Import { .. } | Edit::Revoke { .. } | Edit::RevokeAll | Edit::Reindex) {
+        // These change nothing when they are made again.
+        if !matches!(edit, Edit::Create { .. } | Edit::Rotate { .. }) {
             let once = after.clone();
             prop_assert_eq!(edit.apply(&mut after, NOW), Ok(Edited::default()));
             prop_assert_eq!(after, once);

@@ -99,6 +99,7 @@ fn what_cannot_be_rotated_is_refused() {
         Edited {
             added: Some(C.to_owned()),
             ended: vec![B.to_owned()],
+            ..Edited::default()
         }
     );
     let later = NOW.plus_ms(1000);
@@ -112,6 +113,11 @@ fn what_cannot_be_rotated_is_refused() {
     let mut expired = active.clone();
     set(&mut expired, Field::ExpiresAt, A, &NOW.to_rfc3339());
     refused(&expired, &rotate(A, B, 0, 9), EditRefused::Expired);
+    let mut off = active.clone();
+    made(&mut off, &update(A, &[Setting::Disabled(true)]));
+    refused(&off, &rotate(A, B, 0, 9), EditRefused::Disabled);
+    made(&mut rotating, &update(A, &[Setting::Disabled(true)]));
+    refused(&rotating, &rotate(A, C, 0, 9), EditRefused::AlreadyRotating);
     for (attributes, why) in broken() {
         refused(&attributes, &rotate(A, B, 0, 9), EditRefused::Unusable(why));
     }

@@ -19,7 +19,7 @@ use crate::manage::change::tests::keycloak::{Answer, Keycloak, OWNER, PROVIDER, 
 use crate::manage::change::{
     Change, ChangeError, ChangeOutput, Changed, HOLD_MS, LOCK_PROVIDER, OwnerChange,
 };
-use crate::manage::owner_keys::{Edit, NewKey, Replacement};
+use crate::manage::owner_keys::{Edit, NewKey, Replacement, Setting};
 
 const WRITERS: usize = 8;
 const CHANGES_EACH: u32 = 6;
@@ -228,13 +228,20 @@ impl Run {
                 created,
                 expires_at: created.plus_ms(86_400_000),
                 scopes: None,
+                settings: Vec::new(),
             };
             Edit::Create {
                 key,
                 keys_max: KEYS_MAX,
             }
-        } else if kind < 85 {
+        } else if kind < 75 {
             Edit::Revoke { id }
+        } else if kind < 85 {
+            let labels = Setting::Labels(Some(format!("number={at}")));
+            Edit::Update {
+                id,
+                settings: vec![labels],
+            }
         } else {
             self.ids_given += 1;
             let replacement = Replacement {

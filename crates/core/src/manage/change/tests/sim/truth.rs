@@ -9,7 +9,7 @@ use super::writer::{End, Fate, Read};
 use crate::api_key::record::{Attributes, Field, KEYS_ATTRIBUTE};
 use crate::clock::UnixMillis;
 use crate::manage::change::tests::keycloak::Keycloak;
-use crate::manage::owner_keys::{Edit, KeyState, key_ids, list};
+use crate::manage::owner_keys::{Edit, KeyState, key_ids, list, same_key};
 
 /// The keys that an owner may hold.
 pub(super) const KEYS_MAX: usize = 4;
@@ -104,7 +104,7 @@ impl Truth {
         let (old, new) = (ids(&was), ids(&is));
         let gone: Vec<String> = old.difference(&new).cloned().collect();
         if basis.administered == self.administered {
-            self.only_its_own(fate, &was, &new, &gone, now)?;
+            self.only_its_own(fate, (&was, &is), &gone, now)?;
             if others(&after.user) != self.others {
                 return Err("a writer changed what is none of its own".to_owned());
             }
@@ -126,12 +126,12 @@ impl Truth {
         self.nothing_returns(&new, basis.administered < self.administered)
     }
 
-    /// A write adds its own key alone, and takes away its own keys and those that are over.
+    /// A write adds its own key alone, takes away its own keys and those that are over, and
+    /// changes no other.
     fn only_its_own(
         &self,
         fate: &Fate,
-        was: &Attributes,
-        new: &BTreeSet<String>,
+        (was, is): (&Attributes, &Attributes),
         gone: &[String],
         now: UnixMillis,
     ) -> Result<(), String> {
@@ -147,7 +147,7 @@ impl Truth {
                 (*grace_ms == 0).then_some(id.as_str()),
             ),
             Edit::Revoke { id } => (None, Some(id)),
-            Edit::RevokeAll | Edit::Reindex => (None, None),
+            Edit::Update { .. } | Edit::RevokeAll | Edit::Reindex => (None, None),
         };
         // By the fastest clock.
         let over: BTreeSet<String> = list(was, now)
@@ -155,7 +155,12 @@ impl Truth {
             .filter(|key| key.replaced_by.is_some() && key.state == KeyState::Expired)
             .map(|key| key.id)
             .collect();
-        let old = ids(was);
+        let (old, new) = (ids(was), ids(is));
+        for id in new.intersection(&old) {
+            if fate.edit.ids().all(|own| own != id) && !same_key(was, is, id) {
+                return Err(format!("changed: {id}, by {:?}", fate.edit));
+            }
+        }
         for id in new.difference(&old) {
             if added != Some(id) {
                 return Err(format!("resurrected: {id}, by {:?}", fate.edit));
@@ -230,7 +235,7 @@ impl Truth {
                 ..
             } => (Some(&replacement.id), (*grace_ms == 0).then_some(id)),
             Edit::Revoke { id } => (None, Some(id)),
-            Edit::RevokeAll | Edit::Reindex => (None, None),
+            Edit::Update { .. } | Edit::RevokeAll | Edit::Reindex => (None, None),
         };
         if let Some(id) = added {
             if !seen.contains(id) || !(now.contains(id) || self.gone.contains(id)) {

@@ -1,0 +1,75 @@
+//! The settings of a key: all of it that can be changed while it lives.
+
+use crate::api_key::record::{Attributes, Field};
+use crate::api_key::terms::{AllowedAddresses, RateLimit};
+
+/// A setting with its new value; none takes it away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Setting {
+    /// Its name for people.
+    Name(String),
+    /// The limit of its requests.
+    RateLimit(Option<RateLimit>),
+    /// The networks that it may come from.
+    AllowedAddresses(Option<AllowedAddresses>),
+    /// Whether it is switched off.
+    Disabled(bool),
+    /// A team's word for where it is used.
+    Environment(Option<String>),
+    /// A team's own words.
+    Labels(Option<String>),
+}
+
+/// The fields that a rotation gives to the new key as they are.
+pub(super) const INHERITED: [Field; 4] = [
+    Field::RateLimit,
+    Field::AllowedAddresses,
+    Field::Environment,
+    Field::Labels,
+];
+
+impl Setting {
+    /// Its name in the management API.
+    #[must_use]
+    pub const fn member(&self) -> &'static str {
+        match self {
+            Self::Name(_) => "name",
+            Self::RateLimit(_) => "rate_limit",
+            Self::AllowedAddresses(_) => "allowed_addresses",
+            Self::Disabled(_) => "disabled",
+            Self::Environment(_) => "environment",
+            Self::Labels(_) => "labels",
+        }
+    }
+
+    /// Stores it at the key `id`; tells whether that changed anything.
+    pub(super) fn store(&self, attributes: &mut Attributes, id: &str) -> bool {
+        let (field, value) = match self {
+            Self::Name(name) => (Field::Name, Some(name.clone())),
+            Self::RateLimit(limit) => (Field::RateLimit, limit.map(|limit| limit.to_string())),
+            Self::AllowedAddresses(allowed) => (
+                Field::AllowedAddresses,
+                allowed.as_ref().map(ToString::to_string),
+            ),
+            Self::Disabled(disabled) => (Field::Disabled, disabled.then(|| "true".to_owned())),
+            Self::Environment(text) => (Field::Environment, text.clone()),
+            Self::Labels(text) => (Field::Labels, text.clone()),
+        };
+        let name = field.attribute(id);
+        let before = match value {
+            None => attributes.remove(&name),
+            Some(value)
+                if attributes
+                    .get(&name)
+                    .is_some_and(|held| *held == [value.as_str()]) =>
+            {
+                return false;
+            }
+            Some(value) => {
+                attributes.insert(name, vec![value]);
+                return true;
+            }
+        };
+        before.is_some_and(|values| !values.is_empty())
+    }
+}
