@@ -5,11 +5,11 @@
 
 use anyhow::{Result, anyhow, ensure};
 use apikeys_core::api_key::record::is_scope;
-use apikeys_core::api_key::terms::{NAME_CHARS_MAX, is_printable};
+use apikeys_core::api_key::terms::NAME_CHARS_MAX;
 use apikeys_core::clock::UnixMillis;
-use apikeys_core::manage::owner_keys::{Edit, NewKey};
+use apikeys_core::manage::owner_keys::{Edit, NewKey, Setting};
 
-use crate::args::CreateArgs;
+use crate::args::{CreateArgs, words};
 use crate::realm_checks::{check_realm, check_scopes};
 use crate::{new_key, owner, system};
 
@@ -32,6 +32,7 @@ pub(crate) fn run(args: &CreateArgs) -> Result<()> {
             created: now,
             expires_at: asked.expires_at,
             scopes: asked.scopes,
+            settings: asked.settings,
         },
         keys_max: args.making.limit.keys_max(),
     };
@@ -45,15 +46,12 @@ struct Asked {
     name: String,
     expires_at: UnixMillis,
     scopes: Option<String>,
+    settings: Vec<Setting>,
 }
 
 impl Asked {
     fn from_args(args: &CreateArgs, now: UnixMillis) -> Result<Self> {
-        let name = args.name.trim();
-        ensure!(
-            is_printable(name, NAME_CHARS_MAX),
-            "--name must be 1 to 100 characters that can be seen"
-        );
+        let name = words("--name", &args.name, NAME_CHARS_MAX)?;
         let expires_at = match &args.expires_at {
             None => now.plus_ms(u64::from(args.expires_days) * DAY_MS),
             Some(text) => UnixMillis::parse_rfc3339(text)
@@ -74,9 +72,10 @@ impl Asked {
             );
         }
         Ok(Self {
-            name: name.to_owned(),
+            name,
             expires_at,
             scopes: args.scopes.clone(),
+            settings: args.settings.given()?,
         })
     }
 }

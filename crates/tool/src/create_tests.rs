@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::args::{Cli, Command};
+use apikeys_core::api_key::terms::{AllowedAddresses, RateLimit};
 use clap::Parser;
 
 fn args(extra: &[&str]) -> CreateArgs {
@@ -64,6 +65,47 @@ fn an_end_that_is_past_or_unreadable_is_refused() {
     let soon = ["--name", "n", "--expires-at", "2026-11-24T11:00:01+01:00"];
     let key = asked(&soon).unwrap();
     assert_eq!(key.expires_at.to_rfc3339(), "2026-11-24T10:00:01Z");
+}
+
+#[test]
+fn settings_are_given_in_the_form_that_is_stored() {
+    let given = [
+        "--name",
+        "n",
+        "--rate-limit",
+        "100/60",
+        "--allow-from",
+        "10.1.2.3/8",
+        "--allow-from",
+        "::1",
+        "--environment",
+        " live ",
+        "--label",
+        "team=pay",
+        "--label",
+        "tier=1",
+    ];
+    let allowed = AllowedAddresses::parse("10.0.0.0/8 ::1/128");
+    assert_eq!(
+        asked(&given).unwrap().settings,
+        [
+            Setting::RateLimit(RateLimit::parse("100/60")),
+            Setting::AllowedAddresses(allowed),
+            Setting::Environment(Some("live".to_owned())),
+            Setting::Labels(Some("team=pay tier=1".to_owned())),
+        ]
+    );
+    let many = ["--allow-from", "::1"].repeat(17);
+    let long = "l".repeat(256);
+    for (extra, argument) in [
+        (many.as_slice(), "--allow-from"),
+        (&["--environment", "a\nb"], "--environment"),
+        (&["--label", &long], "--label"),
+        (&["--label", " "], "--label"),
+    ] {
+        let message = refusal(&[&["--name", "n"], extra].concat());
+        assert!(message.contains(argument), "{message}");
+    }
 }
 
 #[test]

@@ -38,6 +38,7 @@ mod system;
 #[cfg(test)]
 mod test_server;
 mod trust;
+mod update;
 mod users;
 mod wrong_usage;
 
@@ -52,6 +53,9 @@ fn main() -> ExitCode {
         Command::List(args) => keys::list(&args).map(done),
         Command::Show(args) => keys::show(&args).map(done),
         Command::Rotate(args) => keys::rotate(&args).map(done),
+        Command::Update(args) => update::run(&args).map(done),
+        Command::Disable(args) => update::disable(&args).map(done),
+        Command::Enable(args) => update::enable(&args).map(done),
         Command::Revoke(args) => keys::revoke(&args).map(done),
         Command::Import(args) => import::run(&args),
         Command::Reindex(args) => reindex::run(&args),

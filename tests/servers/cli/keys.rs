@@ -78,7 +78,7 @@ fn a_key_given_for_an_id_is_refused_and_not_repeated() {
     let realm = Realm::prepared();
     let made = realm.create(&["--owner", "alice"]).succeeded().json();
     let key = made["api_key"].as_str().unwrap();
-    for command in ["show", "rotate", "revoke"] {
+    for command in ["show", "rotate", "disable", "revoke"] {
         let run = realm.run(command, &[key]);
         assert_eq!(run.status, 2);
         assert!(run.stderr.contains("revoke it"), "{}", run.stderr);

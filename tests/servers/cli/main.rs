@@ -27,6 +27,7 @@ mod refused;
 mod secrets;
 mod setup;
 mod signing_key;
+mod update;
 mod world;
 
 use suites::tool;

@@ -74,7 +74,7 @@ fn every_command_is_on_the_page_and_has_examples() {
         .filter_map(|line| line.split_whitespace().next())
         .filter(|command| *command != "help")
         .collect();
-    assert_eq!(commands.len(), 14);
+    assert_eq!(commands.len(), 17);
     for command in commands {
         assert!(page.contains(&format!("apikeys {command}")), "{command}");
         assert!(

@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::connection::{Connection, Names};
 use super::making::{MakingArgs, OwnerArgs};
+use super::settings::SettingArgs;
 
 #[derive(Debug, Args)]
 #[command(mut_group("OwnerArgs", |group| group.required(true)))]
@@ -14,6 +15,9 @@ Examples:
   A key of a client's service account, for two scopes, into a file:
     apikeys create … --service-account billing-service --name Nightly \\
       --scopes 'orders:read orders:write' --expires-days 90 --output-file billing.key
+  A key of a team's, limited, and from one network alone:
+    apikeys create … --owner alice --name CI --rate-limit 100/60 --allow-from 192.0.2.0/24 \\
+      --environment live --label team=pay
   For a script:
     apikeys create … --owner alice --name CI --output json | jq -r .api_key")]
 pub(crate) struct CreateArgs {
@@ -32,6 +36,8 @@ pub(crate) struct CreateArgs {
     /// OAuth scopes of the key's tokens, separated by spaces; without, the gateway's own.
     #[arg(long, value_name = "SCOPES")]
     pub(crate) scopes: Option<String>,
+    #[command(flatten)]
+    pub(crate) settings: SettingArgs,
     #[command(flatten)]
     pub(crate) making: MakingArgs,
     #[command(flatten)]

@@ -12,6 +12,7 @@ mod keys;
 mod making;
 mod offline;
 mod records;
+mod settings;
 mod setup;
 mod signing_key;
 #[cfg(test)]
@@ -27,8 +28,10 @@ pub(crate) use offline::{
     CompletionsArgs, HashCommandArgs, IndexKeyArgs, InspectArgs, KeySourceArgs,
 };
 pub(crate) use records::{DoctorArgs, ExpiringArgs, ReindexArgs};
+pub(crate) use settings::{SwitchArgs, UpdateArgs};
 pub(crate) use setup::SetupArgs;
 pub(crate) use signing_key::{KeyInRealmArgs, RetireArgs, SigningKeyArgs, SigningKeyCommand};
+pub(crate) use values::words;
 
 /// The text of `--version` after the name.
 static VERSION: LazyLock<String> = LazyLock::new(|| BuildInfo.to_string());
@@ -66,6 +69,20 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Replaces a key by a new one, and prints that, once; the old one goes on for a while.
     Rotate(RotateArgs),
+    /// Changes a key's settings: name, limit, networks, labels.
+    Update(UpdateArgs),
+    /// Switches a key off; it stays, and can be enabled again.
+    #[command(after_help = "\
+Examples:
+  apikeys disable --keycloak-url https://id.example.com --realm shop 4fj9aa01xk2p
+  A key whose index is missing:
+    apikeys disable … --owner alice 4fj9aa01xk2p")]
+    Disable(SwitchArgs),
+    /// Switches a disabled key on again.
+    #[command(after_help = "\
+Examples:
+  apikeys enable --keycloak-url https://id.example.com --realm shop 4fj9aa01xk2p")]
+    Enable(SwitchArgs),
     /// Ends a key.
     Revoke(RevokeArgs),
     /// Brings keys of an older system: from CSV, JSON or Kong's declarative configuration.

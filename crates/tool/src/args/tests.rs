@@ -57,6 +57,10 @@ fn what_is_out_of_bounds_is_wrong_usage() {
         ["--expires-days", "0"],
         ["--max-keys-per-user", "0"],
         ["--hash-algorithm", "md5"],
+        ["--rate-limit", "100"],
+        ["--rate-limit", "0/60"],
+        ["--allow-from", "office"],
+        ["--allow-from", "::1 ::2"],
         ["--client-id", "a/b"],
         ["--identity-provider", ".."],
     ] {
@@ -163,12 +167,59 @@ fn a_grace_is_seconds_or_a_number_of_units_and_at_most_a_week() {
 }
 
 #[test]
+fn an_update_names_at_least_one_setting_and_each_once() {
+    let update = |words: &[&str]| -> Result<UpdateArgs, clap::Error> {
+        let fixed = ["apikeys", "update", "--keycloak-url", "http://127.0.0.1:1"];
+        let fixed = fixed.iter().chain(&["--realm", "demo", "abc123def456"]);
+        match Cli::try_parse_from(fixed.chain(words))?.command {
+            Command::Update(args) => Ok(args),
+            _ => unreachable!(),
+        }
+    };
+    for (words, kind) in [
+        (&[][..], ErrorKind::MissingRequiredArgument),
+        (
+            &["--rate-limit", "1/1", "--no-rate-limit"],
+            ErrorKind::ArgumentConflict,
+        ),
+        (
+            &["--allow-from", "::1", "--allow-from-anywhere"],
+            ErrorKind::ArgumentConflict,
+        ),
+        (
+            &["--environment", "live", "--no-environment"],
+            ErrorKind::ArgumentConflict,
+        ),
+        (
+            &["--label", "a=b", "--no-labels"],
+            ErrorKind::ArgumentConflict,
+        ),
+    ] {
+        assert_eq!(update(words).unwrap_err().kind(), kind, "{words:?}");
+    }
+    let members = |words: &[&str]| -> Vec<&str> {
+        let settings = update(words).unwrap().settings().unwrap();
+        settings.iter().map(|setting| setting.member()).collect()
+    };
+    assert_eq!(
+        members(&["--name", "n", "--rate-limit", "1/1", "--no-labels"]),
+        ["name", "rate_limit", "labels"]
+    );
+    assert_eq!(
+        members(&["--allow-from-anywhere", "--no-environment"]),
+        ["allowed_addresses", "environment"]
+    );
+    let error = update(&["--name", " "]).unwrap().settings().unwrap_err();
+    assert!(error.to_string().contains("--name"), "{error}");
+}
+
+#[test]
 fn keys_are_named_by_their_id_and_their_owner_need_not_be() {
     let parse = |words: &[&str]| {
         let fixed = ["--keycloak-url", "http://127.0.0.1:1", "--realm", "demo"];
         Cli::try_parse_from(["apikeys"].iter().chain(words).chain(&fixed))
     };
-    for command in ["show", "rotate", "revoke"] {
+    for command in ["show", "rotate", "disable", "enable", "revoke"] {
         assert!(parse(&[command, "abc123def456"]).is_ok(), "{command}");
         assert!(parse(&[command]).is_err(), "{command}");
         let both = [

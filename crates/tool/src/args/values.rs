@@ -1,6 +1,7 @@
 //! Single values of arguments, each refused where it cannot be right.
 
 use anyhow::{Result, anyhow, bail, ensure};
+use apikeys_core::api_key::terms::{AllowedAddresses, RateLimit, is_printable};
 use apikeys_core::config::{check_realm_name, defaults};
 
 /// Parses an absolute http(s) URL, without a slash at its end. Refuses the parts that a base
@@ -75,6 +76,31 @@ pub(super) fn issuer(text: &str) -> Result<String> {
         !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic()),
         "must be an https URL such as {}: Keycloak takes no other issuer",
         defaults::ASSERTION_ISSUER
+    );
+    Ok(text.to_owned())
+}
+
+/// A text for people, without the spaces at its ends.
+pub(crate) fn words(argument: &str, text: &str, chars_max: usize) -> Result<String> {
+    let text = text.trim();
+    ensure!(
+        is_printable(text, chars_max),
+        "{argument} must be 1 to {chars_max} characters that can be seen"
+    );
+    Ok(text.to_owned())
+}
+
+pub(super) fn rate_limit(text: &str) -> Result<RateLimit> {
+    RateLimit::parse(text).ok_or_else(|| {
+        anyhow!("must be requests/seconds, as 100/60: 1 to 1000000 requests, 1 to 86400 seconds")
+    })
+}
+
+/// One network.
+pub(super) fn network(text: &str) -> Result<String> {
+    ensure!(
+        !text.contains(' ') && AllowedAddresses::parse(text).is_some(),
+        "must be a network, as 192.0.2.0/24 or 2001:db8::/32, or an address"
     );
     Ok(text.to_owned())
 }
