@@ -17,7 +17,7 @@ use super::world::{START, World};
 /// An operation, a status, the code of a refusal (or nothing), and a scenario that leads to it.
 type Case = (&'static str, u16, &'static str, fn() -> Told);
 
-const CASES: [Case; 98] = [
+const CASES: [Case; 100] = [
     ("describeApi", 200, "", || {
         ask(|_| Request::new("GET", "/api/v1/openapi.json"))
     }),
@@ -318,6 +318,13 @@ const CASES: [Case; 98] = [
     ("validateApiKey", 401, "invalid_api_key", || {
         ask(|_| Request::validate(&key(9)))
     }),
+    ("validateApiKey", 403, "address_not_allowed", || {
+        ask(|w| {
+            w.address = Some("192.0.2.7".to_owned());
+            settings(w, json!({ "allowed_addresses": ["198.51.100.0/24"] }));
+            Request::validate(&key(1))
+        })
+    }),
     ("validateApiKey", 411, "length_required", || {
         ask(|_| Request::validate(&key(1)).without("content-length"))
     }),
@@ -329,6 +336,13 @@ const CASES: [Case; 98] = [
     }),
     ("validateApiKey", 429, "throttled", || {
         throttled(|_| Request::validate(&key(9)))
+    }),
+    ("validateApiKey", 429, "rate_limited", || {
+        ask(|w| {
+            settings(w, json!({ "rate_limit": "1/60" }));
+            w.ask(&Request::validate(&key(1))).expect(200);
+            Request::validate(&key(1))
+        })
     }),
     (
         "validateApiKey",
@@ -381,6 +395,12 @@ fn new_key(world: &World, body: Value) -> Request {
 /// Switches alice's key off.
 fn update(world: &World) -> Request {
     Request::update(&world.token("alice"), &id(), &json!({ "disabled": true }))
+}
+
+/// Gives alice's key these settings.
+fn settings(world: &mut World, settings: Value) {
+    let request = Request::update(&world.token("alice"), &id(), &settings);
+    world.ask(&request).expect(200);
 }
 
 fn expired(world: &World) -> String {

@@ -115,9 +115,12 @@ fn a_change_is_in_force_in_every_worker_of_the_node_when_it_is_answered() {
 #[test]
 fn a_key_is_switched_off_and_on_again() {
     let mut world = world();
-    let (id, _) = world.make("alice");
+    let gateway = world.add_gateway(0);
+    let (id, key) = world.make("alice");
+    world.exchange(gateway, &key).unwrap();
     let token = world.token("alice");
     let told = world.ask(&Request::update(&token, &id, &json!({ "disabled": true })));
+    assert_eq!(world.exchange(gateway, &key), Err("invalid_api_key"));
     assert_eq!(
         (&told.expect(200)["state"], &told.body()["disabled"]),
         (&json!("disabled"), &json!(true))
@@ -132,6 +135,7 @@ fn a_key_is_switched_off_and_on_again() {
         assert_eq!(told.body().get("disabled"), None);
     }
     assert!(stored(&mut world, Field::Disabled, &id).is_empty());
+    assert!(world.exchange(gateway, &key).is_ok());
 }
 
 #[test]
