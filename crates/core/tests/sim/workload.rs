@@ -137,9 +137,10 @@ fn edit(world: &mut World) {
     let fate = event_fate(world);
     let (dice, now) = (&mut world.dice, UnixMillis(world.now));
     let realm = &mut world.realms[at];
-    let (number, action, hash) = (dice.below(KEYS), dice.below(14), dice.pick(&keys::HASHES));
+    let (number, action, hash) = (dice.below(KEYS), dice.below(18), dice.pick(&keys::HASHES));
     let grace = dice.pick(&[0, 2_000, 30_000]);
     let (limit, networks) = (dice.pick(&LIMITS), dice.pick(&NETWORKS));
+    let off_ms = dice.pick(&[3_000, 10_000, 25_000]);
     let (limit, networks) = (
         dice.chance(0.8).then_some(limit),
         dice.chance(0.7).then_some(networks),
@@ -207,25 +208,23 @@ fn edit(world: &mut World) {
             format!("gives the index of key {number} to {any} as well")
         }
         (9 | 10 | 11, Some(owner)) => {
-            let attribute = Field::Disabled.attribute(&key.id);
-            let user = keycloak.users.iter().find(|user| user.id == owner);
-            let is_off = user.is_some_and(|user| user.attributes.contains_key(&attribute));
-            let switched = (!is_off).then_some("true");
             keycloak.edit(&owner, now, fate, |user| {
-                set(user, number, Field::Disabled, switched)
+                set(user, number, Field::Disabled, Some("true"))
             });
-            format!(
-                "switches key {number} of {owner} {}",
-                if is_off { "on" } else { "off" }
-            )
+            let on = Event::SwitchOn {
+                realm: at,
+                key: number,
+            };
+            world.push(world.now + off_ms, on);
+            format!("switches key {number} of {owner} off")
         }
-        (12, Some(owner)) => {
+        (12..=15, Some(owner)) => {
             keycloak.edit(&owner, now, fate, |user| {
                 set(user, number, Field::RateLimit, limit)
             });
             format!("limits key {number} of {owner} to {limit:?}")
         }
-        (13, Some(owner)) => {
+        (16 | 17, Some(owner)) => {
             let field = Field::AllowedAddresses;
             keycloak.edit(&owner, now, fate, |user| set(user, number, field, networks));
             format!("binds key {number} of {owner} to {networks:?}")
@@ -238,7 +237,7 @@ fn edit(world: &mut World) {
     };
     world.note(format_args!("an administrator of realm {at} {what}"));
     world.look(at);
-    if (9..14).contains(&action) {
+    if action >= 9 {
         try_key(world, at, number);
     }
     for owner in changed.into_iter().flatten() {
@@ -246,6 +245,23 @@ fn edit(world: &mut World) {
             world.tell(at, &owner);
         }
     }
+}
+
+/// A key that was switched off is switched on again, if it is still there.
+pub fn switch_on(world: &mut World, realm: usize, number: usize) {
+    let fate = event_fate(world);
+    let keycloak = &mut world.realms[realm].keycloak;
+    let Some(owner) = holder(&keycloak.users, number) else {
+        return;
+    };
+    keycloak.edit(&owner, UnixMillis(world.now), fate, |user| {
+        set(user, number, Field::Disabled, None)
+    });
+    world.note(format_args!(
+        "an administrator of realm {realm} switches key {number} of {owner} on"
+    ));
+    world.look(realm);
+    try_key(world, realm, number);
 }
 
 /// Clients go on to use a key that was changed.

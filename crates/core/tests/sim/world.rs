@@ -50,6 +50,8 @@ pub(super) enum Event {
     Answer { id: u64, step: u32, fed: Fed },
     /// The client hangs up.
     HangUp { id: u64 },
+    /// A key that was switched off is switched on again.
+    SwitchOn { realm: usize, key: usize },
     /// A key's grace ends in this realm.
     Look { realm: usize },
     /// The workers of a node have their tick.
@@ -212,6 +214,7 @@ impl World {
             } => self.arrive(id, step, &asks, &call),
             Event::Answer { id, step, fed } => self.feed(id, step, &fed),
             Event::HangUp { id } => self.hang_up(id),
+            Event::SwitchOn { realm, key } => workload::switch_on(self, realm, key),
             Event::Look { realm } => self.look(realm),
             Event::Tick { node } => self.tick(node),
             Event::PollArrive { id, call } => self.poll_arrives(id, &call),
