@@ -17,11 +17,6 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("cache::a_worker_learns_from_another", shared),
         Case::new("cache::a_refresh_verifies_nothing_again", refresh),
         Case::new("cache::a_revoked_key_is_refused_after_the_ttl", revoked),
-        Case::new("cache::a_disabled_owner_is_refused_after_the_ttl", disabled),
-        Case::new(
-            "cache::a_changed_hash_is_verified_anew_after_the_ttl",
-            changed_hash,
-        ),
         Case::new("cache::a_cached_key_is_refused_from_its_end_on", expires),
     ]
     .into_iter()
@@ -121,17 +116,6 @@ fn refused_after_the_ttl(world: &World, key: &Key, change: impl FnOnce()) {
 fn revoked(world: &World) {
     let (owner, key) = world.owner();
     refused_after_the_ttl(world, &key, || owner.set_records(&[]));
-}
-
-fn disabled(world: &World) {
-    let (owner, key) = world.owner();
-    refused_after_the_ttl(world, &key, || owner.disable());
-}
-
-fn changed_hash(world: &World) {
-    let (owner, key) = world.owner();
-    let other = Record::sha256(&Key::with_id(&key.id));
-    refused_after_the_ttl(world, &key, || owner.set_records(&[other]));
 }
 
 fn expires(world: &World) {

@@ -28,10 +28,6 @@ pub(crate) fn cases() -> Vec<Case> {
         )
         .needs(Need::OwnEnvoy),
         Case::new(
-            "configuration::disabled_it_lets_everything_pass",
-            switched_off,
-        ),
-        Case::new(
             "configuration::until_the_fallback_ends_an_unknown_key_passes",
             fallback,
         ),
@@ -238,14 +234,6 @@ fn gateway_of(resources: &mut Value) -> (&mut Value, &mut Value) {
     let routes = routes.as_array_mut().unwrap();
     let orders = routes.iter_mut().find(|route| route["name"] == "orders");
     (filters, orders.unwrap())
-}
-
-fn switched_off(world: &World) {
-    let spec = Spec::default().field("enabled", false);
-    let gateway = world.start_gateway(&spec.serving(world.echo()));
-    let key = Key::random();
-    let seen = echoed(&gateway.target.orders(&key.text));
-    assert_eq!(seen["authorization"], format!("ApiKey {}", key.text));
 }
 
 fn fallback(world: &World) {

@@ -14,16 +14,6 @@ pub(crate) fn cases() -> Vec<Case> {
             "exchange::a_service_principals_key_becomes_its_token",
             service,
         ),
-        Case::new("exchange::accepts_authorization_apikey", |world| {
-            accepts(world, "Authorization", "ApiKey ");
-        }),
-        Case::new("exchange::accepts_authorization_bearer", |world| {
-            accepts(world, "Authorization", "Bearer ");
-        }),
-        Case::new("exchange::accepts_x_api_key", |world| {
-            accepts(world, "X-API-Key", "");
-        }),
-        Case::new("exchange::accepts_schemes_and_names_in_any_case", any_case),
         Case::new("exchange::accepts_a_new_key_at_once", new_key),
         Case::new(
             "exchange::the_key_reaches_the_service_in_no_header",
@@ -56,25 +46,6 @@ fn service(world: &World) {
     assert_eq!(orders.username, "service-account-billing-service");
     let account = world.keycloak.service_account_id("billing-service");
     assert_eq!(orders.subject, account);
-}
-
-fn accepts(world: &World, header: &str, scheme: &str) {
-    let value = format!("{scheme}{}", world.api_key);
-    let request = Request::orders().header(header, value);
-    assert_eq!(world.gateway.send(&request).orders().username, "alice");
-}
-
-fn any_case(world: &World) {
-    for (header, scheme) in [
-        ("authorization", "aPiKeY "),
-        ("AUTHORIZATION", "APIKEY "),
-        ("aUtHoRiZaTiOn", "bearer "),
-        ("Authorization", "BEARER "),
-        ("x-api-key", ""),
-        ("X-Api-Key", ""),
-    ] {
-        accepts(world, header, scheme);
-    }
 }
 
 fn new_key(world: &World) {

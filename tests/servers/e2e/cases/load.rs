@@ -15,12 +15,6 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("load::fifty_first_uses_of_one_key_verify_it_once", fifty)
             .needs(Need::OwnGateway),
-        Case::new(
-            "load::fifty_wrong_secrets_at_once_are_all_refused",
-            fifty_wrong,
-        )
-        .needs(Need::OwnGateway),
-        Case::new("load::fifty_first_uses_of_one_key_all_succeed", fifty_any),
         Case::new("load::forty_new_keys_at_once_lose_no_answer", forty_new),
         Case::new("load::twenty_cold_keys_do_not_stop_a_warm_one", twenty_cold),
         Case::new(
@@ -93,32 +87,6 @@ fn fifty(world: &World) {
         gateway.log.lines(&[&id, r#""source":"first_use""#]).len(),
         1
     );
-}
-
-fn fifty_wrong(world: &World) {
-    let proxy = world.proxy();
-    let gateway = world.start_gateway(&Spec::default().through(&proxy));
-    let key = Key::random();
-    world.owner_of(&[Record::bcrypt(&key, "2b", 10)]);
-    let wrong = Key::with_id(&key.id);
-    let answers = at_once(
-        &gateway.target,
-        vec![Request::orders().api_key(&wrong.text); 50],
-    );
-    for answer in &answers {
-        answer.invalid_api_key();
-    }
-    let counts = proxy.counts();
-    assert_eq!((counts.look_up, counts.grant), (1, 0), "{counts:?}");
-}
-
-fn fifty_any(world: &World) {
-    let key = Key::random();
-    let owner = world.owner_of(&[Record::bcrypt(&key, "2b", 10)]);
-    let requests = vec![Request::orders().api_key(&key.text); 50];
-    for answer in at_once(&world.gateway, requests) {
-        assert_eq!(answer.orders().subject, owner.id);
-    }
 }
 
 /// Each needs its own calls to Keycloak, all at the same time. If Keycloak takes too long for

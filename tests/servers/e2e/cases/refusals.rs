@@ -14,7 +14,6 @@ pub(crate) fn cases() -> Vec<Case> {
             "refusals::a_wrong_secret_of_a_bcrypt_record",
             wrong_secret_bcrypt,
         ),
-        Case::new("refusals::a_wrong_checksum", wrong_checksum),
         Case::new("refusals::an_unknown_id", unknown_id),
         Case::new("refusals::an_expired_key", expired),
         Case::new("refusals::a_disabled_owner", disabled),
@@ -23,12 +22,10 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("refusals::a_deleted_owner", deleted),
         Case::new("refusals::two_owners_of_one_index_value", two_owners),
         Case::new("refusals::a_record_in_upper_case", stored_upper_case),
-        Case::new("refusals::a_key_whose_id_is_in_upper_case", sent_upper_case),
         Case::new(
             "refusals::a_bcrypt_cost_of_15_which_is_not_computed",
             cost_15,
         ),
-        Case::new("refusals::a_refused_key_is_refused_again", again),
     ]
 }
 
@@ -76,11 +73,6 @@ fn wrong_secret_bcrypt(world: &World) {
     world.owner_of(&[Record::bcrypt(&key, "2b", 10)]);
     refused(world, &Key::with_id(&key.id).text, "wrong secret");
     world.gateway.orders(&key.text).orders();
-}
-
-fn wrong_checksum(world: &World) {
-    let (_, key) = world.owner();
-    refused(world, &key.mistyped(), "wrong checksum");
 }
 
 fn unknown_id(world: &World) {
@@ -136,29 +128,10 @@ fn stored_upper_case(world: &World) {
     refused(world, &key.text, "the owner holds no key of this id");
 }
 
-fn sent_upper_case(world: &World) {
-    let key = Key::random();
-    world.owner_of(&[Record::sha256(&key)]);
-    let upper = Key::with_id(&key.id.to_uppercase());
-    refused(world, &upper.text, "not the shape of a key");
-}
-
 fn cost_15(world: &World) {
     let key = Key::random();
     let mut record = Record::bcrypt(&key, "2b", 4);
     record.hash = record.hash.replacen("$04$", "$15$", 1);
     world.owner_of(&[record]);
     refused(world, &key.text, "cost");
-}
-
-fn again(world: &World) {
-    let (owner, key) = world.owner();
-    owner.disable();
-    for _ in 0..3 {
-        world.gateway.orders(&key.text).invalid_api_key();
-    }
-    let unknown = Key::random();
-    for _ in 0..3 {
-        world.gateway.orders(&unknown.text).invalid_api_key();
-    }
 }

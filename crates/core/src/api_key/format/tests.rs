@@ -79,7 +79,13 @@ fn refuses_any_single_changed_character_by_checksum_or_shape() {
             assert!(format().parse(&changed).is_err(), "position {at}");
         }
     }
-    assert_eq!(format().parse(&text[..58]), Err(MalformedKey::Shape));
+    for length in [8, 21, 30, 58] {
+        assert_eq!(format().parse(&text[..length]), Err(MalformedKey::Shape));
+    }
+    assert_eq!(
+        format().parse(&[text, b"x"].concat()),
+        Err(MalformedKey::Shape)
+    );
 }
 
 #[test]

@@ -231,6 +231,12 @@ fn without_a_key_the_policy_decides() {
     for (policy, pairs, expected) in [
         (OnMissingKey::Bearer, &jwt[..], Ok(Credentials::Pass)),
         (OnMissingKey::Bearer, &basic, missing()),
+        (
+            OnMissingKey::Bearer,
+            &[("authorization", "Bearer")],
+            missing(),
+        ),
+        (OnMissingKey::Bearer, &[("authorization", "x")], missing()),
         (OnMissingKey::Bearer, &[], missing()),
         (
             OnMissingKey::Bearer,
