@@ -2,6 +2,6 @@
 
 #![no_main]
 
-use apikey_jwt_exchange_fuzz::properties;
+use apikeys_core_fuzz::properties;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| properties::users::holds(data));
