@@ -115,7 +115,7 @@ fn tick() {
             let Ok(mut worker) = shared.worker.try_borrow_mut() else {
                 continue;
             };
-            if let Some(notice) = worker.tick(now, &mut HostStore::default()) {
+            if let Some(notice) = worker.tick(now, &mut HostStore) {
                 log::warn!("realm {}: {notice}", worker.config.realm.name);
             }
         }
@@ -162,7 +162,7 @@ fn with_host<T>(
             now,
             worker,
             gate: &mut machine.gate,
-            store: &mut HostStore::default(),
+            store: &mut HostStore,
             nonce,
             source,
         })
