@@ -151,7 +151,7 @@ impl Teller {
                 shares |= worker.config.l2_slots > 0;
             }
         });
-        let mut store = HostStore::default();
+        let mut store = HostStore;
         let store = shares.then_some(&mut store as &mut dyn SharedStore);
         let tells = matches!(self.host, Host::Takes | Host::Knows(..));
         let shown = member.show(&own, tells, now, store);

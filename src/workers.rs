@@ -90,10 +90,10 @@ pub(super) fn tick() {
             let Ok(mut worker) = shared.worker.try_borrow_mut() else {
                 continue;
             };
-            if let Some(notice) = worker.tick(now, &mut HostStore::default()) {
+            if let Some(notice) = worker.tick(now, &mut HostStore) {
                 log::warn!("realm {}: {notice}", worker.config.realm.name);
             }
-            for used in worker.take_usage(now, &mut HostStore::default()) {
+            for used in worker.take_usage(now, &mut HostStore) {
                 let line = apikeys_core::audit::usage(&used, &worker.config.realm.name);
                 log::log!(Gateway::here().info(), "{line}");
             }
@@ -150,7 +150,7 @@ fn with_host<T>(
             now,
             worker,
             gate: &mut machine.gate,
-            store: &mut HostStore::default(),
+            store: &mut HostStore,
             nonce,
             source,
         })

@@ -143,6 +143,7 @@ impl Realm {
             hash: hash.clone(),
             expires_at: None,
             scopes: None,
+            terms: Vec::new(),
         };
         let record = record.expiring_at(now_seconds() + 2 * LIFE_SECONDS);
         let mut user = self.user.clone();

@@ -207,7 +207,7 @@ fn edit(world: &mut World) {
             });
             format!("gives the index of key {number} to {any} as well")
         }
-        (9 | 10 | 11, Some(owner)) => {
+        (9..=11, Some(owner)) => {
             keycloak.edit(&owner, now, fate, |user| {
                 set(user, number, Field::Disabled, Some("true"))
             });
@@ -224,7 +224,7 @@ fn edit(world: &mut World) {
             });
             format!("limits key {number} of {owner} to {limit:?}")
         }
-        (16 | 17, Some(owner)) => {
+        (16.., Some(owner)) => {
             let field = Field::AllowedAddresses;
             keycloak.edit(&owner, now, fate, |user| set(user, number, field, networks));
             format!("binds key {number} of {owner} to {networks:?}")

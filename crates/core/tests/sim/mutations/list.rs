@@ -346,14 +346,4 @@ pub const MUTATIONS: &[Mutation] = &[
             "b\"\".as_slice()",
         )],
     },
-    // A changed limit begins with the debt of the one before.
-    Mutation {
-        name: "BucketOfAllLimits",
-        invariant: 14,
-        edits: &[edit(
-            "exchange/rate_limit.rs",
-            "[requests.to_be_bytes(), seconds.to_be_bytes()].concat()",
-            "Vec::new()",
-        )],
-    },
 ];
