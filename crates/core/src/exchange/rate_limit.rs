@@ -2,7 +2,8 @@
 //!
 //! A bucket stands in the host's shared data and, as each worker saw it last, in the worker's
 //! memory; the later of the two instants counts. So a bucket that the host lost lets no more through
-//! on this worker, and on the others at most what they had not seen yet. A limit that is changed begins
+//! on this worker, and on the others at most what they had not seen yet. Workers that came to count in
+//! two slots, after a read that failed, find each other within a second. A limit that is changed begins
 //! with a full bucket. Nodes know nothing of each other: each lets the whole limit through.
 
 use lru::LruCache;
@@ -14,12 +15,14 @@ use crate::config::Config;
 use crate::mac::MacKey;
 use crate::rejection::Spent;
 use crate::signing_key::SigningKey;
-use crate::store::buckets::{BucketId, Buckets, halves};
+use crate::store::buckets::{BucketId, Buckets, SealedBucket, halves};
 use crate::store::sealed::KeyDigest;
 use crate::store::slots::SharedStore;
 
 /// How often a write is tried: each failure means that another worker let a request through.
 const TRIES: usize = 4;
+/// A worker goes straight to the slot of its last look at all slots for this long.
+const LOOK_MS: u64 = 1000;
 
 /// The limits that a worker has met.
 #[derive(Debug)]
@@ -39,6 +42,10 @@ struct Seen {
     full_at: FullAt,
     /// The slot that held it.
     name: Option<String>,
+    /// Its latest value there.
+    value: SealedBucket,
+    /// When all slots of its set were last looked at.
+    looked_at: UnixMillis,
 }
 
 impl RateLimits {
@@ -78,6 +85,8 @@ impl RateLimits {
                 limit,
                 full_at: FullAt::default(),
                 name: None,
+                value: [0; 40],
+                looked_at: UnixMillis::default(),
             }
         };
         let seen = self.seen.get_or_insert_mut(*digest, first);
@@ -122,25 +131,21 @@ impl Seen {
         let requests = u64::from(limit.requests);
         let bucket = Bucket::new(requests, u64::from(limit.seconds) * 1000, requests);
         for _ in 0..TRIES {
-            let place = shared.find(&self.id, self.name.as_deref(), now, store);
-            let there = place.as_ref().and_then(|place| place.full_at_us);
-            if there.is_none() && place.is_some() && self.full_at.0 > now.0.saturating_mul(1000) {
-                // It was there when this worker last saw it.
-                *lost += 1;
-            }
-            self.full_at = self.full_at.max(FullAt(there.unwrap_or_default()));
+            let slot = self.look(shared, lost, now, store);
             let mut full_at = self.full_at;
             if bucket.reserve(&mut full_at, now).is_none() {
                 let wait_ms = bucket.wait_ms(full_at, now);
                 return Err(Spent { limit, wait_ms });
             }
-            let Some(place) = place else {
+            let (Some(version), Some(name)) = (slot, &self.name) else {
+                // No shared data: the worker counts for itself.
                 self.full_at = full_at;
                 return Ok(());
             };
-            if shared.write(&self.id, &place, full_at.0, store) {
+            let value = shared.seal(&self.id, full_at.0);
+            if store.set(name, &value, version) {
                 self.full_at = full_at;
-                self.name = Some(place.name);
+                self.value = value;
                 return Ok(());
             }
         }
@@ -148,6 +153,36 @@ impl Seen {
         *lost += 1;
         bucket.spend(&mut self.full_at, now);
         Ok(())
+    }
+
+    /// Looks at the key's slot, and takes over its bucket if it is full later. Gives the version to
+    /// write over; none without shared data.
+    fn look(
+        &mut self,
+        shared: &Buckets,
+        lost: &mut u64,
+        now: UnixMillis,
+        store: &mut dyn SharedStore,
+    ) -> Option<Option<u32>> {
+        let is_recent = self.looked_at <= now && now < self.looked_at.plus_ms(LOOK_MS);
+        if is_recent
+            && let Some(name) = &self.name
+            && let Some((there, version)) = shared.read(&self.id, name, &self.value, store)
+        {
+            self.full_at = self.full_at.max(FullAt(there));
+            return Some(version);
+        }
+        let place = shared.find(&self.id, now, store)?;
+        if place.full_at_us.is_none() && self.full_at.0 > now.0.saturating_mul(1000) {
+            // It was there when this worker last saw it.
+            *lost += 1;
+        }
+        self.looked_at = now;
+        self.full_at = self
+            .full_at
+            .max(FullAt(place.full_at_us.unwrap_or_default()));
+        self.name = Some(place.name);
+        Some(place.version)
     }
 }
 
@@ -230,6 +265,48 @@ mod tests {
         let later = NOW.plus_ms(60_000);
         assert_eq!(take(&mut limits, KEY, later, &mut shared), Ok(()));
         assert_eq!(limits.take_lost(), 0);
+    }
+
+    /// Shared data that finds nothing under one name, once.
+    struct Missed(Shared, Option<&'static str>);
+
+    impl SharedStore for Missed {
+        fn get(&mut self, name: &str) -> Option<(Vec<u8>, Option<u32>)> {
+            if self.1 == Some(name) {
+                self.1 = None;
+                return None;
+            }
+            self.0.get(name)
+        }
+        fn set(&mut self, name: &str, value: &[u8], version: Option<u32>) -> bool {
+            self.0.set(name, value, version)
+        }
+    }
+
+    #[test]
+    fn two_buckets_of_a_key_after_a_read_that_failed_are_one_again_within_a_second() {
+        let (mut one, mut other) = (limits(4), limits(4));
+        let mut shared = Missed(Shared::default(), None);
+        let another = ([4; 32], "zzz999zzz999");
+        assert_eq!(take(&mut one, another, NOW, &mut shared), Ok(()));
+        for _ in 0..5 {
+            assert_eq!(take(&mut one, KEY, NOW, &mut shared), Ok(()));
+        }
+        // The slot before is free again, and a worker that sees nothing of the bucket takes it.
+        assert!(shared.0.0.contains_key("ab:0001"));
+        shared.0.0.remove("ab:0000");
+        shared.1 = Some("ab:0001");
+        assert_eq!(take(&mut other, KEY, NOW, &mut shared), Ok(()));
+        assert_eq!(shared.0.0.len(), 2);
+        // In a minute one bucket of 10 earns 10, and was never owed more than one loss.
+        let mut served = 0;
+        for second in 1..=60 {
+            for worker in [&mut one, &mut other] {
+                let now = NOW.plus_ms(second * 1000);
+                served += usize::from(take(worker, KEY, now, &mut shared).is_ok());
+            }
+        }
+        assert!((10..=15).contains(&served), "{served}");
     }
 
     /// Shared data in which another worker is faster, so many times.

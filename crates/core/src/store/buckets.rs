@@ -6,9 +6,7 @@
 //! SipHash-2-4 with 128 bits, keyed. It holds back all that a host does by itself (another key's
 //! bucket, half of a value, a foreign value): such a value is no bucket.
 
-use std::hash::Hasher;
-
-use siphasher::sip128::{Hasher128, SipHasher24};
+use siphasher::sip128::SipHasher24;
 
 use super::sealed::Kind;
 use super::slots::{SharedStore, WAYS, name};
@@ -20,7 +18,8 @@ pub type BucketId = [u8; 16];
 /// The instant at which a bucket is full again, in microseconds since the epoch.
 pub type FullAtUs = u64;
 
-const VALUE_BYTES: usize = 40;
+/// A bucket as it stands in its slot: id, instant (8 bytes, most significant first), seal.
+pub type SealedBucket = [u8; 40];
 
 /// The buckets of a node, in slots of their own.
 #[derive(Debug)]
@@ -34,7 +33,8 @@ pub struct Buckets {
 pub struct Place {
     /// The slot's name.
     pub name: String,
-    version: Option<u32>,
+    /// To be written over.
+    pub version: Option<u32>,
     /// The bucket that it holds; none if it holds no bucket of this key.
     pub full_at_us: Option<FullAtUs>,
 }
@@ -61,104 +61,101 @@ impl Buckets {
         }
     }
 
-    /// Finds the slot of a key's bucket: `last`, where it was found before, or any other of its
-    /// set that holds it. Else gives the slot that is given up for it; none without slots.
+    /// Reads a key's bucket in the slot of this name, with the version to write over; none if the
+    /// slot does not hold it. `known` is a bucket that was sealed or read before: it is not checked
+    /// again.
+    pub fn read(
+        &self,
+        id: &BucketId,
+        name: &str,
+        known: &SealedBucket,
+        store: &mut dyn SharedStore,
+    ) -> Option<(FullAtUs, Option<u32>)> {
+        let (value, version) = store.get(name)?;
+        let (found, full_at_us) = if value == known {
+            parts(known)?
+        } else {
+            self.open(&value)?
+        };
+        (found == id).then_some((full_at_us, version))
+    }
+
+    /// Finds the slot of a key's bucket. Of two buckets (a read failed, and the key got another) it
+    /// is the one that is full later. Without a bucket it is the slot that is given up for it; none
+    /// without slots.
     pub fn find(
         &self,
         id: &BucketId,
-        last: Option<&str>,
         now: UnixMillis,
         store: &mut dyn SharedStore,
     ) -> Option<Place> {
-        if let Some(name) = last {
-            let (value, version) = store.get(name).unwrap_or_default();
-            if let Some(full_at_us) = self.open(id, &value) {
-                return Some(Place {
-                    name: name.to_owned(),
-                    version,
-                    full_at_us: Some(full_at_us),
-                });
-            }
-        }
         let [a, b, c, d, ..] = *id;
         let set = u32::from_be_bytes([a, b, c, d]).checked_rem(self.sets)?;
+        let mut own: Option<Place> = None;
         let mut best: Option<(Rank, Place)> = None;
         for at in set * WAYS..(set + 1) * WAYS {
             let name = name(Kind::Bucket, at);
-            let (rank, version) = match store.get(&name) {
-                None => (Rank::Empty, None),
-                Some((value, version)) => match self.open_any(&value) {
-                    Some((found, full_at_us)) if found == id => {
-                        return Some(Place {
-                            name,
-                            version,
-                            full_at_us: Some(full_at_us),
-                        });
+            let read = store.get(&name);
+            let version = read.as_ref().and_then(|(_, version)| *version);
+            let bucket = read.as_ref().map(|(value, _)| self.open(value));
+            let mut place = Place {
+                name,
+                version,
+                full_at_us: None,
+            };
+            let rank = match bucket {
+                None => Rank::Empty,
+                Some(Some((found, full_at_us))) if found == id => {
+                    place.full_at_us = Some(full_at_us);
+                    if own
+                        .as_ref()
+                        .is_none_or(|own| own.full_at_us < place.full_at_us)
+                    {
+                        own = Some(place);
                     }
-                    Some((_, full_at)) if full_at <= now.0.saturating_mul(1000) => {
-                        (Rank::Full, version)
-                    }
-                    Some((_, full_at)) => (Rank::Spent(full_at), version),
-                    None => (Rank::Foreign, version),
-                },
+                    continue;
+                }
+                Some(Some((_, full_at))) if full_at <= now.0.saturating_mul(1000) => Rank::Full,
+                Some(Some((_, full_at))) => Rank::Spent(full_at),
+                Some(None) => Rank::Foreign,
             };
             if best.as_ref().is_none_or(|(lowest, _)| rank < *lowest) {
-                let full_at_us = None;
-                best = Some((
-                    rank,
-                    Place {
-                        name,
-                        version,
-                        full_at_us,
-                    },
-                ));
+                best = Some((rank, place));
             }
         }
-        best.map(|(_, place)| place)
+        own.or_else(|| best.map(|(_, place)| place))
     }
 
-    /// Writes a bucket into the slot that [`Buckets::find`] gave. False if the host did not take
-    /// it: another worker was faster.
-    pub fn write(
-        &self,
-        id: &BucketId,
-        place: &Place,
-        full_at_us: FullAtUs,
-        store: &mut dyn SharedStore,
-    ) -> bool {
-        let mut value = [0; VALUE_BYTES];
-        let parts = id.iter().copied().chain(full_at_us.to_be_bytes());
-        for (to, from) in value.iter_mut().zip(parts) {
-            *to = from;
-        }
+    /// A key's bucket, to be written into its slot.
+    #[must_use]
+    pub fn seal(&self, id: &BucketId, full_at_us: FullAtUs) -> SealedBucket {
+        let mut value = [0; 40];
         if let Some((body, tag)) = value.split_first_chunk_mut::<24>() {
-            for (to, from) in tag.iter_mut().zip(self.tag(body)) {
-                *to = from;
+            if let Some((id_bytes, instant)) = body.split_first_chunk_mut::<16>() {
+                *id_bytes = *id;
+                instant.copy_from_slice(&full_at_us.to_be_bytes());
             }
+            tag.copy_from_slice(&self.tag(body));
         }
-        store.set(&place.name, &value, place.version)
+        value
     }
 
-    fn open(&self, id: &BucketId, value: &[u8]) -> Option<FullAtUs> {
-        let (found, full_at_us) = self.open_any(value)?;
-        (found == id).then_some(full_at_us)
-    }
-
-    fn open_any<'a>(&self, value: &'a [u8]) -> Option<(&'a BucketId, FullAtUs)> {
-        let value: &[u8; VALUE_BYTES] = value.try_into().ok()?;
+    fn open<'a>(&self, value: &'a [u8]) -> Option<(&'a BucketId, FullAtUs)> {
+        let value: &SealedBucket = value.try_into().ok()?;
         let (body, tag) = value.split_first_chunk::<24>()?;
-        if self.tag(body) != *tag {
-            return None;
-        }
-        let (id, full_at_us) = body.split_first_chunk::<16>()?;
-        Some((id, u64::from_be_bytes(full_at_us.try_into().ok()?)))
+        (self.tag(body) == *tag).then(|| parts(value))?
     }
 
     fn tag(&self, body: &[u8; 24]) -> [u8; 16] {
-        let mut hasher = SipHasher24::new_with_key(&self.seal_key);
-        hasher.write(body);
-        hasher.finish128().as_bytes()
+        let hasher = SipHasher24::new_with_key(&self.seal_key);
+        hasher.hash(body).as_bytes()
     }
+}
+
+fn parts(value: &SealedBucket) -> Option<(&BucketId, FullAtUs)> {
+    let (id, rest) = value.split_first_chunk::<16>()?;
+    let (instant, _) = rest.split_first_chunk::<8>()?;
+    Some((id, u64::from_be_bytes(*instant)))
 }
 
 /// The two halves of 32 bytes.
@@ -183,54 +180,77 @@ mod tests {
         Buckets::new(&[1; 32], 4)
     }
 
+    const UNKNOWN: SealedBucket = [0; 40];
+
     fn write(buckets: &Buckets, id: BucketId, full_at_us: u64, shared: &mut Shared) -> Place {
-        let place = buckets.find(&id, None, NOW, shared).unwrap();
-        assert!(buckets.write(&id, &place, full_at_us, shared));
+        let place = buckets.find(&id, NOW, shared).unwrap();
+        let value = buckets.seal(&id, full_at_us);
+        assert!(shared.set(&place.name, &value, place.version));
         place
     }
 
     #[test]
-    fn a_bucket_is_found_again_with_and_without_its_last_slot() {
+    fn a_bucket_is_found_again_and_read_in_its_slot() {
         let (buckets, mut shared) = (buckets(), Shared::default());
         let place = write(&buckets, ID, 5_000_000, &mut shared);
         assert_eq!(place.full_at_us, None);
-        for last in [None, Some(place.name.as_str()), Some("ab:0003")] {
-            let found = buckets.find(&ID, last, NOW, &mut shared).unwrap();
-            assert_eq!(
-                (found.full_at_us, &found.name),
-                (Some(5_000_000), &place.name)
-            );
+        let found = buckets.find(&ID, NOW, &mut shared).unwrap();
+        assert_eq!(
+            (found.full_at_us, &found.name),
+            (Some(5_000_000), &place.name)
+        );
+        let mut read = |id: &BucketId, name: &str, known| {
+            let read = buckets.read(id, name, known, &mut shared);
+            read.map(|(full_at_us, _)| full_at_us)
+        };
+        let known = buckets.seal(&ID, 5_000_000);
+        for known in [&UNKNOWN, &known] {
+            assert_eq!(read(&ID, &place.name, known), Some(5_000_000));
+            assert_eq!(read(&[8; 16], &place.name, known), None);
+            assert_eq!(read(&ID, "ab:0003", known), None);
         }
-        let other = buckets.find(&[8; 16], Some(&place.name), NOW, &mut shared);
-        assert_eq!(other.unwrap().full_at_us, None);
+    }
+
+    #[test]
+    fn of_two_buckets_of_a_key_the_one_that_is_full_later_counts() {
+        let (buckets, mut shared) = (buckets(), Shared::default());
+        for (name, full_at_us) in [
+            ("ab:0000", 2_000_000),
+            ("ab:0002", 5_000_000),
+            ("ab:0003", 3),
+        ] {
+            shared.set(name, &buckets.seal(&ID, full_at_us), None);
+        }
+        let found = buckets.find(&ID, NOW, &mut shared).unwrap();
+        assert_eq!(
+            (&*found.name, found.full_at_us),
+            ("ab:0002", Some(5_000_000))
+        );
     }
 
     #[test]
     fn any_flipped_bit_cut_or_addition_is_no_bucket() {
         let (buckets, mut shared) = (buckets(), Shared::default());
-        let place = write(&buckets, ID, 5_000_000, &mut shared);
-        let value = shared.0[&place.name].clone();
-        let mut opens = |value: Vec<u8>| {
-            shared.0.insert(place.name.clone(), value);
-            let found = buckets.find(&ID, Some(&place.name), NOW, &mut shared);
-            found.unwrap().full_at_us.is_some()
+        let value = buckets.seal(&ID, 5_000_000).to_vec();
+        let mut opens = |buckets: &Buckets, value: Vec<u8>| {
+            shared.0.insert("ab:0001".to_owned(), value);
+            let read = buckets.read(&ID, "ab:0001", &UNKNOWN, &mut shared);
+            let found = buckets.find(&ID, NOW, &mut shared).unwrap();
+            assert_eq!(read.is_some(), found.full_at_us.is_some());
+            read.is_some()
         };
-        assert!(opens(value.clone()));
+        assert!(opens(&buckets, value.clone()));
         for bit in 0..value.len() * 8 {
             let mut torn = value.clone();
             torn[bit / 8] ^= 1 << (bit % 8);
-            assert!(!opens(torn), "bit {bit}");
+            assert!(!opens(&buckets, torn), "bit {bit}");
         }
         for length in 0..value.len() {
-            assert!(!opens(value[..length].to_vec()), "{length}");
+            assert!(!opens(&buckets, value[..length].to_vec()), "{length}");
         }
-        assert!(!opens([value.as_slice(), &[0]].concat()));
+        assert!(!opens(&buckets, [value.as_slice(), &[0]].concat()));
         assert!(
-            Buckets::new(&[2; 32], 4)
-                .find(&ID, Some(&place.name), NOW, &mut shared)
-                .unwrap()
-                .full_at_us
-                .is_none(),
+            !opens(&Buckets::new(&[2; 32], 4), value),
             "of another gateway"
         );
     }
@@ -245,7 +265,7 @@ mod tests {
         write(&buckets, id(5), 8_000_000, &mut shared);
         write(&buckets, id(6), 8_000_000, &mut shared);
         let mut stays = |n: u8| {
-            let found = buckets.find(&id(n), None, NOW, &mut shared);
+            let found = buckets.find(&id(n), NOW, &mut shared);
             found.unwrap().full_at_us.is_some()
         };
         assert_eq!(
@@ -257,6 +277,6 @@ mod tests {
     #[test]
     fn without_slots_there_is_no_place() {
         let buckets = Buckets::new(&[1; 32], 0);
-        assert_eq!(buckets.find(&ID, None, NOW, &mut Shared::default()), None);
+        assert_eq!(buckets.find(&ID, NOW, &mut Shared::default()), None);
     }
 }

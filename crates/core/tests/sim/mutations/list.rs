@@ -322,7 +322,7 @@ pub const MUTATIONS: &[Mutation] = &[
         invariant: 14,
         edits: &[edit(
             "exchange/rate_limit.rs",
-            "shared.write(&self.id, &place, full_at.0, store)",
+            "store.set(name, &value, version)",
             "true",
         )],
     },
@@ -332,8 +332,8 @@ pub const MUTATIONS: &[Mutation] = &[
         invariant: 14,
         edits: &[edit(
             "exchange/rate_limit.rs",
-            "self.full_at.max(FullAt(there.unwrap_or_default()))",
-            "FullAt(there.unwrap_or_default())",
+            "self.full_at.max(FullAt(place.full_at_us.unwrap_or_default()))",
+            "FullAt(place.full_at_us.unwrap_or_default())",
         )],
     },
     // Keys with the same limit share a bucket.
