@@ -636,24 +636,6 @@ pub fn the_host_is_asked_for_no_address_of_a_warm_request<R: Rig>() {
     assert!(rig.addresses_asked() > asked);
 }
 
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn no_scenario_is_left_out_of_the_list() {
-        let source = include_str!("scenarios.rs");
-        let (_, list) = source.split_once("$rig =>\n").unwrap();
-        let listed: Vec<_> = list
-            .lines()
-            .map(str::trim)
-            .take_while(|name| *name != "}")
-            .collect();
-        let scenarios = source
-            .lines()
-            .filter_map(|line| line.strip_prefix("pub fn ")?.strip_suffix("<R: Rig>() {"));
-        assert_eq!(listed, scenarios.collect::<Vec<_>>());
-    }
-}
-
 // --- the terms of a key -----------------------------------------------------------------
 
 pub fn a_key_over_its_rate_limit_is_told_so_and_served_again_later<R: Rig>() {
@@ -695,4 +677,22 @@ pub fn a_disabled_key_is_refused_like_any_other_and_the_log_says_why<R: Rig>() {
     rig.keycloak(|keycloak| set_fact(&mut keycloak.users[0], 1, Field::Disabled, "false"));
     rig.pass(31_000);
     rig.ask(&key(1)).expect_owner("alice");
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn no_scenario_is_left_out_of_the_list() {
+        let source = include_str!("scenarios.rs");
+        let (_, list) = source.split_once("$rig =>\n").unwrap();
+        let listed: Vec<_> = list
+            .lines()
+            .map(str::trim)
+            .take_while(|name| *name != "}")
+            .collect();
+        let scenarios = source
+            .lines()
+            .filter_map(|line| line.strip_prefix("pub fn ")?.strip_suffix("<R: Rig>() {"));
+        assert_eq!(listed, scenarios.collect::<Vec<_>>());
+    }
 }

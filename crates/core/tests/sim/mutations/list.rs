@@ -332,7 +332,9 @@ pub const MUTATIONS: &[Mutation] = &[
         invariant: 14,
         edits: &[edit(
             "exchange/rate_limit.rs",
-            "self.full_at.max(FullAt(place.full_at_us.unwrap_or_default()))",
+            "self
+            .full_at
+            .max(FullAt(place.full_at_us.unwrap_or_default()))",
             "FullAt(place.full_at_us.unwrap_or_default())",
         )],
     },
