@@ -17,8 +17,11 @@ fn world() -> World {
     )
 }
 
-/// The lines of the last minute, as key and counts.
-fn told(world: &mut World) -> Vec<(Option<String>, Vec<(&'static str, u32)>)> {
+/// A key, and its outcomes with their numbers.
+type Told = (Option<String>, Vec<(&'static str, u32)>);
+
+/// The lines of the last minute.
+fn told(world: &mut World) -> Vec<Told> {
     world.now = world.now.plus_ms(MINUTE_MS);
     let used = world.worker.take_usage(world.now, &mut world.shared);
     let counts = |used: Used| {

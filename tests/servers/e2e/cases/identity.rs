@@ -267,7 +267,7 @@ fn global_limit(world: &World) {
 
 fn hear(mut stream: TcpStream, heard: &Mutex<Vec<u8>>) {
     let mut part = [0; 4096];
-    while let Some(length @ 1..) = stream.read(&mut part).ok() {
+    while let Ok(length @ 1..) = stream.read(&mut part) {
         heard.lock().expect("bytes").extend(&part[..length]);
     }
 }
