@@ -123,12 +123,14 @@ pub const MUTATIONS: &[Mutation] = &[
         invariant: 4,
         edits: &[edit(
             "exchange/steps.rs",
-            "Output::Reject { rejection, reason }",
-            "if rejection == Rejection::IdentityProviderUnavailable {
-                Output::Pass(Pass::NoKey)
-            } else {
-                Output::Reject { rejection, reason }
-            }",
+            "let rejection = reason.rejection();
+    Output::Reject { rejection, reason }",
+            "let rejection = reason.rejection();
+    if rejection == Rejection::IdentityProviderUnavailable {
+        Output::Pass(Pass::NoKey)
+    } else {
+        Output::Reject { rejection, reason }
+    }",
         )],
     },
     // The key itself goes to the log in place of its id.
