@@ -8,7 +8,7 @@ use apikeys_core::exchange::credentials::Headers;
 use apikeys_core::exchange::identity;
 use apikeys_core::rejection::Reason;
 
-/// The reason for which a claim stays in a request, which must not go on.
+/// The reason why a claim stays in a request. The request must not go on.
 pub(super) enum Stays {
     /// It came twice.
     Twice(Reason),
@@ -30,8 +30,8 @@ pub(super) fn take_claims(headers: &Headers) -> Result<(), Stays> {
     Ok(())
 }
 
-/// The same for a request with so many headers, which nobody has read. Where the host cannot show
-/// as many, takes out those names that the filter itself would set.
+/// Takes the claims out of a request whose `count` headers were not read yet. If the host cannot
+/// show so many, takes out the three names that the filter itself sets.
 pub(super) fn take_unread_claims(count: usize) -> Result<(), Stays> {
     if Gateway::here().shows_headers(count) {
         return take_claims(&hostcalls::get_map_bytes(MapType::HttpRequestHeaders)?);

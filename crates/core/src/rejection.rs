@@ -47,7 +47,7 @@ pub struct Spent {
 }
 
 impl Spent {
-    /// Any limit, where one is needed to name the kind of rejection.
+    /// A placeholder, where only the kind of rejection matters.
     pub(crate) const ANY: Self = Self {
         limit: RateLimit {
             requests: 1,

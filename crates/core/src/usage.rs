@@ -1,12 +1,12 @@
 //! Requests by key and outcome: for the audit log, and for the management API of the node.
 //!
 //! A worker counts in its own memory. At the end of each minute it gives its counts out, some at
-//! each tick, and each becomes a line of the audit log: the lines of all workers add up to all
-//! requests, less the last minute of a worker that died. On its way out a count is also added to
-//! the key's slot in the host's shared data, where a route of the management API reads it. Such a
-//! slot can be lost like any other; the lines do not depend on it.
+//! each tick. Each becomes a line of the audit log. The lines of all workers add up to all
+//! requests, less up to 75 seconds of a worker that died. The worker also adds each count to the
+//! key's slot in the host's shared data, where a route of the management API reads it. A slot can
+//! be lost; the lines do not depend on it.
 //!
-//! Memory is bounded: [`KEYS_MAX`] keys in a worker, and as many again on their way out. Only a
+//! Memory is bounded: [`KEYS_MAX`] keys in a worker, and as many again that wait to be written. A
 //! key that was verified, or that Keycloak knows, is counted under its id; all other requests
 //! are counted together, so a stranger's invented ids take no room.
 
@@ -20,7 +20,7 @@ use crate::signing_key::SigningKey;
 use crate::store::sealed::{Entry, KeyDigest, Kind, Sealer};
 use crate::store::slots::{SharedStore, Slots};
 
-/// Keys that a worker counts by themselves in a minute.
+/// Keys that a worker counts in a minute; further keys are counted together.
 pub const KEYS_MAX: usize = 4096;
 /// Counts that are given out at a tick: an addition takes as long as some reads of the cache.
 const PORTION: usize = 64;
@@ -213,7 +213,7 @@ impl Usage {
         }
     }
 
-    /// The number of keys in memory, those on their way out included.
+    /// The number of keys in memory, including those that wait to be written.
     #[must_use]
     pub fn len(&self) -> usize {
         self.keys.len() + self.leaving.len()

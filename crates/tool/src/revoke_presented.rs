@@ -1,7 +1,7 @@
 //! `apikeys revoke --key-file`: ends the key that a file holds.
 //!
-//! A leaked key may stand in the file cut or mistyped, under the id of a key that goes on. So its
-//! text is held against the stored hash first, and a text that is no key is an error.
+//! The file may hold a cut or mistyped key, with the id of a key that still works. So the command
+//! first checks the text against the stored hash. A text that is no key is an error.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ pub(crate) fn run(args: &RevokeArgs, path: &Path) -> Result<()> {
     let record = KeyRecord::find(&owner.attributes, id)
         .with_context(|| format!("key {id} of {name:?}; it can be revoked by its id"))?;
     if !is_right(&record.hash, &key) {
-        bail!("the text is no key: key {id} of {name:?} has another secret, and goes on");
+        bail!("the text is no key: key {id} of {name:?} has another secret, and still works");
     }
     keys::end(args, &admin, Some(&owner), id)
 }

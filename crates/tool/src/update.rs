@@ -50,7 +50,9 @@ fn update(args: &SwitchArgs, settings: Vec<Setting>, done: &str) -> Result<()> {
         return Ok(output::result(&format!("{document:#}"))?);
     }
     if changed.edited.changed.is_empty() {
-        output::note(&format!("{subject} is so already: nothing was changed"));
+        output::note(&format!(
+            "nothing to change: {subject} has these values already"
+        ));
         return Ok(());
     }
     Ok(output::result(&format!(

@@ -197,7 +197,7 @@ fn a_key_in_a_file_is_ended_and_a_text_that_is_none_ends_nothing() {
     let file = realm.private_file("key.txt", &format!("{key}\n"));
     let other = summed(&format!("sk_live_{id}_{}", "x".repeat(32)));
     for (bad, words) in [
-        (other.as_str(), "has another secret, and goes on"),
+        (other.as_str(), "has another secret, and still works"),
         (&key[..58], "the text is no key"),
         (
             &summed("sk_live_zzzzzzzzzzzz_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),

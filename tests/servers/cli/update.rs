@@ -60,7 +60,11 @@ fn a_keys_settings_are_given_changed_inherited_and_taken_away() {
     assert!(attribute("labels").is_null() && attribute("allowedAddresses").is_null());
     assert_eq!(attribute("rateLimit"), json!(["5/1"]));
     let again = realm.run("update", &changes).succeeded();
-    assert!(again.stderr.contains("is so already"), "{}", again.stderr);
+    assert!(
+        again.stderr.contains("nothing to change"),
+        "{}",
+        again.stderr
+    );
     let table = realm.run("list", &["--owner", "alice"]).succeeded().stdout;
     assert!(
         table.contains("rate limit 5/1, environment live"),

@@ -44,11 +44,11 @@ pub enum Field {
     RateLimit,
     /// The networks that it may come from: [`AllowedAddresses`].
     AllowedAddresses,
-    /// `true`: it is refused, and stays.
+    /// `true`: the key is switched off.
     Disabled,
-    /// A team's word for where it is used.
+    /// Free text for the place of its use.
     Environment,
-    /// A team's own words.
+    /// Free text.
     Labels,
 }
 
@@ -188,7 +188,7 @@ fn terms(attributes: &Attributes, id: &str) -> Result<Terms, RecordError> {
             .map(|text| owned_if(is_printable(text, chars_max), text).ok_or(RecordError::Words))
             .transpose()
     };
-    // Names decide nothing, and records of other tools may have any.
+    // A name decides nothing, and another tool may have stored any text.
     let name = one(Field::Name).ok().flatten();
     Ok(Terms {
         name: name.and_then(|name| owned_if(is_printable(name, NAME_CHARS_MAX), name)),
@@ -262,7 +262,7 @@ pub enum RecordError {
     /// The switch is neither on nor off.
     #[error("the key's disabled is neither true nor false")]
     Disabled,
-    /// The environment or the labels are too long, or hold characters that nobody sees.
+    /// The environment or the labels are too long, or hold invisible characters.
     #[error("the key's environment or labels are too long or not printable")]
     Words,
     /// The hash cannot be verified against.

@@ -1,7 +1,7 @@
-//! The terms of a key: its rate limit, the addresses it may come from, and its team's own words.
+//! The terms of a key: its rate limit, its networks, its name, its environment and its labels.
 //!
-//! They stand beside the hash on the owner in Keycloak, and beside each cached token, so that they
-//! hold for a warm request as well. Each is optional; a value that cannot be read refuses the key.
+//! They are stored beside the hash in Keycloak, and beside each cached token, so that they hold for
+//! cached tokens too. Each is optional. Except for a name, an unreadable value refuses the key.
 
 use core::fmt;
 use core::net::IpAddr;
@@ -15,8 +15,8 @@ pub const RATE_LIMIT_SECONDS_MAX: u32 = 86_400;
 /// The most networks of a key.
 pub const NETWORKS_MAX: usize = 16;
 
-/// A key's rate limit, as in `100/60`: a token bucket that holds so many requests, and earns them
-/// all within so many seconds.
+/// A key's rate limit, as in `100/60`: a token bucket that holds 100 requests, and earns them all
+/// within 60 seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RateLimit {
     /// The requests that the bucket holds; 1 to [`RATE_LIMIT_REQUESTS_MAX`].
@@ -26,8 +26,8 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// Reads `<requests>/<seconds>`, two numbers in digits alone. None for anything else, and
-    /// outside of the bounds.
+    /// Reads `<requests>/<seconds>`, two numbers of digits only. None for any other text, and for
+    /// numbers out of bounds.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let number = |text: &str, max: u32| {
@@ -55,8 +55,8 @@ pub struct AllowedAddresses(Vec<IpNet>);
 
 impl AllowedAddresses {
     /// Reads 1 to [`NETWORKS_MAX`] networks with single spaces between. An address without a
-    /// length is a network of one. None for anything else, as an IPv4 network mapped into IPv6:
-    /// write that as IPv4.
+    /// prefix length is a network of one. None for any other text. An IPv4 network mapped into IPv6
+    /// is refused: write it as IPv4.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let network = |text: &str| {
@@ -112,14 +112,14 @@ pub fn is_printable(text: &str, chars_max: usize) -> bool {
     (1..=chars_max).contains(&text.chars().count()) && !text.chars().any(unseen)
 }
 
-/// The facts of a key that each of its requests is served by.
+/// The facts of a key that apply to each of its requests.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Terms {
     /// Its name for people.
     pub name: Option<String>,
-    /// A team's word for where it is used, as `live`. Decides nothing.
+    /// Free text for the place of its use, as `live`. Decides nothing.
     pub environment: Option<String>,
-    /// A team's own words, as `team=pay`. Decide nothing.
+    /// Free text, as `team=pay`. Decides nothing.
     pub labels: Option<String>,
     /// Its rate limit.
     pub rate_limit: Option<RateLimit>,

@@ -10,8 +10,6 @@
 mod payload;
 pub mod renewal;
 
-use std::sync::Arc;
-
 use lru::LruCache;
 
 pub use self::payload::{CachedRefusal, CachedToken};
@@ -163,7 +161,10 @@ impl Cache {
         let revocations = &self.revocations;
         let read = |entry: Entry<&[u8]>| {
             let entry = is_valid(&entry, negative_ttl, now).then(|| read_refusal(&entry))??;
-            (!outdated(revocations, &entry)).then_some(entry)
+            let owner_id = entry.payload.owner_id.as_deref();
+            let outdated =
+                owner_id.is_some_and(|owner| revocations.kills_shared(owner, entry.cached_at));
+            (!outdated).then_some(entry)
         };
         if let Some(entry) = self.shared_refused.find(store, &self.sealer, digest, read) {
             let refused = entry.payload.refused;
@@ -224,27 +225,19 @@ impl Cache {
 
     /// The key was refused: no worker of this node serves its earlier token any more, even if
     /// Keycloak cannot be asked later.
-    /// True if there was one.
+    /// Returns true if the key had a token.
     fn revoke_stale(
         &mut self,
         digest: &KeyDigest,
         now: UnixMillis,
         store: &mut dyn SharedStore,
     ) -> bool {
-        if self.stale_ms == 0 {
+        let Some(token) = self.find_stale(digest, now, store) else {
             return false;
-        }
-        let read = |entry: Entry<&[u8]>| Some(read_token(&entry)?.payload.owner_id);
-        let own = self.tokens.peek(digest);
-        let owner_id = match own.map(|entry| Arc::clone(&entry.payload.owner_id)) {
-            Some(owner_id) => Some(owner_id),
-            None => self.shared_tokens.find(store, &self.sealer, digest, read),
         };
-        if let Some(owner_id) = &owner_id {
-            // If other workers cannot be told, each of them learns it from its own refusal.
-            let _ = self.revocations.revoke_owner(owner_id, now, store);
-        }
-        owner_id.is_some()
+        // If other workers cannot be told, each of them learns it from its own refusal.
+        let _ = (self.revocations).revoke_owner(&token.owner_id, now, store);
+        true
     }
 
     /// Remembers a token until `ends_at`, or for the TTL if that is sooner. The TTL runs from
@@ -316,9 +309,9 @@ impl Cache {
         dropped
     }
 
-    /// Remembers that a key was refused, for the negative TTL. The refusal of a key with an owner
-    /// ends sooner if the owner is changed after `asked_at`, when Keycloak was asked for the owner:
-    /// so a key that is switched on again, or gets a later end, is served within a poll.
+    /// Remembers that a key was refused, for the negative TTL. If the key has an owner, the refusal
+    /// also ends when the owner is changed after `asked_at`, the instant of the look-up. So a key
+    /// that is switched on again, or gets a later end, is served within a poll.
     pub fn remember_refused(
         &mut self,
         digest: &KeyDigest,

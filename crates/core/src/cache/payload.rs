@@ -35,8 +35,8 @@ pub struct CachedRefusal {
     pub owner_id: Option<Arc<str>>,
 }
 
-/// Texts, each with its length before it (two bytes, most significant first), and the header's
-/// value: the owner's id, and the terms in their order, where an empty text is none.
+/// Writes the owner's id and the terms in their order, each after its length (two bytes, most
+/// significant first), and then the header's value. An empty text stands for a missing term.
 pub(super) fn write_token(token: &CachedToken) -> Vec<u8> {
     let Terms {
         name,

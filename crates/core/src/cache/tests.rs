@@ -1,5 +1,7 @@
 //! The caches' own tests.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::store::slots::tests::Shared;
 use crate::test_support::{config, signing_key};

@@ -1,10 +1,10 @@
 //! The rate limits of keys: a token bucket for each key that has one, for all workers of a node.
 //!
-//! A bucket stands in the host's shared data and, as each worker saw it last, in the worker's
-//! memory; the later of the two instants counts. So a bucket that the host lost lets no more through
-//! on this worker, and on the others at most what they had not seen yet. Workers that came to count in
-//! two slots, after a read that failed, find each other within a second. A limit that is changed begins
-//! with a full bucket. Nodes know nothing of each other: each lets the whole limit through.
+//! A bucket is in the host's shared data. Each worker also keeps its last view of it in memory; the
+//! later of the two instants counts. If the host loses a bucket, a worker goes on with the one in
+//! its memory. After a failed read two workers may count in two slots; they find each other within
+//! a second. A changed limit begins with a full bucket. Nodes share nothing: each lets the whole
+//! limit through.
 
 use lru::LruCache;
 
@@ -19,9 +19,9 @@ use crate::store::buckets::{BucketId, Buckets, SealedBucket, halves};
 use crate::store::sealed::KeyDigest;
 use crate::store::slots::SharedStore;
 
-/// How often a write is tried: each failure means that another worker let a request through.
+/// Tries of a write: each failure means that another worker let a request through.
 const TRIES: usize = 4;
-/// A worker goes straight to the slot of its last look at all slots for this long.
+/// For this long after a look at all slots, a worker reads the key's slot alone.
 const LOOK_MS: u64 = 1000;
 
 /// The limits that a worker has met.
@@ -174,7 +174,7 @@ impl Seen {
         }
         let place = shared.find(&self.id, now, store)?;
         if place.full_at_us.is_none() && self.full_at.0 > now.0.saturating_mul(1000) {
-            // It was there when this worker last saw it.
+            // The bucket was there at this worker's last look.
             *lost += 1;
         }
         self.looked_at = now;

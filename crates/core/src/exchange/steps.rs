@@ -526,11 +526,14 @@ impl Exchange {
         let key_id = key.id().to_owned();
         match env.worker.cache.find(&digest, env.now, env.store) {
             Found::Token(token, level, age) => {
-                if age == Age::Due {
-                    env.worker.renewing.note(&digest, &key_id);
-                }
                 self.key_id = Some(key_id);
-                self.admit(&digest, token, remove, level.into(), env)
+                let output = self.admit(&digest, token, remove, level.into(), env);
+                if age == Age::Due
+                    && let (Output::Forward(_), Some(key_id)) = (&output, &self.key_id)
+                {
+                    env.worker.renewing.note(&digest, key_id);
+                }
+                output
             }
             // A key that was verified on this node is not a guess.
             _ if self.is_throttled(env) && !env.worker.cache.was_verified(&digest, env.store) => {
@@ -1256,7 +1259,7 @@ impl Exchange {
     fn give_back(&mut self, env: &mut Env<'_>) {
         self.state = State::Over;
         if let Some(mut pending) = self.pending.take() {
-            self.owner_id = pending.owner_id.take().or(self.owner_id.take());
+            self.owner_id = self.owner_id.take().or(pending.owner_id.take());
             release(&pending, env);
         }
     }
@@ -1275,7 +1278,7 @@ impl Exchange {
                         let digest = pending.digest;
                         self.admit(&digest, token, remove, source, env)
                     }
-                    // A renewal serves no request, so no term holds for it.
+                    // A renewal serves no request, so no term applies to it.
                     _ => forward(token, Vec::new(), source),
                 };
                 self.give_back(env);

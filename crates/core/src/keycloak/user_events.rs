@@ -2,8 +2,8 @@
 //!
 //! Each grant is an event of the realm (`JWT_AUTHORIZATION_GRANT`). Its details hold the `jti`
 //! of the client's assertion, and ours begins with the key's id: a record of use without a
-//! write. Events end (`eventsExpiration`, or somebody deletes them), so a key without an event
-//! is unused since the oldest grant that is left, and not longer.
+//! write. Keycloak deletes old events (`eventsExpiration`), and so may an administrator. So a key
+//! without an event is known to be unused only since the oldest grant that is left.
 
 use std::collections::BTreeMap;
 
@@ -61,7 +61,7 @@ enum Question {
 #[serde(rename_all = "camelCase")]
 struct EventsConfig {
     events_enabled: bool,
-    /// None, or an empty list, stands for Keycloak's own, which has exchanges in it.
+    /// No list, or an empty one, means Keycloak's default types, which include exchanges.
     #[serde(default)]
     enabled_event_types: Vec<String>,
 }
@@ -93,7 +93,7 @@ impl LastUses {
         }
     }
 
-    /// The next call to Keycloak; none once all is read that will be.
+    /// The next call to Keycloak; none once the reading is over.
     #[must_use]
     pub fn next_call(&self, bearer: &str) -> Option<Call> {
         let events = &self.events_path;
@@ -109,7 +109,7 @@ impl LastUses {
         Some(Call::get(Endpoint::Events, path, bearer))
     }
 
-    /// Reads the answer to the latest call. Any answer but the one asked for ends the reading.
+    /// Reads the answer to the latest call. Any other status than 200 ends the reading.
     pub fn read(&mut self, status: u16, body: &[u8]) {
         let asked = self.next.take().filter(|_| status == 200);
         self.next = asked.and_then(|asked| match asked {

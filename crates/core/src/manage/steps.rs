@@ -696,7 +696,7 @@ impl Manage {
 
     fn read_events(&mut self, listing: Box<Listing>, env: &mut ManageEnv<'_, '_>) -> Step {
         let task = self.task()?;
-        // A change that was made is told, even late.
+        // A change that was made is reported, even late.
         if task.time_left(env).is_err() {
             return self.tell(&listing);
         }
@@ -1215,7 +1215,7 @@ impl Manage {
 ///
 /// Invariants held here: a text that is no key is answered as a key that was ended; a key that
 /// may live on is answered 503, for every reason. Each request counts as a failure of its
-/// address, that with a good key too: the count must not tell the two apart either.
+/// address, with a good key too: the count must not tell a key from another text either.
 impl Manage {
     /// A key is presented, to be ended.
     fn present(&mut self, query: Query, body: &KeyBody, env: &mut ManageEnv<'_, '_>) -> Step {

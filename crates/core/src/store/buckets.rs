@@ -3,8 +3,8 @@
 //!
 //! A bucket is one number, written by each request that it lets through. A seal of
 //! [`super::sealed`] would cost more than the rest of the limit, so a bucket has a lighter one:
-//! SipHash-2-4 with 128 bits, keyed. It holds back all that a host does by itself (another key's
-//! bucket, half of a value, a foreign value): such a value is no bucket.
+//! SipHash-2-4 with 128 bits, keyed. It detects every fault of a host (another key's bucket, half
+//! of a value, a foreign value): such a value is no bucket.
 
 use siphasher::sip128::SipHasher24;
 
@@ -18,7 +18,7 @@ pub type BucketId = [u8; 16];
 /// The instant at which a bucket is full again, in microseconds since the epoch.
 pub type FullAtUs = u64;
 
-/// A bucket as it stands in its slot: id, instant (8 bytes, most significant first), seal.
+/// A bucket as its slot holds it: id, instant (8 bytes, most significant first), seal.
 pub type SealedBucket = [u8; 40];
 
 /// The buckets of a node, in slots of their own.
@@ -33,7 +33,7 @@ pub struct Buckets {
 pub struct Place {
     /// The slot's name.
     pub name: String,
-    /// To be written over.
+    /// The version to write over.
     pub version: Option<u32>,
     /// The bucket that it holds; none if it holds no bucket of this key.
     pub full_at_us: Option<FullAtUs>,
@@ -80,9 +80,9 @@ impl Buckets {
         (found == id).then_some((full_at_us, version))
     }
 
-    /// Finds the slot of a key's bucket. Of two buckets (a read failed, and the key got another) it
-    /// is the one that is full later. Without a bucket it is the slot that is given up for it; none
-    /// without slots.
+    /// Finds the slot of a key's bucket. After a failed read a key may have two buckets: the one
+    /// that is full later counts. A key without a bucket gets the slot that is given up for it.
+    /// None without slots.
     pub fn find(
         &self,
         id: &BucketId,

@@ -7,8 +7,9 @@ use apikeys_core::rejection::{Reason, Rejection};
 use apikeys_core::revocation::{NotShared, Notice};
 use serde_json::json;
 
-use super::client::{Client, plain_owner};
-use super::world::{START, World, id_of, key};
+use super::client::{Client, FAR, plain_owner};
+use super::keycloak::sha256_of;
+use super::world::{START, World, id_of, key, subject};
 
 /// Time enough to be clearly later than a revocation made now.
 const LATER_MS: u64 = 1000;
@@ -149,6 +150,48 @@ fn a_refused_key_is_served_as_soon_as_a_change_of_its_owner_is_seen() {
     world.next_worker();
     world.now = world.now.plus_ms(LATER_MS);
     world.expect_source(&key(1), Source::Refresh, "alice");
+}
+
+#[test]
+fn refusals_of_two_keys_of_one_owner_do_not_end_each_other() {
+    let alice = plain_owner("alice", 1).with_key(id_of(&key(2)), &sha256_of(&key(2)), FAR);
+    let mut world = World::with(vec![alice], &json!({ "stale_if_error_seconds": 3600 }));
+    for number in [1, 2] {
+        world.expect_source(&key(number), Source::FirstUse, "alice");
+    }
+    world.keycloak.users[0].enabled = false;
+    world.now = world.now.plus_ms(301_000);
+    for (number, remembered) in [(1, false), (2, false), (1, true), (2, true), (1, true)] {
+        let (_, reason) = world.key_request(&key(number)).rejected();
+        let is_remembered = matches!(reason, Reason::Remembered(_));
+        assert_eq!(is_remembered, remembered, "{number}: {reason}");
+        world.now = world.now.plus_ms(1000);
+    }
+}
+
+#[test]
+fn a_stale_token_goes_on_under_its_own_owners_name() {
+    let users = vec![plain_owner("alice", 1), plain_owner("bob", 2)];
+    let mut world = World::with(users, &json!({ "stale_if_error_seconds": 3600 }));
+    world.keycloak.token_life_seconds = 7200;
+    world.expect_source(&key(1), Source::FirstUse, "alice");
+    // The key's record moves to bob, and no poll has told of it.
+    world.keycloak.users = vec![plain_owner("bob", 1)];
+    world.now = world.now.plus_ms(301_000);
+    let mut client = Client::send(&mut world, 1);
+    client.answer_until(&mut world, Client::is_granting);
+    while !client.is_over() {
+        if client.is_granting() {
+            client.fail(&mut world);
+        } else {
+            client.answer(&mut world);
+        }
+    }
+    assert_eq!(client.forwarded().source, Source::Stale);
+    assert_eq!(subject(client.forwarded()), "alice");
+    assert_eq!(client.exchange.owner_id(), Some("alice"));
+    let owner = client.exchange.identity().into_iter().nth(1).unwrap();
+    assert_eq!(owner, ("x-api-key-owner", "alice".into()));
 }
 
 #[test]

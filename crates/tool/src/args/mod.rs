@@ -91,15 +91,15 @@ Examples:
     Reindex(ReindexArgs),
     /// Lists the keys that end soon and have no replacement.
     Expiring(ExpiringArgs),
-    /// Adds up the requests by key and outcome in gateways' logs. Asks nobody.
+    /// Adds up the requests by key and outcome in gateways' logs. Calls no server.
     Usage(UsageArgs),
     /// Checks everything that keys depend on, and says how to repair it. Changes nothing.
     Doctor(DoctorArgs),
     /// Replaces the gateway's signing key, in steps that refuse no request.
     SigningKey(SigningKeyArgs),
-    /// Tells the form, id and checksum of a key, read from the key itself. Asks nobody.
+    /// Tells the form, id and checksum of a key, read from the key itself. Calls no server.
     Inspect(InspectArgs),
-    /// Prints the hash of a key, as Keycloak stores it. Asks nobody.
+    /// Prints the hash of a key, as Keycloak stores it. Calls no server.
     Hash(HashCommandArgs),
     /// Prints a script that completes this tool's command lines.
     Completions(CompletionsArgs),

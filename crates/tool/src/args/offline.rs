@@ -42,10 +42,10 @@ Examples:
 
 Gateways write the lines where their configuration has usage: true.")]
 pub(crate) struct UsageArgs {
-    /// A gateway's log; - is standard input. Several add up.
+    /// A gateway's log; - is standard input. Can be given several times.
     #[arg(long, value_name = "FILE", default_value = "-")]
     pub(crate) log: Vec<PathBuf>,
-    /// This key alone.
+    /// Show only this key.
     #[arg(long, value_name = "KEY_ID")]
     pub(crate) key: Option<String>,
     #[command(flatten)]

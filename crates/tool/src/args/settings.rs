@@ -23,7 +23,7 @@ pub(crate) struct SettingArgs {
     /// the key may come from anywhere.
     #[arg(long, value_name = "CIDR", value_parser = network)]
     pub(crate) allow_from: Vec<String>,
-    /// Where the key is used, as live: for lists and logs, it decides nothing.
+    /// Where the key is used, as live: for lists and logs only.
     #[arg(long, value_name = "TEXT")]
     pub(crate) environment: Option<String>,
     /// A label of the key, as team=pay; can be given several times. For lists and logs, it

@@ -78,7 +78,7 @@ fn a_rate_limit_costs_a_warm_request_little() {
     let shares = BOTH.map(|profile| {
         let users = vec![
             plain_owner("alice", &key(1)),
-            limited("bob", &key(2), "1000000/60"),
+            limited("bob", &key(2), "500000/60"),
         ];
         let mut gateway = Gateway::new(profile, users);
         let [free, limited] = [key(1), key(2)].map(|key| {

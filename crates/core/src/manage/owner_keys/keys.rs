@@ -61,9 +61,9 @@ pub struct KeySummary {
     pub rate_limit: Option<RateLimit>,
     /// The networks that it may come from; none means all.
     pub allowed_addresses: Option<AllowedAddresses>,
-    /// A team's word for where it is used.
+    /// Free text for the place of its use.
     pub environment: Option<String>,
-    /// A team's own words.
+    /// Free text.
     pub labels: Option<String>,
     /// Whether it works.
     pub state: KeyState,

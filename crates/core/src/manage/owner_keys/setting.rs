@@ -1,4 +1,4 @@
-//! The settings of a key: all of it that can be changed while it lives.
+//! The settings of a key: the values that can be changed while it lives.
 
 use crate::api_key::record::{Attributes, Field};
 use crate::api_key::terms::{AllowedAddresses, RateLimit};
@@ -14,9 +14,9 @@ pub enum Setting {
     AllowedAddresses(Option<AllowedAddresses>),
     /// Whether it is switched off.
     Disabled(bool),
-    /// A team's word for where it is used.
+    /// Free text for the place of its use.
     Environment(Option<String>),
-    /// A team's own words.
+    /// Free text.
     Labels(Option<String>),
 }
 
