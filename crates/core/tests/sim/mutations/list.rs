@@ -140,9 +140,9 @@ pub const MUTATIONS: &[Mutation] = &[
         edits: &[edit(
             "exchange/steps.rs",
             "self.key_id = Some(key_id);
-                self.admit(&digest, token, remove, level.into(), env)",
+                let output = self.admit(&digest, token, remove, level.into(), env);",
             "self.key_id = Some(key.expose().to_owned());
-                self.admit(&digest, token, remove, level.into(), env)",
+                let output = self.admit(&digest, token, remove, level.into(), env);",
         )],
     },
     // A token goes to the log in place of the key's id.
