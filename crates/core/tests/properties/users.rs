@@ -64,8 +64,10 @@ pub fn strict(users: &Value, id: &str) -> Option<(String, oracle::Record)> {
         return None;
     };
     let owner = user.get("id")?.as_str()?;
-    let in_id = |b: u8| b.is_ascii_alphanumeric() || b"-:.".contains(&b);
-    let named = (1..=255).contains(&owner.len()) && owner.bytes().all(in_id);
+    let in_id = |b: u8| b.is_ascii_alphanumeric() || b"-:._@+=~".contains(&b);
+    let named = (1..=255).contains(&owner.len())
+        && owner.bytes().all(in_id)
+        && !matches!(owner, "." | "..");
     if !named || user.get("enabled")? != &Value::Bool(true) {
         return None;
     }
