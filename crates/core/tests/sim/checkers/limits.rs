@@ -33,6 +33,7 @@ type Place = (usize, usize, u32, usize);
 type Key = (usize, usize, String);
 
 /// A request that went on.
+#[derive(Clone, Copy)]
 struct Admitted {
     limit: RateLimit,
     /// By the node's clock.
@@ -46,7 +47,10 @@ struct Admitted {
 
 #[derive(Default)]
 pub struct Limits {
+    /// Those since the last step of the node's clock.
     admitted: BTreeMap<Key, Vec<Admitted>>,
+    /// All of them: a bucket remembers what was taken before a step forwards.
+    ever: BTreeMap<Key, Vec<Admitted>>,
     /// The settings of each node's clock.
     eras: BTreeMap<usize, usize>,
     /// The latest limit of a key in a worker, and the number of changes before.
@@ -106,15 +110,17 @@ impl Limits {
         let changes = self.meet(ended, limit);
         let (lost_before, lost) = ended.lost_buckets;
         let (now, place, slots) = (ended.node_now, place(ended), ended.config.l2_slots);
-        let admitted = self.admitted.entry(key(ended)).or_default();
-        admitted.push(Admitted {
+        let request = Admitted {
             limit,
             at: now,
             place,
             slots,
             lost_before,
             changes,
-        });
+        };
+        self.ever.entry(key(ended)).or_default().push(request);
+        let admitted = self.admitted.entry(key(ended)).or_default();
+        admitted.push(request);
         let (most, interval_us) = (u64::from(limit.requests), interval_us(limit));
         let earned = |since: u64| (now - since) * 1000 / interval_us;
         let same = || admitted.iter().filter(|other| other.limit == limit);
@@ -145,7 +151,7 @@ impl Limits {
         }
         // Without shared data, a worker counts its own requests alone.
         let (place, alone) = (place(ended), ended.config.l2_slots == 0);
-        let admitted = self.admitted.entry(key(ended)).or_default().iter();
+        let admitted = self.ever.entry(key(ended)).or_default().iter();
         let counted = admitted.filter(|other| {
             other.limit == limit && (other.slots == 0) == alone && (!alone || other.place == place)
         });
