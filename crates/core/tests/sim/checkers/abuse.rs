@@ -155,6 +155,14 @@ impl Abuse {
                 Ok(())
             }
             End::Rejected {
+                rejection: Rejection::InvalidApiKey,
+                ..
+            } => {
+                // A later answer of Keycloak's refused it: its token is gone.
+                self.fresh.remove(&at);
+                Ok(())
+            }
+            End::Rejected {
                 rejection: Rejection::Throttled,
                 ..
             } => {
