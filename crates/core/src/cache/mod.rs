@@ -121,6 +121,7 @@ impl Cache {
     pub fn keep_up(&mut self, due: bool, now: UnixMillis, store: &mut dyn SharedStore) {
         if self.revocations.watch_clock(now) {
             self.tokens.clear();
+            self.refused.clear();
         }
         if due || self.revocations.is_behind(now) {
             self.revocations.look(now, store);
@@ -162,8 +163,8 @@ impl Cache {
         let read = |entry: Entry<&[u8]>| {
             let entry = is_valid(&entry, negative_ttl, now).then(|| read_refusal(&entry))??;
             let owner_id = entry.payload.owner_id.as_deref();
-            let outdated =
-                owner_id.is_some_and(|owner| revocations.kills_shared(owner, entry.cached_at));
+            let outdated = revocations.distrusts_shared(entry.cached_at)
+                || owner_id.is_some_and(|owner| revocations.kills(owner, entry.cached_at));
             (!outdated).then_some(entry)
         };
         if let Some(entry) = self.shared_refused.find(store, &self.sealer, digest, read) {

@@ -166,8 +166,13 @@ impl Revocations {
     /// others stored before the step look like newer ones.
     #[must_use]
     pub fn kills_shared(&self, owner_id: &str, cached_at: UnixMillis) -> bool {
-        let distrusted = cached_at <= self.known.shared_floor();
-        distrusted || self.kills(owner_id, cached_at)
+        self.distrusts_shared(cached_at) || self.kills(owner_id, cached_at)
+    }
+
+    /// Whether no entry of shared data of that time counts.
+    #[must_use]
+    pub fn distrusts_shared(&self, cached_at: UnixMillis) -> bool {
+        cached_at <= self.known.shared_floor()
     }
 
     /// Changes with each new revocation: earlier answers of Keycloak may be stale.
