@@ -87,6 +87,13 @@ impl Rejection {
         Self::AddressNotAllowed,
     ];
 
+    /// Its place in [`Self::ALL`], whatever limit is spent.
+    #[must_use]
+    pub fn place(self) -> usize {
+        let of_this_code = |known: &Self| known.code() == self.code();
+        Self::ALL.iter().position(of_this_code).unwrap_or_default()
+    }
+
     /// The HTTP status.
     #[must_use]
     pub const fn status(self) -> u16 {

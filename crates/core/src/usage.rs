@@ -56,11 +56,7 @@ impl Outcome {
             Self::Refresh => 1,
             Self::FirstUse => 2,
             Self::Stale => 3,
-            Self::Refused(rejection) => {
-                let code = rejection.code();
-                let refused = Rejection::ALL.iter().position(|known| known.code() == code);
-                FORWARDED.len() + refused.unwrap_or(0)
-            }
+            Self::Refused(rejection) => FORWARDED.len() + rejection.place(),
         }
     }
 }

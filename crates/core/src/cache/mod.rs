@@ -162,10 +162,9 @@ impl Cache {
         let revocations = &self.revocations;
         let read = |entry: Entry<&[u8]>| {
             let entry = is_valid(&entry, negative_ttl, now).then(|| read_refusal(&entry))??;
-            let owner_id = entry.payload.owner_id.as_deref();
-            let outdated = revocations.distrusts_shared(entry.cached_at)
-                || owner_id.is_some_and(|owner| revocations.kills(owner, entry.cached_at));
-            (!outdated).then_some(entry)
+            let counts =
+                !revocations.distrusts_shared(entry.cached_at) && !outdated(revocations, &entry);
+            counts.then_some(entry)
         };
         if let Some(entry) = self.shared_refused.find(store, &self.sealer, digest, read) {
             let refused = entry.payload.refused;

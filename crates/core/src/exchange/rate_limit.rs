@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::mac::MacKey;
 use crate::rejection::Spent;
 use crate::signing_key::SigningKey;
-use crate::store::buckets::{BucketId, Buckets, SealedBucket, halves};
+use crate::store::buckets::{BucketId, Buckets, SealedBucket};
 use crate::store::sealed::KeyDigest;
 use crate::store::slots::SharedStore;
 
@@ -79,9 +79,9 @@ impl RateLimits {
         let first = || {
             let RateLimit { requests, seconds } = limit;
             let limit_bytes = [requests.to_be_bytes(), seconds.to_be_bytes()].concat();
-            let [id, _] = halves(&id_key.tag(&[&limit_bytes, key_id.as_bytes()]));
+            let tag = id_key.tag(&[&limit_bytes, key_id.as_bytes()]);
             Seen {
-                id,
+                id: tag.first_chunk().copied().unwrap_or_default(),
                 limit,
                 full_at: FullAt::default(),
                 name: None,

@@ -59,24 +59,22 @@ impl std::fmt::Debug for KeyBody {
     }
 }
 
+/// The members that are settings: given with a new key, or changed later.
+const SETTINGS: [&str; 5] = [
+    "rate_limit",
+    "allowed_addresses",
+    "disabled",
+    "environment",
+    "labels",
+];
+
 /// Reads the body of a request for a new key.
 ///
 /// # Errors
 /// The refusal, which names the member at fault.
 pub fn read_create(body: &[u8]) -> Result<CreateBody, Problem> {
-    let members = object(
-        body,
-        &[
-            "name",
-            "expires_days",
-            "scopes",
-            "rate_limit",
-            "allowed_addresses",
-            "disabled",
-            "environment",
-            "labels",
-        ],
-    )?;
+    let known = [&["name", "expires_days", "scopes"], &SETTINGS[..]].concat();
+    let members = object(body, &known)?;
     Ok(CreateBody {
         name: name(&members)?,
         expires_days: expires_days(&members)?.unwrap_or(EXPIRES_DAYS),
@@ -90,17 +88,7 @@ pub fn read_create(body: &[u8]) -> Result<CreateBody, Problem> {
 /// # Errors
 /// The refusal, which names the member at fault.
 pub fn read_update(body: &[u8]) -> Result<Vec<Setting>, Problem> {
-    let members = object(
-        body,
-        &[
-            "name",
-            "rate_limit",
-            "allowed_addresses",
-            "disabled",
-            "environment",
-            "labels",
-        ],
-    )?;
+    let members = object(body, &[&["name"], &SETTINGS[..]].concat())?;
     let mut settings = settings(&members)?;
     if members.contains_key("name") {
         settings.insert(0, Setting::Name(name(&members)?));

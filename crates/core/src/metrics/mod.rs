@@ -114,9 +114,7 @@ impl Metrics {
 
     /// A request was refused.
     pub fn refused(&mut self, rejection: Rejection) {
-        let code = rejection.code();
-        let at = Rejection::ALL.iter().position(|known| known.code() == code);
-        self.add(catalog::REFUSALS, at.unwrap_or_default(), 1);
+        self.add(catalog::REFUSALS, rejection.place(), 1);
     }
 
     /// A request went on untouched; not counted where the filter is switched off.

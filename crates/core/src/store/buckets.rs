@@ -54,9 +54,8 @@ impl Buckets {
     /// The buckets under a key of 32 bytes, in `slots` slots, a multiple of four; 0 keeps none.
     #[must_use]
     pub fn new(key: &[u8; 32], slots: u32) -> Self {
-        let [seal_key, _] = halves(key);
         Self {
-            seal_key,
+            seal_key: key.first_chunk().copied().unwrap_or_default(),
             sets: slots / WAYS,
         }
     }
@@ -156,16 +155,6 @@ fn parts(value: &SealedBucket) -> Option<(&BucketId, FullAtUs)> {
     let (id, rest) = value.split_first_chunk::<16>()?;
     let (instant, _) = rest.split_first_chunk::<8>()?;
     Some((id, u64::from_be_bytes(*instant)))
-}
-
-/// The two halves of 32 bytes.
-#[must_use]
-pub fn halves(bytes: &[u8; 32]) -> [[u8; 16]; 2] {
-    let mut halves = [[0; 16]; 2];
-    for (half, from) in halves.iter_mut().zip(bytes.chunks_exact(16)) {
-        half.copy_from_slice(from);
-    }
-    halves
 }
 
 #[cfg(test)]

@@ -14,12 +14,6 @@ use super::world::{START, World, id_of, key, subject};
 /// Time enough to be clearly later than a revocation made now.
 const LATER_MS: u64 = 1000;
 
-fn revoke(world: &mut World, owner: &str) -> Result<(), NotShared> {
-    world
-        .worker
-        .revoke_owner(owner, world.now, &mut world.shared)
-}
-
 /// Alice and bob, both warm.
 fn warm() -> World {
     let mut world = World::new(vec![plain_owner("alice", 1), plain_owner("bob", 2)]);
@@ -33,7 +27,7 @@ fn warm() -> World {
 fn a_revoked_owners_token_is_served_from_no_cache() {
     let mut world = warm();
     world.keycloak.users[0].remove_key(id_of(&key(1)));
-    assert_eq!(revoke(&mut world, "alice"), Ok(()));
+    assert_eq!(world.revoke("alice"), Ok(()));
     for _ in 0..2 {
         let (rejection, _) = world.key_request(&key(1)).rejected();
         assert_eq!(rejection, Rejection::InvalidApiKey);
@@ -45,7 +39,7 @@ fn a_revoked_owners_token_is_served_from_no_cache() {
 #[test]
 fn an_owner_whose_key_is_still_good_is_asked_for_again_and_cached_again() {
     let mut world = warm();
-    revoke(&mut world, "alice").unwrap();
+    world.revoke("alice").unwrap();
     world.now = world.now.plus_ms(LATER_MS);
     // The verification is bound to the stored hash, which is the same.
     world.expect_source(&key(1), Source::Refresh, "alice");
@@ -87,7 +81,7 @@ fn an_exchange_whose_look_up_was_before_the_revocation_looks_up_again() {
             world.keycloak.users[0].remove_key(id_of(&key(1)));
         }
         world.now = world.now.plus_ms(10);
-        revoke(&mut world, "alice").unwrap();
+        world.revoke("alice").unwrap();
         client.answer(&mut world);
         assert!(client.is_looking_up(), "{:?}", client.output);
         client.answer_until(&mut world, Client::is_over);
@@ -105,11 +99,11 @@ fn an_exchange_asks_once_for_a_revocation_and_not_for_another_owners() {
     let mut world = World::new(vec![plain_owner("alice", 1)]);
     let mut client = Client::send(&mut world, 1);
     client.answer_until(&mut world, Client::is_granting);
-    revoke(&mut world, "bob").unwrap();
+    world.revoke("bob").unwrap();
     client.answer(&mut world);
     client.forwarded();
     // An exchange that began after the news, within the margin around the instant.
-    revoke(&mut world, "alice").unwrap();
+    world.revoke("alice").unwrap();
     let mut client = Client::send(&mut world, 1);
     client.answer_until(&mut world, Client::is_over);
     client.forwarded();
@@ -127,7 +121,7 @@ fn what_an_exchange_stores_that_began_before_a_revocation_is_dead() {
     let mut other = World::new(vec![plain_owner("alice", 1)]);
     world.worker = other.worker;
     world.now = START.plus_ms(500);
-    revoke(&mut world, "alice").unwrap();
+    world.revoke("alice").unwrap();
     (other.worker, world.worker) = (world.worker, elsewhere);
     world.now = START.plus_ms(900);
     slow.answer(&mut world);
@@ -145,7 +139,7 @@ fn a_refused_key_is_served_as_soon_as_a_change_of_its_owner_is_seen() {
     world.now = world.now.plus_ms(LATER_MS);
     let (_, reason) = world.key_request(&key(1)).rejected();
     assert!(matches!(reason, Reason::Remembered(_)), "{reason}");
-    revoke(&mut world, "alice").unwrap();
+    world.revoke("alice").unwrap();
     world.expect_source(&key(1), Source::FirstUse, "alice");
     world.next_worker();
     world.now = world.now.plus_ms(LATER_MS);
@@ -264,7 +258,7 @@ fn without_shared_data_a_worker_revokes_for_itself_and_says_so() {
     let mut world = World::with(vec![plain_owner("alice", 1)], &changes);
     world.expect_source(&key(1), Source::FirstUse, "alice");
     world.now = world.now.plus_ms(LATER_MS);
-    assert_eq!(revoke(&mut world, "alice"), Err(NotShared::Off));
+    assert_eq!(world.revoke("alice"), Err(NotShared::Off));
     world.expect_source(&key(1), Source::Refresh, "alice");
     assert!(world.shared.0.is_empty());
 }

@@ -130,10 +130,7 @@ fn a_change_of_the_limit_is_in_force_once_it_is_seen() {
     world.key_request(&key(1)).forwarded();
     set_fact(&mut world.keycloak.users[0], 1, Field::RateLimit, "3/86400");
     wait_ms(world.key_request(&key(1)));
-    world
-        .worker
-        .revoke_owner("alice", world.now, &mut world.shared)
-        .unwrap();
+    world.revoke("alice").unwrap();
     world.now = world.now.plus_ms(1000);
     world.key_request(&key(1)).forwarded();
 }
@@ -191,10 +188,7 @@ fn a_disabled_key_is_refused_and_served_again_when_it_is_enabled() {
     assert!(matches!(reason, Reason::Remembered(_)), "{reason}");
     set_fact(&mut world.keycloak.users[0], 1, Field::Disabled, "false");
     world.now = world.now.plus_ms(1000);
-    world
-        .worker
-        .revoke_owner("alice", world.now, &mut world.shared)
-        .unwrap();
+    world.revoke("alice").unwrap();
     world.expect_source(&key(1), Source::FirstUse, "alice");
 }
 
@@ -204,10 +198,7 @@ fn a_key_that_is_disabled_while_it_is_warm_is_refused_once_that_is_seen() {
     world.key_request(&key(1)).forwarded();
     set_fact(&mut world.keycloak.users[0], 1, Field::Disabled, "true");
     world.now = world.now.plus_ms(1000);
-    world
-        .worker
-        .revoke_owner("alice", world.now, &mut world.shared)
-        .unwrap();
+    world.revoke("alice").unwrap();
     let (_, reason) = world.key_request(&key(1)).rejected();
     assert_eq!(reason, Reason::Disabled);
 }

@@ -13,6 +13,7 @@ use apikeys_core::exchange::{Env, Exchange, Forward, Output, Pass, Source, Worke
 use apikeys_core::keycloak::Call;
 use apikeys_core::machine::{Effect, Event};
 use apikeys_core::rejection::{Reason, Rejection};
+use apikeys_core::revocation::NotShared;
 use serde_json::Value;
 
 use super::checksum::summed;
@@ -163,6 +164,11 @@ impl World {
         self.worker = new_worker(&self.config, b"another worker");
         self.watch = Watch::new(&self.worker);
         self.gate = Gate::new();
+    }
+
+    /// The worker learns that an owner was changed in Keycloak.
+    pub fn revoke(&mut self, owner: &str) -> Result<(), NotShared> {
+        self.worker.revoke_owner(owner, self.now, &mut self.shared)
     }
 
     pub fn begin(&mut self, exchange: &mut Exchange, headers: &Headers) -> Output {

@@ -56,20 +56,12 @@ impl Setting {
             Self::Labels(text) => (Field::Labels, text.clone()),
         };
         let name = field.attribute(id);
-        let before = match value {
-            None => attributes.remove(&name),
-            Some(value)
-                if attributes
-                    .get(&name)
-                    .is_some_and(|held| *held == [value.as_str()]) =>
-            {
-                return false;
-            }
-            Some(value) => {
-                attributes.insert(name, vec![value]);
-                return true;
-            }
+        let values = Vec::from_iter(value);
+        let before = if values.is_empty() {
+            attributes.remove(&name)
+        } else {
+            attributes.insert(name, values.clone())
         };
-        before.is_some_and(|values| !values.is_empty())
+        before.unwrap_or_default() != values
     }
 }

@@ -65,13 +65,15 @@ fn a_change_that_is_none_writes_nothing() {
     assert!(!keycloak.is_linked());
 }
 
+/// The owner of a key, with so many bytes in another attribute.
+fn large(bytes: usize) -> Keycloak {
+    let mut keycloak = realm(&[A]);
+    keycloak.user["attributes"]["picture"] = json!(["x".repeat(bytes)]);
+    keycloak
+}
+
 #[test]
 fn an_owner_that_no_gateway_could_read_is_given_no_key_and_can_be_rid_of_some() {
-    let large = |bytes: usize| {
-        let mut keycloak = realm(&[A]);
-        keycloak.user["attributes"]["picture"] = json!(["x".repeat(bytes)]);
-        keycloak
-    };
     for edit in [create(B), rotate(A, B, 0)] {
         undisturbed(&mut large(100_000), change(edit.clone())).made();
         let mut keycloak = large(130_000);
@@ -132,11 +134,6 @@ fn a_setting_is_changed_for_any_owner_and_links_nobody() {
 
 #[test]
 fn a_setting_that_makes_the_owner_too_large_is_refused_and_one_that_does_not_is_not() {
-    let large = |bytes: usize| {
-        let mut keycloak = realm(&[A]);
-        keycloak.user["attributes"]["picture"] = json!(["x".repeat(bytes)]);
-        keycloak
-    };
     // The bytes at which it is just not too large.
     let mut bytes = 130_000;
     while large(bytes).owner().is_too_large() {
