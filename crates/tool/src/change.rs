@@ -6,12 +6,13 @@
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use apikeys_core::clock::UnixMillis;
 use apikeys_core::keycloak::loggable;
-use apikeys_core::keycloak::owner::service_account_name;
+use apikeys_core::keycloak::owner::{User, service_account_name};
 use apikeys_core::machine::{Effect, Event};
 use apikeys_core::manage::change::{Change, ChangeError, ChangeOutput, Changed, OwnerChange};
-use apikeys_core::manage::owner_keys::{Edit, EditRefused};
+use apikeys_core::manage::owner_keys::{self, Edit, EditRefused, KeyState};
 
 use zeroize::Zeroizing;
 
@@ -65,12 +66,38 @@ pub(crate) fn make(
     }
     let edit = Edit::Revoke { id };
     Err(match make_unseen(admin, names, owner_id, edit) {
+        // Another writer had ended it before the look-up.
+        Ok(undone) if undone.edited.ended.is_empty() => return Ok(changed),
         Ok(_) => Unfindable::Undone.into(),
         Err(error) => Unfindable::Left {
             failure: format!("{error:#}"),
         }
         .into(),
     })
+}
+
+/// Refuses a usable key that no gateway finds: none would find its successor. A key that another
+/// writer ended meanwhile is not found either, and passes: the change itself refuses it.
+///
+/// # Errors
+/// [`EditRefused::OwnerNotFound`] and faults of the calls.
+pub(crate) fn check_found(
+    admin: &KeycloakAdmin,
+    owner: &User,
+    id: &str,
+    now: UnixMillis,
+) -> Result<()> {
+    let is_usable = |owner: &User| {
+        owner_keys::find(&owner.attributes, id, now)
+            .is_some_and(|key| !matches!(key.state, KeyState::Unusable(_)))
+    };
+    if is_usable(owner)
+        && !is_found(admin, owner.id(), id)?
+        && is_usable(&owner::read(admin, owner.id())?)
+    {
+        bail!(EditRefused::OwnerNotFound);
+    }
+    Ok(())
 }
 
 /// Whether a gateway finds the key of this id with this owner.

@@ -12,12 +12,16 @@ use super::*;
 use crate::keycloak_admin::Credentials;
 use crate::test_server::TestServer;
 
+const HASH: &str = "$sha256$zo75w-Di9hNE34M0jJKx5QRdG50_DeOqx1uA1mXI3Fk";
+const ID: &str = "abc123def456";
 const OWNER: &str = "f:8f2a39f0-d2c5-4654-8727-b5119384708d:alice";
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Search {
     Finds,
     FindsNobody,
+    /// Another writer ends all keys just before it.
+    ComesTooLate,
     Fails,
 }
 
@@ -56,6 +60,10 @@ fn keycloak(search: Search) -> (TestServer, Kept) {
             ("GET", _) if path.contains("q=") && search == Search::Finds => {
                 (200, json!([user]).to_string())
             }
+            ("GET", _) if path.contains("q=") && search == Search::ComesTooLate => {
+                user["attributes"] = json!({});
+                (200, "[]".to_owned())
+            }
             ("GET", _) if path.contains('?') => (200, "[]".to_owned()),
             ("GET", _) => (200, user.to_string()),
             ("PUT", _) => {
@@ -68,15 +76,19 @@ fn keycloak(search: Search) -> (TestServer, Kept) {
     (server, kept)
 }
 
-fn make_a_key(search: Search) -> (Result<Changed>, Kept) {
-    let (server, kept) = keycloak(search);
+fn sign_in(server: &TestServer) -> KeycloakAdmin {
     let credentials = Credentials {
         realm: "master".into(),
         client_id: "admin-cli".into(),
         username: "admin".into(),
         password: "p".to_owned().into(),
     };
-    let admin = KeycloakAdmin::sign_in(&server.url(), "demo", credentials, None).unwrap();
+    KeycloakAdmin::sign_in(&server.url(), "demo", credentials, None).unwrap()
+}
+
+fn make_a_key(search: Search) -> (Result<Changed>, Kept) {
+    let (server, kept) = keycloak(search);
+    let admin = sign_in(&server);
     let names = Names {
         client_id: "api-key-gateway".into(),
         management_client_id: "api-key-manager".into(),
@@ -84,8 +96,8 @@ fn make_a_key(search: Search) -> (Result<Changed>, Kept) {
     };
     let edit = Edit::Create {
         key: NewKey {
-            id: "abc123def456".into(),
-            hash_text: "$sha256$x".into(),
+            id: ID.into(),
+            hash_text: HASH.into(),
             name: "n".into(),
             created: UnixMillis(0),
             expires_at: UnixMillis::parse_rfc3339("2100-01-01T00:00:00Z").unwrap(),
@@ -132,4 +144,29 @@ fn a_new_key_that_could_not_be_looked_up_is_told_with_a_warning() {
     };
     assert!(warning.contains("could not be looked up"), "{warning}");
     assert_eq!(left(&kept).0, 1);
+}
+
+#[test]
+fn a_new_key_that_another_writer_ended_before_its_look_up_was_made() {
+    let (made, kept) = make_a_key(Search::ComesTooLate);
+    assert_eq!(made.unwrap().edited.added.as_deref(), Some(ID));
+    assert_eq!(left(&kept), (0, vec![]));
+}
+
+#[test]
+fn an_old_key_that_no_gateway_finds_is_refused_unless_another_writer_just_ended_it() {
+    for (search, is_refused) in [
+        (Search::Finds, false),
+        (Search::FindsNobody, true),
+        (Search::ComesTooLate, false),
+    ] {
+        let (made, before) = make_a_key(Search::Finds);
+        made.unwrap();
+        let (server, kept) = keycloak(search);
+        kept.lock().unwrap().0 = before.lock().unwrap().0.clone();
+        let admin = sign_in(&server);
+        let owner = owner::read(&admin, OWNER).unwrap();
+        let checked = check_found(&admin, &owner, ID, UnixMillis(0));
+        assert_eq!(checked.is_err(), is_refused, "{search:?}: {checked:?}");
+    }
 }

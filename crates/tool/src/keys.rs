@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use apikeys_core::api_key::format::is_id;
 use apikeys_core::keycloak::owner::User;
-use apikeys_core::manage::owner_keys::{self, Edit, EditRefused, KeyState, Replacement};
+use apikeys_core::manage::owner_keys::{self, Edit, Replacement};
 use serde_json::{Value, json};
 
 use crate::admin_error::one_line;
@@ -94,12 +94,8 @@ pub(crate) fn rotate(args: &RotateArgs) -> Result<()> {
     check_realm(&admin, &args.names.identity_provider)?;
     let owner = owner::find_or_look_up(&admin, &args.owner, id)?.with_context(|| unknown(id))?;
     let now = system::now()?;
-    // If no gateway finds the old key, none would find its successor.
-    let works = owner_keys::find(&owner.attributes, id, now)
-        .is_some_and(|old| !matches!(old.state, KeyState::Unusable(_)));
-    if works && !change::is_found(&admin, owner.id(), id)? {
-        bail!("key {id} is as it was: {}", EditRefused::OwnerNotFound);
-    }
+    change::check_found(&admin, &owner, id, now)
+        .with_context(|| format!("key {id} is as it was"))?;
     let made = new_key::generate(&format, &args.making.hash)?;
     let edit = Edit::Rotate {
         id: id.to_owned(),

@@ -139,10 +139,9 @@ pub const MUTATIONS: &[Mutation] = &[
         invariant: 5,
         edits: &[edit(
             "exchange/steps.rs",
-            "self.key_id = Some(key_id);
-                let output = self.admit(&digest, token, remove, level.into(), env);",
-            "self.key_id = Some(key.expose().to_owned());
-                let output = self.admit(&digest, token, remove, level.into(), env);",
+            "self.admit(&digest, token, remove, level.into(), env)",
+            "{ self.key_id = Some(key.expose().to_owned());
+              self.admit(&digest, token, remove, level.into(), env) }",
         )],
     },
     // A token goes to the log in place of the key's id.
