@@ -122,7 +122,7 @@ fn the_end_of_the_process_is_waited_for() {
         .unwrap();
     let grace = pod()["terminationGracePeriodSeconds"].as_u64().unwrap();
     assert!(grace > pause + limit, "the kubelet kills after {grace} s");
-    assert!(section("## Stop and restart").contains(&format!("for {limit} s")));
+    assert!(section("## Stop and restart").contains(&format!("get {limit} s.")));
 }
 
 #[test]
