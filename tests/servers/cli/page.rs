@@ -40,6 +40,7 @@ fn a_key_that_leaked_is_found_ended_and_its_uses_are_told() {
 #[test]
 fn the_service_answers_as_its_page_says() {
     let realm = Realm::prepared();
+    std::fs::rename(realm.file("key.pem"), realm.file("signing-key.pem")).unwrap();
     let quick = ["--name", "Orders", "--hash-algorithm", "sha256"];
     let made = realm.json(
         "create",
