@@ -20,4 +20,9 @@ luacheck --std ngx_lua --globals kong --no-self --no-max-line-length --quiet \
 step 'The plugin in nginx'
 python3 tests/kong_plugin/test_plugin.py
 
+step 'The demo'
+need_compose
+"${COMPOSE[@]}" -f deploy/compose-kong-plugin/docker-compose.yml config --quiet
+echo "${COMPOSE[*]} accepts it"
+
 printf '\nThe Kong plugin holds.\n'
