@@ -44,7 +44,7 @@ run_step() {
     host-model) cargo test --locked --package host-model ;;
     kong) APIKEYS=$TARGET_DIR/release/apikeys tests/kong/check.sh ;;
     # The Lua plugin, in Debian's nginx with a stand-in for Kong's PDK.
-    kong-plugin) tests/kong_plugin/check.sh ;;
+    kong-plugin) APIKEYS=$TARGET_DIR/release/apikeys scripts/with-keycloak.sh tests/kong_plugin/check.sh ;;
     cli) scripts/with-keycloak.sh cargo test --locked --package suites --test cli ;;
     smoke) E2E_SMOKE=1 cargo test --locked --package suites --test e2e ;;
     end-to-end) cargo test --locked --package suites --test e2e ;;

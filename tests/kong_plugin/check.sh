@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
-# Checks the Kong plugin without Kong: lints it, runs it in Debian's nginx, and lets docker compose read
-# the demo with it. Part of `make test-all`.
+# Checks the Kong plugin without Kong: lints it, runs it in Debian's nginx, before a stand-in of the
+# service and before the service itself, and lets docker compose read the demo with it. Part of
+# `make test-all`.
+#
+# KEYCLOAK_URL, KEYCLOAK_ADMIN_USER and KEYCLOAK_ADMIN_PASSWORD: a running Keycloak with the demo's realm,
+# as scripts/with-keycloak.sh gives it. APIKEYS: the built apikeys tool.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -19,6 +23,9 @@ luacheck --std ngx_lua --globals kong --no-self --no-max-line-length --quiet \
 
 step 'The plugin in nginx'
 python3 tests/kong_plugin/test_plugin.py
+
+step 'The plugin before apikeys serve'
+python3 tests/kong_plugin/test_serve.py
 
 step 'The demo'
 need_compose

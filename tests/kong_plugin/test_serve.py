@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -17,7 +18,7 @@ import time
 import unittest
 import urllib.request
 
-from test_plugin import IDENTITY, Gateway, Service, free_ports
+from test_plugin import IDENTITY, ROOT, Gateway, Service, free_ports
 
 APIKEYS = os.environ["APIKEYS"]
 KEYCLOAK_URL = os.environ["KEYCLOAK_URL"]
@@ -94,7 +95,8 @@ class Served(unittest.TestCase):
     @classmethod
     def new_key(cls, name, *options):
         path = cls.folder / f"{name}.key"
-        apikeys("create", *REALM, "--owner", "alice", "--name", name, "--output-file", path, *options)
+        apikeys("create", *REALM, "--owner", "alice", "--name", name, "--output-file", path,
+                "--max-keys-per-user", 20, *options)
         return path.read_text().strip()
 
     def get(self, path, *headers, **options):
@@ -220,6 +222,15 @@ class Served(unittest.TestCase):
         self.assert_refused(gone, 503, "identity_provider_unavailable")
         self.assertEqual(gone.head["retry-after"], "5")
         self.assert_exchanged(self.get("/demo/", ("X-API-Key", self.key)), self.key)
+
+    def test_the_services_configurations_of_the_demo_and_the_page_are_valid(self):
+        page = (ROOT / "docs" / "install" / "kong-plugin.md").read_text()
+        [of_the_page] = re.findall(r"```text\n(# apikeys\.yml.*?)```", page, re.DOTALL)
+        of_the_demo = (ROOT / "deploy" / "compose-kong-plugin" / "serve.yml").read_text()
+        for text in (of_the_page, of_the_demo.replace("/keys/signing-key.pem", "signing-key.pem")):
+            path = self.folder / "checked.yml"
+            path.write_text(text)
+            apikeys("serve", "--config", path, "--check")
 
     def test_no_log_has_a_key(self):
         self.get("/demo/", ("X-API-Key", self.key), ("X-API-Key", self.key))
