@@ -260,8 +260,10 @@ impl<'a, 'b> Report<'a, 'b> {
             let token_bytes = forward.authorization.len().saturating_sub("Bearer ".len());
             self.audit(|request, now| Line::exchanged(request, source, token_bytes, now));
         }
-        let told = route.config.identity_headers;
-        let identity = told.then(|| exchange.identity()).unwrap_or_default();
+        let identity = match route.config.identity_headers {
+            true => exchange.identity(),
+            false => Vec::new(),
+        };
         let is_set = |name: &String| identity.iter().any(|(set, _)| set == name);
         remove.retain(|name| !is_set(name));
         Verdict::Exchanged {
