@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # Shared by the checks of the Kong side: messages, and Debian's programs. Sourced, never run.
 
+set -euo pipefail
+
 step() { printf '\n== %s\n' "$1"; }
 
 fail() {

@@ -6,7 +6,15 @@ local _M = {}
 
 local REQUEST_HEADERS_MOST = 1000
 
-local function checked_value(value)
+local checked_value
+function checked_value(value)
+  if type(value) == "table" then
+    local values = {}
+    for i, each in ipairs(value) do
+      values[i] = checked_value(each)
+    end
+    return values
+  end
   assert(type(value) == "string", "a header's value must be a string")
   return value == "" and " " or value
 end

@@ -361,6 +361,12 @@ class Gateway:
             "  local credential = ngx.ctx.authenticated_credential\n"
             "  local log = ngx.ctx.serialized\n"
             "  ngx.header['Test-Credential'] = credential and credential.id .. ' ' .. credential.owner_id\n"
+            # Log plugins write the request's headers as they are at the end.
+            "  local logged = {}\n"
+            "  for name, value in pairs(ngx.req.get_headers()) do\n"
+            "    logged[#logged + 1] = name .. '=' .. (type(value) == 'table' and table.concat(value) or value)\n"
+            "  end\n"
+            "  ngx.header['Test-Logged'] = table.concat(logged, ' ')\n"
             "  ngx.header['Test-Log'] = log and log.key .. ' ' .. log.value.key_id .. ' ' .. log.value.owner_id\n"
             "}\n"
             + locations.replace("SERVICE", f"127.0.0.1:{service_port}") + "}\n}\n")
@@ -543,6 +549,19 @@ class ARefusal(Case):
         answer = self.get("/401/", ("Content-Type", "application/grpc+proto"), ("TE", "trailers"))
         self.assertEqual((answer.status, answer.body), (401, b""))
         self.assertEqual(answer.head["content-type"], "application/grpc")
+
+
+class TheLogs(Case):
+    def test_of_kongs_plugins_get_no_key_however_a_request_ends(self):
+        credentials = [("Authorization", f"ApiKey {KEY}"), ("X-API-Key", KEY)]
+        many = [(f"x-{number}", "1") for number in range(95)]
+        for way in ["plain", "gone", "hang", "200-with-the-key", *Exchange.REFUSALS]:
+            with self.subTest(way):
+                answer = self.get(f"/{way}/", *credentials, ("X-Other", "stays"))
+                self.assertIn("x-other=stays", answer.head["test-logged"])
+                self.assertNotIn(KEY, answer.head["test-logged"])
+        for more in [*many, ("X-API-Key", KEY)], [*credentials, ("Connection", "Authorization")]:
+            self.assertNotIn(KEY, self.get("/plain/", *more).head["test-logged"])
 
 
 class TheQuestion(Case):

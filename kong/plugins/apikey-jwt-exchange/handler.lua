@@ -360,17 +360,25 @@ local function go_on(told, headers, names)
   end
 
   if told["apikeys-key-id"] then
-    for _, name in ipairs(names) do
-      clear_header(name)
-    end
     set_header("Authorization", told["authorization"])
-    authenticate(told["apikeys-key-id"], told["apikeys-owner-id"])
+    return authenticate(told["apikeys-key-id"], told["apikeys-owner-id"])
+  end
+  for _, name in ipairs(names) do
+    if headers[name] then
+      set_header(name, headers[name])
+    end
   end
 end
 
 
 function Handler:access(conf)
   local headers, err = kong.request.get_headers(HEADERS_MAX)
+  -- Out of the request until the answer is there: log plugins write the headers of a refused request.
+  local names = {}
+  for i, name in ipairs(conf.headers) do
+    names[i] = lower(name)
+    kong.service.request.clear_header(name)
+  end
   if err or unsets_ours(headers) then
     return refuse_request()
   end
@@ -389,10 +397,6 @@ function Handler:access(conf)
   end
   if answer.status ~= 200 then
     return pass_refusal(answer)
-  end
-  local names = {}
-  for i, name in ipairs(conf.headers) do
-    names[i] = lower(name)
   end
   local fault = fault_of(answer, headers, names)
   if fault then
