@@ -358,6 +358,12 @@ fn a_signing_key_that_turns_to_nonsense_is_told_of_and_the_one_before_serves_on(
     served.expect_exchanged(&first);
     assert!(!served.log().contains("U0VDUkVU"));
     realm.private_file("key.pem", &pem);
+    served.wait_for_line("holds the key in use");
+    let next = realm.file("next.pem");
+    realm
+        .run("signing-key new", &["--signing-key-file", &next])
+        .succeeded();
+    fs::copy(next, realm.file("key.pem")).unwrap();
     served.wait_for_line("the signing key has changed and is in use");
     served.expect_exchanged(&first);
 }
