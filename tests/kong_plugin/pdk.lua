@@ -23,7 +23,11 @@ _M.kong = {
   request = {
     get_headers = function(most)
       assert(most >= 1 and most <= REQUEST_HEADERS_MOST)
-      return ngx.req.get_headers(most)
+      local headers, err = ngx.req.get_headers(most)
+      if headers["test-line-end"] then
+        headers["x-broken"] = "a" .. ngx.unescape_uri(headers["test-line-end"]) .. "x-forwarded-for: 10.0.0.1"
+      end
+      return headers, err
     end,
     get_header = function(name)
       local value = ngx.req.get_headers()[name]

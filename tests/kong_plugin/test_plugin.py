@@ -633,6 +633,13 @@ class AClient(Case):
                 answer = self.get("/identity/", ("X-API-Key", KEY), ("Connection", value))
                 self.assert_problem(answer, 400, "ambiguous_credentials")
 
+    def test_cannot_add_a_line_to_the_question(self):
+        before = len(self.exchange.questions)
+        for line_end in ["%0D%0A", "%0A", "%0D"]:
+            answer = self.get("/plain/", ("X-API-Key", KEY), ("Test-Line-End", line_end))
+            self.assert_problem(answer, 400, "ambiguous_credentials")
+        self.assertEqual(len(self.exchange.questions), before)
+
     def test_may_open_a_websocket(self):
         answer = self.get("/plain/", ("X-API-Key", KEY), ("Connection", "Upgrade"),
                           ("Upgrade", "websocket"), ("Sec-WebSocket-Key", "x"))

@@ -8,6 +8,7 @@
 local kong = kong
 local ngx = ngx
 
+local byte = string.byte
 local find = string.find
 local gmatch = string.gmatch
 local gsub = string.gsub
@@ -36,6 +37,9 @@ local IS_IDENTITY = {}
 for _, name in ipairs(IDENTITY) do
   IS_IDENTITY[name] = true
 end
+
+-- Set by Kong's authentication plugins for the consumer, of which there is none here.
+local CONSUMER = { "x-consumer-id", "x-consumer-custom-id", "x-consumer-username", "x-anonymous-consumer" }
 
 -- Not asked with: nginx forwards none of these as the client sent it.
 local FRAMING = {
@@ -145,6 +149,12 @@ local function unsets_ours(headers)
 end
 
 
+-- nginx lets no such header in; if one gets here all the same, it must not become two.
+local function breaks_line(text)
+  return find(text, "\n", 1, true) or find(text, "\r", 1, true)
+end
+
+
 -- The question's text; nothing for a request that cannot be asked about as it came.
 local function question_of(target, headers)
   local lines = {
@@ -156,34 +166,42 @@ local function question_of(target, headers)
   for name, values in pairs(headers) do
     if not FRAMING[name] and name ~= "x-forwarded-for" then
       local line = (RENAMED[name] and "x-forwarded-" or "") .. name .. ": "
-      if find(line, "[%c%s:]", 1) ~= #line - 1 then
-        return nil
-      end
-      for _, value in ipairs(type(values) == "table" and values or { values }) do
-        if find(value, "[\r\n%z]") then
-          return nil
-        end
+      if type(values) ~= "table" then
         count = count + 1
-        lines[count] = line .. value
+        lines[count] = line .. values
+      else
+        for _, value in ipairs(values) do
+          count = count + 1
+          lines[count] = line .. value
+        end
       end
     end
   end
 
   -- The last address counts; the client's own text stands before it.
   local forwarded_for = joined(headers["x-forwarded-for"])
-  if forwarded_for and find(forwarded_for, "[\r\n%z]") then
-    return nil
-  end
   lines[count + 1] = "x-forwarded-for: " .. (forwarded_for and forwarded_for .. ", " or "")
                      .. kong.client.get_forwarded_ip()
   if not headers["x-request-id"] then
     lines[count + 2] = "x-request-id: " .. (ngx.var.kong_request_id or "")
+  end
+  for _, line in ipairs(lines) do
+    if breaks_line(line) then
+      return nil
+    end
   end
   return concat(lines, "\r\n") .. "\r\n\r\n"
 end
 
 
 -- ---- the answer -----------------------------------------------------------------------------------
+
+-- A header's value without white space at its end; most have none.
+local function trimmed(value)
+  local last = byte(value, -1)
+  return (last == 32 or last == 9) and match(value, "^(.-)[ \t]*$") or value
+end
+
 
 -- An answer's status, headers (names in lower case) and body; or nil, the reason, and whether the connection
 -- had ended before the first byte.
@@ -213,7 +231,7 @@ local function read_answer(sock)
         if not name then
           return nil, "a malformed header"
         end
-        name, value = lower(name), match(value, "^(.-)[ \t]*$")
+        name, value = lower(name), trimmed(value)
         headers[name] = headers[name] and headers[name] .. ", " .. value or value
         at = last + 1
       end
@@ -315,7 +333,7 @@ local function fault_of(answer, headers, names)
   end
   -- A request passes as it came, so the answer repeats its credentials.
   for _, name in ipairs(names) do
-    if (told[name] or "") ~= (match(joined(headers[name]) or "", "^[ \t]*(.-)[ \t]*$")) then
+    if (told[name] or "") ~= trimmed(joined(headers[name]) or "") then
       return "a 200 without the credentials that came"
     end
   end
@@ -323,15 +341,14 @@ end
 
 
 -- Tells Kong the caller, as its authentication plugins do, for limits and logs by key.
-local function authenticate(key_id, owner_id)
+local function authenticate(key_id, owner_id, headers)
   kong.client.authenticate(nil, { id = key_id, owner_id = owner_id })
   kong.log.set_serialize_value("apikeys", { key_id = key_id, owner_id = owner_id })
-
-  local clear_header = kong.service.request.clear_header
-  clear_header("X-Consumer-ID")
-  clear_header("X-Consumer-Custom-ID")
-  clear_header("X-Consumer-Username")
-  clear_header("X-Anonymous-Consumer")
+  for _, name in ipairs(CONSUMER) do
+    if headers[name] then
+      kong.service.request.clear_header(name)
+    end
+  end
   kong.service.request.set_header("X-Credential-Identifier", key_id)
 end
 
@@ -343,7 +360,7 @@ local function go_on(told, headers, names)
 
   -- A service may read an underscore as a dash, so such a claim goes as well.
   for name in pairs(headers) do
-    if IS_IDENTITY[gsub(name, "_", "-")] then
+    if IS_IDENTITY[name] or (find(name, "_", 1, true) and IS_IDENTITY[gsub(name, "_", "-")]) then
       clear_header(name)
     end
   end
@@ -354,14 +371,14 @@ local function go_on(told, headers, names)
   end
   -- Other headers that hold the key.
   for name in gmatch(told["x-envoy-auth-headers-to-remove"] or "", "[^%s,]+") do
-    if not IS_IDENTITY[lower(name)] then
+    if headers[name] and not IS_IDENTITY[lower(name)] then
       clear_header(name)
     end
   end
 
   if told["apikeys-key-id"] then
     set_header("Authorization", told["authorization"])
-    return authenticate(told["apikeys-key-id"], told["apikeys-owner-id"])
+    return authenticate(told["apikeys-key-id"], told["apikeys-owner-id"], headers)
   end
   for _, name in ipairs(names) do
     if headers[name] then
@@ -377,7 +394,9 @@ function Handler:access(conf)
   local names = {}
   for i, name in ipairs(conf.headers) do
     names[i] = lower(name)
-    kong.service.request.clear_header(name)
+    if err or headers[name] then
+      kong.service.request.clear_header(name)
+    end
   end
   if err or unsets_ours(headers) then
     return refuse_request()
