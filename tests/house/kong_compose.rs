@@ -220,7 +220,9 @@ fn the_plugin_lies_where_kong_looks_and_asks_the_service_of_its_network() {
     );
     let path = kong["environment"]["KONG_LUA_PACKAGE_PATH"].as_str();
     assert!(path.unwrap().starts_with("/opt/?.lua;"), "{path:?}");
-    assert!(texts(&kong["volumes"]).contains(&"../../kong/plugins:/opt/kong/plugins:ro".to_owned()));
+    assert!(
+        texts(&kong["volumes"]).contains(&"../../kong/plugins:/opt/kong/plugins:ro".to_owned())
+    );
     assert!(
         root()
             .join("kong/plugins/apikey-jwt-exchange/handler.lua")
