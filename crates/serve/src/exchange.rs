@@ -86,6 +86,9 @@ impl UnderWay<'_> {
 /// takes out those that its own configuration names.
 pub(crate) async fn judge(route: &Route, request: &Request, removes: bool) -> Verdict {
     let began = clock::instant();
+    if request.source.is_none() {
+        route.has_no_address();
+    }
     let mut under_way = UnderWay {
         route,
         request,

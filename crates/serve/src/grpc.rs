@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
 use crate::exchange::{Verdict, judge};
-use crate::request::Request;
+use crate::request::{Request, is_address};
 use crate::service::{Route, Service};
 
 const PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -238,9 +238,10 @@ fn read(attributes: Attributes) -> Request {
     };
     headers.retain(|(name, _)| name != ":method");
     headers.push((":method".to_owned(), http.method.into_bytes()));
+    let source = source.map(|socket| socket.address);
     Request {
         headers,
-        source: source.map(|socket| socket.address),
+        source: source.filter(|text| is_address(text)),
     }
 }
 

@@ -3,6 +3,7 @@
 use apikeys_core::audit::{REQUEST_ID_MAX, is_request_id};
 use apikeys_core::config::Config;
 use apikeys_core::exchange::credentials::may_hold_key;
+use apikeys_core::exchange::throttle::parse_address;
 use apikeys_core::trace::TraceContext;
 use http::HeaderMap;
 
@@ -10,7 +11,7 @@ use http::HeaderMap;
 pub(crate) struct Request {
     /// Its headers, names in lower case, with `:method` among them.
     pub(crate) headers: Vec<(String, Vec<u8>)>,
-    /// The client's address, as the gateway has it.
+    /// The client's address, as the gateway has it; none where it does not say, or no address.
     pub(crate) source: Option<String>,
 }
 
@@ -22,10 +23,14 @@ impl Request {
             pairs.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
         // The last entry is the gateway's own; those before it are the client's word.
         let forwarded = map.get_all("x-forwarded-for").into_iter().next_back();
-        let last = forwarded.and_then(|value| value.to_str().ok()?.rsplit(',').next());
+        let last = forwarded.and_then(|value| value.as_bytes().rsplit(|byte| *byte == b',').next());
+        let last = last.and_then(|address| std::str::from_utf8(address).ok());
         Self {
             headers: headers.collect(),
-            source: last.map(|address| address.trim().to_owned()),
+            source: last
+                .map(str::trim)
+                .filter(|text| is_address(text))
+                .map(str::to_owned),
         }
     }
 
@@ -54,6 +59,11 @@ impl Request {
     }
 }
 
+/// Whether the core reads this as an address.
+pub(crate) fn is_address(text: &str) -> bool {
+    parse_address(text.as_bytes()).is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,7 +71,8 @@ mod tests {
     fn source(values: &[&'static str]) -> Option<String> {
         let mut map = HeaderMap::new();
         for value in values {
-            map.append("x-forwarded-for", http::HeaderValue::from_static(value));
+            let value = http::HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            map.append("x-forwarded-for", value);
         }
         Request::read(&map).source
     }
@@ -72,6 +83,8 @@ mod tests {
         assert_eq!(source(&["192.0.2.1"]).as_deref(), Some("192.0.2.1"));
         let claimed = "203.0.113.9, 198.51.100.1 , 192.0.2.1";
         assert_eq!(source(&[claimed]).as_deref(), Some("192.0.2.1"));
+        assert_eq!(source(&["\u{ff}, 192.0.2.1"]).as_deref(), Some("192.0.2.1"));
+        assert_eq!(source(&["192.0.2.1, unix:"]), None);
         assert_eq!(
             source(&["203.0.113.9", "192.0.2.1"]).as_deref(),
             Some("192.0.2.1")

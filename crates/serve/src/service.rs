@@ -64,6 +64,8 @@ pub(crate) struct Route {
     hits: AtomicU32,
     /// The self-check has passed once.
     pub(crate) ready: AtomicBool,
+    /// The log was told that a request came without its client's address.
+    told_of_no_address: AtomicBool,
 }
 
 /// The files of the signing keys.
@@ -188,6 +190,7 @@ impl Route {
             state: Mutex::new(state),
             hits: AtomicU32::new(0),
             ready: AtomicBool::new(false),
+            told_of_no_address: AtomicBool::new(false),
         }))
     }
 
@@ -209,6 +212,19 @@ impl Route {
             *in_use = state;
         }
         Ok(are_others)
+    }
+
+    /// Tells the log, once, that requests come without their client's address: their failures are not
+    /// counted, and keys that are bound to networks are refused.
+    pub(crate) fn has_no_address(&self) {
+        let counts = self.config.throttle_failures_per_minute > 0;
+        if counts && !self.told_of_no_address.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "{}: a request came without an address in X-Forwarded-For: failures of such requests \
+                 are not counted, so no client is told to wait; let the gateway set the header",
+                self.name
+            );
+        }
     }
 
     /// Whether the audit log gets a line for this cache hit.
