@@ -247,6 +247,7 @@ fn every_configuration_of_a_page_is_valid() {
         ("docs/install/envoy-gateway.md", 1),
         ("docs/install/envoy.md", 1),
         ("docs/install/istio.md", 1),
+        ("docs/install/kong-plugin.md", 1),
         ("docs/install/kong.md", 2),
         ("docs/install/service.md", 1),
         ("docs/migrate/back.md", 1),
