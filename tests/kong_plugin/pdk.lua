@@ -45,6 +45,9 @@ _M.kong = {
       ngx.ctx.authenticated_consumer = consumer
       ngx.ctx.authenticated_credential = credential
     end,
+    get_credential = function()
+      return ngx.ctx.authenticated_credential
+    end,
   },
   log = {
     err = function(...)

@@ -530,6 +530,11 @@ class APassingRequest(Case):
                         ("X-API-Key-ID", "twice"), ("X-API-Key-Idea", "stays")).seen
         self.assertEqual([name for name in seen.names() if "key" in name], ["x-api-key-idea"])
 
+    def test_names_no_consumer_that_no_plugin_has_found(self):
+        claims = [("X-Consumer-Username", "root"), ("X-Credential-Identifier", "root")]
+        seen = self.get("/plain/", *claims).seen
+        self.assertEqual([seen.all(name) for name, _ in claims], [[], []])
+
 
 class ARefusal(Case):
     def test_is_the_services_own(self):

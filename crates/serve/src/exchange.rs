@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use apikeys_core::api_key::hash::{BcryptJob, ROUNDS_PER_SLICE};
 use apikeys_core::audit::{self, Line};
 use apikeys_core::clock::UnixMillis;
 use apikeys_core::config::Config;
@@ -12,6 +13,7 @@ use apikeys_core::machine::{Effect, Event};
 use apikeys_core::metrics::Way;
 use apikeys_core::rejection::{Reason, Rejection};
 use apikeys_core::trace::TraceContext;
+use tokio::sync::Semaphore;
 use tokio::task;
 
 use crate::clock;
@@ -218,31 +220,36 @@ pub(crate) async fn carry_out(route: &Route, effect: Effect, trace: Option<&Trac
             tokio::time::sleep(Duration::from_millis(ms)).await;
             Done::Turn
         }
-        Effect::Compute {
-            mut job,
-            timeout_ms,
-        } => {
-            let shared = &route.shared;
-            let computing = async {
-                let permit = shared.computing.acquire().await.ok()?;
-                let counted = Arc::clone(&route.shared);
-                let computing = task::spawn_blocking(move || {
-                    let began = clock::instant();
-                    let same = job.run(u32::MAX);
-                    counted.count(|metrics| metrics.slice_took(clock::since_us(began)));
-                    same
-                });
-                let same = computing.await.ok()?;
-                drop(permit);
-                same
-            };
+        Effect::Compute { job, timeout_ms } => {
             let limit = Duration::from_millis(timeout_ms);
+            let computing = compute(Arc::clone(&route.shared.computing), job);
             match tokio::time::timeout(limit, computing).await {
                 Ok(Some(same)) => Done::Computed(same),
                 _ => Done::Answered(Answer::Failed("not computed in time".to_owned())),
             }
         }
     }
+}
+
+/// Runs a verification on a thread of its own, as soon as one of the permits is free. It ends soon
+/// after nobody waits for it any more, and gives its permit back then and not before.
+async fn compute(permits: Arc<Semaphore>, mut job: Box<BcryptJob>) -> Option<bool> {
+    let permit = permits.acquire_owned().await.ok()?;
+    let waiting = Arc::new(());
+    let waited_for = Arc::downgrade(&waiting);
+    let computing = task::spawn_blocking(move || {
+        let _permit = permit;
+        while waited_for.strong_count() > 0 {
+            let done = job.run(ROUNDS_PER_SLICE);
+            if done.is_some() {
+                return done;
+            }
+        }
+        None
+    });
+    let same = computing.await.ok()?;
+    drop(waiting);
+    same
 }
 
 /// The end of an exchange, for the metrics, the audit log and the gateway.
@@ -330,5 +337,35 @@ impl<'a, 'b> Report<'a, 'b> {
             keycloak_ms: self.under_way.keycloak_us / 1000,
         };
         log::audit(&line(facts, clock::now()).json());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use apikeys_core::api_key::hash::{StoredHash, Verification};
+
+    fn job(cost: u32) -> Box<BcryptJob> {
+        let hash = format!("$2b${cost:02}${}", ".".repeat(53));
+        match StoredHash::parse(&hash).unwrap().verify(b"a key") {
+            Verification::Computing(job) => job,
+            Verification::Decided(_) => panic!("bcrypt is computed"),
+        }
+    }
+
+    #[tokio::test]
+    async fn verifications_that_nobody_waits_for_end_and_the_next_one_has_its_turn() {
+        let permits = Arc::new(Semaphore::new(1));
+        assert_eq!(compute(Arc::clone(&permits), job(4)).await, Some(false));
+        // To their end they would take a minute and more, one after the other.
+        for _ in 0..60 {
+            let long = compute(Arc::clone(&permits), job(14));
+            let soon = Duration::from_millis(20);
+            assert!(tokio::time::timeout(soon, long).await.is_err());
+        }
+        let next = compute(Arc::clone(&permits), job(4));
+        let next = tokio::time::timeout(Duration::from_secs(30), next).await;
+        assert_eq!(next.unwrap(), Some(false));
+        assert_eq!(permits.available_permits(), 1);
     }
 }

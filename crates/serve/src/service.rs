@@ -30,7 +30,7 @@ pub(crate) struct Shared {
     pub(crate) removes_headers: bool,
     metrics: Mutex<Metrics>,
     /// One permit for each thread that may compute bcrypt.
-    pub(crate) computing: Semaphore,
+    pub(crate) computing: Arc<Semaphore>,
 }
 
 impl Shared {
@@ -103,7 +103,7 @@ impl Service {
             memory: Memory::default(),
             removes_headers: settings.removes_headers,
             metrics: Mutex::default(),
-            computing: Semaphore::new(threads()),
+            computing: Arc::new(Semaphore::new(threads())),
         });
         let keys = KeyFiles {
             signing_key: settings.signing_key_file,

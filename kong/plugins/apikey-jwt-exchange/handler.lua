@@ -39,7 +39,8 @@ for _, name in ipairs(IDENTITY) do
 end
 
 -- Set by Kong's authentication plugins for the consumer, of which there is none here.
-local CONSUMER = { "x-consumer-id", "x-consumer-custom-id", "x-consumer-username", "x-anonymous-consumer" }
+local CONSUMER = { "x-consumer-id", "x-consumer-custom-id", "x-consumer-username", "x-anonymous-consumer",
+                   "x-credential-identifier" }
 
 -- Not asked with: nginx forwards none of these as the client sent it.
 local FRAMING = {
@@ -340,15 +341,21 @@ local function fault_of(answer, headers, names)
 end
 
 
--- Tells Kong the caller, as its authentication plugins do, for limits and logs by key.
-local function authenticate(key_id, owner_id, headers)
-  kong.client.authenticate(nil, { id = key_id, owner_id = owner_id })
-  kong.log.set_serialize_value("apikeys", { key_id = key_id, owner_id = owner_id })
+-- Takes out the names that Kong's authentication plugins tell a service their caller by.
+local function clear_consumer(headers)
   for _, name in ipairs(CONSUMER) do
     if headers[name] then
       kong.service.request.clear_header(name)
     end
   end
+end
+
+
+-- Tells Kong the caller, as its authentication plugins do, for limits and logs by key.
+local function authenticate(key_id, owner_id, headers)
+  kong.client.authenticate(nil, { id = key_id, owner_id = owner_id })
+  kong.log.set_serialize_value("apikeys", { key_id = key_id, owner_id = owner_id })
+  clear_consumer(headers)
   kong.service.request.set_header("X-Credential-Identifier", key_id)
 end
 
@@ -379,6 +386,10 @@ local function go_on(told, headers, names)
   if told["apikeys-key-id"] then
     set_header("Authorization", told["authorization"])
     return authenticate(told["apikeys-key-id"], told["apikeys-owner-id"], headers)
+  end
+  -- Unless another plugin has set them for its own caller, the client did.
+  if not kong.client.get_credential() then
+    clear_consumer(headers)
   end
   for _, name in ipairs(names) do
     if headers[name] then
