@@ -10,6 +10,13 @@
 //! on free ports, and stops it at its end, even if the suite dies. The folder is kept when
 //! a trial fails.
 //!
+//! `GATEWAY=nginx`, `caddy`, `haproxy` or `envoy-ext-authz` does the same with that gateway before
+//! `apikeys serve`:
+//!
+//! ```text
+//! GATEWAY=nginx cargo test -p suites --test e2e
+//! ```
+//!
 //! **Against a gateway given by URL** (Kong in docker compose, say) it starts nothing.
 //! Set in the environment, as `.run/demo.env` has them: `GATEWAY_URL`, `KEYCLOAK_URL`,
 //! `REALM`, `API_KEY`, `SERVICE_API_KEY`, `EXPIRED_API_KEY`, `KEYCLOAK_ADMIN_USER`,
@@ -53,7 +60,7 @@
 //! | `ready` | it serves |
 //! | `refused` | or: it does not come up with this configuration, as the log or standard error says |
 //!
-//! Trials that lack a part of the stack, and those that a limit of Kong's makes impossible,
+//! Trials that lack a part of the stack, and those that a gateway's own limit makes impossible,
 //! are named with the reason before the run and counted as ignored. The suite
 //! makes users of its own in the realm and deletes them.
 //!
@@ -89,7 +96,7 @@ use suites::{
 };
 use test_kit::page;
 
-use world::{Case, Host, Need, World};
+use world::{Case, Need, World};
 
 /// The trials of `make test`: one or two for each promise of docs/promises.md, and for each
 /// theme. `make test-all` runs all of them.
@@ -177,7 +184,11 @@ fn chosen(mut cases: Vec<Case>) -> Vec<Case> {
 /// The reason why a case cannot run here.
 fn lacking(case: &Case, world: &World) -> Option<&'static str> {
     let lacks = case.needs.iter().find_map(|need| world.lacks(*need));
-    lacks.or(case.not_on_kong.filter(|_| world.host == Host::Kong))
+    let limits = case.not_on.iter();
+    lacks.or_else(|| {
+        let mut limits = limits.filter(|(host, _)| *host == world.host);
+        limits.next().map(|(_, reason)| *reason)
+    })
 }
 
 /// Names the cases that cannot run here, by the reason: nothing is left out silently.
