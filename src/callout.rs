@@ -44,6 +44,7 @@ impl Callout {
                 wait_ms,
                 timeout_ms,
             } => send_yield(config, *wait_ms, *timeout_ms),
+            Effect::Compute { .. } => Err("a worker of this host computes by itself".to_owned()),
         };
         match sent {
             Ok(token) => {

@@ -255,7 +255,8 @@ impl HttpFilter {
         metrics::count(|metrics| {
             metrics.exchanged(forward.source);
             if let Some(took) = took {
-                metrics.exchange_took(self.way(forward.source), took);
+                let way = Way::of(forward.source, self.paused, self.fetched_token);
+                metrics.exchange_took(way, took);
             }
         });
         let source = forward.source;
@@ -264,18 +265,6 @@ impl HttpFilter {
             Line::exchanged(request, source, token_bytes, now)
         });
         self.resume()
-    }
-
-    /// The way that the request took to its token.
-    const fn way(&self, source: Source) -> Way {
-        match source {
-            Source::L1 | Source::L2 if self.paused => Way::Waited,
-            Source::L1 | Source::L2 => Way::Warm,
-            Source::Refresh if self.fetched_token => Way::Cold,
-            Source::Refresh => Way::Refresh,
-            Source::FirstUse => Way::FirstUse,
-            Source::Stale => Way::Stale,
-        }
     }
 
     fn resume(&mut self) -> Action {

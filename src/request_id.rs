@@ -4,11 +4,9 @@ use std::cell::OnceCell;
 use std::fmt;
 
 use super::system;
+use apikeys_core::audit::{REQUEST_ID_MAX, is_request_id};
 use apikeys_core::config::Config;
 use apikeys_core::exchange::credentials::{Headers, may_hold_key};
-
-/// The longest id that a request may bring.
-const BYTES_MAX: usize = 128;
 
 /// The value of the header that gateways agree on, if that can be an id; else Kong's own; else a
 /// dash. Most requests have no line in the log, so it is read only when it is first needed. It is
@@ -27,7 +25,7 @@ impl RequestId {
         let header = named
             .find(|(name, _)| name.eq_ignore_ascii_case("x-request-id"))
             .map(|(_, id)| id)
-            .filter(|id| id.len() <= BYTES_MAX && !may_hold_key(config, headers, id));
+            .filter(|id| id.len() <= REQUEST_ID_MAX && !may_hold_key(config, headers, id));
         Self {
             header: header.cloned(),
             read: OnceCell::new(),
@@ -36,8 +34,8 @@ impl RequestId {
 
     pub(super) fn text(&self) -> &str {
         self.read.get_or_init(|| {
-            let header = self.header.clone().filter(|id| is_id(id));
-            let id = header.or_else(|| system::kong_request_id().filter(|id| is_id(id)));
+            let header = self.header.clone().filter(|id| is_request_id(id));
+            let id = header.or_else(|| system::kong_request_id().filter(|id| is_request_id(id)));
             id.and_then(|id| String::from_utf8(id).ok())
                 .unwrap_or_else(|| "-".to_owned())
         })
@@ -48,10 +46,4 @@ impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.text())
     }
-}
-
-/// Whether this is exactly one word.
-fn is_id(id: &[u8]) -> bool {
-    let of_a_word = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
-    (1..=BYTES_MAX).contains(&id.len()) && id.iter().all(of_a_word)
 }

@@ -354,6 +354,7 @@ impl<'a> VirtualNode<'a> {
                 let wait_us = wait_ms.map_or(TURN_US, |ms| ms * 1000);
                 self.push(wait_us, Event::Answer(id));
             }
+            Output::Await(Effect::Compute { .. }) => unreachable!("this node computes in slices"),
             Output::Forward(forward) => {
                 match forward.source {
                     Source::FirstUse => self.outcome.first_uses += 1,

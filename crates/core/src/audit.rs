@@ -21,6 +21,16 @@ const TEXT_MAX: usize = 128;
 /// The longest reason, which is a sentence.
 const REASON_MAX: usize = 300;
 
+/// The longest id that a request may bring.
+pub const REQUEST_ID_MAX: usize = 128;
+
+/// Whether a text can be the id of a request: one word.
+#[must_use]
+pub fn is_request_id(id: &[u8]) -> bool {
+    let of_a_word = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
+    (1..=REQUEST_ID_MAX).contains(&id.len()) && id.iter().all(of_a_word)
+}
+
 /// One line.
 #[derive(Debug, Clone)]
 pub struct Line {

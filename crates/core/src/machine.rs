@@ -3,6 +3,7 @@
 //! A machine decides and does no I/O. It gives an [`Effect`]; the shell performs it and comes
 //! back with an [`Event`].
 
+use crate::api_key::hash::BcryptJob;
 use crate::clock::UnixMillis;
 use crate::keycloak::Call;
 
@@ -17,6 +18,8 @@ pub enum Event<'a> {
         /// [`ANSWER_BYTES_MAX`](crate::keycloak::ANSWER_BYTES_MAX).
         body: Option<&'a [u8]>,
     },
+    /// The computation is done: whether the key is the hashed one.
+    Computed(bool),
     /// It failed, for this reason, as far as the host gives one.
     Failed(&'a str),
 }
@@ -39,6 +42,7 @@ impl<'a> Event<'a> {
                 body: Some(body),
             } => Ok((status, body)),
             Self::Answer { body: None, .. } => Err("the answer is too large"),
+            Self::Computed(_) => Err("a computation in the place of an answer"),
             Self::Failed(why) => Err(why),
         }
     }
@@ -48,7 +52,7 @@ impl<'a> Event<'a> {
     pub const fn status(self) -> Option<u16> {
         match self {
             Self::Answer { status, .. } => Some(status),
-            Self::Failed(_) => None,
+            Self::Computed(_) | Self::Failed(_) => None,
         }
     }
 }
@@ -58,6 +62,7 @@ impl std::fmt::Debug for Event<'_> {
         // Bodies hold tokens.
         match self {
             Self::Answer { status, .. } => write!(f, "Answer({status})"),
+            Self::Computed(_) => f.write_str("Computed"),
             Self::Failed(_) => f.write_str("Failed"),
         }
     }
@@ -80,6 +85,14 @@ pub enum Effect {
         /// How long to wait for the end of the yield.
         timeout_ms: u64,
     },
+    /// Run this bcrypt to its end on another thread. A shell gets it where it has asked for it, by
+    /// [`Gate::apart`](crate::exchange::gate::Gate::apart).
+    Compute {
+        /// The verification.
+        job: Box<BcryptJob>,
+        /// How long to wait for its end.
+        timeout_ms: u64,
+    },
 }
 
 impl Effect {
@@ -87,7 +100,9 @@ impl Effect {
     #[must_use]
     pub const fn timeout_ms(&self) -> u64 {
         match self {
-            Self::Call { timeout_ms, .. } | Self::Yield { timeout_ms, .. } => *timeout_ms,
+            Self::Call { timeout_ms, .. }
+            | Self::Yield { timeout_ms, .. }
+            | Self::Compute { timeout_ms, .. } => *timeout_ms,
         }
     }
 }

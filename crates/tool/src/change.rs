@@ -165,6 +165,7 @@ fn perform(admin: &KeycloakAdmin, effect: Effect) -> Result<(u16, Zeroizing<Stri
             thread::sleep(Duration::from_millis(wait_ms.unwrap_or_default()));
             Ok((204, Zeroizing::default()))
         }
+        Effect::Compute { .. } => Err("a change computes nothing".to_owned()),
     }
 }
 

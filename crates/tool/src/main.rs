@@ -44,7 +44,7 @@ mod usage;
 mod users;
 mod wrong_usage;
 
-use args::{Cli, Command, CompletionsArgs};
+use args::{Cli, Command, CompletionsArgs, ServeArgs};
 use wrong_usage::WrongUsage;
 
 fn main() -> ExitCode {
@@ -67,6 +67,7 @@ fn main() -> ExitCode {
         Command::SigningKey(args) => signing_key::run(&args).map(done),
         Command::Inspect(args) => inspect::run(&args),
         Command::Hash(args) => inspect::hash(&args).map(done),
+        Command::Serve(args) => serve(&args).map(done),
         Command::Completions(args) => completions(&args).map(done),
     };
     outcome.unwrap_or_else(|error| {
@@ -92,6 +93,15 @@ fn parsed() -> Cli {
         }
         refusal.exit()
     })
+}
+
+/// Serves, or checks that it could.
+fn serve(args: &ServeArgs) -> anyhow::Result<()> {
+    if args.check {
+        apikeys_serve::check(&args.config)?;
+        return Ok(output::result("the configuration can be used")?);
+    }
+    apikeys_serve::serve(&args.config)
 }
 
 /// Writes the completion script of a shell.

@@ -180,6 +180,9 @@ impl ByMachine {
                     thread::sleep(Duration::from_millis(ms));
                     machine.handle_event(Event::TURN, "", now())
                 }
+                ChangeOutput::Await(Effect::Compute { .. }) => {
+                    unreachable!("a change computes nothing")
+                }
                 ChangeOutput::Done(result) => return *result,
             };
         }

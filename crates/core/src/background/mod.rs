@@ -183,7 +183,7 @@ impl Background {
                 self.waiting.push_back((Job::Renewal, call));
                 return;
             }
-            Output::Await(Effect::Yield { .. }) => {
+            Output::Await(Effect::Yield { .. } | Effect::Compute { .. }) => {
                 self.looks_again = true;
                 return;
             }

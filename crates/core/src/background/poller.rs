@@ -476,6 +476,7 @@ impl Poller {
     ) -> Step {
         let read = match event {
             Event::Failed(why) => Err(call_failed(Endpoint::Events, why)),
+            Event::Computed(_) => Err(call_failed(Endpoint::Events, "no answer")),
             Event::Answer {
                 status: 200,
                 body: None,

@@ -1,4 +1,5 @@
-//! One bcrypt at a time per worker, and a bounded, fair queue behind it.
+//! One bcrypt at a time per worker, and a bounded, fair queue behind it. A shell with threads to
+//! spare has some at a time, apart from its workers.
 //!
 //! No request can wake another (Kong's `set_effective_context` does nothing), so each waiting
 //! request comes back from time to time and checks. A ticket that is shown no more, because its
@@ -54,6 +55,8 @@ struct Place {
 pub struct Gate {
     places: VecDeque<Place>,
     tickets: u64,
+    /// The number of threads that compute apart from the worker; 0 where the worker computes.
+    threads: usize,
 }
 
 impl Gate {
@@ -61,6 +64,21 @@ impl Gate {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A free gate to this many threads, each of which runs one bcrypt to its end.
+    #[must_use]
+    pub fn apart(threads: usize) -> Self {
+        Self {
+            threads,
+            ..Self::default()
+        }
+    }
+
+    /// Whether other threads compute, and not the worker in slices.
+    #[must_use]
+    pub const fn is_apart(&self) -> bool {
+        self.threads > 0
     }
 
     /// Draws a ticket, which has no place yet.
@@ -105,7 +123,7 @@ impl Gate {
         if let Some(place) = self.places.get_mut(position) {
             place.seen_at = now;
         }
-        if position == 0 {
+        if position < self.threads.max(1) {
             Turn::Go
         } else {
             Turn::Wait {
@@ -165,6 +183,17 @@ mod tests {
         assert_eq!(gate.show(b, &format!("{:?}", b), 4096, NOW), Turn::Go);
         gate.leave(b);
         assert_eq!(gate.show(c, &format!("{:?}", c), 16, NOW), Turn::Go);
+    }
+
+    #[test]
+    fn threads_apart_from_the_worker_have_a_turn_each() {
+        let mut gate = Gate::apart(2);
+        let [a, b, c] = [gate.ticket(), gate.ticket(), gate.ticket()];
+        assert_eq!(gate.show(a, "a", 1024, NOW), Turn::Go);
+        assert_eq!(gate.show(b, "b", 1024, NOW), Turn::Go);
+        assert_ne!(gate.show(c, "c", 1024, NOW), Turn::Go);
+        gate.leave(a);
+        assert_eq!(gate.show(c, "c", 1024, NOW), Turn::Go);
     }
 
     #[test]

@@ -193,6 +193,8 @@ enum State {
         owner: Box<Owner>,
         job: Box<BcryptJob>,
     },
+    /// The verdict of another thread.
+    Computing { owner: Box<Owner> },
     /// A yield after the verification, to sign the assertions.
     Signing { owner: Box<Owner> },
     /// The answer of the grant.
@@ -213,6 +215,7 @@ impl std::fmt::Debug for State {
             Self::LookingUp { .. } => "LookingUp",
             Self::Queueing { .. } => "Queueing",
             Self::Verifying { .. } => "Verifying",
+            Self::Computing { .. } => "Computing",
             Self::Signing { .. } => "Signing",
             Self::Granting { .. } => "Granting",
             Self::Over => "Over",
@@ -647,6 +650,7 @@ impl Exchange {
                     | State::Granting { .. }),
                     event,
                 ) => pending.answered(state, event, env),
+                (State::Computing { owner }, event) => pending.computed(owner, event, env),
                 // All other states wait for a yield. A yield past the deadline does not show that
                 // the yield address is at fault.
                 (state, Event::Failed(_)) if pending.deadline.left_ms(env.now) == 0 => Err(pending
@@ -935,6 +939,11 @@ impl Pending {
                 };
                 match owner.record.hash.verify(key.expose().as_bytes()) {
                     Verification::Decided(same) => self.verified(owner, same, env),
+                    Verification::Computing(job) if env.gate.is_apart() => {
+                        let state = State::Computing { owner };
+                        let timeout_ms = self.time_left(&state, env)?;
+                        Ok(Next::Await(state, Effect::Compute { job, timeout_ms }))
+                    }
                     Verification::Computing(job) => self.verify_slice(owner, job, env),
                 }
             }
@@ -982,6 +991,15 @@ impl Pending {
                 env.gate.leave(self.ticket);
                 self.verified(owner, same, env)
             }
+        }
+    }
+
+    /// The end of a verification on another thread.
+    fn computed(&mut self, owner: Box<Owner>, event: Event<'_>, env: &mut Env<'_>) -> Step {
+        env.gate.leave(self.ticket);
+        match event {
+            Event::Computed(same) => self.verified(owner, same, env),
+            _ => Err(End::refused(Reason::VerificationDeadline)),
         }
     }
 
@@ -1185,7 +1203,11 @@ impl Pending {
     /// Milliseconds until the deadline, at least one.
     fn time_left(&self, state: &State, env: &Env<'_>) -> Result<u64, End> {
         match self.deadline.left_ms(env.now) {
-            0 if matches!(state, State::Queueing { .. } | State::Verifying { .. }) => {
+            0 if matches!(
+                state,
+                State::Queueing { .. } | State::Verifying { .. } | State::Computing { .. }
+            ) =>
+            {
                 Err(End::refused(Reason::VerificationDeadline))
             }
             0 => Err(End::refused(Reason::Deadline)),
@@ -1407,6 +1429,7 @@ fn ends_with_key(owner: &Owner, env: &Env<'_>) -> bool {
 fn unanswered(endpoint: Endpoint, event: Event<'_>) -> Reason {
     let failure = match event {
         Event::Answer { status, .. } => format!("status {status}"),
+        Event::Computed(_) => String::new(),
         Event::Failed(why) => loggable(why),
     };
     Reason::Callout { endpoint, failure }

@@ -37,6 +37,22 @@ pub enum Way {
     Stale,
 }
 
+impl Way {
+    /// The way of a request with a token of this origin. Whether it had to wait, and whether the
+    /// gateway's own token was fetched for it.
+    #[must_use]
+    pub const fn of(source: Source, waited: bool, fetched_token: bool) -> Self {
+        match source {
+            Source::L1 | Source::L2 if waited => Self::Waited,
+            Source::L1 | Source::L2 => Self::Warm,
+            Source::Refresh if fetched_token => Self::Cold,
+            Source::Refresh => Self::Refresh,
+            Source::FirstUse => Self::FirstUse,
+            Source::Stale => Self::Stale,
+        }
+    }
+}
+
 /// How a callout to Keycloak ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallResult {
@@ -177,6 +193,13 @@ impl Metrics {
                 tell(at, by);
             }
         }
+    }
+
+    /// The value of each counter, in its unit, in the order of [`names`]: for a shell that tells no
+    /// host.
+    pub fn values(&self) -> impl Iterator<Item = f64> {
+        let counters = self.counters.iter();
+        counters.map(|counter| counter.value as f64 / counter.unit as f64)
     }
 
     fn add(&mut self, family: usize, at: usize, by: u64) {

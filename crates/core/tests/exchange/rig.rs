@@ -41,6 +41,7 @@ fn kind(effect: &Effect) -> Option<Asked> {
             "grant" => Asked::Grant,
             other => panic!("an exchange asks for {other}"),
         }),
+        Effect::Compute { .. } => unreachable!("this host computes in slices"),
     }
 }
 

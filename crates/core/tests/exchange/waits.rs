@@ -1,6 +1,7 @@
 //! The order of waiting requests, the length of each wait, and of all waits together.
 
 use apikeys_core::api_key::hash::hash_bcrypt;
+use apikeys_core::exchange::gate::Gate;
 use apikeys_core::exchange::{Output, Source};
 use apikeys_core::machine::Effect;
 use apikeys_core::rejection::{Reason, Rejection};
@@ -8,7 +9,7 @@ use serde_json::json;
 
 use super::client::{Client, FAR, owner, plain_owner};
 use super::keycloak::User;
-use super::world::{START, World, id_of, key, other_secret, subject};
+use super::world::{Ended, START, World, id_of, key, other_secret, subject};
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -383,4 +384,36 @@ fn a_leaders_deadline_that_only_a_clock_step_can_have_made_so_far_is_not_taken_o
         follower.answer(&mut world);
         assert_eq!(is_yield(&follower), waits_on, "{:?}", follower.output);
     }
+}
+
+#[test]
+fn a_shell_with_threads_gets_each_bcrypt_whole_and_its_verdict_decides() {
+    let mut world = World::new(vec![costly("alice", 1, 5)]);
+    world.gate = Gate::apart(2);
+    let mut yields = 0;
+    let wrong = other_secret(&key(1), 1);
+    for sent in [wrong.as_str(), &key(1)] {
+        let ended = world.request_led(&[("x-api-key", sent)], |effect, answer| {
+            yields += u32::from(matches!(effect, Effect::Yield { .. }));
+            Ok(answer())
+        });
+        match ended {
+            Ended::Forwarded(forward) => assert_eq!(forward.source, Source::FirstUse),
+            other => assert_eq!(other.rejected().1, Reason::WrongSecret),
+        }
+    }
+    assert_eq!(yields, 1, "the turn before the right key's signatures");
+}
+
+#[test]
+fn a_verdict_that_does_not_come_is_a_refusal_and_the_next_request_is_served() {
+    let mut world = World::new(vec![costly("alice", 1, 5)]);
+    world.gate = Gate::apart(1);
+    let mut client = Client::send(&mut world, 1);
+    let computes = |client: &Client| matches!(client.output, Output::Await(Effect::Compute { .. }));
+    client.answer_until(&mut world, computes);
+    client.fail(&mut world);
+    let refused = (Rejection::Overloaded, &Reason::VerificationDeadline);
+    assert_eq!(client.rejected(), refused);
+    world.expect_source(&key(1), Source::FirstUse, "alice");
 }

@@ -151,6 +151,7 @@ proptest! {
                     world.input(0, &mut manage, Event::Answer { status, body: Some(&body) })
                 }
                 Output::Await(Effect::Yield { .. }) => world.input(0, &mut manage, Event::TURN),
+                Output::Await(Effect::Compute { .. }) => unreachable!("it computes in slices"),
                 Output::Respond(_) => break,
             };
         }

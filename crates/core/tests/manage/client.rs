@@ -85,6 +85,7 @@ impl Client {
             Output::Await(Effect::Call { call, .. }) => asked(call),
             Output::Await(Effect::Yield { wait_ms: None, .. }) => "turn",
             Output::Await(Effect::Yield { .. }) => "wait",
+            Output::Await(Effect::Compute { .. }) => "verdict",
             Output::Respond(_) => "nothing",
         }
     }

@@ -295,7 +295,9 @@ impl World {
                 exchange::Output::Await(Effect::Call { call, .. }) => {
                     self.keycloak.answer(&call, self.now)
                 }
-                exchange::Output::Await(Effect::Yield { .. }) => (204, Vec::new()),
+                exchange::Output::Await(Effect::Yield { .. } | Effect::Compute { .. }) => {
+                    (204, Vec::new())
+                }
                 exchange::Output::Forward(forward) => {
                     let token = forward.authorization.strip_prefix("Bearer ").unwrap();
                     let owner = claims(token)["sub"].as_str().unwrap().to_owned();

@@ -254,6 +254,7 @@ impl World {
                 assert!((1..=4000).contains(timeout_ms), "{timeout_ms}");
                 assert!(wait_ms.unwrap_or(0) <= 2000, "{wait_ms:?}");
             }
+            Output::Await(Effect::Compute { .. }) => unreachable!("this host computes in slices"),
             Output::Forward(forward) => self.assert_may_forward(request, forward),
             Output::Pass(why) => {
                 assert_eq!(*why, Pass::Fallback);

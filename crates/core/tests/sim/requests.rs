@@ -149,6 +149,7 @@ impl World {
                 flight.waited |= wait_ms.is_some();
                 self.wait(id, flight.step, wait_ms, timeout_ms);
             }
+            Output::Await(Effect::Compute { .. }) => unreachable!("this host computes in slices"),
             Output::Forward(forward) => {
                 let end = forwarded(flight.request.headers(), &forward);
                 return self.ended(&flight, &end);

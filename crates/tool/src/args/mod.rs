@@ -12,6 +12,7 @@ mod keys;
 mod making;
 mod offline;
 mod records;
+mod serve;
 mod settings;
 mod setup;
 mod signing_key;
@@ -28,6 +29,7 @@ pub(crate) use offline::{
     CompletionsArgs, HashCommandArgs, IndexKeyArgs, InspectArgs, KeySourceArgs, UsageArgs,
 };
 pub(crate) use records::{DoctorArgs, ExpiringArgs, ReindexArgs};
+pub(crate) use serve::ServeArgs;
 pub(crate) use settings::{SwitchArgs, UpdateArgs};
 pub(crate) use setup::SetupArgs;
 pub(crate) use signing_key::{KeyInRealmArgs, RetireArgs, SigningKeyArgs, SigningKeyCommand};
@@ -101,6 +103,8 @@ Examples:
     Inspect(InspectArgs),
     /// Prints the hash of a key, as Keycloak stores it. Calls no server.
     Hash(HashCommandArgs),
+    /// Exchanges keys as a service, for gateways that load no Wasm: forward auth, ext_authz.
+    Serve(ServeArgs),
     /// Prints a script that completes this tool's command lines.
     Completions(CompletionsArgs),
 }

@@ -166,6 +166,9 @@ fn run(
                 output = machine.handle_event(Event::TURN, "T", now);
                 continue;
             }
+            ChangeOutput::Await(Effect::Compute { .. }) => {
+                unreachable!("a change computes nothing")
+            }
             ChangeOutput::Done(result) => {
                 return Ran {
                     result: *result,

@@ -103,6 +103,9 @@ impl Writer {
             ChangeOutput::Await(Effect::Call { call, .. }) => self.waits_for = Some(call),
             // Nobody here waits for long.
             ChangeOutput::Await(Effect::Yield { .. }) => self.input(Event::TURN, now),
+            ChangeOutput::Await(Effect::Compute { .. }) => {
+                unreachable!("a change computes nothing")
+            }
             ChangeOutput::Done(result) => self.result = Some(*result),
         }
     }

@@ -321,6 +321,9 @@ impl Run {
                 self.at(self.now + ms, Event::Input(writer, awaited, Given::Waited));
                 Ok(())
             }
+            ChangeOutput::Await(Effect::Compute { .. }) => {
+                unreachable!("a change computes nothing")
+            }
             ChangeOutput::Done(result) => self.ended(writer, serial, *result),
         }
     }
@@ -410,6 +413,9 @@ impl Run {
                     let ms = wait_ms.unwrap();
                     self.now += ms;
                     Given::Waited
+                }
+                ChangeOutput::Await(Effect::Compute { .. }) => {
+                    unreachable!("a change computes nothing")
                 }
                 ChangeOutput::Done(result) => {
                     if let Err(error) = *result {

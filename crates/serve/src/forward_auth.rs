@@ -1,0 +1,132 @@
+//! Forward auth over HTTP: a gateway asks about each request before it sends it on.
+//!
+//! 200 tells the headers to send on; any other answer is for the client. For nginx `auth_request`,
+//! Traefik `forwardAuth`, Caddy `forward_auth`, HAProxy, Kong's plugin and Envoy's HTTP `ext_authz`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use apikeys_core::exchange::credentials::AUTHORIZATION;
+use apikeys_core::rejection::Rejection;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use hyper::body::Incoming;
+
+use crate::exchange::{Verdict, judge};
+use crate::listen::Body;
+use crate::request::Request;
+use crate::service::{Route, Service};
+
+/// The path in front of all others.
+const PATH: &str = "/exchange";
+/// The headers that must not go on, by the name that Envoy knows the list by.
+const TO_REMOVE: &str = "x-envoy-auth-headers-to-remove";
+/// The answer's body in a header, for gateways that show no body of it.
+const PROBLEM: &str = "apikeys-problem";
+/// The key's id and its owner, for the gateway alone.
+const KEY_ID: &str = "apikeys-key-id";
+const OWNER_ID: &str = "apikeys-owner-id";
+
+/// Answers a gateway.
+pub(crate) async fn answer(
+    service: Arc<Service>,
+    asked: http::Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let rest = asked.uri().path().strip_prefix(PATH);
+    let Some(route) = rest.and_then(|rest| service.exchange_of_path(rest)) else {
+        let mut answer = Response::new(Body::from("there is no such exchange\n"));
+        *answer.status_mut() = StatusCode::NOT_FOUND;
+        return Ok(answer);
+    };
+    let request = read(&asked);
+    let verdict = judge(route, &request, service.shared.removes_headers).await;
+    Ok(tell(route, &request, verdict))
+}
+
+/// The client's request, as the gateway describes it.
+fn read(asked: &http::Request<Incoming>) -> Request {
+    let mut headers = Vec::with_capacity(asked.headers().len() + 1);
+    let told = asked.headers().get("x-forwarded-method");
+    let method = told.map_or(asked.method().as_str().as_bytes(), HeaderValue::as_bytes);
+    headers.push((":method".to_owned(), method.to_vec()));
+    for (name, value) in asked.headers() {
+        headers.push((name.as_str().to_owned(), value.as_bytes().to_vec()));
+    }
+    // The last entry is the gateway's own; those before it are the client's word.
+    let forwarded = asked.headers().get_all("x-forwarded-for");
+    let last = forwarded.into_iter().next_back();
+    let last = last.and_then(|value| value.to_str().ok()?.rsplit(',').next());
+    Request {
+        headers,
+        source: last.map(|address| address.trim().to_owned()),
+    }
+}
+
+/// The answer to the gateway.
+fn tell(route: &Route, request: &Request, verdict: Verdict) -> Response<Body> {
+    match verdict {
+        Verdict::Exchanged {
+            authorization,
+            key_id,
+            owner_id,
+            identity,
+            remove,
+        } => {
+            let mut answer = Response::new(Body::default());
+            let mut set = |name: &'static str, text: &str| {
+                if let Ok(value) = HeaderValue::from_str(text) {
+                    answer.headers_mut().insert(name, value);
+                }
+            };
+            set(KEY_ID, &key_id);
+            set(OWNER_ID, &owner_id);
+            for (name, value) in &identity {
+                set(name, value);
+            }
+            set(TO_REMOVE, &remove.join(","));
+            match HeaderValue::from_str(&authorization) {
+                Ok(mut value) => {
+                    value.set_sensitive(true);
+                    answer.headers_mut().insert(AUTHORIZATION, value);
+                    answer
+                }
+                // No token has such a byte.
+                Err(_) => refuse(route, Rejection::IdentityProviderUnavailable, String::new()),
+            }
+        }
+        Verdict::Passed { remove } => {
+            let mut answer = Response::new(Body::default());
+            let read = route.config.headers.iter().map(String::as_str);
+            let names = read.filter(|name| *name != AUTHORIZATION);
+            for wanted in [AUTHORIZATION].into_iter().chain(names) {
+                for (name, value) in &request.headers {
+                    let pair = (HeaderName::try_from(wanted), HeaderValue::from_bytes(value));
+                    if let (true, (Ok(name), Ok(value))) = (name == wanted, pair) {
+                        answer.headers_mut().append(name, value);
+                    }
+                }
+            }
+            if let Ok(names) = HeaderValue::from_str(&remove.join(",")) {
+                answer.headers_mut().insert(TO_REMOVE, names);
+            }
+            answer
+        }
+        Verdict::Refused { rejection, body } => refuse(route, rejection, body),
+    }
+}
+
+fn refuse(route: &Route, rejection: Rejection, body: String) -> Response<Body> {
+    let problem = HeaderValue::from_str(&body);
+    let mut answer = Response::new(Body::from(Bytes::from(body)));
+    *answer.status_mut() =
+        StatusCode::from_u16(rejection.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    for (name, value) in rejection.headers(&route.config.realm.name) {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            answer.headers_mut().insert(name, value);
+        }
+    }
+    if let Ok(problem) = problem {
+        answer.headers_mut().insert(PROBLEM, problem);
+    }
+    answer
+}

@@ -1,0 +1,282 @@
+//! Keycloak over HTTP: pooled connections to one or several addresses.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use apikeys_core::config::Config;
+use apikeys_core::keycloak::{ANSWER_BYTES_MAX, Call, Endpoint};
+use apikeys_core::machine::Event;
+use apikeys_core::metrics::CallResult;
+use apikeys_core::trace::TraceContext;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use zeroize::Zeroizing;
+
+use crate::clock;
+use crate::service::Shared;
+
+/// An address that did not answer is left out for so long, as long as another is there.
+const LEFT_OUT_MS: u64 = 5_000;
+/// Idle connections to an address that are kept.
+const IDLE_MAX: usize = 128;
+/// An idle connection is closed before Keycloak closes it (its own limit is 60 s or more).
+const IDLE: Duration = Duration::from_secs(30);
+
+type Http = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// The client that all exchanges share.
+pub(crate) struct Keycloak {
+    http: Http,
+}
+
+/// The addresses of one Keycloak.
+#[derive(Debug)]
+pub(crate) struct Addresses {
+    all: Vec<AddressHealth>,
+    next: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct AddressHealth {
+    /// The base URL, without a slash at its end.
+    url: String,
+    /// Left out until this instant.
+    out_until: AtomicU64,
+}
+
+impl Addresses {
+    pub(crate) fn new(urls: &[String]) -> Self {
+        let all = urls.iter().map(|url| AddressHealth {
+            url: url.clone(),
+            out_until: AtomicU64::new(0),
+        });
+        Self {
+            all: all.collect(),
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// The next address in turn, of those that answer; of all where none does.
+    fn pick(&self, now_ms: u64) -> Option<&AddressHealth> {
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let in_turn = || {
+            let from = first.checked_rem(self.all.len()).unwrap_or_default();
+            self.all.iter().cycle().skip(from).take(self.all.len())
+        };
+        // An instant that is further away comes from a clock that was set back.
+        let answers = |address: &&AddressHealth| {
+            let left = address
+                .out_until
+                .load(Ordering::Relaxed)
+                .saturating_sub(now_ms);
+            !(1..=LEFT_OUT_MS).contains(&left)
+        };
+        in_turn().find(answers).or_else(|| in_turn().next())
+    }
+}
+
+/// An answer of Keycloak, or the reason why there is none.
+pub(crate) enum Answer {
+    /// The status, and the body unless it is too large. It may hold a token.
+    Given {
+        status: u16,
+        body: Option<Zeroizing<Vec<u8>>>,
+    },
+    /// There is none, for this reason.
+    Failed(String),
+}
+
+impl Answer {
+    /// The answer as a machine takes it.
+    pub(crate) fn event(&self) -> Event<'_> {
+        match self {
+            Self::Given { status, body } => Event::Answer {
+                status: *status,
+                body: body.as_ref().map(|body| body.as_slice()),
+            },
+            Self::Failed(why) => Event::Failed(why),
+        }
+    }
+}
+
+impl Keycloak {
+    /// A client that trusts the certificates of this file, or else the system's.
+    ///
+    /// # Errors
+    /// There is no certificate to trust.
+    pub(crate) fn new(ca_file: Option<&Path>) -> Result<Self> {
+        let tls = rustls::ClientConfig::builder()
+            .with_root_certificates(roots(ca_file)?)
+            .with_no_client_auth();
+        let mut tcp = HttpConnector::new();
+        tcp.set_nodelay(true);
+        tcp.enforce_http(false);
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
+        let http = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(IDLE_MAX)
+            .build(connector);
+        Ok(Self { http })
+    }
+
+    /// Makes a call, within its time.
+    pub(crate) async fn send(
+        &self,
+        addresses: &Addresses,
+        config: &Config,
+        call: &Call,
+        trace: Option<&TraceContext>,
+        timeout_ms: u64,
+        shared: &Shared,
+    ) -> Answer {
+        let began = clock::instant();
+        let address = addresses.pick(clock::now().0);
+        let answer = match address {
+            Some(address) => {
+                let sent = self.exchange(&address.url, config, call, trace);
+                let limit = Duration::from_millis(timeout_ms.max(1));
+                let answer = tokio::time::timeout(limit, sent).await;
+                answer.unwrap_or_else(|_| Answer::Failed("no answer in time".to_owned()))
+            }
+            None => Answer::Failed("no address".to_owned()),
+        };
+        if let (Some(address), Answer::Failed(_)) = (address, &answer) {
+            let until = clock::now().0.saturating_add(LEFT_OUT_MS);
+            address.out_until.store(until, Ordering::Relaxed);
+        }
+        shared.count(|metrics| {
+            let endpoint: Endpoint = call.endpoint;
+            match &answer {
+                Answer::Given { status, .. } => {
+                    metrics.called(endpoint, CallResult::of_status(*status));
+                    metrics.answer_took(endpoint, clock::since_us(began));
+                }
+                Answer::Failed(_) => metrics.called(endpoint, CallResult::Failed),
+            }
+        });
+        answer
+    }
+
+    async fn exchange(
+        &self,
+        url: &str,
+        config: &Config,
+        call: &Call,
+        trace: Option<&TraceContext>,
+    ) -> Answer {
+        let request = match request(url, config, call, trace) {
+            Ok(request) => request,
+            Err(_) => return Answer::Failed("the request cannot be written".to_owned()),
+        };
+        let response = match self.http.request(request).await {
+            Ok(response) => response,
+            Err(fault) if fault.is_connect() => {
+                return Answer::Failed(format!("not connected: {}", cause(&fault)));
+            }
+            Err(fault) => return Answer::Failed(cause(&fault)),
+        };
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
+        match body.collect().await {
+            Ok(body) => Answer::Given {
+                status,
+                body: Some(Zeroizing::new(body.to_bytes().to_vec())),
+            },
+            Err(fault) if fault.is::<LengthLimitError>() => Answer::Given { status, body: None },
+            Err(_) => Answer::Failed("the answer broke off".to_owned()),
+        }
+    }
+}
+
+/// The innermost cause of a fault, which names neither path nor header.
+fn cause(fault: &hyper_util::client::legacy::Error) -> String {
+    let mut source: &dyn std::error::Error = fault;
+    while let Some(inner) = source.source() {
+        source = inner;
+    }
+    source.to_string()
+}
+
+fn request(
+    url: &str,
+    config: &Config,
+    call: &Call,
+    trace: Option<&TraceContext>,
+) -> http::Result<http::Request<Full<Bytes>>> {
+    let mut request = http::Request::builder()
+        .method(call.method)
+        .uri(format!("{url}{}", call.path))
+        .header("host", &config.realm.authority)
+        .header("accept", "application/json");
+    if let Some(token) = &call.bearer {
+        let mut value = http::HeaderValue::try_from(format!("Bearer {token}"))?;
+        value.set_sensitive(true);
+        request = request.header("authorization", value);
+    }
+    if call.form.is_some() {
+        request = request.header("content-type", "application/x-www-form-urlencoded");
+    } else if call.json.is_some() {
+        request = request.header("content-type", "application/json");
+    }
+    for (name, value) in trace.into_iter().flat_map(TraceContext::headers) {
+        request = request.header(name, value);
+    }
+    let body = call.form.as_deref().or(call.json.as_deref());
+    request.body(Full::from(body.unwrap_or_default().to_owned()))
+}
+
+/// The certificates to trust: those of a file, else the system's.
+fn roots(ca_file: Option<&Path>) -> Result<rustls::RootCertStore> {
+    let mut roots = rustls::RootCertStore::empty();
+    let Some(path) = ca_file else {
+        // Unreadable certificates do no harm as long as others can be read. Without any, no address
+        // with TLS is trusted.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        return Ok(roots);
+    };
+    let named = || format!("keycloak_ca_file {}", path.display());
+    let certificates: Vec<CertificateDer<'_>> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .with_context(named)?;
+    let (added, _) = roots.add_parsable_certificates(certificates);
+    ensure!(added > 0, "{}: holds no certificate", named());
+    Ok(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_did_not_answer_is_left_out_as_long_as_another_answers() {
+        let addresses = Addresses::new(&["http://a".into(), "http://b".into()]);
+        let picked = |now| addresses.pick(now).unwrap().url.clone();
+        assert_ne!(picked(1000), picked(1000));
+        let out = |at: usize, until| addresses.all[at].out_until.store(until, Ordering::Relaxed);
+        out(0, 1000 + LEFT_OUT_MS);
+        assert_eq!(
+            (picked(1000), picked(1000)),
+            ("http://b".into(), "http://b".into())
+        );
+        assert_ne!(picked(1000 + LEFT_OUT_MS), picked(1000 + LEFT_OUT_MS));
+        out(1, 1000 + LEFT_OUT_MS);
+        assert_ne!(picked(1000), picked(1000));
+        // The clock was set back by an hour.
+        out(0, 3_600_000);
+        out(1, 0);
+        assert_ne!(picked(1000), picked(1000));
+    }
+}

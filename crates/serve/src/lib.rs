@@ -1,0 +1,176 @@
+//! `apikeys serve`: the exchange as a service of its own, for gateways that load no Wasm.
+//!
+//! A gateway asks it about each request: over HTTP (forward auth) or over gRPC (Envoy's `ext_authz`).
+//! The core decides; this crate gives it clock, threads, memory and connections, as the filter does in
+//! a gateway. One worker serves all threads of the process: a key is exchanged once, and its token is
+//! in one cache.
+
+mod background;
+mod clock;
+mod config;
+mod exchange;
+mod forward_auth;
+mod grpc;
+mod keycloak;
+mod listen;
+mod log;
+mod management;
+mod metrics;
+mod operations;
+mod request;
+mod service;
+mod store;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use apikeys_core::build_info::BuildInfo;
+use hyper::service::service_fn;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use config::{Address, Settings};
+use listen::{Ending, Listener};
+use service::Service;
+
+/// After SIGTERM requests under way have so long to end.
+const LAST_REQUESTS: Duration = Duration::from_secs(15);
+
+/// Checks the configuration and its files. Opens no address and calls no server.
+///
+/// # Errors
+/// The fault of the configuration, or of a file that it names.
+pub fn check(path: &Path) -> Result<()> {
+    Service::new(Settings::read(path)?).map(drop)
+}
+
+/// Serves until SIGTERM or SIGINT, and ends when the requests under way have their answers.
+///
+/// # Errors
+/// The fault of the configuration, of a file that it names, or of an address to listen at.
+pub fn serve(path: &Path) -> Result<()> {
+    let settings = Settings::read(path)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // Those that compute bcrypt, and one for a look at a file.
+        .max_blocking_threads(service::threads() + 1)
+        .enable_all()
+        .build()
+        .context("no threads")?;
+    let guard = log::start();
+    let ended = runtime.block_on(run(settings));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    drop(guard);
+    ended
+}
+
+async fn run(settings: Settings) -> Result<()> {
+    raise_file_limit();
+    let exchanges = settings.listen.clone();
+    let grpc = settings.listen_grpc.clone();
+    let management = settings.listen_management.clone();
+    let operations = settings.listen_operations.clone();
+    let service = Arc::new(Service::new(settings)?);
+    tracing::info!("apikeys serve {BuildInfo}");
+
+    let (end, ending) = Ending::new();
+    let mut servers = JoinSet::new();
+    for listener in open(&exchanges, "exchanges").await? {
+        let service = Arc::clone(&service);
+        let answers = service_fn(move |asked| forward_auth::answer(Arc::clone(&service), asked));
+        servers.spawn(listen::serve(listener, answers, ending.clone()));
+    }
+    for listener in open(&grpc, "ext_authz over gRPC").await? {
+        let answers = grpc::Authorization::new(Arc::clone(&service));
+        servers.spawn(listen::serve(listener, answers, ending.clone()));
+    }
+    for listener in open(&management, "the management API").await? {
+        let Some(route) = service.management.clone() else {
+            continue;
+        };
+        let answers = service_fn(move |asked| management::answer(Arc::clone(&route), asked));
+        servers.spawn(listen::serve(listener, answers, ending.clone()));
+    }
+    for listener in open(&operations, "health and metrics").await? {
+        let service = Arc::clone(&service);
+        let answers = service_fn(move |asked| operations::answer(Arc::clone(&service), asked));
+        servers.spawn(listen::serve(listener, answers, ending.clone()));
+    }
+    drop(ending);
+
+    let reread = Arc::new(Notify::new());
+    let routes: Vec<_> = service.routes().cloned().collect();
+    for route in &routes {
+        let (realm, config) = (&route.config.realm, &route.config);
+        tracing::info!("{}: realm {} at {}", route.name, realm.name, realm.issuer);
+        if !config.enabled {
+            tracing::warn!(
+                "{}: enabled is false: requests pass untouched, with any key they carry",
+                route.name
+            );
+        }
+        tokio::spawn(background::work(Arc::clone(route)));
+    }
+    if let Some(route) = routes.first() {
+        let keys = route.keys.clone();
+        tokio::spawn(background::watch_keys(routes, keys, Arc::clone(&reread)));
+    }
+
+    wait_for_the_end(&reread).await?;
+    tracing::info!("ending: no new connections; requests under way are finished");
+    // Nobody listens any more where all servers have ended.
+    let _ = end.send(true);
+    let all = async { while servers.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST_REQUESTS, all).await.is_err() {
+        tracing::warn!("ended with requests under way");
+    }
+    for address in [exchanges, grpc, management, operations].concat() {
+        if let Address::Unix(path) = address {
+            // A new process may have taken its place already.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+    Ok(())
+}
+
+/// Opens addresses, and tells of them.
+async fn open(addresses: &[Address], what: &str) -> Result<Vec<Listener>> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        listeners.push(Listener::open(address).await?);
+        tracing::info!("listening at {address}: {what}");
+        if matches!(address, Address::Tcp(address) if !address.ip().is_loopback()) {
+            tracing::warn!(
+                "{address} is no loopback address: all that reach it get tokens for the keys they \
+                 hold, without a gateway in between"
+            );
+        }
+    }
+    Ok(listeners)
+}
+
+/// Waits for SIGTERM or SIGINT. At each SIGHUP the signing keys are read again.
+async fn wait_for_the_end(reread: &Notify) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("no signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("no signals")?;
+    let mut hang_up = signal(SignalKind::hangup()).context("no signals")?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hang_up.recv() => reread.notify_one(),
+        }
+    }
+}
+
+/// Allows as many connections as the system does.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(fault) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!("the limit of open files stays: {fault}");
+    }
+}

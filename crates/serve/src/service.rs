@@ -1,0 +1,292 @@
+//! The state of the service: its exchanges, the management API, and all that they share.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::available_parallelism;
+
+use anyhow::{Context, Result};
+use apikeys_core::background::Watch;
+use apikeys_core::config::Config;
+use apikeys_core::exchange::gate::Gate;
+use apikeys_core::exchange::{Env, Worker};
+use apikeys_core::manage::Manager;
+use apikeys_core::metrics::Metrics;
+use apikeys_core::signing_key::SigningKey;
+
+use crate::clock;
+use crate::config::{Exchanges, Settings, Target};
+use crate::keycloak::{Addresses, Keycloak};
+use crate::store::{Memory, View};
+
+/// Everything that one process has once.
+pub(crate) struct Shared {
+    pub(crate) keycloak: Keycloak,
+    pub(crate) memory: Memory,
+    /// The gateways on HTTP take out each header that an answer names.
+    pub(crate) removes_headers: bool,
+    metrics: Mutex<Metrics>,
+}
+
+impl Shared {
+    /// Counts something.
+    pub(crate) fn count(&self, act: impl FnOnce(&mut Metrics)) {
+        act(&mut lock(&self.metrics));
+    }
+}
+
+/// The service.
+pub(crate) struct Service {
+    pub(crate) shared: Arc<Shared>,
+    routes: Routes,
+    pub(crate) management: Option<Arc<Route>>,
+}
+
+enum Routes {
+    One(Arc<Route>),
+    Named(BTreeMap<String, Arc<Route>>),
+}
+
+/// One exchange, or the management API: a configuration, and the state of its requests.
+pub(crate) struct Route {
+    pub(crate) name: String,
+    pub(crate) config: Arc<Config>,
+    pub(crate) addresses: Addresses,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) keys: KeyFiles,
+    state: Mutex<State>,
+    /// Cache hits times the sampling rate: thousandths of the next line in the audit log.
+    hits: AtomicU32,
+    /// The self-check has passed once.
+    pub(crate) ready: AtomicBool,
+}
+
+/// The files of the signing keys.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyFiles {
+    pub(crate) signing_key: PathBuf,
+    pub(crate) management_signing_key: PathBuf,
+}
+
+/// The state that the requests of a route share. A new signing key makes a new one; a request keeps
+/// the one that it began with.
+#[derive(Clone)]
+pub(crate) struct State {
+    inner: Arc<Mutex<Inner>>,
+}
+
+/// See [`State`].
+pub(crate) struct Inner {
+    pub(crate) worker: Worker,
+    pub(crate) watch: Watch,
+    pub(crate) manager: Option<Manager>,
+    pub(crate) gate: Gate,
+}
+
+impl Service {
+    /// A service with these settings.
+    ///
+    /// # Errors
+    /// A file that cannot be used: a signing key or certificates.
+    pub(crate) fn new(settings: Settings) -> Result<Self> {
+        let shared = Arc::new(Shared {
+            keycloak: Keycloak::new(settings.keycloak_ca_file.as_deref())?,
+            memory: Memory::default(),
+            removes_headers: settings.removes_headers,
+            metrics: Mutex::default(),
+        });
+        let keys = KeyFiles {
+            signing_key: settings.signing_key_file,
+            management_signing_key: settings.management_signing_key_file,
+        };
+        let route = |name: &str, target: Target| Route::new(name, target, &keys, &shared);
+        let routes = match settings.exchanges {
+            Exchanges::One(target) => Routes::One(route("exchange", target)?),
+            Exchanges::Named(named) => {
+                let routes = named.into_iter().map(|(name, target)| {
+                    let made = route(&name, target)?;
+                    Ok((name, made))
+                });
+                Routes::Named(routes.collect::<Result<_>>()?)
+            }
+        };
+        let management = settings.management;
+        let management = management.map(|target| route("management", target));
+        Ok(Self {
+            management: management.transpose()?,
+            shared,
+            routes,
+        })
+    }
+
+    /// The exchange for a path behind `/exchange`: the one that there is, or the one that the first
+    /// segment names. So a client's own path never chooses.
+    pub(crate) fn exchange_of_path(&self, rest: &str) -> Option<&Arc<Route>> {
+        let name = rest.strip_prefix('/');
+        match &self.routes {
+            Routes::One(route) => (rest.is_empty() || name.is_some()).then_some(route),
+            Routes::Named(routes) => routes.get(name?.split('/').next()?),
+        }
+    }
+
+    /// The exchange of this name; without a name, the one that there is.
+    pub(crate) fn exchange(&self, name: Option<&str>) -> Option<&Arc<Route>> {
+        match (&self.routes, name) {
+            (Routes::One(route), None) => Some(route),
+            (Routes::Named(routes), Some(name)) => routes.get(name),
+            _ => None,
+        }
+    }
+
+    /// All routes, the management API among them.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        let (one, named) = match &self.routes {
+            Routes::One(route) => (Some(route), None),
+            Routes::Named(routes) => (None, Some(routes.values())),
+        };
+        one.into_iter()
+            .chain(named.into_iter().flatten())
+            .chain(&self.management)
+    }
+
+    /// Whether each route has passed its self-check once. Routes that are alike check in turn.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.routes().all(|route| {
+            let alike = |other: &&Arc<Route>| {
+                other.config.fingerprint == route.config.fingerprint
+                    && other.config.management.is_some() == route.config.management.is_some()
+            };
+            let mut of_its_kind = self.routes().filter(alike);
+            of_its_kind.any(|route| route.ready.load(Ordering::Relaxed))
+        })
+    }
+
+    /// The counters and gauges, as Prometheus reads them.
+    pub(crate) fn metrics(&self) -> String {
+        let metrics = lock(&self.shared.metrics);
+        crate::metrics::text(&metrics, self.routes())
+    }
+}
+
+impl Route {
+    fn new(name: &str, target: Target, keys: &KeyFiles, shared: &Arc<Shared>) -> Result<Arc<Self>> {
+        let state = State::read(&target.config, keys)?;
+        Ok(Arc::new(Self {
+            name: name.to_owned(),
+            addresses: Addresses::new(&target.keycloak),
+            config: target.config,
+            shared: Arc::clone(shared),
+            keys: keys.clone(),
+            state: Mutex::new(state),
+            hits: AtomicU32::new(0),
+            ready: AtomicBool::new(false),
+        }))
+    }
+
+    /// The state, for one request.
+    pub(crate) fn state(&self) -> State {
+        lock(&self.state).clone()
+    }
+
+    /// Reads the signing keys again and begins anew with them; requests under way go on as they
+    /// began.
+    ///
+    /// # Errors
+    /// The keys cannot be used. Those that were there stay.
+    pub(crate) fn read_keys_again(&self) -> Result<()> {
+        let state = State::read(&self.config, &self.keys)?;
+        *lock(&self.state) = state;
+        Ok(())
+    }
+
+    /// Whether the audit log gets a line for this cache hit.
+    pub(crate) fn samples_hit(&self) -> bool {
+        let rate = self.config.audit_hits_per_1000;
+        if rate == 0 {
+            return false;
+        }
+        let before = self.hits.fetch_add(rate, Ordering::Relaxed);
+        before / 1000 != before.wrapping_add(rate) / 1000
+    }
+}
+
+impl State {
+    /// A state that knows nothing yet, with the keys of these files.
+    fn read(config: &Arc<Config>, keys: &KeyFiles) -> Result<Self> {
+        let key = Arc::new(read_key(&keys.signing_key, "signing_key_file")?);
+        let manager = match config.management {
+            None => None,
+            Some(_) => {
+                let path = &keys.management_signing_key;
+                let key = Arc::new(read_key(path, "management_signing_key_file")?);
+                Some(Manager::new(key, &nonce()))
+            }
+        };
+        let worker = Worker::new(Arc::clone(config), key, &nonce());
+        // The management API computes in slices, since its machine knows no other way.
+        let gate = match manager {
+            None => Gate::apart(threads()),
+            Some(_) => Gate::new(),
+        };
+        let inner = Inner {
+            watch: Watch::new(&worker),
+            worker,
+            manager,
+            gate,
+        };
+        Ok(Self {
+            inner: Arc::new(Mutex::new(inner)),
+        })
+    }
+
+    /// The state itself.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.inner)
+    }
+
+    /// Lends a machine its environment for one step.
+    pub(crate) fn with_env<T>(
+        &self,
+        shared: &Shared,
+        source: Option<&str>,
+        act: impl FnOnce(&mut Env<'_>, &mut Watch, Option<&mut Manager>) -> T,
+    ) -> T {
+        let inner = &mut *self.lock();
+        let mut env = Env {
+            now: clock::now(),
+            worker: &mut inner.worker,
+            gate: &mut inner.gate,
+            store: &mut View(&shared.memory),
+            nonce: &nonce,
+            source: &|| source.map(|text| text.as_bytes().to_vec()),
+        };
+        act(&mut env, &mut inner.watch, inner.manager.as_mut())
+    }
+}
+
+/// The threads that compute bcrypt, as many as cores.
+pub(crate) fn threads() -> usize {
+    available_parallelism().map_or(1, usize::from)
+}
+
+/// Reads a signing key. No message holds any of its text.
+fn read_key(path: &PathBuf, field: &str) -> Result<SigningKey> {
+    let named = || format!("{field} {}", path.display());
+    let text = std::fs::read_to_string(path).with_context(named)?;
+    let text = zeroize::Zeroizing::new(text);
+    SigningKey::parse(&text).with_context(named)
+}
+
+/// Bytes that no other request has; they need not be secret.
+fn nonce() -> Vec<u8> {
+    let mut bytes = vec![0_u8; 16];
+    // On a failure the zeros stay; the core adds time and a counter.
+    let _ = getrandom::fill(&mut bytes);
+    bytes
+}
+
+/// Locks. A panic of another holder ends the process (`panic = "abort"`), so nothing is half done.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
