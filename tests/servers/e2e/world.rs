@@ -103,6 +103,16 @@ impl Host {
     pub(crate) const SERVED: [Self; 4] =
         [Self::Nginx, Self::Caddy, Self::Haproxy, Self::EnvoyExtAuthz];
 
+    pub(crate) fn is_served(self) -> bool {
+        Self::SERVED.contains(&self)
+    }
+
+    /// nginx and Caddy take out the headers that their own files name, and no others: a copy of a
+    /// key elsewhere is refused.
+    pub(crate) fn removes_any_header(self) -> bool {
+        !matches!(self, Self::Nginx | Self::Caddy)
+    }
+
     /// The stack's, or known from the gateway's own answer.
     fn of(stack: Option<&Stack>, answer: &Response) -> Self {
         match stack.map(Stack::gateway).as_deref() {

@@ -119,6 +119,8 @@ impl Spec {
 pub struct Gateway<'a> {
     pub target: Target,
     pub log: Log,
+    /// As its log tells them apart: `apikeys serve` has one memory and one log for all.
+    pub workers: usize,
     url: String,
     process: Process<'a>,
 }
@@ -178,6 +180,7 @@ impl<'a> Gateway<'a> {
         let gateway = Self {
             target: Target::local(port),
             log: Log::File(stack.run_dir.join(format!("{name}.log"))),
+            workers,
             url: format!("http://127.0.0.1:{port}"),
             process: Process::Envoy { stack, name, port },
         };
@@ -196,6 +199,7 @@ impl<'a> Gateway<'a> {
         Ok(Self {
             target: Target::parse(&url),
             log: Log::File(log),
+            workers: spec.workers.unwrap_or(1),
             url,
             process: Process::Hooked(hooked),
         })

@@ -87,7 +87,7 @@ fn workers_count_together(world: &World) {
     let refused = until_throttled(&gateway.target.from(address(2)), |request| request);
     assert!((20..=30).contains(&refused), "{refused}");
     let by_worker = gateway.uses_by_worker(&[r#""outcome":"refused""#]);
-    assert!(by_worker.len() > 1, "{by_worker:?}");
+    assert!(by_worker.len() > 1 || gateway.workers == 1, "{by_worker:?}");
 }
 
 /// The gateway's own setting for load balancers is enough.

@@ -81,12 +81,12 @@ fn polling(world: &World) -> Gateway<'_> {
 #[track_caller]
 fn warm(gateway: &Gateway<'_>, key: &Key) {
     let before = gateway.uses_by_worker(&[&key.id]);
-    wait::until("both workers know the key", Duration::from_secs(30), || {
+    wait::until("each worker knows the key", Duration::from_secs(30), || {
         gateway.target.orders(&key.text).orders();
         let now = gateway.uses_by_worker(&[&key.id]);
         let more =
             |(worker, uses): (&String, &usize)| *uses >= before.get(worker).unwrap_or(&0) + 3;
-        let both = now.len() == 2 && now.iter().all(more);
+        let both = now.len() == gateway.workers && now.iter().all(more);
         both.then_some(()).ok_or(format!("{now:?}"))
     });
 }

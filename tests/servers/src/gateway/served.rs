@@ -53,6 +53,7 @@ pub(super) fn start<'a>(
     let gateway = Gateway {
         target: Target::local(port("GATEWAY_PORT")),
         log: Log::File(stack.run_dir.join(format!("{name}-apikeys.log"))),
+        workers: 1,
         url: format!("http://127.0.0.1:{}", port("GATEWAY_PORT")),
         process: Process::Served {
             stack,
