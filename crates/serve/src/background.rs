@@ -159,9 +159,13 @@ pub(crate) async fn watch_keys(
         known = seen;
         for route in &routes {
             match route.read_keys_again() {
-                Ok(()) => {
-                    tracing::info!("{}: the signing key has changed and is in use", route.name)
+                Ok(true) => {
+                    tracing::info!("{}: the signing key has changed and is in use", route.name);
                 }
+                Ok(false) => tracing::info!(
+                    "{}: the signing key's file has changed, and holds the key in use",
+                    route.name
+                ),
                 Err(fault) => tracing::error!(
                     "{}: the signing key has changed and cannot be used, so the one before stays: \
                      {fault:#}",

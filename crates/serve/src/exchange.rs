@@ -219,16 +219,23 @@ pub(crate) async fn carry_out(route: &Route, effect: Effect, trace: Option<&Trac
             mut job,
             timeout_ms,
         } => {
-            let shared = Arc::clone(&route.shared);
-            let computing = task::spawn_blocking(move || {
-                let began = clock::instant();
-                let same = job.run(u32::MAX);
-                shared.count(|metrics| metrics.slice_took(clock::since_us(began)));
+            let shared = &route.shared;
+            let computing = async {
+                let permit = shared.computing.acquire().await.ok()?;
+                let counted = Arc::clone(&route.shared);
+                let computing = task::spawn_blocking(move || {
+                    let began = clock::instant();
+                    let same = job.run(u32::MAX);
+                    counted.count(|metrics| metrics.slice_took(clock::since_us(began)));
+                    same
+                });
+                let same = computing.await.ok()?;
+                drop(permit);
                 same
-            });
+            };
             let limit = Duration::from_millis(timeout_ms);
             match tokio::time::timeout(limit, computing).await {
-                Ok(Ok(Some(same))) => Done::Computed(same),
+                Ok(Some(same)) => Done::Computed(same),
                 _ => Done::Answered(Answer::Failed("not computed in time".to_owned())),
             }
         }
@@ -260,8 +267,10 @@ impl<'a, 'b> Report<'a, 'b> {
             let token_bytes = forward.authorization.len().saturating_sub("Bearer ".len());
             self.audit(|request, now| Line::exchanged(request, source, token_bytes, now));
         }
-        let told = route.config.identity_headers;
-        let identity = told.then(|| exchange.identity()).unwrap_or_default();
+        let identity = match route.config.identity_headers {
+            true => exchange.identity(),
+            false => Vec::new(),
+        };
         let is_set = |name: &String| identity.iter().any(|(set, _)| set == name);
         remove.retain(|name| !is_set(name));
         Verdict::Exchanged {

@@ -45,21 +45,12 @@ pub(crate) async fn answer(
 
 /// The client's request, as the gateway describes it.
 fn read(asked: &http::Request<Incoming>) -> Request {
-    let mut headers = Vec::with_capacity(asked.headers().len() + 1);
+    let mut request = Request::read(asked.headers());
     let told = asked.headers().get("x-forwarded-method");
     let method = told.map_or(asked.method().as_str().as_bytes(), HeaderValue::as_bytes);
-    headers.push((":method".to_owned(), method.to_vec()));
-    for (name, value) in asked.headers() {
-        headers.push((name.as_str().to_owned(), value.as_bytes().to_vec()));
-    }
-    // The last entry is the gateway's own; those before it are the client's word.
-    let forwarded = asked.headers().get_all("x-forwarded-for");
-    let last = forwarded.into_iter().next_back();
-    let last = last.and_then(|value| value.to_str().ok()?.rsplit(',').next());
-    Request {
-        headers,
-        source: last.map(|address| address.trim().to_owned()),
-    }
+    let method = (":method".to_owned(), method.to_vec());
+    request.headers.push(method);
+    request
 }
 
 /// The answer to the gateway.

@@ -30,6 +30,9 @@ const IDLE_MAX: usize = 128;
 /// An idle connection is closed before Keycloak closes it (its own limit is 60 s or more).
 const IDLE: Duration = Duration::from_secs(30);
 
+/// The longest wait for a connection.
+const CONNECT: Duration = Duration::from_secs(1);
+
 type Http = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// The client that all exchanges share.
@@ -119,6 +122,8 @@ impl Keycloak {
         let mut tcp = HttpConnector::new();
         tcp.set_nodelay(true);
         tcp.enforce_http(false);
+        // A name may have several addresses, and the first may be gone.
+        tcp.set_connect_timeout(Some(CONNECT));
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()

@@ -33,7 +33,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use config::{Address, Settings};
-use listen::{Ending, Listener};
+use listen::{Ending, Listener, Version};
 use service::Service;
 
 /// After SIGTERM requests under way have so long to end.
@@ -54,8 +54,6 @@ pub fn check(path: &Path) -> Result<()> {
 pub fn serve(path: &Path) -> Result<()> {
     let settings = Settings::read(path)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        // Those that compute bcrypt, and one for a look at a file.
-        .max_blocking_threads(service::threads() + 1)
         .enable_all()
         .build()
         .context("no threads")?;
@@ -77,26 +75,46 @@ async fn run(settings: Settings) -> Result<()> {
 
     let (end, ending) = Ending::new();
     let mut servers = JoinSet::new();
-    for listener in open(&exchanges, "exchanges").await? {
+    for listener in open(&exchanges, "exchanges", true).await? {
         let service = Arc::clone(&service);
         let answers = service_fn(move |asked| forward_auth::answer(Arc::clone(&service), asked));
-        servers.spawn(listen::serve(listener, answers, ending.clone()));
+        servers.spawn(listen::serve(
+            listener,
+            Version::Http1,
+            answers,
+            ending.clone(),
+        ));
     }
-    for listener in open(&grpc, "ext_authz over gRPC").await? {
+    for listener in open(&grpc, "ext_authz over gRPC", true).await? {
         let answers = grpc::Authorization::new(Arc::clone(&service));
-        servers.spawn(listen::serve(listener, answers, ending.clone()));
+        servers.spawn(listen::serve(
+            listener,
+            Version::Http2,
+            answers,
+            ending.clone(),
+        ));
     }
-    for listener in open(&management, "the management API").await? {
+    for listener in open(&management, "the management API", false).await? {
         let Some(route) = service.management.clone() else {
             continue;
         };
         let answers = service_fn(move |asked| management::answer(Arc::clone(&route), asked));
-        servers.spawn(listen::serve(listener, answers, ending.clone()));
+        servers.spawn(listen::serve(
+            listener,
+            Version::Http1,
+            answers,
+            ending.clone(),
+        ));
     }
-    for listener in open(&operations, "health and metrics").await? {
+    for listener in open(&operations, "health and metrics", false).await? {
         let service = Arc::clone(&service);
         let answers = service_fn(move |asked| operations::answer(Arc::clone(&service), asked));
-        servers.spawn(listen::serve(listener, answers, ending.clone()));
+        servers.spawn(listen::serve(
+            listener,
+            Version::Http1,
+            answers,
+            ending.clone(),
+        ));
     }
     drop(ending);
 
@@ -126,22 +144,17 @@ async fn run(settings: Settings) -> Result<()> {
     if tokio::time::timeout(LAST_REQUESTS, all).await.is_err() {
         tracing::warn!("ended with requests under way");
     }
-    for address in [exchanges, grpc, management, operations].concat() {
-        if let Address::Unix(path) = address {
-            // A new process may have taken its place already.
-            let _ = std::fs::remove_file(path);
-        }
-    }
     Ok(())
 }
 
 /// Opens addresses, and tells of them.
-async fn open(addresses: &[Address], what: &str) -> Result<Vec<Listener>> {
+async fn open(addresses: &[Address], what: &str, gives_tokens: bool) -> Result<Vec<Listener>> {
     let mut listeners = Vec::new();
     for address in addresses {
         listeners.push(Listener::open(address).await?);
         tracing::info!("listening at {address}: {what}");
-        if matches!(address, Address::Tcp(address) if !address.ip().is_loopback()) {
+        let is_open = matches!(address, Address::Tcp(address) if !address.ip().is_loopback());
+        if gives_tokens && is_open {
             tracing::warn!(
                 "{address} is no loopback address: all that reach it get tokens for the keys they \
                  hold, without a gateway in between"

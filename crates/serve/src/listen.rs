@@ -1,8 +1,10 @@
 //! Listeners: TCP addresses and Unix sockets, their connections, and their end.
 
+use std::future::Future;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use rustix::fs::Mode;
 use rustix::process::umask;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 
 use crate::config::Address;
@@ -39,10 +41,17 @@ pub(crate) type Body = Full<bytes::Bytes>;
 /// A listener that is open.
 pub(crate) enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener),
+    Unix(UnixListener, PathBuf),
 }
 
 impl Listener {
+    /// Ends it. The file of a socket goes first, so that it is never the next process's.
+    fn close(self) {
+        if let Self::Unix(_, path) = &self {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
     /// Opens one.
     ///
     /// # Errors
@@ -63,7 +72,7 @@ impl Listener {
                     Ok(bound?)
                 };
                 let listener = open().with_context(|| format!("cannot listen at {address}"))?;
-                Ok(Self::Unix(listener))
+                Ok(Self::Unix(listener, path.clone()))
             }
         }
     }
@@ -102,9 +111,21 @@ impl Ending {
     }
 }
 
+/// The version of HTTP that a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    Http1,
+    /// Without TLS, from the first byte on (gRPC).
+    Http2,
+}
+
 /// Serves a listener's connections until the end, and then the requests that are under way.
-pub(crate) async fn serve<S, B>(listener: Listener, service: S, mut ending: Ending)
-where
+pub(crate) async fn serve<S, B>(
+    listener: Listener,
+    version: Version,
+    service: S,
+    mut ending: Ending,
+) where
     S: hyper::service::Service<http::Request<Incoming>, Response = http::Response<B>>
         + Clone
         + Send
@@ -116,6 +137,11 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut builder = Builder::new(TokioExecutor::new());
+    // One version alone: a connection that does not show its version would wait without an end.
+    builder = match version {
+        Version::Http1 => builder.http1_only(),
+        Version::Http2 => builder.http2_only(),
+    };
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -141,6 +167,11 @@ where
                 let watcher = graceful.watcher();
                 let (builder, service) = (Arc::clone(&builder), service.clone());
                 tokio::spawn(async move {
+                    // A connection that says nothing.
+                    let first = tokio::time::timeout(HEAD_TIMEOUT, stream.readable()).await;
+                    if !first.is_ok_and(|readable| readable.is_ok()) {
+                        return;
+                    }
                     let connection = builder.serve_connection(TokioIo::new(stream), service);
                     // A connection that fails is its gateway's matter.
                     let _ = watcher.watch(connection.into_owned()).await;
@@ -154,13 +185,27 @@ where
             }
         }
     }
-    drop(listener);
+    listener.close();
     graceful.shutdown().await;
 }
 
 /// Both kinds of streams.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {
+    /// Waits for a first byte.
+    fn readable(&self) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + '_>>;
+}
+
+impl Stream for TcpStream {
+    fn readable(&self) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + '_>> {
+        Box::pin(Self::readable(self))
+    }
+}
+
+impl Stream for UnixStream {
+    fn readable(&self) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + '_>> {
+        Box::pin(Self::readable(self))
+    }
+}
 
 async fn accept(listener: &Listener) -> io::Result<Box<dyn Stream>> {
     match listener {
@@ -169,7 +214,7 @@ async fn accept(listener: &Listener) -> io::Result<Box<dyn Stream>> {
             stream.set_nodelay(true)?;
             Ok(Box::new(stream))
         }
-        Listener::Unix(listener) => {
+        Listener::Unix(listener, _) => {
             let (stream, _) = listener.accept().await?;
             Ok(Box::new(stream))
         }

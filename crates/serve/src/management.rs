@@ -52,23 +52,13 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// Answers a client. `peer` is its address, where it came over TCP.
+/// Answers a client.
 pub(crate) async fn answer(
     route: Arc<Route>,
     asked: http::Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let (parts, mut body) = asked.into_parts();
-    let mut headers = Vec::with_capacity(parts.headers.len());
-    for (name, value) in &parts.headers {
-        headers.push((name.as_str().to_owned(), value.as_bytes().to_vec()));
-    }
-    let forwarded = parts.headers.get_all("x-forwarded-for");
-    let last = forwarded.into_iter().next_back();
-    let last = last.and_then(|value| value.to_str().ok()?.rsplit(',').next());
-    let request = Request {
-        headers,
-        source: last.map(|address| address.trim().to_owned()),
-    };
+    let request = Request::read(&parts.headers);
     let path = parts.uri.path_and_query();
     let head = RequestHead {
         method: parts.method.as_str(),

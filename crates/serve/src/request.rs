@@ -2,8 +2,9 @@
 
 use apikeys_core::audit::{REQUEST_ID_MAX, is_request_id};
 use apikeys_core::config::Config;
-use apikeys_core::exchange::credentials::{Headers, may_hold_key};
+use apikeys_core::exchange::credentials::may_hold_key;
 use apikeys_core::trace::TraceContext;
+use http::HeaderMap;
 
 /// The head of a client's request.
 pub(crate) struct Request {
@@ -14,9 +15,24 @@ pub(crate) struct Request {
 }
 
 impl Request {
+    /// A request with these headers, which came through a gateway.
+    pub(crate) fn read(map: &HeaderMap) -> Self {
+        let pairs = map.iter();
+        let headers =
+            pairs.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
+        // The last entry is the gateway's own; those before it are the client's word.
+        let forwarded = map.get_all("x-forwarded-for").into_iter().next_back();
+        let last = forwarded.and_then(|value| value.to_str().ok()?.rsplit(',').next());
+        Self {
+            headers: headers.collect(),
+            source: last.map(|address| address.trim().to_owned()),
+        }
+    }
+
     /// The first header of this name.
-    pub(crate) fn header(&self, name: &str) -> Option<&[u8]> {
-        find(&self.headers, name)
+    fn header(&self, wanted: &str) -> Option<&[u8]> {
+        let found = self.headers.iter().find(|(name, _)| name == wanted);
+        found.map(|(_, value)| value.as_slice())
     }
 
     /// The id that it brought, if that can be one and holds no key; else a dash.
@@ -36,10 +52,4 @@ impl Request {
             may_hold_key(config, &self.headers, state)
         })
     }
-}
-
-/// The first header of this name.
-pub(crate) fn find<'a>(headers: &'a Headers, name: &str) -> Option<&'a [u8]> {
-    let found = headers.iter().find(|(known, _)| known == name);
-    found.map(|(_, value)| value.as_slice())
 }

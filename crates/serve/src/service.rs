@@ -15,6 +15,8 @@ use apikeys_core::manage::Manager;
 use apikeys_core::metrics::Metrics;
 use apikeys_core::signing_key::SigningKey;
 
+use tokio::sync::Semaphore;
+
 use crate::clock;
 use crate::config::{Exchanges, Settings, Target};
 use crate::keycloak::{Addresses, Keycloak};
@@ -27,6 +29,8 @@ pub(crate) struct Shared {
     /// The gateways on HTTP take out each header that an answer names.
     pub(crate) removes_headers: bool,
     metrics: Mutex<Metrics>,
+    /// One permit for each thread that may compute bcrypt.
+    pub(crate) computing: Semaphore,
 }
 
 impl Shared {
@@ -74,6 +78,8 @@ pub(crate) struct KeyFiles {
 #[derive(Clone)]
 pub(crate) struct State {
     inner: Arc<Mutex<Inner>>,
+    /// The public ids of the signing keys.
+    key_ids: [Arc<str>; 2],
 }
 
 /// See [`State`].
@@ -95,6 +101,7 @@ impl Service {
             memory: Memory::default(),
             removes_headers: settings.removes_headers,
             metrics: Mutex::default(),
+            computing: Semaphore::new(threads()),
         });
         let keys = KeyFiles {
             signing_key: settings.signing_key_file,
@@ -189,15 +196,19 @@ impl Route {
         lock(&self.state).clone()
     }
 
-    /// Reads the signing keys again and begins anew with them; requests under way go on as they
-    /// began.
+    /// Reads the signing keys again. Other keys than those in use begin with a new state; requests
+    /// under way go on as they began. Whether the keys are others.
     ///
     /// # Errors
     /// The keys cannot be used. Those that were there stay.
-    pub(crate) fn read_keys_again(&self) -> Result<()> {
+    pub(crate) fn read_keys_again(&self) -> Result<bool> {
         let state = State::read(&self.config, &self.keys)?;
-        *lock(&self.state) = state;
-        Ok(())
+        let mut in_use = lock(&self.state);
+        let are_others = state.key_ids != in_use.key_ids;
+        if are_others {
+            *in_use = state;
+        }
+        Ok(are_others)
     }
 
     /// Whether the audit log gets a line for this cache hit.
@@ -215,11 +226,13 @@ impl State {
     /// A state that knows nothing yet, with the keys of these files.
     fn read(config: &Arc<Config>, keys: &KeyFiles) -> Result<Self> {
         let key = Arc::new(read_key(&keys.signing_key, "signing_key_file")?);
+        let mut key_ids = [Arc::from(key.kid()), Arc::from("")];
         let manager = match config.management {
             None => None,
             Some(_) => {
                 let path = &keys.management_signing_key;
                 let key = Arc::new(read_key(path, "management_signing_key_file")?);
+                key_ids[1] = Arc::from(key.kid());
                 Some(Manager::new(key, &nonce()))
             }
         };
@@ -237,6 +250,7 @@ impl State {
         };
         Ok(Self {
             inner: Arc::new(Mutex::new(inner)),
+            key_ids,
         })
     }
 

@@ -25,6 +25,7 @@ mod page;
 mod records;
 mod refused;
 mod secrets;
+mod serve;
 mod setup;
 mod signing_key;
 mod update;

@@ -55,6 +55,11 @@ impl Target {
         Self::parse(&format!("http://127.0.0.1:{port}"))
     }
 
+    /// Its port.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Opens a connection.
     pub fn connect(&self) -> Connection {
         let address = (self.host.as_str(), self.port)
