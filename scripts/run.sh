@@ -292,6 +292,7 @@ observe() {
   [ "${OBSERVE:-}" = 1 ] && ! daemon_pid prometheus >/dev/null || return 0
   doing "starting Prometheus" "$RUN_DIR/prometheus.log"
   step "Starting Prometheus"
+  [ "$GATEWAY" = envoy ] || export METRICS_PORT=$APIKEYS_OPERATIONS_PORT METRICS_PATH=/metrics
   "$SCRIPTS/prometheus.sh" start
   note "http://127.0.0.1:${PROMETHEUS_PORT:-9095}: metrics, rules and alerts; docs/observe.md says what to look at"
 }

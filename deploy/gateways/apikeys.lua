@@ -42,6 +42,8 @@ core.register_action("apikeys", { "http-req" }, function(txn, path, address)
   local answer = core.httpclient():get({ url = url, dst = address, headers = question(txn), timeout = TIMEOUT_MS })
   local headers = answer.headers or {}
   if REFUSALS[answer.status] and headers["apikeys-problem"] then return refuse(txn, answer) end
+  -- Its HTTP library answers so to a head that it cannot read.
+  if answer.status == 400 or answer.status == 431 then return txn:done(txn:reply({ status = 400 })) end
   if answer.status ~= 200 then return end
   for _, list in ipairs(values(headers, "x-envoy-auth-headers-to-remove")) do
     for name in list:gmatch("[^,%s]+") do txn.http:req_del_header(name) end

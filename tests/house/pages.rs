@@ -77,7 +77,7 @@ const RUN_BY: [(&str, &str); 17] = [
 
 /// The commands of the two pages that start the whole stack, by their first line, each with its
 /// equivalent in the suite: a test cannot run the suite that it belongs to.
-const BLOCKS: [(&str, &str, &str); 10] = [
+const BLOCKS: [(&str, &str, &str); 11] = [
     (
         "README.md",
         "make run",
@@ -114,6 +114,11 @@ const BLOCKS: [(&str, &str, &str); 10] = [
         "CONTRIBUTING.md",
         "make up",
         "not run: needs a Docker engine",
+    ),
+    (
+        "CONTRIBUTING.md",
+        "GATEWAY=nginx cargo test",
+        "not run: the suite of this test; a part of it by make test-all, scripts/test.sh",
     ),
     (
         "CONTRIBUTING.md",

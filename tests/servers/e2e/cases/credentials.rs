@@ -66,7 +66,10 @@ fn nothing(world: &World) {
 fn ambiguous(world: &World, request: &Request, reason: &str) {
     let answer = world.gateway.send(request);
     // nginx, and so Kong, refuses some of these before the filter sees them.
-    if world.host == Host::Kong && answer.status == 400 && answer.json().is_null() {
+    if matches!(world.host, Host::Kong | Host::Nginx)
+        && answer.status == 400
+        && answer.json().is_null()
+    {
         return;
     }
     let request_id = answer.problem(400, "ambiguous_credentials");
