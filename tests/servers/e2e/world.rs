@@ -190,7 +190,14 @@ impl World {
             None => given_log(),
         };
         let folder = match &stack {
-            Some(stack) => stack.run_dir.clone(),
+            Some(stack) => {
+                // The pages' name for the log, also where another program writes it.
+                let named = stack.run_dir.join("envoy.log");
+                if !named.exists() {
+                    std::os::unix::fs::symlink(stack.log(), named).expect("a link");
+                }
+                stack.run_dir.clone()
+            }
             None => given_folder(log.as_ref()),
         };
         // One request without a credential tells whether the gateway sees addresses.
