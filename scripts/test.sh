@@ -10,7 +10,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 
 QUICK=(tools format clippy-native clippy-wasm scripts unit seeds build smoke)
-REST=(deny postgres observe simulation reproducible sbom dist host-model kong cli end-to-end gateways writes soak)
+REST=(deny postgres observe simulation reproducible sbom dist host-model kong kong-plugin cli end-to-end gateways writes soak)
 SUMMARY=()
 FAILED=0
 
@@ -43,6 +43,8 @@ run_step() {
     # The filter of the build step, under a model of both hosts.
     host-model) cargo test --locked --package host-model ;;
     kong) APIKEYS=$TARGET_DIR/release/apikeys tests/kong/check.sh ;;
+    # The Lua plugin, in Debian's nginx with a stand-in for Kong's PDK.
+    kong-plugin) APIKEYS=$TARGET_DIR/release/apikeys scripts/with-keycloak.sh tests/kong_plugin/check.sh ;;
     cli) scripts/with-keycloak.sh cargo test --locked --package suites --test cli ;;
     smoke) E2E_SMOKE=1 cargo test --locked --package suites --test e2e ;;
     end-to-end) cargo test --locked --package suites --test e2e ;;

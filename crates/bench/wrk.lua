@@ -1,4 +1,4 @@
--- wrk's requests: GET /orders with each key of the file BENCH_KEYS in turn, or at random with
+-- wrk's requests: GET of BENCH_PATH with each key of the file BENCH_KEYS in turn, or at random with
 -- BENCH_ORDER=random. With BENCH_REQUESTS it stops after so many. Keys come by a file, since
 -- arguments are public.
 --
@@ -10,7 +10,7 @@ local sent, next_key = 0, 0
 function init()
   -- LuaJIT hashes a long string by a few of its characters, those in its middle among them. There
   -- the key must be, or a hundred thousand requests are one chain, which takes minutes to make.
-  local head = "GET /orders HTTP/1.1\r\nHost: gateway.example.com\r\nAuthorization: ApiKey "
+  local head = "GET " .. os.getenv("BENCH_PATH") .. " HTTP/1.1\r\nHost: gateway.example.com\r\nAuthorization: ApiKey "
   local tail = "\r\nX-Peer-Key: " .. os.getenv("BENCH_PEER_KEY") ..
     "\r\nAccept: */*\r\nUser-Agent: wrk\r\n\r\n"
   for key in io.lines(os.getenv("BENCH_KEYS")) do

@@ -87,13 +87,13 @@ fn ready_after(targets: &Targets) -> f64 {
 }
 
 /// Several keys of one owner, written by one call.
-struct Owned<'a> {
-    owner: Owner<'a>,
-    keys: Vec<Key>,
+pub(crate) struct Owned<'a> {
+    pub(crate) owner: Owner<'a>,
+    pub(crate) keys: Vec<Key>,
 }
 
 impl<'a> Owned<'a> {
-    fn new(bench: &'a Bench, count: usize, record: impl Fn(&Key) -> Record) -> Self {
+    pub(crate) fn new(bench: &'a Bench, count: usize, record: impl Fn(&Key) -> Record) -> Self {
         let keys: Vec<Key> = (0..count).map(|_| Key::random()).collect();
         let records: Vec<Record> = keys.iter().map(record).collect();
         Self {
@@ -103,7 +103,7 @@ impl<'a> Owned<'a> {
     }
 }
 
-fn bcrypt_record(key: &Key) -> Record {
+pub(crate) fn bcrypt_record(key: &Key) -> Record {
     Record::bcrypt(key, "2b", COST)
 }
 

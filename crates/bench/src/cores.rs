@@ -40,6 +40,16 @@ impl Cores {
         }
     }
 
+    /// Moves a process with all its threads to the gateway's core.
+    pub(crate) fn give_gateways_core(&self, pid: &str) {
+        self.pin(GATEWAY, pid);
+    }
+
+    /// Gives a process with all its threads every core.
+    pub(crate) fn give_all(&self, pid: &str) {
+        self.pin(&format!("0-{}", self.count.saturating_sub(1)), pid);
+    }
+
     /// Moves a process to the other cores, with all its children, present and future: a
     /// server may be the child of a script, or have a process for each connection.
     pub(crate) fn give_rest(&self, pid: &str) {

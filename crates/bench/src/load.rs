@@ -66,6 +66,18 @@ pub(crate) fn closed(
     connections: u32,
     until: Until,
 ) -> Closed {
+    closed_at((port, "/orders"), keys, order, connections, until)
+}
+
+/// The same at another path.
+#[track_caller]
+pub(crate) fn closed_at(
+    (port, path): (u16, &str),
+    keys: &Keys,
+    order: Order,
+    connections: u32,
+    until: Until,
+) -> Closed {
     let mut wrk = Command::new(program("WRK"));
     let seconds = match until {
         Until::Seconds(seconds) => seconds,
@@ -76,7 +88,8 @@ pub(crate) fn closed(
         .arg(format!("{}/crates/bench/wrk.lua", project()))
         .args(["--connections", &connections.to_string()])
         .args(["--duration", &format!("{seconds}s")])
-        .arg(format!("http://127.0.0.1:{port}/orders"))
+        .arg(format!("http://127.0.0.1:{port}{path}"))
+        .env("BENCH_PATH", path)
         .env("BENCH_KEYS", &keys.0)
         .env("BENCH_PEER_KEY", PEER_KEY)
         .env(

@@ -40,6 +40,7 @@ mod load;
 mod lull;
 mod plots;
 mod report;
+mod serve;
 mod service;
 mod shares;
 mod stand_in;
@@ -62,8 +63,9 @@ type Group = (&'static str, fn(&Bench, &mut Report));
 
 /// In this order: the store is filled after all measurements that need a small one, and the
 /// simulations run beside the parts that are not timed.
-const GROUPS: [Group; 6] = [
+const GROUPS: [Group; 7] = [
     ("warm", warm::measure),
+    ("serve", serve::measure),
     ("cold", cold::measure),
     ("capacity", capacity::measure),
     ("caches", caches::measure),

@@ -25,7 +25,7 @@ const fn row(key: &'static str, what: &'static str, bound: Bound) -> Promise {
     Promise { key, what, bound }
 }
 
-const PROMISES: [Promise; 16] = [
+const PROMISES: [Promise; 22] = [
     row(
         "warm_vs_noop",
         "warm requests/s over a no-op Wasm filter's",
@@ -101,6 +101,36 @@ const PROMISES: [Promise; 16] = [
         "audited_vs_noop",
         "the first row, each hit in the audit log",
         Bound::Reported,
+    ),
+    row(
+        "serve_vs_constant",
+        "warm forward auth over the same server's constant answer",
+        Bound::AtLeast(0.85),
+    ),
+    row(
+        "serve_added_p99_us",
+        "p99 added to that answer's, behind nginx, at half capacity",
+        Bound::AtMost(300.0),
+    ),
+    row(
+        "serve_nginx_vs_constant",
+        "nginx asking it over a socket, over nginx asking for a constant answer",
+        Bound::AtLeast(0.9),
+    ),
+    row(
+        "serve_cores",
+        "warm requests/s of two cores over those of one, the load beside it",
+        Bound::Reported,
+    ),
+    row(
+        "serve_refresh_vs_roundtrips",
+        "a refresh over its two calls made bare",
+        Bound::AtMost(1.1),
+    ),
+    row(
+        "serve_first_use_vs_bcrypt",
+        "a first use (cost 10) over native bcrypt and the two calls",
+        Bound::AtMost(1.25),
     ),
 ];
 

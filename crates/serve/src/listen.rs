@@ -25,7 +25,7 @@ use crate::config::Address;
 /// The longest head of a request.
 const HEAD_BYTES_MAX: usize = 128 * 1024;
 /// The most headers that are read; the core refuses above 100 with an answer of its own.
-const HEADERS_MAX: usize = 256;
+const HEADERS_MAX: usize = 512;
 /// The time in which a head must come, and in which an idle connection is closed: longer than
 /// gateways keep one (nginx 60 s, lua-resty-http 60 s), so that they close it and not we.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);

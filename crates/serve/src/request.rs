@@ -53,3 +53,28 @@ impl Request {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(values: &[&'static str]) -> Option<String> {
+        let mut map = HeaderMap::new();
+        for value in values {
+            map.append("x-forwarded-for", http::HeaderValue::from_static(value));
+        }
+        Request::read(&map).source
+    }
+
+    #[test]
+    fn the_clients_address_is_the_one_that_the_gateway_added_last() {
+        assert_eq!(source(&[]), None);
+        assert_eq!(source(&["192.0.2.1"]).as_deref(), Some("192.0.2.1"));
+        let claimed = "203.0.113.9, 198.51.100.1 , 192.0.2.1";
+        assert_eq!(source(&[claimed]).as_deref(), Some("192.0.2.1"));
+        assert_eq!(
+            source(&["203.0.113.9", "192.0.2.1"]).as_deref(),
+            Some("192.0.2.1")
+        );
+    }
+}

@@ -261,6 +261,39 @@ fn a_name_chooses_the_exchange_and_no_path_of_a_client_does() {
 }
 
 #[test]
+fn a_key_that_the_gateway_cannot_take_out_is_refused_and_else_its_header_is_named() {
+    let realm = Realm::prepared();
+    let (key, _) = key(&realm);
+    let twice = Request::orders().at("/exchange").api_key(&key);
+    let twice = twice.header("Cookie", format!("key={key}"));
+    let claims = Request::orders()
+        .at("/exchange")
+        .api_key(&key)
+        .header("x_api_key_id", "another");
+    let served = Served::start(&realm, "", "");
+    for request in [&twice, &claims] {
+        let answer = served.exchange.send(request);
+        assert_eq!(answer.status, 400, "{}", answer.describe());
+        assert_eq!(answer.json()["code"], "ambiguous_credentials");
+        assert_eq!(answer.header("authorization"), None);
+    }
+    served.expect_exchanged(&key);
+    drop(served);
+    let served = Served::start(&realm, "removes_headers: true\n", "");
+    for (request, name) in [(&twice, "cookie"), (&claims, "x_api_key_id")] {
+        let answer = served.exchange.send(request);
+        assert_eq!(answer.status, 200, "{}", answer.describe());
+        let names = answer.header("x-envoy-auth-headers-to-remove").unwrap();
+        for name in [name, "x-api-key-id", "x-api-key-owner", "x-api-key-name"] {
+            assert!(
+                names.split(',').any(|known| known == name),
+                "{name} in {names}"
+            );
+        }
+    }
+}
+
+#[test]
 fn the_management_api_makes_keys_that_the_exchange_takes_and_ends_them_at_once() {
     let realm = Realm::prepared();
     let served = Served::start(&realm, "", "");

@@ -1,0 +1,339 @@
+//! `apikeys serve`: the cost of an answer beside a constant one of the same server, alone and
+//! behind nginx, and that of keys that are not warm.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::bare::Bare;
+use crate::bench::Bench;
+use crate::client::{Request, Target};
+use crate::cold::{Owned, bcrypt_record};
+use crate::load::{Keys, Order, Until, closed_at, open, program};
+use crate::owner::Record;
+use crate::report::{Report, median};
+use crate::stack::free_ports;
+use crate::wait;
+
+const ROUNDS: usize = 6;
+/// The best turn of a round counts, as for the filter.
+const TURNS: usize = 8;
+const REQUESTS: u64 = 4000;
+const CONNECTIONS: u32 = 16;
+const OPEN_CONNECTIONS: u32 = 8;
+const WINDOWS: usize = 10;
+const WINDOW: Duration = Duration::from_millis(250);
+const REFRESHES: usize = 12;
+const KEYS: usize = 10;
+const FIRST_USES: usize = 20;
+const COST: u32 = 10;
+/// Two exchanges: one keeps a token for a second.
+const NORMAL: &str = "/exchange/normal";
+const SHORT: &str = "/exchange/short";
+const CONSTANT: &str = "/livez";
+
+pub(crate) fn measure(bench: &Bench, report: &mut Report) {
+    let served = Served::start(bench);
+    let one = Keys::new(bench, [bench.key.as_str()]);
+    bench.cores.give_gateways_core(&served.pid());
+    let alone = direct(&served, &one, report);
+    bench.cores.give_all(&served.pid());
+    cores(&served, &one, &alone, report);
+    bench.cores.give_rest(&served.pid());
+    let nginx = Nginx::start(bench, &served);
+    bench.cores.give_gateways_core(&nginx.pid());
+    behind_nginx(&nginx, &one, report);
+    drop(nginx);
+    let mut bare = Bare::new(bench);
+    refresh(bench, &served, &mut bare, report);
+    first_use(bench, &served, &mut bare, report);
+}
+
+/// Requests a second with the token in the cache, beside those of a constant answer, on one core.
+fn direct(served: &Served, keys: &Keys, report: &mut Report) -> Vec<f64> {
+    let places = [(served.port, NORMAL), (served.operations, CONSTANT)];
+    let [ours, constant] = compare(places, keys);
+    report.fact("serve_requests_per_second", &ours);
+    report.fact("serve_constant_requests_per_second", &constant);
+    report.row("serve_vs_constant", &ratios(&ours, &constant));
+    ours
+}
+
+/// The same on all cores, which the load shares.
+fn cores(served: &Served, keys: &Keys, alone: &[f64], report: &mut Report) {
+    let place = (served.port, NORMAL);
+    let [ours, _] = compare([place, place], keys);
+    report.fact("serve_all_cores_requests_per_second", &ours);
+    report.row("serve_cores", &ratios(&ours, alone));
+}
+
+/// nginx asks before each request: the service, or for a constant answer. And nginx hands requests on
+/// to both, at a load that both can bear.
+fn behind_nginx(nginx: &Nginx, keys: &Keys, report: &mut Report) {
+    let [asks, asks_constant, hands_on, hands_on_constant] = nginx.ports;
+    let [ours, constant] = compare([(asks, "/orders"), (asks_constant, "/orders")], keys);
+    report.fact("serve_nginx_requests_per_second", &ours);
+    report.fact("serve_nginx_constant_requests_per_second", &constant);
+    report.row("serve_nginx_vs_constant", &ratios(&ours, &constant));
+    let [ours, constant] = compare(
+        [(hands_on, "/orders"), (hands_on_constant, "/orders")],
+        keys,
+    );
+    let half = median(&ours).min(median(&constant)) / 2.0;
+    let added = (0..ROUNDS).map(|_| {
+        let mut least = [f64::MAX; 2];
+        for _ in 0..WINDOWS {
+            for (port, least) in [hands_on, hands_on_constant].into_iter().zip(&mut least) {
+                *least = least.min(open(port, half, OPEN_CONNECTIONS, WINDOW).p99);
+            }
+        }
+        least[0] - least[1]
+    });
+    let added: Vec<f64> = added.collect();
+    report.fact("serve_half_load_requests_per_second", &[half]);
+    report.row("serve_added_p99_us", &added);
+}
+
+/// The best rates of two places, round by round, in turns.
+fn compare(places: [(u16, &str); 2], keys: &Keys) -> [Vec<f64>; 2] {
+    let turn = |place| {
+        let until = Until::Requests(REQUESTS);
+        closed_at(place, keys, Order::Turn, CONNECTIONS, until).per_second
+    };
+    for place in places {
+        turn(place);
+    }
+    let mut rates = [Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        let mut best = [0.0_f64; 2];
+        for _ in 0..TURNS {
+            for (place, best) in places.into_iter().zip(&mut best) {
+                *best = best.max(turn(place));
+            }
+        }
+        for (rates, best) in rates.iter_mut().zip(best) {
+            rates.push(best);
+        }
+    }
+    rates
+}
+
+fn ratios(ours: &[f64], theirs: &[f64]) -> Vec<f64> {
+    let pairs = ours.iter().zip(theirs);
+    pairs.map(|(ours, theirs)| ours / theirs).collect()
+}
+
+/// Keys whose token has just ended, and the same two calls made bare.
+fn refresh(bench: &Bench, served: &Served, bare: &mut Bare, report: &mut Report) {
+    let owned = Owned::new(bench, KEYS, Record::sha256);
+    let (mut ours, mut ratios) = (vec![], vec![]);
+    for round in 0..=REFRESHES {
+        let (mut refreshed, mut made) = (vec![], vec![]);
+        for (number, key) in owned.keys.iter().enumerate() {
+            let mut call = || made.push(bare.exchange(&key.id, &owned.owner.id).iter().sum());
+            // The second of the two reads data that Keycloak has just read.
+            let bare_first = (round + number) % 2 == 1;
+            if bare_first {
+                call();
+            }
+            refreshed.push(served.ask(SHORT, &key.text));
+            if !bare_first {
+                call();
+            }
+        }
+        // Round 0 is their first use.
+        if round > 0 {
+            ratios.push(median(&refreshed) / median(&made));
+            ours.append(&mut refreshed);
+        }
+        // All cached tokens end within this time.
+        thread::sleep(Duration::from_millis(1050));
+    }
+    report.fact("serve_refresh_ms", &ours);
+    report.row("serve_refresh_vs_roundtrips", &ratios);
+    owned.owner.delete();
+}
+
+/// A new key each time; beside it bcrypt alone, and the two calls made bare.
+fn first_use(bench: &Bench, served: &Served, bare: &mut Bare, report: &mut Report) {
+    let owned = Owned::new(bench, FIRST_USES, bcrypt_record);
+    let (mut ours, mut ratios) = (vec![], vec![]);
+    for key in &owned.keys {
+        let took = served.ask(NORMAL, &key.text);
+        let began = Instant::now();
+        let hash = bcrypt::hash_with_salt(&key.text, COST, [7; 16]);
+        let hashed = began.elapsed().as_secs_f64() * 1000.0;
+        assert!(hash.is_ok(), "bcrypt");
+        let calls: f64 = bare.exchange(&key.id, &owned.owner.id).iter().sum();
+        ours.push(took);
+        ratios.push(took / (hashed + calls));
+    }
+    report.fact("serve_first_use_ms", &ours);
+    report.row("serve_first_use_vs_bcrypt", &ratios);
+    owned.owner.delete();
+}
+
+/// A process that ends when it is dropped, and with its parent.
+struct Process(Child);
+
+impl Process {
+    fn start(command: &[&str]) -> Self {
+        let mut process = Command::new("setpriv");
+        process.args(["--pdeathsig", "TERM"]).args(command);
+        let child = process.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        Self(child.expect("setpriv, of util-linux"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The service, with two exchanges.
+struct Served {
+    process: Process,
+    port: u16,
+    operations: u16,
+    folder: PathBuf,
+}
+
+impl Served {
+    fn start(bench: &Bench) -> Self {
+        let (ports, demo) = (free_ports(2), bench.stack.demo_env());
+        let folder = bench.stack.run_dir.join("serve");
+        fs::create_dir_all(&folder).expect("a folder");
+        let fields = |ttl: u32| {
+            json!({"keycloak_url": demo["KEYCLOAK_URL"], "realm": demo["REALM"],
+                "cache_ttl_seconds": ttl})
+        };
+        let config = json!({
+            "signing_key_file": "../signing-key.pem",
+            "listen": [format!("127.0.0.1:{}", ports[0]), "unix:exchange.sock"],
+            "listen_operations": [format!("127.0.0.1:{}", ports[1]), "unix:operations.sock"],
+            "exchanges": {"normal": fields(300), "short": fields(1)},
+        });
+        let file = folder.join("serve.json");
+        fs::write(&file, config.to_string()).expect("a configuration");
+        let tool = Path::new(crate::stack::project()).join("target/release/apikeys");
+        let (tool, file) = (tool.display().to_string(), file.display().to_string());
+        let served = Self {
+            process: Process::start(&[&tool, "serve", "--config", &file]),
+            port: ports[0],
+            operations: ports[1],
+            folder,
+        };
+        wait::until("the service", Duration::from_secs(30), || {
+            let there = std::net::TcpStream::connect(("127.0.0.1", served.operations));
+            there.map_err(|error| error.to_string())?;
+            let ready = Request::orders().at("/readyz");
+            let answer = Target::local(served.operations).send(&ready);
+            (answer.status == 200)
+                .then_some(())
+                .ok_or(answer.describe())
+        });
+        served
+    }
+
+    fn pid(&self) -> String {
+        self.process.0.id().to_string()
+    }
+
+    /// Milliseconds of an exchange.
+    fn ask(&self, path: &str, key: &str) -> f64 {
+        let mut connection = Target::local(self.port).connect();
+        let answer = connection.send(&Request::orders().at(path).api_key(key));
+        assert_eq!(answer.status, 200, "{}", answer.describe());
+        answer.took.as_secs_f64() * 1000.0
+    }
+}
+
+/// An nginx of one process: two servers ask before each request, two hand each request on.
+struct Nginx {
+    process: Process,
+    ports: [u16; 4],
+}
+
+impl Nginx {
+    fn start(bench: &Bench, served: &Served) -> Self {
+        let found = free_ports(4);
+        let ports = [found[0], found[1], found[2], found[3]];
+        let file = served.folder.join("nginx.conf");
+        // It holds a key, since oha would take one only from its arguments, which are public.
+        let mut options = fs::OpenOptions::new();
+        let opened = options
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&file);
+        let text = configuration(&served.folder, ports, &bench.key);
+        opened
+            .and_then(|mut opened| opened.write_all(text.as_bytes()))
+            .expect("a configuration");
+        let (program, file) = (program("NGINX_PROGRAM"), file.display().to_string());
+        let nginx = Self {
+            process: Process::start(&[&program, "-e", "stderr", "-c", &file]),
+            ports,
+        };
+        wait::until("nginx", Duration::from_secs(10), || {
+            std::net::TcpStream::connect(("127.0.0.1", ports[0])).map_err(|error| error.to_string())
+        });
+        nginx
+    }
+
+    fn pid(&self) -> String {
+        self.process.0.id().to_string()
+    }
+}
+
+fn configuration(folder: &Path, ports: [u16; 4], key: &str) -> String {
+    let folder = folder.display();
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|name| format!("{name}_temp_path {folder}/{name};"))
+        .join(" ");
+    let asks = |port: u16, upstream: &str, path: &str| {
+        format!(
+            "server {{ listen 127.0.0.1:{port};
+    location / {{ auth_request /ask; try_files /nothing @answer; }}
+    location @answer {{ return 200; }}
+    location = /ask {{ internal; proxy_pass http://{upstream}{path}; proxy_pass_request_body off;
+      proxy_set_header Connection \"\"; proxy_set_header Content-Length \"\"; proxy_set_header X-Forwarded-For $remote_addr; }} }}\n"
+        )
+    };
+    let hands_on = |port: u16, upstream: &str, path: &str| {
+        format!(
+            "server {{ listen 127.0.0.1:{port};
+    location / {{ proxy_pass http://{upstream}{path}; proxy_set_header Connection \"\";
+      proxy_set_header X-API-Key {key}; }} }}\n"
+        )
+    };
+    let servers = [
+        asks(ports[0], "exchange", NORMAL),
+        asks(ports[1], "operations", CONSTANT),
+        hands_on(ports[2], "exchange", NORMAL),
+        hands_on(ports[3], "operations", CONSTANT),
+    ];
+    format!(
+        "daemon off; master_process off; pid {folder}/pid; error_log stderr error;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off; {temporary}
+  keepalive_timeout 600s; keepalive_requests 1000000000;
+  proxy_http_version 1.1;
+  upstream exchange {{ server unix:{folder}/exchange.sock; keepalive 64; keepalive_requests 1000000000; }}
+  upstream operations {{ server unix:{folder}/operations.sock; keepalive 64; keepalive_requests 1000000000; }}
+  {}
+}}
+",
+        servers.concat()
+    )
+}
