@@ -34,23 +34,24 @@ struct Jobs {
 
 /// Works for a route until the process ends.
 pub(crate) async fn work(route: Arc<Route>) {
-    let jobs: Vec<_> = (0..JOBS)
-        .map(|_| Arc::new(Mutex::new(Jobs::default())))
-        .collect();
+    let mut state = route.state();
+    let mut jobs = new_jobs();
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
-        let state = route.state();
+        let now = route.state();
+        if !now.is(&state) {
+            // The calls of the jobs before it end with the state before it.
+            (state, jobs) = (now, new_jobs());
+        }
         tick(&route, &state);
         for jobs in &jobs {
             // A tick never waits for the end of a call.
             let Ok(mut held) = jobs.try_lock() else {
                 continue;
             };
-            let effect = state.with_env(&route.shared, None, |env, watch, _| {
-                held.background.tick(watch, env)
-            });
+            let effect = state.with_env(None, |env, watch, _| held.background.tick(watch, env));
             tell(&route, &state, &mut held);
             drop(held);
             if let Some(effect) = effect {
@@ -61,10 +62,14 @@ pub(crate) async fn work(route: Arc<Route>) {
     }
 }
 
+fn new_jobs() -> Vec<Arc<Mutex<Jobs>>> {
+    (0..JOBS).map(|_| Arc::default()).collect()
+}
+
 /// Learns of revocations, and writes counts by key.
 fn tick(route: &Route, state: &State) {
     let realm = &route.config.realm.name;
-    let (notice, used) = state.with_env(&route.shared, None, |env, _, _| {
+    let (notice, used) = state.with_env(None, |env, _, _| {
         let notice = env.worker.tick(env.now, env.store);
         (notice, env.worker.take_usage(env.now, env.store))
     });
@@ -93,7 +98,7 @@ async fn carry_on(route: &Route, state: &State, jobs: &Mutex<Jobs>, first: Effec
     while let Some(effect) = next {
         let done: Done = carry_out(route, effect, None).await;
         let mut held = jobs.lock().await;
-        next = state.with_env(&route.shared, None, |env, watch, _| {
+        next = state.with_env(None, |env, watch, _| {
             held.background.handle_event(done.event(), watch, env)
         });
         tell(route, state, &mut held);
@@ -157,21 +162,14 @@ pub(crate) async fn watch_keys(
             continue;
         }
         known = seen;
-        for route in &routes {
-            match route.read_keys_again() {
-                Ok(true) => {
-                    tracing::info!("{}: the signing key has changed and is in use", route.name);
-                }
-                Ok(false) => tracing::info!(
-                    "{}: the signing key's file has changed, and holds the key in use",
-                    route.name
-                ),
-                Err(fault) => tracing::error!(
-                    "{}: the signing key has changed and cannot be used, so the one before stays: \
-                     {fault:#}",
-                    route.name
-                ),
+        match Route::read_keys_again(&routes) {
+            Ok(true) => tracing::info!("the signing key has changed and is in use"),
+            Ok(false) => {
+                tracing::info!("the signing key's file has changed, and holds the key in use");
             }
+            Err(fault) => tracing::error!(
+                "the signing key has changed and cannot be used, so the one before stays: {fault:#}"
+            ),
         }
     }
 }

@@ -24,6 +24,16 @@ const KEY_FIELDS: [&str; 4] = [
 /// The longest name of an exchange.
 const NAME_BYTES_MAX: usize = 64;
 
+/// Headers that the answers themselves have, or that HTTP needs.
+const TAKEN_HEADERS: [&str; 6] = [
+    "apikeys-key-id",
+    "apikeys-owner-id",
+    "apikeys-problem",
+    "content-type",
+    "date",
+    "expect",
+];
+
 /// The file as it is written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -124,7 +134,11 @@ impl Settings {
         let value: serde_norway::Value = serde_norway::from_str(text)
             .map_err(|fault| anyhow::anyhow!("is neither YAML nor JSON{}", place(&fault)))?;
         let written: Written = serde_norway::from_value(value)?;
-        let at = |path: PathBuf| folder.join(path);
+        let at = |path: PathBuf| -> Result<PathBuf> {
+            let is_key = path.to_string_lossy().contains("-----");
+            ensure!(!is_key, "a key stands in the place of the path to its file");
+            Ok(folder.join(path))
+        };
         let keycloak = |fields: &Map<String, Value>| -> Result<Vec<String>> {
             match written.keycloak_addresses.as_slice() {
                 [] => Ok(vec![keycloak_of(fields)?]),
@@ -136,6 +150,10 @@ impl Settings {
                 let keycloak = keycloak(&fields)?;
                 fill_in(&mut fields)?;
                 let config = Config::from_json(Value::Object(fields).to_string().as_bytes())?;
+                let taken = |name: &&String| TAKEN_HEADERS.contains(&name.as_str());
+                if let Some(name) = config.headers.iter().find(taken) {
+                    bail!("headers: {name} cannot carry a key here; choose another name");
+                }
                 let config = Arc::new(config);
                 Ok(Target { config, keycloak })
             };
@@ -175,22 +193,49 @@ impl Settings {
                 "management: mode must be manage"
             );
         }
+        if management.is_some() && each.iter().any(|target| target.config.l2_slots == 0) {
+            bail!(
+                "l2_slots: 0 in an exchange beside management: it would not hear of revocations there"
+            );
+        }
         let listen_management = addresses(&written.listen_management, folder)?;
         ensure!(
             listen_management.is_empty() == management.is_none(),
             "listen_management and management belong together: give both, or none"
         );
-        let signing_key_file = at(written.signing_key_file);
+        let signing_key_file = at(written.signing_key_file).context("signing_key_file")?;
+        let management_signing_key_file = written.management_signing_key_file.map(at).transpose();
+        let management_signing_key_file =
+            management_signing_key_file.context("management_signing_key_file")?;
+        let listen = addresses(&written.listen, folder)?;
+        let listen_grpc = addresses(&written.listen_grpc, folder)?;
+        let listen_operations = addresses(&written.listen_operations, folder)?;
+        ensure!(
+            !(listen.is_empty() && listen_grpc.is_empty()),
+            "listen and listen_grpc are empty: nobody could ask for an exchange"
+        );
+        let all = [
+            &listen,
+            &listen_grpc,
+            &listen_management,
+            &listen_operations,
+        ];
+        let all: Vec<&Address> = all.into_iter().flatten().collect();
+        for (at, address) in all.iter().enumerate() {
+            ensure!(
+                !all.iter().take(at).any(|known| known == address),
+                "{address} is listened at twice"
+            );
+        }
         Ok(Self {
-            listen: addresses(&written.listen, folder)?,
-            listen_grpc: addresses(&written.listen_grpc, folder)?,
+            listen,
+            listen_grpc,
             listen_management,
-            listen_operations: addresses(&written.listen_operations, folder)?,
-            management_signing_key_file: written
-                .management_signing_key_file
-                .map_or_else(|| signing_key_file.clone(), at),
+            listen_operations,
+            management_signing_key_file: management_signing_key_file
+                .unwrap_or_else(|| signing_key_file.clone()),
             signing_key_file,
-            keycloak_ca_file: written.keycloak_ca_file.map(at),
+            keycloak_ca_file: written.keycloak_ca_file.map(at).transpose()?,
             removes_headers: written.removes_headers,
             exchanges,
             management,
@@ -242,11 +287,16 @@ fn base_url(url: &str) -> Result<String> {
     let parsed: http::Uri = url.parse().ok().context(NO_BASE_URL)?;
     let is_http = matches!(parsed.scheme_str(), Some("http" | "https"));
     let has_path = !matches!(parsed.path(), "" | "/") || parsed.query().is_some();
+    let port = parsed.authority().is_some_and(|text| {
+        let port = text.as_str().rsplit_once(':');
+        port.is_none_or(|(_, port)| port.ends_with(']') || parsed.port_u16().is_some())
+    });
     let names_user = parsed
         .authority()
         .is_some_and(|text| text.as_str().contains('@'));
+    let has_host = parsed.host().is_some_and(|host| !host.is_empty());
     ensure!(
-        is_http && parsed.host().is_some_and(|host| !host.is_empty()) && !has_path && !names_user,
+        is_http && has_host && port && !has_path && !names_user && !url.contains('#'),
         NO_BASE_URL
     );
     Ok(url.trim_end_matches('/').to_owned())
@@ -351,7 +401,30 @@ exchange:
         );
         assert!(with("listen: ['localhost']").contains("\"localhost\" is no place"));
         assert!(with("listen_management: ['127.0.0.1:1']").contains("belong together"));
-        assert!(with("keycloak_addresses: ['https://kc/auth']").contains("without a path"));
+        for url in [
+            "https://kc/auth",
+            "http://kc:1/#x",
+            "http://kc:99999",
+            "http://a@kc",
+            "kc",
+        ] {
+            let said = with(&format!("keycloak_addresses: ['{url}']"));
+            assert!(said.contains("without a path"), "{said}");
+        }
+        parse(&format!(
+            "{ONE}keycloak_addresses: ['http://[::1]:80', 'https://[::1]']"
+        ))
+        .unwrap();
+        assert!(with("listen: []").contains("nobody could ask"));
+        assert!(with("listen: ['127.0.0.1:8182']").contains("127.0.0.1:8182 is listened at twice"));
+        assert!(with("  headers: [expect]").contains("expect cannot carry a key"));
+        let pem = ONE.replace("key.pem", "'-----BEGIN PRIVATE KEY-----SECRET'");
+        assert!(
+            fault(&pem).contains("signing_key_file: a key stands"),
+            "{}",
+            fault(&pem)
+        );
+        assert!(!fault(&pem).contains("SECRET"));
         assert!(with("exchanges: {}").contains("either exchange, or exchanges"));
         assert!(fault("signing_key_file: [").contains("neither YAML nor JSON (line"));
         let named = ONE.replace("exchange:\n", "exchanges:\n a/b:\n");

@@ -73,14 +73,13 @@ impl Drop for UnderWay<'_> {
 impl UnderWay<'_> {
     fn ask<T>(&mut self, act: impl FnOnce(&mut Exchange, &mut Env<'_>) -> T) -> T {
         let Self {
-            route,
             request,
             state,
             exchange,
             ..
         } = self;
         let source = request.source.as_deref();
-        state.with_env(&route.shared, source, |env, _, _| act(exchange, env))
+        state.with_env(source, |env, _, _| act(exchange, env))
     }
 }
 

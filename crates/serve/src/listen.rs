@@ -152,6 +152,10 @@ pub(crate) async fn serve<S, B>(
         .http2()
         .timer(TokioTimer::new())
         .max_header_list_size(HEAD_BYTES_MAX as u32)
+        // The peer is a gateway, which passes its clients' resets on: ending the connection for them
+        // would end the questions of all other clients with it.
+        .max_pending_accept_reset_streams(None)
+        .max_local_error_reset_streams(None)
         .keep_alive_interval(HEAD_TIMEOUT);
     let builder = Arc::new(builder);
     let graceful = GracefulShutdown::new();

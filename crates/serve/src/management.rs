@@ -31,13 +31,13 @@ impl UnderWay<'_> {
     /// Runs a step of the machine; none where the route is not the management API's.
     fn ask<T>(&mut self, act: impl FnOnce(&mut Manage, &mut ManageEnv<'_, '_>) -> T) -> Option<T> {
         let Self {
-            route,
             request,
             state,
             manage,
+            ..
         } = self;
         let source = request.source.as_deref();
-        state.with_env(&route.shared, source, |exchange, _, manager| {
+        state.with_env(source, |exchange, _, manager| {
             let manager = manager?;
             Some(act(manage, &mut ManageEnv { exchange, manager }))
         })

@@ -25,7 +25,6 @@ use crate::store::{Memory, View};
 /// Everything that one process has once.
 pub(crate) struct Shared {
     pub(crate) keycloak: Keycloak,
-    pub(crate) memory: Memory,
     /// The gateways on HTTP take out each header that an answer names.
     pub(crate) removes_headers: bool,
     metrics: Mutex<Metrics>,
@@ -80,6 +79,8 @@ pub(crate) struct KeyFiles {
 #[derive(Clone)]
 pub(crate) struct State {
     inner: Arc<Mutex<Inner>>,
+    /// Shared with the other routes: they tell each other of revocations there.
+    memory: Arc<Memory>,
     /// The public ids of the signing keys.
     key_ids: [Arc<str>; 2],
 }
@@ -100,7 +101,6 @@ impl Service {
     pub(crate) fn new(settings: Settings) -> Result<Self> {
         let shared = Arc::new(Shared {
             keycloak: Keycloak::new(settings.keycloak_ca_file.as_deref())?,
-            memory: Memory::default(),
             removes_headers: settings.removes_headers,
             metrics: Mutex::default(),
             computing: Arc::new(Semaphore::new(threads())),
@@ -109,7 +109,11 @@ impl Service {
             signing_key: settings.signing_key_file,
             management_signing_key: settings.management_signing_key_file,
         };
-        let route = |name: &str, target: Target| Route::new(name, target, &keys, &shared);
+        let memory = Arc::default();
+        let route = |name: &str, target: Target| {
+            let state = State::read(&target.config, &keys, &memory)?;
+            anyhow::Ok(Route::new(name, target, state, &keys, &shared))
+        };
         let routes = match settings.exchanges {
             Exchanges::One(target) => Routes::One(route("exchange", target)?),
             Exchanges::Named(named) => {
@@ -179,9 +183,14 @@ impl Service {
 }
 
 impl Route {
-    fn new(name: &str, target: Target, keys: &KeyFiles, shared: &Arc<Shared>) -> Result<Arc<Self>> {
-        let state = State::read(&target.config, keys)?;
-        Ok(Arc::new(Self {
+    fn new(
+        name: &str,
+        target: Target,
+        state: State,
+        keys: &KeyFiles,
+        shared: &Arc<Shared>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
             name: name.to_owned(),
             addresses: Addresses::new(&target.keycloak),
             config: target.config,
@@ -191,7 +200,7 @@ impl Route {
             hits: AtomicU32::new(0),
             ready: AtomicBool::new(false),
             told_of_no_address: AtomicBool::new(false),
-        }))
+        })
     }
 
     /// The state, for one request.
@@ -199,19 +208,22 @@ impl Route {
         lock(&self.state).clone()
     }
 
-    /// Reads the signing keys again. Other keys than those in use begin with a new state; requests
-    /// under way go on as they began. Whether the keys are others.
+    /// Reads the signing keys of all routes again. Where one is another than that in use, all routes
+    /// begin anew, in a new memory: what they tell each other there is under a seal of the keys.
+    /// Requests under way go on as they began. Whether a key is another.
     ///
     /// # Errors
-    /// The keys cannot be used. Those that were there stay.
-    pub(crate) fn read_keys_again(&self) -> Result<bool> {
-        let state = State::read(&self.config, &self.keys)?;
-        let mut in_use = lock(&self.state);
-        let are_others = state.key_ids != in_use.key_ids;
-        if are_others {
-            *in_use = state;
+    /// A key cannot be used. Those that were there stay.
+    pub(crate) fn read_keys_again(routes: &[Arc<Self>]) -> Result<bool> {
+        let memory = Arc::default();
+        let read = |route: &Arc<Self>| State::read(&route.config, &route.keys, &memory);
+        let states: Vec<State> = routes.iter().map(read).collect::<Result<_>>()?;
+        let pairs = || routes.iter().zip(&states);
+        let changed = pairs().any(|(route, state)| lock(&route.state).key_ids != state.key_ids);
+        for (route, state) in pairs().filter(|_| changed) {
+            *lock(&route.state) = state.clone();
         }
-        Ok(are_others)
+        Ok(changed)
     }
 
     /// Tells the log, once, that requests come without their client's address: their failures are not
@@ -240,7 +252,7 @@ impl Route {
 
 impl State {
     /// A state that knows nothing yet, with the keys of these files.
-    fn read(config: &Arc<Config>, keys: &KeyFiles) -> Result<Self> {
+    fn read(config: &Arc<Config>, keys: &KeyFiles, memory: &Arc<Memory>) -> Result<Self> {
         let key = Arc::new(read_key(&keys.signing_key, "signing_key_file")?);
         let mut key_ids = [Arc::from(key.kid()), Arc::from("")];
         let manager = match config.management {
@@ -266,8 +278,14 @@ impl State {
         };
         Ok(Self {
             inner: Arc::new(Mutex::new(inner)),
+            memory: Arc::clone(memory),
             key_ids,
         })
+    }
+
+    /// Whether this is the very same state.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
     /// The state itself.
@@ -278,7 +296,6 @@ impl State {
     /// Lends a machine its environment for one step.
     pub(crate) fn with_env<T>(
         &self,
-        shared: &Shared,
         source: Option<&str>,
         act: impl FnOnce(&mut Env<'_>, &mut Watch, Option<&mut Manager>) -> T,
     ) -> T {
@@ -287,7 +304,7 @@ impl State {
             now: clock::now(),
             worker: &mut inner.worker,
             gate: &mut inner.gate,
-            store: &mut View(&shared.memory),
+            store: &mut View(&self.memory),
             nonce: &nonce,
             source: &|| source.map(|text| text.as_bytes().to_vec()),
         };
