@@ -373,8 +373,9 @@ fn role_that_finds_nothing(world: &World) {
 
 fn without_role(world: &World, instead: &[&str]) {
     let (owner, key) = world.owner();
-    let gateway = world.start_gateway(&Spec::default());
+    // First: a gateway may sign in as soon as it starts, and its token has the roles of that moment.
     let taken = RoleTaken::take(world, instead);
+    let gateway = world.start_gateway(&Spec::default());
     let request_id = gateway.target.orders(&key.text).unavailable();
     gateway.log.expect(&[&request_id, "view-users"]);
     gateway.target.orders(&Key::random().text).unavailable();

@@ -87,10 +87,14 @@ fn config_of(stack: &Stack, spec: &Spec, name: &str, port: impl Fn(&'static str)
         written.write_all(pem.as_bytes()).expect("a key");
         config["signing_key_file"] = json!(file);
     }
-    if !spec.keycloak.is_empty() {
-        let url = |address| json!(format!("http://{address}"));
-        config["keycloak_addresses"] = spec.keycloak.iter().map(url).collect();
-    }
+    // Also where the trial changes keycloak_url.
+    config["keycloak_addresses"] = match spec.keycloak.as_slice() {
+        [] => json!([config["exchange"]["keycloak_url"]]),
+        given => {
+            let url = |address| json!(format!("http://{address}"));
+            given.iter().map(url).collect()
+        }
+    };
     // Most trials do not want polls, and some of them count calls.
     for part in ["exchange", "management"] {
         config[part]["revocation_poll_seconds"] = json!(0);
