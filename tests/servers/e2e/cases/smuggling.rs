@@ -170,6 +170,8 @@ fn made_anew(world: &World) {
         "X-Forwarded-For",
         "X-Forwarded-Host",
         "X-Forwarded-Path",
+        "X-Forwarded-Method",
+        "Expect",
         "Via",
         "Forwarded",
         "TE",
@@ -179,6 +181,11 @@ fn made_anew(world: &World) {
         for value in [key.clone(), format!("a, for={key}")] {
             harmless(world, &Request::orders().api_key(key).header(name, value));
         }
+    }
+    for upgrades in [["websocket", key.as_str()], [key.as_str(), "websocket"]] {
+        let request = Request::orders().api_key(key);
+        let request = request.header("Upgrade", upgrades[0]);
+        harmless(world, &request.header("Upgrade", upgrades[1]));
     }
 }
 
