@@ -4,8 +4,8 @@
 # usage: debian-program.sh PACKAGE [PROGRAM]...
 #   PROGRAM   a program to find in the package; default: the package's name
 #
-# Prints the folder with the programs. Libraries that this system lacks are beside it: a caller sets
-# LD_LIBRARY_PATH to ../lib/*-linux-gnu.
+# Prints the folder with the programs. If this system lacks their libraries, these are beside the folder:
+# the caller sets LD_LIBRARY_PATH to ../lib/*-linux-gnu.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 [ $# -ge 1 ] || die "usage: debian-program.sh PACKAGE [PROGRAM]..."
@@ -23,7 +23,7 @@ programs_in() {
   return 1
 }
 
-# lacks_libraries PREFIX PROGRAM
+# lacks_libraries PREFIX PROGRAM: whether a library of the program is missing.
 lacks_libraries() {
   local folder
   folder=$(programs_in "$1" "$2") || return 1

@@ -1,33 +1,33 @@
 #!/usr/bin/env bash
-# Starts and stops a gateway of deploy/gateways before `apikeys serve`, in the run folder and under a name of its
-# own, so that several run side by side.
+# Starts and stops a gateway of deploy/gateways with its own `apikeys serve`, in the run folder. Each has its own name,
+# so several can run side by side.
 #
 # usage: gateway.sh start KIND NAME CONFIG | gateway.sh stop NAME
 #   KIND    nginx, caddy, haproxy or envoy-ext-authz, from Debian or fetch.sh
 #   CONFIG  the configuration of `apikeys serve`, which runs as NAME-apikeys
 #
 #   GATEWAY_PORT, SERVICE_PORT, APIKEYS_PORT, APIKEYS_GRPC_PORT, APIKEYS_MANAGEMENT_PORT,
-#   APIKEYS_OPERATIONS_PORT, ENVOY_ADMIN_PORT   as in run.sh; CONFIG listens on those of APIKEYS_
+#   APIKEYS_OPERATIONS_PORT, ENVOY_ADMIN_PORT   as in run.sh; CONFIG must listen on the APIKEYS_ ports
 #   GATEWAY_WORKERS         threads or processes of the gateway, default 2
-#   BEHIND_LOAD_BALANCER=1  the gateway believes the x-forwarded-for that it gets
+#   BEHIND_LOAD_BALANCER=1  the gateway trusts the x-forwarded-for of a request
 #
-# Writes NAME.log and NAME-apikeys.log into the run folder, and into NAME.d the files of the gateway.
+# Writes NAME.log and NAME-apikeys.log into the run folder, and the gateway's files into NAME.d.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 umask 077
 
-# The files name it.
+# haproxy.cfg uses it.
 export GATEWAYS=$PROJECT_ROOT/deploy/gateways
 TARGET_DIR=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}
 WORKERS=${GATEWAY_WORKERS:-2}
 
-# program NAME: of that name in Debian's package.
+# program NAME: prints the path of that program from Debian's package.
 program() { printf '%s/%s' "$("$PROJECT_ROOT/scripts/debian-program.sh" "$1")" "$1"; }
 
-# rendered FILE: the gateway's file of that name, filled in; prints its path.
+# rendered FILE: fills in the gateway's file of that name, and prints the path.
 rendered() {
   local to=$FOLDER/$1
   "$PROJECT_ROOT/scripts/render.sh" "$GATEWAYS/$1" "$to"
-  # The lines that the files have for load balancers.
+  # Turns on the files' lines for load balancers.
   [ "${BEHIND_LOAD_BALANCER:-}" != 1 ] || sed -E -i "$to" \
     -e 's/# (set_real_ip_from|real_ip_header|http-request set-src)/\1/' \
     -e 's/(X-Forwarded-For) \{remote_host\}/\1 {header.X-Forwarded-For}/' \
@@ -48,13 +48,13 @@ start() {
     envoy-ext-authz) ENVOY_CONCURRENCY=$WORKERS "$PROJECT_ROOT/scripts/envoy.sh" start "$name" "$(rendered envoy-ext-authz.yaml)" ;;
     *) die "there is no gateway '$kind'" "the gateways are: nginx, caddy, haproxy, envoy-ext-authz" ;;
   esac
-  # Any answer will do: without a credential it is a refusal.
+  # An open port is enough.
   wait_for_port "$name" "$RUN_DIR/$name.log" "$GATEWAY_PORT"
 }
 
 start_nginx() {
   local user='' temp
-  # As root, nginx would give its workers to a user who may not read the run folder.
+  # As root, nginx would run its workers as a user without access to the run folder.
   [ "$(id -u)" != 0 ] || user="user root;"
   rendered nginx.conf >/dev/null
   {

@@ -356,7 +356,7 @@ wait_for_http() {
   done
 }
 
-# wait_for_port NAME LOG PORT: until somebody listens there, for 30 s. Gives up early if the process has ended.
+# wait_for_port NAME LOG PORT: waits up to 30 s until the port is open. Gives up early if the process has ended.
 wait_for_port() {
   local name=$1 log=$2 port=$3 beats=0
   until port_is_open "$port"; do

@@ -4,8 +4,8 @@
 #
 # usage: prometheus.sh fetch|start|stop
 #   fetch   prints the folder with the programs prometheus and promtool
-#   start   on PROMETHEUS_PORT (default 9095); reads METRICS_PATH at METRICS_PORT, by default those of the
-#           gateway with the admin port ENVOY_ADMIN_PORT
+#   start   on PROMETHEUS_PORT (default 9095); reads METRICS_PATH on METRICS_PORT, by default those of the
+#           Envoy with the admin port ENVOY_ADMIN_PORT
 #   stop
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 

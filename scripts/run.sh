@@ -7,9 +7,8 @@
 #   RUN_DIR     the run folder, default .run; a second stack takes another, and other ports
 #   REALM, GATEWAY_PORT, KEYCLOAK_PORT, KEYCLOAK_MANAGEMENT_PORT, ENVOY_ADMIN_PORT, SERVICE_PORT,
 #   DEMO_PORT, YIELD_PORT, ENVOY_CONCURRENCY, APIKEYS_CACHE_DIR, APIKEYS_WASM_TOOLCHAIN
-#   GATEWAY     envoy with the Wasm filter, the default; or nginx, caddy, haproxy, envoy-ext-authz: each before
-#               `apikeys serve`, on APIKEYS_PORT, APIKEYS_OPERATIONS_PORT, APIKEYS_GRPC_PORT and
-#               APIKEYS_MANAGEMENT_PORT
+#   GATEWAY     envoy (default): with the Wasm filter. nginx, caddy, haproxy, envoy-ext-authz: with `apikeys serve`
+#               on APIKEYS_PORT, APIKEYS_OPERATIONS_PORT, APIKEYS_GRPC_PORT and APIKEYS_MANAGEMENT_PORT
 #   OBSERVE=1   Prometheus beside it, on PROMETHEUS_PORT (9095), with rules and alerts
 #   API_KEY_ENABLED, API_KEY_STORAGE, API_KEY_HASH_ALGORITHM, API_KEY_PREFIX, API_KEY_MAX_PER_USER,
 #   API_KEY_EXCHANGE_CACHE_TTL   go into the filter's configuration, and into the keys made here
@@ -30,7 +29,7 @@ case $GATEWAY in
     ;;
   *) die "GATEWAY is '$GATEWAY'" "set it to envoy, nginx, caddy, haproxy or envoy-ext-authz" ;;
 esac
-# Ended with the others, which do not need it; and the parts of a run with another gateway.
+# Also stops Prometheus, and the parts of a run with another gateway.
 ALL_PARTS=(prometheus envoy gateway gateway-apikeys validator orders keycloak)
 TARGET_DIR=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}
 

@@ -48,7 +48,7 @@ run_step() {
     cli) scripts/with-keycloak.sh cargo test --locked --package suites --test cli ;;
     smoke) E2E_SMOKE=1 cargo test --locked --package suites --test e2e ;;
     end-to-end) cargo test --locked --package suites --test e2e ;;
-    # The trials that a gateway's own work can break, before `apikeys serve`.
+    # For each gateway with `apikeys serve`: the trials that the gateway itself can break.
     gateways)
       local gateway
       for gateway in nginx caddy haproxy envoy-ext-authz; do

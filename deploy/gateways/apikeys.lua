@@ -1,17 +1,17 @@
--- HAProxy's forward auth: asks `apikeys serve` about a request and takes its answer over (docs/install/haproxy.md).
--- It sets `txn.apikeys_passed` as its last act: haproxy.cfg refuses every request without it, also after an error here.
+-- Forward auth for HAProxy: asks `apikeys serve` about a request and applies the answer (docs/install/haproxy.md).
+-- Sets `txn.apikeys_passed` at its very end: haproxy.cfg refuses every request without it, also after an error here.
 --
 -- usage in haproxy.cfg: http-request lua.apikeys PATH ADDRESS
 
 local TIMEOUT_MS = 10000
--- Set from the answer or taken out: `authorization`, each name in `headers`, and the three that name the key.
+-- Set from the answer, else removed: `authorization`, each name in `headers`, and the three identity headers.
 local FROM_ANSWER = { "authorization", "x-api-key", "x-api-key-id", "x-api-key-owner", "x-api-key-name" }
--- Between a client and HAProxy alone, or of the body.
+-- Not sent to apikeys serve: headers of the client's connection or of the body.
 local NOT_ASKED = { "host", "connection", "content-length", "transfer-encoding", "upgrade", "te", "expect" }
 local REFUSALS = { [400] = true, [401] = true, [403] = true, [429] = true, [503] = true }
 local OF_REFUSALS = { "content-type", "cache-control", "www-authenticate", "retry-after", "ratelimit", "ratelimit-policy" }
 
--- HAProxy counts a header's values from 0.
+-- The values of a header, from index 1. HAProxy counts them from 0.
 local function values(headers, name)
   local found = {}
   for at, value in pairs(headers[name] or {}) do found[at + 1] = value end
@@ -42,7 +42,7 @@ core.register_action("apikeys", { "http-req" }, function(txn, path, address)
   local answer = core.httpclient():get({ url = url, dst = address, headers = question(txn), timeout = TIMEOUT_MS })
   local headers = answer.headers or {}
   if REFUSALS[answer.status] and headers["apikeys-problem"] then return refuse(txn, answer) end
-  -- Its HTTP library answers so to a head that it cannot read.
+  -- The HTTP library of apikeys serve answers 400 or 431 to a head that it cannot read.
   if answer.status == 400 or answer.status == 431 then return txn:done(txn:reply({ status = 400 })) end
   if answer.status ~= 200 then return end
   for _, list in ipairs(values(headers, "x-envoy-auth-headers-to-remove")) do
@@ -52,7 +52,7 @@ core.register_action("apikeys", { "http-req" }, function(txn, path, address)
     txn.http:req_del_header(name)
     for _, value in ipairs(values(headers, name)) do txn.http:req_add_header(name, value) end
   end
-  -- HAProxy drops a header without a word where the buffer has no room for it.
+  -- HAProxy silently drops a header if its buffer has no room.
   local sent = values(txn.http:req_get_headers(), "authorization")
   txn:set_var("txn.apikeys_passed", table.concat(sent, "\n") == table.concat(values(headers, "authorization"), "\n"))
 end, 2)

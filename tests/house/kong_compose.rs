@@ -1,12 +1,12 @@
-//! Holds the files for docker compose and the Dockerfile to their promises.
+//! Checks the files for docker compose, and the Dockerfile.
 //!
-//! No Docker engine runs where this is tested: tests/kong/check.sh and tests/kong_plugin/check.sh let
-//! docker compose itself read the files, and the cases here state their required content.
+//! These tests need no Docker engine. tests/kong/check.sh and tests/kong_plugin/check.sh let docker
+//! compose itself read the files; the tests here check the required content.
 
 use serde_json::{Map, Value, json};
 use test_kit::repository::{read, root};
 
-/// The demo of the Wasm filter, and that of the Lua plugin.
+/// The demo of the Wasm filter, and the demo of the Lua plugin.
 const DEMOS: [&str; 2] = [
     "docker-compose.yml",
     "deploy/compose-kong-plugin/docker-compose.yml",
@@ -244,7 +244,7 @@ fn the_plugin_lies_where_kong_looks_and_asks_the_service_of_its_network() {
     assert_eq!(serve["listen"], json!(["0.0.0.0:8181"]));
     assert_eq!(
         serve["removes_headers"], true,
-        "the plugin takes out each header that an answer names"
+        "the plugin removes each header that an answer names"
     );
 }
 

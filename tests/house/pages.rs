@@ -234,7 +234,7 @@ fn every_configuration_of_a_page_is_valid() {
     for path in pages() {
         for block in blocks(&read(&path), "yaml") {
             for document in documents(&path, &block) {
-                // A file of `apikeys serve`, which reads its exchanges itself.
+                // A file of `apikeys serve`: it checks its exchanges itself.
                 if document.get("signing_key_file").is_some() {
                     let read = crate::service::check("page", &block);
                     read.unwrap_or_else(|fault| panic!("{path}: {fault}"));
@@ -339,8 +339,8 @@ fn every_upstream_of_an_installation_is_a_cluster_on_its_page() {
     }
 }
 
-/// Each part of a file of `deploy/gateways` on a page is that file's, with the demo's ports and folders
-/// filled in. The end-to-end suite runs the files.
+/// Each block on a page that names a file of `deploy/gateways` is a part of that file, with ports filled
+/// in. The end-to-end suite runs the files.
 #[test]
 fn the_parts_of_a_gateways_file_on_a_page_are_the_files_own() {
     let mut found = BTreeMap::new();
@@ -375,7 +375,7 @@ fn the_parts_of_a_gateways_file_on_a_page_are_the_files_own() {
     assert_eq!(found, expected.into());
 }
 
-/// The gateways' demo has the validator of `make run`, in an Envoy of its own.
+/// The gateways' demo runs the validator of `make run` in a separate Envoy.
 #[test]
 fn the_validator_behind_each_gateway_is_that_of_the_demo() {
     let name = Regex::new(r"\$\{[A-Z_]+\}").expect("a pattern");

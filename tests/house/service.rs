@@ -1,4 +1,4 @@
-//! `apikeys serve` as it is installed: its configurations can be used, its page has each of their
+//! The installation of `apikeys serve`: its configurations are valid, its page has each of their
 //! fields, and the unit, the image, the Kubernetes objects and the page agree.
 
 use std::collections::BTreeSet;
@@ -81,7 +81,7 @@ fn the_unit_the_image_and_the_pod_run_the_same_command() {
     let page = read(PAGE);
     assert!(page.contains(&format!("{command} --check")));
     assert!(page.contains(&format!("--user {user}:{user}")));
-    // The tag of the image that is built and run.
+    // The image is built and run with the same tag.
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(
         kubernetes("kustomization.yaml")["images"][0]["newTag"],
@@ -164,7 +164,7 @@ fn ports_and_labels_of_the_kubernetes_objects_agree() {
     ] {
         assert_eq!(selected, labels);
     }
-    // Each way in is for one caller: the gateway asks, Prometheus reads the metrics.
+    // Each port is open to one caller: the first to the gateway, the second to Prometheus.
     let ways: Vec<_> = policy["spec"]["ingress"]
         .as_array()
         .unwrap()

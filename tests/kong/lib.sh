@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Shared by the checks of the Kong side: messages, and Debian's programs. Sourced, never run.
+# Shared by the checks for Kong: messages, and Debian's programs. To be sourced, not run.
 
 set -euo pipefail
 
@@ -34,7 +34,7 @@ apt_install() {
     [[ $status -eq 0 ]] || fail "apt-get could not install $*; see its message above"
 }
 
-# need_nginx: nginx with its Lua module, and PATH with Debian's folder for it.
+# need_nginx: installs nginx with its Lua module, and adds Debian's folder for it to PATH.
 need_nginx() {
     PATH=$PATH:/usr/sbin:/sbin # where Debian has nginx, for users too
     local lua=/usr/lib/nginx/modules/ngx_http_lua_module.so
@@ -43,7 +43,7 @@ need_nginx() {
     fi
 }
 
-# need_compose: COMPOSE is today's plugin if it is there; Debian's older program reads the same file.
+# need_compose: sets COMPOSE to docker's plugin, or to Debian's older program, which reads the same file.
 need_compose() {
     if docker compose version >/dev/null 2>&1; then
         COMPOSE=(docker compose)

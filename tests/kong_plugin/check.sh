@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the Kong plugin without Kong: lints it, runs it in Debian's nginx, before a stand-in of the
-# service and before the service itself, and lets docker compose read the demo with it. Part of
+# Checks the Kong plugin without Kong: lints it, runs it in Debian's nginx, first with a stand-in for the
+# service, then with the service itself, and lets docker compose read the plugin's demo. Part of
 # `make test-all`.
 #
 # KEYCLOAK_URL, KEYCLOAK_ADMIN_USER and KEYCLOAK_ADMIN_PASSWORD: a running Keycloak with the demo's realm,
@@ -24,7 +24,7 @@ luacheck --std ngx_lua --globals kong --no-self --no-max-line-length --quiet \
 step 'The plugin in nginx'
 python3 tests/kong_plugin/test_plugin.py
 
-step 'The plugin before apikeys serve'
+step 'The plugin with apikeys serve'
 python3 tests/kong_plugin/test_serve.py
 
 step 'The demo'
@@ -32,4 +32,4 @@ need_compose
 "${COMPOSE[@]}" -f deploy/compose-kong-plugin/docker-compose.yml config --quiet
 echo "${COMPOSE[*]} accepts it"
 
-printf '\nThe Kong plugin holds.\n'
+printf '\nThe Kong plugin passes all checks.\n'

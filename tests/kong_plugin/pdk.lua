@@ -1,6 +1,6 @@
--- Kong's part in the tests: the functions of its PDK that the plugin may use, over nginx's API as Kong's own,
--- and the sandbox in which Kong 3.15 would run a streamed plugin (`untrusted_lua = lax`). A name that is not
--- here is an error there, so the plugin cannot come to use one by accident.
+-- Stands in for Kong in the tests: the PDK functions that the plugin may use, written over nginx's API like
+-- Kong's own, and the sandbox of Kong 3.15 for streamed plugins (`untrusted_lua = lax`). Any other name raises
+-- an error, so the plugin cannot use one by accident.
 
 local _M = {}
 
@@ -94,7 +94,7 @@ local function read(path)
   return text
 end
 
--- Loads a file of the plugin as the sandbox would: no require, no global but these.
+-- Loads a file of the plugin as the sandbox does: without `require`, and with only these globals.
 local function load_in_sandbox(path, extra)
   local env = {
     assert = assert, error = error, ipairs = ipairs, next = next, pairs = pairs, pcall = pcall, select = select,
@@ -120,7 +120,7 @@ function _M.handler(path)
   return chunk()
 end
 
--- Kong's schema in a file (`with_ngx`), and in the sandbox, which has no `ngx`.
+-- The plugin's schema as a file on a node (`with_ngx`), or as in the sandbox, without `ngx`.
 function _M.schema(path, with_ngx)
   return load_in_sandbox(path, { ngx = with_ngx and ngx or nil })()
 end

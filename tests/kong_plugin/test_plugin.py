@@ -1,11 +1,11 @@
 """Runs the Kong plugin apikey-jwt-exchange in a real nginx, without Kong.
 
-nginx has Debian's Lua module, as Kong's nginx has OpenResty's. pdk.lua stands in for Kong's
+nginx has Debian's Lua module, where Kong's nginx has OpenResty's. pdk.lua stands in for Kong's
 PDK and its sandbox, and the proxy location is written like Kong's. A stand-in for `apikeys
-serve` answers over real sockets, as its contract says or as no healthy service does; a
-service behind nginx repeats the request that reached it. Kong itself has not run this plugin.
+serve` answers over real sockets, either by its contract or like a broken service. A service
+behind nginx repeats each request that it gets. Kong itself has not run this plugin.
 
-Needs nginx with its Lua module, openssl and curl; check.sh sees to them.
+Needs nginx with its Lua module, openssl and curl; check.sh installs them.
 """
 
 import concurrent.futures
@@ -34,7 +34,7 @@ LONG_TOKEN = "x" * 20_000
 KEY_ID = "k7x2m9p4q8r1"
 OWNER_ID = "0f9c2b7e-1111-2222-3333-444455556666"
 IDENTITY = ["x-api-key-id", "x-api-key-owner", "x-api-key-name"]
-# Far below the time of a hang in a test, far above a loopback's answer.
+# Short enough for the tests that hang, long enough for an answer over loopback.
 TIMEOUT_MS = 300
 
 
@@ -91,7 +91,7 @@ class Listener:
 
 
 class Names:
-    """A name server to which each name is 127.0.0.1."""
+    """A name server that answers 127.0.0.1 for each name."""
 
     def __init__(self):
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -109,7 +109,7 @@ class Names:
 
 
 class Head:
-    """A request's or answer's head: the first line, and the headers in their order."""
+    """The head of a request or answer: the first line, and the headers in their order."""
 
     def __init__(self, text):
         self.line, *lines = text.decode("latin-1").split("\r\n")[:-2]
@@ -135,7 +135,7 @@ class Head:
 
 
 def read_head(reader):
-    """One head of a connection; nothing at its end."""
+    """Reads one head from a connection; none at the end."""
     text = b""
     while not text.endswith(b"\r\n\r\n"):
         line = reader.readline()
@@ -175,7 +175,7 @@ EXCHANGED = [("authorization", f"Bearer {TOKEN}"), ("apikeys-key-id", KEY_ID),
 
 
 class Exchange(Listener):
-    """Stands in for `apikeys serve`. The path's last part says how it answers."""
+    """Stands in for `apikeys serve`. The last part of the path chooses the answer."""
 
     REFUSALS = {
         "400": problem(400, "ambiguous_credentials"),
@@ -185,7 +185,7 @@ class Exchange(Listener):
                        ("ratelimit-policy", '"key";q=1;w=7')),
         "503": problem(503, "overloaded", ("retry-after", "1")),
     }
-    # None of these is an answer of the service.
+    # The service never answers like this.
     NONSENSE = {
         "nothing": b"",
         "text": b"hello\r\n\r\n",
@@ -236,7 +236,7 @@ class Exchange(Listener):
             if way in self.NONSENSE or way == "close":
                 return
             if way == "once":
-                # Ends like a connection that is closed while the next question is under way.
+                # Closes the connection while the next auth request is under way.
                 read_head(reader)
                 return
 
@@ -265,7 +265,7 @@ class Exchange(Listener):
 
 
 class Service(Listener):
-    """The service behind the gateway: answers with the request that reached it."""
+    """The service behind the gateway: answers with the request that it got."""
 
     def serve(self, peer):
         reader = peer.makefile("rb")
@@ -291,7 +291,7 @@ class Answer:
 
     @property
     def seen(self):
-        """The request as the service saw it."""
+        """The request as the service got it."""
         assert self.status == 200, (self.status, self.body)
         head = Head(b"x\r\n\r\n")
         head.headers = [tuple(header) for header in self.json["headers"]]
@@ -299,7 +299,7 @@ class Answer:
 
 
 def lua(value):
-    """A Python value as Lua writes it."""
+    """A Python value as Lua source."""
     if isinstance(value, dict):
         return "{" + ",".join(f"[{lua(k)}]={lua(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
@@ -318,7 +318,7 @@ def free_ports(count):
 
 
 class Gateway:
-    """nginx with the plugin, once for each configuration: /NAME/… has the one of that name."""
+    """nginx with the plugin. The path /NAME/… uses the configuration NAME."""
 
     def __init__(self, service_port, configurations, authority=None, resolver_port=None):
         self.port, self.port_http2 = free_ports(2)
@@ -408,7 +408,7 @@ class Gateway:
         return (self.folder / "error.log").read_text()
 
     def raw(self, text):
-        """Sends the text on a connection of its own; the first answer."""
+        """Sends the text on a new connection, and returns the first answer."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=30) as peer:
             peer.sendall(text)
             reader = peer.makefile("rb")
@@ -632,7 +632,7 @@ class TheQuestion(Case):
 
 class AClient(Case):
     def test_cannot_have_kong_take_the_token_or_the_identity_out(self):
-        # After all plugins, Kong takes the headers out that Connection names.
+        # After all plugins, Kong removes the headers that Connection names.
         for value in ["close, Authorization", "x-api-key-id", "keep-alive,X-API-Key-Owner"]:
             with self.subTest(value):
                 answer = self.get("/identity/", ("X-API-Key", KEY), ("Connection", value))
@@ -845,7 +845,7 @@ class ThePlugin(unittest.TestCase):
         self.assertRegex(self.HANDLER, r"function Handler:ws_handshake\(conf\)\n  return self:access\(conf\)")
 
     def lua(self, block):
-        """Runs Lua in nginx; the lines that it returns."""
+        """Runs Lua in nginx, and returns the lines that it returns."""
         folder = pathlib.Path(tempfile.mkdtemp(prefix="apikeys-plugin-"))
         self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
         modules = "/usr/lib/nginx/modules"
@@ -892,7 +892,7 @@ class ThePlugin(unittest.TestCase):
         self.assertEqual(got, ["http://127.0.0.1:8181/exchange", "authorization x-api-key", "6000", "true"])
 
     def test_is_for_no_consumer(self):
-        # In the sandbox a schema has no ngx.null to say so.
+        # The sandbox has no ngx.null, so a streamed schema cannot forbid a consumer.
         got = self.lua("return { tostring(pdk.schema(path, true).fields[1].consumer.eq == ngx.null),\n"
                        "  tostring(pdk.schema(path, false).fields[1].consumer.eq) }")
         self.assertEqual(got, ["true", "nil"])

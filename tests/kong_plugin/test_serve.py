@@ -1,8 +1,8 @@
-"""Runs the Kong plugin before a real `apikeys serve`, in front of a real Keycloak.
+"""Runs the Kong plugin with a real `apikeys serve` and a real Keycloak.
 
-nginx stands in for Kong, as in test_plugin.py. Needs what that needs, and KEYCLOAK_URL,
-KEYCLOAK_ADMIN_USER and KEYCLOAK_ADMIN_PASSWORD (a Keycloak with the demo's realm) and APIKEYS
-(the built apikeys tool); check.sh sees to them.
+nginx stands in for Kong, as in test_plugin.py. Needs the same programs, KEYCLOAK_URL,
+KEYCLOAK_ADMIN_USER and KEYCLOAK_ADMIN_PASSWORD (a Keycloak with the demo's realm), and APIKEYS
+(the built apikeys tool); check.sh provides them.
 """
 
 import base64
@@ -107,7 +107,7 @@ class Served(unittest.TestCase):
         self.assertEqual(answer.head["content-type"], "application/problem+json")
 
     def assert_exchanged(self, answer, key):
-        """Returns the token."""
+        """Checks the token and the caller, and returns the token."""
         scheme, token = answer.seen["authorization"].split(" ")
         claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
         self.assertEqual((scheme, claims["preferred_username"]), ("Bearer", "alice"))
@@ -156,7 +156,7 @@ class Served(unittest.TestCase):
 
     def test_each_number_of_headers_is_exchanged_or_refused(self):
         for count in range(88, 104):
-            # Host, the key, and these.
+            # Two more are Host and the key.
             many = [(f"x-{number}", "1") for number in range(count - 2)]
             answer = self.get("/demo/", ("X-API-Key", self.key), *many)
             with self.subTest(count):

@@ -1,7 +1,8 @@
 //! The configuration of the service: one YAML or JSON file.
 //!
-//! An exchange has the filter's fields, and the core reads them. The fields that only a gateway needs
-//! are filled in here: where calls go is this file's matter, and the signing key comes from a file.
+//! An exchange has the filter's fields, and the core reads them. This module fills in the fields that
+//! only a gateway needs: the service has its own addresses of Keycloak, and reads the signing key from
+//! a file.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,17 +15,16 @@ use apikeys_core::config::Config;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-/// Fields of the filter that hold or name a key: here a file does.
+/// The filter's fields for signing keys. The service refuses them: it reads keys from files.
 const KEY_FIELDS: [&str; 4] = [
     "signing_key",
     "signing_key_property",
     "management_signing_key",
     "management_signing_key_property",
 ];
-/// The longest name of an exchange.
 const NAME_BYTES_MAX: usize = 64;
 
-/// Headers that the answers themselves have, or that HTTP needs.
+/// Headers that cannot carry a key: the answers use them, or HTTP needs them.
 const TAKEN_HEADERS: [&str; 6] = [
     "apikeys-key-id",
     "apikeys-owner-id",
@@ -34,7 +34,7 @@ const TAKEN_HEADERS: [&str; 6] = [
     "expect",
 ];
 
-/// The file as it is written.
+/// The file, before it is checked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -76,13 +76,13 @@ pub(crate) struct Settings {
     pub(crate) signing_key_file: PathBuf,
     pub(crate) management_signing_key_file: PathBuf,
     pub(crate) keycloak_ca_file: Option<PathBuf>,
-    /// The gateways take out of a request each header that an answer names.
+    /// The gateways remove each header that an answer names.
     pub(crate) removes_headers: bool,
     pub(crate) exchanges: Exchanges,
     pub(crate) management: Option<Target>,
 }
 
-/// The exchanges, by the way that requests name them.
+/// The exchanges, and how requests choose one.
 #[derive(Debug)]
 pub(crate) enum Exchanges {
     /// One, without a name.
@@ -91,7 +91,7 @@ pub(crate) enum Exchanges {
     Named(BTreeMap<String, Target>),
 }
 
-/// A configuration of the core, and the addresses of its Keycloak.
+/// One exchange's configuration, and the addresses of its Keycloak.
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) config: Arc<Config>,
@@ -99,7 +99,7 @@ pub(crate) struct Target {
     pub(crate) keycloak: Vec<String>,
 }
 
-/// A place to listen at.
+/// An address to listen on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Address {
     /// A TCP address.
@@ -118,10 +118,10 @@ impl fmt::Display for Address {
 }
 
 impl Settings {
-    /// Reads a file. Relative paths in it start at its folder.
+    /// Reads a file. Relative paths in it start at the file's folder.
     ///
     /// # Errors
-    /// The fault, with its field. No message repeats a value of an exchange.
+    /// The first fault, with its field. No message repeats a value of an exchange.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read {}", path.display()))?;
@@ -130,13 +130,13 @@ impl Settings {
     }
 
     fn parse(text: &str, folder: &Path) -> Result<Self> {
-        // YAML's own value refuses a field that comes twice.
+        // Parsing into a YAML value first refuses duplicate fields.
         let value: serde_norway::Value = serde_norway::from_str(text)
             .map_err(|fault| anyhow::anyhow!("is neither YAML nor JSON{}", place(&fault)))?;
         let written: Written = serde_norway::from_value(value)?;
         let at = |path: PathBuf| -> Result<PathBuf> {
             let is_key = path.to_string_lossy().contains("-----");
-            ensure!(!is_key, "a key stands in the place of the path to its file");
+            ensure!(!is_key, "give the path of a file, not the key itself");
             Ok(folder.join(path))
         };
         let keycloak = |fields: &Map<String, Value>| -> Result<Vec<String>> {
@@ -170,7 +170,7 @@ impl Settings {
                 }
                 Exchanges::Named(exchanges)
             }
-            _ => bail!("give either exchange, or exchanges with one at least"),
+            _ => bail!("give either exchange, or exchanges with at least one"),
         };
         let each = match &exchanges {
             Exchanges::One(target) => vec![target],
@@ -195,7 +195,7 @@ impl Settings {
         }
         if management.is_some() && each.iter().any(|target| target.config.l2_slots == 0) {
             bail!(
-                "l2_slots: 0 in an exchange beside management: it would not hear of revocations there"
+                "l2_slots: must not be 0 in an exchange beside management: it would miss its revocations"
             );
         }
         let listen_management = addresses(&written.listen_management, folder)?;
@@ -212,7 +212,7 @@ impl Settings {
         let listen_operations = addresses(&written.listen_operations, folder)?;
         ensure!(
             !(listen.is_empty() && listen_grpc.is_empty()),
-            "listen and listen_grpc are empty: nobody could ask for an exchange"
+            "listen and listen_grpc are empty: no gateway could reach an exchange"
         );
         let all = [
             &listen,
@@ -224,7 +224,7 @@ impl Settings {
         for (at, address) in all.iter().enumerate() {
             ensure!(
                 !all.iter().take(at).any(|known| known == address),
-                "{address} is listened at twice"
+                "{address} is given twice"
             );
         }
         Ok(Self {
@@ -243,7 +243,7 @@ impl Settings {
     }
 }
 
-/// The line and column of a fault. Its own words may repeat a secret.
+/// The line and column of a fault. The parser's own message may repeat a secret.
 fn place(fault: &serde_norway::Error) -> String {
     let place = fault.location();
     place.map_or_else(String::new, |place| {
@@ -251,10 +251,12 @@ fn place(fault: &serde_norway::Error) -> String {
     })
 }
 
-/// Fills in the fields that the core wants and only a gateway needs.
+/// Fills in the fields that the core requires and only a gateway needs.
 fn fill_in(fields: &mut Map<String, Value>) -> Result<()> {
     if let Some(field) = KEY_FIELDS.iter().find(|field| fields.contains_key(**field)) {
-        bail!("{field}: here a file holds the key; name it in signing_key_file");
+        bail!(
+            "{field}: not a field of the service; put the path of the key's file into signing_key_file"
+        );
     }
     let unused = Value::from("unused");
     for field in ["keycloak_upstream", "yield_upstream"] {
@@ -267,7 +269,7 @@ fn fill_in(fields: &mut Map<String, Value>) -> Result<()> {
     Ok(())
 }
 
-/// The address of the Keycloak that an exchange names.
+/// The address of an exchange's Keycloak, by its own fields.
 fn keycloak_of(fields: &Map<String, Value>) -> Result<String> {
     let text = |name: &str| fields.get(name).and_then(Value::as_str);
     if let Some(upstream) = text("keycloak_upstream") {
@@ -325,7 +327,7 @@ fn address(text: &str, folder: &Path) -> Result<Address> {
     }
     let address = text.parse().ok();
     address.map(Address::Tcp).with_context(|| {
-        format!("{text:?} is no place to listen at: give IP:PORT, or unix:/path/to/socket")
+        format!("{text:?} is not an address to listen on: give IP:PORT, or unix:/path/to/socket")
     })
 }
 
@@ -391,7 +393,7 @@ exchange:
             with("colour: red")
         );
         assert!(with("  colour: red").contains("exchange: configuration: unknown field"));
-        assert!(with("  signing_key: SECRET").contains("signing_key: here a file"));
+        assert!(with("  signing_key: SECRET").contains("signing_key: not a field"));
         assert!(!with("  index_key: SECRET").contains("SECRET"));
         assert!(with("  mode: manage").contains("audience"));
         assert!(
@@ -399,7 +401,7 @@ exchange:
             "{}",
             with("  realm: other")
         );
-        assert!(with("listen: ['localhost']").contains("\"localhost\" is no place"));
+        assert!(with("listen: ['localhost']").contains("\"localhost\" is not an address"));
         assert!(with("listen_management: ['127.0.0.1:1']").contains("belong together"));
         for url in [
             "https://kc/auth",
@@ -415,12 +417,12 @@ exchange:
             "{ONE}keycloak_addresses: ['http://[::1]:80', 'https://[::1]']"
         ))
         .unwrap();
-        assert!(with("listen: []").contains("nobody could ask"));
-        assert!(with("listen: ['127.0.0.1:8182']").contains("127.0.0.1:8182 is listened at twice"));
+        assert!(with("listen: []").contains("no gateway could"));
+        assert!(with("listen: ['127.0.0.1:8182']").contains("127.0.0.1:8182 is given twice"));
         assert!(with("  headers: [expect]").contains("expect cannot carry a key"));
         let pem = ONE.replace("key.pem", "'-----BEGIN PRIVATE KEY-----SECRET'");
         assert!(
-            fault(&pem).contains("signing_key_file: a key stands"),
+            fault(&pem).contains("signing_key_file: give the path"),
             "{}",
             fault(&pem)
         );

@@ -24,7 +24,7 @@ use crate::service::{Route, State};
 
 /// The verdict on a request, for its gateway.
 pub(crate) enum Verdict {
-    /// It goes on with a token.
+    /// The gateway forwards it with a token.
     Exchanged {
         /// The value for `Authorization`.
         authorization: Arc<str>,
@@ -32,26 +32,26 @@ pub(crate) enum Verdict {
         key_id: String,
         /// Keycloak's id of the owner.
         owner_id: String,
-        /// The headers that tell the service the key, where the configuration says so.
+        /// The identity headers for the service behind the gateway, if the configuration sets them.
         identity: Vec<(&'static str, String)>,
         /// The headers that must not go on.
         remove: Vec<String>,
     },
-    /// It goes on as it came, but for these headers.
+    /// The gateway forwards it as it came, except for these headers.
     Passed {
         /// The headers that must not go on.
         remove: Vec<String>,
     },
-    /// It is answered by the gateway.
+    /// The gateway refuses it with this answer.
     Refused {
-        /// The answer.
+        /// The status and headers of the answer.
         rejection: Rejection,
         /// The answer's body.
         body: String,
     },
 }
 
-/// An exchange under way. Where the gateway goes away it ends, and gives back its claims.
+/// An exchange under way. If the gateway disconnects, the exchange ends and releases its claims.
 struct UnderWay<'a> {
     route: &'a Route,
     request: &'a Request,
@@ -83,8 +83,8 @@ impl UnderWay<'_> {
     }
 }
 
-/// Judges a request. `removes`: its gateway takes out each header that the verdict names; if not, it
-/// takes out those that its own configuration names.
+/// Judges a request. `removes`: the gateway removes each header that the verdict names. Otherwise it
+/// removes only the headers in its own configuration.
 pub(crate) async fn judge(route: &Route, request: &Request, removes: bool) -> Verdict {
     let began = clock::instant();
     if request.source.is_none() {
@@ -106,13 +106,13 @@ pub(crate) async fn judge(route: &Route, request: &Request, removes: bool) -> Ve
             return report.refuse(reason.rejection(), &reason.to_string());
         }
     };
-    // Envoy may know more headers than it shows, so all three names are always among them.
+    // Envoy may hold headers that it does not send here, so the three identity headers always go.
     let claimed = claims.iter().filter(|name| !identity::NAMES.contains(name));
     let names = identity::NAMES.iter().chain(claimed);
     let mut remove: Vec<String> = names.map(|name| (*name).to_owned()).collect();
     if let Some(name) = beyond_reach(&route.config, &claims, removes) {
         let report = Report::of(&under_way, clock::since_us(began));
-        let reason = format!("the gateway cannot take out the header {}", loggable(name));
+        let reason = format!("the gateway cannot remove the header {}", loggable(name));
         return report.refuse(Rejection::AmbiguousCredentials, &reason);
     }
     if !route.config.enabled {
@@ -140,12 +140,12 @@ pub(crate) async fn judge(route: &Route, request: &Request, removes: bool) -> Ve
         }
         Output::Pass(why) => report.pass(why, remove),
         Output::Reject { rejection, reason } => report.refuse(rejection, &reason.to_string()),
-        // The loop above ends with another output.
-        Output::Await(_) => report.refuse(Rejection::IdentityProviderUnavailable, "no end"),
+        // Unreachable: the loop above ends with another output.
+        Output::Await(_) => report.refuse(Rejection::IdentityProviderUnavailable, "not finished"),
     }
 }
 
-/// The first of these names that the gateway does not take out.
+/// The first of these headers that the gateway does not remove.
 fn beyond_reach<'a>(config: &Config, names: &[&'a str], removes: bool) -> Option<&'a str> {
     let is_known = |name: &&&str| {
         let same = |known: &str| known.eq_ignore_ascii_case(name);
@@ -163,7 +163,7 @@ pub(crate) enum Done {
 }
 
 impl Done {
-    /// The outcome as a machine takes it.
+    /// The outcome, as an event for a machine.
     pub(crate) fn event(&self) -> Event<'_> {
         match self {
             Self::Answered(answer) => answer.event(),
@@ -194,7 +194,6 @@ async fn perform(
     done
 }
 
-/// Carries out an effect.
 pub(crate) async fn carry_out(route: &Route, effect: Effect, trace: Option<&TraceContext>) -> Done {
     match effect {
         Effect::Call { call, timeout_ms } => {
@@ -230,8 +229,8 @@ pub(crate) async fn carry_out(route: &Route, effect: Effect, trace: Option<&Trac
     }
 }
 
-/// Runs a verification on a thread of its own, as soon as one of the permits is free. It ends soon
-/// after nobody waits for it any more, and gives its permit back then and not before.
+/// Runs a verification on its own thread, once a permit is free. If the caller stops waiting, the
+/// verification stops after the current slice. It holds its permit until then.
 async fn compute(permits: Arc<Semaphore>, mut job: Box<BcryptJob>) -> Option<bool> {
     let permit = permits.acquire_owned().await.ok()?;
     let waiting = Arc::new(());
@@ -251,7 +250,7 @@ async fn compute(permits: Arc<Semaphore>, mut job: Box<BcryptJob>) -> Option<boo
     same
 }
 
-/// The end of an exchange, for the metrics, the audit log and the gateway.
+/// Reports the end of an exchange to the metrics, the audit log and the gateway.
 struct Report<'a, 'b> {
     under_way: &'a UnderWay<'b>,
     took_us: u64,
@@ -356,7 +355,7 @@ mod tests {
     async fn verifications_that_nobody_waits_for_end_and_the_next_one_has_its_turn() {
         let permits = Arc::new(Semaphore::new(1));
         assert_eq!(compute(Arc::clone(&permits), job(4)).await, Some(false));
-        // To their end they would take a minute and more, one after the other.
+        // Run to their end one after the other, they would take more than a minute.
         for _ in 0..60 {
             let long = compute(Arc::clone(&permits), job(14));
             let soon = Duration::from_millis(20);

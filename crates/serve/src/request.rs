@@ -1,4 +1,4 @@
-//! A request of a client, as a gateway describes it.
+//! A client's request, as a gateway describes it.
 
 use apikeys_core::audit::{REQUEST_ID_MAX, is_request_id};
 use apikeys_core::config::Config;
@@ -9,19 +9,19 @@ use http::HeaderMap;
 
 /// The head of a client's request.
 pub(crate) struct Request {
-    /// Its headers, names in lower case, with `:method` among them.
+    /// The headers, with names in lower case. `:method` is one of them.
     pub(crate) headers: Vec<(String, Vec<u8>)>,
-    /// The client's address, as the gateway has it; none where it does not say, or no address.
+    /// The client's address, if the gateway sent a valid one.
     pub(crate) source: Option<String>,
 }
 
 impl Request {
-    /// A request with these headers, which came through a gateway.
+    /// Reads a request with these headers, sent by a gateway.
     pub(crate) fn read(map: &HeaderMap) -> Self {
         let pairs = map.iter();
         let headers =
             pairs.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
-        // The last entry is the gateway's own; those before it are the client's word.
+        // The gateway wrote the last entry. The client may have written the entries before it.
         let forwarded = map.get_all("x-forwarded-for").into_iter().next_back();
         let last = forwarded.and_then(|value| value.as_bytes().rsplit(|byte| *byte == b',').next());
         let last = last.and_then(|address| std::str::from_utf8(address).ok());
@@ -40,7 +40,7 @@ impl Request {
         found.map(|(_, value)| value.as_slice())
     }
 
-    /// The id that it brought, if that can be one and holds no key; else a dash.
+    /// The request's own id, if it is valid and holds no key; otherwise a dash.
     pub(crate) fn id(&self, config: &Config) -> String {
         let id = self.header("x-request-id").filter(|id| {
             id.len() <= REQUEST_ID_MAX
@@ -51,7 +51,7 @@ impl Request {
         id.unwrap_or("-").to_owned()
     }
 
-    /// The trace that it belongs to, with no key in it.
+    /// The request's trace context, without any key in it.
     pub(crate) fn trace(&self, config: &Config) -> Option<TraceContext> {
         TraceContext::read(&self.headers, |state| {
             may_hold_key(config, &self.headers, state)
@@ -59,7 +59,7 @@ impl Request {
     }
 }
 
-/// Whether the core reads this as an address.
+/// Whether the core accepts this text as an address.
 pub(crate) fn is_address(text: &str) -> bool {
     parse_address(text.as_bytes()).is_some()
 }

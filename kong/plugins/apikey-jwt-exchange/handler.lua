@@ -1,9 +1,9 @@
--- Asks `apikeys serve` about each request, and does as it answers: forwards the token in the place of the
--- API key, or refuses. Without a proper answer it refuses: nothing passes unasked.
+-- Asks `apikeys serve` about each request and applies its answer: forwards the token in place of the API key,
+-- or refuses. Without a valid answer it refuses.
 --
--- Self-contained, so that Kong 3.15 can stream it: no module is required, and each name of `kong` and `ngx`
--- is one that Kong documents for `untrusted_lua = lax`. The HTTP client below reads the answers of this one
--- service and takes everything else for no answer.
+-- Self-contained, so that Kong 3.15 can stream it: it requires no module, and uses only the names of `kong` and
+-- `ngx` that Kong documents for `untrusted_lua = lax`. The HTTP client below accepts only the answers of this
+-- service.
 
 local kong = kong
 local ngx = ngx
@@ -23,13 +23,13 @@ local Handler = {
   PRIORITY = 1240,
 }
 
--- The service reads 100 headers; the question adds up to five, the method among them.
+-- The service reads 100 headers. The auth request adds up to five, with the method.
 local HEADERS_MAX = 95
 local ANSWER_BYTES_MAX = 65536
 local READS_MAX = 32
 local CONNECT_MS_MAX = 1000
 local KEEPALIVE_MS = 60000
--- A kept connection may turn out closed, and the next one of the pool as well.
+-- A kept connection may be closed already, and so may the next one of the pool.
 local ATTEMPTS = 3
 
 local IDENTITY = { "x-api-key-id", "x-api-key-owner", "x-api-key-name" }
@@ -38,11 +38,11 @@ for _, name in ipairs(IDENTITY) do
   IS_IDENTITY[name] = true
 end
 
--- Set by Kong's authentication plugins for the consumer, of which there is none here.
+-- Kong's authentication plugins set these for a consumer. This plugin has no consumer.
 local CONSUMER = { "x-consumer-id", "x-consumer-custom-id", "x-consumer-username", "x-anonymous-consumer",
                    "x-credential-identifier" }
 
--- Not asked with: nginx forwards none of these as the client sent it.
+-- Not sent to the service: nginx forwards none of these unchanged.
 local FRAMING = {
   ["content-length"] = true,
   ["expect"] = true,
@@ -50,8 +50,8 @@ local FRAMING = {
   ["transfer-encoding"] = true,
 }
 
--- Asked with as x-forwarded-<name>: the question has its own. The service refuses a key in any x-forwarded-
--- header, since gateways make those.
+-- Sent to the service as x-forwarded-<name>, because the auth request has its own. The service refuses a key in
+-- any x-forwarded- header, because gateways write those.
 local RENAMED = {
   ["connection"] = true,
   ["host"] = true,
@@ -93,16 +93,16 @@ local function refuse_request()
 end
 
 
--- The one error line of a request that got no answer. `reason` never holds a part of the request.
+-- Refuses a request without a valid answer, and logs one error line. `reason` never repeats a part of the request.
 local function refuse_unanswered(reason)
   kong.log.err("no answer from apikeys serve: ", reason)
   return refuse(503, "identity_provider_unavailable", "The identity provider cannot be asked right now", "5")
 end
 
 
--- ---- where to ask ---------------------------------------------------------------------------------
+-- ---- the address ----------------------------------------------------------------------------------
 
--- By URL and verification; as many as the configuration ever had.
+-- Addresses by URL and verification, one for each that the configuration has had.
 local targets = {}
 
 local function target_of(conf)
@@ -131,15 +131,15 @@ local function target_of(conf)
 end
 
 
--- ---- the question ---------------------------------------------------------------------------------
+-- ---- the auth request -----------------------------------------------------------------------------
 
 local function joined(values)
   return type(values) == "table" and concat(values, ", ") or values
 end
 
 
--- Whether the client has Kong take out a header that this plugin sets: after all plugins, Kong takes out the
--- headers that Connection names.
+-- Whether the client's Connection header names a header that this plugin sets. Kong removes the headers that
+-- Connection names after all plugins.
 local function unsets_ours(headers)
   for token in gmatch(lower(joined(headers["connection"]) or ""), "[^%s,]+") do
     if token == "authorization" or IS_IDENTITY[token] then
@@ -150,13 +150,13 @@ local function unsets_ours(headers)
 end
 
 
--- nginx lets no such header in; if one gets here all the same, it must not become two.
+-- nginx refuses such a header. If one arrives here, it must not become two.
 local function breaks_line(text)
   return find(text, "\n", 1, true) or find(text, "\r", 1, true)
 end
 
 
--- The question's text; nothing for a request that cannot be asked about as it came.
+-- The text of the auth request; nil if a header would break a line.
 local function question_of(target, headers)
   local lines = {
     "GET " .. target.path .. " HTTP/1.1",
@@ -179,7 +179,7 @@ local function question_of(target, headers)
     end
   end
 
-  -- The last address counts; the client's own text stands before it.
+  -- The last address counts. The client's own entries come before it.
   local forwarded_for = joined(headers["x-forwarded-for"])
   lines[count + 1] = "x-forwarded-for: " .. (forwarded_for and forwarded_for .. ", " or "")
                      .. kong.client.get_forwarded_ip()
@@ -197,15 +197,15 @@ end
 
 -- ---- the answer -----------------------------------------------------------------------------------
 
--- A header's value without white space at its end; most have none.
+-- A header's value without trailing white space. Most values have none.
 local function trimmed(value)
   local last = byte(value, -1)
   return (last == 32 or last == 9) and match(value, "^(.-)[ \t]*$") or value
 end
 
 
--- An answer's status, headers (names in lower case) and body; or nil, the reason, and whether the connection
--- had ended before the first byte.
+-- Returns an answer's status, headers (names in lower case) and body. On failure: nil, the reason, and whether
+-- the connection ended before the first byte.
 local function read_answer(sock)
   local text, head_end, body_start = "", nil, nil
   local status, headers, length
@@ -301,7 +301,7 @@ local function ask(target, timeout, question)
 end
 
 
--- ---- what to do -----------------------------------------------------------------------------------
+-- ---- the decision ---------------------------------------------------------------------------------
 
 local function pass_refusal(answer)
   local told = answer.headers
@@ -316,12 +316,12 @@ local function pass_refusal(answer)
 end
 
 
--- The reason that this 200 is none of the service's; nothing if it is proper.
+-- The reason why this 200 is not a valid answer of the service; nil if it is valid.
 local function fault_of(answer, headers, names)
   local told = answer.headers
-  -- The service's 200 has this list always, and no body ever.
+  -- The service's 200 always has this list, and never a body.
   if not told["x-envoy-auth-headers-to-remove"] or answer.body ~= "" then
-    return "a 200 of another server"
+    return "a 200 from another server"
   end
   if told["apikeys-key-id"] then
     if (told["apikeys-key-id"] == "") or (told["apikeys-owner-id"] or "") == "" then
@@ -332,16 +332,16 @@ local function fault_of(answer, headers, names)
     end
     return nil
   end
-  -- A request passes as it came, so the answer repeats its credentials.
+  -- The request passes without an exchange, so the answer must repeat its credentials.
   for _, name in ipairs(names) do
     if (told[name] or "") ~= trimmed(joined(headers[name]) or "") then
-      return "a 200 without the credentials that came"
+      return "a 200 without the request's credentials"
     end
   end
 end
 
 
--- Takes out the names that Kong's authentication plugins tell a service their caller by.
+-- Removes the headers in which Kong's authentication plugins name the caller to a service.
 local function clear_consumer(headers)
   for _, name in ipairs(CONSUMER) do
     if headers[name] then
@@ -351,7 +351,7 @@ local function clear_consumer(headers)
 end
 
 
--- Tells Kong the caller, as its authentication plugins do, for limits and logs by key.
+-- Sets Kong's authenticated caller, as its authentication plugins do, for limits and logs by key.
 local function authenticate(key_id, owner_id, headers)
   kong.client.authenticate(nil, { id = key_id, owner_id = owner_id })
   kong.log.set_serialize_value("apikeys", { key_id = key_id, owner_id = owner_id })
@@ -360,12 +360,12 @@ local function authenticate(key_id, owner_id, headers)
 end
 
 
--- Changes the request's headers as a proper 200 tells.
+-- Changes the request's headers by a valid 200.
 local function go_on(told, headers, names)
   local clear_header = kong.service.request.clear_header
   local set_header = kong.service.request.set_header
 
-  -- A service may read an underscore as a dash, so such a claim goes as well.
+  -- A service may read an underscore as a dash, so the forms with underscores are removed, too.
   for name in pairs(headers) do
     if IS_IDENTITY[name] or (find(name, "_", 1, true) and IS_IDENTITY[gsub(name, "_", "-")]) then
       clear_header(name)
@@ -376,7 +376,7 @@ local function go_on(told, headers, names)
       set_header(name, told[name])
     end
   end
-  -- Other headers that hold the key.
+  -- Removes other headers with the key.
   for name in gmatch(told["x-envoy-auth-headers-to-remove"] or "", "[^%s,]+") do
     if headers[name] and not IS_IDENTITY[lower(name)] then
       clear_header(name)
@@ -387,7 +387,7 @@ local function go_on(told, headers, names)
     set_header("Authorization", told["authorization"])
     return authenticate(told["apikeys-key-id"], told["apikeys-owner-id"], headers)
   end
-  -- Unless another plugin has set them for its own caller, the client did.
+  -- If no other plugin has found a caller, the client has forged these headers.
   if not kong.client.get_credential() then
     clear_consumer(headers)
   end
@@ -401,7 +401,7 @@ end
 
 function Handler:access(conf)
   local headers, err = kong.request.get_headers(HEADERS_MAX)
-  -- Out of the request until the answer is there: log plugins write the headers of a refused request.
+  -- Removes the credentials until the answer arrives: log plugins write the headers of a refused request.
   local names = {}
   for i, name in ipairs(conf.headers) do
     names[i] = lower(name)
@@ -414,7 +414,7 @@ function Handler:access(conf)
   end
   local target = target_of(conf)
   if not target then
-    return refuse_unanswered("'url' is none that can be asked")
+    return refuse_unanswered("'url' is not a URL that the plugin can use")
   end
   local question = question_of(target, headers)
   if not question then
@@ -436,7 +436,7 @@ function Handler:access(conf)
 end
 
 
--- Kong Enterprise runs this in the place of `access` on routes of ws and wss.
+-- Kong Enterprise runs this in place of `access` on routes with ws and wss.
 function Handler:ws_handshake(conf)
   return self:access(conf)
 end

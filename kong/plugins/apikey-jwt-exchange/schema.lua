@@ -1,9 +1,9 @@
--- No module is required: Konnect takes a schema without any, and a streamed one runs in a sandbox without `ngx`.
+-- Requires no module: Konnect accepts no schema with one. A streamed schema runs in a sandbox without `ngx`.
 
 return {
   name = "apikey-jwt-exchange",
   fields = {
-    -- A plugin on a consumer would run for nobody: it is this plugin that finds the caller.
+    -- On a consumer the plugin would never run, because it finds the caller itself.
     { consumer = { type = "foreign", reference = "consumers", eq = ngx and ngx.null } },
     { protocols = {
         type = "set",
@@ -28,7 +28,7 @@ return {
               },
           } },
           { headers = {
-              description = "The headers that may hold a key: the same as `headers` of the exchange.",
+              description = "The headers that may hold a key. Must be the same as `headers` of the exchange.",
               type = "array",
               required = true,
               len_min = 1,
@@ -36,14 +36,14 @@ return {
               elements = { type = "string", match = "^[%w_-]+$" },
           } },
           { timeout = {
-              description = "Milliseconds to wait for the service. An exchange may take twice its `callout_timeout_ms`, and the time for bcrypt.",
+              description = "Milliseconds to wait for the service. An exchange may take twice its `callout_timeout_ms`, plus the time for bcrypt.",
               type = "integer",
               required = true,
               default = 6000,
               between = { 100, 60000 },
           } },
           { ssl_verify = {
-              description = "Whether to verify the service's certificate, by Kong's `lua_ssl_trusted_certificate`.",
+              description = "Whether to verify the service's certificate against Kong's `lua_ssl_trusted_certificate`.",
               type = "boolean",
               required = true,
               default = true,

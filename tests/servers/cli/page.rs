@@ -50,7 +50,7 @@ fn the_service_answers_as_its_page_says() {
     let ports = suites::stack::free_ports(2);
     let [exchange, operations] = [ports[0], ports[1]].map(|port| format!("127.0.0.1:{port}"));
     let page = include_str!("../../../docs/install/service.md");
-    // The reader's own Keycloak, and ports that no other test has.
+    // Uses the tests' Keycloak, and free ports.
     let listens =
         format!("# serve.yaml\nlisten: [\"{exchange}\"]\nlisten_operations: [\"{operations}\"]");
     let page = page

@@ -10,7 +10,7 @@
 //! on free ports, and stops it at its end, even if the suite dies. The folder is kept when
 //! a trial fails.
 //!
-//! `GATEWAY=nginx`, `caddy`, `haproxy` or `envoy-ext-authz` does the same with that gateway before
+//! With `GATEWAY=nginx`, `caddy`, `haproxy` or `envoy-ext-authz`, it does the same with that gateway and
 //! `apikeys serve`:
 //!
 //! ```text
@@ -60,7 +60,7 @@
 //! | `ready` | it serves |
 //! | `refused` | or: it does not come up with this configuration, as the log or standard error says |
 //!
-//! Trials that lack a part of the stack, and those that a gateway's own limit makes impossible,
+//! Trials that lack a part of the stack, and trials that a gateway's own limit makes impossible,
 //! are named with the reason before the run and counted as ignored. The suite
 //! makes users of its own in the realm and deletes them.
 //!
@@ -134,8 +134,8 @@ const SMOKE: [&str; 30] = [
     "secrecy::no_log_holds_a_key_a_token_or_a_password",
 ];
 
-/// The themes, and the trials, that a gateway's own work can break where `apikeys serve` is the same:
-/// `scripts/test.sh gateways` runs them.
+/// The themes and trials that a gateway itself can break although `apikeys serve` is the same. The step
+/// `gateways` of `scripts/test.sh` runs them.
 const OF_GATEWAYS: [&str; 16] = [
     "exchange::",
     "credentials::",

@@ -37,7 +37,7 @@ const DEMO: [&str; 8] = [
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) needs: Vec<Need>,
-    /// The gateways that cannot show it, with the reason.
+    /// The gateways that cannot run it, with the reason.
     pub(crate) not_on: Vec<(Host, &'static str)>,
     pub(crate) run: Box<dyn Fn(&'static World) + Send>,
 }
@@ -99,7 +99,7 @@ pub(crate) enum Host {
 }
 
 impl Host {
-    /// Those that ask `apikeys serve`.
+    /// The gateways that ask `apikeys serve`.
     pub(crate) const SERVED: [Self; 4] =
         [Self::Nginx, Self::Caddy, Self::Haproxy, Self::EnvoyExtAuthz];
 
@@ -107,13 +107,13 @@ impl Host {
         Self::SERVED.contains(&self)
     }
 
-    /// nginx and Caddy take out the headers that their own files name, and no others: a copy of a
-    /// key elsewhere is refused.
+    /// nginx and Caddy remove only the headers in their own files, so the service refuses a copy of a key
+    /// in any other header.
     pub(crate) fn removes_any_header(self) -> bool {
         !matches!(self, Self::Nginx | Self::Caddy)
     }
 
-    /// The stack's, or known from the gateway's own answer.
+    /// The stack's gateway; without a stack, recognised by its answer.
     fn of(stack: Option<&Stack>, answer: &Response) -> Self {
         match stack.map(Stack::gateway).as_deref() {
             Some("nginx") => return Self::Nginx,
@@ -191,7 +191,7 @@ impl World {
         };
         let folder = match &stack {
             Some(stack) => {
-                // The pages' name for the log, also where another program writes it.
+                // The pages name the log `envoy.log`, also if another program writes it.
                 let named = stack.run_dir.join("envoy.log");
                 if !named.exists() {
                     std::os::unix::fs::symlink(stack.log(), named).expect("a link");
@@ -261,7 +261,7 @@ impl World {
             ),
             Need::OwnEnvoy => (
                 self.stack.is_some() && self.host == Host::Envoy,
-                "is about Envoy with the Wasm filter, and needs the suite's own stack with it",
+                "needs the suite's own stack, with Envoy and the Wasm filter",
             ),
             Need::Log => (
                 self.log.is_some(),

@@ -1,6 +1,6 @@
-//! A gateway of a trial's own, which shares Keycloak and the service with the gateway under
-//! test: the stack's Envoy with some of the filter's fields changed, the stack's gateway before an
-//! `apikeys serve` of its own ([`served`]), or a gateway that a command starts ([`hook`]).
+//! A gateway of a trial's own. It shares Keycloak and the service with the gateway under test. It is the
+//! stack's Envoy with some of the filter's fields changed, the stack's gateway with a separate
+//! `apikeys serve` ([`served`]), or a gateway that a command starts ([`hook`]).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -119,7 +119,7 @@ impl Spec {
 pub struct Gateway<'a> {
     pub target: Target,
     pub log: Log,
-    /// As its log tells them apart: `apikeys serve` has one memory and one log for all.
+    /// The workers that the log tells apart: 1 for `apikeys serve`, with one memory for all threads.
     pub workers: usize,
     url: String,
     process: Process<'a>,
@@ -132,7 +132,7 @@ enum Process<'a> {
         name: String,
         port: u16,
     },
-    /// A gateway, and `apikeys serve` under its name with `-apikeys` behind.
+    /// A gateway, and its `apikeys serve` under the same name with the suffix `-apikeys`.
     Served {
         stack: &'a Stack,
         name: String,
@@ -148,7 +148,7 @@ impl<'a> Gateway<'a> {
         Self::try_start(stack, spec).unwrap_or_else(|log| panic!("no gateway: {log}"))
     }
 
-    /// Starts one, or returns the output of the gateway and of its script.
+    /// Starts a gateway, or returns the output of the gateway and of its script.
     pub fn try_start(stack: &'a Stack, spec: &Spec) -> Result<Self, String> {
         let kind = stack.gateway();
         if kind != "envoy" {

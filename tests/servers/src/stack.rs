@@ -18,7 +18,7 @@ use crate::secrets;
 /// Below the ports that the system gives to outgoing connections.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
-/// The ports of `apikeys serve`, as `scripts/gateway.sh` reads them.
+/// The variables for the ports of `apikeys serve` in `scripts/gateway.sh`.
 pub const APIKEYS_PORTS: [&str; 4] = [
     "APIKEYS_PORT",
     "APIKEYS_OPERATIONS_PORT",
@@ -102,14 +102,14 @@ impl Stack {
             .collect()
     }
 
-    /// The kind of its gateway: `envoy` with the Wasm filter, or one of `deploy/gateways` before
-    /// `apikeys serve`.
+    /// The kind of the stack's gateway: `envoy` with the Wasm filter, or a gateway of `deploy/gateways`
+    /// with `apikeys serve`.
     pub fn gateway(&self) -> String {
         let gateway = self.demo_env().remove("GATEWAY");
         gateway.unwrap_or_else(|| "envoy".to_owned())
     }
 
-    /// The log of the exchange.
+    /// The log of the filter or of `apikeys serve`.
     pub fn log(&self) -> PathBuf {
         self.run_dir.join(match self.gateway().as_str() {
             "envoy" => "envoy.log",

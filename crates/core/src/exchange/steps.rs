@@ -193,7 +193,7 @@ enum State {
         owner: Box<Owner>,
         job: Box<BcryptJob>,
     },
-    /// The verdict of another thread.
+    /// Waits for the verification on another thread.
     Computing { owner: Box<Owner> },
     /// A yield after the verification, to sign the assertions.
     Signing { owner: Box<Owner> },
@@ -994,7 +994,7 @@ impl Pending {
         }
     }
 
-    /// The end of a verification on another thread.
+    /// Handles the end of a verification on another thread.
     fn computed(&mut self, owner: Box<Owner>, event: Event<'_>, env: &mut Env<'_>) -> Step {
         env.gate.leave(self.ticket);
         match event {

@@ -28,8 +28,8 @@ pub(crate) fn cases() -> Vec<Case> {
         .needs(Need::OwnGateway)
         .not_on(
             &[Host::EnvoyExtAuthz],
-            "Envoy tells ext_authz the address of the connection, and not the one that \
-             xff_num_trusted_hops finds",
+            "Envoy sends ext_authz the address of the connection, and not the address by \
+             xff_num_trusted_hops",
         ),
         Case::new("abuse::a_flood_of_unknown_keys", flood).needs(Need::OwnGateway),
     ]

@@ -37,7 +37,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         Case::new("configuration::other_headers_may_carry_the_key", headers).not_on(
             &[Host::Nginx, Host::Caddy, Host::Haproxy],
-            "the names of `headers` are also in the gateway's own file, which has the default ones here",
+            "the gateway's own file also names the headers, and it has the default names here",
         ),
         Case::new("configuration::another_prefix", prefix),
         Case::new(
@@ -55,7 +55,7 @@ pub(crate) fn cases() -> Vec<Case> {
         )
         .not_on(
             &Host::SERVED,
-            "apikeys serve yields nowhere: bcrypt has threads of its own",
+            "apikeys serve never yields: bcrypt runs on separate threads",
         ),
         Case::new(
             "configuration::a_wrong_field_is_named_and_nothing_passes",
@@ -373,7 +373,7 @@ fn role_that_finds_nothing(world: &World) {
 
 fn without_role(world: &World, instead: &[&str]) {
     let (owner, key) = world.owner();
-    // First: a gateway may sign in as soon as it starts, and its token has the roles of that moment.
+    // Before the start: a gateway may sign in at once, and its token keeps the roles of that moment.
     let taken = RoleTaken::take(world, instead);
     let gateway = world.start_gateway(&Spec::default());
     let request_id = gateway.target.orders(&key.text).unavailable();

@@ -33,8 +33,8 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("migration::from_keys_that_a_service_checks", from_own_keys),
         Case::new("migration::from_kongs_key_auth", from_key_auth).not_on(
             &Host::SERVED,
-            "needs the gateway's own check of keys, which the suite starts on Kong and on Envoy with \
-             the filter",
+            "needs a gateway that checks keys itself; the suite starts one only on Kong and on Envoy \
+             with the filter",
         ),
         Case::new("migration::from_records_of_another_tool", from_seed_format),
         Case::new("migration::and_back", back),

@@ -18,7 +18,7 @@ pub(crate) fn cases() -> Vec<Case> {
         )
         .not_on(
             &Host::SERVED,
-            "apikeys serve is asked before a request, and does not see how the service answers",
+            "apikeys serve does not see the answers of the service behind the gateway",
         ),
     ]
     .into_iter()

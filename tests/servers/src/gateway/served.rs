@@ -1,5 +1,4 @@
-//! A gateway of `deploy/gateways` before an `apikeys serve` of its own, as `scripts/gateway.sh` starts
-//! both.
+//! A gateway of `deploy/gateways` with its own `apikeys serve`; `scripts/gateway.sh` starts both.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -13,7 +12,7 @@ use crate::log::Log;
 use crate::secrets::redact;
 use crate::stack::{APIKEYS_PORTS, Stack, free_ports};
 
-/// Starts one of this kind, or returns the output of the service and of the script.
+/// Starts a gateway of this kind, or returns the output of the service and of the script.
 pub(super) fn start<'a>(
     stack: &'a Stack,
     kind: &str,
@@ -22,7 +21,7 @@ pub(super) fn start<'a>(
 ) -> Result<Gateway<'a>, String> {
     assert!(
         spec.edits.is_empty() && spec.key_auth.is_none() && !spec.without_yield,
-        "such cases name why they are not for {kind}"
+        "a case with these options must not run on {kind}: give the reason by not_on"
     );
     let names = APIKEYS_PORTS
         .into_iter()
@@ -87,7 +86,7 @@ fn config_of(stack: &Stack, spec: &Spec, name: &str, port: impl Fn(&'static str)
         written.write_all(pem.as_bytes()).expect("a key");
         config["signing_key_file"] = json!(file);
     }
-    // Also where the trial changes keycloak_url.
+    // Calls the stack's Keycloak, also if the trial changes keycloak_url.
     config["keycloak_addresses"] = match spec.keycloak.as_slice() {
         [] => json!([config["exchange"]["keycloak_url"]]),
         given => {
@@ -95,7 +94,7 @@ fn config_of(stack: &Stack, spec: &Spec, name: &str, port: impl Fn(&'static str)
             given.iter().map(url).collect()
         }
     };
-    // Most trials do not want polls, and some of them count calls.
+    // No polls by default: some trials count calls.
     for part in ["exchange", "management"] {
         config[part]["revocation_poll_seconds"] = json!(0);
     }
