@@ -46,7 +46,7 @@ pub(crate) async fn work(route: Arc<Route>) {
         }
         tick(&route, &state);
         for jobs in &jobs {
-            // A job is busy with an answer: a tick never waits for it.
+            // Skips jobs that handle an answer right now: a tick never waits for them.
             let Ok(mut held) = jobs.try_lock() else {
                 continue;
             };

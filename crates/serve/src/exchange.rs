@@ -34,12 +34,12 @@ pub(crate) enum Verdict {
         owner_id: String,
         /// The identity headers for the service behind the gateway, if the configuration sets them.
         identity: Vec<(&'static str, String)>,
-        /// The headers that must not go on.
+        /// The headers that the gateway must remove.
         remove: Vec<String>,
     },
     /// The gateway forwards it as it came, except for these headers.
     Passed {
-        /// The headers that must not go on.
+        /// The headers that the gateway must remove.
         remove: Vec<String>,
     },
     /// The gateway refuses it with this answer.

@@ -1,4 +1,4 @@
-//! `apikeys serve`: the exchange as a service of its own, for gateways that load no Wasm.
+//! `apikeys serve`: the exchange as a separate service, for gateways that load no Wasm.
 //!
 //! A gateway asks it about each request: over HTTP (forward auth) or over gRPC (Envoy's `ext_authz`).
 //! The core decides. This crate gives it clock, threads, memory and connections, as the filter does in
@@ -50,7 +50,7 @@ pub fn check(path: &Path) -> Result<()> {
 /// Serves until SIGTERM or SIGINT, and ends when the requests under way have their answers.
 ///
 /// # Errors
-/// The fault of the configuration, of a file that it names, or of an address to listen at.
+/// The fault of the configuration, of a file that it names, or of an address to listen on.
 pub fn serve(path: &Path) -> Result<()> {
     let settings = Settings::read(path)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -133,8 +133,8 @@ impl Service {
         })
     }
 
-    /// The exchange for the path after `/exchange`: the only exchange, or the one that the first
-    /// segment names. A client's path cannot choose another one.
+    /// The exchange for the path after `/exchange`: the only exchange, or the exchange that the
+    /// first segment names. A client's path cannot choose another one.
     pub(crate) fn exchange_of_path(&self, rest: &str) -> Option<&Arc<Route>> {
         let name = rest.strip_prefix('/');
         match &self.routes {
