@@ -1,7 +1,6 @@
 //! The limits of a deployment: the cost of a refresh, to Keycloak and to a worker, is
 //! measured here. The rest is computed ([`crate::capacity_model`]).
 
-use apikeys_core::exchange::throttle::LOOKUPS_PER_SECOND;
 use serde_json::json;
 
 use crate::bench::Bench;
@@ -21,8 +20,8 @@ const ROUNDS: usize = 3;
 const SECONDS: u32 = 5;
 /// Enough to keep Keycloak busy all the time.
 const CONNECTIONS: u32 = 24;
-/// Enough for as many new keys as a worker lets in. Requests that wrk breaks off at its end
-/// count as failures of this address, and only a few of them are allowed.
+/// Requests that wrk breaks off at its end count as failures of this address, and only a few of
+/// them are allowed.
 const FIRST_CONNECTIONS: u32 = 8;
 /// Keys that are verified one after the other.
 const BCRYPT_KEYS: usize = 20;
@@ -80,8 +79,6 @@ pub(crate) fn keycloak_capacity(bench: &Bench, report: &mut Report) -> (Machine,
     let mut owners: Vec<Owner<'_>> = records.chunks(KEYS_EACH).map(owner).collect();
     let all = Keys::new(bench, keys.iter().map(|key| key.text.as_str()));
     let port = targets.port("refreshing");
-    // The first round takes longer: a worker lets only so many new keys through in a
-    // second.
     let each_once = Until::Requests(keys.len() as u64);
     closed(port, &all, Order::Turn, FIRST_CONNECTIONS, each_once);
 
@@ -134,7 +131,6 @@ pub(crate) fn keycloak_capacity(bench: &Bench, report: &mut Report) -> (Machine,
         warm_seconds: median(&warm),
         refresh_seconds: median(&own),
         bcrypt_seconds: first_use,
-        new_keys_per_second: LOOKUPS_PER_SECOND as f64,
     };
     (machine, median(&calls))
 }

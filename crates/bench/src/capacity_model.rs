@@ -61,8 +61,6 @@ pub struct Machine {
     pub warm_seconds: f64,
     pub refresh_seconds: f64,
     pub bcrypt_seconds: f64,
-    /// First uses that a worker lets through in a second: a bound of the filter's.
-    pub new_keys_per_second: f64,
 }
 
 impl Deployment {
@@ -162,7 +160,6 @@ impl Deployment {
         let bounds = [
             (machine.keycloak_refreshes_per_second, "Keycloak"),
             (workers / machine.bcrypt_seconds, "bcrypt"),
-            (workers * machine.new_keys_per_second, "turns of new keys"),
         ];
         let by_rate = |one: &&(f64, _), other: &&(f64, _)| one.0.total_cmp(&other.0);
         *bounds.iter().min_by(by_rate).expect("bounds")

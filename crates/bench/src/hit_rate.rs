@@ -16,7 +16,7 @@ use crate::capacity_check;
 use crate::capacity_model::hit_rate_without_renewals;
 use crate::report::{Curve, Report};
 use crate::traffic::Usage;
-use crate::virtual_node::{Run, Scenario, run};
+use crate::virtual_node::{Hash, Run, Scenario, run};
 
 const TTL_SECONDS: u64 = 300;
 
@@ -29,6 +29,8 @@ const HOUR: Scenario = Scenario {
     l1_entries: None,
     l2_slots: None,
     call_ms: 10,
+    keycloak_at_once: None,
+    hash: Hash::Sha256,
     known: false,
     warm_up_seconds: 600,
     seconds: 3000,

@@ -19,3 +19,4 @@ pub mod page;
 pub mod traffic;
 pub mod virtual_node;
 pub mod virtual_realm;
+pub mod warm_up;

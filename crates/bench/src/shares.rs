@@ -1,10 +1,8 @@
 //! A listener that shares its keys out among several filters of one kind.
 //!
-//! The filter looks up at most fifty keys a second that its node has never seen verified,
-//! so that a client with made-up keys cannot keep Keycloak busy. At that rate a hundred
-//! thousand first uses take over half an hour. Several filters take that many times the
-//! rate: a gateway has several when it configures one for each of its routes. They share
-//! a worker, a Wasm machine and its entries in the host's shared data.
+//! A gateway has several filters when it configures one for each of its routes. They share
+//! a worker, a Wasm machine and its entries in the host's shared data, and each has its own
+//! limits on look-ups.
 
 use serde_json::{Value, json};
 

@@ -2,8 +2,7 @@
 //! their host's shared data, and a made-up Keycloak.
 //!
 //! Lean, so that an hour with millions of requests takes a minute: nothing fails here and nothing
-//! is checked, because `crates/core/tests/sim/` does both. Keys are stored as SHA-256: the hash
-//! does not matter to whether a token is in the cache.
+//! is checked, because `crates/core/tests/sim/` does both.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -28,6 +27,8 @@ use test_kit::store::Shared;
 const TICK_US: u64 = 200_000;
 /// A turn of the host's loop: the time of a yield without a wait.
 const TURN_US: u64 = 200;
+/// A request that takes longer than this waits for more than its own calls and its own hash.
+pub const HELD_UP_MS: u64 = 250;
 /// The default of `l1_entries`.
 pub const L1_ENTRIES: usize = 10_000;
 
@@ -42,6 +43,9 @@ pub struct Scenario {
     pub l2_slots: Option<u32>,
     /// The time of a call to Keycloak, there and back.
     pub call_ms: u64,
+    /// The calls that Keycloak works at at once; the others wait there. None is no bound.
+    pub keycloak_at_once: Option<usize>,
+    pub hash: Hash,
     /// The keys were verified on this node before; no token is there either way.
     pub known: bool,
     /// Run before the counted seconds.
@@ -68,6 +72,8 @@ impl Scenario {
             }),
             l2_slots: None,
             call_ms: 10,
+            keycloak_at_once: None,
+            hash: Hash::Sha256,
             known: true,
             warm_up_seconds: ttl_seconds * 1275 / 1000,
             seconds: ttl_seconds * rounds * 85 / 100,
@@ -76,14 +82,25 @@ impl Scenario {
     }
 }
 
+/// How the keys are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hash {
+    Sha256,
+    /// With so many milliseconds for each verification.
+    Bcrypt {
+        verification_ms: u64,
+    },
+}
+
 /// The outcomes of the requests, and the calls to Keycloak meanwhile.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Outcome {
     pub requests: u64,
     /// Requests that went on at once with a cached token.
     pub hits: u64,
-    /// Requests that were refused, since too many new keys came at once.
+    /// Requests that were refused, since too many keys came at once.
     pub refused: u64,
+    pub yields: u64,
     /// Requests that led a first use, or a refresh.
     pub first_uses: u64,
     pub refreshes: u64,
@@ -113,6 +130,7 @@ impl Outcome {
             requests: join(self.requests, other.requests),
             hits: join(self.hits, other.hits),
             refused: join(self.refused, other.refused),
+            yields: join(self.yields, other.yields),
             first_uses: join(self.first_uses, other.first_uses),
             refreshes: join(self.refreshes, other.refreshes),
             lookups: join(self.lookups, other.lookups),
@@ -137,6 +155,7 @@ enum Event {
 struct InFlight {
     worker: usize,
     key: usize,
+    began_us: u64,
     exchange: Exchange,
     /// None for a turn.
     reply: Option<Reply>,
@@ -156,7 +175,12 @@ struct VirtualNode<'a> {
     workers: Vec<NodeWorker>,
     shared: Shared,
     realm: Realm,
-    call_ms: u64,
+    call_us: u64,
+    /// When each of Keycloak's hands is free; empty where it has as many as it takes.
+    hands_us: Vec<u64>,
+    /// The time of each slice of a verification.
+    slice_us: u64,
+    held_up_until_us: u64,
     in_flight: HashMap<usize, InFlight>,
     exchanges: usize,
     events: BinaryHeap<Reverse<(u64, usize, Event)>>,
@@ -169,6 +193,8 @@ struct VirtualNode<'a> {
 pub struct Run {
     pub warm_up: Outcome,
     pub counted: Outcome,
+    /// The latest end of a request that was refused or took longer than [`HELD_UP_MS`].
+    pub held_up_until_seconds: f64,
 }
 
 impl Run {
@@ -190,6 +216,7 @@ pub fn run(scenario: &Scenario, wait: &dyn Fn()) -> Run {
     Run {
         warm_up,
         counted: all.and(&warm_up, |one, other| one - other),
+        held_up_until_seconds: node.held_up_until_us as f64 / 1e6,
     }
 }
 
@@ -198,7 +225,11 @@ impl<'a> VirtualNode<'a> {
         let config = config(scenario);
         // Long, so that `cache_ttl_seconds` ends a token's use, and not the token's own end.
         let token_life_seconds = 2 * scenario.cache_ttl_seconds + 120;
-        let realm = Realm::new(scenario.usage.keys, token_life_seconds);
+        let realm = Realm::new(scenario.usage.keys, token_life_seconds, scenario.hash);
+        let slice_us = match scenario.hash {
+            Hash::Sha256 => 0,
+            Hash::Bcrypt { verification_ms } => verification_ms * 1000 / Realm::slices(),
+        };
         let mut shared = Shared::default();
         let workers = (0..scenario.workers).map(|number| {
             let seed = format!("worker {number}");
@@ -220,7 +251,10 @@ impl<'a> VirtualNode<'a> {
             workers: workers.collect(),
             shared,
             realm,
-            call_ms: scenario.call_ms,
+            call_us: scenario.call_ms * 1000,
+            hands_us: vec![0; scenario.keycloak_at_once.unwrap_or(0)],
+            slice_us,
+            held_up_until_us: 0,
             in_flight: HashMap::new(),
             exchanges: 0,
             events: BinaryHeap::new(),
@@ -283,6 +317,7 @@ impl<'a> VirtualNode<'a> {
         let flight = InFlight {
             worker,
             key,
+            began_us: self.now_us,
             exchange,
             reply: None,
         };
@@ -348,14 +383,24 @@ impl<'a> VirtualNode<'a> {
         match output {
             Output::Await(Effect::Call { call, .. }) => {
                 flight.reply = Some(self.ask(&call));
-                self.push(self.call_ms * 1000, Event::Answer(id));
+                let after_us = self.call_us();
+                self.push(after_us, Event::Answer(id));
             }
             Output::Await(Effect::Yield { wait_ms, .. }) => {
-                let wait_us = wait_ms.map_or(TURN_US, |ms| ms * 1000);
+                self.outcome.yields += 1;
+                let turn_us = if flight.exchange.is_verifying() {
+                    self.slice_us
+                } else {
+                    TURN_US
+                };
+                let wait_us = wait_ms.map_or(turn_us, |ms| ms * 1000);
                 self.push(wait_us, Event::Answer(id));
             }
             Output::Await(Effect::Compute { .. }) => unreachable!("this node computes in slices"),
             Output::Forward(forward) => {
+                if self.now_us - flight.began_us > HELD_UP_MS * 1000 {
+                    self.held_up_until_us = self.now_us;
+                }
                 match forward.source {
                     Source::FirstUse => self.outcome.first_uses += 1,
                     Source::Refresh => self.outcome.refreshes += 1,
@@ -367,6 +412,7 @@ impl<'a> VirtualNode<'a> {
             }
             Output::Reject { .. } => {
                 self.outcome.refused += 1;
+                self.held_up_until_us = self.now_us;
                 return;
             }
             Output::Pass(why) => panic!("key {}: {why:?}", flight.key),
@@ -393,8 +439,18 @@ impl<'a> VirtualNode<'a> {
         self.outcome.renewals += call.1;
         if let Some(Effect::Call { call, .. }) = call.0 {
             self.workers[worker].reply = Some(self.ask(&call));
-            self.push(self.call_ms * 1000, Event::Told(worker));
+            let after_us = self.call_us();
+            self.push(after_us, Event::Told(worker));
         }
+    }
+
+    /// The time until a call that goes out now is answered.
+    fn call_us(&mut self) -> u64 {
+        let Some(hand) = self.hands_us.iter_mut().min() else {
+            return self.call_us;
+        };
+        *hand = self.now_us.max(*hand) + self.call_us;
+        *hand - self.now_us
     }
 
     fn ask(&mut self, call: &Call) -> Reply {

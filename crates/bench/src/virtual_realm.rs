@@ -1,9 +1,9 @@
-//! A made-up realm with many keys: each has an owner of its own, and is stored as
-//! SHA-256.
+//! A made-up realm with many keys, each with an owner of its own.
 
 use std::collections::HashMap;
 
 use apikeys_core::api_key::format::KeyFormat;
+use apikeys_core::api_key::hash::ROUNDS_PER_SLICE;
 use apikeys_core::clock::UnixMillis;
 use apikeys_core::exchange::Worker;
 use apikeys_core::keycloak::Call;
@@ -12,19 +12,27 @@ use apikeys_core::store::slots::SharedStore;
 use test_kit::keycloak::{FakeKeycloak, Reply, User, asked, claims, form, sha256_of};
 use test_kit::keys;
 
+use crate::virtual_node::Hash;
+
 /// The start of the run.
 pub const START: UnixMillis = UnixMillis(1_800_000_000_000);
 const DAY_MS: u64 = 86_400_000;
+/// Low, so that thousands of keys are verified in a minute. It leaves a request enough time in a
+/// full queue if each verification is said to take as long as one of cost 10.
+const BCRYPT_COST: u32 = 7;
 
 pub struct Realm {
     /// The header's value for each key.
     headers: Vec<Vec<u8>>,
     by_id: HashMap<String, usize>,
+    hash: Hash,
+    /// The bcrypt hashes that were asked for so far.
+    hashes: HashMap<usize, String>,
     keycloak: FakeKeycloak,
 }
 
 impl Realm {
-    pub fn new(count: usize, token_life_seconds: u64) -> Self {
+    pub fn new(count: usize, token_life_seconds: u64, hash: Hash) -> Self {
         let format = KeyFormat::new("sk_live_").expect("a prefix");
         let (mut headers, mut by_id) = (Vec::new(), HashMap::new());
         for number in 0..count {
@@ -47,6 +55,8 @@ impl Realm {
         Self {
             headers,
             by_id,
+            hash,
+            hashes: HashMap::new(),
             keycloak,
         }
     }
@@ -80,10 +90,23 @@ impl Realm {
         value.strip_prefix("ApiKey ").expect("a scheme")
     }
 
-    fn owner(&self, key: usize) -> User {
-        let text = self.text(key);
-        let id = keys::id_of(text);
-        User::new(id).with_key(id, &sha256_of(text), START.plus_ms(90 * DAY_MS))
+    fn owner(&mut self, key: usize) -> User {
+        let text = self.text(key).to_owned();
+        let hash = match self.hash {
+            Hash::Sha256 => sha256_of(&text),
+            Hash::Bcrypt { .. } => {
+                let made = || bcrypt::hash_with_salt(&text, BCRYPT_COST, [7; 16]);
+                let hash = || made().expect("a cost that there is").to_string();
+                self.hashes.entry(key).or_insert_with(hash).clone()
+            }
+        };
+        let id = keys::id_of(&text);
+        User::new(id).with_key(id, &hash, START.plus_ms(90 * DAY_MS))
+    }
+
+    /// The slices of a verification.
+    pub fn slices() -> u64 {
+        u64::from((1_u32 << BCRYPT_COST).div_ceil(ROUNDS_PER_SLICE))
     }
 
     /// Lets a worker remember that it has verified all of them.

@@ -16,8 +16,8 @@ use apikeys_bench::capacity_model::{
     Demand, Deployment, ENTRY_BYTES, Machine, hit_rate_without_renewals,
 };
 use apikeys_bench::traffic::Usage;
-use apikeys_bench::virtual_node::{Outcome, Scenario, run};
-use apikeys_core::exchange::throttle::LOOKUPS_PER_SECOND;
+use apikeys_bench::virtual_node::{Hash, Outcome, Scenario, run};
+use apikeys_bench::warm_up::cold_node;
 
 /// The most `l2_slots`. Keys that need more, at two slots a key, are each worker's own.
 const L2_SLOTS_MAX: f64 = 65_536.0;
@@ -121,21 +121,23 @@ fn one_worker_renews_one_token_at_a_time_as_the_page_says() {
 }
 
 #[test]
-fn a_cold_node_lets_new_keys_in_one_by_one_as_the_page_says() {
-    let machine = Machine {
-        keycloak_refreshes_per_second: f64::INFINITY,
-        warm_seconds: 0.0,
-        refresh_seconds: 0.0,
-        bcrypt_seconds: 0.0,
-        new_keys_per_second: LOOKUPS_PER_SECOND as f64,
+fn a_restart_refuses_no_good_key() {
+    let seen = run(&cold_node(10_000, Hash::Sha256, 10), &|| {});
+    assert_eq!(seen.counted.refused, 0);
+    assert!(seen.counted.first_uses > 5000, "{seen:?}");
+    assert!(seen.held_up_until_seconds < 1.0, "{seen:?}");
+}
+
+#[test]
+fn a_restart_refuses_only_what_keycloak_has_no_capacity_for() {
+    // Eight calls at once, of 10 ms: 400 first uses in a second, and at first more keys come.
+    let scenario = Scenario {
+        keycloak_at_once: Some(8),
+        ..cold_node(10_000, Hash::Sha256, 10)
     };
-    expect_rows("| Keys | Workers of a node |", 2, |row| {
-        let node = Deployment {
-            workers: row[1] as usize,
-            ..one_node(zipf(row[0], 1000.0), 300.0)
-        };
-        vec![format!("{:.0}", node.restart_seconds(&machine))]
-    });
+    let seen = run(&scenario, &|| {}).counted;
+    assert!(seen.refused > 0, "{seen:?}");
+    assert!(seen.calls >= 7600, "Keycloak was idle: {seen:?}");
 }
 
 #[test]
@@ -194,7 +196,6 @@ fn what_gives_way_first_is_what_there_is_least_of() {
         warm_seconds: 1e-9,
         refresh_seconds: 1e-9,
         bcrypt_seconds: 1e-9,
-        new_keys_per_second: 1e9,
     };
     let usage = Usage {
         exponent: 0.0,

@@ -325,14 +325,14 @@ pub enum Reason {
     /// The key may not come from this address, or the host gives none.
     #[error("the key may not come from this address")]
     AddressNotAllowed,
-    /// More new keys came than the rate limit of look-ups allows.
+    /// More new keys came than may wait for their look-up, or this one waited for too long.
     #[error("too many keys that are new here wait for their look-up")]
     TooManyNewKeys,
     /// Keycloak did not answer other requests, and is left alone for a moment.
     #[error("Keycloak does not answer and is left alone for a moment")]
     BreakerOpen,
-    /// Keycloak has only just come back, and more keys came than may ask it at once.
-    #[error("too many keys wait for Keycloak, which has only just come back")]
+    /// Keycloak is slow or has only just come back, and more keys came than may ask it at once.
+    #[error("too many keys wait for Keycloak, which is slow or has only just come back")]
     TooManyReturn,
     /// The stored hash of a key to renew has changed: the key is verified anew when a request
     /// brings it.

@@ -63,12 +63,37 @@ impl Bucket {
         Some(wait_ms)
     }
 
+    /// Gives back a token that was spent since the bucket was last full.
+    pub fn give_back(self, full_at: &mut FullAt, now: UnixMillis) {
+        if !self.is_full(*full_at, now) {
+            full_at.0 = full_at.0.saturating_sub(self.interval_us);
+        }
+    }
+
     /// The milliseconds from `now` on until the bucket has a token.
     #[must_use]
     pub fn wait_ms(self, full_at: FullAt, now: UnixMillis) -> u64 {
-        let owed = self.believed(full_at, now).0.saturating_sub(micros(now));
-        let held = self.burst_us.saturating_sub(self.interval_us);
-        owed.saturating_sub(held).div_ceil(1000)
+        self.wait_ms_for(1000, full_at, now)
+    }
+
+    /// The milliseconds from `now` on until so many thousandths of a token were earned: beyond
+    /// what the bucket holds as well.
+    #[must_use]
+    pub fn wait_ms_for(self, thousandths: u64, full_at: FullAt, now: UnixMillis) -> u64 {
+        let needed_us = self.interval_us.saturating_mul(thousandths) / 1000;
+        let owed_us = self.owed_us(full_at, now);
+        let wait_us = (owed_us + needed_us).saturating_sub(self.burst_us);
+        wait_us.div_ceil(1000)
+    }
+
+    /// Whether nothing is owed.
+    #[must_use]
+    pub fn is_full(self, full_at: FullAt, now: UnixMillis) -> bool {
+        self.owed_us(full_at, now) == 0
+    }
+
+    fn owed_us(self, full_at: FullAt, now: UnixMillis) -> u64 {
+        self.believed(full_at, now).0.saturating_sub(micros(now))
     }
 
     /// After a clock step backwards, forgets the earlier spending: its debt would last as long as
@@ -129,6 +154,43 @@ mod tests {
         let waits: Vec<_> = (0..5).map(|_| bucket.reserve(&mut full_at, NOW)).collect();
         assert_eq!(waits, [Some(0), Some(20), Some(40), Some(60), None]);
         assert_eq!(bucket.reserve(&mut full_at, NOW.plus_ms(20)), Some(60));
+    }
+
+    #[test]
+    fn what_is_given_back_is_as_if_it_had_never_been_spent() {
+        let bucket = Bucket::new(50, 1000, 100);
+        let (mut full_at, mut other) = (FullAt::default(), FullAt::default());
+        for _ in 0..100 {
+            bucket.spend(&mut full_at, NOW);
+        }
+        for _ in 0..70 {
+            bucket.spend(&mut other, NOW);
+        }
+        let later = NOW.plus_ms(200);
+        for _ in 0..30 {
+            bucket.give_back(&mut full_at, later);
+        }
+        assert_eq!(full_at, other);
+        for _ in 0..100 {
+            bucket.give_back(&mut full_at, later);
+        }
+        assert!(bucket.is_full(full_at, later));
+        assert_eq!(bucket.wait_ms_for(100_000, full_at, later), 0);
+    }
+
+    #[test]
+    fn what_the_bucket_never_holds_is_waited_for_as_well() {
+        let bucket = Bucket::new(50, 1000, 100);
+        let mut full_at = FullAt::default();
+        let wait = |full_at, thousandths| bucket.wait_ms_for(thousandths, full_at, NOW);
+        assert_eq!(wait(full_at, 100_000), 0);
+        assert_eq!(wait(full_at, 100_500), 10);
+        assert_eq!(wait(full_at, 200_000), 2000);
+        for _ in 0..100 {
+            bucket.spend(&mut full_at, NOW);
+        }
+        assert_eq!(wait(full_at, 0), 0);
+        assert_eq!(wait(full_at, 1000), 20);
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod env;
 pub mod flight;
 pub mod gate;
 pub mod identity;
+pub mod lookups;
 pub mod rate_limit;
 pub mod renewing;
 mod steps;

@@ -13,6 +13,7 @@ use super::env::Env;
 use super::flight::Claim;
 use super::gate::{Ticket, Turn};
 use super::identity;
+use super::lookups::Spent;
 use super::renewing::Due;
 use super::throttle::SourceAddress;
 use crate::api_key::format::ApiKey;
@@ -36,8 +37,8 @@ use crate::usage::Outcome;
 const WAIT_MS_MIN: u64 = 5;
 /// The longest wait for another request's result.
 const WAIT_MS_MAX: u64 = 40;
-/// A request that has not used its look-up turn within this time takes another.
-const TURN_MS: u64 = 40;
+/// The longest wait for a look-up turn.
+const TURN_MS_MAX: u64 = 500;
 /// The longest that a leader takes beside its callouts: a full queue of bcrypt.
 const LEADER_MS_MAX: u64 = 60_000;
 /// An unknown key is refused only if the gateway's roles were seen within this time.
@@ -178,8 +179,8 @@ enum State {
     New,
     /// A yield, to check whether the leader is done.
     Following { wait_ms: u64 },
-    /// Its look-up turn.
-    AwaitingTurn { from: UnixMillis },
+    /// A yield, to check whether its look-up turn has come.
+    AwaitingTurn,
     /// A yield, to check whether the service token has come.
     AwaitingToken { wait_ms: u64 },
     /// The answer with the service token.
@@ -209,7 +210,7 @@ impl std::fmt::Debug for State {
         f.write_str(match self {
             Self::New => "New",
             Self::Following { .. } => "Following",
-            Self::AwaitingTurn { .. } => "AwaitingTurn",
+            Self::AwaitingTurn => "AwaitingTurn",
             Self::AwaitingToken { .. } => "AwaitingToken",
             Self::FetchingToken => "FetchingToken",
             Self::LookingUp { .. } => "LookingUp",
@@ -254,8 +255,14 @@ struct Attempt {
     asked_at: UnixMillis,
     /// The generation of the worker's revocations then.
     generation: u64,
-    /// When its look-up turn came, if the look-up was not made yet.
+    /// Since when it waits for its look-up turn.
+    waits_since: Option<UnixMillis>,
+    /// When its turn after an outage comes.
     turn_at: Option<UnixMillis>,
+    /// The token that the look-up of a new key has spent.
+    spent: Option<Spent>,
+    /// When the look-up or the grant in flight was sent.
+    sent_at: Option<UnixMillis>,
     /// Keycloak showed no owner of the key.
     unseen: Option<Unseen>,
     /// The service token was refused once and fetched anew.
@@ -291,7 +298,10 @@ impl Pending {
             attempt: Attempt {
                 asked_at: deadline.started_at(),
                 generation: 0,
+                waits_since: None,
                 turn_at: None,
+                spent: None,
+                sent_at: None,
                 unseen: None,
                 retried: false,
                 tries: 0,
@@ -636,7 +646,11 @@ impl Exchange {
 
     /// The outcome of the latest effect.
     fn go_on(&mut self, state: State, event: Event<'_>, env: &mut Env<'_>) -> Step {
-        if matches!(state, State::AwaitingTurn { .. }) && self.is_throttled(env) {
+        let is_new = |pending: &Pending| !pending.known;
+        if matches!(state, State::AwaitingTurn)
+            && self.pending.as_ref().is_some_and(is_new)
+            && self.is_throttled(env)
+        {
             // The address failed too often while this request waited.
             return Err(End::refused(Reason::Throttled));
         }
@@ -662,7 +676,7 @@ impl Exchange {
                     Err(pending.not_given(format!("status {status}")))
                 }
                 (State::Following { wait_ms }, _) => pending.look_again(wait_ms, env),
-                (State::AwaitingTurn { from }, _) => pending.await_turn(from, env),
+                (State::AwaitingTurn, _) => pending.take_turn(env),
                 (State::AwaitingToken { wait_ms }, _) => {
                     pending.need_service_token(longer(wait_ms, env), env)
                 }
@@ -695,6 +709,9 @@ impl Pending {
         let back = self.deadline.follow(now);
         let attempt = &mut self.attempt;
         attempt.asked_at = attempt.asked_at.minus_ms(back);
+        for at in [&mut attempt.waits_since, &mut attempt.turn_at] {
+            *at = at.map(|at| at.minus_ms(back));
+        }
         if let Some(unseen) = &mut attempt.unseen {
             unseen.since = unseen.since.minus_ms(back);
         }
@@ -710,7 +727,7 @@ impl Pending {
             env.now,
         );
         match claimed {
-            Claim::Lead => self.take_turn(0, env),
+            Claim::Lead => self.take_turn(env),
             Claim::Follow { until } => {
                 // Only once: a row of leaders that hang up must not hold a follower. And only to
                 // a near instant: a far one comes from a clock step.
@@ -727,43 +744,75 @@ impl Pending {
         }
     }
 
-    /// Asks Keycloak at once for a key that this node has verified before. New keys are rate
-    /// limited, and right after an outage all keys are. Waits at least `least_ms`.
-    fn take_turn(&mut self, least_ms: u64, env: &mut Env<'_>) -> Step {
+    /// The way to Keycloak, from its beginning: after each wait for a turn as well.
+    fn take_turn(&mut self, env: &mut Env<'_>) -> Step {
         let (now, worker) = (env.now, &mut *env.worker);
         if !worker.breaker.would_admit(&self.digest, now) {
             return Err(End::refused(Reason::BreakerOpen));
         }
         self.known = worker.cache.was_verified(&self.digest, env.store);
-        let wait_ms = if !self.known {
-            worker.lookups.take_turn(now)
-        } else if worker.breaker.is_recovering(now) {
+        if self.known {
+            worker.new_keys.leave(self.id);
+        } else if self.attempt.spent.is_none() && !worker.new_keys.join(self.id, now) {
+            return Err(End::refused(Reason::TooManyNewKeys));
+        }
+        self.need_service_token(WAIT_MS_MIN, env)
+    }
+
+    /// Takes the turn of a look-up, or gives the wait until it is worth another look. A turn is
+    /// room among the calls in flight, and for a new key a token as well. Right after an outage,
+    /// known keys have turns of their own. A request waits for as long as a callout may take.
+    fn wait_for_turn(&mut self, env: &mut Env<'_>) -> Result<Option<u64>, End> {
+        if self.key.is_none() {
+            return Ok(None);
+        }
+        let (now, id) = (env.now, self.id);
+        let is_returning = self.known && env.worker.breaker.is_recovering(now);
+        if is_returning || self.attempt.turn_at.is_some() {
+            return self.turn_after_outage(env);
+        }
+        let since = *self.attempt.waits_since.get_or_insert(now);
+        let worker = &mut *env.worker;
+        let has_room = worker.in_flight.has_room(self.known);
+        let wait_ms = if self.known || self.attempt.spent.is_some() {
+            if has_room {
+                return Ok(None);
+            }
+            longer(now.since_ms(since) / 2, env)
+        } else {
+            if has_room && let Some(spent) = worker.new_keys.spend(id, now) {
+                self.attempt.spent = Some(spent);
+                return Ok(None);
+            }
+            let before = worker.new_keys.before(id);
+            let for_room = worker.in_flight.wait_ms(before);
+            worker.new_keys.wait_ms(before, now).max(for_room)
+        };
+        if now.since_ms(since) > env.worker.config.callout_timeout_ms {
+            return Err(End::refused(if self.known {
+                Reason::TooManyReturn
+            } else {
+                Reason::TooManyNewKeys
+            }));
+        }
+        Ok(Some(wait_ms.clamp(WAIT_MS_MIN, TURN_MS_MAX)))
+    }
+
+    fn turn_after_outage(&mut self, env: &mut Env<'_>) -> Result<Option<u64>, End> {
+        let (now, worker) = (env.now, &mut *env.worker);
+        let at = if let Some(at) = self.attempt.turn_at {
+            at
+        } else {
             let wait_ms = worker.refreshes.take_turn(now);
             if wait_ms != Some(0) {
                 worker.breaker.go_on_recovering(now);
             }
-            wait_ms
-        } else {
-            return self.need_service_token(WAIT_MS_MIN, env);
+            let wait_ms = wait_ms.ok_or_else(|| End::refused(Reason::TooManyReturn))?;
+            now.plus_ms(wait_ms)
         };
-        match wait_ms {
-            Some(wait_ms) => self.await_turn(now.plus_ms(wait_ms.max(least_ms)), env),
-            None if self.known => Err(End::refused(Reason::TooManyReturn)),
-            None => Err(End::refused(Reason::TooManyNewKeys)),
-        }
-    }
-
-    /// Waits until the turn comes; a host may come back early. A turn is never further away than
-    /// a callout may take, unless the clock was set back meanwhile.
-    fn await_turn(&mut self, from: UnixMillis, env: &mut Env<'_>) -> Step {
-        match from.since_ms(env.now) {
-            0 => {
-                self.attempt.turn_at = Some(env.now);
-                self.need_service_token(WAIT_MS_MIN, env)
-            }
-            left if left > env.worker.config.callout_timeout_ms => self.take_turn(0, env),
-            left => self.wait(State::AwaitingTurn { from }, left, env),
-        }
+        let left_ms = at.since_ms(now);
+        self.attempt.turn_at = (left_ms > 0).then_some(at);
+        Ok(self.attempt.turn_at.map(|_| left_ms))
     }
 
     /// The end of a follower's wait: the leader may have left a token or a refusal.
@@ -803,23 +852,16 @@ impl Pending {
     fn go_to_keycloak(&mut self, service_token: Arc<str>, env: &mut Env<'_>) -> Step {
         match self.attempt.unseen {
             Some(unseen) if !unseen.falls_back => Err(self.unknown(Refused::Unseen, env)),
-            // The turn is too old: all requests that waited for the service token would go at one
-            // moment.
-            _ if self
-                .attempt
-                .turn_at
-                .is_some_and(|at| env.now >= at.plus_ms(TURN_MS)) =>
-            {
-                self.attempt.turn_at = None;
-                self.take_turn(0, env)
-            }
             // This token shows whether a missing role has come back.
             _ => self.look_up(service_token, env),
         }
     }
 
     fn look_up(&mut self, service_token: Arc<str>, env: &mut Env<'_>) -> Step {
-        self.attempt.turn_at = None;
+        if let Some(wait_ms) = self.wait_for_turn(env)? {
+            return self.wait(State::AwaitingTurn, wait_ms, env);
+        }
+        self.attempt.waits_since = None;
         self.attempt.asked_at = env.now;
         self.attempt.generation = env.worker.cache.revocations().generation();
         let call = users::lookup_call(&env.worker.config, &service_token, &self.key_id);
@@ -1027,6 +1069,9 @@ impl Pending {
     /// Signs both assertions, the owner's and the client's, and asks for the token. The owner's
     /// assertion ends with the key at the latest, and so does Keycloak's token.
     fn sign(&mut self, owner: Box<Owner>, env: &mut Env<'_>) -> Step {
+        if let Some(spent) = self.attempt.spent.take() {
+            env.worker.new_keys.verified(spent, env.now);
+        }
         let config = Arc::clone(&env.worker.config);
         let key = Arc::clone(&env.worker.signing_key);
         let used_for = config.cache_ttl_ms + config.stale_if_error_ms;
@@ -1129,7 +1174,7 @@ impl State {
 
 impl Pending {
     /// Sends a call to Keycloak.
-    fn call(&self, state: State, call: Call, env: &mut Env<'_>) -> Step {
+    fn call(&mut self, state: State, call: Call, env: &mut Env<'_>) -> Step {
         let most = match state {
             State::LookingUp { .. } | State::Granting { .. } if self.key.is_none() => {
                 RENEWAL_CALLOUT_MS_MAX
@@ -1146,6 +1191,10 @@ impl Pending {
         if self.key.is_some() && !breaker.admits(call.endpoint, id, digest, lease_until, env.now) {
             return Err(End::refused(Reason::BreakerOpen));
         }
+        if self.key.is_some() && call.endpoint != Endpoint::ServiceToken {
+            env.worker.in_flight.sent();
+            self.attempt.sent_at = Some(env.now);
+        }
         Ok(Next::Await(state, Effect::Call { call, timeout_ms }))
     }
 
@@ -1155,18 +1204,20 @@ impl Pending {
         if let (Some(endpoint), Some(_)) = (state.endpoint(), &self.key) {
             let breaker = &mut env.worker.breaker;
             breaker.heard(endpoint, health, self.id, &self.digest, env.now);
+            if let Some(sent_at) = self.attempt.sent_at.take() {
+                let in_flight = &mut env.worker.in_flight;
+                in_flight.answered(endpoint, health, sent_at, env.now);
+            }
         }
         if health != Health::Gone {
             self.attempt.tries = 0;
             self.attempt.unanswered = None;
         } else if let Some(pause_ms) = self.tries_again(&state, env) {
             self.attempt.tries += 1;
+            // The next look-up of a new key takes a turn of its own.
+            self.attempt.spent = None;
             self.attempt.unanswered = state.endpoint().map(|endpoint| unanswered(endpoint, event));
             return match state {
-                // Each look-up of a new key takes a turn.
-                State::LookingUp { .. } if !self.known && self.key.is_some() => {
-                    self.take_turn(pause_ms, env)
-                }
                 State::Granting { owner } => self.wait(State::Signing { owner }, pause_ms, env),
                 _ => self.wait(State::AwaitingToken { wait_ms: pause_ms }, pause_ms, env),
             };
@@ -1375,10 +1426,18 @@ fn rejected(reason: Reason) -> Output {
 
 /// Gives back every claim of an exchange.
 fn release(pending: &Pending, env: &mut Env<'_>) {
-    env.worker.flights.land(&pending.digest, pending.id);
-    env.worker.service_token.give_up(pending.id);
-    env.worker.breaker.give_up(pending.id);
-    env.worker.leave();
+    let worker = &mut *env.worker;
+    worker.flights.land(&pending.digest, pending.id);
+    worker.service_token.give_up(pending.id);
+    worker.breaker.give_up(pending.id);
+    worker.new_keys.leave(pending.id);
+    if pending.attempt.spent.is_some() {
+        worker.new_keys.came_to_nothing();
+    }
+    if pending.attempt.sent_at.is_some() {
+        worker.in_flight.give_up();
+    }
+    worker.leave();
     env.gate.leave(pending.ticket);
 }
 

@@ -7,7 +7,7 @@
 //!
 //! Memory is bounded: [`ADDRESSES_MAX`] addresses in a worker, `l2_slots` in the host's shared
 //! data, where the workers of a node count together. An address that fell out of both begins
-//! anew; [`Lookups`] bounds the load from a crowd of addresses.
+//! anew; [`NewKeys`](super::lookups::NewKeys) bounds the load from a crowd of addresses.
 
 use core::net::{IpAddr, SocketAddr};
 
@@ -24,14 +24,6 @@ use crate::store::slots::{SharedStore, Slots};
 /// Addresses with failures that a worker remembers.
 pub const ADDRESSES_MAX: usize = 4096;
 const MINUTE_MS: u64 = 60_000;
-/// Look-ups per second for keys that this node has never verified.
-pub const LOOKUPS_PER_SECOND: u64 = 50;
-/// Such look-ups that a worker makes at once.
-const LOOKUPS_BURST: u64 = 100;
-/// Keys per second that this node has verified before, right after Keycloak came back.
-const REFRESHES_PER_SECOND: u64 = 200;
-/// Such keys that a worker asks for at once.
-const REFRESHES_BURST: u64 = 50;
 
 /// The source of a request: an IPv4 address, or the network of an IPv6 one.
 ///
@@ -185,43 +177,6 @@ impl Throttle {
     }
 }
 
-/// Rate limit of a worker's look-ups for keys that this node has never verified: an attacker can
-/// make up any number of keys.
-#[derive(Debug)]
-pub struct Lookups {
-    bucket: Bucket,
-    full_at: FullAt,
-}
-
-impl Lookups {
-    /// A full bucket. A request may wait for its turn for as long as a callout may take.
-    #[must_use]
-    pub const fn new(config: &Config) -> Self {
-        Self::at_rate(config, LOOKUPS_PER_SECOND, LOOKUPS_BURST)
-    }
-
-    /// The same for keys that this node has verified. Used after an outage, when all of them come
-    /// at once because none could be refreshed.
-    #[must_use]
-    pub const fn of_known_keys(config: &Config) -> Self {
-        Self::at_rate(config, REFRESHES_PER_SECOND, REFRESHES_BURST)
-    }
-
-    const fn at_rate(config: &Config, per_second: u64, burst: u64) -> Self {
-        let bucket = Bucket::new(per_second, 1000, burst);
-        Self {
-            bucket: bucket.with_patience_ms(config.callout_timeout_ms),
-            full_at: FullAt(0),
-        }
-    }
-
-    /// Takes the next turn, and gives the milliseconds until it comes; none when too many
-    /// wait already.
-    pub fn take_turn(&mut self, now: UnixMillis) -> Option<u64> {
-        self.bucket.reserve(&mut self.full_at, now)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -331,17 +286,5 @@ mod tests {
         }
         let mut other = super::tests::throttle(1, 4);
         assert!(!other.is_over(source("192.0.2.7"), NOW, &mut shared));
-    }
-
-    #[test]
-    fn so_many_new_keys_are_looked_up_and_the_next_wait_their_turn() {
-        let config = config_with(&json!({ "callout_timeout_ms": 100 }));
-        let mut lookups = Lookups::new(&config);
-        let turns: Vec<_> = (0..110).map(|_| lookups.take_turn(NOW)).collect();
-        assert!(turns[..100].iter().all(|turn| *turn == Some(0)));
-        assert_eq!(turns[100..105], [20, 40, 60, 80, 100].map(Some));
-        assert!(turns[105..].iter().all(Option::is_none));
-        // After a while it is as at first.
-        assert_eq!(lookups.take_turn(NOW.plus_ms(10_000)), Some(0));
     }
 }

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use super::flight::Flights;
+use super::lookups::{NewKeys, Refreshes};
 use super::rate_limit::RateLimits;
 use super::renewing::Renewing;
-use super::throttle::{Lookups, Throttle};
+use super::throttle::Throttle;
 use crate::cache::Cache;
 use crate::calls::breaker::Breaker;
+use crate::calls::in_flight::InFlight;
 use crate::calls::service_token::ServiceToken;
 use crate::calls::{ExchangeId, Ids};
 use crate::clock::UnixMillis;
@@ -35,9 +37,9 @@ pub struct Worker {
     pub(crate) renewing: Renewing,
     pub(crate) throttle: Throttle,
     pub(super) rate_limits: RateLimits,
-    pub(super) lookups: Lookups,
-    /// Turns of keys that this node has verified: taken only after an outage.
-    pub(super) refreshes: Lookups,
+    pub(super) new_keys: NewKeys,
+    pub(super) refreshes: Refreshes,
+    pub(super) in_flight: InFlight,
     pub(super) breaker: Breaker,
     pub(super) pending: usize,
     pub(crate) ids: Ids,
@@ -59,6 +61,12 @@ pub struct Sizes {
     pub failures: usize,
     /// Requests in an exchange; at most [`PENDING_MAX`].
     pub pending: usize,
+    /// New keys that wait for their look-up; at most
+    /// [`WAITING_MAX`](super::lookups::WAITING_MAX).
+    pub new_keys: usize,
+    /// Look-ups and grants in flight. Look-ups keep to the limit, which is at most
+    /// [`LIMIT_MAX`](crate::calls::in_flight::LIMIT_MAX), and grants follow.
+    pub calls: usize,
     /// Source addresses that failed; at most
     /// [`ADDRESSES_MAX`](super::throttle::ADDRESSES_MAX).
     pub addresses: usize,
@@ -79,8 +87,8 @@ impl Worker {
         let ids = Ids::new(&signing_key, seed);
         let throttle = Throttle::new(&config, &signing_key);
         let rate_limits = RateLimits::new(&config, &signing_key);
-        let lookups = Lookups::new(&config);
-        let refreshes = Lookups::of_known_keys(&config);
+        let new_keys = NewKeys::new(&config);
+        let refreshes = Refreshes::new(&config);
         let usage = Usage::new(&config, &signing_key);
         let breaker = Breaker::new(&signing_key.derive(&[b"breaker:", seed]));
         Self {
@@ -92,8 +100,9 @@ impl Worker {
             renewing: Renewing::default(),
             throttle,
             rate_limits,
-            lookups,
+            new_keys,
             refreshes,
+            in_flight: InFlight::default(),
             breaker,
             pending: 0,
             ids,
@@ -164,6 +173,8 @@ impl Worker {
             flights,
             failures,
             pending: self.pending,
+            new_keys: self.new_keys.len(),
+            calls: self.in_flight.calls(),
             addresses: self.throttle.len(),
             renewing: self.renewing.len(),
             limited: self.rate_limits.len(),

@@ -52,7 +52,7 @@ fn a_client_that_hangs_up_costs_no_more_than_the_sdk_forgets() {
             let request = gateway.send_key(&key(100_000 + number));
             gateway.hang_up(request);
             gateway.run();
-            // Fifty new keys are looked up in a second.
+            // Fifty look-ups in a second may come to nothing.
             gateway.pass(20);
         }
         let grown = gateway.vm(0, 0).memory_bytes() - early;

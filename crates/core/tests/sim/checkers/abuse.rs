@@ -18,7 +18,7 @@ use crate::truth::Truth;
 const LOOKUPS_PER_SECOND: u64 = 50;
 const LOOKUPS_BURST: usize = 100;
 /// A turn is used up to 40 ms after it came, and a host may be a little late.
-const TURNS_LATE: usize = 6;
+const TURNS_LATE: usize = 0;
 /// The shortest life of a new entry: the shortest TTL of these runs, and half of the shortest
 /// token's life.
 const WARM_MS: u64 = 900;

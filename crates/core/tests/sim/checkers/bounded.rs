@@ -5,6 +5,7 @@ use crate::truth::Truth;
 
 // Its own number: the core's is under test.
 const PENDING_MAX: usize = 1024;
+const NEW_KEYS_MAX: usize = 256;
 const FAILURES_MAX: usize = 1024;
 const QUEUE_MAX: usize = 64;
 const EVENTS_MAX: usize = 1000;
@@ -35,6 +36,8 @@ impl Checker for Bounded {
                 let fits = entries.iter().all(|entries| *entries <= config.l1_entries)
                     && worker.pending <= PENDING_MAX
                     && worker.flights <= worker.pending
+                    && worker.new_keys <= worker.pending.min(NEW_KEYS_MAX)
+                    && worker.calls <= worker.pending
                     && worker.failures <= FAILURES_MAX
                     && *events <= EVENTS_MAX
                     && worker.addresses <= ADDRESSES_MAX

@@ -272,10 +272,28 @@ pub const MUTATIONS: &[Mutation] = &[
         name: "LookupsUnlimited",
         invariant: 13,
         edits: &[edit(
-            "exchange/throttle.rs",
-            "self.bucket.reserve(&mut self.full_at, now)",
-            "Some(0)",
+            "exchange/lookups.rs",
+            "self.wait_ms(self.before(id), now) > 0",
+            "false",
         )],
+    },
+    // A look-up that came to nothing gives its token back.
+    Mutation {
+        name: "StrangersForgiven",
+        invariant: 13,
+        edits: &[edit(
+            "exchange/steps.rs",
+            "worker.new_keys.came_to_nothing();",
+            "if let Some(spent) = pending.attempt.spent {
+            worker.new_keys.verified(spent, env.now);
+        }",
+        )],
+    },
+    // A call that ends keeps its place.
+    Mutation {
+        name: "CallsKept",
+        invariant: 9,
+        edits: &[edit("exchange/steps.rs", "worker.in_flight.give_up();", "")],
     },
     // An address that failed too often is refused with a key in the cache as well.
     Mutation {
