@@ -225,7 +225,7 @@ class Served(unittest.TestCase):
 
     def test_the_services_configurations_of_the_demo_and_the_page_are_valid(self):
         page = (ROOT / "docs" / "install" / "kong-plugin.md").read_text()
-        [of_the_page] = re.findall(r"```text\n(# apikeys\.yml.*?)```", page, re.DOTALL)
+        [of_the_page] = re.findall(r"```yaml\n(# serve\.yaml.*?)```", page, re.DOTALL)
         of_the_demo = (ROOT / "deploy" / "compose-kong-plugin" / "serve.yml").read_text()
         for text in (of_the_page, of_the_demo.replace("/keys/signing-key.pem", "signing-key.pem")):
             path = self.folder / "checked.yml"
