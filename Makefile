@@ -9,7 +9,7 @@ SHELL := /bin/bash
 help: ## Lists these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: ## Builds and starts the whole system here: Keycloak, Envoy with the filter, a service; OBSERVE=1 adds Prometheus
+run: ## Builds and starts the whole system here: Keycloak, Envoy with the filter, a service; OBSERVE=1 adds Prometheus, GATEWAY=nginx another gateway
 	@scripts/run.sh
 
 stop: ## Stops the processes that make run started

@@ -4,7 +4,8 @@
 # usage: debian-program.sh PACKAGE [PROGRAM]...
 #   PROGRAM   a program to find in the package; default: the package's name
 #
-# Prints the folder with the programs.
+# Prints the folder with the programs. If this system lacks their libraries, these are beside the folder:
+# the caller sets LD_LIBRARY_PATH to ../lib/*-linux-gnu.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 [ $# -ge 1 ] || die "usage: debian-program.sh PACKAGE [PROGRAM]..."
@@ -22,6 +23,13 @@ programs_in() {
   return 1
 }
 
+# lacks_libraries PREFIX PROGRAM: whether a library of the program is missing.
+lacks_libraries() {
+  local folder
+  folder=$(programs_in "$1" "$2") || return 1
+  LD_LIBRARY_PATH=$(echo "$1"/usr/lib/*-linux-gnu) ldd "$folder/$2" 2>/dev/null | grep -q 'not found'
+}
+
 download() {
   local work=$1
   shift
@@ -36,10 +44,18 @@ download() {
   cd "$work/packages"
   with_progress "downloading $package" "$work/apt.log" apt-get download "$package"
   dpkg -x "$package"_*.deb "$work/prefix"
-  local program folder
+  local program folder libraries
   for program in "$@"; do
-    folder=$(programs_in "$work/prefix" "$program") || die "Debian's $package holds no $program"
-    ! ldd "$folder/$program" 2>/dev/null | grep -q 'not found' ||
+    lacks_libraries "$work/prefix" "$program" || continue
+    libraries=$(apt-get install -s --no-install-recommends "$package" | awk '$1 == "Inst" && $2 ~ /^lib/ { print $2 }')
+    # shellcheck disable=SC2086 # a name each
+    with_progress "downloading its libraries" "$work/apt.log" apt-get download $libraries
+    for file in lib*.deb; do dpkg -x "$file" "$work/prefix"; done
+    break
+  done
+  for program in "$@"; do
+    programs_in "$work/prefix" "$program" >/dev/null || die "Debian's $package holds no $program"
+    ! lacks_libraries "$work/prefix" "$program" ||
       die "Debian's $program does not run on this system" "its libraries: apt-get install $package"
   done
 }

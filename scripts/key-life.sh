@@ -54,7 +54,7 @@ request() {
   [ $# -lt 4 ] || body=(-H 'Content-Type: application/json' --data-binary "$4")
   answer=$(printf '%s\n' "$headers" |
     curl -s --max-time 30 -X "$1" -H @- "${body[@]}" -w '\n%{http_code}' "$GATEWAY_URL$2") ||
-    die "the gateway does not answer at $GATEWAY_URL" "its log: $RUN_DIR/envoy.log"
+    die "the gateway does not answer at $GATEWAY_URL" "its log is in $RUN_DIR"
   STATUS=${answer##*$'\n'}
   ANSWER=${answer%$'\n'*}
 }
@@ -63,7 +63,7 @@ request() {
 expect() {
   [ "$STATUS" = "$1" ] || die "$2: answered with $STATUS, not $1" \
     "$(printf '%s' "$ANSWER" | python3 -c 'import json, sys; print(json.load(sys.stdin).get("title"))' 2>/dev/null)" \
-    "the gateway's log: $RUN_DIR/envoy.log"
+    "the gateway's log is in $RUN_DIR"
   note "$2: $1"
 }
 
@@ -87,7 +87,7 @@ await_refusal() {
   local beats=0
   until [ "$(status_of "$1")" = 401 ]; do
     beats=$((beats + 1))
-    [ "$beats" -lt 100 ] || die "$2: not refused within 20 s" "the gateway's log: $RUN_DIR/envoy.log"
+    [ "$beats" -lt 100 ] || die "$2: not refused within 20 s" "the gateway's log is in $RUN_DIR"
     sleep 0.2
   done
   note "$2: 401"

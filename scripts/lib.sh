@@ -20,7 +20,8 @@ export RUN_DIR
 : "${KEYCLOAK_PORT:=8080}" "${KEYCLOAK_MANAGEMENT_PORT:=9000}" "${ENVOY_ADMIN_PORT:=9901}"
 : "${REALM:=demo}"
 export GATEWAY_PORT SERVICE_PORT DEMO_PORT YIELD_PORT KEYCLOAK_PORT KEYCLOAK_MANAGEMENT_PORT
-export ENVOY_ADMIN_PORT REALM
+: "${APIKEYS_PORT:=8181}" "${APIKEYS_OPERATIONS_PORT:=8182}" "${APIKEYS_GRPC_PORT:=8183}" "${APIKEYS_MANAGEMENT_PORT:=8184}"
+export ENVOY_ADMIN_PORT REALM APIKEYS_PORT APIKEYS_OPERATIONS_PORT APIKEYS_GRPC_PORT APIKEYS_MANAGEMENT_PORT
 
 # A JWT validator takes two spellings of loopback for two issuers: every script uses this one.
 KEYCLOAK_URL=http://127.0.0.1:$KEYCLOAK_PORT
@@ -352,5 +353,19 @@ wait_for_http() {
     if [ $((beats % 50)) -eq 0 ]; then
       note "... waiting for $name, $(seconds_since "$started") of at most $limit s"
     fi
+  done
+}
+
+# wait_for_port NAME LOG PORT: waits up to 30 s until the port is open. Gives up early if the process has ended.
+wait_for_port() {
+  local name=$1 log=$2 port=$3 beats=0
+  until port_is_open "$port"; do
+    if ! daemon_pid "$name" >/dev/null; then
+      log_end "$log"
+      die "$name ended while it started" "its log: $log"
+    fi
+    beats=$((beats + 1))
+    [ "$beats" -lt 300 ] || die "$name does not listen on port $port" "its log: $log"
+    sleep 0.1
   done
 }

@@ -4,12 +4,14 @@
 #
 # usage: prometheus.sh fetch|start|stop
 #   fetch   prints the folder with the programs prometheus and promtool
-#   start   reads the gateway with the admin port ENVOY_ADMIN_PORT, on PROMETHEUS_PORT (default 9095)
+#   start   on PROMETHEUS_PORT (default 9095); reads METRICS_PATH on METRICS_PORT, by default those of the
+#           Envoy with the admin port ENVOY_ADMIN_PORT
 #   stop
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 : "${PROMETHEUS_PORT:=9095}"
 : "${PROMETHEUS_INTERVAL:=5s}"
+: "${METRICS_PORT:=$ENVOY_ADMIN_PORT}" "${METRICS_PATH:=/stats/prometheus}"
 
 fetch() {
   PROGRAMS=$("$PROJECT_ROOT/scripts/debian-program.sh" prometheus prometheus promtool)
@@ -27,7 +29,7 @@ start() {
   # The example's configuration, with this demo's port and a shorter interval.
   {
     printf 'global:\n  evaluation_interval: %s\nrule_files: [rules.yml]\n' "$PROMETHEUS_INTERVAL"
-    sed -e "s/127\.0\.0\.1:9901/127.0.0.1:$ENVOY_ADMIN_PORT/" \
+    sed -e "s/127\.0\.0\.1:9901/127.0.0.1:$METRICS_PORT/" -e "s#/stats/prometheus#$METRICS_PATH#" \
       -e "s/scrape_interval: .*/scrape_interval: $PROMETHEUS_INTERVAL/" "$PROJECT_ROOT/deploy/observe/prometheus.yml"
   } >"$folder/prometheus.yml"
   start_daemon prometheus "$RUN_DIR/prometheus.log" "$PROGRAMS/prometheus" \

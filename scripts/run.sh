@@ -7,6 +7,8 @@
 #   RUN_DIR     the run folder, default .run; a second stack takes another, and other ports
 #   REALM, GATEWAY_PORT, KEYCLOAK_PORT, KEYCLOAK_MANAGEMENT_PORT, ENVOY_ADMIN_PORT, SERVICE_PORT,
 #   DEMO_PORT, YIELD_PORT, ENVOY_CONCURRENCY, APIKEYS_CACHE_DIR, APIKEYS_WASM_TOOLCHAIN
+#   GATEWAY     envoy (default): with the Wasm filter. nginx, caddy, haproxy, envoy-ext-authz: with `apikeys serve`
+#               on APIKEYS_PORT, APIKEYS_OPERATIONS_PORT, APIKEYS_GRPC_PORT and APIKEYS_MANAGEMENT_PORT
 #   OBSERVE=1   Prometheus beside it, on PROMETHEUS_PORT (9095), with rules and alerts
 #   API_KEY_ENABLED, API_KEY_STORAGE, API_KEY_HASH_ALGORITHM, API_KEY_PREFIX, API_KEY_MAX_PER_USER,
 #   API_KEY_EXCHANGE_CACHE_TTL   go into the filter's configuration, and into the keys made here
@@ -18,9 +20,17 @@ umask 077
 
 SCRIPTS=$PROJECT_ROOT/scripts
 DEMO_ENV=$RUN_DIR/demo.env
-PARTS=(envoy orders keycloak)
-# Ended with the others, which do not need it.
-ALL_PARTS=(prometheus "${PARTS[@]}")
+: "${GATEWAY:=envoy}"
+case $GATEWAY in
+  envoy) PARTS=(envoy orders keycloak) LOG=$RUN_DIR/envoy.log PORTS=(YIELD_PORT ENVOY_ADMIN_PORT) ;;
+  nginx | caddy | haproxy | envoy-ext-authz)
+    PARTS=(gateway gateway-apikeys validator orders keycloak) LOG=$RUN_DIR/gateway-apikeys.log
+    PORTS=(APIKEYS_PORT APIKEYS_OPERATIONS_PORT APIKEYS_GRPC_PORT APIKEYS_MANAGEMENT_PORT ENVOY_ADMIN_PORT)
+    ;;
+  *) die "GATEWAY is '$GATEWAY'" "set it to envoy, nginx, caddy, haproxy or envoy-ext-authz" ;;
+esac
+# Also stops Prometheus, and the parts of a run with another gateway.
+ALL_PARTS=(prometheus envoy gateway gateway-apikeys validator orders keycloak)
 TARGET_DIR=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}
 
 export API_KEY_ENABLED=${API_KEY_ENABLED:-true}
@@ -44,8 +54,7 @@ main() {
   check_tools
   check_room
   stop_leftovers
-  check_ports GATEWAY_PORT SERVICE_PORT DEMO_PORT YIELD_PORT KEYCLOAK_PORT \
-    KEYCLOAK_MANAGEMENT_PORT ENVOY_ADMIN_PORT
+  check_ports GATEWAY_PORT SERVICE_PORT DEMO_PORT KEYCLOAK_PORT KEYCLOAK_MANAGEMENT_PORT "${PORTS[@]}"
 
   trap on_exit EXIT
   trap 'exit 130' INT TERM
@@ -53,8 +62,10 @@ main() {
   "$SCRIPTS/fetch.sh" all >/dev/null
 
   doing "building"
-  WASM_FILE=$("$SCRIPTS/build-wasm.sh")
-  export WASM_FILE
+  if [ "$GATEWAY" = envoy ]; then
+    WASM_FILE=$("$SCRIPTS/build-wasm.sh")
+    export WASM_FILE
+  fi
   "$SCRIPTS/build-tool.sh" >/dev/null
 
   start_keycloak
@@ -213,16 +224,28 @@ start_service() {
 }
 
 start_gateway() {
-  doing "starting Envoy" "$RUN_DIR/envoy.log"
-  "$SCRIPTS/render.sh" "$PROJECT_ROOT/deploy/envoy/envoy.yaml" "$RUN_DIR/envoy.yaml"
-  "$SCRIPTS/envoy.sh" start envoy "$RUN_DIR/envoy.yaml"
+  doing "starting the gateway ($GATEWAY)" "$LOG"
+  if [ "$GATEWAY" = envoy ]; then
+    "$SCRIPTS/render.sh" "$PROJECT_ROOT/deploy/envoy/envoy.yaml" "$RUN_DIR/envoy.yaml"
+    "$SCRIPTS/envoy.sh" start envoy "$RUN_DIR/envoy.yaml"
+    return
+  fi
+  local name
+  REMOVES_HEADERS=true
+  case $GATEWAY in nginx | caddy) REMOVES_HEADERS=false ;; esac
+  export REMOVES_HEADERS
+  for name in validator apikeys; do
+    "$SCRIPTS/render.sh" "$PROJECT_ROOT/deploy/gateways/$name.yaml" "$RUN_DIR/$name.yaml"
+  done
+  "$SCRIPTS/envoy.sh" start validator "$RUN_DIR/validator.yaml"
+  "$SCRIPTS/gateway.sh" start "$GATEWAY" gateway "$RUN_DIR/apikeys.yaml"
 }
 
 # ---- the proof ----------------------------------------------------------------------------------
 
 # prove: one request like a client's. The key goes in by standard input: arguments are public.
 prove() {
-  doing "sending a first request through the gateway" "$RUN_DIR/envoy.log"
+  doing "sending a first request through the gateway" "$LOG"
   local status wanted=200
   if [ "$API_KEY_ENABLED" = false ]; then
     warn "API_KEY_ENABLED is false: keys pass untouched, and the service refuses them"
@@ -233,7 +256,7 @@ prove() {
       "http://127.0.0.1:$GATEWAY_PORT/orders") || status=none
   if [ "$status" != "$wanted" ]; then
     cat "$RUN_DIR/first-answer.json" >&2 || true
-    die "the first request was answered with status $status, not $wanted" "the gateway's log: $RUN_DIR/envoy.log"
+    die "the first request was answered with status $status, not $wanted" "the gateway's log: $LOG"
   fi
   # It holds the request's headers, and with them a token.
   rm -f "$RUN_DIR/first-answer.json"
@@ -243,6 +266,7 @@ prove() {
 
 write_demo_env() {
   cat >"$DEMO_ENV.new" <<ENV
+GATEWAY=$GATEWAY
 GATEWAY_URL=http://127.0.0.1:$GATEWAY_PORT
 KEYCLOAK_URL=$KEYCLOAK_URL
 REALM=$REALM
@@ -258,7 +282,7 @@ ENV
 
 live_through_a_key() {
   [ "$API_KEY_ENABLED" = true ] || return 0
-  doing "living through the life of a key" "$RUN_DIR/envoy.log"
+  doing "living through the life of a key" "$LOG"
   step "The life of a key (scripts/key-life.sh)"
   "$SCRIPTS/key-life.sh"
 }
@@ -267,6 +291,7 @@ observe() {
   [ "${OBSERVE:-}" = 1 ] && ! daemon_pid prometheus >/dev/null || return 0
   doing "starting Prometheus" "$RUN_DIR/prometheus.log"
   step "Starting Prometheus"
+  [ "$GATEWAY" = envoy ] || export METRICS_PORT=$APIKEYS_OPERATIONS_PORT METRICS_PATH=/metrics
   "$SCRIPTS/prometheus.sh" start
   note "http://127.0.0.1:${PROMETHEUS_PORT:-9095}: metrics, rules and alerts; docs/observe.md says what to look at"
 }

@@ -10,7 +10,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 
 QUICK=(tools format clippy-native clippy-wasm scripts unit seeds build smoke)
-REST=(deny postgres observe simulation reproducible sbom dist host-model kong cli end-to-end writes soak)
+REST=(deny postgres observe simulation reproducible sbom dist host-model kong kong-plugin cli end-to-end gateways writes soak)
 SUMMARY=()
 FAILED=0
 
@@ -43,9 +43,19 @@ run_step() {
     # The filter of the build step, under a model of both hosts.
     host-model) cargo test --locked --package host-model ;;
     kong) APIKEYS=$TARGET_DIR/release/apikeys tests/kong/check.sh ;;
+    # The Lua plugin, in Debian's nginx with a stand-in for Kong's PDK.
+    kong-plugin) APIKEYS=$TARGET_DIR/release/apikeys scripts/with-keycloak.sh tests/kong_plugin/check.sh ;;
     cli) scripts/with-keycloak.sh cargo test --locked --package suites --test cli ;;
     smoke) E2E_SMOKE=1 cargo test --locked --package suites --test e2e ;;
     end-to-end) cargo test --locked --package suites --test e2e ;;
+    # For each gateway with `apikeys serve`: the trials that the gateway itself can break.
+    gateways)
+      local gateway
+      for gateway in nginx caddy haproxy envoy-ext-authz; do
+        step "gateways: $gateway"
+        E2E_SMOKE=gateway GATEWAY=$gateway cargo test --locked --package suites --test e2e || return
+      done
+      ;;
     writes) scripts/with-postgres.sh cargo test --locked --package suites --test writes ;;
     soak) MINUTES=3 scripts/soak.sh ;;
     *) die "there is no step '$1'" "the steps are: ${QUICK[*]} ${REST[*]}" ;;

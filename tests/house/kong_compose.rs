@@ -1,14 +1,20 @@
-//! Holds docker-compose.yml and the Dockerfile to their promises.
+//! Checks the files for docker compose, and the Dockerfile.
 //!
-//! No Docker engine runs where this is tested: tests/kong/check.sh lets docker compose itself
-//! read the file, and the cases here state its required content.
+//! These tests need no Docker engine. tests/kong/check.sh and tests/kong_plugin/check.sh let docker
+//! compose itself read the files; the tests here check the required content.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use test_kit::repository::{read, root};
+
+/// The demo of the Wasm filter, and the demo of the Lua plugin.
+const DEMOS: [&str; 2] = [
+    "docker-compose.yml",
+    "deploy/compose-kong-plugin/docker-compose.yml",
+];
 
 #[test]
 fn every_service_says_when_it_is_ready() {
-    for (name, service) in services() {
+    for (name, service) in DEMOS.into_iter().flat_map(services_of) {
         assert!(
             service["healthcheck"]["test"].is_array(),
             "{name} has no health check: `docker compose up --wait` would not wait for it"
@@ -19,7 +25,7 @@ fn every_service_says_when_it_is_ready() {
 #[test]
 fn a_service_waits_until_what_it_needs_is_ready() {
     let mut waits = 0;
-    for (name, service) in services() {
+    for (name, service) in DEMOS.into_iter().flat_map(services_of) {
         let Some(needed) = service.get("depends_on") else {
             continue;
         };
@@ -31,13 +37,13 @@ fn a_service_waits_until_what_it_needs_is_ready() {
             waits += 1;
         }
     }
-    assert!(waits >= 5, "only {waits} waits");
+    assert!(waits >= 12, "only {waits} waits");
 }
 
 #[test]
 fn nothing_is_published_beyond_this_machine_and_each_port_can_be_moved() {
     let mut published = Vec::new();
-    for (name, service) in services() {
+    for (name, service) in DEMOS.into_iter().flat_map(services_of) {
         for port in texts(&service["ports"]) {
             assert!(
                 port.starts_with("127.0.0.1:${"),
@@ -46,14 +52,14 @@ fn nothing_is_published_beyond_this_machine_and_each_port_can_be_moved() {
             published.push(name.clone());
         }
     }
-    assert_eq!(published, ["keycloak", "kong"]);
+    assert_eq!(published, ["keycloak", "kong"].repeat(DEMOS.len()));
 }
 
 #[test]
 fn every_variable_has_a_default() {
-    let compose = read("docker-compose.yml");
+    let composes = DEMOS.map(read);
     let mut variables = 0;
-    for part in compose.split("${").skip(1) {
+    for part in composes.iter().flat_map(|text| text.split("${").skip(1)) {
         let inside = part.split('}').next().unwrap();
         if inside.starts_with('…') {
             continue;
@@ -64,7 +70,7 @@ fn every_variable_has_a_default() {
         );
         variables += 1;
     }
-    assert!(variables > 10, "found only {variables}");
+    assert!(variables > 20, "found only {variables}");
 }
 
 #[test]
@@ -191,37 +197,80 @@ fn a_body_that_never_comes_ends_the_request() {
 
 #[test]
 fn one_issuer_is_named_by_everybody() {
-    let services = services();
-    let url = &services["keycloak"]["environment"]["KC_HOSTNAME"];
-    assert_eq!(&services["kong"]["environment"]["KEYCLOAK_URL"], url);
-    assert_eq!(&services["setup"]["environment"]["KEYCLOAK_URL"], url);
+    for (demo, gateway) in DEMOS.into_iter().zip(["kong", "serve"]) {
+        let services = services_of(demo);
+        let url = &services["keycloak"]["environment"]["KC_HOSTNAME"];
+        assert_eq!(&services[gateway]["environment"]["KEYCLOAK_URL"], url);
+        assert_eq!(&services["setup"]["environment"]["KEYCLOAK_URL"], url);
+        assert_eq!(
+            services["service"]["environment"]["KEYCLOAK_ISSUER"],
+            format!("{}/realms/demo", url.as_str().unwrap())
+        );
+    }
+}
+
+#[test]
+fn the_plugin_lies_where_kong_looks_and_asks_the_service_of_its_network() {
+    let services = services_of(DEMOS[1]);
+    let kong = &services["kong"];
+    assert_eq!(kong["environment"]["KONG_DATABASE"], "off");
     assert_eq!(
-        services["service"]["environment"]["KEYCLOAK_ISSUER"],
-        format!("{}/realms/demo", url.as_str().unwrap())
+        kong["environment"]["KONG_PLUGINS"],
+        "bundled,apikey-jwt-exchange"
+    );
+    let path = kong["environment"]["KONG_LUA_PACKAGE_PATH"].as_str();
+    assert!(path.unwrap().starts_with("/opt/?.lua;"), "{path:?}");
+    assert!(
+        texts(&kong["volumes"]).contains(&"../../kong/plugins:/opt/kong/plugins:ro".to_owned())
+    );
+    assert!(
+        root()
+            .join("kong/plugins/apikey-jwt-exchange/handler.lua")
+            .is_file()
+    );
+    assert_eq!(
+        kong["environment"]["KONG_LOG_LEVEL"],
+        "${KONG_LOG_LEVEL:-notice}"
+    );
+
+    let beside = |name: &str| -> Value {
+        let path = DEMOS[1].replace("docker-compose.yml", name);
+        serde_norway::from_str(&read(&path)).unwrap()
+    };
+    let (kong, serve) = (beside("kong.yml"), beside("serve.yml"));
+    let plugin = &kong["services"][0]["plugins"][0];
+    assert_eq!(plugin["name"], "apikey-jwt-exchange");
+    assert_eq!(plugin["config"]["url"], "http://serve:8181/exchange");
+    assert_eq!(serve["listen"], json!(["0.0.0.0:8181"]));
+    assert_eq!(
+        serve["removes_headers"], true,
+        "the plugin removes each header that an answer names"
     );
 }
 
 #[test]
 fn every_mounted_file_exists() {
     let mut files = 0;
-    for (name, service) in services() {
-        for mount in texts(&service["volumes"]) {
-            let source = mount.split(':').next().unwrap();
-            // .run is made by the first start.
-            if source.starts_with("./") && source != "./.run" {
-                assert!(root().join(source).is_file(), "{name} mounts {source}");
-                files += 1;
+    for demo in DEMOS {
+        let folder = root().join(demo);
+        for (name, service) in services_of(demo) {
+            for mount in texts(&service["volumes"]) {
+                let source = mount.split(':').next().unwrap();
+                if source.starts_with('.') {
+                    let path = folder.parent().unwrap().join(source);
+                    assert!(path.exists(), "{name} mounts {source}");
+                    files += 1;
+                }
             }
         }
     }
-    assert!(files >= 8, "only {files} files");
+    assert!(files >= 16, "only {files} files");
 }
 
 #[test]
 fn every_image_is_pinned() {
-    let mut images: Vec<String> = services()
-        .values()
-        .filter_map(|service| service["image"].as_str().map(str::to_owned))
+    let mut images: Vec<String> = (DEMOS.into_iter().flat_map(services_of))
+        .filter_map(|(_, service)| service["image"].as_str().map(str::to_owned))
         .collect();
     for line in read("deploy/Dockerfile").lines() {
         if let Some(rest) = line.strip_prefix("FROM ") {
@@ -272,7 +321,11 @@ fn the_build_is_given_all_that_it_copies() {
 // --- how the files are read --------------------------------------------------
 
 fn services() -> Map<String, Value> {
-    let compose: Value = serde_norway::from_str(&read("docker-compose.yml")).unwrap();
+    services_of(DEMOS[0])
+}
+
+fn services_of(path: &str) -> Map<String, Value> {
+    let compose: Value = serde_norway::from_str(&read(path)).unwrap();
     compose["services"].as_object().unwrap().clone()
 }
 

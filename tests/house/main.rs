@@ -17,5 +17,6 @@ mod kong_schema;
 mod observe;
 mod pages;
 mod reasons;
+mod service;
 mod sizing;
 mod tidy;

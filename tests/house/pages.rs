@@ -25,13 +25,14 @@ use test_kit::page;
 use test_kit::repository::{read, root};
 
 /// The test that runs the commands of each page. The test's file must name the page.
-const RUN_BY: [(&str, &str); 17] = [
+const RUN_BY: [(&str, &str); 18] = [
     ("docs/audit.md", "tests/servers/e2e/cases/runbooks.rs"),
     (
         "docs/install/envoy.md",
         "tests/servers/e2e/cases/install.rs",
     ),
     ("docs/install/kong.md", "tests/house/pages.rs"),
+    ("docs/install/service.md", "tests/servers/cli/page.rs"),
     (
         "docs/management-api.md",
         "tests/servers/e2e/cases/management.rs",
@@ -77,7 +78,7 @@ const RUN_BY: [(&str, &str); 17] = [
 
 /// The commands of the two pages that start the whole stack, by their first line, each with its
 /// equivalent in the suite: a test cannot run the suite that it belongs to.
-const BLOCKS: [(&str, &str, &str); 10] = [
+const BLOCKS: [(&str, &str, &str); 11] = [
     (
         "README.md",
         "make run",
@@ -114,6 +115,11 @@ const BLOCKS: [(&str, &str, &str); 10] = [
         "CONTRIBUTING.md",
         "make up",
         "not run: needs a Docker engine",
+    ),
+    (
+        "CONTRIBUTING.md",
+        "GATEWAY=nginx cargo test",
+        "not run: the suite of this test; a part of it by make test-all, scripts/test.sh",
     ),
     (
         "CONTRIBUTING.md",
@@ -228,6 +234,13 @@ fn every_configuration_of_a_page_is_valid() {
     for path in pages() {
         for block in blocks(&read(&path), "yaml") {
             for document in documents(&path, &block) {
+                // A file of `apikeys serve`: it checks its exchanges itself.
+                if document.get("signing_key_file").is_some() {
+                    let read = crate::service::check("page", &block);
+                    read.unwrap_or_else(|fault| panic!("{path}: {fault}"));
+                    *found.entry(path.clone()).or_default() += 1;
+                    continue;
+                }
                 for config in configs(&path, &document) {
                     validate(&path, &validator, config);
                     *found.entry(path.clone()).or_default() += 1;
@@ -239,7 +252,9 @@ fn every_configuration_of_a_page_is_valid() {
         ("docs/install/envoy-gateway.md", 1),
         ("docs/install/envoy.md", 1),
         ("docs/install/istio.md", 1),
+        ("docs/install/kong-plugin.md", 1),
         ("docs/install/kong.md", 2),
+        ("docs/install/service.md", 1),
         ("docs/migrate/back.md", 1),
         ("docs/migrate/from-kong-key-auth.md", 3),
         ("docs/migrate/from-own-keys.md", 2),
@@ -320,6 +335,62 @@ fn every_upstream_of_an_installation_is_a_cluster_on_its_page() {
             let name = config[field].as_str().unwrap();
             let cluster = format!("cluster_name: {name}\n");
             assert!(text.contains(&cluster), "{path}: no cluster {name}");
+        }
+    }
+}
+
+/// Each block on a page that names a file of `deploy/gateways` is a part of that file, with ports filled
+/// in. The end-to-end suite runs the files.
+#[test]
+fn the_parts_of_a_gateways_file_on_a_page_are_the_files_own() {
+    let mut found = BTreeMap::new();
+    for (page, file) in [
+        ("nginx", "nginx.conf"),
+        ("caddy", "Caddyfile"),
+        ("haproxy", "haproxy.cfg"),
+        ("envoy-ext-authz", "envoy-ext-authz.yaml"),
+    ] {
+        let mut text = read(&format!("deploy/gateways/{file}"));
+        for (name, value) in [
+            ("SERVICE_PORT", "8001"),
+            ("APIKEYS_PORT", "8181"),
+            ("APIKEYS_GRPC_PORT", "8183"),
+        ] {
+            text = text.replace(&format!("${{{name}}}"), value);
+        }
+        let page = read(&format!("docs/install/{page}.md"));
+        let mark = format!("# {file}\n");
+        let blocks = [blocks(&page, "text"), blocks(&page, "yaml")].concat();
+        for part in blocks.iter().filter_map(|block| block.strip_prefix(&mark)) {
+            assert!(text.contains(part), "deploy/gateways/{file} has no\n{part}");
+            *found.entry(file).or_default() += 1;
+        }
+    }
+    let expected = [
+        ("nginx.conf", 2),
+        ("Caddyfile", 1),
+        ("haproxy.cfg", 1),
+        ("envoy-ext-authz.yaml", 2),
+    ];
+    assert_eq!(found, expected.into());
+}
+
+/// The gateways' demo runs the validator of `make run` in a separate Envoy.
+#[test]
+fn the_validator_behind_each_gateway_is_that_of_the_demo() {
+    let name = Regex::new(r"\$\{[A-Z_]+\}").expect("a pattern");
+    let parse = |path: &str| -> Value {
+        serde_norway::from_str(&name.replace_all(&read(path), "1")).expect("YAML")
+    };
+    let both = parse("deploy/envoy/envoy.yaml");
+    let alone = parse("deploy/gateways/validator.yaml");
+    for kind in ["listeners", "clusters"] {
+        let of = |config: &Value| -> Vec<Value> {
+            let list = config["static_resources"][kind].as_array().expect("a list");
+            list.clone()
+        };
+        for one in of(&alone) {
+            assert!(of(&both).contains(&one), "{}", one["name"]);
         }
     }
 }

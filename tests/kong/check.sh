@@ -10,73 +10,34 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-step() { printf '\n== %s\n' "$1"; }
-
-fail() {
-    printf 'check.sh: %s\n' "$1" >&2
-    exit 1
-}
-
-apt_updated=''
-
-# apt_install PACKAGE…: with apt-get as root, else stops with the reason.
-apt_install() {
-    if [[ $(id -u) -ne 0 ]] || ! command -v apt-get >/dev/null; then
-        fail "missing: $*. On Debian or Ubuntu: sudo apt-get install $*"
-    fi
-    if [[ -z $apt_updated ]]; then
-        apt-get update -qq
-        apt_updated=yes
-    fi
-    # Only nginx's program, no service on port 80.
-    local policy=/usr/sbin/policy-rc.d ours=''
-    if [[ ! -e $policy ]]; then
-        printf '#!/bin/sh\nexit 101\n' >"$policy"
-        chmod +x "$policy"
-        ours=yes
-    fi
-    local status=0
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null || status=$?
-    [[ -z $ours ]] || rm -f "$policy"
-    [[ $status -eq 0 ]] || fail "apt-get could not install $*; see its message above"
-}
+source tests/kong/lib.sh
 
 step 'Tools'
 command -v shellcheck >/dev/null || apt_install shellcheck
 command -v openssl >/dev/null || apt_install openssl
 command -v curl >/dev/null || apt_install curl
-PATH=$PATH:/usr/sbin:/sbin # where Debian has nginx, for users too
-lua=/usr/lib/nginx/modules/ngx_http_lua_module.so
-if ! command -v nginx >/dev/null || [[ ! -e $lua ]]; then
-    apt_install nginx-light libnginx-mod-http-lua
-fi
-# Today's plugin if it is there; Debian's older program reads the same file.
-if docker compose version >/dev/null 2>&1; then
-    compose=(docker compose)
-else
-    command -v docker-compose >/dev/null || apt_install docker-compose
-    compose=(docker-compose)
-fi
+need_nginx
+need_compose
 nginx -v 2>&1
-"${compose[@]}" version --short
+"${COMPOSE[@]}" version --short
 
 step 'Scripts'
-shellcheck kong/*.sh tests/kong/*.sh
+shellcheck --external-sources kong/*.sh tests/kong/*.sh tests/kong_plugin/*.sh
 echo 'shellcheck: nothing to say'
 
 step 'docker-compose.yml'
 # With no variable set, and with every one set. -f keeps override files out.
-env -u API_KEY_PREFIX "${compose[@]}" -f docker-compose.yml config >/dev/null
+env -u API_KEY_PREFIX "${COMPOSE[@]}" -f docker-compose.yml config >/dev/null
 configured=$(GATEWAY_PORT=18900 KEYCLOAK_PORT=18901 API_KEY_ENABLED=false API_KEY_PREFIX=acme_ \
     API_KEY_HASH_ALGORITHM=sha256 API_KEY_MAX_PER_USER=7 API_KEY_EXCHANGE_CACHE_TTL=60 \
     API_KEY_STORAGE=keycloak KEYCLOAK_ADMIN_PASSWORD=other POSTGRES_PASSWORD=other \
     RUN_DIR=/srv/run KONG_LOG_LEVEL=debug \
-    "${compose[@]}" -f docker-compose.yml config)
+    "${COMPOSE[@]}" -f docker-compose.yml config)
 for expected in 18900 18901 acme_ sha256 'http://localhost:18901' 'KC_BOOTSTRAP_ADMIN_PASSWORD: other' \
     /srv/run 'KONG_LOG_LEVEL: debug'; do
     [[ $configured == *"$expected"* ]] || fail "docker-compose.yml: $expected does not arrive where it should"
 done
-echo "${compose[*]} accepts it, with and without variables"
+echo "${COMPOSE[*]} accepts it, with and without variables"
 
 step 'Keycloak'
 work=$(mktemp -d)

@@ -27,7 +27,7 @@ use test_kit::store::Shared;
 const TICK_US: u64 = 200_000;
 /// A turn of the host's loop: the time of a yield without a wait.
 const TURN_US: u64 = 200;
-/// A request that takes longer than this waits for more than its own calls and its own hash.
+/// A slower request has waited for more than its own calls and hash.
 pub const HELD_UP_MS: u64 = 250;
 /// The default of `l1_entries`.
 pub const L1_ENTRIES: usize = 10_000;
@@ -43,7 +43,7 @@ pub struct Scenario {
     pub l2_slots: Option<u32>,
     /// The time of a call to Keycloak, there and back.
     pub call_ms: u64,
-    /// The calls that Keycloak works at at once; the others wait there. None is no bound.
+    /// The calls that Keycloak works on at once; it queues the others. None: no limit.
     pub keycloak_at_once: Option<usize>,
     pub hash: Hash,
     /// The keys were verified on this node before; no token is there either way.
@@ -86,7 +86,7 @@ impl Scenario {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hash {
     Sha256,
-    /// With so many milliseconds for each verification.
+    /// bcrypt, with the milliseconds for each verification.
     Bcrypt {
         verification_ms: u64,
     },
@@ -98,7 +98,7 @@ pub struct Outcome {
     pub requests: u64,
     /// Requests that went on at once with a cached token.
     pub hits: u64,
-    /// Requests that were refused, since too many keys came at once.
+    /// Requests refused because too many keys came at once.
     pub refused: u64,
     pub yields: u64,
     /// Requests that led a first use, or a refresh.
@@ -176,7 +176,7 @@ struct VirtualNode<'a> {
     shared: Shared,
     realm: Realm,
     call_us: u64,
-    /// When each of Keycloak's hands is free; empty where it has as many as it takes.
+    /// The instants at which each of Keycloak's workers is free; empty without a limit.
     hands_us: Vec<u64>,
     /// The time of each slice of a verification.
     slice_us: u64,

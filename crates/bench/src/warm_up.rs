@@ -25,8 +25,8 @@ pub fn cold_node(keys: usize, hash: Hash, seconds: u64) -> Scenario {
     }
 }
 
-/// A row of the table in `docs/performance.md`. Keycloak works at so many calls at once, or at any
-/// number of them.
+/// A row of the table in `docs/performance.md`. Keycloak works on `at_once` calls, or on any number of
+/// them.
 #[must_use]
 pub fn row(keys: usize, hash: Hash, at_once: Option<usize>, seconds: u64) -> Vec<String> {
     let scenario = Scenario {

@@ -18,7 +18,7 @@ pub enum Event<'a> {
         /// [`ANSWER_BYTES_MAX`](crate::keycloak::ANSWER_BYTES_MAX).
         body: Option<&'a [u8]>,
     },
-    /// The computation is done: whether the key is the hashed one.
+    /// The computation has ended. `true`: the key matches the hash.
     Computed(bool),
     /// It failed, for this reason, as far as the host gives one.
     Failed(&'a str),
@@ -42,7 +42,7 @@ impl<'a> Event<'a> {
                 body: Some(body),
             } => Ok((status, body)),
             Self::Answer { body: None, .. } => Err("the answer is too large"),
-            Self::Computed(_) => Err("a computation in the place of an answer"),
+            Self::Computed(_) => Err("a computation instead of an answer"),
             Self::Failed(why) => Err(why),
         }
     }
@@ -85,12 +85,12 @@ pub enum Effect {
         /// How long to wait for the end of the yield.
         timeout_ms: u64,
     },
-    /// Run this bcrypt to its end on another thread. A shell gets it where it has asked for it, by
-    /// [`Gate::apart`](crate::exchange::gate::Gate::apart).
+    /// Run this bcrypt to its end on another thread. Only a shell with a gate of
+    /// [`Gate::apart`](crate::exchange::gate::Gate::apart) gets this effect.
     Compute {
         /// The verification.
         job: Box<BcryptJob>,
-        /// How long to wait for its end.
+        /// The longest wait for its end.
         timeout_ms: u64,
     },
 }

@@ -1,5 +1,5 @@
-//! The work between requests: polls of revocations, self-checks, renewals, and the signing key's
-//! file.
+//! Work between requests: polls for revocations, self-checks, renewals, and watching the files of
+//! the signing keys.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,39 +18,39 @@ use crate::exchange::{Done, carry_out};
 use crate::log;
 use crate::service::{KeyFiles, Route, State};
 
-/// The time between two ticks.
 const TICK: Duration = Duration::from_millis(200);
-/// The time between two looks at the signing keys.
+/// The time between two reads of the signing keys' files.
 const KEYS_PERIOD: Duration = Duration::from_secs(1);
-/// Each renews one token at a time.
+/// Sets of jobs for each route. Each set renews one token at a time.
 const JOBS: usize = 8;
 
-/// One set of jobs of a route.
+/// One set of background jobs of a route.
 #[derive(Default)]
 struct Jobs {
     background: Background,
     renewed: Renewed,
 }
 
-/// Works for a route until the process ends.
+/// Runs a route's background jobs until the process ends.
 pub(crate) async fn work(route: Arc<Route>) {
-    let jobs: Vec<_> = (0..JOBS)
-        .map(|_| Arc::new(Mutex::new(Jobs::default())))
-        .collect();
+    let mut state = route.state();
+    let mut jobs = new_jobs();
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
-        let state = route.state();
+        let now = route.state();
+        if !now.is(&state) {
+            // Jobs under way keep the old state until their calls end.
+            (state, jobs) = (now, new_jobs());
+        }
         tick(&route, &state);
         for jobs in &jobs {
-            // A tick never waits for the end of a call.
+            // Skips jobs that handle an answer right now: a tick never waits for them.
             let Ok(mut held) = jobs.try_lock() else {
                 continue;
             };
-            let effect = state.with_env(&route.shared, None, |env, watch, _| {
-                held.background.tick(watch, env)
-            });
+            let effect = state.with_env(None, |env, watch, _| held.background.tick(watch, env));
             tell(&route, &state, &mut held);
             drop(held);
             if let Some(effect) = effect {
@@ -61,10 +61,14 @@ pub(crate) async fn work(route: Arc<Route>) {
     }
 }
 
-/// Learns of revocations, and writes counts by key.
+fn new_jobs() -> Vec<Arc<Mutex<Jobs>>> {
+    (0..JOBS).map(|_| Arc::default()).collect()
+}
+
+/// Learns of revocations, and logs how often each key was used.
 fn tick(route: &Route, state: &State) {
     let realm = &route.config.realm.name;
-    let (notice, used) = state.with_env(&route.shared, None, |env, _, _| {
+    let (notice, used) = state.with_env(None, |env, _, _| {
         let notice = env.worker.tick(env.now, env.store);
         (notice, env.worker.take_usage(env.now, env.store))
     });
@@ -87,20 +91,20 @@ fn tick(route: &Route, state: &State) {
     });
 }
 
-/// Carries out the jobs' calls, one after the other.
+/// Carries out a set's calls, one after the other.
 async fn carry_on(route: &Route, state: &State, jobs: &Mutex<Jobs>, first: Effect) {
     let mut next = Some(first);
     while let Some(effect) = next {
         let done: Done = carry_out(route, effect, None).await;
         let mut held = jobs.lock().await;
-        next = state.with_env(&route.shared, None, |env, watch, _| {
+        next = state.with_env(None, |env, watch, _| {
             held.background.handle_event(done.event(), watch, env)
         });
         tell(route, state, &mut held);
     }
 }
 
-/// Tells the log the news of polls and self-checks, and counts renewals.
+/// Logs news of polls and self-checks, and counts renewals.
 fn tell(route: &Route, state: &State, jobs: &mut Jobs) {
     let renewed = jobs.background.renewed();
     let before = std::mem::replace(&mut jobs.renewed, renewed);
@@ -132,15 +136,15 @@ fn tell(route: &Route, state: &State, jobs: &mut Jobs) {
     }
 }
 
-/// Whether keys can work: Keycloak gives the gateway a token, with the roles that it needs.
+/// Whether keys can work: Keycloak gives the gateway a token with the roles that it needs.
 fn has_passed(findings: &Findings) -> bool {
     [Check::ServiceToken, Check::Roles]
         .into_iter()
         .all(|check| matches!(findings.of(check), Found::Good | Found::Warning(_)))
 }
 
-/// Watches the files of the signing keys. A key that cannot be used is told of once, and the one
-/// before stays. `reread` asks for a look at once.
+/// Watches the files of the signing keys. A key that cannot be used is logged once, and the key
+/// before it stays in use. `reread` asks for a check without delay.
 pub(crate) async fn watch_keys(
     routes: Vec<Arc<Route>>,
     files: KeyFiles,
@@ -157,26 +161,19 @@ pub(crate) async fn watch_keys(
             continue;
         }
         known = seen;
-        for route in &routes {
-            match route.read_keys_again() {
-                Ok(true) => {
-                    tracing::info!("{}: the signing key has changed and is in use", route.name);
-                }
-                Ok(false) => tracing::info!(
-                    "{}: the signing key's file has changed, and holds the key in use",
-                    route.name
-                ),
-                Err(fault) => tracing::error!(
-                    "{}: the signing key has changed and cannot be used, so the one before stays: \
-                     {fault:#}",
-                    route.name
-                ),
+        match Route::read_keys_again(&routes) {
+            Ok(true) => tracing::info!("the signing key has changed and is in use"),
+            Ok(false) => {
+                tracing::info!("the signing key's file has changed, and holds the key in use");
             }
+            Err(fault) => tracing::error!(
+                "the signing key has changed and cannot be used, so the one before stays: {fault:#}"
+            ),
         }
     }
 }
 
-/// A digest of the files, to see a change; of nothing where one cannot be read.
+/// A digest of the files, to notice a change. A file that cannot be read counts as empty.
 async fn digest(files: &KeyFiles) -> [u8; 32] {
     let mut hasher = Sha256::new();
     for path in [&files.signing_key, &files.management_signing_key] {

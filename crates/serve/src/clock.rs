@@ -4,7 +4,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use apikeys_core::clock::UnixMillis;
 
-/// The wall clock. Where it is set to before 1970, an instant so late that no token is valid.
+/// The wall clock. If it is set to before 1970, returns a far future instant: no token is valid then.
 #[expect(clippy::disallowed_methods, reason = "the shell reads the clock")]
 pub(crate) fn now() -> UnixMillis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).ok();
@@ -12,13 +12,13 @@ pub(crate) fn now() -> UnixMillis {
     UnixMillis(ms.unwrap_or(u64::MAX / 4))
 }
 
-/// The instant, by a clock that is never set.
+/// The monotonic clock.
 #[expect(clippy::disallowed_methods, reason = "the shell reads the clock")]
 pub(crate) fn instant() -> Instant {
     Instant::now()
 }
 
-/// Microseconds since then.
+/// Microseconds since an instant.
 pub(crate) fn since_us(then: Instant) -> u64 {
     let took = instant().saturating_duration_since(then).as_micros();
     u64::try_from(took).unwrap_or(u64::MAX)

@@ -1,7 +1,8 @@
 //! The configuration of the service: one YAML or JSON file.
 //!
-//! An exchange has the filter's fields, and the core reads them. The fields that only a gateway needs
-//! are filled in here: where calls go is this file's matter, and the signing key comes from a file.
+//! An exchange has the filter's fields, and the core reads them. This module fills in the fields that
+//! only a gateway needs: the service has its own addresses of Keycloak, and reads the signing key from
+//! a file.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,17 +15,26 @@ use apikeys_core::config::Config;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-/// Fields of the filter that hold or name a key: here a file does.
+/// The filter's fields for signing keys. The service refuses them: it reads keys from files.
 const KEY_FIELDS: [&str; 4] = [
     "signing_key",
     "signing_key_property",
     "management_signing_key",
     "management_signing_key_property",
 ];
-/// The longest name of an exchange.
 const NAME_BYTES_MAX: usize = 64;
 
-/// The file as it is written.
+/// Headers that cannot carry a key: the answers use them, or HTTP needs them.
+const TAKEN_HEADERS: [&str; 6] = [
+    "apikeys-key-id",
+    "apikeys-owner-id",
+    "apikeys-problem",
+    "content-type",
+    "date",
+    "expect",
+];
+
+/// The file, before it is checked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -66,13 +76,13 @@ pub(crate) struct Settings {
     pub(crate) signing_key_file: PathBuf,
     pub(crate) management_signing_key_file: PathBuf,
     pub(crate) keycloak_ca_file: Option<PathBuf>,
-    /// The gateways take out of a request each header that an answer names.
+    /// The gateways remove each header that an answer names.
     pub(crate) removes_headers: bool,
     pub(crate) exchanges: Exchanges,
     pub(crate) management: Option<Target>,
 }
 
-/// The exchanges, by the way that requests name them.
+/// The exchanges, and how requests choose one.
 #[derive(Debug)]
 pub(crate) enum Exchanges {
     /// One, without a name.
@@ -81,7 +91,7 @@ pub(crate) enum Exchanges {
     Named(BTreeMap<String, Target>),
 }
 
-/// A configuration of the core, and the addresses of its Keycloak.
+/// One exchange's configuration, and the addresses of its Keycloak.
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) config: Arc<Config>,
@@ -89,7 +99,7 @@ pub(crate) struct Target {
     pub(crate) keycloak: Vec<String>,
 }
 
-/// A place to listen at.
+/// An address to listen on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Address {
     /// A TCP address.
@@ -108,10 +118,10 @@ impl fmt::Display for Address {
 }
 
 impl Settings {
-    /// Reads a file. Relative paths in it start at its folder.
+    /// Reads a file. Relative paths in it start at the file's folder.
     ///
     /// # Errors
-    /// The fault, with its field. No message repeats a value of an exchange.
+    /// The first fault, with its field. No message repeats a value of an exchange.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read {}", path.display()))?;
@@ -120,11 +130,15 @@ impl Settings {
     }
 
     fn parse(text: &str, folder: &Path) -> Result<Self> {
-        // YAML's own value refuses a field that comes twice.
+        // Parsing into a YAML value first refuses duplicate fields.
         let value: serde_norway::Value = serde_norway::from_str(text)
             .map_err(|fault| anyhow::anyhow!("is neither YAML nor JSON{}", place(&fault)))?;
         let written: Written = serde_norway::from_value(value)?;
-        let at = |path: PathBuf| folder.join(path);
+        let at = |path: PathBuf| -> Result<PathBuf> {
+            let is_key = path.to_string_lossy().contains("-----");
+            ensure!(!is_key, "give the path of a file, not the key itself");
+            Ok(folder.join(path))
+        };
         let keycloak = |fields: &Map<String, Value>| -> Result<Vec<String>> {
             match written.keycloak_addresses.as_slice() {
                 [] => Ok(vec![keycloak_of(fields)?]),
@@ -136,6 +150,10 @@ impl Settings {
                 let keycloak = keycloak(&fields)?;
                 fill_in(&mut fields)?;
                 let config = Config::from_json(Value::Object(fields).to_string().as_bytes())?;
+                let taken = |name: &&String| TAKEN_HEADERS.contains(&name.as_str());
+                if let Some(name) = config.headers.iter().find(taken) {
+                    bail!("headers: {name} cannot carry a key here; choose another name");
+                }
                 let config = Arc::new(config);
                 Ok(Target { config, keycloak })
             };
@@ -152,7 +170,7 @@ impl Settings {
                 }
                 Exchanges::Named(exchanges)
             }
-            _ => bail!("give either exchange, or exchanges with one at least"),
+            _ => bail!("give either exchange, or exchanges with at least one"),
         };
         let each = match &exchanges {
             Exchanges::One(target) => vec![target],
@@ -175,22 +193,49 @@ impl Settings {
                 "management: mode must be manage"
             );
         }
+        if management.is_some() && each.iter().any(|target| target.config.l2_slots == 0) {
+            bail!(
+                "l2_slots: must not be 0 in an exchange beside management: it would miss its revocations"
+            );
+        }
         let listen_management = addresses(&written.listen_management, folder)?;
         ensure!(
             listen_management.is_empty() == management.is_none(),
             "listen_management and management belong together: give both, or none"
         );
-        let signing_key_file = at(written.signing_key_file);
+        let signing_key_file = at(written.signing_key_file).context("signing_key_file")?;
+        let management_signing_key_file = written.management_signing_key_file.map(at).transpose();
+        let management_signing_key_file =
+            management_signing_key_file.context("management_signing_key_file")?;
+        let listen = addresses(&written.listen, folder)?;
+        let listen_grpc = addresses(&written.listen_grpc, folder)?;
+        let listen_operations = addresses(&written.listen_operations, folder)?;
+        ensure!(
+            !(listen.is_empty() && listen_grpc.is_empty()),
+            "listen and listen_grpc are empty: no gateway could reach an exchange"
+        );
+        let all = [
+            &listen,
+            &listen_grpc,
+            &listen_management,
+            &listen_operations,
+        ];
+        let all: Vec<&Address> = all.into_iter().flatten().collect();
+        for (at, address) in all.iter().enumerate() {
+            ensure!(
+                !all.iter().take(at).any(|known| known == address),
+                "{address} is given twice"
+            );
+        }
         Ok(Self {
-            listen: addresses(&written.listen, folder)?,
-            listen_grpc: addresses(&written.listen_grpc, folder)?,
+            listen,
+            listen_grpc,
             listen_management,
-            listen_operations: addresses(&written.listen_operations, folder)?,
-            management_signing_key_file: written
-                .management_signing_key_file
-                .map_or_else(|| signing_key_file.clone(), at),
+            listen_operations,
+            management_signing_key_file: management_signing_key_file
+                .unwrap_or_else(|| signing_key_file.clone()),
             signing_key_file,
-            keycloak_ca_file: written.keycloak_ca_file.map(at),
+            keycloak_ca_file: written.keycloak_ca_file.map(at).transpose()?,
             removes_headers: written.removes_headers,
             exchanges,
             management,
@@ -198,7 +243,7 @@ impl Settings {
     }
 }
 
-/// The line and column of a fault. Its own words may repeat a secret.
+/// The line and column of a fault. The parser's own message may repeat a secret.
 fn place(fault: &serde_norway::Error) -> String {
     let place = fault.location();
     place.map_or_else(String::new, |place| {
@@ -206,10 +251,12 @@ fn place(fault: &serde_norway::Error) -> String {
     })
 }
 
-/// Fills in the fields that the core wants and only a gateway needs.
+/// Fills in the fields that the core requires and only a gateway needs.
 fn fill_in(fields: &mut Map<String, Value>) -> Result<()> {
     if let Some(field) = KEY_FIELDS.iter().find(|field| fields.contains_key(**field)) {
-        bail!("{field}: here a file holds the key; name it in signing_key_file");
+        bail!(
+            "{field}: not a field of the service; put the path of the key's file into signing_key_file"
+        );
     }
     let unused = Value::from("unused");
     for field in ["keycloak_upstream", "yield_upstream"] {
@@ -222,7 +269,7 @@ fn fill_in(fields: &mut Map<String, Value>) -> Result<()> {
     Ok(())
 }
 
-/// The address of the Keycloak that an exchange names.
+/// The address of an exchange's Keycloak, by its own fields.
 fn keycloak_of(fields: &Map<String, Value>) -> Result<String> {
     let text = |name: &str| fields.get(name).and_then(Value::as_str);
     if let Some(upstream) = text("keycloak_upstream") {
@@ -242,11 +289,16 @@ fn base_url(url: &str) -> Result<String> {
     let parsed: http::Uri = url.parse().ok().context(NO_BASE_URL)?;
     let is_http = matches!(parsed.scheme_str(), Some("http" | "https"));
     let has_path = !matches!(parsed.path(), "" | "/") || parsed.query().is_some();
+    let port = parsed.authority().is_some_and(|text| {
+        let port = text.as_str().rsplit_once(':');
+        port.is_none_or(|(_, port)| port.ends_with(']') || parsed.port_u16().is_some())
+    });
     let names_user = parsed
         .authority()
         .is_some_and(|text| text.as_str().contains('@'));
+    let has_host = parsed.host().is_some_and(|host| !host.is_empty());
     ensure!(
-        is_http && parsed.host().is_some_and(|host| !host.is_empty()) && !has_path && !names_user,
+        is_http && has_host && port && !has_path && !names_user && !url.contains('#'),
         NO_BASE_URL
     );
     Ok(url.trim_end_matches('/').to_owned())
@@ -275,7 +327,7 @@ fn address(text: &str, folder: &Path) -> Result<Address> {
     }
     let address = text.parse().ok();
     address.map(Address::Tcp).with_context(|| {
-        format!("{text:?} is no place to listen at: give IP:PORT, or unix:/path/to/socket")
+        format!("{text:?} is not an address to listen on: give IP:PORT, or unix:/path/to/socket")
     })
 }
 
@@ -341,7 +393,7 @@ exchange:
             with("colour: red")
         );
         assert!(with("  colour: red").contains("exchange: configuration: unknown field"));
-        assert!(with("  signing_key: SECRET").contains("signing_key: here a file"));
+        assert!(with("  signing_key: SECRET").contains("signing_key: not a field"));
         assert!(!with("  index_key: SECRET").contains("SECRET"));
         assert!(with("  mode: manage").contains("audience"));
         assert!(
@@ -349,9 +401,32 @@ exchange:
             "{}",
             with("  realm: other")
         );
-        assert!(with("listen: ['localhost']").contains("\"localhost\" is no place"));
+        assert!(with("listen: ['localhost']").contains("\"localhost\" is not an address"));
         assert!(with("listen_management: ['127.0.0.1:1']").contains("belong together"));
-        assert!(with("keycloak_addresses: ['https://kc/auth']").contains("without a path"));
+        for url in [
+            "https://kc/auth",
+            "http://kc:1/#x",
+            "http://kc:99999",
+            "http://a@kc",
+            "kc",
+        ] {
+            let said = with(&format!("keycloak_addresses: ['{url}']"));
+            assert!(said.contains("without a path"), "{said}");
+        }
+        parse(&format!(
+            "{ONE}keycloak_addresses: ['http://[::1]:80', 'https://[::1]']"
+        ))
+        .unwrap();
+        assert!(with("listen: []").contains("no gateway could"));
+        assert!(with("listen: ['127.0.0.1:8182']").contains("127.0.0.1:8182 is given twice"));
+        assert!(with("  headers: [expect]").contains("expect cannot carry a key"));
+        let pem = ONE.replace("key.pem", "'-----BEGIN PRIVATE KEY-----SECRET'");
+        assert!(
+            fault(&pem).contains("signing_key_file: give the path"),
+            "{}",
+            fault(&pem)
+        );
+        assert!(!fault(&pem).contains("SECRET"));
         assert!(with("exchanges: {}").contains("either exchange, or exchanges"));
         assert!(fault("signing_key_file: [").contains("neither YAML nor JSON (line"));
         let named = ONE.replace("exchange:\n", "exchanges:\n a/b:\n");

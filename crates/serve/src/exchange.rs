@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use apikeys_core::api_key::hash::{BcryptJob, ROUNDS_PER_SLICE};
 use apikeys_core::audit::{self, Line};
 use apikeys_core::clock::UnixMillis;
 use apikeys_core::config::Config;
@@ -12,6 +13,7 @@ use apikeys_core::machine::{Effect, Event};
 use apikeys_core::metrics::Way;
 use apikeys_core::rejection::{Reason, Rejection};
 use apikeys_core::trace::TraceContext;
+use tokio::sync::Semaphore;
 use tokio::task;
 
 use crate::clock;
@@ -22,7 +24,7 @@ use crate::service::{Route, State};
 
 /// The verdict on a request, for its gateway.
 pub(crate) enum Verdict {
-    /// It goes on with a token.
+    /// The gateway forwards it with a token.
     Exchanged {
         /// The value for `Authorization`.
         authorization: Arc<str>,
@@ -30,26 +32,26 @@ pub(crate) enum Verdict {
         key_id: String,
         /// Keycloak's id of the owner.
         owner_id: String,
-        /// The headers that tell the service the key, where the configuration says so.
+        /// The identity headers for the service behind the gateway, if the configuration sets them.
         identity: Vec<(&'static str, String)>,
-        /// The headers that must not go on.
+        /// The headers that the gateway must remove.
         remove: Vec<String>,
     },
-    /// It goes on as it came, but for these headers.
+    /// The gateway forwards it as it came, except for these headers.
     Passed {
-        /// The headers that must not go on.
+        /// The headers that the gateway must remove.
         remove: Vec<String>,
     },
-    /// It is answered by the gateway.
+    /// The gateway refuses it with this answer.
     Refused {
-        /// The answer.
+        /// The status and headers of the answer.
         rejection: Rejection,
         /// The answer's body.
         body: String,
     },
 }
 
-/// An exchange under way. Where the gateway goes away it ends, and gives back its claims.
+/// An exchange under way. If the gateway disconnects, the exchange ends and releases its claims.
 struct UnderWay<'a> {
     route: &'a Route,
     request: &'a Request,
@@ -71,21 +73,23 @@ impl Drop for UnderWay<'_> {
 impl UnderWay<'_> {
     fn ask<T>(&mut self, act: impl FnOnce(&mut Exchange, &mut Env<'_>) -> T) -> T {
         let Self {
-            route,
             request,
             state,
             exchange,
             ..
         } = self;
         let source = request.source.as_deref();
-        state.with_env(&route.shared, source, |env, _, _| act(exchange, env))
+        state.with_env(source, |env, _, _| act(exchange, env))
     }
 }
 
-/// Judges a request. `removes`: its gateway takes out each header that the verdict names; if not, it
-/// takes out those that its own configuration names.
+/// Judges a request. `removes`: the gateway removes each header that the verdict names. Otherwise it
+/// removes only the headers in its own configuration.
 pub(crate) async fn judge(route: &Route, request: &Request, removes: bool) -> Verdict {
     let began = clock::instant();
+    if request.source.is_none() {
+        route.has_no_address();
+    }
     let mut under_way = UnderWay {
         route,
         request,
@@ -102,13 +106,13 @@ pub(crate) async fn judge(route: &Route, request: &Request, removes: bool) -> Ve
             return report.refuse(reason.rejection(), &reason.to_string());
         }
     };
-    // Envoy may know more headers than it shows, so all three names are always among them.
+    // Envoy may hold headers that it does not send here, so the three identity headers always go.
     let claimed = claims.iter().filter(|name| !identity::NAMES.contains(name));
     let names = identity::NAMES.iter().chain(claimed);
     let mut remove: Vec<String> = names.map(|name| (*name).to_owned()).collect();
     if let Some(name) = beyond_reach(&route.config, &claims, removes) {
         let report = Report::of(&under_way, clock::since_us(began));
-        let reason = format!("the gateway cannot take out the header {}", loggable(name));
+        let reason = format!("the gateway cannot remove the header {}", loggable(name));
         return report.refuse(Rejection::AmbiguousCredentials, &reason);
     }
     if !route.config.enabled {
@@ -136,12 +140,12 @@ pub(crate) async fn judge(route: &Route, request: &Request, removes: bool) -> Ve
         }
         Output::Pass(why) => report.pass(why, remove),
         Output::Reject { rejection, reason } => report.refuse(rejection, &reason.to_string()),
-        // The loop above ends with another output.
-        Output::Await(_) => report.refuse(Rejection::IdentityProviderUnavailable, "no end"),
+        // Unreachable: the loop above ends with another output.
+        Output::Await(_) => report.refuse(Rejection::IdentityProviderUnavailable, "not finished"),
     }
 }
 
-/// The first of these names that the gateway does not take out.
+/// The first of these headers that the gateway does not remove.
 fn beyond_reach<'a>(config: &Config, names: &[&'a str], removes: bool) -> Option<&'a str> {
     let is_known = |name: &&&str| {
         let same = |known: &str| known.eq_ignore_ascii_case(name);
@@ -159,7 +163,7 @@ pub(crate) enum Done {
 }
 
 impl Done {
-    /// The outcome as a machine takes it.
+    /// The outcome, as an event for a machine.
     pub(crate) fn event(&self) -> Event<'_> {
         match self {
             Self::Answered(answer) => answer.event(),
@@ -190,7 +194,6 @@ async fn perform(
     done
 }
 
-/// Carries out an effect.
 pub(crate) async fn carry_out(route: &Route, effect: Effect, trace: Option<&TraceContext>) -> Done {
     match effect {
         Effect::Call { call, timeout_ms } => {
@@ -215,25 +218,9 @@ pub(crate) async fn carry_out(route: &Route, effect: Effect, trace: Option<&Trac
             tokio::time::sleep(Duration::from_millis(ms)).await;
             Done::Turn
         }
-        Effect::Compute {
-            mut job,
-            timeout_ms,
-        } => {
-            let shared = &route.shared;
-            let computing = async {
-                let permit = shared.computing.acquire().await.ok()?;
-                let counted = Arc::clone(&route.shared);
-                let computing = task::spawn_blocking(move || {
-                    let began = clock::instant();
-                    let same = job.run(u32::MAX);
-                    counted.count(|metrics| metrics.slice_took(clock::since_us(began)));
-                    same
-                });
-                let same = computing.await.ok()?;
-                drop(permit);
-                same
-            };
+        Effect::Compute { job, timeout_ms } => {
             let limit = Duration::from_millis(timeout_ms);
+            let computing = compute(Arc::clone(&route.shared.computing), job);
             match tokio::time::timeout(limit, computing).await {
                 Ok(Some(same)) => Done::Computed(same),
                 _ => Done::Answered(Answer::Failed("not computed in time".to_owned())),
@@ -242,7 +229,28 @@ pub(crate) async fn carry_out(route: &Route, effect: Effect, trace: Option<&Trac
     }
 }
 
-/// The end of an exchange, for the metrics, the audit log and the gateway.
+/// Runs a verification on its own thread, once a permit is free. If the caller stops waiting, the
+/// verification stops after the current slice. It holds its permit until then.
+async fn compute(permits: Arc<Semaphore>, mut job: Box<BcryptJob>) -> Option<bool> {
+    let permit = permits.acquire_owned().await.ok()?;
+    let waiting = Arc::new(());
+    let waited_for = Arc::downgrade(&waiting);
+    let computing = task::spawn_blocking(move || {
+        let _permit = permit;
+        while waited_for.strong_count() > 0 {
+            let done = job.run(ROUNDS_PER_SLICE);
+            if done.is_some() {
+                return done;
+            }
+        }
+        None
+    });
+    let same = computing.await.ok()?;
+    drop(waiting);
+    same
+}
+
+/// Reports the end of an exchange to the metrics, the audit log and the gateway.
 struct Report<'a, 'b> {
     under_way: &'a UnderWay<'b>,
     took_us: u64,
@@ -327,5 +335,35 @@ impl<'a, 'b> Report<'a, 'b> {
             keycloak_ms: self.under_way.keycloak_us / 1000,
         };
         log::audit(&line(facts, clock::now()).json());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use apikeys_core::api_key::hash::{StoredHash, Verification};
+
+    fn job(cost: u32) -> Box<BcryptJob> {
+        let hash = format!("$2b${cost:02}${}", ".".repeat(53));
+        match StoredHash::parse(&hash).unwrap().verify(b"a key") {
+            Verification::Computing(job) => job,
+            Verification::Decided(_) => panic!("bcrypt is computed"),
+        }
+    }
+
+    #[tokio::test]
+    async fn verifications_that_nobody_waits_for_end_and_the_next_one_has_its_turn() {
+        let permits = Arc::new(Semaphore::new(1));
+        assert_eq!(compute(Arc::clone(&permits), job(4)).await, Some(false));
+        // Run to their end one after the other, they would take more than a minute.
+        for _ in 0..60 {
+            let long = compute(Arc::clone(&permits), job(14));
+            let soon = Duration::from_millis(20);
+            assert!(tokio::time::timeout(soon, long).await.is_err());
+        }
+        let next = compute(Arc::clone(&permits), job(4));
+        let next = tokio::time::timeout(Duration::from_secs(30), next).await;
+        assert_eq!(next.unwrap(), Some(false));
+        assert_eq!(permits.available_permits(), 1);
     }
 }

@@ -1,7 +1,8 @@
-//! Forward auth over HTTP: a gateway asks about each request before it sends it on.
+//! Forward auth over HTTP: a gateway asks about each request before it forwards it.
 //!
-//! 200 tells the headers to send on; any other answer is for the client. For nginx `auth_request`,
-//! Traefik `forwardAuth`, Caddy `forward_auth`, HAProxy, Kong's plugin and Envoy's HTTP `ext_authz`.
+//! A 200 carries the headers to forward. The gateway sends any other answer to the client. For nginx
+//! `auth_request`, Traefik `forwardAuth`, Caddy `forward_auth`, HAProxy, Kong's plugin and Envoy's
+//! HTTP `ext_authz`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,13 +18,13 @@ use crate::listen::Body;
 use crate::request::Request;
 use crate::service::{Route, Service};
 
-/// The path in front of all others.
+/// The prefix of all paths.
 const PATH: &str = "/exchange";
-/// The headers that must not go on, by the name that Envoy knows the list by.
+/// Lists the headers to remove from the request. Envoy defines this name.
 const TO_REMOVE: &str = "x-envoy-auth-headers-to-remove";
-/// The answer's body in a header, for gateways that show no body of it.
+/// Repeats the answer's body, for gateways that can read only an answer's headers.
 const PROBLEM: &str = "apikeys-problem";
-/// The key's id and its owner, for the gateway alone.
+/// The key's id and its owner's id, for the gateway only.
 const KEY_ID: &str = "apikeys-key-id";
 const OWNER_ID: &str = "apikeys-owner-id";
 
@@ -81,7 +82,7 @@ fn tell(route: &Route, request: &Request, verdict: Verdict) -> Response<Body> {
                     answer.headers_mut().insert(AUTHORIZATION, value);
                     answer
                 }
-                // No token has such a byte.
+                // Unreachable: no token has a byte that a header cannot hold.
                 Err(_) => refuse(route, Rejection::IdentityProviderUnavailable, String::new()),
             }
         }

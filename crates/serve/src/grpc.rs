@@ -1,8 +1,8 @@
 //! Envoy's external authorization over gRPC: `envoy.service.auth.v3.Authorization/Check`.
 //!
-//! The messages below are the part of Envoy's that is read and written here, by their numbers in its
-//! `external_auth.proto`, `attribute_context.proto` and `base.proto` (API v3). A crate with all of
-//! them compiles for over a minute.
+//! The messages below hold only the fields that this module reads or writes. Their tags are those of
+//! Envoy's `external_auth.proto`, `attribute_context.proto` and `base.proto` (API v3). A crate with all
+//! messages compiles for over a minute.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
 use crate::exchange::{Verdict, judge};
-use crate::request::Request;
+use crate::request::{Request, is_address};
 use crate::service::{Route, Service};
 
 const PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -68,10 +68,10 @@ struct AttributesRequest {
 struct HttpRequest {
     #[prost(string, tag = "2")]
     method: String,
-    /// Headers that came more than once are one here, joined by commas.
+    /// Joins repeated headers by commas.
     #[prost(map = "string, string", tag = "3")]
     headers: HashMap<String, String>,
-    /// The headers one by one, where Envoy is told `encode_raw_headers`.
+    /// Each header separately; set if Envoy's `encode_raw_headers` is on.
     #[prost(message, optional, tag = "13")]
     header_map: Option<HeaderMap>,
 }
@@ -138,12 +138,12 @@ struct OkResponse {
 struct HeaderValueOption {
     #[prost(message, optional, tag = "1")]
     header: Option<HeaderValue>,
-    /// 2: overwrite, or add.
+    /// 2 is `OVERWRITE_IF_EXISTS_OR_ADD`.
     #[prost(int32, tag = "3")]
     append_action: i32,
 }
 
-/// `google.protobuf.Struct` with texts alone.
+/// `google.protobuf.Struct` with string values only.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Struct {
     #[prost(map = "string, message", tag = "1")]
@@ -156,7 +156,7 @@ struct Text {
     string_value: String,
 }
 
-/// The service's surface for gRPC.
+/// Answers `Check` calls.
 #[derive(Clone)]
 pub(crate) struct Authorization {
     service: Arc<Service>,
@@ -176,7 +176,7 @@ impl Authorization {
             ));
         };
         let request = read(attributes);
-        // Envoy takes out each header that it is told.
+        // Envoy removes each header that the answer names.
         let verdict = judge(route, &request, true).await;
         Ok(tell(route, verdict))
     }
@@ -238,9 +238,10 @@ fn read(attributes: Attributes) -> Request {
     };
     headers.retain(|(name, _)| name != ":method");
     headers.push((":method".to_owned(), http.method.into_bytes()));
+    let source = source.map(|socket| socket.address);
     Request {
         headers,
-        source: source.map(|socket| socket.address),
+        source: source.filter(|text| is_address(text)),
     }
 }
 
@@ -302,7 +303,7 @@ fn tell(route: &Route, verdict: Verdict) -> CheckResponse {
     }
 }
 
-/// A header that takes the place of those of its name.
+/// A header that replaces all headers of its name.
 fn header(name: &str, value: &str) -> HeaderValueOption {
     HeaderValueOption {
         header: Some(HeaderValue {

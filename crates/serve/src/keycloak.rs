@@ -23,11 +23,11 @@ use zeroize::Zeroizing;
 use crate::clock;
 use crate::service::Shared;
 
-/// An address that did not answer is left out for so long, as long as another is there.
+/// How long an address that did not answer is skipped, if there are others.
 const LEFT_OUT_MS: u64 = 5_000;
-/// Idle connections to an address that are kept.
+/// The most idle connections to one address.
 const IDLE_MAX: usize = 128;
-/// An idle connection is closed before Keycloak closes it (its own limit is 60 s or more).
+/// Closes an idle connection before Keycloak does (after 60 s or more).
 const IDLE: Duration = Duration::from_secs(30);
 
 /// The longest wait for a connection.
@@ -51,7 +51,7 @@ pub(crate) struct Addresses {
 struct AddressHealth {
     /// The base URL, without a slash at its end.
     url: String,
-    /// Left out until this instant.
+    /// Skipped until this instant, in milliseconds.
     out_until: AtomicU64,
 }
 
@@ -67,14 +67,14 @@ impl Addresses {
         }
     }
 
-    /// The next address in turn, of those that answer; of all where none does.
+    /// The next address in turn, without the skipped ones. If all are skipped, the next of all.
     fn pick(&self, now_ms: u64) -> Option<&AddressHealth> {
         let first = self.next.fetch_add(1, Ordering::Relaxed);
         let in_turn = || {
             let from = first.checked_rem(self.all.len()).unwrap_or_default();
             self.all.iter().cycle().skip(from).take(self.all.len())
         };
-        // An instant that is further away comes from a clock that was set back.
+        // A longer wait means that the clock was set back.
         let answers = |address: &&AddressHealth| {
             let left = address
                 .out_until
@@ -93,12 +93,12 @@ pub(crate) enum Answer {
         status: u16,
         body: Option<Zeroizing<Vec<u8>>>,
     },
-    /// There is none, for this reason.
+    /// The reason why there is no answer.
     Failed(String),
 }
 
 impl Answer {
-    /// The answer as a machine takes it.
+    /// The answer, as an event for a machine.
     pub(crate) fn event(&self) -> Event<'_> {
         match self {
             Self::Given { status, body } => Event::Answer {
@@ -111,10 +111,10 @@ impl Answer {
 }
 
 impl Keycloak {
-    /// A client that trusts the certificates of this file, or else the system's.
+    /// A client that trusts the certificates of this file, or the system's without a file.
     ///
     /// # Errors
-    /// There is no certificate to trust.
+    /// The file cannot be read, or holds no certificate.
     pub(crate) fn new(ca_file: Option<&Path>) -> Result<Self> {
         let tls = rustls::ClientConfig::builder()
             .with_root_certificates(roots(ca_file)?)
@@ -137,7 +137,7 @@ impl Keycloak {
         Ok(Self { http })
     }
 
-    /// Makes a call, within its time.
+    /// Makes a call, and gives up after `timeout_ms`.
     pub(crate) async fn send(
         &self,
         addresses: &Addresses,
@@ -206,7 +206,7 @@ impl Keycloak {
     }
 }
 
-/// The innermost cause of a fault, which names neither path nor header.
+/// The innermost cause of a fault. It names neither path nor header.
 fn cause(fault: &hyper_util::client::legacy::Error) -> String {
     let mut source: &dyn std::error::Error = fault;
     while let Some(inner) = source.source() {
@@ -243,12 +243,11 @@ fn request(
     request.body(Full::from(body.unwrap_or_default().to_owned()))
 }
 
-/// The certificates to trust: those of a file, else the system's.
+/// The certificates to trust: the file's, or the system's without a file.
 fn roots(ca_file: Option<&Path>) -> Result<rustls::RootCertStore> {
     let mut roots = rustls::RootCertStore::empty();
     let Some(path) = ca_file else {
-        // Unreadable certificates do no harm as long as others can be read. Without any, no address
-        // with TLS is trusted.
+        // Skips certificates that cannot be read. Without any certificate, each TLS connection fails.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         return Ok(roots);
     };

@@ -1,8 +1,8 @@
-//! `apikeys serve`: the exchange as a service of its own, for gateways that load no Wasm.
+//! `apikeys serve`: the exchange as a separate service, for gateways that load no Wasm.
 //!
 //! A gateway asks it about each request: over HTTP (forward auth) or over gRPC (Envoy's `ext_authz`).
-//! The core decides; this crate gives it clock, threads, memory and connections, as the filter does in
-//! a gateway. One worker serves all threads of the process: a key is exchanged once, and its token is
+//! The core decides. This crate gives it clock, threads, memory and connections, as the filter does in
+//! a gateway. All threads share one worker for each exchange, so a key is exchanged once and its token is
 //! in one cache.
 
 mod background;
@@ -36,7 +36,7 @@ use config::{Address, Settings};
 use listen::{Ending, Listener, Version};
 use service::Service;
 
-/// After SIGTERM requests under way have so long to end.
+/// The time for requests under way to end after SIGTERM.
 const LAST_REQUESTS: Duration = Duration::from_secs(15);
 
 /// Checks the configuration and its files. Opens no address and calls no server.
@@ -50,13 +50,13 @@ pub fn check(path: &Path) -> Result<()> {
 /// Serves until SIGTERM or SIGINT, and ends when the requests under way have their answers.
 ///
 /// # Errors
-/// The fault of the configuration, of a file that it names, or of an address to listen at.
+/// The fault of the configuration, of a file that it names, or of an address to listen on.
 pub fn serve(path: &Path) -> Result<()> {
     let settings = Settings::read(path)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("no threads")?;
+        .context("cannot start threads")?;
     let guard = log::start();
     let ended = runtime.block_on(run(settings));
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -138,7 +138,7 @@ async fn run(settings: Settings) -> Result<()> {
 
     wait_for_the_end(&reread).await?;
     tracing::info!("ending: no new connections; requests under way are finished");
-    // Nobody listens any more where all servers have ended.
+    // Fails if all servers have ended already.
     let _ = end.send(true);
     let all = async { while servers.join_next().await.is_some() {} };
     if tokio::time::timeout(LAST_REQUESTS, all).await.is_err() {
@@ -147,7 +147,7 @@ async fn run(settings: Settings) -> Result<()> {
     Ok(())
 }
 
-/// Opens addresses, and tells of them.
+/// Opens addresses, and logs each.
 async fn open(addresses: &[Address], what: &str, gives_tokens: bool) -> Result<Vec<Listener>> {
     let mut listeners = Vec::new();
     for address in addresses {
@@ -156,19 +156,19 @@ async fn open(addresses: &[Address], what: &str, gives_tokens: bool) -> Result<V
         let is_open = matches!(address, Address::Tcp(address) if !address.ip().is_loopback());
         if gives_tokens && is_open {
             tracing::warn!(
-                "{address} is no loopback address: all that reach it get tokens for the keys they \
-                 hold, without a gateway in between"
+                "{address} is not a loopback address: each caller that reaches it gets tokens for \
+                 the keys it holds, without a gateway in between"
             );
         }
     }
     Ok(listeners)
 }
 
-/// Waits for SIGTERM or SIGINT. At each SIGHUP the signing keys are read again.
+/// Waits for SIGTERM or SIGINT. Each SIGHUP starts a check of the signing keys' files.
 async fn wait_for_the_end(reread: &Notify) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("no signals")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("no signals")?;
-    let mut hang_up = signal(SignalKind::hangup()).context("no signals")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot receive signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot receive signals")?;
+    let mut hang_up = signal(SignalKind::hangup()).context("cannot receive signals")?;
     loop {
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
@@ -178,12 +178,12 @@ async fn wait_for_the_end(reread: &Notify) -> Result<()> {
     }
 }
 
-/// Allows as many connections as the system does.
+/// Raises the soft limit of open files to the hard limit.
 fn raise_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(fault) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!("the limit of open files stays: {fault}");
+        tracing::warn!("cannot raise the limit of open files: {fault}");
     }
 }

@@ -1,4 +1,4 @@
-//! Listeners: TCP addresses and Unix sockets, their connections, and their end.
+//! Listeners on TCP addresses and Unix sockets: they accept, serve and close connections.
 
 use std::future::Future;
 use std::io;
@@ -22,37 +22,36 @@ use tokio::sync::watch;
 
 use crate::config::Address;
 
-/// The longest head of a request.
 const HEAD_BYTES_MAX: usize = 128 * 1024;
-/// The most headers that are read; the core refuses above 100 with an answer of its own.
+/// The most headers of a request. The core refuses more than 100 with its own answer.
 const HEADERS_MAX: usize = 512;
-/// The time in which a head must come, and in which an idle connection is closed: longer than
-/// gateways keep one (nginx 60 s, lua-resty-http 60 s), so that they close it and not we.
+/// The limit for a request's head to arrive, and for an idle connection. Gateways keep idle
+/// connections for less (nginx 60 s, lua-resty-http 60 s), so they close them first.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
-/// A pause after a connection could not be accepted, as where file descriptors run out.
+/// The pause after an accept that failed, for example without free file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A Unix socket is for the process's user and group: 0660.
+/// Gives a Unix socket mode 0660: the process's user and group may connect.
 const SOCKET_UMASK: Mode = Mode::from_bits_truncate(0o117);
 
-/// A body that is at hand.
+/// A body that is complete in memory.
 pub(crate) type Body = Full<bytes::Bytes>;
 
-/// A listener that is open.
+/// An open listener.
 pub(crate) enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener, PathBuf),
 }
 
 impl Listener {
-    /// Ends it. The file of a socket goes first, so that it is never the next process's.
+    /// Closes it. Removes a socket's file first, so that it never removes the next process's file.
     fn close(self) {
         if let Self::Unix(_, path) = &self {
             let _ = std::fs::remove_file(path);
         }
     }
 
-    /// Opens one.
+    /// Opens an address.
     ///
     /// # Errors
     /// The address cannot be used.
@@ -78,7 +77,7 @@ impl Listener {
     }
 }
 
-/// Removes the socket that an earlier process left behind.
+/// Removes the socket of an earlier process.
 fn remove_stale(path: &Path) -> Result<()> {
     let Ok(there) = std::fs::symlink_metadata(path) else {
         return Ok(());
@@ -92,21 +91,21 @@ fn remove_stale(path: &Path) -> Result<()> {
     std::fs::remove_file(path).context("the socket of an earlier process cannot be removed")
 }
 
-/// The way to end all connections.
+/// Tells listeners when to stop.
 #[derive(Clone)]
 pub(crate) struct Ending {
     ends: watch::Receiver<bool>,
 }
 
 impl Ending {
-    /// The means to end, and the way to hear of it.
+    /// The sender that ends all listeners, and their receiver.
     pub(crate) fn new() -> (watch::Sender<bool>, Self) {
         let (sender, ends) = watch::channel(false);
         (sender, Self { ends })
     }
 
     async fn wait(&mut self) {
-        // A sender that is gone means the end as well.
+        // A dropped sender means the end, too.
         let _ = self.ends.wait_for(|ends| *ends).await;
     }
 }
@@ -115,11 +114,11 @@ impl Ending {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Version {
     Http1,
-    /// Without TLS, from the first byte on (gRPC).
+    /// For gRPC: without TLS, with prior knowledge.
     Http2,
 }
 
-/// Serves a listener's connections until the end, and then the requests that are under way.
+/// Serves a listener's connections until the end. Then lets the requests under way finish.
 pub(crate) async fn serve<S, B>(
     listener: Listener,
     version: Version,
@@ -137,7 +136,7 @@ pub(crate) async fn serve<S, B>(
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut builder = Builder::new(TokioExecutor::new());
-    // One version alone: a connection that does not show its version would wait without an end.
+    // Only one version: detecting it on a silent connection would wait forever.
     builder = match version {
         Version::Http1 => builder.http1_only(),
         Version::Http2 => builder.http2_only(),
@@ -152,6 +151,10 @@ pub(crate) async fn serve<S, B>(
         .http2()
         .timer(TokioTimer::new())
         .max_header_list_size(HEAD_BYTES_MAX as u32)
+        // The peer is a gateway and passes on the resets of its clients. Closing the connection for
+        // them would cancel the requests of all other clients.
+        .max_pending_accept_reset_streams(None)
+        .max_local_error_reset_streams(None)
         .keep_alive_interval(HEAD_TIMEOUT);
     let builder = Arc::new(builder);
     let graceful = GracefulShutdown::new();
@@ -167,13 +170,13 @@ pub(crate) async fn serve<S, B>(
                 let watcher = graceful.watcher();
                 let (builder, service) = (Arc::clone(&builder), service.clone());
                 tokio::spawn(async move {
-                    // A connection that says nothing.
+                    // Closes a connection that sends nothing.
                     let first = tokio::time::timeout(HEAD_TIMEOUT, stream.readable()).await;
                     if !first.is_ok_and(|readable| readable.is_ok()) {
                         return;
                     }
                     let connection = builder.serve_connection(TokioIo::new(stream), service);
-                    // A connection that fails is its gateway's matter.
+                    // The gateway handles a connection that failed.
                     let _ = watcher.watch(connection.into_owned()).await;
                 });
             }
@@ -189,9 +192,9 @@ pub(crate) async fn serve<S, B>(
     graceful.shutdown().await;
 }
 
-/// Both kinds of streams.
+/// A TCP or Unix stream.
 trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {
-    /// Waits for a first byte.
+    /// Waits for the first byte.
     fn readable(&self) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + '_>>;
 }
 

@@ -1,4 +1,4 @@
-//! The management API over HTTP: drives the core's machine of one request.
+//! The management API over HTTP: drives the core's machine for each request.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::listen::Body;
 use crate::request::Request;
 use crate::service::{Route, State};
 
-/// A management request under way. Where its client goes away it ends, and gives back its claims.
+/// A management request under way. If the client disconnects, it ends and releases its claims.
 struct UnderWay<'a> {
     route: &'a Route,
     request: &'a Request,
@@ -28,16 +28,16 @@ struct UnderWay<'a> {
 }
 
 impl UnderWay<'_> {
-    /// Runs a step of the machine; none where the route is not the management API's.
+    /// Runs a step of the machine. Returns none if the route is not the management API's.
     fn ask<T>(&mut self, act: impl FnOnce(&mut Manage, &mut ManageEnv<'_, '_>) -> T) -> Option<T> {
         let Self {
-            route,
             request,
             state,
             manage,
+            ..
         } = self;
         let source = request.source.as_deref();
-        state.with_env(&route.shared, source, |exchange, _, manager| {
+        state.with_env(source, |exchange, _, manager| {
             let manager = manager?;
             Some(act(manage, &mut ManageEnv { exchange, manager }))
         })
@@ -92,7 +92,7 @@ pub(crate) async fn answer(
             Some(Output::ReadBody { timeout_ms }) => {
                 let read = Limited::new(&mut body, BODY_BYTES_MAX).collect();
                 match tokio::time::timeout(Duration::from_millis(timeout_ms), read).await {
-                    // It may hold a key.
+                    // The body may hold a key.
                     Ok(Ok(bytes)) => {
                         let bytes = Zeroizing::new(bytes.to_bytes().to_vec());
                         under_way.ask(|manage, env| manage.read_body(Some(&bytes), env))

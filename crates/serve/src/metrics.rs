@@ -1,4 +1,4 @@
-//! The metrics as Prometheus reads them (text format 0.0.4), by the core's names.
+//! The metrics in Prometheus' text format 0.0.4, under the core's names.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use apikeys_core::metrics::{self, Metrics};
 use crate::log;
 use crate::service::Route;
 
-/// All metrics, one a line.
+/// All metrics, one per line.
 pub(crate) fn text<'a>(metrics: &Metrics, routes: impl Iterator<Item = &'a Arc<Route>>) -> String {
     let mut text = String::with_capacity(32 * 1024);
     let counters: Vec<f64> = metrics.values().collect();
@@ -25,7 +25,7 @@ pub(crate) fn text<'a>(metrics: &Metrics, routes: impl Iterator<Item = &'a Arc<R
     text
 }
 
-/// The values of the gauges; not a number where one is not known.
+/// The values of the gauges, `NaN` for unknown ones.
 fn gauges<'a>(routes: impl Iterator<Item = &'a Arc<Route>>) -> Vec<f64> {
     let mut all = Gauges::default();
     let mut places = 0;
@@ -54,8 +54,7 @@ fn gauges<'a>(routes: impl Iterator<Item = &'a Arc<Route>>) -> Vec<f64> {
     values
 }
 
-/// Writes families with their values, which are in the order of the names; leaves out those that
-/// are not known.
+/// Writes families with their values. Values come in the order of the names, and `NaN` is left out.
 fn write_families(text: &mut String, families: &[Family], names: &[String], values: &[f64]) {
     let mut pairs = names.iter().zip(values);
     for family in families {
@@ -68,7 +67,7 @@ fn write_families(text: &mut String, families: &[Family], names: &[String], valu
     }
 }
 
-/// A host's name as a sample's: `a__b_c` is `a{b="c"}`.
+/// Turns a host's metric name into a sample's name: `a__b_c` becomes `a{b="c"}`.
 fn sample(name: &str, family: &Family) -> String {
     let mut parts = name.split("__");
     let mut sample = parts.next().unwrap_or_default().to_owned();

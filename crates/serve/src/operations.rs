@@ -1,4 +1,4 @@
-//! Health and metrics, for those who run the service.
+//! Health and metrics for the operators of the service.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use crate::listen::Body;
 use crate::service::Service;
 
-/// Answers a probe, or Prometheus.
+/// Answers probes and Prometheus.
 pub(crate) async fn answer(
     service: Arc<Service>,
     asked: http::Request<Incoming>,
@@ -19,12 +19,12 @@ pub(crate) async fn answer(
         "/readyz" if service.is_ready() => (StatusCode::OK, "ready\n".to_owned()),
         "/readyz" => (
             StatusCode::SERVICE_UNAVAILABLE,
-            "not ready: no self-check has passed yet; the log says why\n".to_owned(),
+            "not ready: the self-check has not passed yet; the log has the reason\n".to_owned(),
         ),
         "/metrics" => (StatusCode::OK, service.metrics()),
         _ => (
             StatusCode::NOT_FOUND,
-            "there are /livez, /readyz and /metrics\n".to_owned(),
+            "not found; the paths are /livez, /readyz and /metrics\n".to_owned(),
         ),
     };
     let mut answer = Response::new(Body::from(body));

@@ -1,4 +1,4 @@
-//! The state of the service: its exchanges, the management API, and all that they share.
+//! The state of the service: its exchanges, the management API, and their shared parts.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,19 +22,18 @@ use crate::config::{Exchanges, Settings, Target};
 use crate::keycloak::{Addresses, Keycloak};
 use crate::store::{Memory, View};
 
-/// Everything that one process has once.
+/// The parts that exist once in the process.
 pub(crate) struct Shared {
     pub(crate) keycloak: Keycloak,
-    pub(crate) memory: Memory,
-    /// The gateways on HTTP take out each header that an answer names.
+    /// Gateways over HTTP remove each header that an answer names.
     pub(crate) removes_headers: bool,
     metrics: Mutex<Metrics>,
     /// One permit for each thread that may compute bcrypt.
-    pub(crate) computing: Semaphore,
+    pub(crate) computing: Arc<Semaphore>,
 }
 
 impl Shared {
-    /// Counts something.
+    /// Changes the metrics.
     pub(crate) fn count(&self, act: impl FnOnce(&mut Metrics)) {
         act(&mut lock(&self.metrics));
     }
@@ -60,10 +59,12 @@ pub(crate) struct Route {
     pub(crate) shared: Arc<Shared>,
     pub(crate) keys: KeyFiles,
     state: Mutex<State>,
-    /// Cache hits times the sampling rate: thousandths of the next line in the audit log.
+    /// Grows by `audit_hits_per_1000` with each cache hit. Each full 1000 is one line in the audit log.
     hits: AtomicU32,
     /// The self-check has passed once.
     pub(crate) ready: AtomicBool,
+    /// The warning about a request without a client address was logged.
+    told_of_no_address: AtomicBool,
 }
 
 /// The files of the signing keys.
@@ -73,16 +74,18 @@ pub(crate) struct KeyFiles {
     pub(crate) management_signing_key: PathBuf,
 }
 
-/// The state that the requests of a route share. A new signing key makes a new one; a request keeps
-/// the one that it began with.
+/// The state that the requests of a route share. A new signing key starts a new state. A request keeps
+/// the state that it began with.
 #[derive(Clone)]
 pub(crate) struct State {
     inner: Arc<Mutex<Inner>>,
+    /// Shared with the other routes: one route publishes revocations there for the others.
+    memory: Arc<Memory>,
     /// The public ids of the signing keys.
     key_ids: [Arc<str>; 2],
 }
 
-/// See [`State`].
+/// The parts of a [`State`] behind its lock.
 pub(crate) struct Inner {
     pub(crate) worker: Worker,
     pub(crate) watch: Watch,
@@ -94,20 +97,23 @@ impl Service {
     /// A service with these settings.
     ///
     /// # Errors
-    /// A file that cannot be used: a signing key or certificates.
+    /// A signing key or a file of certificates cannot be used.
     pub(crate) fn new(settings: Settings) -> Result<Self> {
         let shared = Arc::new(Shared {
             keycloak: Keycloak::new(settings.keycloak_ca_file.as_deref())?,
-            memory: Memory::default(),
             removes_headers: settings.removes_headers,
             metrics: Mutex::default(),
-            computing: Semaphore::new(threads()),
+            computing: Arc::new(Semaphore::new(threads())),
         });
         let keys = KeyFiles {
             signing_key: settings.signing_key_file,
             management_signing_key: settings.management_signing_key_file,
         };
-        let route = |name: &str, target: Target| Route::new(name, target, &keys, &shared);
+        let memory = Arc::default();
+        let route = |name: &str, target: Target| {
+            let state = State::read(&target.config, &keys, &memory)?;
+            anyhow::Ok(Route::new(name, target, state, &keys, &shared))
+        };
         let routes = match settings.exchanges {
             Exchanges::One(target) => Routes::One(route("exchange", target)?),
             Exchanges::Named(named) => {
@@ -127,8 +133,8 @@ impl Service {
         })
     }
 
-    /// The exchange for a path behind `/exchange`: the one that there is, or the one that the first
-    /// segment names. So a client's own path never chooses.
+    /// The exchange for the path after `/exchange`: the only exchange, or the exchange that the
+    /// first segment names. A client's path cannot choose another one.
     pub(crate) fn exchange_of_path(&self, rest: &str) -> Option<&Arc<Route>> {
         let name = rest.strip_prefix('/');
         match &self.routes {
@@ -137,7 +143,7 @@ impl Service {
         }
     }
 
-    /// The exchange of this name; without a name, the one that there is.
+    /// The exchange of this name; without a name, the only exchange.
     pub(crate) fn exchange(&self, name: Option<&str>) -> Option<&Arc<Route>> {
         match (&self.routes, name) {
             (Routes::One(route), None) => Some(route),
@@ -146,7 +152,7 @@ impl Service {
         }
     }
 
-    /// All routes, the management API among them.
+    /// All routes, with the management API.
     pub(crate) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
         let (one, named) = match &self.routes {
             Routes::One(route) => (Some(route), None),
@@ -157,7 +163,8 @@ impl Service {
             .chain(&self.management)
     }
 
-    /// Whether each route has passed its self-check once. Routes that are alike check in turn.
+    /// Whether each route has passed its self-check once. Routes with the same fingerprint and mode
+    /// take turns, so one of them is enough.
     pub(crate) fn is_ready(&self) -> bool {
         self.routes().all(|route| {
             let alike = |other: &&Arc<Route>| {
@@ -169,7 +176,7 @@ impl Service {
         })
     }
 
-    /// The counters and gauges, as Prometheus reads them.
+    /// All metrics in Prometheus' text format.
     pub(crate) fn metrics(&self) -> String {
         let metrics = lock(&self.shared.metrics);
         crate::metrics::text(&metrics, self.routes())
@@ -177,9 +184,14 @@ impl Service {
 }
 
 impl Route {
-    fn new(name: &str, target: Target, keys: &KeyFiles, shared: &Arc<Shared>) -> Result<Arc<Self>> {
-        let state = State::read(&target.config, keys)?;
-        Ok(Arc::new(Self {
+    fn new(
+        name: &str,
+        target: Target,
+        state: State,
+        keys: &KeyFiles,
+        shared: &Arc<Shared>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
             name: name.to_owned(),
             addresses: Addresses::new(&target.keycloak),
             config: target.config,
@@ -188,27 +200,44 @@ impl Route {
             state: Mutex::new(state),
             hits: AtomicU32::new(0),
             ready: AtomicBool::new(false),
-        }))
+            told_of_no_address: AtomicBool::new(false),
+        })
     }
 
-    /// The state, for one request.
+    /// The current state, for one request.
     pub(crate) fn state(&self) -> State {
         lock(&self.state).clone()
     }
 
-    /// Reads the signing keys again. Other keys than those in use begin with a new state; requests
-    /// under way go on as they began. Whether the keys are others.
+    /// Reads the signing keys of all routes again, and returns whether one has changed. If so, all
+    /// routes get a new state and a new shared memory, because the keys seal its entries. Requests
+    /// under way keep their state.
     ///
     /// # Errors
-    /// The keys cannot be used. Those that were there stay.
-    pub(crate) fn read_keys_again(&self) -> Result<bool> {
-        let state = State::read(&self.config, &self.keys)?;
-        let mut in_use = lock(&self.state);
-        let are_others = state.key_ids != in_use.key_ids;
-        if are_others {
-            *in_use = state;
+    /// A key cannot be used. The keys in use stay.
+    pub(crate) fn read_keys_again(routes: &[Arc<Self>]) -> Result<bool> {
+        let memory = Arc::default();
+        let read = |route: &Arc<Self>| State::read(&route.config, &route.keys, &memory);
+        let states: Vec<State> = routes.iter().map(read).collect::<Result<_>>()?;
+        let pairs = || routes.iter().zip(&states);
+        let changed = pairs().any(|(route, state)| lock(&route.state).key_ids != state.key_ids);
+        for (route, state) in pairs().filter(|_| changed) {
+            *lock(&route.state) = state.clone();
         }
-        Ok(are_others)
+        Ok(changed)
+    }
+
+    /// Logs once that a request came without a client address. Failures of such requests are not
+    /// counted, and keys with `allowedAddresses` are refused.
+    pub(crate) fn has_no_address(&self) {
+        let counts = self.config.throttle_failures_per_minute > 0;
+        if counts && !self.told_of_no_address.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "{}: a request came without an address in X-Forwarded-For: failures of such requests \
+                 are not counted, so throttling does not work; let the gateway set the header",
+                self.name
+            );
+        }
     }
 
     /// Whether the audit log gets a line for this cache hit.
@@ -223,8 +252,8 @@ impl Route {
 }
 
 impl State {
-    /// A state that knows nothing yet, with the keys of these files.
-    fn read(config: &Arc<Config>, keys: &KeyFiles) -> Result<Self> {
+    /// An empty state, with the keys of these files.
+    fn read(config: &Arc<Config>, keys: &KeyFiles, memory: &Arc<Memory>) -> Result<Self> {
         let key = Arc::new(read_key(&keys.signing_key, "signing_key_file")?);
         let mut key_ids = [Arc::from(key.kid()), Arc::from("")];
         let manager = match config.management {
@@ -237,7 +266,7 @@ impl State {
             }
         };
         let worker = Worker::new(Arc::clone(config), key, &nonce());
-        // The management API computes in slices, since its machine knows no other way.
+        // The management API's machine can compute bcrypt only in slices.
         let gate = match manager {
             None => Gate::apart(threads()),
             Some(_) => Gate::new(),
@@ -250,11 +279,17 @@ impl State {
         };
         Ok(Self {
             inner: Arc::new(Mutex::new(inner)),
+            memory: Arc::clone(memory),
             key_ids,
         })
     }
 
-    /// The state itself.
+    /// Whether both are the same state.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
+    /// Locks the state.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
         lock(&self.inner)
     }
@@ -262,7 +297,6 @@ impl State {
     /// Lends a machine its environment for one step.
     pub(crate) fn with_env<T>(
         &self,
-        shared: &Shared,
         source: Option<&str>,
         act: impl FnOnce(&mut Env<'_>, &mut Watch, Option<&mut Manager>) -> T,
     ) -> T {
@@ -271,7 +305,7 @@ impl State {
             now: clock::now(),
             worker: &mut inner.worker,
             gate: &mut inner.gate,
-            store: &mut View(&shared.memory),
+            store: &mut View(&self.memory),
             nonce: &nonce,
             source: &|| source.map(|text| text.as_bytes().to_vec()),
         };
@@ -279,12 +313,12 @@ impl State {
     }
 }
 
-/// The threads that compute bcrypt, as many as cores.
+/// The number of threads for bcrypt: one per core.
 pub(crate) fn threads() -> usize {
     available_parallelism().map_or(1, usize::from)
 }
 
-/// Reads a signing key. No message holds any of its text.
+/// Reads a signing key. No error repeats any of its text.
 fn read_key(path: &PathBuf, field: &str) -> Result<SigningKey> {
     let named = || format!("{field} {}", path.display());
     let text = std::fs::read_to_string(path).with_context(named)?;
@@ -292,15 +326,15 @@ fn read_key(path: &PathBuf, field: &str) -> Result<SigningKey> {
     SigningKey::parse(&text).with_context(named)
 }
 
-/// Bytes that no other request has; they need not be secret.
+/// Unique bytes; they need not be secret.
 fn nonce() -> Vec<u8> {
     let mut bytes = vec![0_u8; 16];
-    // On a failure the zeros stay; the core adds time and a counter.
+    // If this fails, the zeros stay. The core adds the time and a counter.
     let _ = getrandom::fill(&mut bytes);
     bytes
 }
 
-/// Locks. A panic of another holder ends the process (`panic = "abort"`), so nothing is half done.
+/// Locks a mutex. A panic ends the process (`panic = "abort"`), so no lock holds a half-made change.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! The memory that the exchanges of this process share, in the place of a gateway's shared data.
+//! The memory that the exchanges of this process share. It replaces a gateway's shared data.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use apikeys_core::store::slots::SharedStore;
 /// A value and its version.
 type Value = (Vec<u8>, u32);
 
-/// Named values. The core names a fixed number of slots, so their number is bounded.
+/// Named values. The core uses a fixed number of names, so the memory is bounded.
 #[derive(Debug, Default)]
 pub(crate) struct Memory(Mutex<HashMap<String, Value>>);
 
@@ -18,7 +18,7 @@ impl Memory {
     }
 }
 
-/// A way to the memory for one step of a machine.
+/// Access to the memory for one step of a machine.
 pub(crate) struct View<'a>(pub(crate) &'a Memory);
 
 impl SharedStore for View<'_> {

@@ -95,7 +95,7 @@ fn parsed() -> Cli {
     })
 }
 
-/// Serves, or checks that it could.
+/// Runs the service, or only checks its configuration.
 fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     if args.check {
         apikeys_serve::check(&args.config)?;

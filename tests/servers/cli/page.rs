@@ -37,6 +37,31 @@ fn a_key_that_leaked_is_found_ended_and_its_uses_are_told() {
     );
 }
 
+#[test]
+fn the_service_answers_as_its_page_says() {
+    let realm = Realm::prepared();
+    std::fs::rename(realm.file("key.pem"), realm.file("signing-key.pem")).unwrap();
+    let quick = ["--name", "Orders", "--hash-algorithm", "sha256"];
+    let made = realm.json(
+        "create",
+        &[["--owner", "alice"].as_slice(), &quick].concat(),
+    );
+    realm.private_file("key.txt", made["api_key"].as_str().unwrap());
+    let ports = suites::stack::free_ports(2);
+    let [exchange, operations] = [ports[0], ports[1]].map(|port| format!("127.0.0.1:{port}"));
+    let page = include_str!("../../../docs/install/service.md");
+    // Uses the tests' Keycloak, and free ports.
+    let listens =
+        format!("# serve.yaml\nlisten: [\"{exchange}\"]\nlisten_operations: [\"{operations}\"]");
+    let page = page
+        .replace("# serve.yaml", &listens)
+        .replace("https://login.example.com", &keycloak_url())
+        .replace("realm: shop", &format!("realm: {}", realm.name))
+        .replace("http://127.0.0.1:8181", &format!("http://{exchange}"))
+        .replace("http://127.0.0.1:8182", &format!("http://{operations}"));
+    walk(&realm, &page, 7);
+}
+
 /// Runs a page that has at least so many answers.
 #[track_caller]
 fn walk(realm: &Realm, page: &str, answers: usize) {

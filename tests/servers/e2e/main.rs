@@ -10,6 +10,13 @@
 //! on free ports, and stops it at its end, even if the suite dies. The folder is kept when
 //! a trial fails.
 //!
+//! With `GATEWAY=nginx`, `caddy`, `haproxy` or `envoy-ext-authz`, it does the same with that gateway and
+//! `apikeys serve`:
+//!
+//! ```text
+//! GATEWAY=nginx cargo test -p suites --test e2e
+//! ```
+//!
 //! **Against a gateway given by URL** (Kong in docker compose, say) it starts nothing.
 //! Set in the environment, as `.run/demo.env` has them: `GATEWAY_URL`, `KEYCLOAK_URL`,
 //! `REALM`, `API_KEY`, `SERVICE_API_KEY`, `EXPIRED_API_KEY`, `KEYCLOAK_ADMIN_USER`,
@@ -53,11 +60,12 @@
 //! | `ready` | it serves |
 //! | `refused` | or: it does not come up with this configuration, as the log or standard error says |
 //!
-//! Trials that lack a part of the stack, and those that a limit of Kong's makes impossible,
+//! Trials that lack a part of the stack, and trials that a gateway's own limit makes impossible,
 //! are named with the reason before the run and counted as ignored. The suite
 //! makes users of its own in the realm and deletes them.
 //!
-//! `E2E_SMOKE=1` runs the trials of [`SMOKE`] alone: one or two for each promise.
+//! `E2E_SMOKE=1` runs the trials of [`SMOKE`] alone: one or two for each promise. `E2E_SMOKE=gateway`
+//! runs those of [`OF_GATEWAYS`].
 //!
 //! `E2E_RUN_DIR` names the run folder of a `make run` that is up, to use it instead of
 //! a stack of its own: quick, while one trial is worked on.
@@ -89,7 +97,7 @@ use suites::{
 };
 use test_kit::page;
 
-use world::{Case, Host, Need, World};
+use world::{Case, Need, World};
 
 /// The trials of `make test`: one or two for each promise of docs/promises.md, and for each
 /// theme. `make test-all` runs all of them.
@@ -126,6 +134,27 @@ const SMOKE: [&str; 30] = [
     "secrecy::no_log_holds_a_key_a_token_or_a_password",
 ];
 
+/// The themes and trials that a gateway itself can break although `apikeys serve` is the same. The step
+/// `gateways` of `scripts/test.sh` runs them.
+const OF_GATEWAYS: [&str; 16] = [
+    "exchange::",
+    "credentials::",
+    "refusals::an_unknown_id",
+    "bad_input::",
+    "smuggling::",
+    "abuse::an_address_is_told_to_wait",
+    "abuse::behind_a_load_balancer_the_client_counts",
+    "terms::a_key_with_a_limit_is_served_so_often_and_then_told_to_wait",
+    "terms::an_address_outside_is_refused",
+    "identity::",
+    "configuration::on_missing_key_pass",
+    "configuration::a_preflight_passes_if_told_to",
+    "configuration::other_headers_may_carry_the_key",
+    "management::a_key_that_was_made_works_at_once",
+    "management::a_presented_key_ends_and_another_text_is_answered_alike",
+    "secrecy::",
+];
+
 thread_local! {
     /// The message and the place of this thread's last panic.
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
@@ -160,24 +189,31 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// All cases, or those of [`SMOKE`].
+/// All cases, or those of [`SMOKE`] or [`OF_GATEWAYS`].
 fn chosen(mut cases: Vec<Case>) -> Vec<Case> {
-    for name in SMOKE {
-        let is_there = cases.iter().any(|case| case.name == name);
-        assert!(is_there, "SMOKE names {name}, which is no trial");
+    for name in SMOKE.iter().chain(&OF_GATEWAYS) {
+        let is_there = cases.iter().any(|case| case.name.starts_with(name));
+        assert!(is_there, "{name} is no trial");
     }
-    if std::env::var("E2E_SMOKE").is_ok_and(|value| value == "1") {
-        let all = cases.len();
-        cases.retain(|case| SMOKE.contains(&&*case.name));
-        println!("\n{} of {all} trials; make test-all runs all", cases.len());
-    }
+    let part = match std::env::var("E2E_SMOKE").as_deref() {
+        Ok("1") => &SMOKE[..],
+        Ok("gateway") => &OF_GATEWAYS[..],
+        _ => return cases,
+    };
+    let all = cases.len();
+    cases.retain(|case| part.iter().any(|name| case.name.starts_with(name)));
+    println!("\n{} of {all} trials; make test-all runs all", cases.len());
     cases
 }
 
 /// The reason why a case cannot run here.
 fn lacking(case: &Case, world: &World) -> Option<&'static str> {
     let lacks = case.needs.iter().find_map(|need| world.lacks(*need));
-    lacks.or(case.not_on_kong.filter(|_| world.host == Host::Kong))
+    let limits = case.not_on.iter();
+    lacks.or_else(|| {
+        let mut limits = limits.filter(|(host, _)| *host == world.host);
+        limits.next().map(|(_, reason)| *reason)
+    })
 }
 
 /// Names the cases that cannot run here, by the reason: nothing is left out silently.

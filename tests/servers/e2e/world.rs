@@ -37,8 +37,8 @@ const DEMO: [&str; 8] = [
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) needs: Vec<Need>,
-    /// The reason why Kong cannot show it.
-    pub(crate) not_on_kong: Option<&'static str>,
+    /// The gateways that cannot run it, with the reason.
+    pub(crate) not_on: Vec<(Host, &'static str)>,
     pub(crate) run: Box<dyn Fn(&'static World) + Send>,
 }
 
@@ -50,14 +50,14 @@ impl Case {
         Self {
             name: name.into(),
             needs: Vec::new(),
-            not_on_kong: None,
+            not_on: Vec::new(),
             run: Box::new(run),
         }
     }
 
-    /// A limit of Kong, of nginx or of its Wasm host hides the behaviour there.
-    pub(crate) fn not_on_kong(mut self, reason: &'static str) -> Self {
-        self.not_on_kong = Some(reason);
+    /// A limit of these gateways hides the behaviour there.
+    pub(crate) fn not_on(mut self, hosts: &[Host], reason: &'static str) -> Self {
+        self.not_on.extend(hosts.iter().map(|host| (*host, reason)));
         self
     }
 
@@ -87,16 +87,41 @@ pub(crate) enum Need {
     FirstRun,
 }
 
-/// The program that runs the filter.
+/// The gateway's program: Envoy and Kong run the filter, the others ask `apikeys serve`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Host {
     Envoy,
     Kong,
+    Nginx,
+    Caddy,
+    Haproxy,
+    EnvoyExtAuthz,
 }
 
 impl Host {
-    /// Known from the gateway's own answer.
-    fn of(answer: &Response) -> Self {
+    /// The gateways that ask `apikeys serve`.
+    pub(crate) const SERVED: [Self; 4] =
+        [Self::Nginx, Self::Caddy, Self::Haproxy, Self::EnvoyExtAuthz];
+
+    pub(crate) fn is_served(self) -> bool {
+        Self::SERVED.contains(&self)
+    }
+
+    /// nginx and Caddy remove only the headers in their own files, so the service refuses a copy of a key
+    /// in any other header.
+    pub(crate) fn removes_any_header(self) -> bool {
+        !matches!(self, Self::Nginx | Self::Caddy)
+    }
+
+    /// The stack's gateway; without a stack, recognised by its answer.
+    fn of(stack: Option<&Stack>, answer: &Response) -> Self {
+        match stack.map(Stack::gateway).as_deref() {
+            Some("nginx") => return Self::Nginx,
+            Some("caddy") => return Self::Caddy,
+            Some("haproxy") => return Self::Haproxy,
+            Some("envoy-ext-authz") => return Self::EnvoyExtAuthz,
+            _ => {}
+        }
         let is_kongs = |(name, value): &(String, String)| {
             name.starts_with("x-kong-") || name == "server" && value.starts_with("kong")
         };
@@ -161,11 +186,18 @@ impl World {
         REALM.set(get("REALM")).expect("one world");
         let gateway = Target::parse(&get("GATEWAY_URL"));
         let log = match &stack {
-            Some(stack) => Some(Log::File(stack.run_dir.join("envoy.log"))),
+            Some(stack) => Some(Log::File(stack.log())),
             None => given_log(),
         };
         let folder = match &stack {
-            Some(stack) => stack.run_dir.clone(),
+            Some(stack) => {
+                // The pages name the log `envoy.log`, also if another program writes it.
+                let named = stack.run_dir.join("envoy.log");
+                if !named.exists() {
+                    std::os::unix::fs::symlink(stack.log(), named).expect("a link");
+                }
+                stack.run_dir.clone()
+            }
             None => given_folder(log.as_ref()),
         };
         // One request without a credential tells whether the gateway sees addresses.
@@ -176,7 +208,7 @@ impl World {
         let sees_addresses =
             |log: &Log| log.expect(&[&request_id]).contains(&source) || stack.is_some();
         Self {
-            host: Host::of(&answer),
+            host: Host::of(stack.as_ref(), &answer),
             sees_addresses: log.as_ref().is_some_and(sees_addresses),
             gateway,
             log,
@@ -228,8 +260,8 @@ impl World {
                  that starts one",
             ),
             Need::OwnEnvoy => (
-                self.stack.is_some(),
-                "is about Envoy, and needs the suite's own stack",
+                self.stack.is_some() && self.host == Host::Envoy,
+                "needs the suite's own stack, with Envoy and the Wasm filter",
             ),
             Need::Log => (
                 self.log.is_some(),

@@ -55,7 +55,7 @@ impl Target {
         Self::parse(&format!("http://127.0.0.1:{port}"))
     }
 
-    /// Its port.
+    /// The target's port.
     pub const fn port(&self) -> u16 {
         self.port
     }

@@ -1,6 +1,6 @@
-//! A gateway of a trial's own, which shares Keycloak and the service with the gateway under
-//! test: the stack's Envoy with some of the filter's fields changed, or a gateway that a
-//! command starts ([`hook`]).
+//! A gateway of a trial's own. It shares Keycloak and the service with the gateway under test. It is the
+//! stack's Envoy with some of the filter's fields changed, the stack's gateway with a separate
+//! `apikeys serve` ([`served`]), or a gateway that a command starts ([`hook`]).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,6 +17,7 @@ use crate::secrets::redact;
 use crate::stack::{Stack, free_ports};
 
 mod hook;
+mod served;
 
 use hook::Hooked;
 
@@ -118,6 +119,8 @@ impl Spec {
 pub struct Gateway<'a> {
     pub target: Target,
     pub log: Log,
+    /// The workers that the log tells apart: 1 for `apikeys serve`, with one memory for all threads.
+    pub workers: usize,
     url: String,
     process: Process<'a>,
 }
@@ -128,6 +131,11 @@ enum Process<'a> {
         stack: &'a Stack,
         name: String,
         port: u16,
+    },
+    /// A gateway, and its `apikeys serve` under the same name with the suffix `-apikeys`.
+    Served {
+        stack: &'a Stack,
+        name: String,
     },
     Hooked(Hooked),
 }
@@ -140,8 +148,12 @@ impl<'a> Gateway<'a> {
         Self::try_start(stack, spec).unwrap_or_else(|log| panic!("no gateway: {log}"))
     }
 
-    /// Starts one, or returns the output of Envoy and of its script.
+    /// Starts a gateway, or returns the output of the gateway and of its script.
     pub fn try_start(stack: &'a Stack, spec: &Spec) -> Result<Self, String> {
+        let kind = stack.gateway();
+        if kind != "envoy" {
+            return served::start(stack, &kind, spec, &new_name());
+        }
         let ports = free_ports(3);
         let mut edited = edited(&stack.run_dir.join("envoy.yaml"), spec, ports[0], ports[1]);
         for edit in &spec.edits {
@@ -168,6 +180,7 @@ impl<'a> Gateway<'a> {
         let gateway = Self {
             target: Target::local(port),
             log: Log::File(stack.run_dir.join(format!("{name}.log"))),
+            workers,
             url: format!("http://127.0.0.1:{port}"),
             process: Process::Envoy { stack, name, port },
         };
@@ -186,6 +199,7 @@ impl<'a> Gateway<'a> {
         Ok(Self {
             target: Target::parse(&url),
             log: Log::File(log),
+            workers: spec.workers.unwrap_or(1),
             url,
             process: Process::Hooked(hooked),
         })
@@ -242,6 +256,7 @@ impl<'a> Gateway<'a> {
     pub fn memory(&self, name: &str) -> u64 {
         let pids = match &self.process {
             Process::Envoy { .. } => vec![self.pid()],
+            Process::Served { stack, name } => vec![stack.pid(&format!("{name}-apikeys"))],
             Process::Hooked(hooked) => hooked.pids(),
         };
         pids.iter().map(|pid| memory(pid, name)).sum()
@@ -251,20 +266,20 @@ impl<'a> Gateway<'a> {
     pub fn pid(&self) -> String {
         match &self.process {
             Process::Envoy { stack, name, .. } => stack.pid(name),
-            Process::Hooked(_) => panic!("no Envoy of the stack's"),
+            _ => panic!("no Envoy of the stack's"),
         }
     }
 
     /// Stops it; a second call does nothing.
     pub fn stop(&self) {
-        match &self.process {
-            Process::Envoy { stack, name, .. } => {
-                let stopped = stack.script("envoy.sh", &["stop", name]).output();
-                if !stopped.is_ok_and(|output| output.status.success()) {
-                    eprintln!("could not stop the gateway {name}");
-                }
-            }
-            Process::Hooked(hooked) => hooked.stop(),
+        let (stack, script, name) = match &self.process {
+            Process::Envoy { stack, name, .. } => (stack, "envoy.sh", name),
+            Process::Served { stack, name } => (stack, "gateway.sh", name),
+            Process::Hooked(hooked) => return hooked.stop(),
+        };
+        let stopped = stack.script(script, &["stop", name]).output();
+        if !stopped.is_ok_and(|output| output.status.success()) {
+            eprintln!("could not stop the gateway {name}");
         }
     }
 }

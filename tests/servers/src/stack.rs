@@ -18,6 +18,14 @@ use crate::secrets;
 /// Below the ports that the system gives to outgoing connections.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
+/// The variables for the ports of `apikeys serve` in `scripts/gateway.sh`.
+pub const APIKEYS_PORTS: [&str; 4] = [
+    "APIKEYS_PORT",
+    "APIKEYS_OPERATIONS_PORT",
+    "APIKEYS_GRPC_PORT",
+    "APIKEYS_MANAGEMENT_PORT",
+];
+
 /// The project's folder.
 pub fn project() -> &'static str {
     test_kit::repository::root()
@@ -49,7 +57,9 @@ impl Stack {
             "KEYCLOAK_MANAGEMENT_PORT",
             "ENVOY_ADMIN_PORT",
         ];
-        for (name, port) in names.into_iter().zip(free_ports(names.len())) {
+        let names = names.into_iter().chain(APIKEYS_PORTS);
+        let ports = free_ports(names.clone().count());
+        for (name, port) in names.zip(ports) {
             variables.push((name.to_owned(), port.to_string()));
         }
         let mut stack = Self {
@@ -90,6 +100,21 @@ impl Stack {
             .filter_map(|line| line.split_once('='))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect()
+    }
+
+    /// The kind of the stack's gateway: `envoy` with the Wasm filter, or a gateway of `deploy/gateways`
+    /// with `apikeys serve`.
+    pub fn gateway(&self) -> String {
+        let gateway = self.demo_env().remove("GATEWAY");
+        gateway.unwrap_or_else(|| "envoy".to_owned())
+    }
+
+    /// The log of the filter or of `apikeys serve`.
+    pub fn log(&self) -> PathBuf {
+        self.run_dir.join(match self.gateway().as_str() {
+            "envoy" => "envoy.log",
+            _ => "gateway-apikeys.log",
+        })
     }
 
     /// The process of one of its parts, or of another server started in its folder.

@@ -1,35 +1,33 @@
-//! The look-ups and grants that a worker has in flight at once: as many as Keycloak answers without
-//! delay.
+//! Limits a worker's look-ups and grants in flight to as many as Keycloak answers without delay.
 //!
-//! (Slow start, then additive increase and multiplicative decrease, as TCP does it in RFC 5681;
-//! latency is the signal, not loss.) A round is as many answers as the limit. An answer is slow
-//! when it takes longer than twice the endpoint's unhurried time and [`SLACK_MS`], or says that
-//! Keycloak is unwell or gone. A round with more than a quarter of slow answers takes the limit to
-//! three quarters. Another round raises it, if a request found no room meanwhile: to the double
-//! until the first slow round, then by one. At [`LIMIT_MIN`] the doubling begins anew.
+//! The limit follows latency by slow start, then additive increase and multiplicative decrease, as in
+//! TCP (RFC 5681; TCP's signal is loss). A round is as many answers as the limit. An answer is slow if
+//! it takes longer than twice the endpoint's unhurried time plus [`SLACK_MS`], or says that Keycloak is
+//! unwell or gone. If more than a quarter of a round's answers are slow, the limit falls to three
+//! quarters. Otherwise the limit grows if a request found no room in the round: it doubles until the
+//! first slow round, then grows by one. At [`LIMIT_MIN`] it doubles again.
 //!
-//! The unhurried time is the shortest seen. It follows a Keycloak that has become slower: with
-//! [`LIMIT_MIN`] calls in flight or fewer, a longer answer raises it by an eighth of the
-//! difference.
+//! The unhurried time is the shortest seen. If Keycloak becomes slower, the time rises: with
+//! [`LIMIT_MIN`] calls in flight or fewer, a longer answer raises it by an eighth of the difference.
 //!
-//! New keys use three quarters of the limit, so that a known key finds room beside a crowd of them.
-//! A grant goes at once: its look-up would be wasted otherwise. So do known keys right after an
-//! outage, which have a rate of their own. Polls, self-checks, the service token and renewals are
-//! one call at a time; they neither wait nor count.
+//! New keys use three quarters of the limit, so a known key finds room beside a crowd of them. A grant
+//! never waits, because its look-up would be wasted. Known keys right after an outage do not wait here
+//! either: they have their own rate. Polls, self-checks, the service token and renewals are one call at
+//! a time. They neither wait nor count.
 
 use crate::calls::breaker::Health;
 use crate::clock::UnixMillis;
 use crate::keycloak::Endpoint;
 
-/// The limit of a worker that has made no call.
+/// The limit before the first call.
 pub const LIMIT_FIRST: usize = 16;
 /// The lowest limit.
 pub const LIMIT_MIN: usize = 4;
 /// The highest limit.
 pub const LIMIT_MAX: usize = 256;
-/// An answer may take this much longer: workers have other work, and Keycloak collects garbage.
+/// Extra time before an answer counts as slow: workers do other work, and Keycloak collects garbage.
 const SLACK_MS: u64 = 20;
-/// The time of a call before one was answered.
+/// The assumed time of a call before the first answer.
 const GUESS_MS: u64 = 20;
 
 /// The calls in flight of one worker, and their limit.
@@ -76,24 +74,24 @@ impl InFlight {
         has_room
     }
 
-    /// The milliseconds until a look-up with so many before it finds room. Each of them makes two
-    /// calls.
+    /// The milliseconds until a look-up finds room, with `before` look-ups ahead of it. Each look-up leads to
+    /// two calls.
     #[must_use]
     pub const fn wait_ms(&self, before: usize) -> u64 {
         (before as u64 + 1) * 2 * self.latest_ms / self.limit as u64
     }
 
-    /// A call goes out.
+    /// Counts a call that goes out.
     pub const fn sent(&mut self) {
         self.calls += 1;
     }
 
-    /// The exchange of a call in flight went away.
+    /// Frees the place of a call in flight after its exchange has ended.
     pub const fn give_up(&mut self) {
         self.calls = self.calls.saturating_sub(1);
     }
 
-    /// A call is answered, or has failed.
+    /// Handles the answer or the failure of a call.
     pub fn answered(
         &mut self,
         endpoint: Endpoint,
@@ -103,7 +101,7 @@ impl InFlight {
     ) {
         let in_flight = self.calls;
         self.give_up();
-        // After a clock step backwards nobody knows how long the call took.
+        // The clock was set back, so the time of the call is unknown.
         if now < sent_at {
             return;
         }
@@ -176,11 +174,11 @@ mod tests {
 
     const START: UnixMillis = UnixMillis(1_700_000_000_000);
 
-    /// A Keycloak that works at so many look-ups at once, and lets the others wait.
+    /// A Keycloak that works on `at_once` calls and queues the others.
     struct Keycloak {
         at_once: usize,
         call_ms: u64,
-        /// The ends of calls, of those that are worked at and of those that wait.
+        /// The ends of all calls, running and queued.
         ends: VecDeque<UnixMillis>,
     }
 
@@ -202,7 +200,7 @@ mod tests {
             end
         }
 
-        /// Sends as many look-ups as there is room for, for so long; gives the answers.
+        /// Sends look-ups for `for_ms` while there is room, and returns the number of answers.
         fn crowd(&mut self, in_flight: &mut InFlight, now: &mut UnixMillis, for_ms: u64) -> u64 {
             let mut sent: VecDeque<(UnixMillis, UnixMillis)> = VecDeque::new();
             let (until, mut answers) = (now.plus_ms(for_ms), 0);
@@ -250,7 +248,7 @@ mod tests {
             let answers = keycloak.crowd(&mut in_flight, &mut now, 5000);
             let most = 5000 / call_ms * at_once as u64;
             assert!(answers >= most * 9 / 10, "{answers} of {most}");
-            // The time that is still not slow, and the round in which it shows.
+            // The calls that fit into the longest time that is not slow.
             let in_time = at_once * (2 * call_ms + SLACK_MS) as usize / call_ms as usize;
             let limit = in_flight.limit();
             assert!(
@@ -283,7 +281,7 @@ mod tests {
         };
         assert_eq!(room(&mut in_flight, false), 12);
         assert_eq!(room(&mut in_flight, true), 4);
-        // A grant goes all the same, and each gives its place back.
+        // A grant goes out without room, and each call frees its place.
         in_flight.sent();
         for _ in 0..20 {
             in_flight.give_up();

@@ -63,7 +63,7 @@ impl Bucket {
         Some(wait_ms)
     }
 
-    /// Gives back a token that was spent since the bucket was last full.
+    /// Returns a token to the bucket. The token was spent since the bucket was last full.
     pub fn give_back(self, full_at: &mut FullAt, now: UnixMillis) {
         if !self.is_full(*full_at, now) {
             full_at.0 = full_at.0.saturating_sub(self.interval_us);
@@ -76,8 +76,8 @@ impl Bucket {
         self.wait_ms_for(1000, full_at, now)
     }
 
-    /// The milliseconds from `now` on until so many thousandths of a token were earned: beyond
-    /// what the bucket holds as well.
+    /// The milliseconds from `now` until the bucket has earned `thousandths` of a token. The number may
+    /// be larger than the bucket.
     #[must_use]
     pub fn wait_ms_for(self, thousandths: u64, full_at: FullAt, now: UnixMillis) -> u64 {
         let needed_us = self.interval_us.saturating_mul(thousandths) / 1000;
@@ -86,7 +86,7 @@ impl Bucket {
         wait_us.div_ceil(1000)
     }
 
-    /// Whether nothing is owed.
+    /// Whether the bucket is full.
     #[must_use]
     pub fn is_full(self, full_at: FullAt, now: UnixMillis) -> bool {
         self.owed_us(full_at, now) == 0

@@ -1,5 +1,5 @@
-//! One bcrypt at a time per worker, and a bounded, fair queue behind it. A shell with threads to
-//! spare has some at a time, apart from its workers.
+//! One bcrypt at a time per worker, and a bounded, fair queue behind it. A shell with threads of its
+//! own for bcrypt runs one on each of them.
 //!
 //! No request can wake another (Kong's `set_effective_context` does nothing), so each waiting
 //! request comes back from time to time and checks. A ticket that is shown no more, because its
@@ -55,7 +55,7 @@ struct Place {
 pub struct Gate {
     places: VecDeque<Place>,
     tickets: u64,
-    /// The number of threads that compute apart from the worker; 0 where the worker computes.
+    /// The number of threads for bcrypt; 0 if the worker computes bcrypt itself, in slices.
     threads: usize,
 }
 
@@ -66,7 +66,7 @@ impl Gate {
         Self::default()
     }
 
-    /// A free gate to this many threads, each of which runs one bcrypt to its end.
+    /// A free gate for this many threads. Each thread runs one bcrypt to its end.
     #[must_use]
     pub fn apart(threads: usize) -> Self {
         Self {
@@ -75,7 +75,7 @@ impl Gate {
         }
     }
 
-    /// Whether other threads compute, and not the worker in slices.
+    /// Whether other threads compute bcrypt, so that the worker runs no slices.
     #[must_use]
     pub const fn is_apart(&self) -> bool {
         self.threads > 0

@@ -1,55 +1,54 @@
-//! Look-ups for keys that this node has never verified: those that come to nothing are bounded.
+//! Rate limits on look-ups. For keys that this node has never verified, only failed look-ups count.
 //!
-//! A stranger can make up any number of keys. So each such look-up spends a token of a bucket:
-//! [`IN_VAIN_PER_SECOND`] a second, [`IN_VAIN_BURST`] at once. A key that is then verified gives
-//! its token back, as if it had never been spent. Unknown keys, wrong secrets, ended keys, clients
-//! that hang up and calls without an answer give back nothing. So a flood costs Keycloak the same
-//! whether good keys come meanwhile or not, and a restart with good keys alone spends nothing.
+//! An attacker can make up any number of keys. So each look-up of a new key spends a token of a
+//! bucket: [`IN_VAIN_PER_SECOND`] a second, [`IN_VAIN_BURST`] at once. If the key is then verified,
+//! the token returns to the bucket. Unknown keys, wrong secrets, ended keys, clients that disconnect
+//! and calls without an answer return none. So good keys do not add to the cost of a flood, and a
+//! restart with only good keys uses up no tokens.
 //!
-//! The share of look-ups that lately came to nothing tells how many tokens the requests that wait
-//! will spend. A crowd of strangers gets them in the order of arrival, each 20 ms after the one
-//! before. A crowd of good keys waits for calls in flight alone. A request that would wait for
-//! longer than a callout may take is refused.
+//! The share of recent look-ups that failed predicts how many tokens the waiting requests will use up.
+//! A crowd of made-up keys gets tokens in the order of arrival, one each 20 ms. A crowd of good keys
+//! waits only for room among the calls in flight. A request is refused if it would wait longer than
+//! the callout timeout.
 //!
-//! Known keys have a rate of their own right after an outage, when all of them come at once because
-//! none could be refreshed.
+//! Known keys have a separate rate right after an outage. All of them come at once then, because none
+//! could be refreshed.
 
 use super::bucket::{Bucket, FullAt};
 use crate::calls::ExchangeId;
 use crate::clock::UnixMillis;
 use crate::config::Config;
 
-/// Look-ups per second that come to nothing.
+/// Look-ups of new keys per second that may fail.
 pub const IN_VAIN_PER_SECOND: u64 = 50;
-/// Look-ups that come to nothing at once.
+/// Look-ups of new keys that may fail at once.
 pub const IN_VAIN_BURST: u64 = 100;
-/// New keys that wait at once: a quarter of all pending requests, and fewer than a node of Kong lets
-/// wait at once (`/wait`), where known keys wait as well.
+/// The most new keys that wait at once: a quarter of all pending requests, and less than Kong's limit
+/// for waiting requests (`/wait`), which also holds known keys.
 pub const WAITING_MAX: usize = 256;
-/// An outcome moves the share of look-ups in vain by this part of the way.
+/// Each outcome moves the share of failed look-ups by 1/16 of the difference.
 const SHARE_STEP: u64 = 16;
 
-/// Known keys per second, right after Keycloak came back.
+/// Look-ups of known keys per second, right after an outage.
 const REFRESHES_PER_SECOND: u64 = 200;
-/// Such keys that a worker asks for at once.
+/// Look-ups of known keys at once, right after an outage.
 const REFRESHES_BURST: u64 = 50;
 
-/// The new keys of one worker: the tokens that strangers may still spend, and the requests that
-/// wait for one.
+/// The new keys of one worker: the tokens left for look-ups, and the requests that wait for one.
 #[derive(Debug)]
 pub struct NewKeys {
     bucket: Bucket,
     full_at: FullAt,
-    /// How often a token was spent from the full bucket.
+    /// How often a look-up has spent the first token of a full bucket.
     begun: u64,
-    /// Thousandths of the look-ups that lately came to nothing.
+    /// The share of recent look-ups that failed, in thousandths.
     in_vain: u64,
-    /// In the order in which they came.
+    /// The waiting requests, in the order of arrival.
     waiting: Vec<ExchangeId>,
     patience_ms: u64,
 }
 
-/// The token that a look-up has spent.
+/// A token spent by a look-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spent {
     begun: u64,
@@ -69,8 +68,8 @@ impl NewKeys {
         }
     }
 
-    /// Takes a place among those that wait, or keeps it. False, and no place, where the wait would
-    /// be too long.
+    /// Takes a place in the queue, or keeps it. Returns false and frees the place if the wait would be too
+    /// long.
     pub fn join(&mut self, id: ExchangeId, now: UnixMillis) -> bool {
         let (place, is_new) = match self.waiting.binary_search(&id) {
             Ok(place) => (place, false),
@@ -87,20 +86,20 @@ impl NewKeys {
         true
     }
 
-    /// Gives the place back, if there is one.
+    /// Frees the request's place, if it has one.
     pub fn leave(&mut self, id: ExchangeId) {
         if let Ok(place) = self.waiting.binary_search(&id) {
             self.waiting.remove(place);
         }
     }
 
-    /// The number of requests that came before.
+    /// The number of waiting requests that came earlier.
     #[must_use]
     pub fn before(&self, id: ExchangeId) -> usize {
         self.waiting.partition_point(|waiting| *waiting < id)
     }
 
-    /// The number of requests that wait.
+    /// The number of waiting requests.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.waiting.len()
@@ -112,16 +111,16 @@ impl NewKeys {
         self.waiting.is_empty()
     }
 
-    /// The milliseconds until a request with so many before it gets a token, if the look-ups go
-    /// on as of late.
+    /// The milliseconds until a request gets a token, with `before` requests ahead of it and the current
+    /// share of failures.
     #[must_use]
     pub fn wait_ms(&self, before: usize, now: UnixMillis) -> u64 {
         let thousandths = 1000 + before as u64 * self.in_vain;
         self.bucket.wait_ms_for(thousandths, self.full_at, now)
     }
 
-    /// Spends a token and gives the place back. None where the bucket has no token beside those
-    /// that the requests before are expected to spend in vain.
+    /// Spends a token and frees the place. Returns none if the earlier requests are expected to use up all
+    /// tokens.
     pub fn spend(&mut self, id: ExchangeId, now: UnixMillis) -> Option<Spent> {
         if self.wait_ms(self.before(id), now) > 0 {
             return None;
@@ -132,7 +131,8 @@ impl NewKeys {
         Some(Spent { begun: self.begun })
     }
 
-    /// The key of a look-up is verified: its token comes back, unless the bucket was full since.
+    /// Returns the token of a look-up with a verified key. If the bucket was full meanwhile, time has
+    /// returned the token already.
     pub fn verified(&mut self, spent: Spent, now: UnixMillis) {
         self.in_vain -= self.in_vain.div_ceil(SHARE_STEP);
         if spent.begun == self.begun {
@@ -140,7 +140,7 @@ impl NewKeys {
         }
     }
 
-    /// A look-up came to nothing.
+    /// Counts a failed look-up.
     pub const fn came_to_nothing(&mut self) {
         self.in_vain += (1000 - self.in_vain).div_ceil(SHARE_STEP);
     }
@@ -164,8 +164,7 @@ impl Refreshes {
         }
     }
 
-    /// Takes the next turn, and gives the milliseconds until it comes; none when too many
-    /// wait already.
+    /// Takes the next turn, and returns the milliseconds until it comes; none if too many wait already.
     pub fn take_turn(&mut self, now: UnixMillis) -> Option<u64> {
         self.bucket.reserve(&mut self.full_at, now)
     }

@@ -194,7 +194,7 @@ enum State {
         owner: Box<Owner>,
         job: Box<BcryptJob>,
     },
-    /// The verdict of another thread.
+    /// Waits for the verification on another thread.
     Computing { owner: Box<Owner> },
     /// A yield after the verification, to sign the assertions.
     Signing { owner: Box<Owner> },
@@ -255,11 +255,11 @@ struct Attempt {
     asked_at: UnixMillis,
     /// The generation of the worker's revocations then.
     generation: u64,
-    /// Since when it waits for its look-up turn.
+    /// The start of the wait for a look-up turn.
     waits_since: Option<UnixMillis>,
     /// When its turn after an outage comes.
     turn_at: Option<UnixMillis>,
-    /// The token that the look-up of a new key has spent.
+    /// The token spent by the look-up of a new key.
     spent: Option<Spent>,
     /// When the look-up or the grant in flight was sent.
     sent_at: Option<UnixMillis>,
@@ -744,7 +744,7 @@ impl Pending {
         }
     }
 
-    /// The way to Keycloak, from its beginning: after each wait for a turn as well.
+    /// Starts the way to Keycloak; runs again after each wait for a turn.
     fn take_turn(&mut self, env: &mut Env<'_>) -> Step {
         let (now, worker) = (env.now, &mut *env.worker);
         if !worker.breaker.would_admit(&self.digest, now) {
@@ -759,9 +759,9 @@ impl Pending {
         self.need_service_token(WAIT_MS_MIN, env)
     }
 
-    /// Takes the turn of a look-up, or gives the wait until it is worth another look. A turn is
-    /// room among the calls in flight, and for a new key a token as well. Right after an outage,
-    /// known keys have turns of their own. A request waits for as long as a callout may take.
+    /// Takes a look-up turn, or returns the wait until the next check. A turn needs room among the calls
+    /// in flight, and for a new key also a token. Right after an outage, known keys have a separate
+    /// rate. A request waits for the callout timeout at most.
     fn wait_for_turn(&mut self, env: &mut Env<'_>) -> Result<Option<u64>, End> {
         if self.key.is_none() {
             return Ok(None);
@@ -1036,7 +1036,7 @@ impl Pending {
         }
     }
 
-    /// The end of a verification on another thread.
+    /// Handles the end of a verification on another thread.
     fn computed(&mut self, owner: Box<Owner>, event: Event<'_>, env: &mut Env<'_>) -> Step {
         env.gate.leave(self.ticket);
         match event {

@@ -64,8 +64,8 @@ pub struct Sizes {
     /// New keys that wait for their look-up; at most
     /// [`WAITING_MAX`](super::lookups::WAITING_MAX).
     pub new_keys: usize,
-    /// Look-ups and grants in flight. Look-ups keep to the limit, which is at most
-    /// [`LIMIT_MAX`](crate::calls::in_flight::LIMIT_MAX), and grants follow.
+    /// Look-ups and grants in flight. Only look-ups wait for the limit, at most
+    /// [`LIMIT_MAX`](crate::calls::in_flight::LIMIT_MAX).
     pub calls: usize,
     /// Source addresses that failed; at most
     /// [`ADDRESSES_MAX`](super::throttle::ADDRESSES_MAX).

@@ -103,7 +103,7 @@ Examples:
     Inspect(InspectArgs),
     /// Prints the hash of a key, as Keycloak stores it. Calls no server.
     Hash(HashCommandArgs),
-    /// Exchanges keys as a service, for gateways that load no Wasm: forward auth, ext_authz.
+    /// Runs the exchange as a service for gateways without Wasm: forward auth, ext_authz.
     Serve(ServeArgs),
     /// Prints a script that completes this tool's command lines.
     Completions(CompletionsArgs),

@@ -6,7 +6,7 @@ use crate::client::{Request, Target};
 use crate::gateway::Spec;
 use crate::owner::Key;
 use crate::portal::{expect_problem, post};
-use crate::world::{Case, Need, World};
+use crate::world::{Case, Host, Need, World};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -25,7 +25,12 @@ pub(crate) fn cases() -> Vec<Case> {
             "abuse::behind_a_load_balancer_the_client_counts",
             behind_a_load_balancer,
         )
-        .needs(Need::OwnGateway),
+        .needs(Need::OwnGateway)
+        .not_on(
+            &[Host::EnvoyExtAuthz],
+            "Envoy sends ext_authz the address of the connection, and not the address by \
+             xff_num_trusted_hops",
+        ),
         Case::new("abuse::a_flood_of_unknown_keys", flood).needs(Need::OwnGateway),
     ]
 }
@@ -87,7 +92,7 @@ fn workers_count_together(world: &World) {
     let refused = until_throttled(&gateway.target.from(address(2)), |request| request);
     assert!((20..=30).contains(&refused), "{refused}");
     let by_worker = gateway.uses_by_worker(&[r#""outcome":"refused""#]);
-    assert!(by_worker.len() > 1, "{by_worker:?}");
+    assert!(by_worker.len() > 1 || gateway.workers == 1, "{by_worker:?}");
 }
 
 /// The gateway's own setting for load balancers is enough.

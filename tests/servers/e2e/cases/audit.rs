@@ -123,7 +123,11 @@ fn events(world: &World) {
     assert_eq!(gateway.target.orders(&key.text).status, 200);
     let line = line_of(&gateway, &key.id);
     assert_eq!(line["owner"], owner.id);
-    assert_eq!(line["route"], "orders");
+    let route = match world.host.is_served() {
+        true => "exchange",
+        false => "orders",
+    };
+    assert_eq!(line["route"], route);
     let path = format!(
         "events?type=JWT_AUTHORIZATION_GRANT&user={}&max=100",
         owner.id

@@ -64,11 +64,12 @@ fn shared(world: &World) {
     let gateway = world.start_gateway(&spec);
     let (owner, key) = world.owner();
     gateway.target.orders(&key.text).orders();
-    wait::until("both workers had requests", Duration::from_secs(30), || {
+    wait::until("each worker had requests", Duration::from_secs(30), || {
         let orders = gateway.target.orders(&key.text).orders();
         assert_eq!(orders.subject, owner.id);
         let by_worker = gateway.uses_by_worker(&[&key.id]);
-        let both = by_worker.len() == 2 && by_worker.values().all(|count| *count >= 3);
+        let both =
+            by_worker.len() == gateway.workers && by_worker.values().all(|count| *count >= 3);
         both.then_some(()).ok_or(format!("{by_worker:?}"))
     });
     assert_eq!(calls(&proxy), (1, 1));

@@ -58,11 +58,13 @@ fn new_key(world: &World) {
 fn no_header(world: &World) {
     let key = &world.api_key;
     let secret = key.rsplit('_').next().unwrap();
-    for request in [
+    let known = [
         Request::orders().api_key(key),
         Request::orders().header("X-API-Key", key),
         // The same key twice is one credential.
         Request::orders().bearer(key).header("X-API-Key", key),
+    ];
+    let copies = [
         Request::orders()
             .header("X-API-Key", key)
             .header("Cookie", format!("theme=dark; key={key}"))
@@ -70,7 +72,16 @@ fn no_header(world: &World) {
         Request::orders()
             .api_key(key)
             .header("X-Original-Authorization", format!("ApiKey {key}")),
-    ] {
+    ];
+    let (kept, refused) = match world.host.removes_any_header() {
+        true => (&copies[..], &[][..]),
+        false => (&[][..], &copies[..]),
+    };
+    for request in refused {
+        let answer = world.gateway.send(request);
+        answer.problem(400, "ambiguous_credentials");
+    }
+    for request in known.iter().chain(kept).cloned() {
         let orders = world
             .gateway
             .send(&request.header("X-Kept", "yes"))

@@ -266,7 +266,7 @@ fn nothing_listens(world: &World) {
     let request_id = answer.unavailable();
     gateway
         .log
-        .expect(&[&request_id, r#""reason":"service-token"#]);
+        .expect(&[&request_id, r#""reason":"#, "service-token"]);
 }
 
 /// A line break in a token answer must not become a header for the service.

@@ -69,9 +69,9 @@ impl Drop for Changed<'_> {
 }
 
 /// The marks of a line's level. Kong hides informative lines, so they are warnings there.
-const INFO: &[&str] = &["[info]", "[warn]"];
-const WARNING: &[&str] = &["[warning]", "[warn]"];
-const ERROR: &[&str] = &["[error]"];
+const INFO: &[&str] = &["[info]", "[warn]", r#""level":"INFO""#];
+const WARNING: &[&str] = &["[warning]", "[warn]", r#""level":"WARN""#];
+const ERROR: &[&str] = &["[error]", r#""level":"ERROR""#];
 
 /// A gateway without requests logs this, at this level.
 #[track_caller]

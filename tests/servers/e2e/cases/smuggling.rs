@@ -4,7 +4,7 @@
 
 use crate::client::Request;
 use crate::owner::Key;
-use crate::world::{Case, Need, World};
+use crate::world::{Case, Host, Need, World};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -170,6 +170,8 @@ fn made_anew(world: &World) {
         "X-Forwarded-For",
         "X-Forwarded-Host",
         "X-Forwarded-Path",
+        "X-Forwarded-Method",
+        "Expect",
         "Via",
         "Forwarded",
         "TE",
@@ -179,6 +181,11 @@ fn made_anew(world: &World) {
         for value in [key.clone(), format!("a, for={key}")] {
             harmless(world, &Request::orders().api_key(key).header(name, value));
         }
+    }
+    for upgrades in [["websocket", key.as_str()], [key.as_str(), "websocket"]] {
+        let request = Request::orders().api_key(key);
+        let request = request.header("Upgrade", upgrades[0]);
+        harmless(world, &request.header("Upgrade", upgrades[1]));
     }
 }
 
@@ -196,7 +203,12 @@ fn two_lengths(world: &World) {
             .api_key(&world.api_key)
             .post(hidden.clone().into_bytes())
             .header(name, value);
-        refused(world, &request);
+        // RFC 9112, 6.3, allows both: HAProxy and Caddy drop the length.
+        let reads_chunks = matches!(world.host, Host::Haproxy | Host::Caddy);
+        match value == "chunked" && reads_chunks {
+            true => harmless(world, &request),
+            false => refused(world, &request),
+        }
     }
 }
 
