@@ -91,7 +91,8 @@ take_lock() {
 
 already_running() {
   local part
-  [ -s "$DEMO_ENV" ] || return 1
+  # With the same gateway.
+  grep -qx "GATEWAY=$GATEWAY" "$DEMO_ENV" 2>/dev/null || return 1
   for part in "${PARTS[@]}"; do
     daemon_pid "$part" >/dev/null || return 1
   done
