@@ -84,11 +84,6 @@ const BLOCKS: [(&str, &str, &str); 11] = [
         "make run",
         "tests/servers/src/stack.rs starts it, tests/servers/e2e/cases/first_run.rs runs the line that it prints",
     ),
-    (
-        "README.md",
-        "GATEWAY_PORT=8100 KEYCLOAK_PORT=8180 make run",
-        "tests/servers/src/stack.rs, with ports of its own",
-    ),
     ("README.md", "make test", "not run: the suite of this test"),
     (
         "README.md",
