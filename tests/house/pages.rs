@@ -78,7 +78,7 @@ const RUN_BY: [(&str, &str); 18] = [
 
 /// The commands of the two pages that start the whole stack, by their first line, each with its
 /// equivalent in the suite: a test cannot run the suite that it belongs to.
-const BLOCKS: [(&str, &str, &str); 11] = [
+const BLOCKS: [(&str, &str, &str); 10] = [
     (
         "README.md",
         "make run",
