@@ -78,16 +78,11 @@ const RUN_BY: [(&str, &str); 18] = [
 
 /// The commands of the two pages that start the whole stack, by their first line, each with its
 /// equivalent in the suite: a test cannot run the suite that it belongs to.
-const BLOCKS: [(&str, &str, &str); 11] = [
+const BLOCKS: [(&str, &str, &str); 10] = [
     (
         "README.md",
         "make run",
         "tests/servers/src/stack.rs starts it, tests/servers/e2e/cases/first_run.rs runs the line that it prints",
-    ),
-    (
-        "README.md",
-        "GATEWAY_PORT=8100 KEYCLOAK_PORT=8180 make run",
-        "tests/servers/src/stack.rs, with ports of its own",
     ),
     ("README.md", "make test", "not run: the suite of this test"),
     (
