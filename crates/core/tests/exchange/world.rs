@@ -344,7 +344,7 @@ impl World {
                 }
             };
             if let Effect::Compute { mut job, .. } = effect {
-                let same = job.run(u32::MAX).expect("its end");
+                let same = job.run(u32::MAX).unwrap();
                 self.now = self.now.plus_ms(60);
                 output = self.input(&mut exchange, Event::Computed(same));
                 continue;
