@@ -99,7 +99,7 @@ fn every_command_is_on_the_page_and_has_examples() {
         .filter_map(|line| line.split_whitespace().next())
         .filter(|command| *command != "help")
         .collect();
-    assert_eq!(commands.len(), 18);
+    assert_eq!(commands.len(), 19);
     for command in commands {
         assert!(page.contains(&format!("apikeys {command}")), "{command}");
         assert!(
