@@ -13,9 +13,15 @@ use crate::world::{Realm, admin_password};
 fn assert_no_secret(realm: &Realm, text: &str) {
     let pem = fs::read_to_string(realm.file("key.pem")).unwrap_or_default();
     let private = pem.lines().nth(1).unwrap_or("no key file");
-    for secret in [&admin_password(), "eyJ", "$2b$", "$sha256$", private] {
+    for secret in [&admin_password(), "$2b$", "$sha256$", private] {
         assert!(!text.contains(secret), "{secret:?} in {text}");
     }
+    // The middle of a signing key's public id may be the same by chance.
+    let mut words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_'));
+    assert!(
+        !words.any(|word| word.starts_with("eyJ")),
+        "a token in {text}"
+    );
 }
 
 /// A text without the words that may be secret, for messages of failed tests.
