@@ -69,7 +69,9 @@ start_caddy() {
   local caddy
   caddy=$(program caddy)
   rendered Caddyfile >/dev/null
-  printf '{\n\tadmin off\n}\nimport Caddyfile\n' >"$FOLDER/main.caddyfile"
+  # By default Caddy sends on heads of up to 1 MB, which `apikeys serve` does not read.
+  printf '{\n\tadmin off\n\tservers {\n\t\tmax_header_size 96KB\n\t}\n}\nimport Caddyfile\n' \
+    >"$FOLDER/main.caddyfile"
   XDG_DATA_HOME=$FOLDER XDG_CONFIG_HOME=$FOLDER GOMAXPROCS=$WORKERS \
     start_daemon "$1" "$RUN_DIR/$1.log" "$caddy" run --adapter caddyfile --config "$FOLDER/main.caddyfile"
 }
