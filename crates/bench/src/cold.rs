@@ -87,13 +87,13 @@ fn ready_after(targets: &Targets) -> f64 {
 }
 
 /// Several keys of one owner, written by one call.
-pub(crate) struct Owned<'a> {
-    pub(crate) owner: Owner<'a>,
-    pub(crate) keys: Vec<Key>,
+struct Owned<'a> {
+    owner: Owner<'a>,
+    keys: Vec<Key>,
 }
 
 impl<'a> Owned<'a> {
-    pub(crate) fn new(bench: &'a Bench, count: usize, record: impl Fn(&Key) -> Record) -> Self {
+    fn new(bench: &'a Bench, count: usize, record: impl Fn(&Key) -> Record) -> Self {
         let keys: Vec<Key> = (0..count).map(|_| Key::random()).collect();
         let records: Vec<Record> = keys.iter().map(record).collect();
         Self {
@@ -103,15 +103,35 @@ impl<'a> Owned<'a> {
     }
 }
 
-pub(crate) fn bcrypt_record(key: &Key) -> Record {
+fn bcrypt_record(key: &Key) -> Record {
     Record::bcrypt(key, "2b", COST)
 }
 
 /// Some keys in turn, each after its second in the cache, and the same two calls without a
 /// gateway right before or after.
 fn refresh(bench: &Bench, targets: &Targets, bare: &mut Bare, report: &mut Report) {
-    let owned = Owned::new(bench, REFRESHED_KEYS, Record::sha256);
     let mut gateway = targets.target("short").connect();
+    let (ours, calls, ratios) = refreshes(bench, bare, |key| ask(&mut gateway, key));
+    let name = "wasmcustom.apikey_exchanges_total.source.refresh";
+    wait::until("the refreshes", Duration::from_secs(10), || {
+        let seen = targets.counter(name);
+        (seen == ours.len() as f64)
+            .then_some(())
+            .ok_or(format!("{seen} refreshes"))
+    });
+    report.fact("refresh_ms", &ours);
+    report.fact("bare_calls_ms", &calls);
+    report.row("refresh_vs_roundtrips", &ratios);
+}
+
+/// Milliseconds of refreshes and of their bare calls, and the ratio of each round. `ask` exchanges a
+/// key where a token is kept for a second.
+pub(crate) fn refreshes(
+    bench: &Bench,
+    bare: &mut Bare,
+    mut ask: impl FnMut(&str) -> f64,
+) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+    let owned = Owned::new(bench, REFRESHED_KEYS, Record::sha256);
     let (mut ours, mut calls, mut ratios) = (vec![], vec![], vec![]);
     for round in 0..=REFRESHES {
         let (mut refreshed, mut made) = (vec![], vec![]);
@@ -122,7 +142,7 @@ fn refresh(bench: &Bench, targets: &Targets, bare: &mut Bare, report: &mut Repor
             if bare_first {
                 call();
             }
-            refreshed.push(ask(&mut gateway, &key.text));
+            refreshed.push(ask(&key.text));
             if !bare_first {
                 call();
             }
@@ -136,17 +156,8 @@ fn refresh(bench: &Bench, targets: &Targets, bare: &mut Bare, report: &mut Repor
         // All cached tokens end within this time.
         thread::sleep(Duration::from_millis(1050));
     }
-    let name = "wasmcustom.apikey_exchanges_total.source.refresh";
-    wait::until("the refreshes", Duration::from_secs(10), || {
-        let seen = targets.counter(name);
-        (seen == ours.len() as f64)
-            .then_some(())
-            .ok_or(format!("{seen} refreshes"))
-    });
-    report.fact("refresh_ms", &ours);
-    report.fact("bare_calls_ms", &calls);
-    report.row("refresh_vs_roundtrips", &ratios);
     owned.owner.delete();
+    (ours, calls, ratios)
 }
 
 /// Milliseconds of a served request.
@@ -158,13 +169,25 @@ fn ask(gateway: &mut Connection, key: &str) -> f64 {
 
 /// A new key each time; beside it bcrypt in a native program, and the two calls.
 fn first_use(bench: &Bench, targets: &Targets, bare: &mut Bare, report: &mut Report) {
-    let owned = Owned::new(bench, FIRST_USES, bcrypt_record);
     let mut gateway = targets.target("exchange").connect();
-    let (mut ours, mut native, mut ratios) = (vec![], vec![], vec![]);
     // Gets the gateway's own token first.
     ask(&mut gateway, &bench.key);
+    let (ours, native, ratios) = first_uses(bench, bare, |key| ask(&mut gateway, key));
+    report.fact("first_use_ms", &ours);
+    report.fact("native_bcrypt_ms", &native);
+    report.row("first_use_vs_native_bcrypt", &ratios);
+}
+
+/// Milliseconds of first uses and of native bcrypt, and the ratio of each to bcrypt and its bare calls.
+pub(crate) fn first_uses(
+    bench: &Bench,
+    bare: &mut Bare,
+    mut ask: impl FnMut(&str) -> f64,
+) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+    let owned = Owned::new(bench, FIRST_USES, bcrypt_record);
+    let (mut ours, mut native, mut ratios) = (vec![], vec![], vec![]);
     for key in &owned.keys {
-        let took = ask(&mut gateway, &key.text);
+        let took = ask(&key.text);
         let began = Instant::now();
         let hash = bcrypt::hash_with_salt(&key.text, COST, [7; 16]);
         let hashed = began.elapsed().as_secs_f64() * 1000.0;
@@ -174,10 +197,8 @@ fn first_use(bench: &Bench, targets: &Targets, bare: &mut Bare, report: &mut Rep
         native.push(hashed);
         ratios.push(took / (hashed + calls));
     }
-    report.fact("first_use_ms", &ours);
-    report.fact("native_bcrypt_ms", &native);
-    report.row("first_use_vs_native_bcrypt", &ratios);
     owned.owner.delete();
+    (ours, native, ratios)
 }
 
 /// The longest turn of a worker's loop while it verifies keys and does nothing else, as Envoy

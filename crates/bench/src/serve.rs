@@ -6,17 +6,15 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 
 use crate::bare::Bare;
 use crate::bench::Bench;
 use crate::client::{Request, Target};
-use crate::cold::{Owned, bcrypt_record};
+use crate::cold::{first_uses, refreshes};
 use crate::load::{Keys, Order, Until, closed_at, open, program};
-use crate::owner::Record;
 use crate::report::{Report, median};
 use crate::stack::free_ports;
 use crate::wait;
@@ -29,10 +27,6 @@ const CONNECTIONS: u32 = 16;
 const OPEN_CONNECTIONS: u32 = 8;
 const WINDOWS: usize = 10;
 const WINDOW: Duration = Duration::from_millis(250);
-const REFRESHES: usize = 12;
-const KEYS: usize = 10;
-const FIRST_USES: usize = 20;
-const COST: u32 = 10;
 /// Two exchanges: one keeps a token for a second.
 const NORMAL: &str = "/exchange/normal";
 const SHORT: &str = "/exchange/short";
@@ -51,8 +45,12 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) {
     behind_nginx(&nginx, &one, report);
     drop(nginx);
     let mut bare = Bare::new(bench);
-    refresh(bench, &served, &mut bare, report);
-    first_use(bench, &served, &mut bare, report);
+    let (ours, _, ratios) = refreshes(bench, &mut bare, |key| served.ask(SHORT, key));
+    report.fact("serve_refresh_ms", &ours);
+    report.row("serve_refresh_vs_roundtrips", &ratios);
+    let (ours, _, ratios) = first_uses(bench, &mut bare, |key| served.ask(NORMAL, key));
+    report.fact("serve_first_use_ms", &ours);
+    report.row("serve_first_use_vs_bcrypt", &ratios);
 }
 
 /// Requests a second with the token in the cache, beside those of a constant answer, on one core.
@@ -127,56 +125,6 @@ fn compare(places: [(u16, &str); 2], keys: &Keys) -> [Vec<f64>; 2] {
 fn ratios(ours: &[f64], theirs: &[f64]) -> Vec<f64> {
     let pairs = ours.iter().zip(theirs);
     pairs.map(|(ours, theirs)| ours / theirs).collect()
-}
-
-/// Keys whose token has just ended, and the same two calls made bare.
-fn refresh(bench: &Bench, served: &Served, bare: &mut Bare, report: &mut Report) {
-    let owned = Owned::new(bench, KEYS, Record::sha256);
-    let (mut ours, mut ratios) = (vec![], vec![]);
-    for round in 0..=REFRESHES {
-        let (mut refreshed, mut made) = (vec![], vec![]);
-        for (number, key) in owned.keys.iter().enumerate() {
-            let mut call = || made.push(bare.exchange(&key.id, &owned.owner.id).iter().sum());
-            // The second of the two reads data that Keycloak has just read.
-            let bare_first = (round + number) % 2 == 1;
-            if bare_first {
-                call();
-            }
-            refreshed.push(served.ask(SHORT, &key.text));
-            if !bare_first {
-                call();
-            }
-        }
-        // Round 0 is their first use.
-        if round > 0 {
-            ratios.push(median(&refreshed) / median(&made));
-            ours.append(&mut refreshed);
-        }
-        // All cached tokens end within this time.
-        thread::sleep(Duration::from_millis(1050));
-    }
-    report.fact("serve_refresh_ms", &ours);
-    report.row("serve_refresh_vs_roundtrips", &ratios);
-    owned.owner.delete();
-}
-
-/// A new key each time; beside it bcrypt alone, and the two calls made bare.
-fn first_use(bench: &Bench, served: &Served, bare: &mut Bare, report: &mut Report) {
-    let owned = Owned::new(bench, FIRST_USES, bcrypt_record);
-    let (mut ours, mut ratios) = (vec![], vec![]);
-    for key in &owned.keys {
-        let took = served.ask(NORMAL, &key.text);
-        let began = Instant::now();
-        let hash = bcrypt::hash_with_salt(&key.text, COST, [7; 16]);
-        let hashed = began.elapsed().as_secs_f64() * 1000.0;
-        assert!(hash.is_ok(), "bcrypt");
-        let calls: f64 = bare.exchange(&key.id, &owned.owner.id).iter().sum();
-        ours.push(took);
-        ratios.push(took / (hashed + calls));
-    }
-    report.fact("serve_first_use_ms", &ours);
-    report.row("serve_first_use_vs_bcrypt", &ratios);
-    owned.owner.delete();
 }
 
 /// A process that ends when it is dropped, and with its parent.
