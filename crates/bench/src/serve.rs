@@ -248,19 +248,20 @@ fn configuration(folder: &Path, ports: [u16; 4], key: &str) -> String {
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|name| format!("{name}_temp_path {folder}/{name};"))
         .join(" ");
+    // HEAD: nginx keeps no connection with an answer's body left in it.
     let asks = |port: u16, upstream: &str, path: &str| {
         format!(
             "server {{ listen 127.0.0.1:{port};
     location / {{ auth_request /ask; try_files /nothing @answer; }}
     location @answer {{ return 200; }}
-    location = /ask {{ internal; proxy_pass http://{upstream}{path}; proxy_pass_request_body off;
+    location = /ask {{ internal; proxy_method HEAD; proxy_pass http://{upstream}{path}; proxy_pass_request_body off;
       proxy_set_header Connection \"\"; proxy_set_header Content-Length \"\"; proxy_set_header X-Forwarded-For $remote_addr; }} }}\n"
         )
     };
     let hands_on = |port: u16, upstream: &str, path: &str| {
         format!(
             "server {{ listen 127.0.0.1:{port};
-    location / {{ proxy_pass http://{upstream}{path}; proxy_set_header Connection \"\";
+    location = /orders {{ proxy_pass http://{upstream}{path}; proxy_set_header Connection \"\";
       proxy_set_header X-API-Key {key}; }} }}\n"
         )
     };
