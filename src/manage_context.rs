@@ -255,30 +255,13 @@ impl ManageFilter {
     }
 
     fn report(&self, answer: &manage::Answer) {
-        let report = self.manage.report();
-        let told = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-        let changed = match report.changed.as_slice() {
-            [] => "-".to_owned(),
-            members => members.join(","),
-        };
         let level = if answer.status >= 500 {
             log::Level::Warn
         } else {
             Gateway::here().info()
         };
-        log::log!(
-            level,
-            "request_id={} managed: operation={} status={} code={} caller={} owner={} key_id={} \
-             changed={changed} reason={}",
-            self.request_id,
-            report.operation,
-            answer.status,
-            answer.code().unwrap_or("-"),
-            told(&report.caller),
-            told(&report.owner),
-            told(&report.key_id),
-            told(&report.reason),
-        );
+        let line = self.manage.report().line(self.request_id.text(), answer);
+        log::log!(level, "{line}");
     }
 
     /// Refuses the request: the host lacks something that an answer needs.

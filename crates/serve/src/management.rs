@@ -120,24 +120,8 @@ pub(crate) async fn answer(
 }
 
 fn report(under_way: &UnderWay<'_>, answer: &Answer) {
-    let report = under_way.manage.report();
-    let told = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-    let changed = match report.changed.as_slice() {
-        [] => "-".to_owned(),
-        members => members.join(","),
-    };
-    let line = format!(
-        "request_id={} managed: operation={} status={} code={} caller={} owner={} key_id={} \
-         changed={changed} reason={}",
-        under_way.request.id(&under_way.route.config),
-        report.operation,
-        answer.status,
-        answer.code().unwrap_or("-"),
-        told(&report.caller),
-        told(&report.owner),
-        told(&report.key_id),
-        told(&report.reason),
-    );
+    let request_id = under_way.request.id(&under_way.route.config);
+    let line = under_way.manage.report().line(&request_id, answer);
     match answer.status {
         500.. => tracing::warn!("{line}"),
         _ => tracing::info!("{line}"),

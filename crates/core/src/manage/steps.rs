@@ -119,6 +119,29 @@ pub struct Report {
     pub reason: Option<String>,
 }
 
+impl Report {
+    /// The log's line for the request of this id with this answer.
+    #[must_use]
+    pub fn line(&self, request_id: &str, answer: &Answer) -> String {
+        let told = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        let changed = match self.changed.as_slice() {
+            [] => "-".to_owned(),
+            members => members.join(","),
+        };
+        format!(
+            "request_id={request_id} managed: operation={} status={} code={} caller={} owner={} \
+             key_id={} changed={changed} reason={}",
+            self.operation,
+            answer.status,
+            answer.code().unwrap_or("-"),
+            told(&self.caller),
+            told(&self.owner),
+            told(&self.key_id),
+            told(&self.reason),
+        )
+    }
+}
+
 /// The event that the request waits for.
 #[derive(Default)]
 enum State {
