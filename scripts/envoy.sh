@@ -6,6 +6,7 @@
 #
 #   ENVOY_CONCURRENCY    worker threads, default 2
 #   ENVOY_LOG_LEVEL      default info; the filter's audit lines are info
+#   ENVOY_DYNAMIC_MODULES_SEARCH_PATH   the folder of the module, default: that of build-module.sh
 #   APIKEY_SIGNING_KEY   the filter's signing key; default: the run folder's signing-key.pem
 #
 # Writes NAME.log and NAME.admin (the admin address that Envoy bound) into the run folder.
@@ -26,6 +27,9 @@ start() {
     APIKEY_SIGNING_KEY=$(<"$RUN_DIR/signing-key.pem")
     export APIKEY_SIGNING_KEY
   fi
+
+  : "${ENVOY_DYNAMIC_MODULES_SEARCH_PATH:=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}/module}"
+  export ENVOY_DYNAMIC_MODULES_SEARCH_PATH
 
   # Envoy runs without hot restart: its shared memory would clash with a second Envoy's.
   rm -f "$admin"
