@@ -36,7 +36,7 @@ fn folder(world: &World, name: &str) -> PathBuf {
 }
 
 /// The program that the stack runs.
-fn envoy(world: &World) -> PathBuf {
+pub(super) fn envoy(world: &World) -> PathBuf {
     let fetched = world.stack().script("fetch.sh", &["envoy"]).output();
     let fetched = fetched.expect("scripts/fetch.sh");
     PathBuf::from(String::from_utf8_lossy(&fetched.stdout).trim())
