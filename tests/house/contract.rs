@@ -126,6 +126,48 @@ fn the_example_of_envoy_bounds_what_a_client_may_send() {
     assert_eq!(limits["http.async_response_buffer_limit"], 1_048_576);
 }
 
+/// The two examples for Envoy differ in the filter's shell alone.
+#[test]
+fn the_example_of_the_module_is_that_of_the_filter_without_yields() {
+    let parse = |path: &str| -> Value {
+        let text = substituted(&file(path));
+        serde_norway::from_str(&text).unwrap_or_else(|fault| panic!("{path}: {fault}"))
+    };
+    let mut wasm = parse("deploy/envoy/envoy.yaml");
+    let mut module = parse("deploy/envoy/module.yaml");
+    for (kind, others) in [
+        ("listeners", vec!["service", "yield"]),
+        ("clusters", vec!["yield", "jwks", "application"]),
+    ] {
+        let all = wasm["static_resources"][kind].as_array_mut().unwrap();
+        all.retain(|one| !others.contains(&one["name"].as_str().unwrap()));
+    }
+    for tag in module["stats_config"]["stats_tags"].as_array_mut().unwrap() {
+        let regex = tag["regex"].as_str().unwrap();
+        tag["regex"] = json!(regex.replace("^dynamicmodulescustom", "^wasmcustom"));
+    }
+    let filters =
+        "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/http_filters";
+    let ours = |example: &mut Value| -> Vec<Value> {
+        let filters = example.pointer_mut(filters).unwrap();
+        filters.as_array_mut().unwrap().drain(..2).collect()
+    };
+    for (wasm, module) in ours(&mut wasm).iter().zip(ours(&mut module)) {
+        let name = &wasm["name"];
+        assert_eq!(module["name"], *name);
+        assert_eq!(module["disabled"], wasm["disabled"], "{name}");
+        let fields = wasm.pointer("/typed_config/config/configuration/value");
+        let mut fields: Value = serde_json::from_str(fields.unwrap().as_str().unwrap()).unwrap();
+        fields.as_object_mut().unwrap().remove("yield_upstream");
+        let module = &module["typed_config"];
+        assert_eq!(module["filter_config"]["value"], fields, "{name}");
+        // Its threads outlive a configuration.
+        let loaded = json!({"name": "apikeys_envoy", "do_not_close": true});
+        assert_eq!(module["dynamic_module_config"], loaded, "{name}");
+    }
+    assert_eq!(module, wasm);
+}
+
 #[test]
 fn a_key_in_the_place_of_a_property_is_read_as_well() {
     let mut config = minimal();

@@ -74,7 +74,8 @@ pub struct SecretId(usize);
 
 type Define = unsafe extern "C" fn(Envoy, Slice, *mut Slice, usize, *mut usize) -> u32;
 
-const SUBSCRIBE: &CStr = c"envoy_dynamic_module_callback_http_filter_config_generic_secret_subscribe";
+const SUBSCRIBE: &CStr =
+    c"envoy_dynamic_module_callback_http_filter_config_generic_secret_subscribe";
 const READ: &CStr = c"envoy_dynamic_module_callback_http_filter_config_get_generic_secret";
 const CALLOUT: &CStr = c"envoy_dynamic_module_callback_http_filter_config_http_callout";
 const INCREMENT: &CStr = c"envoy_dynamic_module_callback_http_filter_config_increment_counter";
@@ -134,11 +135,23 @@ impl<'a> Outside<'a> {
         let of = |(name, value): &(&str, &str)| Header::of(name, value);
         let headers: Vec<Header> = headers.iter().map(of).collect();
         let (cluster, body) = (Slice::of(cluster.as_bytes()), Slice::of(body));
-        let timeout = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1);
+        let timeout = u64::try_from(timeout.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
         let (mut id, start, count) = (0, headers.as_ptr(), headers.len());
         // SAFETY: a hook of this configuration runs on the main thread; Envoy copies cluster, headers and
         // body, writes the id, and calls no hook before it returns.
-        match unsafe { callout(self.config, &raw mut id, cluster, start, count, body, timeout) } {
+        match unsafe {
+            callout(
+                self.config,
+                &raw mut id,
+                cluster,
+                start,
+                count,
+                body,
+                timeout,
+            )
+        } {
             SUCCESS => {
                 self.calls.began();
                 Ok(id)
@@ -212,19 +225,30 @@ pub(crate) struct Calls {
 
 impl Calls {
     fn began(&self) {
-        *self.under_way.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        *self
+            .under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) += 1;
     }
 
     pub(crate) fn ended(&self) {
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut under_way = self
+            .under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         *under_way = under_way.saturating_sub(1);
         self.ended.notify_all();
     }
 
     /// Waits until no call is under way.
     pub(crate) fn wait(&self) {
-        let under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let under_way = self
+            .under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         // After the longest wait, Envoy cancels the calls itself.
-        let _ = self.ended.wait_timeout_while(under_way, CALLS_END, |count| *count > 0);
+        let _ = self
+            .ended
+            .wait_timeout_while(under_way, CALLS_END, |count| *count > 0);
     }
 }

@@ -41,7 +41,10 @@ fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
     // A panic leaves the object behind the hook half changed; `Cell::over` or the module sees to that.
     let done = catch_unwind(AssertUnwindSafe(work));
     if done.is_err() {
-        log(Level::Error, "a hook of the module panicked: please report this");
+        log(
+            Level::Error,
+            "a hook of the module panicked: please report this",
+        );
     }
     done.ok()
 }
@@ -59,8 +62,8 @@ pub mod exports {
 
     pub use super::{
         answered, config_destroy, config_new, config_woken, destroy, filter_new, program_init,
-        request_body, request_headers, request_trailers, response_headers, route_destroy, route_new,
-        woken,
+        request_body, request_headers, request_trailers, response_headers, route_destroy,
+        route_new, woken,
     };
 }
 
@@ -97,7 +100,10 @@ pub unsafe fn config_new<M: Module>(config: Envoy, text: Slice) -> Ours {
         }
         Err(fault) => {
             waker.end();
-            log(Level::Error, &format!("the configuration is refused: {fault}"));
+            log(
+                Level::Error,
+                &format!("the configuration is refused: {fault}"),
+            );
             std::ptr::null()
         }
     }
@@ -151,7 +157,9 @@ pub unsafe fn answered<M: Module>(
         unsafe { slice.bytes() }
     };
     let status = || {
-        let found = headers.iter().find(|header| bytes(header.name) == b":status")?;
+        let found = headers
+            .iter()
+            .find(|header| bytes(header.name) == b":status")?;
         std::str::from_utf8(bytes(found.value)).ok()?.parse().ok()
     };
     let answer = (result == raw::SUCCESS).then(status).flatten();
@@ -180,7 +188,10 @@ pub unsafe fn route_new<M: Module>(text: Slice) -> Ours {
     match loaded.unwrap_or_else(|| Err("the module panicked".to_owned())) {
         Ok(config) => Box::into_raw(Box::new(config)).cast_const().cast(),
         Err(fault) => {
-            log(Level::Error, &format!("a route's configuration is refused: {fault}"));
+            log(
+                Level::Error,
+                &format!("a route's configuration is refused: {fault}"),
+            );
             std::ptr::null()
         }
     }

@@ -53,11 +53,22 @@ impl<'a, M: Module> Stream<'a, M> {
         let count = std::ptr::null_mut();
         // SAFETY: the hook of this stream runs; Envoy writes the value, and takes a null count.
         let found = unsafe {
-            raw::get_header(self.stream, RESPONSE_HEADERS, name, &raw mut value, 0, count)
+            raw::get_header(
+                self.stream,
+                RESPONSE_HEADERS,
+                name,
+                &raw mut value,
+                0,
+                count,
+            )
         };
         // SAFETY: as above; the bytes are read at once.
         let bytes = unsafe { value.bytes() };
-        std::str::from_utf8(bytes).ok().filter(|_| found)?.parse().ok()
+        std::str::from_utf8(bytes)
+            .ok()
+            .filter(|_| found)?
+            .parse()
+            .ok()
     }
 
     /// Sets a header of the request; any of this name go. False if Envoy does not.
@@ -83,9 +94,7 @@ impl<'a, M: Module> Stream<'a, M> {
     pub fn source_address(&self) -> Option<String> {
         let mut value = Slice::EMPTY;
         // SAFETY: the hook of this stream runs; Envoy writes the value.
-        let found = unsafe {
-            raw::get_attribute(self.stream, raw::SOURCE_ADDRESS, &raw mut value)
-        };
+        let found = unsafe { raw::get_attribute(self.stream, raw::SOURCE_ADDRESS, &raw mut value) };
         // SAFETY: Envoy keeps the bytes until the hook ends; they are copied at once.
         let bytes = unsafe { value.bytes() };
         found.then(|| String::from_utf8_lossy(bytes).into_owned())

@@ -155,7 +155,10 @@ impl<'a> Gateway<'a> {
             return served::start(stack, &kind, spec, &new_name());
         }
         let (edited, port) = envoy_of(stack, spec);
-        let environment = spec.signing_key.iter().map(|pem| (SIGNING_KEY, pem.clone()));
+        let environment = spec
+            .signing_key
+            .iter()
+            .map(|pem| (SIGNING_KEY, pem.clone()));
         let workers = spec.workers.unwrap_or(1);
         Self::try_start_in(stack, &edited, port, workers, environment)
     }

@@ -67,12 +67,11 @@ impl<'a> Listener<'a> {
         let folder = world.folder().join(format!("lds-{port}"));
         fs::create_dir_all(&folder).expect("a folder");
         let file = folder.join("lds.json");
-        let listeners = member(&mut config, "/static_resources/listeners").take();
-        let mut listeners: Vec<Value> = serde_json::from_value(listeners).expect("listeners");
-        assert_eq!(listeners.len(), 1, "the gateway's alone");
-        let mut first = listeners.remove(0);
+        let listeners = member(&mut config, "/static_resources/listeners");
+        let listeners = listeners.as_array_mut().expect("listeners");
+        let gateway = listeners.iter().position(|one| one["name"] == "gateway");
+        let mut first = listeners.remove(gateway.expect("the gateway's"));
         first["@type"] = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
-        config["static_resources"]["listeners"] = json!([]);
         config["node"] = json!({"id": "e2e", "cluster": "e2e"});
         config["dynamic_resources"] = json!({"lds_config": {
             "resource_api_version": "V3", "path_config_source": {"path": file},
@@ -234,7 +233,12 @@ impl Load {
             happens();
         });
         let wrong = load.wrong.into_inner().unwrap();
-        assert!(wrong.is_empty(), "{} wrong: {:?}", wrong.len(), wrong.first());
+        assert!(
+            wrong.is_empty(),
+            "{} wrong: {:?}",
+            wrong.len(),
+            wrong.first()
+        );
         load.kinds.into_inner().unwrap()
     }
 }
@@ -293,7 +297,12 @@ fn changes(world: &World) {
     // First uses go on at the same time, while the listener is replaced, and taken away.
     let (cold, records) = keys(40, 10);
     let cold_owner = world.owner_of(&records);
-    let load = [load[0], load[1], (&cold[..20], &cold_owner.id), (&cold[20..], &cold_owner.id)];
+    let load = [
+        load[0],
+        load[1],
+        (&cold[..20], &cold_owner.id),
+        (&cold[20..], &cold_owner.id),
+    ];
     let kinds = Load::during(&target, &load, || {
         for at in 0..CHANGED {
             let mut next = listener.marked();
@@ -394,7 +403,10 @@ impl Running {
             .arg(&file)
             .args(["--concurrency", "2", "--disable-hot-restart"])
             .env("APIKEY_SIGNING_KEY", pem.trim_end())
-            .env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", format!("{modules}/module"))
+            .env(
+                "ENVOY_DYNAMIC_MODULES_SEARCH_PATH",
+                format!("{modules}/module"),
+            )
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log).expect("a log"))
