@@ -25,10 +25,14 @@ use test_kit::page;
 use test_kit::repository::{read, root};
 
 /// The test that runs the commands of each page. The test's file must name the page.
-const RUN_BY: [(&str, &str); 18] = [
+const RUN_BY: [(&str, &str); 19] = [
     ("docs/audit.md", "tests/servers/e2e/cases/runbooks.rs"),
     (
         "docs/install/envoy.md",
+        "tests/servers/e2e/cases/install.rs",
+    ),
+    (
+        "docs/install/envoy-module.md",
         "tests/servers/e2e/cases/install.rs",
     ),
     ("docs/install/kong.md", "tests/house/pages.rs"),
@@ -245,6 +249,7 @@ fn every_configuration_of_a_page_is_valid() {
     }
     let expected = [
         ("docs/install/envoy-gateway.md", 1),
+        ("docs/install/envoy-module.md", 2),
         ("docs/install/envoy.md", 1),
         ("docs/install/istio.md", 1),
         ("docs/install/kong-plugin.md", 1),

@@ -12,14 +12,13 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::install::envoy;
+use super::install::{envoy, modules};
 use super::secrecy::CRASHES;
 use crate::client::{Connection, Request, Response, Target};
 use crate::faults::{Endpoint, Fault, Proxy};
 use crate::gateway::{Gateway, Spec, edit_fields, envoy_of, member};
 use crate::owner::{Key, Record};
 use crate::secrets::redact;
-use crate::stack::project;
 use crate::wait;
 use crate::world::{Case, Host, Need, World};
 
@@ -397,16 +396,12 @@ impl Running {
         fs::write(&file, config.to_string()).expect("a configuration");
         let log = stack.run_dir.join(format!("ends-{at}.log"));
         let pem = fs::read_to_string(stack.run_dir.join("signing-key.pem")).expect("the key");
-        let modules = std::env::var("CARGO_TARGET_DIR").unwrap_or(format!("{}/target", project()));
         let envoy = Command::new(envoy(world))
             .arg("--config-path")
             .arg(&file)
             .args(["--concurrency", "2", "--disable-hot-restart"])
             .env("APIKEY_SIGNING_KEY", pem.trim_end())
-            .env(
-                "ENVOY_DYNAMIC_MODULES_SEARCH_PATH",
-                format!("{modules}/module"),
-            )
+            .env("ENVOY_DYNAMIC_MODULES_SEARCH_PATH", modules())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log).expect("a log"))
