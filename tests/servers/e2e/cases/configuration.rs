@@ -220,7 +220,7 @@ fn internal_redirect(world: &World) {
 }
 
 /// The filters of the gateway's listener, and the route of its service.
-fn gateway_of(resources: &mut Value) -> (&mut Value, &mut Value) {
+pub(super) fn gateway_of(resources: &mut Value) -> (&mut Value, &mut Value) {
     let listeners = resources["listeners"].as_array_mut().unwrap();
     let gateway = listeners.iter_mut().find(|one| one["name"] == "gateway");
     let manager = member(gateway.unwrap(), "/filter_chains/0/filters/0/typed_config");

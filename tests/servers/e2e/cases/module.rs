@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use super::configuration::{foreign_pem, gateway_of, register_key_body};
 use super::install::{envoy, modules};
 use super::secrecy::CRASHES;
 use crate::client::{Connection, Request, Response, Target};
@@ -40,12 +41,26 @@ pub(crate) fn cases() -> Vec<Case> {
             changes,
         ),
         Case::new("module::envoy_ends_under_load_by_itself", ends),
+        Case::new(
+            "module::a_new_signing_key_in_a_file_is_in_use_without_a_restart",
+            key_in_a_file,
+        ),
+        Case::new(
+            "module::a_new_signing_key_by_sds_is_in_use_without_a_restart",
+            key_by_sds,
+        ),
+        Case::new(
+            "module::a_signing_key_may_be_a_secret_of_the_bootstrap",
+            key_in_the_bootstrap,
+        ),
+        Case::new("module::a_route_may_have_fields_of_its_own", route),
+        Case::new("module::the_access_log_has_the_code_of_a_refusal", details),
     ]
     .into_iter()
     .map(|case| {
         case.needs(Need::OwnEnvoy).not_on(
             &[Host::Envoy],
-            "is about the module's threads and memory, which outlive a configuration",
+            "is about the module alone: GATEWAY=envoy-module",
         )
     })
     .collect()
@@ -484,4 +499,140 @@ fn ends(world: &World) {
         assert_no_crash(&running.said());
         proxy.lift();
     }
+}
+
+/// A folder of a trial's own.
+fn folder(world: &World, name: &str) -> PathBuf {
+    let folder = world.folder().join(name);
+    fs::create_dir_all(&folder).expect("a folder");
+    folder
+}
+
+fn right_pem(world: &World) -> String {
+    let pem = fs::read_to_string(world.stack().run_dir.join("signing-key.pem"));
+    let pem = pem.expect("the stack's key");
+    register_key_body(&pem);
+    pem
+}
+
+/// Moves a file into place.
+fn put(file: &PathBuf, text: &str) {
+    let fresh = file.with_extension("new");
+    fs::write(&fresh, text).expect("a file");
+    fs::rename(&fresh, file).expect("a file in place");
+}
+
+fn key_in_a_file(world: &World) {
+    let file = folder(world, "key-in-a-file").join("signing-key.pem");
+    let spec = Spec::default().field("signing_key_file", json!(file));
+    new_key_is_used(world, spec, |pem| put(&file, pem));
+}
+
+fn key_by_sds(world: &World) {
+    let file = folder(world, "key-by-sds").join("sds.json");
+    let source = json!({"path_config_source": {"path": file}, "resource_api_version": "V3"});
+    let spec = Spec::default()
+        .field("signing_key_secret", "apikeys")
+        .field("signing_key_secret_source", source);
+    new_key_is_used(world, spec, |pem| {
+        let secret = json!({
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+            "name": "apikeys", "generic_secret": {"secret": {"inline_string": pem}},
+        });
+        let version = wait::now_ms().to_string();
+        put(
+            &file,
+            &json!({"version_info": version, "resources": [secret]}).to_string(),
+        );
+    });
+}
+
+/// A key that Keycloak does not know, and then the right one, without a restart.
+fn new_key_is_used(world: &World, spec: Spec, give: impl Fn(&str)) {
+    let (owner, key) = world.owner();
+    give(&foreign_pem());
+    let gateway = world.start_gateway(&spec.field("signing_key_property", Value::Null));
+    let request_id = gateway.target.orders(&key.text).unavailable();
+    gateway.log.expect(&[&request_id, "invalid_client"]);
+    let pid = gateway.pid();
+    give(&right_pem(world));
+    wait::until("the new key is in use", Duration::from_secs(20), || {
+        let answer = gateway.target.orders(&key.text);
+        (answer.status == 200)
+            .then_some(())
+            .ok_or_else(|| answer.describe())
+    });
+    assert_eq!(gateway.target.orders(&key.text).orders().subject, owner.id);
+    // A text that is no key changes nothing.
+    give("not a key");
+    gateway.log.expect(&["the key before it stays in use"]);
+    gateway.target.orders(&world.owner().1.text).orders();
+    assert_eq!(gateway.pid(), pid);
+}
+
+fn key_in_the_bootstrap(world: &World) {
+    let file = folder(world, "key-in-the-bootstrap").join("signing-key.pem");
+    put(&file, &right_pem(world));
+    let spec = Spec::default()
+        .field("signing_key_property", Value::Null)
+        .field("signing_key_secret", "apikeys")
+        .edit(move |resources, _| {
+            let secret =
+                json!({"name": "apikeys", "generic_secret": {"secret": {"filename": file}}});
+            resources["secrets"] = json!([secret]);
+        });
+    let gateway = world.start_gateway(&spec);
+    gateway.target.orders(&world.api_key).orders();
+}
+
+fn route(world: &World) {
+    let spec = Spec::default().serving(world.echo()).edit(|resources, _| {
+        let (filters, orders) = gateway_of(resources);
+        let mut own = filters[0]["typed_config"].clone();
+        own["filter_config"]["value"]["on_missing_key"] = json!("pass");
+        let mut route = orders.clone();
+        route["name"] = json!("open");
+        route["match"] = json!({"prefix": "/open"});
+        route["typed_per_filter_config"]["apikey_jwt_exchange"] = json!({
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilterPerRoute",
+            "dynamic_module_config": own["dynamic_module_config"],
+            "per_route_config_name": "open",
+            "filter_config": own["filter_config"],
+        });
+        let listeners = resources["listeners"].as_array_mut().unwrap();
+        let gateway = listeners.iter_mut().find(|one| one["name"] == "gateway");
+        let routes = format!("{MANAGER}/route_config/virtual_hosts/0/routes");
+        let routes = member(gateway.unwrap(), &routes).as_array_mut().unwrap();
+        routes.insert(0, route);
+    });
+    let gateway = world.start_gateway(&spec);
+    let refused = gateway.target.send(&Request::orders());
+    refused.problem(401, "missing_credentials");
+    let open = Request::orders().at("/open");
+    assert_eq!(gateway.target.send(&open).status, 200);
+    let answer = gateway.target.send(&open.api_key(&world.api_key));
+    let seen = answer.json()["headers"]["authorization"].clone();
+    assert!(seen.as_str().unwrap_or_default().starts_with("Bearer eyJ"));
+}
+
+fn details(world: &World) {
+    let file = world.folder().join("details.log");
+    let path = json!(file);
+    let spec = Spec::default().edit(move |resources, _| {
+        let listeners = resources["listeners"].as_array_mut().unwrap();
+        let gateway = listeners.iter_mut().find(|one| one["name"] == "gateway");
+        let log = format!("{MANAGER}/access_log/0/typed_config/path");
+        *member(gateway.unwrap(), &log) = path.clone();
+    });
+    let gateway = world.start_gateway(&spec);
+    let refused = gateway.target.send(&Request::orders().at("/refused"));
+    refused.problem(401, "missing_credentials");
+    wait::until("a line of the access log", Duration::from_secs(10), || {
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let line = text.lines().find(|line| line.contains("/refused"));
+        let line: Value = serde_json::from_str(line.unwrap_or_default()).unwrap_or_default();
+        (line["details"] == "apikeys_missing_credentials")
+            .then_some(())
+            .ok_or(text)
+    });
 }
