@@ -19,7 +19,7 @@ mod raw;
 mod stream;
 mod waker;
 
-pub use config::{Answer, Loading, MetricId, Outside};
+pub use config::{Answer, Loading, MetricId, Outside, SecretId};
 pub use hooks::exports;
 pub use stream::Stream;
 pub use waker::Waker;

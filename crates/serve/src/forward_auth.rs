@@ -9,14 +9,15 @@ use std::sync::Arc;
 
 use apikeys_core::exchange::credentials::AUTHORIZATION;
 use apikeys_core::rejection::Rejection;
+use apikeys_native::Request;
+use apikeys_native::exchange::{Ended, Verdict, judge};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use hyper::body::Incoming;
 
-use crate::exchange::{Verdict, judge};
 use crate::listen::Body;
-use crate::request::Request;
-use crate::service::{Route, Service};
+use crate::request;
+use crate::service::{Outside, Route, Service};
 
 /// The prefix of all paths.
 const PATH: &str = "/exchange";
@@ -39,14 +40,13 @@ pub(crate) async fn answer(
         *answer.status_mut() = StatusCode::NOT_FOUND;
         return Ok(answer);
     };
-    let request = read(&asked);
-    let verdict = judge(route, &request, service.shared.removes_headers).await;
-    Ok(tell(route, &request, verdict))
+    let ended = judge(route, read(&asked), service.removal).await;
+    Ok(tell(route, &ended))
 }
 
 /// The client's request, as the gateway describes it.
 fn read(asked: &http::Request<Incoming>) -> Request {
-    let mut request = Request::read(asked.headers());
+    let mut request = request::read(asked.headers());
     let told = asked.headers().get("x-forwarded-method");
     let method = told.map_or(asked.method().as_str().as_bytes(), HeaderValue::as_bytes);
     let method = (":method".to_owned(), method.to_vec());
@@ -55,13 +55,10 @@ fn read(asked: &http::Request<Incoming>) -> Request {
 }
 
 /// The answer to the gateway.
-fn tell(route: &Route, request: &Request, verdict: Verdict) -> Response<Body> {
-    match verdict {
+fn tell(route: &Route, ended: &Ended<Outside>) -> Response<Body> {
+    match &ended.verdict {
         Verdict::Exchanged {
             authorization,
-            key_id,
-            owner_id,
-            identity,
             remove,
         } => {
             let mut answer = Response::new(Body::default());
@@ -70,13 +67,13 @@ fn tell(route: &Route, request: &Request, verdict: Verdict) -> Response<Body> {
                     answer.headers_mut().insert(name, value);
                 }
             };
-            set(KEY_ID, &key_id);
-            set(OWNER_ID, &owner_id);
-            for (name, value) in &identity {
-                set(name, value);
+            set(KEY_ID, ended.key_id().unwrap_or_default());
+            set(OWNER_ID, ended.owner_id().unwrap_or_default());
+            for (name, value) in ended.identity() {
+                set(name, &value);
             }
             set(TO_REMOVE, &remove.join(","));
-            match HeaderValue::from_str(&authorization) {
+            match HeaderValue::from_str(authorization) {
                 Ok(mut value) => {
                     value.set_sensitive(true);
                     answer.headers_mut().insert(AUTHORIZATION, value);
@@ -91,7 +88,7 @@ fn tell(route: &Route, request: &Request, verdict: Verdict) -> Response<Body> {
             let read = route.config.headers.iter().map(String::as_str);
             let names = read.filter(|name| *name != AUTHORIZATION);
             for wanted in [AUTHORIZATION].into_iter().chain(names) {
-                for (name, value) in &request.headers {
+                for (name, value) in &ended.request().headers {
                     let pair = (HeaderName::try_from(wanted), HeaderValue::from_bytes(value));
                     if let (true, (Ok(name), Ok(value))) = (name == wanted, pair) {
                         answer.headers_mut().append(name, value);
@@ -103,7 +100,7 @@ fn tell(route: &Route, request: &Request, verdict: Verdict) -> Response<Body> {
             }
             answer
         }
-        Verdict::Refused { rejection, body } => refuse(route, rejection, body),
+        Verdict::Refused { rejection, body } => refuse(route, *rejection, body.clone()),
     }
 }
 

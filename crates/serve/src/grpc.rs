@@ -11,14 +11,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use apikeys_core::exchange::credentials::AUTHORIZATION;
+use apikeys_native::exchange::{Ended, Removal, Verdict, judge};
+use apikeys_native::{Request, is_address};
 use hyper::body::Incoming;
 use tonic::server::{Grpc, UnaryService};
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
-use crate::exchange::{Verdict, judge};
-use crate::request::{Request, is_address};
-use crate::service::{Route, Service};
+use crate::service::{Outside, Route, Service};
 
 const PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
 /// The name of an exchange among the route's `context_extensions`.
@@ -175,10 +175,9 @@ impl Authorization {
                 "context_extensions.exchange names no exchange of this service",
             ));
         };
-        let request = read(attributes);
-        // Envoy removes each header that the answer names.
-        let verdict = judge(route, &request, true).await;
-        Ok(tell(route, verdict))
+        // Envoy removes each header that the answer names, but it may hold headers that it does not send.
+        let ended = judge(route, read(attributes), Removal::ListedUnseen).await;
+        Ok(tell(route, &ended))
     }
 }
 
@@ -246,30 +245,28 @@ fn read(attributes: Attributes) -> Request {
 }
 
 /// The answer to Envoy.
-fn tell(route: &Route, verdict: Verdict) -> CheckResponse {
-    match verdict {
+fn tell(route: &Route, ended: &Ended<Outside>) -> CheckResponse {
+    match &ended.verdict {
         Verdict::Exchanged {
             authorization,
-            key_id,
-            owner_id,
-            identity,
             remove,
         } => {
-            let mut headers = vec![header(AUTHORIZATION, &authorization)];
+            let mut headers = vec![header(AUTHORIZATION, authorization)];
+            let identity = ended.identity();
             headers.extend(identity.iter().map(|(name, value)| header(name, value)));
-            let text = |value: String| Text {
-                string_value: value,
+            let text = |value: Option<&str>| Text {
+                string_value: value.unwrap_or_default().to_owned(),
             };
             CheckResponse {
                 status: Some(RpcStatus { code: 0 }),
                 ok_response: Some(OkResponse {
                     headers,
-                    headers_to_remove: remove,
+                    headers_to_remove: remove.clone(),
                 }),
                 dynamic_metadata: Some(Struct {
                     fields: HashMap::from([
-                        ("key_id".to_owned(), text(key_id)),
-                        ("owner_id".to_owned(), text(owner_id)),
+                        ("key_id".to_owned(), text(ended.key_id())),
+                        ("owner_id".to_owned(), text(ended.owner_id())),
                     ]),
                 }),
                 ..CheckResponse::default()
@@ -279,7 +276,7 @@ fn tell(route: &Route, verdict: Verdict) -> CheckResponse {
             status: Some(RpcStatus { code: 0 }),
             ok_response: Some(OkResponse {
                 headers: Vec::new(),
-                headers_to_remove: remove,
+                headers_to_remove: remove.clone(),
             }),
             ..CheckResponse::default()
         },
@@ -295,7 +292,7 @@ fn tell(route: &Route, verdict: Verdict) -> CheckResponse {
                         code: i32::from(rejection.status()),
                     }),
                     headers: headers.collect(),
-                    body,
+                    body: body.clone(),
                 }),
                 ..CheckResponse::default()
             }

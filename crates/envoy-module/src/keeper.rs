@@ -1,0 +1,270 @@
+//! The parts that exist once in the process: the module's threads, the shared memory, and the
+//! configurations with their routes and keys.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use apikeys_core::config::Config;
+use apikeys_native::{Keys, Memory, Route, Shared, State, background, lock, threads};
+use envoy_abi::{Level, Outside, log};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::time::{MissedTickBehavior, interval};
+use zeroize::Zeroizing;
+
+use crate::config::Configuration;
+use crate::outlets::{Envoy, Outlet, Outlets};
+
+/// The time between two looks at keys, secrets and metrics.
+const TICK: Duration = Duration::from_millis(200);
+/// The longest wait for the module's threads when the last configuration ends.
+const THREADS_END: Duration = Duration::from_secs(5);
+
+/// The keeper of this process, as long as there is a configuration.
+static HERE: Mutex<Weak<Keeper>> = Mutex::new(Weak::new());
+
+/// The parts that exist once in the process.
+pub(crate) struct Keeper {
+    pub(crate) outlets: Arc<Outlets>,
+    keep: Arc<Keep>,
+    /// Its threads end with it.
+    runtime: Option<Runtime>,
+}
+
+/// The state of a keeper, which its tasks share.
+struct Keep {
+    shared: Arc<Shared>,
+    envoy: Envoy,
+    threads: Handle,
+    memory: Mutex<Arc<Memory>>,
+    tickets: Mutex<HashMap<[u8; 32], Weak<Ticket>>>,
+    /// The texts of secrets, as Envoy has delivered them.
+    secrets: Mutex<HashMap<String, Zeroizing<String>>>,
+    /// Faults of keys that were logged.
+    told: Mutex<Vec<String>>,
+    /// Growth of counters that Envoy 1.38 takes from streams alone.
+    grown: Mutex<Vec<(usize, u64)>>,
+}
+
+/// A configuration, and the route that it has once its signing key is there.
+pub(crate) struct Ticket {
+    configuration: Configuration,
+    route: OnceLock<Arc<Route<Envoy>>>,
+    pub(crate) threads: Handle,
+}
+
+impl Ticket {
+    /// The route; none before its signing key is there.
+    pub(crate) fn route(&self) -> Option<&Arc<Route<Envoy>>> {
+        self.route.get()
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.configuration.config
+    }
+
+    /// Whether this is the management API.
+    pub(crate) fn manages(&self) -> bool {
+        self.configuration.config.management.is_some()
+    }
+}
+
+impl Keeper {
+    /// The keeper of this process, made if there is none.
+    ///
+    /// # Errors
+    /// The process cannot start threads.
+    pub(crate) fn here() -> Result<Arc<Self>, String> {
+        let mut here = HERE.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(keeper) = here.upgrade() {
+            return Ok(keeper);
+        }
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(threads())
+            .thread_name("apikeys")
+            .enable_time()
+            .build()
+            .map_err(|fault| format!("cannot start threads: {fault}"))?;
+        let outlets: Arc<Outlets> = Arc::default();
+        let keep = Arc::new(Keep {
+            shared: Arc::default(),
+            envoy: Envoy(Arc::clone(&outlets)),
+            threads: runtime.handle().clone(),
+            memory: Mutex::default(),
+            tickets: Mutex::default(),
+            secrets: Mutex::default(),
+            told: Mutex::default(),
+            grown: Mutex::default(),
+        });
+        runtime.spawn(keep_up(Arc::downgrade(&keep), Arc::clone(&outlets)));
+        let keeper = Arc::new(Self {
+            outlets,
+            keep,
+            runtime: Some(runtime),
+        });
+        *here = Arc::downgrade(&keeper);
+        Ok(keeper)
+    }
+
+    /// The ticket of a configuration: that of another one with the same text, which so keeps its caches
+    /// when Envoy loads a listener anew.
+    ///
+    /// # Errors
+    /// Its signing key cannot be read.
+    pub(crate) fn admit(&self, configuration: Configuration) -> Result<Arc<Ticket>, String> {
+        let keep = &self.keep;
+        let mut tickets = lock(&keep.tickets);
+        if let Some(known) = tickets.get(&configuration.digest).and_then(Weak::upgrade) {
+            return Ok(known);
+        }
+        let keys = configuration.read_keys(&|name| keep.secret(name))?;
+        if !configuration.config.enabled {
+            log(
+                Level::Warn,
+                "enabled is false: requests pass untouched, with any key they carry",
+            );
+        }
+        let ticket = Arc::new(Ticket {
+            route: OnceLock::new(),
+            threads: keep.threads.clone(),
+            configuration,
+        });
+        if let Some(keys) = keys {
+            keep.start(&ticket, keys);
+        }
+        tickets.retain(|_, ticket| ticket.strong_count() > 0);
+        tickets.insert(ticket.configuration.digest, Arc::downgrade(&ticket));
+        Ok(ticket)
+    }
+
+    /// Looks at the secrets and tells the metrics. Runs on the main thread.
+    pub(crate) fn look(&self, outlet: &Outlet, outside: &Outside<'_>) {
+        let keep = &self.keep;
+        for (name, id) in &outlet.secrets {
+            let Some(text) = outside.secret(*id).and_then(|text| std::str::from_utf8(text).ok()) else {
+                continue;
+            };
+            let mut secrets = lock(&keep.secrets);
+            if secrets.get(name).is_none_or(|known| known.as_str() != text) {
+                secrets.insert(name.clone(), Zeroizing::new(text.to_owned()));
+            }
+        }
+        let mut grown = std::mem::take(&mut *lock(&keep.grown));
+        keep.shared.count(|metrics| metrics.grown(|at, by| grown.push((at, by))));
+        grown.retain(|(at, by)| {
+            let id = outlet.counters.get(*at).copied().flatten();
+            id.is_some_and(|id| !outside.increment(id, *by))
+        });
+        *lock(&keep.grown) = grown;
+        let routes = keep.routes();
+        for (at, value) in background::gauges(routes.iter()).iter() {
+            if let Some(id) = outlet.gauges.get(at).copied().flatten() {
+                // Before Envoy 1.39, gauges stay at zero.
+                let _ = outside.set_gauge(id, value);
+            }
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(THREADS_END);
+        }
+    }
+}
+
+impl Keep {
+    fn secret(&self, name: &str) -> Option<Zeroizing<String>> {
+        lock(&self.secrets).get(name).cloned()
+    }
+
+    fn routes(&self) -> Vec<Arc<Route<Envoy>>> {
+        let tickets = self.tickets();
+        tickets.iter().filter_map(|ticket| ticket.route().cloned()).collect()
+    }
+
+    fn tickets(&self) -> Vec<Arc<Ticket>> {
+        lock(&self.tickets).values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Starts the route of a ticket with these keys.
+    fn start(&self, ticket: &Ticket, keys: Keys) {
+        let config = &ticket.configuration.config;
+        let name = match config.management {
+            None => "exchange",
+            Some(_) => "management",
+        };
+        let memory = Arc::clone(&lock(&self.memory));
+        let state = State::new(config, keys, &memory);
+        let route = Route::new(name, config, state, &self.shared, self.envoy.clone());
+        self.threads.spawn(background::work(Arc::downgrade(&route)));
+        // Set once: only this function sets it, under the lock of the tickets or on one task.
+        let _ = ticket.route.set(route);
+    }
+
+    /// Starts routes whose key has come, and gives all routes a new state when a key has changed, or
+    /// when a panic has broken one.
+    fn settle(&self) {
+        let mut changed = false;
+        let mut keys_of: HashMap<[u8; 32], Keys> = HashMap::new();
+        let tickets = self.tickets();
+        for ticket in &tickets {
+            let read = ticket.configuration.read_keys(&|name| self.secret(name));
+            let keys = match read {
+                Ok(Some(keys)) => keys,
+                Ok(None) => continue,
+                Err(fault) => {
+                    self.tell(fault);
+                    continue;
+                }
+            };
+            match ticket.route() {
+                None => self.start(ticket, keys),
+                Some(route) => {
+                    let state = route.state();
+                    changed |= state.is_broken() || !state.has_keys(&keys);
+                    keys_of.insert(ticket.configuration.digest, keys);
+                }
+            }
+        }
+        if !changed {
+            return;
+        }
+        log(Level::Warn, "the signing key has changed: the caches begin anew");
+        let memory: Arc<Memory> = Arc::default();
+        *lock(&self.memory) = Arc::clone(&memory);
+        for ticket in &tickets {
+            if let Some(route) = ticket.route() {
+                let keys = keys_of.get(&ticket.configuration.digest).cloned();
+                let keys = keys.unwrap_or_else(|| route.state().keys().clone());
+                route.begin_anew(keys, &memory);
+            }
+        }
+    }
+
+    /// Logs a fault of a key once.
+    fn tell(&self, fault: String) {
+        let mut told = lock(&self.told);
+        if !told.contains(&fault) {
+            log(Level::Error, &format!("{fault}; the key before it stays in use"));
+            told.truncate(8);
+            told.insert(0, fault);
+        }
+    }
+}
+
+/// Looks after keys, secrets and metrics until the keeper is gone.
+async fn keep_up(keep: Weak<Keep>, outlets: Arc<Outlets>) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        ticks.tick().await;
+        let Some(keep) = keep.upgrade() else {
+            return;
+        };
+        keep.settle();
+        outlets.wake();
+    }
+}
