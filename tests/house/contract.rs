@@ -13,6 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jsonschema::{Draft, Validator};
 use p256::pkcs8::EncodePrivateKey;
+use regex::Regex;
 use serde_json::{Value, json};
 use test_kit::markdown::blocks;
 use test_kit::repository::read as file;
@@ -161,11 +162,35 @@ fn the_example_of_the_module_is_that_of_the_filter_without_yields() {
         fields.as_object_mut().unwrap().remove("yield_upstream");
         let module = &module["typed_config"];
         assert_eq!(module["filter_config"]["value"], fields, "{name}");
-        // Its threads outlive a configuration.
-        let loaded = json!({"name": "apikeys_envoy", "do_not_close": true});
-        assert_eq!(module["dynamic_module_config"], loaded, "{name}");
+        let loaded = &module["dynamic_module_config"]["name"];
+        assert_eq!(*loaded, "apikeys_envoy", "{name}");
     }
     assert_eq!(module, wasm);
+}
+
+/// The fields that the module's reader takes beside those of all shells.
+#[test]
+fn the_page_of_the_module_has_each_source_of_its_signing_key() {
+    let reader = file("crates/envoy-module/src/config.rs");
+    let named = |pattern: &str| -> BTreeSet<String> {
+        let pattern = Regex::new(pattern).unwrap();
+        let found = pattern.captures_iter(&reader);
+        found.map(|found| found[1].to_owned()).collect()
+    };
+    let keys = named(r#"take_source\(&mut fields, "(\w+)"\)"#);
+    let all = ["signing_key", "management_signing_key"].map(str::to_owned);
+    assert_eq!(keys, all.into_iter().collect());
+    let mut sources = named(r#"take\("(_\w+)"\)"#);
+    assert!(sources.len() >= 3, "{sources:?}");
+    sources.insert("_property".to_owned());
+    let page = file("docs/install/envoy-module.md");
+    let (_, section) = page.split_once("\n### The signing key\n").unwrap();
+    let section = section.split("\n#").next().unwrap();
+    let rows = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `signing_key")?.split('`').next());
+    assert_eq!(rows.map(str::to_owned).collect::<BTreeSet<_>>(), sources);
+    assert!(section.contains("`management_`"));
 }
 
 #[test]

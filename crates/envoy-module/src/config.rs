@@ -47,8 +47,12 @@ impl Configuration {
     /// # Errors
     /// The fault, with its field. It repeats no value.
     pub(crate) fn read(text: &[u8]) -> Result<Self, String> {
-        let fields: Value = serde_json::from_slice(text)
-            .map_err(|fault| format!("filter_config is no JSON object (column {})", fault.column()))?;
+        let fields: Value = serde_json::from_slice(text).map_err(|fault| {
+            format!(
+                "filter_config is no JSON object (column {})",
+                fault.column()
+            )
+        })?;
         let Value::Object(mut fields) = fields else {
             return Err("filter_config is no JSON object".to_owned());
         };
@@ -71,7 +75,10 @@ impl Configuration {
             Some(source) => source,
             None => KeySource::of(&config.signing_key, "signing_key_property")?,
         };
-        let own = config.management.as_ref().and_then(|own| own.signing_key.as_ref());
+        let own = config
+            .management
+            .as_ref()
+            .and_then(|own| own.signing_key.as_ref());
         let management = match (management, own) {
             (None, Some(own)) => Some(KeySource::of(own, "management_signing_key_property")?),
             (source, _) => source,
@@ -87,10 +94,13 @@ impl Configuration {
     /// The secrets that it needs.
     pub(crate) fn secrets(&self) -> impl Iterator<Item = &Secret> {
         let sources = [Some(&self.gateway), self.management.as_ref()];
-        sources.into_iter().flatten().filter_map(|source| match source {
-            KeySource::Secret(secret) => Some(secret),
-            _ => None,
-        })
+        sources
+            .into_iter()
+            .flatten()
+            .filter_map(|source| match source {
+                KeySource::Secret(secret) => Some(secret),
+                _ => None,
+            })
     }
 
     /// Reads the gateway's key and the management API's key; none as long as Envoy has not delivered
@@ -143,7 +153,9 @@ fn take_source(fields: &mut Map<String, Value>, key: &str) -> Result<Option<KeyS
     };
     for other in [key.to_owned(), format!("{key}_property")] {
         if fields.contains_key(&other) {
-            return Err(format!("{other}: the key has another source already; give one"));
+            return Err(format!(
+                "{other}: the key has another source already; give one"
+            ));
         }
     }
     Ok(Some(found))
@@ -177,7 +189,10 @@ impl KeySource {
             Self::File(path) => {
                 let named = format!("{field}_file {}", path.display());
                 let text = std::fs::read_to_string(path);
-                (named.clone(), Zeroizing::new(text.map_err(|fault| format!("{named}: {fault}"))?))
+                (
+                    named.clone(),
+                    Zeroizing::new(text.map_err(|fault| format!("{named}: {fault}"))?),
+                )
             }
             Self::Secret(secret) => match secrets(&secret.name) {
                 None => return Ok(None),

@@ -56,7 +56,11 @@ enum Outcome<T> {
 
 impl<T: Send + 'static> Task<T> {
     /// Runs the work on the module's threads, and wakes the stream at its end.
-    fn spawn(ticket: &Ticket, waker: Waker, work: impl Future<Output = T> + Send + 'static) -> Self {
+    fn spawn(
+        ticket: &Ticket,
+        waker: Waker,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Self {
         let outcome = Arc::new(Mutex::new(Outcome::Pending));
         let teller = Teller {
             outcome: Arc::clone(&outcome),
@@ -122,10 +126,7 @@ impl Filter {
                 for (name, value) in ended.identity() {
                     is_written &= stream.set_header(name, &value);
                 }
-                let facts = [
-                    ("key_id", ended.key_id()),
-                    ("owner_id", ended.owner_id()),
-                ];
+                let facts = [("key_id", ended.key_id()), ("owner_id", ended.owner_id())];
                 for (key, value) in facts {
                     if let Some(value) = value {
                         stream.set_metadata(METADATA, key, value);
@@ -159,7 +160,12 @@ impl Filter {
     }
 
     /// Begins a request of the management API.
-    fn manage(&mut self, stream: &mut Stream<'_, Exchange>, mut request: Request, ends: bool) -> Step {
+    fn manage(
+        &mut self,
+        stream: &mut Stream<'_, Exchange>,
+        mut request: Request,
+        ends: bool,
+    ) -> Step {
         let Some(route) = self.ticket.route().cloned() else {
             return self.unavailable(&request);
         };
@@ -292,5 +298,7 @@ fn answer(rejection: Rejection, realm: &str, body: String) -> Reply {
 
 fn own(headers: Vec<(&'static str, String)>) -> Vec<(String, String)> {
     let headers = headers.into_iter();
-    headers.map(|(name, value)| (name.to_owned(), value)).collect()
+    headers
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }

@@ -142,7 +142,10 @@ impl Keeper {
     pub(crate) fn look(&self, outlet: &Outlet, outside: &Outside<'_>) {
         let keep = &self.keep;
         for (name, id) in &outlet.secrets {
-            let Some(text) = outside.secret(*id).and_then(|text| std::str::from_utf8(text).ok()) else {
+            let Some(text) = outside
+                .secret(*id)
+                .and_then(|text| std::str::from_utf8(text).ok())
+            else {
                 continue;
             };
             let mut secrets = lock(&keep.secrets);
@@ -151,7 +154,8 @@ impl Keeper {
             }
         }
         let mut grown = std::mem::take(&mut *lock(&keep.grown));
-        keep.shared.count(|metrics| metrics.grown(|at, by| grown.push((at, by))));
+        keep.shared
+            .count(|metrics| metrics.grown(|at, by| grown.push((at, by))));
         grown.retain(|(at, by)| {
             let id = outlet.counters.get(*at).copied().flatten();
             id.is_some_and(|id| !outside.increment(id, *by))
@@ -182,11 +186,17 @@ impl Keep {
 
     fn routes(&self) -> Vec<Arc<Route<Envoy>>> {
         let tickets = self.tickets();
-        tickets.iter().filter_map(|ticket| ticket.route().cloned()).collect()
+        tickets
+            .iter()
+            .filter_map(|ticket| ticket.route().cloned())
+            .collect()
     }
 
     fn tickets(&self) -> Vec<Arc<Ticket>> {
-        lock(&self.tickets).values().filter_map(Weak::upgrade).collect()
+        lock(&self.tickets)
+            .values()
+            .filter_map(Weak::upgrade)
+            .collect()
     }
 
     /// Starts the route of a ticket with these keys.
@@ -232,7 +242,10 @@ impl Keep {
         if !changed {
             return;
         }
-        log(Level::Warn, "the signing key has changed: the caches begin anew");
+        log(
+            Level::Warn,
+            "the signing key has changed: the caches begin anew",
+        );
         let memory: Arc<Memory> = Arc::default();
         *lock(&self.memory) = Arc::clone(&memory);
         for ticket in &tickets {
@@ -248,7 +261,10 @@ impl Keep {
     fn tell(&self, fault: String) {
         let mut told = lock(&self.told);
         if !told.contains(&fault) {
-            log(Level::Error, &format!("{fault}; the key before it stays in use"));
+            log(
+                Level::Error,
+                &format!("{fault}; the key before it stays in use"),
+            );
             told.truncate(8);
             told.insert(0, fault);
         }

@@ -103,8 +103,9 @@ impl Outlet {
                 continue;
             }
             let headers = asked.headers.iter();
-            let headers: Vec<(&str, &str)> =
-                headers.map(|(name, value)| (*name, value.as_str())).collect();
+            let headers: Vec<(&str, &str)> = headers
+                .map(|(name, value)| (*name, value.as_str()))
+                .collect();
             let body = asked.body.as_bytes();
             match outside.call(&asked.cluster, &headers, body, asked.timeout) {
                 Ok(id) => {
@@ -126,7 +127,8 @@ impl Outlet {
         let answer = match answer {
             None => Answer::Failed("no answer: unreachable, reset or timed out".to_owned()),
             Some(given) => {
-                let fits = given.body.iter().map(|part| part.len()).sum::<usize>() <= ANSWER_BYTES_MAX;
+                let fits =
+                    given.body.iter().map(|part| part.len()).sum::<usize>() <= ANSWER_BYTES_MAX;
                 Answer::Given {
                     status: given.status,
                     body: fits.then(|| Zeroizing::new(given.body.concat())),

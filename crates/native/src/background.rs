@@ -78,7 +78,9 @@ fn tick<H: Host>(route: &Route<H>, state: &State) {
         (notice, env.worker.take_usage(env.now, env.store))
     });
     if let Some(notice) = notice {
-        route.host.log(Level::Warning, &format!("realm {realm}: {notice}"));
+        route
+            .host
+            .log(Level::Warning, &format!("realm {realm}: {notice}"));
     }
     for used in used {
         route.host.audit(&audit::usage(&used, realm));
@@ -173,4 +175,3 @@ fn has_passed(findings: &Findings) -> bool {
         .into_iter()
         .all(|check| matches!(findings.of(check), Found::Good | Found::Warning(_)))
 }
-

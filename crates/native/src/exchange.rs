@@ -57,7 +57,10 @@ pub enum Removal {
 }
 
 /// An exchange that has begun.
-#[expect(missing_debug_implementations, reason = "it holds a request, and so a key")]
+#[expect(
+    missing_debug_implementations,
+    reason = "it holds a request, and so a key"
+)]
 pub enum Begun<H: Host> {
     /// It ended at once.
     Ended(Ended<H>),
@@ -66,7 +69,10 @@ pub enum Begun<H: Host> {
 }
 
 /// An exchange that waits.
-#[expect(missing_debug_implementations, reason = "it holds a request, and so a key")]
+#[expect(
+    missing_debug_implementations,
+    reason = "it holds a request, and so a key"
+)]
 pub struct Waiting<H: Host> {
     under_way: UnderWay<H>,
     effect: Effect,
@@ -75,7 +81,10 @@ pub struct Waiting<H: Host> {
 }
 
 /// The end of an exchange.
-#[expect(missing_debug_implementations, reason = "it holds a request, and so a key")]
+#[expect(
+    missing_debug_implementations,
+    reason = "it holds a request, and so a key"
+)]
 pub struct Ended<H: Host> {
     /// The verdict.
     pub verdict: Verdict,
@@ -111,13 +120,16 @@ impl<H: Host> Ended<H> {
     #[must_use]
     pub fn identity(&self) -> Vec<(&'static str, String)> {
         let headers = self.under_way.identity().into_iter();
-        headers.map(|(name, value)| (name, value.into_owned())).collect()
+        headers
+            .map(|(name, value)| (name, value.into_owned()))
+            .collect()
     }
 
     /// The service refused the token: the key's next request gets another.
     pub fn token_refused(&mut self) {
         if self.under_way.exchange.has_forwarded() {
-            self.under_way.ask(None, |exchange, env| exchange.token_refused(env));
+            self.under_way
+                .ask(None, |exchange, env| exchange.token_refused(env));
         }
     }
 }
@@ -159,7 +171,9 @@ impl<H: Host> UnderWay<H> {
         } = self;
         let source = || {
             let known = request.source.clone();
-            known.or_else(|| late.and_then(|ask| ask())).map(String::into_bytes)
+            known
+                .or_else(|| late.and_then(|ask| ask()))
+                .map(String::into_bytes)
         };
         state.with_env(&source, |env, _, _| act(exchange, env))
     }
@@ -207,7 +221,9 @@ pub fn begin<H: Host>(
     if removal != Removal::Listed {
         claimed.extend(identity::NAMES.map(str::to_owned));
     }
-    let claims = claims.iter().filter(|name| !claimed.iter().any(|known| known == *name));
+    let claims = claims
+        .iter()
+        .filter(|name| !claimed.iter().any(|known| known == *name));
     let claims: Vec<String> = claims.map(|name| (*name).to_owned()).collect();
     claimed.extend(claims);
     if let Some(name) = beyond_reach(&route.config, &claimed, removal) {
@@ -258,7 +274,9 @@ impl<H: Host> Waiting<H> {
         let mut output = Output::Await(effect);
         while let Output::Await(effect) = output {
             let done = under_way.perform(effect, trace.as_ref()).await;
-            output = under_way.ask(None, |exchange, env| exchange.handle_event(done.event(), env));
+            output = under_way.ask(None, |exchange, env| {
+                exchange.handle_event(done.event(), env)
+            });
         }
         under_way.end(output, removal, claimed, None)
     }
@@ -454,7 +472,9 @@ impl<H: Host> UnderWay<H> {
     }
 
     fn refuse(self, rejection: Rejection, reason: &str) -> Ended<H> {
-        self.route.shared.count(|metrics| metrics.refused(rejection));
+        self.route
+            .shared
+            .count(|metrics| metrics.refused(rejection));
         self.audit(|request, now| Line::refused(request, rejection.code(), reason, now));
         let body = rejection.body(&self.request.id(&self.route.config));
         Ended {

@@ -92,7 +92,12 @@ impl State {
     /// Whether its keys are these.
     #[must_use]
     pub fn has_keys(&self, keys: &Keys) -> bool {
-        let ids = |keys: &Keys| [keys.gateway.kid().to_owned(), keys.management.kid().to_owned()];
+        let ids = |keys: &Keys| {
+            [
+                keys.gateway.kid().to_owned(),
+                keys.management.kid().to_owned(),
+            ]
+        };
         ids(&self.0.keys) == ids(keys)
     }
 

@@ -19,7 +19,6 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
-
 /// How long an address that did not answer is skipped, if there are others.
 const LEFT_OUT_MS: u64 = 5_000;
 /// The most idle connections to one address.

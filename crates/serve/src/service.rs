@@ -35,7 +35,9 @@ impl Host for Outside {
         timeout_ms: u64,
     ) -> Answer {
         let addresses = &self.addresses;
-        let sent = self.keycloak.send(addresses, config, call, trace, timeout_ms);
+        let sent = self
+            .keycloak
+            .send(addresses, config, call, trace, timeout_ms);
         sent.await
     }
 
