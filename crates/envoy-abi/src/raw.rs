@@ -32,6 +32,7 @@ pub(crate) const REQUEST_HEADERS: u32 = 0;
 pub(crate) const RESPONSE_HEADERS: u32 = 2;
 pub(crate) const RECEIVED_REQUEST_BODY: u32 = 0;
 pub(crate) const SOURCE_ADDRESS: u32 = 24;
+pub(crate) const ROUTE_NAME: u32 = 61;
 pub(crate) const SUCCESS: u32 = 0;
 
 macro_rules! callbacks {

@@ -106,9 +106,20 @@ impl<'a, M: Module> Stream<'a, M> {
     /// The client's address with its port, after `xff_num_trusted_hops`.
     #[must_use]
     pub fn source_address(&self) -> Option<String> {
+        self.attribute(raw::SOURCE_ADDRESS)
+    }
+
+    /// The name of the stream's route; none if it has no name.
+    #[must_use]
+    pub fn route_name(&self) -> Option<String> {
+        let name = self.attribute(raw::ROUTE_NAME);
+        name.filter(|name| !name.is_empty())
+    }
+
+    fn attribute(&self, attribute: u32) -> Option<String> {
         let mut value = Slice::EMPTY;
         // SAFETY: the hook of this stream runs; Envoy writes the value.
-        let found = unsafe { raw::get_attribute(self.stream, raw::SOURCE_ADDRESS, &raw mut value) };
+        let found = unsafe { raw::get_attribute(self.stream, attribute, &raw mut value) };
         // SAFETY: Envoy keeps the bytes until the hook ends; they are copied at once.
         let bytes = unsafe { value.bytes() };
         found.then(|| String::from_utf8_lossy(bytes).into_owned())
