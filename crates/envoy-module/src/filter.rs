@@ -7,7 +7,7 @@ use apikeys_core::manage::body::BODY_BYTES_MAX;
 use apikeys_core::rejection::Rejection;
 use apikeys_native::exchange::{Begun, Ended, Removal, Verdict, begin};
 use apikeys_native::management::{self, Answered};
-use apikeys_native::{Request, lock};
+use apikeys_native::{Facts, Request, Route, lock};
 use envoy_abi::{Reply, Step, Stream, Waker};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
@@ -15,17 +15,25 @@ use zeroize::Zeroizing;
 
 use crate::Exchange;
 use crate::keeper::Ticket;
-use crate::outlets::Envoy;
+use crate::outlets::{Envoy, Outlet};
 
 /// The namespace of the stream's dynamic metadata.
 const METADATA: &str = "apikey-jwt-exchange";
 
+/// The keys there for the three identity headers, in their order.
+const METADATA_KEYS: [&str; 3] = ["key_id", "owner_id", "key_name"];
+
 /// The filter of one stream.
 pub(crate) struct Filter {
+    outlet: Arc<Outlet>,
     ticket: Arc<Ticket>,
     state: State,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most requests get to the large one, and a box would be an allocation more for each"
+)]
 enum State {
     New,
     /// A task drives the exchange.
@@ -66,7 +74,7 @@ impl<T: Send + 'static> Task<T> {
             outcome: Arc::clone(&outcome),
             waker,
         };
-        let task = ticket.threads.spawn(async move {
+        let task = ticket.threads().spawn(async move {
             let done = work.await;
             *lock(&teller.outcome) = Outcome::Done(done);
             drop(teller);
@@ -107,8 +115,9 @@ impl<T> Drop for Teller<T> {
 }
 
 impl Filter {
-    pub(crate) fn new(ticket: &Arc<Ticket>) -> Self {
+    pub(crate) fn new(outlet: &Arc<Outlet>, ticket: &Arc<Ticket>) -> Self {
         Self {
+            outlet: Arc::clone(outlet),
             ticket: Arc::clone(ticket),
             state: State::New,
         }
@@ -123,53 +132,49 @@ impl Filter {
             } => {
                 let mut is_written = stream.set_header(AUTHORIZATION, authorization);
                 is_written &= remove.iter().all(|name| stream.remove_header(name));
-                for (name, value) in ended.identity() {
-                    is_written &= stream.set_header(name, &value);
-                }
-                let facts = [("key_id", ended.key_id()), ("owner_id", ended.owner_id())];
-                for (key, value) in facts {
-                    if let Some(value) = value {
-                        stream.set_metadata(METADATA, key, value);
-                    }
+                for ((name, value), key) in ended.identity().iter().zip(METADATA_KEYS) {
+                    is_written &= stream.set_header(name, value);
+                    stream.set_metadata(METADATA, key, value);
                 }
                 is_written
             }
             Verdict::Passed { remove } => remove.iter().all(|name| stream.remove_header(name)),
             Verdict::Refused { rejection, body } => {
-                let realm = &self.ticket.config().realm.name;
-                let reply = answer(*rejection, realm, body.clone());
-                return Step::Reply(reply);
+                return Step::Reply(answer(*rejection, self.realm(), body.clone()));
             }
         };
         if !is_written {
-            return self.unavailable(ended.request());
+            return Step::Reply(self.unavailable());
         }
         let exchanged = matches!(ended.verdict, Verdict::Exchanged { .. });
         self.state = State::Over(exchanged.then_some(ended));
         Step::Continue
     }
 
-    fn unavailable(&self, request: &Request) -> Step {
-        let config = self.ticket.config();
-        let reply = refusal(
-            Rejection::IdentityProviderUnavailable,
-            &config.realm.name,
-            &request.id(config),
-        );
-        Step::Reply(reply)
+    fn realm(&self) -> &str {
+        &self.ticket.config().realm.name
+    }
+
+    fn unavailable(&self) -> Reply {
+        refusal(Rejection::IdentityProviderUnavailable, self.realm(), "-")
     }
 
     /// Begins a request of the management API.
     fn manage(
         &mut self,
+        route: Arc<Route<Envoy>>,
         stream: &mut Stream<'_, Exchange>,
-        mut request: Request,
         ends: bool,
     ) -> Step {
-        let Some(route) = self.ticket.route().cloned() else {
-            return self.unavailable(&request);
+        let headers = stream.request_headers();
+        let headers = headers.iter().map(|(name, value)| {
+            let name = String::from_utf8_lossy(name).into_owned();
+            (name, value.to_vec())
+        });
+        let request = Request {
+            headers: headers.collect(),
+            facts: facts_of(stream),
         };
-        request.source = stream.source_address();
         let pseudo = |wanted: &str| {
             let found = request.headers.iter().find(|(name, _)| name == wanted);
             let value = found.map(|(_, value)| String::from_utf8_lossy(value).into_owned());
@@ -197,30 +202,33 @@ impl Filter {
     }
 }
 
+/// A header as lent by Envoy; none if its name is no text, which no client can send.
+fn as_text<'a>((name, value): &(&'a [u8], &'a [u8])) -> Option<(&'a str, &'a [u8])> {
+    Some((std::str::from_utf8(name).ok()?, value))
+}
+
 impl envoy_abi::Filter for Filter {
     type Module = Exchange;
 
     fn on_request_headers(&mut self, stream: &mut Stream<'_, Exchange>, ends: bool) -> Step {
         if let Some(own) = stream.route_config() {
-            self.ticket = Arc::clone(own);
+            self.ticket = Arc::clone(&own.ticket);
         }
-        let headers = stream.request_headers().into_iter();
-        let headers = headers.map(|(name, value)| {
-            let name = String::from_utf8_lossy(name).into_owned();
-            (name, value.to_vec())
-        });
-        let request = Request {
-            headers: headers.collect(),
-            source: None,
-        };
+        self.ticket.tell_through(&self.outlet, stream);
         let Some(route) = self.ticket.route() else {
-            return self.unavailable(&request);
+            return Step::Reply(self.unavailable());
         };
         if self.ticket.manages() {
-            return self.manage(stream, request, ends);
+            return self.manage(Arc::clone(route), stream, ends);
         }
-        let late = || stream.source_address();
-        match begin(route, request, Removal::Listed, Some(&late)) {
+        let begun = {
+            let headers = stream.request_headers();
+            let Some(headers) = headers.iter().map(as_text).collect::<Option<Vec<_>>>() else {
+                return Step::Reply(refusal(Rejection::AmbiguousCredentials, self.realm(), "-"));
+            };
+            begin(route, &headers, Removal::Listed, &|| facts_of(stream))
+        };
+        match begun {
             Begun::Ended(ended) => self.finish(stream, ended),
             Begun::Waits(waiting) => {
                 let work = waiting.finish();
@@ -279,6 +287,14 @@ impl envoy_abi::Filter for Filter {
         {
             ended.token_refused();
         }
+    }
+}
+
+/// Envoy's facts about a request.
+fn facts_of(stream: &Stream<'_, Exchange>) -> Facts {
+    Facts {
+        source: stream.source_address(),
+        route: stream.route_name(),
     }
 }
 
