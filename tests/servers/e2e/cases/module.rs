@@ -286,13 +286,24 @@ fn changes(world: &World) {
         .field("callout_timeout_ms", 5000)
         .through(&proxy);
     let mut listener = Listener::start(world, &spec);
+    listener.gateway.log.expect(&["admin events are polled"]);
     let target = listener.gateway.target.clone();
     let (owner, warm) = world.owner();
     let warm = [warm];
     let load: [(&[Key], &str); 3] = [(&warm, &owner.id); 3];
-    // The first poll drops the caches.
-    listener.gateway.log.expect(&["admin events are polled"]);
-    target.orders(&warm[0].text).orders();
+    // Polls learn of the new owner, and drop its token.
+    let mut last = (calls(&proxy), Instant::now());
+    wait::until("the key stays cached", Duration::from_secs(30), || {
+        target.orders(&warm[0].text).orders();
+        let now = calls(&proxy);
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        let quiet = last.1.elapsed();
+        (quiet > Duration::from_secs(4))
+            .then_some(())
+            .ok_or(format!("{quiet:?} without a call"))
+    });
 
     // With its configuration unchanged the filter keeps its caches.
     let before = calls(&proxy);
@@ -568,7 +579,7 @@ fn new_key_is_used(world: &World, spec: Spec, give: impl Fn(&str)) {
     assert_eq!(gateway.target.orders(&key.text).orders().subject, owner.id);
     // A text that is no key changes nothing.
     give("not a key");
-    gateway.log.expect(&["the key before it stays in use"]);
+    gateway.log.expect(&["key before it stays in use"]);
     gateway.target.orders(&world.owner().1.text).orders();
     assert_eq!(gateway.pid(), pid);
 }
