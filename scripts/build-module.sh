@@ -16,7 +16,11 @@ step "Building Envoy's module"
 export_source_commit
 # As in build-tool.sh.
 unset "${!CARGO_PKG_@}" "${!CARGO_MANIFEST_@}"
-CARGO_TARGET_DIR=$TARGET_DIR cargo build --profile module --locked --package envoy-module \
-  --manifest-path "$PROJECT_ROOT/Cargo.toml" >&2 || cargo_failed "Envoy's module"
+# Links GCC's unwinder into the module: Envoy's distroless images have no libgcc_s.so.1.
+mkdir -p "$TARGET_DIR/module-link"
+echo 'INPUT(-lgcc_eh -lgcc)' >"$TARGET_DIR/module-link/libgcc_s.so"
+CARGO_TARGET_DIR=$TARGET_DIR cargo rustc --profile module --locked --package envoy-module --crate-type cdylib \
+  --manifest-path "$PROJECT_ROOT/Cargo.toml" -- -L "native=$TARGET_DIR/module-link" >&2 ||
+  cargo_failed "Envoy's module"
 note "${MODULE##*/}: $(($(stat -c %s "$MODULE") / 1024)) KiB"
 echo "$MODULE"
