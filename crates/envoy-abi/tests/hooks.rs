@@ -395,6 +395,28 @@ fn threads_that_wake_a_configuration_while_it_ends_use_no_deleted_scheduler() {
 }
 
 #[test]
+fn a_configuration_may_end_within_a_wake_of_it() {
+    let (sender, receiver) = mpsc::channel();
+    script(|script| {
+        script.load = Box::new(move |loading| {
+            let _ = sender.send(loading.waker());
+            Ok(Box::new(|_| {}))
+        });
+    });
+    let config = config();
+    let waker = receiver.recv().expect("one");
+    let handle = config.handle();
+    let thread = thread::spawn(move || {
+        host::LAST_HELD.set(Some(handle));
+        waker.wake();
+        // It has ended.
+        waker.wake();
+    });
+    thread.join().expect("no panic");
+    assert_eq!(config.ended(), 1);
+}
+
+#[test]
 fn a_panic_in_a_hook_refuses_the_request_and_no_later_hook_runs() {
     let config = config();
     let panics: [(&str, fn()); 4] = [

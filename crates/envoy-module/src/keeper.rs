@@ -193,7 +193,11 @@ impl Keeper {
 impl Drop for Keeper {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_timeout(THREADS_END);
+            // The last configuration may end within its wake, on one of these threads.
+            match Handle::try_current() {
+                Ok(_) => runtime.shutdown_background(),
+                Err(_) => runtime.shutdown_timeout(THREADS_END),
+            }
         }
     }
 }

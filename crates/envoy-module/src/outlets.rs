@@ -61,9 +61,17 @@ impl Outlets {
         }
     }
 
-    /// Wakes all configurations.
+    /// Wakes the latest configuration, and those with secrets. Not under the lock: a configuration may end
+    /// within its wake.
     pub(crate) fn wake(&self) {
-        for outlet in lock(&self.0).iter() {
+        let woken: Vec<_> = {
+            let all = lock(&self.0);
+            let is_latest = |at: usize| at + 1 == all.len();
+            let all = all.iter().enumerate();
+            let woken = all.filter(|(at, outlet)| is_latest(*at) || !outlet.secrets.is_empty());
+            woken.map(|(_, outlet)| Arc::clone(outlet)).collect()
+        };
+        for outlet in woken {
             outlet.waker.wake();
         }
     }
@@ -76,11 +84,16 @@ impl Outlets {
     }
 
     fn ask(&self, asked: Asked) {
-        // Under this lock, the outlet cannot close. Without an outlet, the call fails at once.
-        if let Some(outlet) = lock(&self.0).last() {
+        let outlet = {
+            // Under this lock, the outlet cannot close. Without an outlet, the call fails at once.
+            let all = lock(&self.0);
+            let Some(outlet) = all.last() else {
+                return;
+            };
             lock(&outlet.asked).push(asked);
-            outlet.waker.wake();
-        }
+            Arc::clone(outlet)
+        };
+        outlet.waker.wake();
     }
 }
 

@@ -183,7 +183,18 @@ extern "C" fn envoy_dynamic_module_callback_http_filter_config_scheduler_commit(
     at: Envoy,
     _event: u64,
 ) {
-    Scheduler::at(at).commit();
+    let scheduler = Scheduler::at(at);
+    scheduler.commit();
+    // Envoy holds the configuration within the call: the others may let go of it meanwhile.
+    if let Some(handle) = LAST_HELD.take() {
+        handle.destroy();
+        scheduler.check();
+    }
+}
+
+thread_local! {
+    /// The configuration that this thread's next wake holds last.
+    pub static LAST_HELD: Cell<Option<Handle>> = const { Cell::new(None) };
 }
 
 #[unsafe(no_mangle)]
@@ -360,6 +371,12 @@ impl Config {
     /// The module's part, for another thread.
     pub fn handle(&self) -> Handle {
         Handle(self.ours.get())
+    }
+
+    /// Events that were queued, of schedulers that are deleted by now.
+    pub fn ended(&self) -> usize {
+        self.schedulers.check_deleted();
+        self.schedulers.take_events()
     }
 
     /// Destroys it on this thread.
