@@ -566,8 +566,12 @@ fn new_key_is_used(world: &World, spec: Spec, give: impl Fn(&str)) {
     config["node"] = json!({"id": "e2e", "cluster": "e2e"});
     let started = Gateway::try_start_as(world.stack(), &config, port, 1);
     let gateway = started.unwrap_or_else(|said| panic!("no gateway: {said}"));
-    let request_id = gateway.target.orders(&key.text).unavailable();
-    gateway.log.expect(&[&request_id, "invalid_client"]);
+    // A secret comes some milliseconds after the listener, and until then each request is refused.
+    wait::until("Keycloak refuses", Duration::from_secs(10), || {
+        let request_id = gateway.target.orders(&key.text).unavailable();
+        let told = gateway.log.lines(&[&request_id, "invalid_client"]);
+        told.first().map(drop).ok_or(request_id)
+    });
     let pid = gateway.pid();
     give(&right_pem(world));
     wait::until("the new key is in use", Duration::from_secs(20), || {
@@ -596,7 +600,13 @@ fn key_in_the_bootstrap(world: &World) {
             resources["secrets"] = json!([secret]);
         });
     let gateway = world.start_gateway(&spec);
-    gateway.target.orders(&world.api_key).orders();
+    wait::until("the secret is in use", Duration::from_secs(10), || {
+        let answer = gateway.target.orders(&world.api_key);
+        match answer.status {
+            200 => Ok(answer.orders()),
+            _ => Err(answer.unavailable()),
+        }
+    });
 }
 
 fn route(world: &World) {
