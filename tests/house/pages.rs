@@ -306,6 +306,10 @@ fn validate(path: &str, validator: &Validator, mut config: Value) {
         assert_eq!(index_key, "the line in index-key.txt", "{path}");
         *index_key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".into();
     }
+    // The module needs none.
+    if path.ends_with("envoy-module.md") {
+        config["yield_upstream"] = "unused".into();
+    }
     if let Err(fault) = Config::from_json(config.to_string().as_bytes()) {
         panic!("{path}: {fault}");
     }

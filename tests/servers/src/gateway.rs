@@ -249,15 +249,27 @@ impl<'a> Gateway<'a> {
             .collect()
     }
 
-    /// The lines of the audit log with all these words, counted by the worker that wrote them.
+    /// The lines of the audit log with all these words, counted by the worker that wrote them. The module writes
+    /// those of first uses on a thread of its own, which is left out.
     pub fn uses_by_worker(&self, words: &[&str]) -> BTreeMap<String, usize> {
         let words = [&[r#"{"event":"exchange""#], words].concat();
         let mut counts = BTreeMap::new();
         for line in self.log.lines(&words) {
             let worker = worker_of(&line).unwrap_or_default().to_owned();
+            if self.is_modules_thread(&worker) {
+                continue;
+            }
             *counts.entry(worker).or_insert(0) += 1;
         }
         counts
+    }
+
+    fn is_modules_thread(&self, thread: &str) -> bool {
+        let Process::Envoy { .. } = &self.process else {
+            return false;
+        };
+        let name = fs::read_to_string(format!("/proc/{}/task/{thread}/comm", self.pid()));
+        name.is_ok_and(|name| name.trim_end() == "apikeys")
     }
 
     /// The peak memory of its processes, in bytes.
