@@ -1,7 +1,8 @@
-"""A real Prometheus reads both hosts' metrics by deploy/observe/prometheus.yml, and gets the same series.
+"""A real Prometheus reads all hosts' metrics by deploy/observe/prometheus.yml, and gets the same series.
 
-Both hosts are made up here. Kong shows tests/observe/kong.prom, which a test holds to the metrics that
-there are; Envoy shows the same without Kong's prefix, beside metrics of its own. PROMETHEUS names the
+The hosts are made up here. Kong shows tests/observe/kong.prom, which a test holds to the metrics that
+there are; Envoy shows the same without Kong's prefix, beside metrics of its own, and those of the module under
+its namespace. PROMETHEUS names the
 folder of the programs (scripts/prometheus.sh fetch).
 """
 
@@ -31,6 +32,10 @@ def kong():
 def envoy():
     shown = (ROOT / "tests/observe/kong.prom").read_text()
     return shown.replace(PREFIX, "") + 'envoy_cluster_upstream_rq{le="x"} 1\n'
+
+
+def module():
+    return envoy().replace("apikey_", "envoy_dynamicmodulescustom_apikey_")
 
 
 def series():
@@ -65,8 +70,8 @@ def free_port():
 
 
 class Scrape(unittest.TestCase):
-    def test_both_hosts_give_the_same_series(self):
-        targets = [f"127.0.0.1:{serve(kong())}", f"127.0.0.1:{serve(envoy())}"]
+    def test_all_hosts_give_the_same_series(self):
+        targets = [f"127.0.0.1:{serve(host())}" for host in (kong, envoy, module)]
         config = (ROOT / "deploy/observe/prometheus.yml").read_text()
         config = config.replace('["127.0.0.1:9901"]', json.dumps(targets))
         config = config.replace("scrape_interval: 15s", "scrape_interval: 1s")

@@ -28,6 +28,8 @@ impl Scrape {
             samples: Vec::new(),
         };
         for line in text.lines() {
+            // The module's names, as deploy/observe/prometheus.yml changes them.
+            let line = &line.replacen("envoy_dynamicmodulescustom_", "", 1);
             if let Some(rest) = line.strip_prefix("# TYPE apikey_") {
                 let (name, kind) = rest.split_once(' ').expect("a type");
                 let (name, kind) = (format!("apikey_{name}"), kind.to_owned());
