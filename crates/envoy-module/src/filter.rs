@@ -166,15 +166,7 @@ impl Filter {
         stream: &mut Stream<'_, Exchange>,
         ends: bool,
     ) -> Step {
-        let headers = stream.request_headers();
-        let headers = headers.iter().map(|(name, value)| {
-            let name = String::from_utf8_lossy(name).into_owned();
-            (name, value.to_vec())
-        });
-        let request = Request {
-            headers: headers.collect(),
-            facts: facts_of(stream),
-        };
+        let request = request_of(stream);
         let pseudo = |wanted: &str| {
             let found = request.headers.iter().find(|(name, _)| name == wanted);
             let value = found.map(|(_, value)| String::from_utf8_lossy(value).into_owned());
@@ -285,8 +277,21 @@ impl envoy_abi::Filter for Filter {
         if let State::Over(Some(ended)) = &mut self.state
             && stream.response_status() == Some(401)
         {
-            ended.token_refused();
+            ended.token_refused(|| request_of(stream));
         }
+    }
+}
+
+/// A copy of a request.
+fn request_of(stream: &Stream<'_, Exchange>) -> Request {
+    let headers = stream.request_headers();
+    let headers = headers.iter().map(|(name, value)| {
+        let name = String::from_utf8_lossy(name).into_owned();
+        (name, value.to_vec())
+    });
+    Request {
+        headers: headers.collect(),
+        facts: facts_of(stream),
     }
 }
 

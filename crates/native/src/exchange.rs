@@ -20,7 +20,7 @@ use tokio::task;
 use crate::request::{Facts, Request};
 use crate::route::Route;
 use crate::state::State;
-use crate::{Answer, Host, clock};
+use crate::{Answer, Host, Level, clock};
 
 /// The verdict on a request, for its gateway.
 #[derive(Debug)]
@@ -120,12 +120,17 @@ impl<H: Host> Ended<H> {
             .collect()
     }
 
-    /// The service refused the token: the key's next request gets another.
-    pub fn token_refused(&mut self) {
-        if self.under_way.exchange.has_forwarded() {
-            self.under_way
-                .ask(None, |exchange, env| exchange.token_refused(env));
+    /// The service refused the token: the key's next request gets another. `request` gives the request.
+    pub fn token_refused(&mut self, request: impl FnOnce() -> Request) {
+        let under_way = &mut self.under_way;
+        if !under_way.exchange.has_forwarded()
+            || !under_way.ask(None, |exchange, env| exchange.token_refused(env))
+        {
+            return;
         }
+        let id = request().id(&under_way.route.config);
+        let line = format!("request_id={id} the service answered 401: its token is dropped");
+        under_way.route.host.log(Level::Info, &line);
     }
 }
 
