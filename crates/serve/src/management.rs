@@ -58,7 +58,7 @@ pub(crate) async fn answer(
     asked: http::Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let (parts, mut body) = asked.into_parts();
-    let request = Request::read(&parts.headers);
+    let request = Request::read(&parts.headers, route.shared.trusted_hops);
     let path = parts.uri.path_and_query();
     let head = RequestHead {
         method: parts.method.as_str(),

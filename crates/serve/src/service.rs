@@ -27,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) keycloak: Keycloak,
     /// Gateways over HTTP remove each header that an answer names.
     pub(crate) removes_headers: bool,
+    /// The place of the client's address in `X-Forwarded-For`.
+    pub(crate) trusted_hops: usize,
     metrics: Mutex<Metrics>,
     /// One permit for each thread that may compute bcrypt.
     pub(crate) computing: Arc<Semaphore>,
@@ -102,6 +104,7 @@ impl Service {
         let shared = Arc::new(Shared {
             keycloak: Keycloak::new(settings.keycloak_ca_file.as_deref())?,
             removes_headers: settings.removes_headers,
+            trusted_hops: settings.trusted_hops,
             metrics: Mutex::default(),
             computing: Arc::new(Semaphore::new(threads())),
         });
@@ -233,9 +236,11 @@ impl Route {
         let counts = self.config.throttle_failures_per_minute > 0;
         if counts && !self.told_of_no_address.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "{}: a request came without an address in X-Forwarded-For: failures of such requests \
-                 are not counted, so throttling does not work; let the gateway set the header",
-                self.name
+                "{}: a request came without the client's address (trusted_hops is {}): failures of such \
+                 requests are not counted, so throttling does not work; let the gateway add the address \
+                 to X-Forwarded-For",
+                self.name,
+                self.shared.trusted_hops
             );
         }
     }
