@@ -2,14 +2,29 @@
 # Variables (RUN_DIR, REALM, GATEWAY_PORT and the other ports, API_KEY_*) go through the environment:
 #   GATEWAY_PORT=8100 make run        or        make run GATEWAY_PORT=8100
 
-SHELL := /bin/bash
+# `make run SHELL=module` chooses the filter's shell. But SHELL is also make's own variable, for the program that runs
+# recipes: so the choice is taken off the command line here, and recipes keep bash.
+ifeq ($(origin SHELL),command line)
+  ifeq ($(SHELL),module)
+    ifneq ($(filter-out envoy envoy-module,$(GATEWAY)),)
+      $(error SHELL=module is for Envoy, and GATEWAY is '$(GATEWAY)')
+    endif
+    override GATEWAY := envoy-module
+    export GATEWAY
+  else ifneq ($(SHELL),wasm)
+    $(error SHELL is '$(SHELL)': set it to wasm or module)
+  endif
+endif
+override SHELL := /bin/bash
+MAKEOVERRIDES := $(filter-out SHELL=%,$(MAKEOVERRIDES))
+
 .DEFAULT_GOAL := help
-.PHONY: help run stop up down wasm tool test test-all test-kong sim soak fuzz mutants fmt lint bench audit sbom reproducible dist clean
+.PHONY: help run stop up down wasm module tool test test-all test-kong sim soak fuzz miri mutants fmt lint bench audit sbom reproducible dist clean
 
 help: ## Lists these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: ## Builds and starts the whole system here: Keycloak, Envoy with the filter, a service; OBSERVE=1 adds Prometheus, GATEWAY=nginx another gateway
+run: ## Builds and starts the whole system here: Keycloak, Envoy with the filter, a service; OBSERVE=1 adds Prometheus, GATEWAY=nginx another gateway, SHELL=module (or GATEWAY=envoy-module) the filter as Envoy's own dynamic module
 	@scripts/run.sh
 
 stop: ## Stops the processes that make run started
@@ -23,6 +38,9 @@ down: ## Stops the containers that make up started, and removes their data
 
 wasm: ## Builds the filter: target/wasm/apikey_jwt_exchange.wasm
 	@scripts/build-wasm.sh
+
+module: ## Builds the filter as Envoy's dynamic module: target/module/libapikeys_envoy.so
+	@scripts/build-module.sh
 
 tool: ## Builds the command-line tool: target/release/apikeys
 	@scripts/build-tool.sh
@@ -44,6 +62,9 @@ soak: ## Load while keys are revoked and Keycloak fails, on its own stack: make 
 
 fuzz: ## Runs libFuzzer on every property of crates/core/tests/properties: SECONDS_EACH=60, TARGETS="users tokens"
 	@scripts/fuzz.sh
+
+miri: ## Runs the tests of crates/envoy-abi, the one with unsafe code, in Miri; needs rustup's nightly with miri
+	cargo +nightly miri test --locked --package envoy-abi --tests
 
 mutants: ## Breaks the core and counts the breaks that tests notice: SHARD=7/30 for a sample, FILES="crates/core/src/cache/*.rs"
 	@scripts/mutants.sh

@@ -5,7 +5,9 @@
 # usage: envoy.sh start NAME CONFIG | envoy.sh stop NAME
 #
 #   ENVOY_CONCURRENCY    worker threads, default 2
+#   ENVOY_DRAIN_SECONDS  how long the connections of a listener that goes away may last, default 600
 #   ENVOY_LOG_LEVEL      default info; the filter's audit lines are info
+#   ENVOY_DYNAMIC_MODULES_SEARCH_PATH   the folder of the module, default: that of build-module.sh
 #   APIKEY_SIGNING_KEY   the filter's signing key; default: the run folder's signing-key.pem
 #
 # Writes NAME.log and NAME.admin (the admin address that Envoy bound) into the run folder.
@@ -27,10 +29,14 @@ start() {
     export APIKEY_SIGNING_KEY
   fi
 
+  : "${ENVOY_DYNAMIC_MODULES_SEARCH_PATH:=${CARGO_TARGET_DIR:-$PROJECT_ROOT/target}/module}"
+  export ENVOY_DYNAMIC_MODULES_SEARCH_PATH
+
   # Envoy runs without hot restart: its shared memory would clash with a second Envoy's.
   rm -f "$admin"
   start_daemon "$name" "$log" "$envoy" \
     --config-path "$config" --concurrency "${ENVOY_CONCURRENCY:-2}" --disable-hot-restart \
+    --drain-time-s "${ENVOY_DRAIN_SECONDS:-600}" \
     --admin-address-path "$admin" --file-flush-interval-msec 500 --log-level "${ENVOY_LOG_LEVEL:-info}"
   wait_for_admin_address "$name" "$log" "$admin"
   wait_for_http "$name" "$log" 60 "http://$(<"$admin")/ready"

@@ -7,7 +7,8 @@
 #   RUN_DIR     the run folder, default .run; a second stack takes another, and other ports
 #   REALM, GATEWAY_PORT, KEYCLOAK_PORT, KEYCLOAK_MANAGEMENT_PORT, ENVOY_ADMIN_PORT, SERVICE_PORT,
 #   DEMO_PORT, YIELD_PORT, ENVOY_CONCURRENCY, APIKEYS_CACHE_DIR, APIKEYS_WASM_TOOLCHAIN
-#   GATEWAY     envoy (default): with the Wasm filter. nginx, caddy, haproxy, envoy-ext-authz: with `apikeys serve`
+#   GATEWAY     envoy (default): with the Wasm filter. envoy-module (make run SHELL=module): with the filter as
+#               Envoy's dynamic module. nginx, caddy, haproxy, envoy-ext-authz: with `apikeys serve`
 #               on APIKEYS_PORT, APIKEYS_OPERATIONS_PORT, APIKEYS_GRPC_PORT and APIKEYS_MANAGEMENT_PORT
 #   OBSERVE=1   Prometheus beside it, on PROMETHEUS_PORT (9095), with rules and alerts
 #   API_KEY_ENABLED, API_KEY_STORAGE, API_KEY_HASH_ALGORITHM, API_KEY_PREFIX, API_KEY_MAX_PER_USER,
@@ -23,11 +24,12 @@ DEMO_ENV=$RUN_DIR/demo.env
 : "${GATEWAY:=envoy}"
 case $GATEWAY in
   envoy) PARTS=(envoy orders keycloak) LOG=$RUN_DIR/envoy.log PORTS=(YIELD_PORT ENVOY_ADMIN_PORT) ;;
+  envoy-module) PARTS=(envoy validator orders keycloak) LOG=$RUN_DIR/envoy.log PORTS=(ENVOY_ADMIN_PORT) ;;
   nginx | caddy | haproxy | envoy-ext-authz)
     PARTS=(gateway gateway-apikeys validator orders keycloak) LOG=$RUN_DIR/gateway-apikeys.log
     PORTS=(APIKEYS_PORT APIKEYS_OPERATIONS_PORT APIKEYS_GRPC_PORT APIKEYS_MANAGEMENT_PORT ENVOY_ADMIN_PORT)
     ;;
-  *) die "GATEWAY is '$GATEWAY'" "set it to envoy, nginx, caddy, haproxy or envoy-ext-authz" ;;
+  *) die "GATEWAY is '$GATEWAY'" "set it to envoy, envoy-module, nginx, caddy, haproxy or envoy-ext-authz" ;;
 esac
 # Also stops Prometheus, and the parts of a run with another gateway.
 ALL_PARTS=(prometheus envoy gateway gateway-apikeys validator orders keycloak)
@@ -62,10 +64,10 @@ main() {
   "$SCRIPTS/fetch.sh" all >/dev/null
 
   doing "building"
-  if [ "$GATEWAY" = envoy ]; then
-    WASM_FILE=$("$SCRIPTS/build-wasm.sh")
-    export WASM_FILE
-  fi
+  case $GATEWAY in
+    envoy) WASM_FILE=$("$SCRIPTS/build-wasm.sh"); export WASM_FILE ;;
+    envoy-module) "$SCRIPTS/build-module.sh" >/dev/null ;;
+  esac
   "$SCRIPTS/build-tool.sh" >/dev/null
 
   start_keycloak
@@ -231,14 +233,17 @@ start_gateway() {
     "$SCRIPTS/envoy.sh" start envoy "$RUN_DIR/envoy.yaml"
     return
   fi
-  local name
+  "$SCRIPTS/render.sh" "$PROJECT_ROOT/deploy/gateways/validator.yaml" "$RUN_DIR/validator.yaml"
+  "$SCRIPTS/envoy.sh" start validator "$RUN_DIR/validator.yaml"
+  if [ "$GATEWAY" = envoy-module ]; then
+    "$SCRIPTS/render.sh" "$PROJECT_ROOT/deploy/envoy/module.yaml" "$RUN_DIR/envoy.yaml"
+    "$SCRIPTS/envoy.sh" start envoy "$RUN_DIR/envoy.yaml"
+    return
+  fi
   REMOVES_HEADERS=true
   case $GATEWAY in nginx | caddy) REMOVES_HEADERS=false ;; esac
   export REMOVES_HEADERS
-  for name in validator apikeys; do
-    "$SCRIPTS/render.sh" "$PROJECT_ROOT/deploy/gateways/$name.yaml" "$RUN_DIR/$name.yaml"
-  done
-  "$SCRIPTS/envoy.sh" start validator "$RUN_DIR/validator.yaml"
+  "$SCRIPTS/render.sh" "$PROJECT_ROOT/deploy/gateways/apikeys.yaml" "$RUN_DIR/apikeys.yaml"
   "$SCRIPTS/gateway.sh" start "$GATEWAY" gateway "$RUN_DIR/apikeys.yaml"
 }
 
@@ -292,7 +297,7 @@ observe() {
   [ "${OBSERVE:-}" = 1 ] && ! daemon_pid prometheus >/dev/null || return 0
   doing "starting Prometheus" "$RUN_DIR/prometheus.log"
   step "Starting Prometheus"
-  [ "$GATEWAY" = envoy ] || export METRICS_PORT=$APIKEYS_OPERATIONS_PORT METRICS_PATH=/metrics
+  [ ! -e "$RUN_DIR/apikeys.yaml" ] || export METRICS_PORT=$APIKEYS_OPERATIONS_PORT METRICS_PATH=/metrics
   "$SCRIPTS/prometheus.sh" start
   note "http://127.0.0.1:${PROMETHEUS_PORT:-9095}: metrics, rules and alerts; docs/observe.md says what to look at"
 }

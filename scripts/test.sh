@@ -48,10 +48,10 @@ run_step() {
     cli) scripts/with-keycloak.sh cargo test --locked --package suites --test cli ;;
     smoke) E2E_SMOKE=1 cargo test --locked --package suites --test e2e ;;
     end-to-end) cargo test --locked --package suites --test e2e ;;
-    # For each gateway with `apikeys serve`: the trials that the gateway itself can break.
+    # For the module, and for each gateway with `apikeys serve`: the trials that these can break.
     gateways)
       local gateway
-      for gateway in nginx caddy haproxy envoy-ext-authz; do
+      for gateway in envoy-module nginx caddy haproxy envoy-ext-authz; do
         step "gateways: $gateway"
         E2E_SMOKE=gateway GATEWAY=$gateway cargo test --locked --package suites --test e2e || return
       done

@@ -13,6 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jsonschema::{Draft, Validator};
 use p256::pkcs8::EncodePrivateKey;
+use regex::Regex;
 use serde_json::{Value, json};
 use test_kit::markdown::blocks;
 use test_kit::repository::read as file;
@@ -124,6 +125,72 @@ fn the_example_of_envoy_bounds_what_a_client_may_send() {
     assert_eq!(ours.count(), 2);
     let limits = &envoy["layered_runtime"]["layers"][0]["static_layer"];
     assert_eq!(limits["http.async_response_buffer_limit"], 1_048_576);
+}
+
+/// The two examples for Envoy differ in the filter's shell alone.
+#[test]
+fn the_example_of_the_module_is_that_of_the_filter_without_yields() {
+    let parse = |path: &str| -> Value {
+        let text = substituted(&file(path));
+        serde_norway::from_str(&text).unwrap_or_else(|fault| panic!("{path}: {fault}"))
+    };
+    let mut wasm = parse("deploy/envoy/envoy.yaml");
+    let mut module = parse("deploy/envoy/module.yaml");
+    for (kind, others) in [
+        ("listeners", vec!["service", "yield"]),
+        ("clusters", vec!["yield", "jwks", "application"]),
+    ] {
+        let all = wasm["static_resources"][kind].as_array_mut().unwrap();
+        all.retain(|one| !others.contains(&one["name"].as_str().unwrap()));
+    }
+    for tag in module["stats_config"]["stats_tags"].as_array_mut().unwrap() {
+        let regex = tag["regex"].as_str().unwrap();
+        tag["regex"] = json!(regex.replace("^dynamicmodulescustom", "^wasmcustom"));
+    }
+    let filters =
+        "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/http_filters";
+    let ours = |example: &mut Value| -> Vec<Value> {
+        let filters = example.pointer_mut(filters).unwrap();
+        filters.as_array_mut().unwrap().drain(..2).collect()
+    };
+    for (wasm, module) in ours(&mut wasm).iter().zip(ours(&mut module)) {
+        let name = &wasm["name"];
+        assert_eq!(module["name"], *name);
+        assert_eq!(module["disabled"], wasm["disabled"], "{name}");
+        let fields = wasm.pointer("/typed_config/config/configuration/value");
+        let mut fields: Value = serde_json::from_str(fields.unwrap().as_str().unwrap()).unwrap();
+        fields.as_object_mut().unwrap().remove("yield_upstream");
+        let module = &module["typed_config"];
+        assert_eq!(module["filter_config"]["value"], fields, "{name}");
+        let loaded = &module["dynamic_module_config"]["name"];
+        assert_eq!(*loaded, "apikeys_envoy", "{name}");
+    }
+    assert_eq!(module, wasm);
+}
+
+/// The fields that the module's reader takes beside those of all shells.
+#[test]
+fn the_page_of_the_module_has_each_source_of_its_signing_key() {
+    let reader = file("crates/envoy-module/src/config.rs");
+    let named = |pattern: &str| -> BTreeSet<String> {
+        let pattern = Regex::new(pattern).unwrap();
+        let found = pattern.captures_iter(&reader);
+        found.map(|found| found[1].to_owned()).collect()
+    };
+    let keys = named(r#"take_source\(&mut fields, "(\w+)"\)"#);
+    let all = ["signing_key", "management_signing_key"].map(str::to_owned);
+    assert_eq!(keys, all.into_iter().collect());
+    let mut sources = named(r#"take\("(_\w+)"\)"#);
+    assert!(sources.len() >= 3, "{sources:?}");
+    sources.insert("_property".to_owned());
+    let page = file("docs/install/envoy-module.md");
+    let (_, section) = page.split_once("\n### The signing key\n").unwrap();
+    let section = section.split("\n#").next().unwrap();
+    let rows = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `signing_key")?.split('`').next());
+    assert_eq!(rows.map(str::to_owned).collect::<BTreeSet<_>>(), sources);
+    assert!(section.contains("`management_`"));
 }
 
 #[test]

@@ -25,10 +25,14 @@ use test_kit::page;
 use test_kit::repository::{read, root};
 
 /// The test that runs the commands of each page. The test's file must name the page.
-const RUN_BY: [(&str, &str); 18] = [
+const RUN_BY: [(&str, &str); 19] = [
     ("docs/audit.md", "tests/servers/e2e/cases/runbooks.rs"),
     (
         "docs/install/envoy.md",
+        "tests/servers/e2e/cases/install.rs",
+    ),
+    (
+        "docs/install/envoy-module.md",
         "tests/servers/e2e/cases/install.rs",
     ),
     ("docs/install/kong.md", "tests/house/pages.rs"),
@@ -245,6 +249,7 @@ fn every_configuration_of_a_page_is_valid() {
     }
     let expected = [
         ("docs/install/envoy-gateway.md", 1),
+        ("docs/install/envoy-module.md", 2),
         ("docs/install/envoy.md", 1),
         ("docs/install/istio.md", 1),
         ("docs/install/kong-plugin.md", 1),
@@ -300,6 +305,10 @@ fn validate(path: &str, validator: &Validator, mut config: Value) {
     if let Some(index_key) = config.get_mut("index_key") {
         assert_eq!(index_key, "the line in index-key.txt", "{path}");
         *index_key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".into();
+    }
+    // The module needs none.
+    if path.ends_with("envoy-module.md") {
+        config["yield_upstream"] = "unused".into();
     }
     if let Err(fault) = Config::from_json(config.to_string().as_bytes()) {
         panic!("{path}: {fault}");

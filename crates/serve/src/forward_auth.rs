@@ -9,14 +9,15 @@ use std::sync::Arc;
 
 use apikeys_core::exchange::credentials::AUTHORIZATION;
 use apikeys_core::rejection::Rejection;
+use apikeys_native::Request;
+use apikeys_native::exchange::{Ended, Verdict, judge};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use hyper::body::Incoming;
 
-use crate::exchange::{Verdict, judge};
 use crate::listen::Body;
-use crate::request::Request;
-use crate::service::{Route, Service};
+use crate::request;
+use crate::service::{Outside, Route, Service};
 
 /// The prefix of all paths.
 const PATH: &str = "/exchange";
@@ -39,14 +40,14 @@ pub(crate) async fn answer(
         *answer.status_mut() = StatusCode::NOT_FOUND;
         return Ok(answer);
     };
-    let request = read(&asked, service.shared.trusted_hops);
-    let verdict = judge(route, &request, service.shared.removes_headers).await;
-    Ok(tell(route, &request, verdict))
+    let request = read(&asked, service.trusted_hops);
+    let ended = judge(route, &request, service.removal).await;
+    Ok(tell(route, &request, &ended))
 }
 
 /// The client's request, as the gateway describes it.
 fn read(asked: &http::Request<Incoming>, trusted_hops: usize) -> Request {
-    let mut request = Request::read(asked.headers(), trusted_hops);
+    let mut request = request::read(asked.headers(), trusted_hops);
     let told = asked.headers().get("x-forwarded-method");
     let method = told.map_or(asked.method().as_str().as_bytes(), HeaderValue::as_bytes);
     let method = (":method".to_owned(), method.to_vec());
@@ -55,13 +56,10 @@ fn read(asked: &http::Request<Incoming>, trusted_hops: usize) -> Request {
 }
 
 /// The answer to the gateway.
-fn tell(route: &Route, request: &Request, verdict: Verdict) -> Response<Body> {
-    match verdict {
+fn tell(route: &Route, request: &Request, ended: &Ended<Outside>) -> Response<Body> {
+    match &ended.verdict {
         Verdict::Exchanged {
             authorization,
-            key_id,
-            owner_id,
-            identity,
             remove,
         } => {
             let mut answer = Response::new(Body::default());
@@ -70,13 +68,13 @@ fn tell(route: &Route, request: &Request, verdict: Verdict) -> Response<Body> {
                     answer.headers_mut().insert(name, value);
                 }
             };
-            set(KEY_ID, &key_id);
-            set(OWNER_ID, &owner_id);
-            for (name, value) in &identity {
-                set(name, value);
+            set(KEY_ID, ended.key_id().unwrap_or_default());
+            set(OWNER_ID, ended.owner_id().unwrap_or_default());
+            for (name, value) in ended.identity() {
+                set(name, &value);
             }
             set(TO_REMOVE, &remove.join(","));
-            match HeaderValue::from_str(&authorization) {
+            match HeaderValue::from_str(authorization) {
                 Ok(mut value) => {
                     value.set_sensitive(true);
                     answer.headers_mut().insert(AUTHORIZATION, value);
@@ -103,7 +101,7 @@ fn tell(route: &Route, request: &Request, verdict: Verdict) -> Response<Body> {
             }
             answer
         }
-        Verdict::Refused { rejection, body } => refuse(route, rejection, body),
+        Verdict::Refused { rejection, body } => refuse(route, *rejection, body.clone()),
     }
 }
 

@@ -11,14 +11,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use apikeys_core::exchange::credentials::AUTHORIZATION;
+use apikeys_native::exchange::{Ended, Removal, Verdict, judge};
+use apikeys_native::{Facts, Request, is_address};
 use hyper::body::Incoming;
 use tonic::server::{Grpc, UnaryService};
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
-use crate::exchange::{Verdict, judge};
-use crate::request::{FORWARDED_FOR, Request, forwarded_for, is_address};
-use crate::service::{Route, Service};
+use crate::request::{FORWARDED_FOR, forwarded_for};
+use crate::service::{Outside, Route, Service};
 
 const PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
 /// The name of an exchange among the route's `context_extensions`.
@@ -175,10 +176,10 @@ impl Authorization {
                 "context_extensions.exchange names no exchange of this service",
             ));
         };
-        let request = read(attributes, self.service.shared.trusted_hops);
-        // Envoy removes each header that the answer names.
-        let verdict = judge(route, &request, true).await;
-        Ok(tell(route, verdict))
+        let request = read(attributes, self.service.trusted_hops);
+        // Envoy removes each header that the answer names, but it may hold headers that it does not send.
+        let ended = judge(route, &request, Removal::ListedUnseen).await;
+        Ok(tell(route, &ended))
     }
 }
 
@@ -248,34 +249,38 @@ fn read(attributes: Attributes, trusted_hops: usize) -> Request {
             forwarded_for(forwarded.map(|(_, value)| value.as_slice()), hops)
         }
     };
-    Request { headers, source }
+    Request {
+        headers,
+        facts: Facts {
+            source,
+            route: None,
+        },
+    }
 }
 
 /// The answer to Envoy.
-fn tell(route: &Route, verdict: Verdict) -> CheckResponse {
-    match verdict {
+fn tell(route: &Route, ended: &Ended<Outside>) -> CheckResponse {
+    match &ended.verdict {
         Verdict::Exchanged {
             authorization,
-            key_id,
-            owner_id,
-            identity,
             remove,
         } => {
-            let mut headers = vec![header(AUTHORIZATION, &authorization)];
+            let mut headers = vec![header(AUTHORIZATION, authorization)];
+            let identity = ended.identity();
             headers.extend(identity.iter().map(|(name, value)| header(name, value)));
-            let text = |value: String| Text {
-                string_value: value,
+            let text = |value: Option<&str>| Text {
+                string_value: value.unwrap_or_default().to_owned(),
             };
             CheckResponse {
                 status: Some(RpcStatus { code: 0 }),
                 ok_response: Some(OkResponse {
                     headers,
-                    headers_to_remove: remove,
+                    headers_to_remove: remove.clone(),
                 }),
                 dynamic_metadata: Some(Struct {
                     fields: HashMap::from([
-                        ("key_id".to_owned(), text(key_id)),
-                        ("owner_id".to_owned(), text(owner_id)),
+                        ("key_id".to_owned(), text(ended.key_id())),
+                        ("owner_id".to_owned(), text(ended.owner_id())),
                     ]),
                 }),
                 ..CheckResponse::default()
@@ -285,7 +290,7 @@ fn tell(route: &Route, verdict: Verdict) -> CheckResponse {
             status: Some(RpcStatus { code: 0 }),
             ok_response: Some(OkResponse {
                 headers: Vec::new(),
-                headers_to_remove: remove,
+                headers_to_remove: remove.clone(),
             }),
             ..CheckResponse::default()
         },
@@ -301,7 +306,7 @@ fn tell(route: &Route, verdict: Verdict) -> CheckResponse {
                         code: i32::from(rejection.status()),
                     }),
                     headers: headers.collect(),
-                    body,
+                    body: body.clone(),
                 }),
                 ..CheckResponse::default()
             }
@@ -351,7 +356,7 @@ mod tests {
             }),
             ..Attributes::default()
         };
-        let source = |hops| read(attributes.clone(), hops).source;
+        let source = |hops| read(attributes.clone(), hops).facts.source;
         assert_eq!(source(0).as_deref(), Some("192.0.2.1"));
         assert_eq!(source(1).as_deref(), Some("198.51.100.1"));
         assert_eq!(source(2).as_deref(), Some("203.0.113.9"));

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use apikeys_core::config::Config;
-use apikeys_core::keycloak::{ANSWER_BYTES_MAX, Call, Endpoint};
-use apikeys_core::machine::Event;
-use apikeys_core::metrics::CallResult;
+use apikeys_core::keycloak::{ANSWER_BYTES_MAX, Call};
 use apikeys_core::trace::TraceContext;
+use apikeys_native::{Answer, clock};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_rustls::HttpsConnector;
@@ -19,9 +18,6 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use zeroize::Zeroizing;
-
-use crate::clock;
-use crate::service::Shared;
 
 /// How long an address that did not answer is skipped, if there are others.
 const LEFT_OUT_MS: u64 = 5_000;
@@ -36,6 +32,7 @@ const CONNECT: Duration = Duration::from_secs(1);
 type Http = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// The client that all exchanges share.
+#[derive(Debug)]
 pub(crate) struct Keycloak {
     http: Http,
 }
@@ -86,30 +83,6 @@ impl Addresses {
     }
 }
 
-/// An answer of Keycloak, or the reason why there is none.
-pub(crate) enum Answer {
-    /// The status, and the body unless it is too large. It may hold a token.
-    Given {
-        status: u16,
-        body: Option<Zeroizing<Vec<u8>>>,
-    },
-    /// The reason why there is no answer.
-    Failed(String),
-}
-
-impl Answer {
-    /// The answer, as an event for a machine.
-    pub(crate) fn event(&self) -> Event<'_> {
-        match self {
-            Self::Given { status, body } => Event::Answer {
-                status: *status,
-                body: body.as_ref().map(|body| body.as_slice()),
-            },
-            Self::Failed(why) => Event::Failed(why),
-        }
-    }
-}
-
 impl Keycloak {
     /// A client that trusts the certificates of this file, or the system's without a file.
     ///
@@ -145,33 +118,18 @@ impl Keycloak {
         call: &Call,
         trace: Option<&TraceContext>,
         timeout_ms: u64,
-        shared: &Shared,
     ) -> Answer {
-        let began = clock::instant();
-        let address = addresses.pick(clock::now().0);
-        let answer = match address {
-            Some(address) => {
-                let sent = self.exchange(&address.url, config, call, trace);
-                let limit = Duration::from_millis(timeout_ms.max(1));
-                let answer = tokio::time::timeout(limit, sent).await;
-                answer.unwrap_or_else(|_| Answer::Failed("no answer in time".to_owned()))
-            }
-            None => Answer::Failed("no address".to_owned()),
+        let Some(address) = addresses.pick(clock::now().0) else {
+            return Answer::Failed("no address".to_owned());
         };
-        if let (Some(address), Answer::Failed(_)) = (address, &answer) {
+        let sent = self.exchange(&address.url, config, call, trace);
+        let limit = Duration::from_millis(timeout_ms.max(1));
+        let answer = tokio::time::timeout(limit, sent).await;
+        let answer = answer.unwrap_or_else(|_| Answer::Failed("no answer in time".to_owned()));
+        if let Answer::Failed(_) = answer {
             let until = clock::now().0.saturating_add(LEFT_OUT_MS);
             address.out_until.store(until, Ordering::Relaxed);
         }
-        shared.count(|metrics| {
-            let endpoint: Endpoint = call.endpoint;
-            match &answer {
-                Answer::Given { status, .. } => {
-                    metrics.called(endpoint, CallResult::of_status(*status));
-                    metrics.answer_took(endpoint, clock::since_us(began));
-                }
-                Answer::Failed(_) => metrics.called(endpoint, CallResult::Failed),
-            }
-        });
         answer
     }
 

@@ -5,12 +5,10 @@
 //! a gateway. All threads share one worker for each exchange, so a key is exchanged once and its token is
 //! in one cache.
 
-mod background;
-mod clock;
 mod config;
-mod exchange;
 mod forward_auth;
 mod grpc;
+mod key_files;
 mod keycloak;
 mod listen;
 mod log;
@@ -19,7 +17,6 @@ mod metrics;
 mod operations;
 mod request;
 mod service;
-mod store;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,6 +24,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use apikeys_core::build_info::BuildInfo;
+use apikeys_native::background;
 use hyper::service::service_fn;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -98,7 +96,8 @@ async fn run(settings: Settings) -> Result<()> {
         let Some(route) = service.management.clone() else {
             continue;
         };
-        let answers = service_fn(move |asked| management::answer(Arc::clone(&route), asked));
+        let hops = service.trusted_hops;
+        let answers = service_fn(move |asked| management::answer(Arc::clone(&route), hops, asked));
         servers.spawn(listen::serve(
             listener,
             Version::Http1,
@@ -119,8 +118,7 @@ async fn run(settings: Settings) -> Result<()> {
     drop(ending);
 
     let reread = Arc::new(Notify::new());
-    let routes: Vec<_> = service.routes().cloned().collect();
-    for route in &routes {
+    for route in service.routes() {
         let (realm, config) = (&route.config.realm, &route.config);
         tracing::info!("{}: realm {} at {}", route.name, realm.name, realm.issuer);
         if !config.enabled {
@@ -129,12 +127,9 @@ async fn run(settings: Settings) -> Result<()> {
                 route.name
             );
         }
-        tokio::spawn(background::work(Arc::clone(route)));
+        tokio::spawn(background::work(Arc::downgrade(route)));
     }
-    if let Some(route) = routes.first() {
-        let keys = route.keys.clone();
-        tokio::spawn(background::watch_keys(routes, keys, Arc::clone(&reread)));
-    }
+    tokio::spawn(key_files::watch(Arc::clone(&service), Arc::clone(&reread)));
 
     wait_for_the_end(&reread).await?;
     tracing::info!("ending: no new connections; requests under way are finished");

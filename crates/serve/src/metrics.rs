@@ -4,8 +4,8 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use apikeys_core::metrics::catalog::{COUNTED, Family, GAUGES, Kind};
-use apikeys_core::metrics::gauges::{Gauges, OfWorker};
 use apikeys_core::metrics::{self, Metrics};
+use apikeys_native::background;
 
 use crate::log;
 use crate::service::Route;
@@ -27,26 +27,8 @@ pub(crate) fn text<'a>(metrics: &Metrics, routes: impl Iterator<Item = &'a Arc<R
 
 /// The values of the gauges, `NaN` for unknown ones.
 fn gauges<'a>(routes: impl Iterator<Item = &'a Arc<Route>>) -> Vec<f64> {
-    let mut all = Gauges::default();
-    let mut places = 0;
-    for route in routes {
-        let state = route.state();
-        let inner = state.lock();
-        places += inner.gate.places();
-        let polls = inner.worker.config.revocation_poll_ms > 0;
-        let polled_at = inner.worker.cache.revocations().watched().polled_at;
-        all.add_worker(OfWorker {
-            sizes: inner.worker.sizes(),
-            last_poll_at: polls.then_some(polled_at),
-            breaker_open: inner.worker.is_breaker_open(),
-            findings: inner.watch.findings(),
-        });
-    }
-    let mut own = Gauges::default();
-    own.set_queue(places);
-    all.merge(&own);
     let mut values = vec![f64::NAN; metrics::gauges::names().len()];
-    for (at, value) in all.iter() {
+    for (at, value) in background::gauges(routes).iter() {
         if let Some(place) = values.get_mut(at) {
             *place = value as f64;
         }

@@ -1,58 +1,22 @@
-//! A client's request, as a gateway describes it.
+//! A client's request, as a gateway describes it over HTTP.
 
-use apikeys_core::audit::{REQUEST_ID_MAX, is_request_id};
-use apikeys_core::config::Config;
-use apikeys_core::exchange::credentials::may_hold_key;
-use apikeys_core::exchange::throttle::parse_address;
-use apikeys_core::trace::TraceContext;
+use apikeys_native::{Facts, Request, is_address};
 use http::{HeaderMap, HeaderValue};
 
 /// The header that proxies extend by the address of their peer.
 pub(crate) const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// The head of a client's request.
-pub(crate) struct Request {
-    /// The headers, with names in lower case. `:method` is one of them.
-    pub(crate) headers: Vec<(String, Vec<u8>)>,
-    /// The client's address, if the gateway sent a valid one where it is expected.
-    pub(crate) source: Option<String>,
-}
-
-impl Request {
-    /// Reads a request with these headers, sent by a gateway. `trusted_hops`: see [`forwarded_for`].
-    pub(crate) fn read(map: &HeaderMap, trusted_hops: usize) -> Self {
-        let pairs = map.iter();
-        let headers =
-            pairs.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
-        let forwarded = map.get_all(FORWARDED_FOR).into_iter();
-        Self {
-            headers: headers.collect(),
+/// Reads a request with these headers, sent by a gateway. `trusted_hops`: see [`forwarded_for`].
+pub(crate) fn read(map: &HeaderMap, trusted_hops: usize) -> Request {
+    let pairs = map.iter();
+    let headers = pairs.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
+    let forwarded = map.get_all(FORWARDED_FOR).into_iter();
+    Request {
+        headers: headers.collect(),
+        facts: Facts {
             source: forwarded_for(forwarded.map(HeaderValue::as_bytes), trusted_hops),
-        }
-    }
-
-    /// The first header of this name.
-    fn header(&self, wanted: &str) -> Option<&[u8]> {
-        let found = self.headers.iter().find(|(name, _)| name == wanted);
-        found.map(|(_, value)| value.as_slice())
-    }
-
-    /// The request's own id, if it is valid and holds no key; otherwise a dash.
-    pub(crate) fn id(&self, config: &Config) -> String {
-        let id = self.header("x-request-id").filter(|id| {
-            id.len() <= REQUEST_ID_MAX
-                && !may_hold_key(config, &self.headers, id)
-                && is_request_id(id)
-        });
-        let id = id.and_then(|id| std::str::from_utf8(id).ok());
-        id.unwrap_or("-").to_owned()
-    }
-
-    /// The request's trace context, without any key in it.
-    pub(crate) fn trace(&self, config: &Config) -> Option<TraceContext> {
-        TraceContext::read(&self.headers, |state| {
-            may_hold_key(config, &self.headers, state)
-        })
+            route: None,
+        },
     }
 }
 
@@ -76,11 +40,6 @@ pub(crate) fn forwarded_for<'a>(
     is_address(text).then(|| text.to_owned())
 }
 
-/// Whether the core accepts this text as an address.
-pub(crate) fn is_address(text: &str) -> bool {
-    parse_address(text.as_bytes()).is_some()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,7 +50,7 @@ mod tests {
             let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
             map.append(FORWARDED_FOR, value);
         }
-        Request::read(&map, trusted_hops).source
+        read(&map, trusted_hops).facts.source
     }
 
     #[test]

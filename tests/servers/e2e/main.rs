@@ -10,7 +10,7 @@
 //! on free ports, and stops it at its end, even if the suite dies. The folder is kept when
 //! a trial fails.
 //!
-//! With `GATEWAY=nginx`, `caddy`, `haproxy` or `envoy-ext-authz`, it does the same with that gateway and
+//! With `GATEWAY=envoy-module` it does the same with the filter as Envoy's dynamic module. With `GATEWAY=nginx`, `caddy`, `haproxy` or `envoy-ext-authz`, it does the same with that gateway and
 //! `apikeys serve`:
 //!
 //! ```text

@@ -87,10 +87,11 @@ pub(crate) enum Need {
     FirstRun,
 }
 
-/// The gateway's program: Envoy and Kong run the filter, the others ask `apikeys serve`.
+/// The gateway's program: Envoy and Kong run the filter, an Envoy runs the module, the others ask `apikeys serve`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Host {
     Envoy,
+    EnvoyModule,
     Kong,
     Nginx,
     Caddy,
@@ -102,6 +103,15 @@ impl Host {
     /// The gateways that ask `apikeys serve`.
     pub(crate) const SERVED: [Self; 4] =
         [Self::Nginx, Self::Caddy, Self::Haproxy, Self::EnvoyExtAuthz];
+
+    /// The hosts that verify a key in one go and keep one memory for all workers: the process is ours, or native in it.
+    pub(crate) const NATIVE: [Self; 5] = [
+        Self::EnvoyModule,
+        Self::Nginx,
+        Self::Caddy,
+        Self::Haproxy,
+        Self::EnvoyExtAuthz,
+    ];
 
     pub(crate) fn is_served(self) -> bool {
         Self::SERVED.contains(&self)
@@ -116,6 +126,7 @@ impl Host {
     /// The stack's gateway; without a stack, recognised by its answer.
     fn of(stack: Option<&Stack>, answer: &Response) -> Self {
         match stack.map(Stack::gateway).as_deref() {
+            Some("envoy-module") => return Self::EnvoyModule,
             Some("nginx") => return Self::Nginx,
             Some("caddy") => return Self::Caddy,
             Some("haproxy") => return Self::Haproxy,
@@ -260,8 +271,8 @@ impl World {
                  that starts one",
             ),
             Need::OwnEnvoy => (
-                self.stack.is_some() && self.host == Host::Envoy,
-                "needs the suite's own stack, with Envoy and the Wasm filter",
+                self.stack.is_some() && matches!(self.host, Host::Envoy | Host::EnvoyModule),
+                "needs the suite's own stack, with the filter or the module in Envoy",
             ),
             Need::Log => (
                 self.log.is_some(),

@@ -62,6 +62,16 @@ impl Target {
 
     /// Opens a connection.
     pub fn connect(&self) -> Connection {
+        let (host, port) = (&self.host, self.port);
+        let opened = self.try_connect();
+        opened.unwrap_or_else(|error| panic!("cannot connect to {host}:{port}: {error}"))
+    }
+
+    /// Opens a connection, if somebody listens.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn try_connect(&self) -> io::Result<Connection> {
         let address = (self.host.as_str(), self.port)
             .to_socket_addrs()
             .expect("an address of the gateway")
@@ -72,16 +82,15 @@ impl Target {
                 connect_from(self.source.unwrap_or_else(another_address), address)
             }
             address => TcpStream::connect_timeout(&address, PATIENCE),
-        };
-        let stream = stream.unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
+        }?;
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Connection {
+        Ok(Connection {
             stream,
             target: self.clone(),
             buffer: Vec::new(),
-        }
+        })
     }
 
     /// Sends one request on a connection of its own.

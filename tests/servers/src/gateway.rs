@@ -1,5 +1,5 @@
 //! A gateway of a trial's own. It shares Keycloak and the service with the gateway under test. It is the
-//! stack's Envoy with some of the filter's fields changed, the stack's gateway with a separate
+//! stack's Envoy with some fields of the filter or the module changed, the stack's gateway with a separate
 //! `apikeys serve` ([`served`]), or a gateway that a command starts ([`hook`]).
 
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ mod served;
 
 use hook::Hooked;
 
-/// The variable that carries a signing key of a trial's own to Envoy's filter.
+/// The variable that carries a signing key of a trial's own to Envoy's filter or module.
 const SIGNING_KEY: &str = "E2E_SIGNING_KEY";
 
 static STARTED: AtomicUsize = AtomicUsize::new(0);
@@ -151,15 +151,16 @@ impl<'a> Gateway<'a> {
     /// Starts a gateway, or returns the output of the gateway and of its script.
     pub fn try_start(stack: &'a Stack, spec: &Spec) -> Result<Self, String> {
         let kind = stack.gateway();
-        if kind != "envoy" {
+        if !["envoy", "envoy-module"].contains(&kind.as_str()) {
             return served::start(stack, &kind, spec, &new_name());
         }
-        let ports = free_ports(3);
-        let mut edited = edited(&stack.run_dir.join("envoy.yaml"), spec, ports[0], ports[1]);
-        for edit in &spec.edits {
-            edit(&mut edited["static_resources"], ports[2]);
-        }
-        Self::try_start_as(stack, &edited, ports[0], spec.workers.unwrap_or(1))
+        let (edited, port) = envoy_of(stack, spec);
+        let environment = spec
+            .signing_key
+            .iter()
+            .map(|pem| (SIGNING_KEY, pem.clone()));
+        let workers = spec.workers.unwrap_or(1);
+        Self::try_start_in(stack, &edited, port, workers, environment)
     }
 
     /// Starts one with this configuration of Envoy, which listens on that port.
@@ -169,12 +170,24 @@ impl<'a> Gateway<'a> {
         port: u16,
         workers: usize,
     ) -> Result<Self, String> {
+        Self::try_start_in(stack, envoy, port, workers, [])
+    }
+
+    /// The same with more variables in Envoy's environment.
+    pub fn try_start_in(
+        stack: &'a Stack,
+        envoy: &Value,
+        port: u16,
+        workers: usize,
+        environment: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> Result<Self, String> {
         let name = new_name();
         let config = stack.run_dir.join(format!("{name}.json"));
         fs::write(&config, envoy.to_string()).expect("a configuration");
         let started = stack
             .script("envoy.sh", &["start", &name, config.to_str().unwrap()])
             .env("ENVOY_CONCURRENCY", workers.to_string())
+            .envs(environment)
             .output()
             .expect("scripts/envoy.sh");
         let gateway = Self {
@@ -236,15 +249,27 @@ impl<'a> Gateway<'a> {
             .collect()
     }
 
-    /// The lines of the audit log with all these words, counted by the worker that wrote them.
+    /// The lines of the audit log with all these words, counted by the worker that wrote them. The module writes
+    /// those of first uses on a thread of its own, which is left out.
     pub fn uses_by_worker(&self, words: &[&str]) -> BTreeMap<String, usize> {
         let words = [&[r#"{"event":"exchange""#], words].concat();
         let mut counts = BTreeMap::new();
         for line in self.log.lines(&words) {
             let worker = worker_of(&line).unwrap_or_default().to_owned();
+            if self.is_modules_thread(&worker) {
+                continue;
+            }
             *counts.entry(worker).or_insert(0) += 1;
         }
         counts
+    }
+
+    fn is_modules_thread(&self, thread: &str) -> bool {
+        let Process::Envoy { .. } = &self.process else {
+            return false;
+        };
+        let name = fs::read_to_string(format!("/proc/{}/task/{thread}/comm", self.pid()));
+        name.is_ok_and(|name| name.trim_end() == "apikeys")
     }
 
     /// The peak memory of its processes, in bytes.
@@ -304,6 +329,16 @@ pub fn memory(pid: &str, name: &str) -> u64 {
     kilobytes.expect(name) * 1024
 }
 
+/// The stack's configuration of Envoy with a trial's differences, and the port that it listens on.
+pub fn envoy_of(stack: &Stack, spec: &Spec) -> (Value, u16) {
+    let ports = free_ports(3);
+    let mut edited = edited(&stack.run_dir.join("envoy.yaml"), spec, ports[0], ports[1]);
+    for edit in &spec.edits {
+        edit(&mut edited["static_resources"], ports[2]);
+    }
+    (edited, ports[0])
+}
+
 /// The rendered configuration, edited.
 fn edited(rendered: &Path, spec: &Spec, port: u16, yield_port: u16) -> Value {
     let text = fs::read_to_string(rendered).expect("the stack's configuration");
@@ -359,7 +394,7 @@ fn edit_filter(listener: &mut Value, spec: &Spec) {
         "/filter_chains/0/filters/0/typed_config/http_filters",
     );
     let filters = filters.as_array_mut().expect("filters");
-    // One machine serves all filters, and takes the variables of the first filter.
+    // One Wasm machine serves all filters, and takes the variables of the first filter; the module reads Envoy's own.
     for filter in &mut *filters {
         if let Some(machine) = filter.pointer_mut("/typed_config/config/vm_config")
             && let Some(pem) = &spec.signing_key
@@ -407,6 +442,14 @@ fn key_auth(clients: &BTreeMap<String, String>) -> Value {
 
 /// Sets fields of a filter's configuration, if the filter is one of ours.
 pub fn edit_fields(filter: &mut Value, changed: &[(String, Value)]) {
+    // The module's are a structure; null would reach it as a value.
+    if let Some(Value::Object(fields)) = filter.pointer_mut("/typed_config/filter_config/value") {
+        for (name, value) in changed {
+            fields.insert(name.clone(), value.clone());
+        }
+        fields.retain(|_, value| !value.is_null());
+        return;
+    }
     let Some(text) = filter.pointer_mut("/typed_config/config/configuration/value") else {
         return;
     };

@@ -102,8 +102,8 @@ impl Stack {
             .collect()
     }
 
-    /// The kind of the stack's gateway: `envoy` with the Wasm filter, or a gateway of `deploy/gateways`
-    /// with `apikeys serve`.
+    /// The kind of the stack's gateway: `envoy` with the Wasm filter, `envoy-module` with the module, or a
+    /// gateway of `deploy/gateways` with `apikeys serve`.
     pub fn gateway(&self) -> String {
         let gateway = self.demo_env().remove("GATEWAY");
         gateway.unwrap_or_else(|| "envoy".to_owned())
@@ -112,7 +112,7 @@ impl Stack {
     /// The log of the filter or of `apikeys serve`.
     pub fn log(&self) -> PathBuf {
         self.run_dir.join(match self.gateway().as_str() {
-            "envoy" => "envoy.log",
+            "envoy" | "envoy-module" => "envoy.log",
             _ => "gateway-apikeys.log",
         })
     }

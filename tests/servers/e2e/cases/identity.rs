@@ -15,7 +15,7 @@ use crate::client::{Request, Target, find};
 use crate::gateway::{Spec, member, socket_address};
 use crate::owner::{Key, Owner, Record};
 use crate::wait;
-use crate::world::{Case, Need, World};
+use crate::world::{Case, Host, Need, World};
 
 const IDENTITY: &str = include_str!("../../../../docs/identity.md");
 const RATE_LIMITS: &str = include_str!("../../../../docs/rate-limits.md");
@@ -129,11 +129,39 @@ fn gateway_listener(resources: &mut Value) -> &mut Value {
     found.expect("the gateway's listener")
 }
 
+/// A block of the page, in the module's terms on the module.
+fn in_terms_of(host: Host, block: &Value) -> Value {
+    let mut text = block.to_string();
+    if host == Host::EnvoyModule {
+        for (of_wasm, of_module) in [
+            (
+                "FILTER_STATE(wasm.x-api-key-id:PLAIN)",
+                "DYNAMIC_METADATA(apikey-jwt-exchange:key_id)",
+            ),
+            (
+                "FILTER_STATE(wasm.x-api-key-owner:PLAIN)",
+                "DYNAMIC_METADATA(apikey-jwt-exchange:owner_id)",
+            ),
+            (
+                "FILTER_STATE(wasm.x-api-key-name:PLAIN)",
+                "DYNAMIC_METADATA(apikey-jwt-exchange:key_name)",
+            ),
+            (
+                r#"{"filter_state":{"key":"wasm.x-api-key-id","string_match":{"exact":"k7x2m9p4q8r1"}}}"#,
+                r#"{"metadata":{"filter":"apikey-jwt-exchange","path":[{"key":"key_id"}],"value":{"string_match":{"exact":"k7x2m9p4q8r1"}}}}"#,
+            ),
+        ] {
+            text = text.replace(of_wasm, of_module);
+        }
+    }
+    serde_json::from_str(&text).expect("JSON")
+}
+
 fn logged(world: &World) {
     let (owner, key) = named(world, "Nightly report");
     let file = world.folder().join(format!("who-called-{}.log", key.id));
     let path = json!(file);
-    let log = block(IDENTITY, 0);
+    let log = in_terms_of(world.host, &block(IDENTITY, 0));
     let spec = identified().edit(move |resources, _| {
         let mut log = log.clone();
         *member(&mut log, "/0/typed_config/path") = path.clone();
@@ -173,7 +201,11 @@ fn by_key(world: &World) {
     let (_one, allowed) = world.owner();
     let (_other, refused) = world.owner();
     let id = allowed.id.clone();
-    let filter = block(IDENTITY, 1);
+    let filter = in_terms_of(world.host, &block(IDENTITY, 1));
+    assert_eq!(
+        filter.to_string().contains("filter_state"),
+        world.host == Host::Envoy
+    );
     let spec = identified().edit(move |resources, _| {
         let text = filter.to_string().replace("k7x2m9p4q8r1", &id);
         add_filters(resources, &serde_json::from_str(&text).expect("JSON"));

@@ -9,23 +9,44 @@ use serde_json::{Value, json};
 use crate::gateway::{Gateway, member, socket_address};
 use crate::page;
 use crate::secrets::redact;
-use crate::stack::free_ports;
-use crate::world::{Case, Need, World};
+use crate::stack::{free_ports, project};
+use crate::world::{Case, Host, Need, World};
 
 const ENVOY: &str = include_str!("../../../../docs/install/envoy.md");
+const ENVOY_MODULE: &str = include_str!("../../../../docs/install/envoy-module.md");
 const ISTIO: &str = include_str!("../../../../docs/install/istio.md");
 const ENVOY_GATEWAY: &str = include_str!("../../../../docs/install/envoy-gateway.md");
 
 pub(crate) fn cases() -> Vec<Case> {
-    [
+    let of_wasm = [
         Case::new("install::envoys_page_is_run", envoy_page),
         Case::new("install::envoy_as_on_its_page_exchanges_a_key", envoy_runs),
         Case::new("install::what_istio_adds_is_valid", istio),
-        Case::new("install::what_envoy_gateway_merges_is_valid", envoy_gateway),
-    ]
-    .into_iter()
-    .map(|case| case.needs(Need::OwnEnvoy))
-    .collect()
+        Case::new("install::what_envoy_gateway_merges_is_valid", |world| {
+            envoy_gateway(world, ENVOY_GATEWAY, 2);
+        }),
+    ];
+    let of_module = [
+        Case::new("install::the_modules_page_is_run", module_page),
+        Case::new(
+            "install::envoy_with_the_module_as_on_its_page_exchanges_a_key",
+            module_runs,
+        ),
+        Case::new(
+            "install::what_envoy_gateway_merges_for_the_module_is_valid",
+            |world| envoy_gateway(world, ENVOY_MODULE, 1),
+        ),
+    ];
+    let of_wasm = of_wasm
+        .into_iter()
+        .map(|case| case.not_on(&[Host::EnvoyModule], "is about the Wasm filter"));
+    let of_module = of_module
+        .into_iter()
+        .map(|case| case.not_on(&[Host::Envoy], "is about the module: GATEWAY=envoy-module"));
+    of_wasm
+        .chain(of_module)
+        .map(|case| case.needs(Need::OwnEnvoy))
+        .collect()
 }
 
 /// A folder of a trial's own.
@@ -36,7 +57,7 @@ fn folder(world: &World, name: &str) -> PathBuf {
 }
 
 /// The program that the stack runs.
-fn envoy(world: &World) -> PathBuf {
+pub(super) fn envoy(world: &World) -> PathBuf {
     let fetched = world.stack().script("fetch.sh", &["envoy"]).output();
     let fetched = fetched.expect("scripts/fetch.sh");
     PathBuf::from(String::from_utf8_lossy(&fetched.stdout).trim())
@@ -51,11 +72,39 @@ fn wasm(world: &World) -> String {
     found.expect("the filter's file").to_owned()
 }
 
+/// The folder of the module that the stack runs.
+pub(super) fn modules() -> String {
+    let target = std::env::var("CARGO_TARGET_DIR");
+    let target = target.unwrap_or_else(|_| format!("{}/target", project()));
+    format!("{target}/module")
+}
+
 fn envoy_page(world: &World) {
+    page_is_run(
+        world,
+        ENVOY,
+        "target/wasm/apikey_jwt_exchange.wasm",
+        &wasm(world),
+    );
+}
+
+fn module_page(world: &World) {
+    let file = "libapikeys_envoy.so";
+    let built = format!("{}/{file}", modules());
+    page_is_run(
+        world,
+        ENVOY_MODULE,
+        &format!("target/module/{file}"),
+        &built,
+    );
+}
+
+/// Runs a page's commands in a folder with a build and a signing key.
+fn page_is_run(world: &World, text: &str, named: &str, built: &str) {
     let folder = folder(world, "install-envoy");
-    fs::create_dir_all(folder.join("target/wasm")).expect("a folder");
-    let built = folder.join("target/wasm/apikey_jwt_exchange.wasm");
-    std::os::unix::fs::symlink(wasm(world), built).expect("a link");
+    let named = folder.join(named);
+    fs::create_dir_all(named.parent().expect("a folder")).expect("a folder");
+    std::os::unix::fs::symlink(built, named).expect("a link");
     let key = world.stack().run_dir.join("signing-key.pem");
     fs::copy(key, folder.join("signing-key.pem")).expect("the signing key");
     let envoy = envoy(world);
@@ -63,29 +112,46 @@ fn envoy_page(world: &World) {
     let mut shell = Command::new("bash");
     let programs = envoy.parent().expect("a folder").display();
     shell.env("PATH", format!("{programs}:{path}"));
-    page::run(&page::steps(ENVOY), &folder, shell, crate::secrets::redact);
+    page::run(&page::steps(text), &folder, shell, crate::secrets::redact);
     fs::remove_dir_all(&folder).expect("the folder goes");
 }
 
-/// The page's configuration; only the addresses and the realm are changed.
 fn envoy_runs(world: &World) {
-    let mut config = yaml(ENVOY).remove(0);
+    as_on_page_runs(world, ENVOY, |filter, fields| {
+        *member(filter, "/config/vm_config/code/local/filename") = json!(wasm(world));
+        let text = member(filter, "/config/configuration/value");
+        let mut parsed: Value = serde_json::from_str(text.as_str().expect("a text")).expect("JSON");
+        merge(&mut parsed, fields);
+        *text = json!(parsed.to_string());
+    });
+}
+
+fn module_runs(world: &World) {
+    as_on_page_runs(world, ENVOY_MODULE, |filter, fields| {
+        merge(member(filter, "/filter_config/value"), fields);
+    });
+}
+
+fn merge(into: &mut Value, fields: Value) {
+    for (name, value) in fields.as_object().expect("fields") {
+        into[name] = value.clone();
+    }
+}
+
+/// The page's configuration; only the addresses, the realm and the place of the filter's file are changed.
+fn as_on_page_runs(world: &World, page: &str, edit: impl Fn(&mut Value, Value)) {
+    let mut config = yaml(page).remove(0);
     let ports = free_ports(2);
     *member(&mut config, "/admin/address") = socket_address(([127, 0, 0, 1], 0).into());
-    let listeners = "/static_resources/listeners";
-    for (at, port) in ports.iter().enumerate() {
-        *member(&mut config, &format!("{listeners}/{at}/address")) =
-            socket_address(([127, 0, 0, 1], *port).into());
+    let listeners = member(&mut config, "/static_resources/listeners");
+    let listeners = listeners.as_array_mut().expect("listeners");
+    for (listener, port) in listeners.iter_mut().zip(&ports) {
+        listener["address"] = socket_address(([127, 0, 0, 1], *port).into());
     }
-    let filter = "/filter_chains/0/filters/0/typed_config/http_filters/0/typed_config/config";
-    let filter = member(&mut config, &format!("{listeners}/0{filter}"));
-    *member(filter, "/vm_config/code/local/filename") = json!(wasm(world));
-    let fields = member(filter, "/configuration/value");
-    let mut parsed: Value = serde_json::from_str(fields.as_str().expect("a text")).expect("JSON");
+    let filter = "/filter_chains/0/filters/0/typed_config/http_filters/0/typed_config";
     let [(_, url), (_, realm), ..] = world.keycloak.variables();
-    parsed["keycloak_url"] = json!(url);
-    parsed["realm"] = json!(realm);
-    *fields = json!(parsed.to_string());
+    let fields = json!({"keycloak_url": url, "realm": realm});
+    edit(member(&mut listeners[0], filter), fields);
     let keycloak = url.strip_prefix("http://").expect("the stack's is plain");
     let addresses = [
         ("keycloak", keycloak.parse().expect("an address")),
@@ -143,8 +209,8 @@ fn istio(world: &World) {
     is_valid(world, "install-istio", &config);
 }
 
-fn envoy_gateway(world: &World) {
-    let documents = yaml(ENVOY_GATEWAY);
+fn envoy_gateway(world: &World, page: &str, clusters: usize) {
+    let documents = yaml(page);
     let merged = documents
         .iter()
         .find_map(|document| document.pointer("/spec/bootstrap/value"));
@@ -154,7 +220,7 @@ fn envoy_gateway(world: &World) {
         config["static_resources"]["clusters"]
             .as_array()
             .map(Vec::len),
-        Some(2)
+        Some(clusters)
     );
     is_valid(world, "install-envoy-gateway", &config);
 }

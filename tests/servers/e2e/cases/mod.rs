@@ -17,6 +17,7 @@ mod management;
 mod management_refusals;
 mod metrics;
 mod migration;
+mod module;
 mod outage;
 mod records;
 mod refusals;
@@ -61,6 +62,7 @@ pub(crate) fn all() -> Vec<Case> {
         runbooks::cases(),
         faults::cases(),
         load::cases(),
+        module::cases(),
         breaker::cases(),
         outage::cases(),
         secrecy::cases(),

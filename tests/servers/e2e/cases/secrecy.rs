@@ -95,16 +95,21 @@ fn hashes(world: &World) {
     }
 }
 
+/// Words of a crash: the filter's, the module's, or a gateway's.
+pub(super) const CRASHES: [&str; 8] = [
+    "panicked at",
+    "Uncaught RuntimeError",
+    "wasm trap",
+    "Caught Segmentation",
+    "Caught Aborted",
+    "assert failure",
+    "exited on signal",
+    "zero size buf in writer",
+];
+
 fn crashes(world: &World) {
     for (name, text) in all_logs(world) {
-        for words in [
-            "panicked at",
-            "Uncaught RuntimeError",
-            "wasm trap",
-            "Caught Segmentation",
-            "exited on signal",
-            "zero size buf in writer",
-        ] {
+        for words in CRASHES {
             let line = text.lines().find(|line| line.contains(words));
             let line = line.map(secrets::redact);
             assert!(line.is_none(), "{name}: {line:?}");

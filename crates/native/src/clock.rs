@@ -6,7 +6,7 @@ use apikeys_core::clock::UnixMillis;
 
 /// The wall clock. If it is set to before 1970, returns a far future instant: no token is valid then.
 #[expect(clippy::disallowed_methods, reason = "the shell reads the clock")]
-pub(crate) fn now() -> UnixMillis {
+pub fn now() -> UnixMillis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).ok();
     let ms = since.and_then(|since| u64::try_from(since.as_millis()).ok());
     UnixMillis(ms.unwrap_or(u64::MAX / 4))
@@ -14,12 +14,12 @@ pub(crate) fn now() -> UnixMillis {
 
 /// The monotonic clock.
 #[expect(clippy::disallowed_methods, reason = "the shell reads the clock")]
-pub(crate) fn instant() -> Instant {
+pub fn instant() -> Instant {
     Instant::now()
 }
 
 /// Microseconds since an instant.
-pub(crate) fn since_us(then: Instant) -> u64 {
+pub fn since_us(then: Instant) -> u64 {
     let took = instant().saturating_duration_since(then).as_micros();
     u64::try_from(took).unwrap_or(u64::MAX)
 }

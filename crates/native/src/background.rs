@@ -1,8 +1,6 @@
-//! Work between requests: polls for revocations, self-checks, renewals, and watching the files of
-//! the signing keys.
+//! Work between requests: polls for revocations, self-checks and renewals.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use apikeys_core::audit;
@@ -10,17 +8,16 @@ use apikeys_core::background::poller::Polling;
 use apikeys_core::background::self_check::{Check, Findings, Severity, State as Found};
 use apikeys_core::background::{Background, Renewed};
 use apikeys_core::machine::Effect;
-use sha2::{Digest, Sha256};
+use apikeys_core::metrics::gauges::{Gauges, OfWorker};
 use tokio::sync::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::exchange::{Done, carry_out};
-use crate::log;
-use crate::service::{KeyFiles, Route, State};
+use crate::route::Route;
+use crate::state::State;
+use crate::{Host, Level};
 
 const TICK: Duration = Duration::from_millis(200);
-/// The time between two reads of the signing keys' files.
-const KEYS_PERIOD: Duration = Duration::from_secs(1);
 /// Sets of jobs for each route. Each set renews one token at a time.
 const JOBS: usize = 8;
 
@@ -31,15 +28,23 @@ struct Jobs {
     renewed: Renewed,
 }
 
-/// Runs a route's background jobs until the process ends.
-pub(crate) async fn work(route: Arc<Route>) {
-    let mut state = route.state();
+/// Runs a route's background jobs until the route is gone.
+pub async fn work<H: Host>(route: Weak<Route<H>>) {
+    let Some(mut state) = route.upgrade().map(|route| route.state()) else {
+        return;
+    };
     let mut jobs = new_jobs();
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
+        let Some(route) = route.upgrade() else {
+            return;
+        };
         let now = route.state();
+        if now.is_broken() {
+            continue;
+        }
         if !now.is(&state) {
             // Jobs under way keep the old state until their calls end.
             (state, jobs) = (now, new_jobs());
@@ -50,7 +55,7 @@ pub(crate) async fn work(route: Arc<Route>) {
             let Ok(mut held) = jobs.try_lock() else {
                 continue;
             };
-            let effect = state.with_env(None, |env, watch, _| held.background.tick(watch, env));
+            let effect = state.with_env(&|| None, |env, watch, _| held.background.tick(watch, env));
             tell(&route, &state, &mut held);
             drop(held);
             if let Some(effect) = effect {
@@ -66,17 +71,19 @@ fn new_jobs() -> Vec<Arc<Mutex<Jobs>>> {
 }
 
 /// Learns of revocations, and logs how often each key was used.
-fn tick(route: &Route, state: &State) {
+fn tick<H: Host>(route: &Route<H>, state: &State) {
     let realm = &route.config.realm.name;
-    let (notice, used) = state.with_env(None, |env, _, _| {
+    let (notice, used) = state.with_env(&|| None, |env, _, _| {
         let notice = env.worker.tick(env.now, env.store);
         (notice, env.worker.take_usage(env.now, env.store))
     });
     if let Some(notice) = notice {
-        tracing::warn!("realm {realm}: {notice}");
+        route
+            .host
+            .log(Level::Warning, &format!("realm {realm}: {notice}"));
     }
     for used in used {
-        log::audit(&audit::usage(&used, realm));
+        route.host.audit(&audit::usage(&used, realm));
     }
     let (revoked, lost) = {
         let mut inner = state.lock();
@@ -92,12 +99,12 @@ fn tick(route: &Route, state: &State) {
 }
 
 /// Carries out a set's calls, one after the other.
-async fn carry_on(route: &Route, state: &State, jobs: &Mutex<Jobs>, first: Effect) {
+async fn carry_on<H: Host>(route: &Route<H>, state: &State, jobs: &Mutex<Jobs>, first: Effect) {
     let mut next = Some(first);
     while let Some(effect) = next {
         let done: Done = carry_out(route, effect, None).await;
         let mut held = jobs.lock().await;
-        next = state.with_env(None, |env, watch, _| {
+        next = state.with_env(&|| None, |env, watch, _| {
             held.background.handle_event(done.event(), watch, env)
         });
         tell(route, state, &mut held);
@@ -105,7 +112,7 @@ async fn carry_on(route: &Route, state: &State, jobs: &Mutex<Jobs>, first: Effec
 }
 
 /// Logs news of polls and self-checks, and counts renewals.
-fn tell(route: &Route, state: &State, jobs: &mut Jobs) {
+fn tell<H: Host>(route: &Route<H>, state: &State, jobs: &mut Jobs) {
     let renewed = jobs.background.renewed();
     let before = std::mem::replace(&mut jobs.renewed, renewed);
     route
@@ -116,24 +123,50 @@ fn tell(route: &Route, state: &State, jobs: &mut Jobs) {
         (inner.watch.take_polling(), inner.watch.take_findings())
     };
     let realm = &route.config.realm.name;
+    let say = |level, line: &dyn std::fmt::Display| {
+        route.host.log(level, &format!("realm {realm}: {line}"));
+    };
     match polling {
-        Some(Polling::Good) => tracing::info!("realm {realm}: {}", Polling::Good),
-        Some(polling) => tracing::warn!("realm {realm}: {polling}"),
+        Some(polling @ Polling::Good) => say(Level::Info, &polling),
+        Some(polling) => say(Level::Warning, &polling),
         None => {}
     }
     let Some(findings) = findings else {
         return;
     };
     if has_passed(&findings) {
-        route.ready.store(true, Ordering::Relaxed);
+        route.passed_check();
     }
     for (severity, line) in findings.lines() {
         match severity {
-            Severity::Info => tracing::info!("realm {realm}: {line}"),
-            Severity::Warning => tracing::warn!("realm {realm}: {line}"),
-            Severity::Error => tracing::error!("realm {realm}: {line}"),
+            Severity::Info => say(Level::Info, &line),
+            Severity::Warning => say(Level::Warning, &line),
+            Severity::Error => say(Level::Error, &line),
         }
     }
+}
+
+/// The gauges of these routes together.
+pub fn gauges<'a, H: Host>(routes: impl Iterator<Item = &'a Arc<Route<H>>>) -> Gauges {
+    let mut all = Gauges::default();
+    let mut places = 0;
+    for route in routes {
+        let state = route.state();
+        let inner = state.lock();
+        places += inner.gate.places();
+        let polls = inner.worker.config.revocation_poll_ms > 0;
+        let polled_at = inner.worker.cache.revocations().watched().polled_at;
+        all.add_worker(OfWorker {
+            sizes: inner.worker.sizes(),
+            last_poll_at: polls.then_some(polled_at),
+            breaker_open: inner.worker.is_breaker_open(),
+            findings: inner.watch.findings(),
+        });
+    }
+    let mut own = Gauges::default();
+    own.set_queue(places);
+    all.merge(&own);
+    all
 }
 
 /// Whether keys can work: Keycloak gives the gateway a token with the roles that it needs.
@@ -141,46 +174,4 @@ fn has_passed(findings: &Findings) -> bool {
     [Check::ServiceToken, Check::Roles]
         .into_iter()
         .all(|check| matches!(findings.of(check), Found::Good | Found::Warning(_)))
-}
-
-/// Watches the files of the signing keys. A key that cannot be used is logged once, and the key
-/// before it stays in use. `reread` asks for a check without delay.
-pub(crate) async fn watch_keys(
-    routes: Vec<Arc<Route>>,
-    files: KeyFiles,
-    reread: Arc<tokio::sync::Notify>,
-) {
-    let mut known = digest(&files).await;
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(KEYS_PERIOD) => {}
-            () = reread.notified() => {}
-        }
-        let seen = digest(&files).await;
-        if seen == known {
-            continue;
-        }
-        known = seen;
-        match Route::read_keys_again(&routes) {
-            Ok(true) => tracing::info!("the signing key has changed and is in use"),
-            Ok(false) => {
-                tracing::info!("the signing key's file has changed, and holds the key in use");
-            }
-            Err(fault) => tracing::error!(
-                "the signing key has changed and cannot be used, so the one before stays: {fault:#}"
-            ),
-        }
-    }
-}
-
-/// A digest of the files, to notice a change. A file that cannot be read counts as empty.
-async fn digest(files: &KeyFiles) -> [u8; 32] {
-    let mut hasher = Sha256::new();
-    for path in [&files.signing_key, &files.management_signing_key] {
-        let bytes = tokio::fs::read(path).await.map(zeroize::Zeroizing::new);
-        let bytes = bytes.unwrap_or_default();
-        hasher.update((bytes.len() as u64).to_be_bytes());
-        hasher.update(&*bytes);
-    }
-    hasher.finalize().into()
 }

@@ -10,7 +10,7 @@ type Value = (Vec<u8>, u32);
 
 /// Named values. The core uses a fixed number of names, so the memory is bounded.
 #[derive(Debug, Default)]
-pub(crate) struct Memory(Mutex<HashMap<String, Value>>);
+pub struct Memory(Mutex<HashMap<String, Value>>);
 
 impl Memory {
     fn values(&self) -> MutexGuard<'_, HashMap<String, Value>> {

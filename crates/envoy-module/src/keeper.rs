@@ -1,0 +1,340 @@
+//! The parts that exist once in the process: the module's threads, the shared memory, and the
+//! configurations with their routes and keys.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use apikeys_core::config::Config;
+use apikeys_native::{Keys, Memory, Route, Shared, State, background, lock, threads};
+use envoy_abi::{Level, MetricId, Outside, Stream, log};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::time::{MissedTickBehavior, interval};
+use zeroize::Zeroizing;
+
+use crate::Exchange;
+use crate::config::Configuration;
+use crate::outlets::{Envoy, Outlet, Outlets};
+
+/// The time between two looks at keys, secrets and metrics.
+const TICK: Duration = Duration::from_millis(200);
+/// Keys are read again each so many ticks.
+const SETTLES: u32 = 5;
+/// The longest wait for the module's threads when the last configuration ends.
+const THREADS_END: Duration = Duration::from_secs(5);
+
+/// The keeper of this process, as long as there is a configuration.
+static HERE: Mutex<Weak<Keeper>> = Mutex::new(Weak::new());
+
+/// The parts that exist once in the process.
+pub(crate) struct Keeper {
+    pub(crate) outlets: Arc<Outlets>,
+    keep: Arc<Keep>,
+    /// Its threads end with it.
+    runtime: Option<Runtime>,
+}
+
+/// The state of a keeper, which its tasks share.
+struct Keep {
+    shared: Arc<Shared>,
+    envoy: Envoy,
+    threads: Handle,
+    memory: Mutex<Arc<Memory>>,
+    tickets: Mutex<HashMap<[u8; 32], Weak<Ticket>>>,
+    /// The texts of secrets, as Envoy has delivered them.
+    secrets: Mutex<HashMap<String, Zeroizing<String>>>,
+    /// Faults of keys that were logged.
+    told: Mutex<Vec<String>>,
+    /// Envoy takes metrics from streams alone, as 1.38 does, and has not taken the latest.
+    waits_for_stream: AtomicBool,
+}
+
+/// A change of a metric.
+enum Change {
+    Grown(u64),
+    Gauge(u64),
+}
+
+/// A configuration, and the route that it has once its signing key is there.
+pub(crate) struct Ticket {
+    configuration: Configuration,
+    route: OnceLock<Arc<Route<Envoy>>>,
+    keep: Arc<Keep>,
+}
+
+impl Ticket {
+    /// The route; none before its signing key is there.
+    pub(crate) fn route(&self) -> Option<&Arc<Route<Envoy>>> {
+        self.route.get()
+    }
+
+    /// The module's threads.
+    pub(crate) fn threads(&self) -> &Handle {
+        &self.keep.threads
+    }
+
+    /// Tells the metrics through a stream, where Envoy takes them from streams alone.
+    pub(crate) fn tell_through(&self, outlet: &Outlet, stream: &Stream<'_, Exchange>) {
+        if self.keep.waits_for_stream.swap(false, Ordering::Relaxed) {
+            self.keep.tell(outlet, |metric, change| {
+                match change {
+                    Change::Grown(by) => stream.increment(metric, by),
+                    Change::Gauge(value) => stream.set_gauge(metric, value),
+                }
+                true
+            });
+        }
+    }
+
+    /// The configuration.
+    pub(crate) fn config(&self) -> &Config {
+        &self.configuration.config
+    }
+
+    /// Whether this is the management API.
+    pub(crate) fn manages(&self) -> bool {
+        self.configuration.config.management.is_some()
+    }
+}
+
+impl Keeper {
+    /// The keeper of this process, made if there is none.
+    ///
+    /// # Errors
+    /// The process cannot start threads.
+    pub(crate) fn here() -> Result<Arc<Self>, String> {
+        let mut here = HERE.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(keeper) = here.upgrade() {
+            return Ok(keeper);
+        }
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(threads())
+            .thread_name("apikeys")
+            .enable_time()
+            .build()
+            .map_err(|fault| format!("cannot start threads: {fault}"))?;
+        let outlets: Arc<Outlets> = Arc::default();
+        let keep = Arc::new(Keep {
+            shared: Arc::default(),
+            envoy: Envoy(Arc::clone(&outlets)),
+            threads: runtime.handle().clone(),
+            memory: Mutex::default(),
+            tickets: Mutex::default(),
+            secrets: Mutex::default(),
+            told: Mutex::default(),
+            waits_for_stream: AtomicBool::new(false),
+        });
+        runtime.spawn(keep_up(Arc::downgrade(&keep), Arc::clone(&outlets)));
+        let keeper = Arc::new(Self {
+            outlets,
+            keep,
+            runtime: Some(runtime),
+        });
+        *here = Arc::downgrade(&keeper);
+        Ok(keeper)
+    }
+
+    /// The ticket of a configuration: that of another one with the same text, which so keeps its caches
+    /// when Envoy loads a listener anew.
+    ///
+    /// # Errors
+    /// Its signing key cannot be read.
+    pub(crate) fn admit(&self, configuration: Configuration) -> Result<Arc<Ticket>, String> {
+        let keep = &self.keep;
+        let mut tickets = lock(&keep.tickets);
+        if let Some(known) = tickets.get(&configuration.digest).and_then(Weak::upgrade) {
+            return Ok(known);
+        }
+        let keys = configuration.read_keys(&|name| keep.secret(name))?;
+        if !configuration.config.enabled {
+            log(
+                Level::Warn,
+                "enabled is false: requests pass untouched, with any key they carry",
+            );
+        }
+        let ticket = Arc::new(Ticket {
+            route: OnceLock::new(),
+            keep: Arc::clone(keep),
+            configuration,
+        });
+        if let Some(keys) = keys {
+            keep.start(&ticket, keys);
+        }
+        tickets.retain(|_, ticket| ticket.strong_count() > 0);
+        tickets.insert(ticket.configuration.digest, Arc::downgrade(&ticket));
+        Ok(ticket)
+    }
+
+    /// Looks at the secrets, and tells the metrics through the latest configuration. Runs on the main thread.
+    pub(crate) fn look(&self, outlet: &Outlet, outside: &Outside<'_>) {
+        let keep = &self.keep;
+        for (name, id) in &outlet.secrets {
+            let text = outside.secret(*id).map(std::str::from_utf8);
+            let Some(Ok(text)) = text else {
+                continue;
+            };
+            let mut secrets = lock(&keep.secrets);
+            if secrets.get(name).is_none_or(|known| known.as_str() != text) {
+                secrets.insert(name.clone(), Zeroizing::new(text.to_owned()));
+            }
+        }
+        if !self.outlets.is_latest(outlet) {
+            return;
+        }
+        keep.tell(outlet, |metric, change| match change {
+            Change::Grown(by) => outside.increment(metric, by),
+            Change::Gauge(value) => outside.set_gauge(metric, value),
+        });
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // The last configuration may end within its wake, on one of these threads.
+            match Handle::try_current() {
+                Ok(_) => runtime.shutdown_background(),
+                Err(_) => runtime.shutdown_timeout(THREADS_END),
+            }
+        }
+    }
+}
+
+impl Keep {
+    fn secret(&self, name: &str) -> Option<Zeroizing<String>> {
+        lock(&self.secrets).get(name).cloned()
+    }
+
+    fn routes(&self) -> Vec<Arc<Route<Envoy>>> {
+        let tickets = self.tickets();
+        tickets
+            .iter()
+            .filter_map(|ticket| ticket.route().cloned())
+            .collect()
+    }
+
+    /// Whether a route waits for its signing key.
+    fn waits_for_keys(&self) -> bool {
+        let tickets = self.tickets();
+        tickets.iter().any(|ticket| ticket.route().is_none())
+    }
+
+    fn tickets(&self) -> Vec<Arc<Ticket>> {
+        lock(&self.tickets)
+            .values()
+            .filter_map(Weak::upgrade)
+            .collect()
+    }
+
+    /// Tells the changes of all metrics. `tell` is false where Envoy does not take them there.
+    fn tell(&self, outlet: &Outlet, tell: impl Fn(MetricId, Change) -> bool) {
+        let mut taken = true;
+        for (at, value) in background::gauges(self.routes().iter()).iter() {
+            if let Some(id) = outlet.gauges.get(at).copied().flatten() {
+                taken &= tell(id, Change::Gauge(value));
+            }
+        }
+        // Growth that is told is gone: so the gauges show first whether Envoy takes any.
+        if taken {
+            self.shared.count(|metrics| {
+                metrics.grown(|at, by| {
+                    if let Some(id) = outlet.counters.get(at).copied().flatten() {
+                        tell(id, Change::Grown(by));
+                    }
+                });
+            });
+        }
+        self.waits_for_stream.store(!taken, Ordering::Relaxed);
+    }
+
+    /// Starts the route of a ticket with these keys.
+    fn start(&self, ticket: &Ticket, keys: Keys) {
+        let config = &ticket.configuration.config;
+        let name = match config.management {
+            None => "exchange",
+            Some(_) => "management",
+        };
+        let memory = Arc::clone(&lock(&self.memory));
+        let state = State::new(config, keys, &memory);
+        let route = Route::new(name, config, state, &self.shared, self.envoy.clone());
+        self.threads.spawn(background::work(Arc::downgrade(&route)));
+        // Set once: only this function sets it, under the lock of the tickets or on one task.
+        let _ = ticket.route.set(route);
+    }
+
+    /// Starts routes whose key has come, and gives all routes a new state when a key has changed, or
+    /// when a panic has broken one.
+    fn settle(&self) {
+        let mut changed = false;
+        let mut keys_of: HashMap<[u8; 32], Keys> = HashMap::new();
+        let tickets = self.tickets();
+        for ticket in &tickets {
+            let read = ticket.configuration.read_keys(&|name| self.secret(name));
+            let keys = match read {
+                Ok(Some(keys)) => keys,
+                Ok(None) => continue,
+                Err(fault) => {
+                    self.tell_fault(fault);
+                    continue;
+                }
+            };
+            match ticket.route() {
+                None => self.start(ticket, keys),
+                Some(route) => {
+                    let state = route.state();
+                    changed |= state.is_broken() || !state.has_keys(&keys);
+                    keys_of.insert(ticket.configuration.digest, keys);
+                }
+            }
+        }
+        if !changed {
+            return;
+        }
+        log(
+            Level::Warn,
+            "the signing key has changed: the caches begin anew",
+        );
+        let memory: Arc<Memory> = Arc::default();
+        *lock(&self.memory) = Arc::clone(&memory);
+        for ticket in &tickets {
+            if let Some(route) = ticket.route() {
+                let keys = keys_of.get(&ticket.configuration.digest).cloned();
+                let keys = keys.unwrap_or_else(|| route.state().keys().clone());
+                route.begin_anew(keys, &memory);
+            }
+        }
+    }
+
+    /// Logs a fault of a key once.
+    fn tell_fault(&self, fault: String) {
+        let mut told = lock(&self.told);
+        if !told.contains(&fault) {
+            log(
+                Level::Error,
+                &format!("{fault}; a key before it stays in use"),
+            );
+            told.truncate(8);
+            told.insert(0, fault);
+        }
+    }
+}
+
+/// Looks after keys, secrets and metrics until the keeper is gone.
+async fn keep_up(keep: Weak<Keep>, outlets: Arc<Outlets>) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut now = 0_u32;
+    loop {
+        ticks.tick().await;
+        let Some(keep) = keep.upgrade() else {
+            return;
+        };
+        if now.is_multiple_of(SETTLES) || keep.waits_for_keys() {
+            keep.settle();
+        }
+        now = now.wrapping_add(1);
+        outlets.wake();
+    }
+}
