@@ -4,7 +4,7 @@
 # busy machine must not turn a test red.
 #
 # usage: bench.sh
-#   BENCH_GROUPS   the groups to measure, of: warm cold hit_rate capacity caches store; default all;
+#   BENCH_GROUPS   the groups to measure, of: warm serve cold capacity caches store hit_rate; default all;
 #                  page makes plots and page anew from the last measurements
 #
 # Prints a table, and writes crates/bench/results.json and the plots beside it. Takes 19 minutes on

@@ -30,7 +30,8 @@ rendered() {
   # Turns on the files' lines for load balancers.
   [ "${BEHIND_LOAD_BALANCER:-}" != 1 ] || sed -E -i "$to" \
     -e 's/# (set_real_ip_from|real_ip_header|http-request set-src)/\1/' \
-    -e 's/(X-Forwarded-For) \{remote_host\}/\1 {header.X-Forwarded-For}/'
+    -e 's/(X-Forwarded-For) \{remote_host\}/\1 {header.X-Forwarded-For}/' \
+    -e 's/(xff_num_trusted_hops:) 0/\1 1/' -e '/remove: x-forwarded-for /d'
   printf '%s' "$to"
 }
 

@@ -5,6 +5,7 @@
 # usage: soak.sh
 #   MINUTES     how long, default 3; at least until each kind of outage has happened
 #   SOAK_SEED   repeats the choices of a run that printed it
+#   GATEWAY     nginx, caddy, haproxy or envoy-ext-authz: that gateway before `apikeys serve`, instead of Envoy with the filter
 #   SOAK_BREAK  proves that the judge can fail: see tests/servers/soak/main.rs
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"

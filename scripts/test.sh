@@ -10,7 +10,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$PROJECT_ROOT"
 
 QUICK=(tools format clippy-native clippy-wasm scripts unit seeds build smoke)
-REST=(deny postgres observe simulation reproducible sbom dist host-model kong kong-plugin cli end-to-end gateways writes soak)
+REST=(deny postgres observe simulation reproducible sbom dist host-model kong kong-plugin cli end-to-end gateways writes soak soak-service)
 SUMMARY=()
 FAILED=0
 
@@ -58,6 +58,8 @@ run_step() {
       ;;
     writes) scripts/with-postgres.sh cargo test --locked --package suites --test writes ;;
     soak) MINUTES=3 scripts/soak.sh ;;
+    # The same with `apikeys serve`: 4 to 5 minutes.
+    soak-service) GATEWAY=nginx MINUTES=3 scripts/soak.sh ;;
     *) die "there is no step '$1'" "the steps are: ${QUICK[*]} ${REST[*]}" ;;
   esac
 }

@@ -25,7 +25,7 @@ const fn row(key: &'static str, what: &'static str, bound: Bound) -> Promise {
     Promise { key, what, bound }
 }
 
-const PROMISES: [Promise; 22] = [
+const PROMISES: [Promise; 26] = [
     row(
         "warm_vs_noop",
         "warm requests/s over a no-op Wasm filter's",
@@ -131,6 +131,26 @@ const PROMISES: [Promise; 22] = [
         "serve_first_use_vs_bcrypt",
         "a first use (cost 10) over native bcrypt and the two calls",
         Bound::AtMost(1.25),
+    ),
+    row(
+        "serve_ext_authz_vs_filter",
+        "Envoy asking it over gRPC on the worker's core, over the Wasm filter",
+        Bound::Reported,
+    ),
+    row(
+        "serve_ext_authz_vs_api_key_auth",
+        "the same, over Envoy's api_key_auth, which exchanges nothing",
+        Bound::Reported,
+    ),
+    row(
+        "serve_rss_100k_keys_mb",
+        "resident memory with 100,000 keys in the cache",
+        Bound::Reported,
+    ),
+    row(
+        "serve_rss_growth_1m_requests_mb",
+        "that after 1,000,000 requests less that after 100,000",
+        Bound::AtMost(8.0),
     ),
 ];
 

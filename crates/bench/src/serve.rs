@@ -1,22 +1,28 @@
 //! `apikeys serve`: the cost of an answer beside a constant one of the same server, alone and
-//! behind nginx, and that of keys that are not warm.
+//! behind nginx, that of keys that are not warm, Envoy that asks it beside Envoy with the filter, and
+//! its memory.
 
 use std::fs;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::bare::Bare;
 use crate::bench::Bench;
 use crate::client::{Request, Target};
 use crate::cold::{first_uses, refreshes};
+use crate::gateway::memory;
 use crate::load::{Keys, Order, Until, closed_at, open, program};
+use crate::owner::Key;
 use crate::report::{Report, median};
 use crate::stack::free_ports;
+use crate::stand_in::StandIn;
+use crate::targets::{Filter, Targets};
 use crate::wait;
 
 const ROUNDS: usize = 6;
@@ -31,9 +37,15 @@ const WINDOW: Duration = Duration::from_millis(250);
 const NORMAL: &str = "/exchange/normal";
 const SHORT: &str = "/exchange/short";
 const CONSTANT: &str = "/livez";
+/// Keys in the cache, and all requests with them, the first use of each among them.
+const MANY_KEYS: usize = 100_000;
+const MANY_REQUESTS: f64 = 1_000_000.0;
+const MEGABYTE: f64 = 1024.0 * 1024.0;
 
 pub(crate) fn measure(bench: &Bench, report: &mut Report) {
-    let served = Served::start(bench);
+    let ttl = |seconds: u32| json!({"cache_ttl_seconds": seconds});
+    let exchanges = [("normal", ttl(300)), ("short", ttl(1))];
+    let served = Served::start(bench, &exchanges, None);
     let one = Keys::new(bench, [bench.key.as_str()]);
     bench.cores.give_gateways_core(&served.pid());
     let alone = direct(&served, &one, report);
@@ -44,6 +56,8 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) {
     bench.cores.give_gateways_core(&nginx.pid());
     behind_nginx(&nginx, &one, report);
     drop(nginx);
+    behind_envoy(bench, &served, &one, report);
+    bench.cores.give_rest(&served.pid());
     let mut bare = Bare::new(bench);
     let (ours, _, ratios) = refreshes(bench, &mut bare, |key| served.ask(SHORT, key));
     report.fact("serve_refresh_ms", &ours);
@@ -51,6 +65,8 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) {
     let (ours, _, ratios) = first_uses(bench, &mut bare, |key| served.ask(NORMAL, key));
     report.fact("serve_first_use_ms", &ours);
     report.row("serve_first_use_vs_bcrypt", &ratios);
+    drop(served);
+    in_memory(bench, report);
 }
 
 /// Requests a second with the token in the cache, beside those of a constant answer, on one core.
@@ -98,8 +114,55 @@ fn behind_nginx(nginx: &Nginx, keys: &Keys, report: &mut Report) {
     report.row("serve_added_p99_us", &added);
 }
 
-/// The best rates of two places, round by round, in turns.
-fn compare(places: [(u16, &str); 2], keys: &Keys) -> [Vec<f64>; 2] {
+/// Envoy asks it over gRPC, beside Envoy with the filter, and with its own check of a key. The service
+/// has no core of its own here: it shares that of Envoy's worker, where the filter runs too.
+fn behind_envoy(bench: &Bench, served: &Served, keys: &Keys, report: &mut Report) {
+    let listeners = [
+        ("ext_authz", Filter::ExtAuthz(served.grpc)),
+        ("filter", Filter::Exchange(vec![])),
+        ("api_key_auth", Filter::ApiKeyAuth),
+    ];
+    let targets = Targets::start(bench, &listeners);
+    bench.cores.give_gateways_core(&served.pid());
+    let places = listeners.map(|(name, _)| (targets.port(name), "/orders"));
+    let [ours, filter, own] = compare(places, keys);
+    report.fact("serve_envoy_ext_authz_requests_per_second", &ours);
+    report.fact("serve_envoy_filter_requests_per_second", &filter);
+    report.fact("serve_envoy_api_key_auth_requests_per_second", &own);
+    report.row("serve_ext_authz_vs_filter", &ratios(&ours, &filter));
+    report.row("serve_ext_authz_vs_api_key_auth", &ratios(&ours, &own));
+}
+
+/// Resident memory with many keys in the cache, and its growth as requests with them go on.
+fn in_memory(bench: &Bench, report: &mut Report) {
+    let keys: Vec<Key> = (0..MANY_KEYS).map(|_| Key::random()).collect();
+    let stand_in = StandIn::start(bench, &keys);
+    // No token is refreshed, and none is pushed out.
+    let fields = json!({"cache_ttl_seconds": 3600, "l1_entries": MANY_KEYS, "l2_slots": 65_536});
+    let served = Served::start(bench, &[("normal", fields)], Some(stand_in.address));
+    let all = Keys::new(bench, keys.iter().map(|key| key.text.as_str()));
+    let resident = || memory(&served.pid(), "VmRSS:") as f64 / MEGABYTE;
+    let send = |order, until| {
+        let done = closed_at((served.port, NORMAL), &all, order, CONNECTIONS, until);
+        done.requests
+    };
+    let empty = resident();
+    // These requests measure memory, and no time.
+    let [full, last] = bench.lull.during(|| {
+        let mut requests = send(Order::Turn, Until::Requests(MANY_KEYS as u64));
+        let full = resident();
+        while requests < MANY_REQUESTS {
+            requests += send(Order::Random, Until::Seconds(10));
+        }
+        [full, resident()]
+    });
+    report.fact("serve_rss_without_keys_mb", &[empty]);
+    report.row("serve_rss_100k_keys_mb", &[full]);
+    report.row("serve_rss_growth_1m_requests_mb", &[last - full]);
+}
+
+/// The best rates of some places, round by round, in turns.
+fn compare<const N: usize>(places: [(u16, &str); N], keys: &Keys) -> [Vec<f64>; N] {
     let turn = |place| {
         let until = Until::Requests(REQUESTS);
         closed_at(place, keys, Order::Turn, CONNECTIONS, until).per_second
@@ -107,9 +170,9 @@ fn compare(places: [(u16, &str); 2], keys: &Keys) -> [Vec<f64>; 2] {
     for place in places {
         turn(place);
     }
-    let mut rates = [Vec::new(), Vec::new()];
+    let mut rates = [(); N].map(|()| Vec::new());
     for _ in 0..ROUNDS {
-        let mut best = [0.0_f64; 2];
+        let mut best = [0.0_f64; N];
         for _ in 0..TURNS {
             for (place, best) in places.into_iter().zip(&mut best) {
                 *best = best.max(turn(place));
@@ -146,29 +209,38 @@ impl Drop for Process {
     }
 }
 
-/// The service, with two exchanges.
+/// The service.
 struct Served {
     process: Process,
     port: u16,
+    grpc: u16,
     operations: u16,
     folder: PathBuf,
 }
 
 impl Served {
-    fn start(bench: &Bench) -> Self {
-        let (ports, demo) = (free_ports(2), bench.stack.demo_env());
-        let folder = bench.stack.run_dir.join("serve");
+    /// Starts it with these exchanges of the demo's realm, and with callouts to Keycloak or to this
+    /// address.
+    fn start(bench: &Bench, exchanges: &[(&str, Value)], keycloak: Option<SocketAddr>) -> Self {
+        let (ports, demo) = (free_ports(3), bench.stack.demo_env());
+        let folder = bench.stack.run_dir.join(format!("serve-{}", ports[0]));
         fs::create_dir_all(&folder).expect("a folder");
-        let fields = |ttl: u32| {
-            json!({"keycloak_url": demo["KEYCLOAK_URL"], "realm": demo["REALM"],
-                "cache_ttl_seconds": ttl})
-        };
-        let config = json!({
+        let address = |port: u16| format!("127.0.0.1:{port}");
+        let mut config = json!({
             "signing_key_file": "../signing-key.pem",
-            "listen": [format!("127.0.0.1:{}", ports[0]), "unix:exchange.sock"],
-            "listen_operations": [format!("127.0.0.1:{}", ports[1]), "unix:operations.sock"],
-            "exchanges": {"normal": fields(300), "short": fields(1)},
+            "listen": [address(ports[0]), "unix:exchange.sock"],
+            "listen_operations": [address(ports[1]), "unix:operations.sock"],
+            "listen_grpc": [address(ports[2])],
         });
+        for (name, fields) in exchanges {
+            let exchange = &mut config["exchanges"][*name];
+            *exchange = fields.clone();
+            exchange["keycloak_url"] = json!(demo["KEYCLOAK_URL"]);
+            exchange["realm"] = json!(demo["REALM"]);
+        }
+        if let Some(address) = keycloak {
+            config["keycloak_addresses"] = json!([format!("http://{address}")]);
+        }
         let file = folder.join("serve.json");
         fs::write(&file, config.to_string()).expect("a configuration");
         let tool = Path::new(crate::stack::project()).join("target/release/apikeys");
@@ -177,6 +249,7 @@ impl Served {
             process: Process::start(&[&tool, "serve", "--config", &file]),
             port: ports[0],
             operations: ports[1],
+            grpc: ports[2],
             folder,
         };
         wait::until("the service", Duration::from_secs(30), || {

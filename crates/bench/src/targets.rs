@@ -35,6 +35,9 @@ pub(crate) enum Filter {
     L2HostCalls,
     /// Envoy's own filter, in C++: compares the key with a list.
     ApiKeyAuth,
+    /// `ext_authz` over gRPC as in `deploy/gateways`, with the exchange `normal` of the `apikeys serve`
+    /// at this port.
+    ExtAuthz(u16),
     /// Our filter, with these fields changed.
     Exchange(Vec<(&'static str, Value)>),
     /// Several filters of one kind, each for a share of the keys.
@@ -70,6 +73,13 @@ impl Targets {
             "keycloak" => keycloak.to_vec(),
             _ => vec![],
         });
+        for (_, filter) in listeners {
+            if let Filter::ExtAuthz(port) = filter {
+                let clusters = member(&mut config, "/static_resources/clusters");
+                let clusters = clusters.as_array_mut().expect("clusters");
+                clusters.push(ext_authz(bench, *port).1);
+            }
+        }
         let all = member(&mut config, "/static_resources/listeners");
         let all = all.as_array_mut().expect("listeners");
         let at = all
@@ -232,6 +242,14 @@ fn listener(example: &Value, name: &str, filter: &Filter, port: u16, bench: &Ben
                 },
             });
         }
+        Filter::ExtAuthz(port) => {
+            filters[0] = ext_authz(bench, *port).0;
+            let routes = member(manager, "/route_config/virtual_hosts/0/routes");
+            routes[0]["typed_per_filter_config"] = json!({"envoy.filters.http.ext_authz": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute",
+                "check_settings": {"context_extensions": {"exchange": "normal"}},
+            }});
+        }
         Filter::Exchange(fields) => {
             let fields = fields.iter();
             let fields: Vec<_> = fields
@@ -241,4 +259,23 @@ fn listener(example: &Value, name: &str, filter: &Filter, port: u16, bench: &Ben
         }
     }
     listener
+}
+
+/// The filter and the cluster of `deploy/gateways/envoy-ext-authz.yaml`, with this port of the service.
+fn ext_authz(bench: &Bench, port: u16) -> (Value, Value) {
+    let template = format!("{}/deploy/gateways/envoy-ext-authz.yaml", project());
+    let rendered = bench.stack.run_dir.join(format!("ext-authz-{port}.yaml"));
+    let rendered = rendered.to_str().expect("UTF-8");
+    let mut script = bench.stack.script("render.sh", &[&template, rendered]);
+    script.env("APIKEYS_GRPC_PORT", port.to_string());
+    let status = script.status().expect("scripts/render.sh");
+    assert!(status.success(), "scripts/render.sh {template}");
+    let text = fs::read_to_string(rendered).expect("the configuration");
+    let config: Value = serde_norway::from_str(&text).expect("YAML");
+    let resources = &config["static_resources"];
+    let manager = &resources["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"];
+    (
+        manager["http_filters"][0].clone(),
+        resources["clusters"][0].clone(),
+    )
 }

@@ -115,8 +115,9 @@ impl<H: Host> Route<H> {
         let counts = self.config.throttle_failures_per_minute > 0;
         if counts && !self.told_of_no_address.swap(true, Ordering::Relaxed) {
             let line = format!(
-                "{}: a request came without an address in X-Forwarded-For: failures of such requests \
-                 are not counted, so throttling does not work; let the gateway set the header",
+                "{}: a request came without the client's address: failures of such requests are not \
+                 counted, so throttling does not work; let the gateway add the address to \
+                 X-Forwarded-For, and compare trusted_hops with the load balancers before it",
                 self.name
             );
             self.host.log(Level::Warning, &line);

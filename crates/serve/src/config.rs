@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use apikeys_core::config::Config;
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 /// The filter's fields for signing keys. The service refuses them: it reads keys from files.
@@ -53,6 +54,8 @@ struct Written {
     keycloak_ca_file: Option<PathBuf>,
     #[serde(default)]
     removes_headers: bool,
+    #[serde(default, deserialize_with = "trusted_hops")]
+    trusted_hops: u8,
     exchange: Option<Map<String, Value>>,
     exchanges: Option<BTreeMap<String, Map<String, Value>>>,
     management: Option<Map<String, Value>>,
@@ -64,6 +67,12 @@ fn default_listen() -> Vec<String> {
 
 fn default_listen_operations() -> Vec<String> {
     vec!["127.0.0.1:8182".to_owned()]
+}
+
+/// Reads the field. Serde's own fault would not name it.
+fn trusted_hops<'de, D: Deserializer<'de>>(value: D) -> Result<u8, D::Error> {
+    let number = u8::deserialize(value);
+    number.map_err(|_| D::Error::custom("trusted_hops: must be a whole number from 0 to 255"))
 }
 
 /// A valid configuration.
@@ -78,6 +87,9 @@ pub(crate) struct Settings {
     pub(crate) keycloak_ca_file: Option<PathBuf>,
     /// The gateways remove each header that an answer names.
     pub(crate) removes_headers: bool,
+    /// The load balancers before the gateways that add an entry to `X-Forwarded-For` each, as in Envoy's
+    /// `xff_num_trusted_hops`; see [`crate::request::forwarded_for`].
+    pub(crate) trusted_hops: usize,
     pub(crate) exchanges: Exchanges,
     pub(crate) management: Option<Target>,
 }
@@ -237,6 +249,7 @@ impl Settings {
             signing_key_file,
             keycloak_ca_file: written.keycloak_ca_file.map(at).transpose()?,
             removes_headers: written.removes_headers,
+            trusted_hops: written.trusted_hops.into(),
             exchanges,
             management,
         })
@@ -358,6 +371,7 @@ exchange:
             [Address::Tcp(([127, 0, 0, 1], 8181).into())]
         );
         assert_eq!(settings.signing_key_file, Path::new("/etc/apikeys/key.pem"));
+        assert_eq!(settings.trusted_hops, 0);
         let Exchanges::One(target) = &settings.exchanges else {
             panic!("one exchange")
         };
@@ -371,7 +385,7 @@ exchange:
     #[test]
     fn a_file_in_json_is_read_as_well() {
         let text = r#"{"signing_key_file": "k", "listen": ["unix:run/s"],
-            "keycloak_addresses": ["https://a:8443", "http://b/"],
+            "keycloak_addresses": ["https://a:8443", "http://b/"], "trusted_hops": 2,
             "exchanges": {"orders": {"keycloak_url": "https://l", "realm": "demo"}}}"#;
         let settings = parse(text).unwrap();
         assert_eq!(
@@ -382,6 +396,7 @@ exchange:
             panic!("names")
         };
         assert_eq!(named["orders"].keycloak, ["https://a:8443", "http://b"]);
+        assert_eq!(settings.trusted_hops, 2);
     }
 
     #[test]
@@ -418,6 +433,7 @@ exchange:
         ))
         .unwrap();
         assert!(with("listen: []").contains("no gateway could"));
+        assert!(with("trusted_hops: -1").contains("trusted_hops: must be"));
         assert!(with("listen: ['127.0.0.1:8182']").contains("127.0.0.1:8182 is given twice"));
         assert!(with("  headers: [expect]").contains("expect cannot carry a key"));
         let pem = ONE.replace("key.pem", "'-----BEGIN PRIVATE KEY-----SECRET'");

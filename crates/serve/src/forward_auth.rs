@@ -40,14 +40,14 @@ pub(crate) async fn answer(
         *answer.status_mut() = StatusCode::NOT_FOUND;
         return Ok(answer);
     };
-    let request = read(&asked);
+    let request = read(&asked, service.trusted_hops);
     let ended = judge(route, &request, service.removal).await;
     Ok(tell(route, &request, &ended))
 }
 
 /// The client's request, as the gateway describes it.
-fn read(asked: &http::Request<Incoming>) -> Request {
-    let mut request = request::read(asked.headers());
+fn read(asked: &http::Request<Incoming>, trusted_hops: usize) -> Request {
+    let mut request = request::read(asked.headers(), trusted_hops);
     let told = asked.headers().get("x-forwarded-method");
     let method = told.map_or(asked.method().as_str().as_bytes(), HeaderValue::as_bytes);
     let method = (":method".to_owned(), method.to_vec());

@@ -18,6 +18,7 @@ use tonic::server::{Grpc, UnaryService};
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
+use crate::request::{FORWARDED_FOR, forwarded_for};
 use crate::service::{Outside, Route, Service};
 
 const PATH: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -175,8 +176,9 @@ impl Authorization {
                 "context_extensions.exchange names no exchange of this service",
             ));
         };
+        let request = read(attributes, self.service.trusted_hops);
         // Envoy removes each header that the answer names, but it may hold headers that it does not send.
-        let ended = judge(route, &read(attributes), Removal::ListedUnseen).await;
+        let ended = judge(route, &request, Removal::ListedUnseen).await;
         Ok(tell(route, &ended))
     }
 }
@@ -212,8 +214,9 @@ impl hyper::service::Service<http::Request<Incoming>> for Authorization {
     }
 }
 
-/// The client's request, as Envoy describes it.
-fn read(attributes: Attributes) -> Request {
+/// The client's request, as Envoy describes it. `source` is the connection's address: Envoy's
+/// `xff_num_trusted_hops` does not change it. So behind load balancers, Envoy's `X-Forwarded-For` counts.
+fn read(attributes: Attributes, trusted_hops: usize) -> Request {
     let source = attributes.source.and_then(|peer| peer.address);
     let source = source.and_then(|address| address.socket_address);
     let http = attributes.request.and_then(|request| request.http);
@@ -237,11 +240,19 @@ fn read(attributes: Attributes) -> Request {
     };
     headers.retain(|(name, _)| name != ":method");
     headers.push((":method".to_owned(), http.method.into_bytes()));
-    let source = source.map(|socket| socket.address);
+    let source = match trusted_hops {
+        0 => source
+            .map(|socket| socket.address)
+            .filter(|text| is_address(text)),
+        hops => {
+            let forwarded = headers.iter().filter(|(name, _)| name == FORWARDED_FOR);
+            forwarded_for(forwarded.map(|(_, value)| value.as_slice()), hops)
+        }
+    };
     Request {
         headers,
         facts: Facts {
-            source: source.filter(|text| is_address(text)),
+            source,
             route: None,
         },
     }
@@ -312,5 +323,43 @@ fn header(name: &str, value: &str) -> HeaderValueOption {
             raw_value: Vec::new(),
         }),
         append_action: 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clients_address_is_the_connections_or_the_one_before_the_load_balancers() {
+        let header = |name: &str, value: &str| HeaderValue {
+            key: name.to_owned(),
+            raw_value: value.as_bytes().to_vec(),
+            ..HeaderValue::default()
+        };
+        let forwarded = "203.0.113.9, 198.51.100.1, 127.0.0.1";
+        let headers = vec![header(":path", "/"), header("x-forwarded-for", forwarded)];
+        let socket = SocketAddress {
+            address: "192.0.2.1".to_owned(),
+        };
+        let attributes = Attributes {
+            source: Some(Peer {
+                address: Some(Address {
+                    socket_address: Some(socket),
+                }),
+            }),
+            request: Some(AttributesRequest {
+                http: Some(HttpRequest {
+                    header_map: Some(HeaderMap { headers }),
+                    ..HttpRequest::default()
+                }),
+            }),
+            ..Attributes::default()
+        };
+        let source = |hops| read(attributes.clone(), hops).facts.source;
+        assert_eq!(source(0).as_deref(), Some("192.0.2.1"));
+        assert_eq!(source(1).as_deref(), Some("198.51.100.1"));
+        assert_eq!(source(2).as_deref(), Some("203.0.113.9"));
+        assert_eq!(source(3), None, "and not the connection's");
     }
 }

@@ -96,7 +96,8 @@ async fn run(settings: Settings) -> Result<()> {
         let Some(route) = service.management.clone() else {
             continue;
         };
-        let answers = service_fn(move |asked| management::answer(Arc::clone(&route), asked));
+        let hops = service.trusted_hops;
+        let answers = service_fn(move |asked| management::answer(Arc::clone(&route), hops, asked));
         servers.spawn(listen::serve(
             listener,
             Version::Http1,
@@ -141,12 +142,10 @@ async fn run(settings: Settings) -> Result<()> {
     Ok(())
 }
 
-/// Opens addresses, and logs each.
+/// Opens addresses, and logs each. Warns of an address that other machines may reach.
 async fn open(addresses: &[Address], what: &str, gives_tokens: bool) -> Result<Vec<Listener>> {
     let mut listeners = Vec::new();
     for address in addresses {
-        listeners.push(Listener::open(address).await?);
-        tracing::info!("listening at {address}: {what}");
         let is_open = matches!(address, Address::Tcp(address) if !address.ip().is_loopback());
         if gives_tokens && is_open {
             tracing::warn!(
@@ -154,6 +153,8 @@ async fn open(addresses: &[Address], what: &str, gives_tokens: bool) -> Result<V
                  the keys it holds, without a gateway in between"
             );
         }
+        listeners.push(Listener::open(address).await?);
+        tracing::info!("listening at {address}: {what}");
     }
     Ok(listeners)
 }

@@ -15,13 +15,14 @@ use crate::listen::Body;
 use crate::request;
 use crate::service::Route;
 
-/// Answers a client.
+/// Answers a client. `trusted_hops`: see [`request::forwarded_for`].
 pub(crate) async fn answer(
     route: Arc<Route>,
+    trusted_hops: usize,
     asked: http::Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let (parts, body) = asked.into_parts();
-    let request = request::read(&parts.headers);
+    let request = request::read(&parts.headers, trusted_hops);
     let path = parts.uri.path_and_query();
     let path = path.map_or("/", |path| path.as_str());
     let body = (!body.is_end_stream()).then_some(body).map(|body| async {

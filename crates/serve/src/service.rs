@@ -59,6 +59,8 @@ pub(crate) struct Service {
     shared: Arc<Shared>,
     /// How gateways over HTTP remove the headers that an answer names.
     pub(crate) removal: Removal,
+    /// The place of the client's address in `X-Forwarded-For`.
+    pub(crate) trusted_hops: usize,
     pub(crate) keys: KeyFiles,
     routes: Routes,
     pub(crate) management: Option<Arc<Route>>,
@@ -135,6 +137,7 @@ impl Service {
                 true => Removal::ListedUnseen,
                 false => Removal::Configured,
             },
+            trusted_hops: settings.trusted_hops,
             keys: files,
             routes,
             management,

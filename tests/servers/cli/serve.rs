@@ -454,6 +454,23 @@ fn a_socket_that_cannot_be_made_ends_the_service_with_the_reason() {
 }
 
 #[test]
+fn an_address_that_other_machines_may_reach_is_told_of_and_one_that_is_not_ours_ends_the_service() {
+    let realm = Realm::prepared();
+    // For documents alone (RFC 5737): no machine has it, so nothing is opened to the network.
+    let address = format!("192.0.2.1:{}", free_ports(1)[0]);
+    let mut served = Served::begin(&realm, &format!("listen_grpc: ['{address}']\n"), "");
+    assert_eq!(served.ended(), 1);
+    let log = served.log();
+    let warning = "is not a loopback address: each caller that reaches it gets tokens";
+    assert!(log.contains(&format!("{address} {warning}")), "{log}");
+    assert_eq!(log.matches(warning).count(), 1, "{log}");
+    assert!(
+        log.contains(&format!("cannot listen at {address}")),
+        "{log}"
+    );
+}
+
+#[test]
 fn a_keycloak_address_that_is_dead_costs_no_request_as_long_as_another_answers() {
     let realm = Realm::prepared();
     let dead = free_ports(1)[0];

@@ -4,6 +4,7 @@
 //! ```text
 //! make soak MINUTES=30
 //! SOAK_SEED=7 SOAK_MINUTES=3 scripts/with-postgres.sh cargo test -p suites --test soak
+//! GATEWAY=nginx make soak
 //! ```
 //!
 //! It knows only its clients' view and its own actions: the end of each key, and the answer

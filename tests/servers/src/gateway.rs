@@ -320,7 +320,8 @@ fn new_name() -> String {
     format!("e2e-{}-{number}", std::process::id())
 }
 
-fn memory(pid: &str, name: &str) -> u64 {
+/// A figure of a process's memory, as Linux names it; in bytes.
+pub fn memory(pid: &str, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status"));
     let status = status.expect("its status");
     let line = status.lines().find_map(|line| line.strip_prefix(name));

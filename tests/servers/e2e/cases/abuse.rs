@@ -6,7 +6,7 @@ use crate::client::{Request, Target};
 use crate::gateway::Spec;
 use crate::owner::Key;
 use crate::portal::{expect_problem, post};
-use crate::world::{Case, Host, Need, World};
+use crate::world::{Case, Need, World};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -25,12 +25,7 @@ pub(crate) fn cases() -> Vec<Case> {
             "abuse::behind_a_load_balancer_the_client_counts",
             behind_a_load_balancer,
         )
-        .needs(Need::OwnGateway)
-        .not_on(
-            &[Host::EnvoyExtAuthz],
-            "Envoy sends ext_authz the address of the connection, and not the address by \
-             xff_num_trusted_hops",
-        ),
+        .needs(Need::OwnGateway),
         Case::new("abuse::a_flood_of_unknown_keys", flood).needs(Need::OwnGateway),
     ]
 }
@@ -102,7 +97,7 @@ fn workers_count_together(world: &World) {
     assert!(workers > 1 || gateway.workers == 1, "{workers}");
 }
 
-/// The gateway's own setting for load balancers is enough.
+/// The gateway's own setting for load balancers is enough; with `ext_authz`, `trusted_hops` repeats it.
 fn behind_a_load_balancer(world: &World) {
     let gateway = world.start_gateway(&Spec::default().behind(1));
     let balancer = gateway.target.from(address(3));

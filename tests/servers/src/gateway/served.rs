@@ -35,7 +35,8 @@ pub(super) fn start<'a>(
             .1
     };
     let config = stack.run_dir.join(format!("{name}.json"));
-    fs::write(&config, config_of(stack, spec, name, port).to_string()).expect("a configuration");
+    let text = config_of(stack, kind, spec, name, port).to_string();
+    fs::write(&config, text).expect("a configuration");
     let mut script = stack.script(
         "gateway.sh",
         &["start", kind, name, config.to_str().expect("UTF-8")],
@@ -67,7 +68,13 @@ pub(super) fn start<'a>(
 }
 
 /// The stack's configuration of the service, with the trial's differences.
-fn config_of(stack: &Stack, spec: &Spec, name: &str, port: impl Fn(&'static str) -> u16) -> Value {
+fn config_of(
+    stack: &Stack,
+    kind: &str,
+    spec: &Spec,
+    name: &str,
+    port: impl Fn(&'static str) -> u16,
+) -> Value {
     let text = fs::read_to_string(stack.run_dir.join("apikeys.yaml")).expect("apikeys.yaml");
     let mut config: Value = serde_norway::from_str(&text).expect("YAML");
     for (listener, name) in [
@@ -94,6 +101,10 @@ fn config_of(stack: &Stack, spec: &Spec, name: &str, port: impl Fn(&'static str)
             given.iter().map(url).collect()
         }
     };
+    // Envoy sends the whole X-Forwarded-For. The other gateways send the address that they have found.
+    if kind == "envoy-ext-authz" {
+        config["trusted_hops"] = json!(spec.trusted_hops.unwrap_or(0));
+    }
     // No polls by default: some trials count calls.
     for part in ["exchange", "management"] {
         config[part]["revocation_poll_seconds"] = json!(0);
