@@ -14,13 +14,13 @@
 //! - A panic ends at the border: the request is refused.
 
 mod config;
-mod hooks;
+#[doc(hidden)]
+pub mod hooks;
 mod raw;
 mod stream;
 mod waker;
 
 pub use config::{Answer, Loading, MetricId, Outside, SecretId};
-pub use hooks::exports;
 pub use stream::Stream;
 pub use waker::Waker;
 
@@ -91,7 +91,7 @@ pub enum Step {
 }
 
 /// An answer to a client.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     /// The HTTP status.
     pub status: u16,
@@ -101,6 +101,18 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// The response code details, for the access log; without spaces.
     pub details: String,
+}
+
+impl Default for Reply {
+    /// An error of the server, without a body.
+    fn default() -> Self {
+        Self {
+            status: 500,
+            headers: Vec::new(),
+            body: Vec::new(),
+            details: String::new(),
+        }
+    }
 }
 
 /// The importance of a log line.

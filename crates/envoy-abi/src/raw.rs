@@ -1,22 +1,26 @@
 //! The C interface, as `abi.h` of Envoy 1.38 to 1.40 declares it
 //! (`source/extensions/dynamic_modules/abi/abi.h`). Names are Envoy's without their prefix.
 
-use std::ffi::{CStr, c_void};
+use std::ffi::c_void;
 
 /// Bytes of Envoy or of the module. The receiver of a slice may read it until the call or the hook ends.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Slice {
-    pub(crate) start: *const u8,
-    pub(crate) length: usize,
+    /// Its first byte.
+    pub start: *const u8,
+    /// Their number.
+    pub length: usize,
 }
 
 /// A header of Envoy or of the module.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Header {
-    pub(crate) name: Slice,
-    pub(crate) value: Slice,
+    /// Its name.
+    pub name: Slice,
+    /// Its value.
+    pub value: Slice,
 }
 
 /// Envoy's object for a stream, or for a filter's configuration.
@@ -26,9 +30,9 @@ pub type Ours = *const c_void;
 
 pub(crate) const REQUEST_HEADERS: u32 = 0;
 pub(crate) const RESPONSE_HEADERS: u32 = 2;
-pub(crate) const BUFFERED_REQUEST_BODY: u32 = 1;
 pub(crate) const RECEIVED_REQUEST_BODY: u32 = 0;
 pub(crate) const SOURCE_ADDRESS: u32 = 24;
+pub(crate) const ROUTE_NAME: u32 = 61;
 pub(crate) const SUCCESS: u32 = 0;
 
 macro_rules! callbacks {
@@ -65,26 +69,44 @@ callbacks! {
     stream_set_gauge = "http_filter_set_gauge" (stream: Envoy, id: usize, labels: *mut Slice, count: usize, value: u64) -> u32;
 }
 
-/// Makes a call from a configuration; since Envoy 1.38.
-pub(crate) type Callout =
-    unsafe extern "C" fn(Envoy, *mut u64, Slice, *const Header, usize, Slice, u64) -> u32;
-/// Changes a metric outside of a stream; since Envoy 1.39.
-pub(crate) type ChangeMetric = unsafe extern "C" fn(Envoy, usize, *mut Slice, usize, u64) -> u32;
-/// Subscribes to a generic secret, and gives its id; since Envoy 1.40.
-pub(crate) type Subscribe = unsafe extern "C" fn(Envoy, Slice, Slice) -> usize;
-/// Reads a generic secret by its id; since Envoy 1.40.
-pub(crate) type ReadSecret = unsafe extern "C" fn(Envoy, usize, *mut Slice) -> bool;
+/// Callbacks that older versions lack. Rust binds the symbols above at load, and one that is missing
+/// keeps the module from loading; these are looked up by name, and may be none.
+macro_rules! newer {
+    ($($name:ident = $symbol:literal ($($arg:ident: $type:ty),*) -> $out:ty;)*) => {$(
+        #[cfg(not(miri))]
+        pub(crate) fn $name() -> Option<unsafe extern "C" fn($($type),*) -> $out> {
+            let symbol = concat!("envoy_dynamic_module_callback_", $symbol, "\0");
+            // SAFETY: dlsym only reads the name, which ends in a zero byte.
+            let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, symbol.as_ptr().cast()) };
+            // SAFETY: each Envoy that has a callback of this name has it with this type; null is none.
+            unsafe { std::mem::transmute::<*mut c_void, Option<unsafe extern "C" fn($($type),*) -> $out>>(found) }
+        }
 
-/// A callback that older versions lack: its address, or null. Rust binds all symbols at load, so
-/// naming it as the others would keep the module from loading there.
-pub(crate) fn newer(symbol: &CStr) -> *mut c_void {
-    // Miri has no dynamic linker.
-    if cfg!(miri) {
-        return std::ptr::null_mut();
-    }
-    // SAFETY: dlsym only reads the name, which ends in a zero byte.
-    unsafe { libc::dlsym(libc::RTLD_DEFAULT, symbol.as_ptr()) }
+        /// Miri has no dynamic linker: there, all are bound.
+        #[cfg(miri)]
+        pub(crate) fn $name() -> Option<unsafe extern "C" fn($($type),*) -> $out> {
+            unsafe extern "C" {
+                #[link_name = concat!("envoy_dynamic_module_callback_", $symbol)]
+                fn bound($($arg: $type),*) -> $out;
+            }
+            Some(bound)
+        }
+    )*};
 }
+
+newer! {
+    // Since Envoy 1.38.
+    callout = "http_filter_config_http_callout" (config: Envoy, call: *mut u64, cluster: Slice, headers: *const Header, count: usize, body: Slice, timeout: u64) -> u32;
+    // Since Envoy 1.39.
+    increment = "http_filter_config_increment_counter" (config: Envoy, id: usize, labels: *mut Slice, count: usize, by: u64) -> u32;
+    set_gauge = "http_filter_config_set_gauge" (config: Envoy, id: usize, labels: *mut Slice, count: usize, value: u64) -> u32;
+    // Since Envoy 1.40.
+    subscribe = "http_filter_config_generic_secret_subscribe" (config: Envoy, name: Slice, source: Slice) -> usize;
+    get_secret = "http_filter_config_get_generic_secret" (config: Envoy, id: usize, value: *mut Slice) -> bool;
+}
+
+/// A callback that changes a metric.
+pub(crate) type Change = unsafe extern "C" fn(Envoy, usize, *mut Slice, usize, u64) -> u32;
 
 impl Slice {
     pub(crate) const EMPTY: Self = Self {
@@ -104,14 +126,23 @@ impl Slice {
     ///
     /// # Safety
     /// They must stay readable, and must not change, for as long as `'a` lasts.
-    pub(crate) unsafe fn bytes<'a>(self) -> &'a [u8] {
-        // Envoy's empty slices may have no address.
-        if self.length == 0 || self.start.is_null() {
-            return &[];
-        }
+    pub(crate) const unsafe fn bytes<'a>(self) -> &'a [u8] {
         // SAFETY: the caller's promise.
-        unsafe { std::slice::from_raw_parts(self.start, self.length) }
+        unsafe { array(self.start, self.length) }
     }
+}
+
+/// Values that Envoy lends. Where there are none, Envoy may give no address.
+///
+/// # Safety
+/// `start` must be null, or lead to `count` values that stay readable and do not change for as long as
+/// `'a` lasts.
+pub(crate) const unsafe fn array<'a, T>(start: *const T, count: usize) -> &'a [T] {
+    if start.is_null() || count == 0 {
+        return &[];
+    }
+    // SAFETY: the caller's promise.
+    unsafe { std::slice::from_raw_parts(start, count) }
 }
 
 impl Header {

@@ -7,7 +7,23 @@ use crate::config::MetricId;
 use crate::raw::{self, Envoy, Header, REQUEST_HEADERS, RESPONSE_HEADERS, Slice};
 use crate::waker::Waker;
 
-/// A stream, for the time of one hook.
+/// A stream, for the time of one hook, on its thread.
+///
+/// What it lends is gone once it changes:
+/// ```compile_fail,E0502
+/// fn keep<M: envoy_abi::Module>(stream: &mut envoy_abi::Stream<'_, M>) -> usize {
+///     let headers = stream.request_headers();
+///     let _ = stream.remove_header("authorization");
+///     headers.len()
+/// }
+/// ```
+/// It does not leave its thread:
+/// ```compile_fail,E0277
+/// fn sent<T: Send>() {}
+/// fn stream<M: envoy_abi::Module>() {
+///     sent::<envoy_abi::Stream<'static, M>>();
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Stream<'a, M> {
     stream: Envoy,
@@ -18,7 +34,7 @@ pub struct Stream<'a, M> {
 impl<'a, M: Module> Stream<'a, M> {
     /// # Safety
     /// `stream` must be Envoy's object of the stream whose hook runs, on this thread, until `'a` ends.
-    pub(crate) unsafe fn new(stream: Envoy, waker: &'a mut Option<Waker>) -> Self {
+    pub(crate) const unsafe fn new(stream: Envoy, waker: &'a mut Option<Waker>) -> Self {
         Self {
             stream,
             waker,
@@ -41,16 +57,14 @@ impl<'a, M: Module> Stream<'a, M> {
             // `self` ends before both.
             unsafe { slice.bytes() }
         };
-        all.into_iter()
-            .map(|header| (bytes(header.name), bytes(header.value)))
-            .collect()
+        let pair = |header: Header| (bytes(header.name), bytes(header.value));
+        all.into_iter().map(pair).collect()
     }
 
     /// The status of the response, in a response's hook.
     #[must_use]
     pub fn response_status(&self) -> Option<u16> {
-        let (name, mut value) = (Slice::of(b":status"), Slice::EMPTY);
-        let count = std::ptr::null_mut();
+        let (name, mut value, count) = (Slice::of(b":status"), Slice::EMPTY, std::ptr::null_mut());
         // SAFETY: the hook of this stream runs; Envoy writes the value, and takes a null count.
         let found = unsafe {
             raw::get_header(
@@ -92,9 +106,20 @@ impl<'a, M: Module> Stream<'a, M> {
     /// The client's address with its port, after `xff_num_trusted_hops`.
     #[must_use]
     pub fn source_address(&self) -> Option<String> {
+        self.attribute(raw::SOURCE_ADDRESS)
+    }
+
+    /// The name of the stream's route; none if it has no name.
+    #[must_use]
+    pub fn route_name(&self) -> Option<String> {
+        let name = self.attribute(raw::ROUTE_NAME);
+        name.filter(|name| !name.is_empty())
+    }
+
+    fn attribute(&self, attribute: u32) -> Option<String> {
         let mut value = Slice::EMPTY;
         // SAFETY: the hook of this stream runs; Envoy writes the value.
-        let found = unsafe { raw::get_attribute(self.stream, raw::SOURCE_ADDRESS, &raw mut value) };
+        let found = unsafe { raw::get_attribute(self.stream, attribute, &raw mut value) };
         // SAFETY: Envoy keeps the bytes until the hook ends; they are copied at once.
         let bytes = unsafe { value.bytes() };
         found.then(|| String::from_utf8_lossy(bytes).into_owned())
@@ -120,11 +145,9 @@ impl<'a, M: Module> Stream<'a, M> {
     /// The stream's waker.
     pub fn waker(&mut self) -> Waker {
         let stream = self.stream;
-        let waker = self.waker.get_or_insert_with(|| {
-            // SAFETY: the hook of this stream runs. The waker deletes the scheduler.
-            Waker::of_stream(unsafe { raw::scheduler_new(stream) })
-        });
-        waker.clone()
+        // SAFETY: the hook of this stream runs.
+        let made = || unsafe { Waker::of_stream(stream) };
+        self.waker.get_or_insert_with(made).clone()
     }
 
     /// Adds to a counter.

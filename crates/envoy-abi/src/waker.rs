@@ -1,6 +1,6 @@
 //! Wakes a stream, or a configuration, from any thread.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::raw::{self, Envoy};
 
@@ -10,12 +10,11 @@ use crate::raw::{self, Envoy};
 /// longer than its worker thread, so the scheduler is deleted with the stream, under the lock that each
 /// use takes.
 #[derive(Debug, Clone)]
-pub struct Waker(Arc<Mutex<Scheduler>>);
+pub struct Waker(Arc<Mutex<Option<Scheduler>>>);
 
 #[derive(Debug)]
 struct Scheduler {
-    /// Envoy's scheduler; none after its end.
-    scheduler: Option<Envoy>,
+    envoy: Envoy,
     commit: unsafe extern "C" fn(Envoy, u64),
     delete: unsafe extern "C" fn(Envoy),
 }
@@ -24,45 +23,50 @@ struct Scheduler {
 unsafe impl Send for Scheduler {}
 
 impl Waker {
-    pub(crate) fn of_stream(scheduler: Envoy) -> Self {
-        Self::new(scheduler, raw::scheduler_commit, raw::scheduler_delete)
+    /// # Safety
+    /// A hook of this stream runs.
+    pub(crate) unsafe fn of_stream(stream: Envoy) -> Self {
+        Self::new(Scheduler {
+            // SAFETY: the caller's promise.
+            envoy: unsafe { raw::scheduler_new(stream) },
+            commit: raw::scheduler_commit,
+            delete: raw::scheduler_delete,
+        })
     }
 
-    pub(crate) fn of_config(scheduler: Envoy) -> Self {
-        Self::new(
-            scheduler,
-            raw::config_scheduler_commit,
-            raw::config_scheduler_delete,
-        )
+    /// # Safety
+    /// A hook of this configuration runs.
+    pub(crate) unsafe fn of_config(config: Envoy) -> Self {
+        Self::new(Scheduler {
+            // SAFETY: the caller's promise.
+            envoy: unsafe { raw::config_scheduler_new(config) },
+            commit: raw::config_scheduler_commit,
+            delete: raw::config_scheduler_delete,
+        })
     }
 
-    fn new(
-        scheduler: Envoy,
-        commit: unsafe extern "C" fn(Envoy, u64),
-        delete: unsafe extern "C" fn(Envoy),
-    ) -> Self {
-        Self(Arc::new(Mutex::new(Scheduler {
-            scheduler: Some(scheduler),
-            commit,
-            delete,
-        })))
+    fn new(scheduler: Scheduler) -> Self {
+        let known = !scheduler.envoy.is_null();
+        Self(Arc::new(Mutex::new(known.then_some(scheduler))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Scheduler>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Wakes it: its `on_wake` runs soon, on its own thread. Does nothing after its end.
     pub fn wake(&self) {
-        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(scheduler) = held.scheduler {
+        if let Some(scheduler) = &*self.lock() {
             // SAFETY: not deleted yet, and the lock keeps it so. Envoy only queues the event.
-            unsafe { (held.commit)(scheduler, 0) }
+            unsafe { (scheduler.commit)(scheduler.envoy, 0) }
         }
     }
 
     /// Ends it.
     pub(crate) fn end(&self) {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(scheduler) = held.scheduler.take() {
+        if let Some(scheduler) = self.lock().take() {
             // SAFETY: taken out, so it is deleted once, and nobody uses it any more.
-            unsafe { (held.delete)(scheduler) }
+            unsafe { (scheduler.delete)(scheduler.envoy) }
         }
     }
 }

@@ -7,7 +7,7 @@ use apikeys_core::manage::body::BODY_BYTES_MAX;
 use apikeys_core::rejection::Rejection;
 use apikeys_native::exchange::{Begun, Ended, Removal, Verdict, begin};
 use apikeys_native::management::{self, Answered};
-use apikeys_native::{Request, lock};
+use apikeys_native::{Facts, Request, lock};
 use envoy_abi::{Reply, Step, Stream, Waker};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
@@ -15,13 +15,17 @@ use zeroize::Zeroizing;
 
 use crate::Exchange;
 use crate::keeper::Ticket;
-use crate::outlets::Envoy;
+use crate::outlets::{Envoy, Outlet};
 
 /// The namespace of the stream's dynamic metadata.
 const METADATA: &str = "apikey-jwt-exchange";
 
+/// The keys there for the three identity headers, in their order.
+const METADATA_KEYS: [&str; 3] = ["key_id", "owner_id", "key_name"];
+
 /// The filter of one stream.
 pub(crate) struct Filter {
+    outlet: Arc<Outlet>,
     ticket: Arc<Ticket>,
     state: State,
 }
@@ -66,7 +70,7 @@ impl<T: Send + 'static> Task<T> {
             outcome: Arc::clone(&outcome),
             waker,
         };
-        let task = ticket.threads.spawn(async move {
+        let task = ticket.threads().spawn(async move {
             let done = work.await;
             *lock(&teller.outcome) = Outcome::Done(done);
             drop(teller);
@@ -107,8 +111,9 @@ impl<T> Drop for Teller<T> {
 }
 
 impl Filter {
-    pub(crate) fn new(ticket: &Arc<Ticket>) -> Self {
+    pub(crate) fn new(outlet: &Arc<Outlet>, ticket: &Arc<Ticket>) -> Self {
         Self {
+            outlet: Arc::clone(outlet),
             ticket: Arc::clone(ticket),
             state: State::New,
         }
@@ -123,14 +128,9 @@ impl Filter {
             } => {
                 let mut is_written = stream.set_header(AUTHORIZATION, authorization);
                 is_written &= remove.iter().all(|name| stream.remove_header(name));
-                for (name, value) in ended.identity() {
-                    is_written &= stream.set_header(name, &value);
-                }
-                let facts = [("key_id", ended.key_id()), ("owner_id", ended.owner_id())];
-                for (key, value) in facts {
-                    if let Some(value) = value {
-                        stream.set_metadata(METADATA, key, value);
-                    }
+                for ((name, value), key) in ended.identity().iter().zip(METADATA_KEYS) {
+                    is_written &= stream.set_header(name, value);
+                    stream.set_metadata(METADATA, key, value);
                 }
                 is_written
             }
@@ -169,7 +169,7 @@ impl Filter {
         let Some(route) = self.ticket.route().cloned() else {
             return self.unavailable(&request);
         };
-        request.source = stream.source_address();
+        request.facts = facts_of(stream);
         let pseudo = |wanted: &str| {
             let found = request.headers.iter().find(|(name, _)| name == wanted);
             let value = found.map(|(_, value)| String::from_utf8_lossy(value).into_owned());
@@ -202,8 +202,9 @@ impl envoy_abi::Filter for Filter {
 
     fn on_request_headers(&mut self, stream: &mut Stream<'_, Exchange>, ends: bool) -> Step {
         if let Some(own) = stream.route_config() {
-            self.ticket = Arc::clone(own);
+            self.ticket = Arc::clone(&own.ticket);
         }
+        self.ticket.tell_through(&self.outlet, stream);
         let headers = stream.request_headers().into_iter();
         let headers = headers.map(|(name, value)| {
             let name = String::from_utf8_lossy(name).into_owned();
@@ -211,7 +212,7 @@ impl envoy_abi::Filter for Filter {
         });
         let request = Request {
             headers: headers.collect(),
-            source: None,
+            facts: Facts::default(),
         };
         let Some(route) = self.ticket.route() else {
             return self.unavailable(&request);
@@ -219,7 +220,7 @@ impl envoy_abi::Filter for Filter {
         if self.ticket.manages() {
             return self.manage(stream, request, ends);
         }
-        let late = || stream.source_address();
+        let late = || facts_of(stream);
         match begin(route, request, Removal::Listed, Some(&late)) {
             Begun::Ended(ended) => self.finish(stream, ended),
             Begun::Waits(waiting) => {
@@ -279,6 +280,14 @@ impl envoy_abi::Filter for Filter {
         {
             ended.token_refused();
         }
+    }
+}
+
+/// Envoy's facts about a request.
+fn facts_of(stream: &Stream<'_, Exchange>) -> Facts {
+    Facts {
+        source: stream.source_address(),
+        route: stream.route_name(),
     }
 }
 

@@ -2,21 +2,25 @@
 //! configurations with their routes and keys.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use apikeys_core::config::Config;
 use apikeys_native::{Keys, Memory, Route, Shared, State, background, lock, threads};
-use envoy_abi::{Level, Outside, log};
+use envoy_abi::{Level, MetricId, Outside, Stream, log};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::{MissedTickBehavior, interval};
 use zeroize::Zeroizing;
 
+use crate::Exchange;
 use crate::config::Configuration;
 use crate::outlets::{Envoy, Outlet, Outlets};
 
 /// The time between two looks at keys, secrets and metrics.
 const TICK: Duration = Duration::from_millis(200);
+/// Keys are read again each so many ticks.
+const SETTLES: u32 = 5;
 /// The longest wait for the module's threads when the last configuration ends.
 const THREADS_END: Duration = Duration::from_secs(5);
 
@@ -42,15 +46,21 @@ struct Keep {
     secrets: Mutex<HashMap<String, Zeroizing<String>>>,
     /// Faults of keys that were logged.
     told: Mutex<Vec<String>>,
-    /// Growth of counters that Envoy 1.38 takes from streams alone.
-    grown: Mutex<Vec<(usize, u64)>>,
+    /// Envoy takes metrics from streams alone, as 1.38 does, and has not taken the latest.
+    waits_for_stream: AtomicBool,
+}
+
+/// A change of a metric.
+enum Change {
+    Grown(u64),
+    Gauge(u64),
 }
 
 /// A configuration, and the route that it has once its signing key is there.
 pub(crate) struct Ticket {
     configuration: Configuration,
     route: OnceLock<Arc<Route<Envoy>>>,
-    pub(crate) threads: Handle,
+    keep: Arc<Keep>,
 }
 
 impl Ticket {
@@ -59,6 +69,25 @@ impl Ticket {
         self.route.get()
     }
 
+    /// The module's threads.
+    pub(crate) fn threads(&self) -> &Handle {
+        &self.keep.threads
+    }
+
+    /// Tells the metrics through a stream, where Envoy takes them from streams alone.
+    pub(crate) fn tell_through(&self, outlet: &Outlet, stream: &Stream<'_, Exchange>) {
+        if self.keep.waits_for_stream.swap(false, Ordering::Relaxed) {
+            self.keep.tell(outlet, |metric, change| {
+                match change {
+                    Change::Grown(by) => stream.increment(metric, by),
+                    Change::Gauge(value) => stream.set_gauge(metric, value),
+                }
+                true
+            });
+        }
+    }
+
+    /// The configuration.
     pub(crate) fn config(&self) -> &Config {
         &self.configuration.config
     }
@@ -95,7 +124,7 @@ impl Keeper {
             tickets: Mutex::default(),
             secrets: Mutex::default(),
             told: Mutex::default(),
-            grown: Mutex::default(),
+            waits_for_stream: AtomicBool::new(false),
         });
         runtime.spawn(keep_up(Arc::downgrade(&keep), Arc::clone(&outlets)));
         let keeper = Arc::new(Self {
@@ -127,7 +156,7 @@ impl Keeper {
         }
         let ticket = Arc::new(Ticket {
             route: OnceLock::new(),
-            threads: keep.threads.clone(),
+            keep: Arc::clone(keep),
             configuration,
         });
         if let Some(keys) = keys {
@@ -138,14 +167,12 @@ impl Keeper {
         Ok(ticket)
     }
 
-    /// Looks at the secrets and tells the metrics. Runs on the main thread.
+    /// Looks at the secrets, and tells the metrics through the latest configuration. Runs on the main thread.
     pub(crate) fn look(&self, outlet: &Outlet, outside: &Outside<'_>) {
         let keep = &self.keep;
         for (name, id) in &outlet.secrets {
-            let Some(text) = outside
-                .secret(*id)
-                .and_then(|text| std::str::from_utf8(text).ok())
-            else {
+            let text = outside.secret(*id).map(std::str::from_utf8);
+            let Some(Ok(text)) = text else {
                 continue;
             };
             let mut secrets = lock(&keep.secrets);
@@ -153,21 +180,13 @@ impl Keeper {
                 secrets.insert(name.clone(), Zeroizing::new(text.to_owned()));
             }
         }
-        let mut grown = std::mem::take(&mut *lock(&keep.grown));
-        keep.shared
-            .count(|metrics| metrics.grown(|at, by| grown.push((at, by))));
-        grown.retain(|(at, by)| {
-            let id = outlet.counters.get(*at).copied().flatten();
-            id.is_some_and(|id| !outside.increment(id, *by))
-        });
-        *lock(&keep.grown) = grown;
-        let routes = keep.routes();
-        for (at, value) in background::gauges(routes.iter()).iter() {
-            if let Some(id) = outlet.gauges.get(at).copied().flatten() {
-                // Before Envoy 1.39, gauges stay at zero.
-                let _ = outside.set_gauge(id, value);
-            }
+        if !self.outlets.is_latest(outlet) {
+            return;
         }
+        keep.tell(outlet, |metric, change| match change {
+            Change::Grown(by) => outside.increment(metric, by),
+            Change::Gauge(value) => outside.set_gauge(metric, value),
+        });
     }
 }
 
@@ -192,11 +211,38 @@ impl Keep {
             .collect()
     }
 
+    /// Whether a route waits for its signing key.
+    fn waits_for_keys(&self) -> bool {
+        let tickets = self.tickets();
+        tickets.iter().any(|ticket| ticket.route().is_none())
+    }
+
     fn tickets(&self) -> Vec<Arc<Ticket>> {
         lock(&self.tickets)
             .values()
             .filter_map(Weak::upgrade)
             .collect()
+    }
+
+    /// Tells the changes of all metrics. `tell` is false where Envoy does not take them there.
+    fn tell(&self, outlet: &Outlet, tell: impl Fn(MetricId, Change) -> bool) {
+        let mut taken = true;
+        for (at, value) in background::gauges(self.routes().iter()).iter() {
+            if let Some(id) = outlet.gauges.get(at).copied().flatten() {
+                taken &= tell(id, Change::Gauge(value));
+            }
+        }
+        // Growth that is told is gone: so the gauges show first whether Envoy takes any.
+        if taken {
+            self.shared.count(|metrics| {
+                metrics.grown(|at, by| {
+                    if let Some(id) = outlet.counters.get(at).copied().flatten() {
+                        tell(id, Change::Grown(by));
+                    }
+                });
+            });
+        }
+        self.waits_for_stream.store(!taken, Ordering::Relaxed);
     }
 
     /// Starts the route of a ticket with these keys.
@@ -226,7 +272,7 @@ impl Keep {
                 Ok(Some(keys)) => keys,
                 Ok(None) => continue,
                 Err(fault) => {
-                    self.tell(fault);
+                    self.tell_fault(fault);
                     continue;
                 }
             };
@@ -258,12 +304,12 @@ impl Keep {
     }
 
     /// Logs a fault of a key once.
-    fn tell(&self, fault: String) {
+    fn tell_fault(&self, fault: String) {
         let mut told = lock(&self.told);
         if !told.contains(&fault) {
             log(
                 Level::Error,
-                &format!("{fault}; the key before it stays in use"),
+                &format!("{fault}; a key before it stays in use"),
             );
             told.truncate(8);
             told.insert(0, fault);
@@ -275,12 +321,16 @@ impl Keep {
 async fn keep_up(keep: Weak<Keep>, outlets: Arc<Outlets>) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut now = 0_u32;
     loop {
         ticks.tick().await;
         let Some(keep) = keep.upgrade() else {
             return;
         };
-        keep.settle();
+        if now % SETTLES == 0 || keep.waits_for_keys() {
+            keep.settle();
+        }
+        now = now.wrapping_add(1);
         outlets.wake();
     }
 }

@@ -34,9 +34,16 @@ pub(crate) struct Exchange {
     outlet: Arc<Outlet>,
 }
 
+/// A configuration of a route in Envoy, in the place of the filter's.
+pub(crate) struct RouteExchange {
+    ticket: Arc<Ticket>,
+    /// Keeps the module's threads alive.
+    _keeper: Arc<Keeper>,
+}
+
 impl Module for Exchange {
     type Filter = Filter;
-    type RouteConfig = Arc<Ticket>;
+    type RouteConfig = RouteExchange;
 
     fn load(text: &[u8], loading: &mut Loading<'_>) -> Result<Self, String> {
         let configuration = Configuration::read(text)?;
@@ -66,11 +73,17 @@ impl Module for Exchange {
     }
 
     fn load_route(text: &[u8]) -> Result<Self::RouteConfig, String> {
-        Keeper::here()?.admit(Configuration::read(text)?)
+        let configuration = Configuration::read(text)?;
+        let keeper = Keeper::here()?;
+        let ticket = keeper.admit(configuration)?;
+        Ok(RouteExchange {
+            ticket,
+            _keeper: keeper,
+        })
     }
 
     fn filter(&self) -> Filter {
-        Filter::new(&self.ticket)
+        Filter::new(&self.outlet, &self.ticket)
     }
 
     fn on_wake(&self, outside: &Outside<'_>) {

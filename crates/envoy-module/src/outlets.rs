@@ -61,11 +61,18 @@ impl Outlets {
         }
     }
 
-    /// Wakes the configuration that calls go through.
+    /// Wakes all configurations.
     pub(crate) fn wake(&self) {
-        if let Some(outlet) = lock(&self.0).last() {
+        for outlet in lock(&self.0).iter() {
             outlet.waker.wake();
         }
+    }
+
+    /// Whether calls go through this configuration.
+    pub(crate) fn is_latest(&self, outlet: &Outlet) -> bool {
+        let all = lock(&self.0);
+        all.last()
+            .is_some_and(|latest| std::ptr::eq(&raw const **latest, outlet))
     }
 
     fn ask(&self, asked: Asked) {

@@ -16,7 +16,7 @@ use apikeys_core::trace::TraceContext;
 use tokio::sync::Semaphore;
 use tokio::task;
 
-use crate::request::Request;
+use crate::request::{Facts, Request};
 use crate::route::Route;
 use crate::state::State;
 use crate::{Answer, Host, clock};
@@ -154,13 +154,13 @@ impl<H: Host> Drop for UnderWay<H> {
     }
 }
 
-/// Gives a client's address, where asking the gateway for it costs time.
-pub type AskSource<'a> = &'a dyn Fn() -> Option<String>;
+/// Asks the gateway for its facts about the request.
+pub type AskFacts<'a> = &'a dyn Fn() -> Facts;
 
 impl<H: Host> UnderWay<H> {
     fn ask<T>(
         &mut self,
-        late: Option<AskSource<'_>>,
+        late: Option<AskFacts<'_>>,
         act: impl FnOnce(&mut Exchange, &mut Env<'_>) -> T,
     ) -> T {
         let Self {
@@ -170,10 +170,9 @@ impl<H: Host> UnderWay<H> {
             ..
         } = self;
         let source = || {
-            let known = request.source.clone();
-            known
-                .or_else(|| late.and_then(|ask| ask()))
-                .map(String::into_bytes)
+            let known = request.facts.source.clone();
+            let asked = || late.and_then(|ask| ask().source);
+            known.or_else(asked).map(String::into_bytes)
         };
         state.with_env(&source, |env, _, _| act(exchange, env))
     }
@@ -186,14 +185,14 @@ impl<H: Host> UnderWay<H> {
     }
 }
 
-/// Begins to judge a request. `late` gives the client's address, if the request does not have it.
+/// Begins to judge a request. `late` asks for facts that the request does not have.
 pub fn begin<H: Host>(
     route: &Arc<Route<H>>,
     request: Request,
     removal: Removal,
-    late: Option<AskSource<'_>>,
+    late: Option<AskFacts<'_>>,
 ) -> Begun<H> {
-    if request.source.is_none() && late.is_none() {
+    if request.facts.source.is_none() && late.is_none() {
         route.has_no_address();
     }
     let mut under_way = UnderWay {
@@ -213,7 +212,7 @@ pub fn begin<H: Host>(
     let claims = match identity::claims(&under_way.request.headers) {
         Ok(claims) => claims,
         Err(reason) => {
-            under_way.learn_source(late);
+            under_way.learn_facts(late);
             return Begun::Ended(under_way.refuse(reason.rejection(), &reason.to_string()));
         }
     };
@@ -228,7 +227,7 @@ pub fn begin<H: Host>(
     claimed.extend(claims);
     if let Some(name) = beyond_reach(&route.config, &claimed, removal) {
         let reason = format!("the gateway cannot remove the header {}", loggable(name));
-        under_way.learn_source(late);
+        under_way.learn_facts(late);
         return Begun::Ended(under_way.refuse(Rejection::AmbiguousCredentials, &reason));
     }
     if !route.config.enabled {
@@ -240,7 +239,7 @@ pub fn begin<H: Host>(
     under_way.request.headers = headers;
     match output {
         Output::Await(effect) => {
-            under_way.learn_source(late);
+            under_way.learn_facts(late);
             Begun::Waits(Waiting {
                 under_way,
                 effect,
@@ -391,10 +390,10 @@ impl<H: Host> UnderWay<H> {
         done
     }
 
-    /// Learns the client's address while the gateway can be asked.
-    fn learn_source(&mut self, late: Option<AskSource<'_>>) {
-        if let (None, Some(ask)) = (&self.request.source, late) {
-            self.request.source = ask();
+    /// Asks for the gateway's facts while it can be asked.
+    fn learn_facts(&mut self, late: Option<AskFacts<'_>>) {
+        if let Some(ask) = late {
+            self.request.facts = ask();
         }
     }
 
@@ -404,7 +403,7 @@ impl<H: Host> UnderWay<H> {
         output: Output,
         removal: Removal,
         claimed: Vec<String>,
-        late: Option<AskSource<'_>>,
+        late: Option<AskFacts<'_>>,
     ) -> Ended<H> {
         let is_warm = |forward: &Forward| matches!(forward.source, Source::L1 | Source::L2);
         match output {
@@ -415,16 +414,16 @@ impl<H: Host> UnderWay<H> {
                 }
                 let audited = !is_warm(&forward) || self.route.samples_hit();
                 if audited {
-                    self.learn_source(late);
+                    self.learn_facts(late);
                 }
                 self.forward(forward, claimed, audited)
             }
             Output::Pass(why) => {
-                self.learn_source(late);
+                self.learn_facts(late);
                 self.pass(why, claimed)
             }
             Output::Reject { rejection, reason } => {
-                self.learn_source(late);
+                self.learn_facts(late);
                 self.refuse(rejection, &reason.to_string())
             }
             // Unreachable: only another output ends an exchange.
@@ -496,8 +495,8 @@ impl<H: Host> UnderWay<H> {
             owner: exchange.owner_id(),
             terms: exchange.terms(),
             realm: &route.config.realm.name,
-            route: Some(&route.name),
-            source_address: request.source.as_deref(),
+            route: Some(request.facts.route.as_deref().unwrap_or(&route.name)),
+            source_address: request.facts.source.as_deref(),
             request_id: &request.id(&route.config),
             trace_id: trace.as_ref().map(TraceContext::trace_id),
             duration_ms: clock::since_us(self.began) / 1000,

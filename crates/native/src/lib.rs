@@ -23,7 +23,7 @@ use apikeys_core::machine::Event;
 use apikeys_core::trace::TraceContext;
 use zeroize::Zeroizing;
 
-pub use request::{Request, is_address};
+pub use request::{Facts, Request, is_address};
 pub use route::{Route, Shared};
 pub use state::{Inner, Keys, State, threads};
 pub use store::Memory;

@@ -52,7 +52,7 @@ impl<H: Host> UnderWay<'_, H> {
         if state.is_broken() {
             return None;
         }
-        let source = || request.source.clone().map(String::into_bytes);
+        let source = || request.facts.source.clone().map(String::into_bytes);
         state.with_env(&source, |exchange, _, manager| {
             let manager = manager?;
             Some(act(manage, &mut ManageEnv { exchange, manager }))

@@ -10,8 +10,18 @@ use apikeys_core::trace::TraceContext;
 pub struct Request {
     /// The headers, with names in lower case. `:method` is one of them.
     pub headers: Vec<(String, Vec<u8>)>,
-    /// The client's address, if it is known.
+    /// The gateway's other facts about it.
+    pub facts: Facts,
+}
+
+/// A gateway's facts about a request. Where it takes time to ask for them, they are asked for only when
+/// a decision or a line of the audit log needs them.
+#[derive(Debug, Default, Clone)]
+pub struct Facts {
+    /// The client's address.
     pub source: Option<String>,
+    /// The name of the route in the gateway.
+    pub route: Option<String>,
 }
 
 impl std::fmt::Debug for Request {

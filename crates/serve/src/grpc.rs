@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use apikeys_core::exchange::credentials::AUTHORIZATION;
 use apikeys_native::exchange::{Ended, Removal, Verdict, judge};
-use apikeys_native::{Request, is_address};
+use apikeys_native::{Facts, Request, is_address};
 use hyper::body::Incoming;
 use tonic::server::{Grpc, UnaryService};
 use tonic::{Code, Status};
@@ -240,7 +240,10 @@ fn read(attributes: Attributes) -> Request {
     let source = source.map(|socket| socket.address);
     Request {
         headers,
-        source: source.filter(|text| is_address(text)),
+        facts: Facts {
+            source: source.filter(|text| is_address(text)),
+            route: None,
+        },
     }
 }
 

@@ -1,6 +1,6 @@
 //! A client's request, as a gateway describes it over HTTP.
 
-use apikeys_native::{Request, is_address};
+use apikeys_native::{Facts, Request, is_address};
 use http::HeaderMap;
 
 /// Reads a request with these headers, sent by a gateway.
@@ -11,12 +11,13 @@ pub(crate) fn read(map: &HeaderMap) -> Request {
     let forwarded = map.get_all("x-forwarded-for").into_iter().next_back();
     let last = forwarded.and_then(|value| value.as_bytes().rsplit(|byte| *byte == b',').next());
     let last = last.and_then(|address| std::str::from_utf8(address).ok());
+    let source = last.map(str::trim).filter(|text| is_address(text));
     Request {
         headers: headers.collect(),
-        source: last
-            .map(str::trim)
-            .filter(|text| is_address(text))
-            .map(str::to_owned),
+        facts: Facts {
+            source: source.map(str::to_owned),
+            route: None,
+        },
     }
 }
 
@@ -30,7 +31,7 @@ mod tests {
             let value = http::HeaderValue::from_bytes(value.as_bytes()).unwrap();
             map.append("x-forwarded-for", value);
         }
-        read(&map).source
+        read(&map).facts.source
     }
 
     #[test]
