@@ -15,6 +15,7 @@ use crate::bench::Bench;
 use crate::client::{Request, Target};
 use crate::cold::{first_uses, refreshes};
 use crate::load::{Keys, Order, Until, closed_at, open, program};
+use crate::rates::ratios;
 use crate::report::{Report, median};
 use crate::stack::free_ports;
 use crate::wait;
@@ -120,11 +121,6 @@ fn compare(places: [(u16, &str); 2], keys: &Keys) -> [Vec<f64>; 2] {
         }
     }
     rates
-}
-
-fn ratios(ours: &[f64], theirs: &[f64]) -> Vec<f64> {
-    let pairs = ours.iter().zip(theirs);
-    pairs.map(|(ours, theirs)| ours / theirs).collect()
 }
 
 /// A process that ends when it is dropped, and with its parent.
