@@ -17,7 +17,7 @@ use crate::report::{Report, median};
 use crate::targets::{Filter, Targets};
 use crate::wait;
 
-pub(crate) const STARTS: usize = 5;
+const STARTS: usize = 5;
 const REFRESHED_KEYS: usize = 10;
 /// Now and then a call takes Keycloak twice as long: five rounds gave 1.06 to 1.17.
 const REFRESHES: usize = 12;
@@ -27,7 +27,7 @@ const FIRST_USES: usize = 20;
 const FIRST_USES_A_ROUND: usize = 4;
 /// The bcrypt cost of keys that are used for the first time: the default of `apikeys create`.
 const COST: u32 = 10;
-const STALL_ROUNDS: usize = 5;
+pub(crate) const STALL_ROUNDS: usize = 5;
 const STALL: Duration = Duration::from_secs(8);
 /// The duration of warm requests without first uses.
 const ALONE: Duration = Duration::from_secs(4);
@@ -244,7 +244,7 @@ fn slices(bench: &Bench, report: &mut Report) {
 }
 
 fn stall(bench: &Bench, report: &mut Report) {
-    let stalls = Stalls::measure(bench, &Filter::Exchange(vec![]));
+    let stalls = Stalls::measure(bench, &Filter::Exchange(vec![]), STALL_ROUNDS, |_| {});
     report.fact("stall_alone_p99_us", &stalls.alone_us);
     report.fact("stall_beside_p99_us", &stalls.beside_us);
     report.fact("stall_cold_keys_s", &stalls.cold_keys_s);
@@ -261,11 +261,18 @@ pub(crate) struct Stalls {
 }
 
 impl Stalls {
-    pub(crate) fn measure(bench: &Bench, filter: &Filter) -> Self {
+    /// `place` gives the threads of each Envoy their cores, by its process.
+    pub(crate) fn measure(
+        bench: &Bench,
+        filter: &Filter,
+        rounds: usize,
+        place: impl Fn(&str),
+    ) -> Self {
         let mut stalls = Self::default();
-        for _ in 0..STALL_ROUNDS {
+        for _ in 0..rounds {
             let owned = Owned::new(bench, COLD_KEYS, bcrypt_record);
             let targets = Targets::start(bench, &[("exchange", filter.clone())]);
+            place(&targets.gateway.pid());
             let target = targets.target("exchange");
             ask(&mut target.connect(), &bench.key);
             let port = targets.port("exchange");

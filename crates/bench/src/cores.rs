@@ -34,9 +34,24 @@ impl Cores {
     /// cores.
     pub(crate) fn give_gateway(&self, pid: &str) {
         self.give_rest(pid);
-        for worker in workers(pid) {
-            let thread = worker.file_name().expect("a number").to_string_lossy();
-            self.set(&["--cpu-list", "--pid", GATEWAY, &thread]);
+        self.give_threads_gateways_core(&workers(pid));
+    }
+
+    /// Moves the threads of an Envoy's module to the gateway's core as well.
+    pub(crate) fn give_module_gateways_core(&self, pid: &str) {
+        self.give_threads_gateways_core(&module_threads(pid));
+    }
+
+    /// Lets the threads of an Envoy's module give way to all others on their core.
+    pub(crate) fn let_module_give_way(self, pid: &str) {
+        for thread in module_threads(pid) {
+            run("chrt", &["--idle", "--pid", "0", &number_of(&thread)]);
+        }
+    }
+
+    fn give_threads_gateways_core(&self, threads: &[PathBuf]) {
+        for thread in threads {
+            self.set(&["--cpu-list", "--pid", GATEWAY, &number_of(thread)]);
         }
     }
 
@@ -91,13 +106,30 @@ fn run(program: &str, arguments: &[&str]) {
 
 /// The folders of an Envoy's worker threads in /proc (proc(5)).
 pub(crate) fn workers(pid: &str) -> Vec<PathBuf> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
-    let threads = threads.flatten().map(|thread| thread.path());
-    let is_worker = |thread: &PathBuf| {
-        let name = fs::read_to_string(thread.join("comm"));
-        name.is_ok_and(|name| name.starts_with("wrk:worker_"))
-    };
-    let workers: Vec<PathBuf> = threads.filter(is_worker).collect();
+    let workers = threads(pid, "wrk:worker_");
     assert!(!workers.is_empty(), "Envoy {pid} has no workers");
     workers
+}
+
+/// Those of the module's own threads. A thread that one of them starts later has its core and its rank.
+fn module_threads(pid: &str) -> Vec<PathBuf> {
+    let threads = threads(pid, "apikeys");
+    assert!(!threads.is_empty(), "Envoy {pid} has no module");
+    threads
+}
+
+fn number_of(thread: &Path) -> String {
+    let number = thread.file_name().expect("a number");
+    number.to_string_lossy().into_owned()
+}
+
+/// The folders of a process's threads whose names begin so.
+fn threads(pid: &str, name: &str) -> Vec<PathBuf> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+    let threads = threads.flatten().map(|thread| thread.path());
+    let is_named = |thread: &PathBuf| {
+        let comm = fs::read_to_string(thread.join("comm"));
+        comm.is_ok_and(|comm| comm.starts_with(name))
+    };
+    threads.filter(is_named).collect()
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::bare::Bare;
 use crate::bench::Bench;
-use crate::cold::{STARTS, Stalls, ask, first_uses, ready_after};
+use crate::cold::{STALL_ROUNDS, Stalls, ask, first_uses, ready_after};
 use crate::load::{Keys, Order, Until, closed};
 use crate::owner::Key;
 use crate::rates::{Load, Rates, ratios};
@@ -19,17 +19,17 @@ const REQUESTS: u64 = 2_000;
 const MANY: usize = 100_000;
 const FEW: usize = 1_000;
 const CONNECTIONS: u32 = 16;
+/// Of the figure that has no bound.
+const SHARED_ROUNDS: usize = 3;
+/// A start takes so little time that single ones differ much.
+const STARTS: usize = 11;
 const MEGABYTE: f64 = 1024.0 * 1024.0;
 
 pub(crate) fn measure(bench: &Bench, report: &mut Report) {
     warm(bench, report);
     keys_in_use(bench, report);
     first_use(bench, report);
-    let stalls = Stalls::measure(bench, &Filter::Module(vec![]));
-    report.fact("module_stall_alone_p99_us", &stalls.alone_us);
-    report.fact("module_stall_beside_p99_us", &stalls.beside_us);
-    report.fact("module_stall_cold_keys_s", &stalls.cold_keys_s);
-    report.row("module_stall_p99_ratio", &stalls.ratios());
+    stall(bench, report);
     start(bench, report);
 }
 
@@ -119,6 +119,23 @@ fn first_use(bench: &Bench, report: &mut Report) {
     let (ours, _, ratios) = first_uses(bench, &mut bare, |key| ask(&mut gateway, key));
     report.fact("module_first_use_ms", &ours);
     report.row("module_first_use_vs_bcrypt", &ratios);
+}
+
+/// Warm requests while the module's threads verify new keys: on the core of the load, to which they give
+/// way, and on the worker's core.
+fn stall(bench: &Bench, report: &mut Report) {
+    let filter = Filter::Module(vec![]);
+    let stalls = Stalls::measure(bench, &filter, STALL_ROUNDS, |pid| {
+        bench.cores.let_module_give_way(pid);
+    });
+    report.fact("module_stall_alone_p99_us", &stalls.alone_us);
+    report.fact("module_stall_beside_p99_us", &stalls.beside_us);
+    report.fact("module_stall_cold_keys_s", &stalls.cold_keys_s);
+    report.row("module_stall_p99_ratio", &stalls.ratios());
+    let shared = Stalls::measure(bench, &filter, SHARED_ROUNDS, |pid| {
+        bench.cores.give_module_gateways_core(pid);
+    });
+    report.fact("module_stall_shared_core_p99_ratio", &shared.ratios());
 }
 
 /// The time until Envoy serves, and its memory after a first request.
