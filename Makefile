@@ -19,7 +19,7 @@ override SHELL := /bin/bash
 MAKEOVERRIDES := $(filter-out SHELL=%,$(MAKEOVERRIDES))
 
 .DEFAULT_GOAL := help
-.PHONY: help run stop up down wasm module tool test test-all test-kong sim soak fuzz mutants fmt lint bench audit sbom reproducible dist clean
+.PHONY: help run stop up down wasm module tool test test-all test-kong sim soak fuzz miri mutants fmt lint bench audit sbom reproducible dist clean
 
 help: ## Lists these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ soak: ## Load while keys are revoked and Keycloak fails, on its own stack: make 
 
 fuzz: ## Runs libFuzzer on every property of crates/core/tests/properties: SECONDS_EACH=60, TARGETS="users tokens"
 	@scripts/fuzz.sh
+
+miri: ## Runs the tests of crates/envoy-abi, the one with unsafe code, in Miri; needs rustup's nightly with miri
+	cargo +nightly miri test --locked --package envoy-abi --tests
 
 mutants: ## Breaks the core and counts the breaks that tests notice: SHARD=7/30 for a sample, FILES="crates/core/src/cache/*.rs"
 	@scripts/mutants.sh

@@ -1,6 +1,5 @@
 //! A filter's configuration, as its hooks on the main thread see it.
 
-use std::ffi::CStr;
 use std::ptr::null_mut;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -68,18 +67,6 @@ impl Loading<'_> {
     }
 }
 
-/// The version of the interface that this Envoy has.
-///
-/// # Errors
-/// Envoy is too old for the module.
-pub(crate) fn version() -> Result<&'static CStr, &'static str> {
-    match (raw::callout(), raw::subscribe()) {
-        (None, _) => Err("the module needs Envoy 1.38, 1.39 or 1.40; this Envoy is older"),
-        (_, None) => Ok(c"v0.1.0"),
-        (_, Some(_)) => Ok(c"v0.2.0"),
-    }
-}
-
 /// A configuration between streams, for the time of one hook, on the main thread.
 ///
 /// It does not leave its thread:
@@ -95,18 +82,11 @@ pub(crate) fn version() -> Result<&'static CStr, &'static str> {
 /// ```
 #[derive(Debug)]
 pub struct Outside<'a> {
-    config: Envoy,
-    calls: &'a Calls,
+    pub(crate) config: Envoy,
+    pub(crate) calls: &'a Calls,
 }
 
-impl<'a> Outside<'a> {
-    /// # Safety
-    /// `config` must be Envoy's object of a configuration whose hook runs on the main thread, until
-    /// `'a` ends.
-    pub(crate) const unsafe fn new(config: Envoy, calls: &'a Calls) -> Self {
-        Self { config, calls }
-    }
-
+impl Outside<'_> {
     /// Makes a call to a cluster, and gives its id. `headers` must have `:method`, `:path` and
     /// `host` or `:authority`.
     ///

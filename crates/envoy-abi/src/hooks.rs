@@ -5,12 +5,13 @@
 //! All hooks: the objects must be those that Envoy and this crate made for each other, alive, on the
 //! thread that Envoy uses for them. Slices and arrays must stay readable until the hook ends.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::c_char;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::null;
 use std::sync::Arc;
 use std::thread::{self, ThreadId};
 
-use crate::config::{Answer, Calls, Loading, Outside, version};
+use crate::config::{Answer, Calls, Loading, Outside};
 use crate::raw::{self, array};
 pub use crate::raw::{Envoy, Header, Ours, Slice};
 use crate::stream::Stream;
@@ -55,21 +56,21 @@ enum State {
     Over,
 }
 
+fn fault(text: &str) {
+    log(Level::Error, text);
+}
+
 /// Runs a hook's work. If it panics, gives none; the panic's own message is in Envoy's error output.
 fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
     // A panic leaves the object behind the hook half changed; `State::Over` or the module sees to that.
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(done) => Some(done),
-        Err(panic) => {
-            // Its destructor could panic again.
-            std::mem::forget(panic);
-            log(
-                Level::Error,
-                "a hook of the module panicked: please report this",
-            );
-            None
+    let done = catch_unwind(AssertUnwindSafe(work)).map_err(|mut panic| {
+        fault("a hook of the module panicked: please report this");
+        // The end of what it carries can panic as well.
+        while let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+            panic = again;
         }
-    }
+    });
+    done.ok()
 }
 
 /// Gives Envoy an object. Envoy gives it back once, for [`taken`].
@@ -87,40 +88,40 @@ unsafe fn taken<T>(object: Ours) {
     guarded(|| drop(object));
 }
 
-/// Gives Envoy what was loaded, or null, which refuses the configuration.
-fn loaded<T>(what: &str, loaded: Option<Result<T, String>>) -> Option<T> {
-    let fault = match loaded {
-        Some(Ok(loaded)) => return Some(loaded),
-        Some(Err(fault)) => fault,
-        None => "the module panicked".to_owned(),
-    };
-    log(Level::Error, &format!("{what} is refused: {fault}"));
-    None
+/// What was loaded; none refuses it.
+fn loaded<T>(what: &str, load: impl FnOnce() -> Result<T, String>) -> Option<T> {
+    let loaded = guarded(load).unwrap_or_else(|| Err("the module panicked".to_owned()));
+    let log = |text| fault(&format!("{what} is refused: {text}"));
+    loaded.map_err(log).ok()
 }
 
 /// The version of the interface, or null where Envoy is too old.
 pub fn program_init<M: Module>() -> *const c_char {
-    match version() {
-        Ok(version) => CStr::as_ptr(version),
-        Err(fault) => {
-            log(Level::Error, fault);
-            std::ptr::null()
+    match (raw::callout(), raw::subscribe()) {
+        (None, _) => {
+            fault("the module needs Envoy 1.38, 1.39 or 1.40; this Envoy is older");
+            null()
         }
+        (_, None) => c"v0.1.0".as_ptr(),
+        (_, Some(_)) => c"v0.2.0".as_ptr(),
     }
 }
 
 pub unsafe fn config_new<M: Module>(config: Envoy, _name: Slice, text: Slice) -> Ours {
     // SAFETY: the hook of this configuration runs.
-    let waker = unsafe { Waker::of_config(config) };
+    let scheduler = unsafe { raw::config_scheduler_new(config) };
+    let (commit, delete) = (raw::config_scheduler_commit, raw::config_scheduler_delete);
+    // SAFETY: it is new.
+    let waker = unsafe { Waker::new(scheduler, commit, delete) };
     // SAFETY: Envoy keeps the text for the hook.
     let text = unsafe { text.bytes() };
     let mut loading = Loading {
         config,
         waker: &waker,
     };
-    let Some(module) = loaded("the configuration", guarded(|| M::load(text, &mut loading))) else {
+    let Some(module) = loaded("the configuration", || M::load(text, &mut loading)) else {
         waker.end();
-        return std::ptr::null();
+        return null();
     };
     given(Config {
         module,
@@ -139,10 +140,7 @@ pub unsafe fn config_destroy<M: Module>(config: Ours) {
     guarded(|| made.module.on_end());
     // An answer that still comes would find it gone.
     if thread::current().id() != made.main && !made.calls.wait() {
-        return log(
-            Level::Error,
-            "a configuration ended before its calls, and is kept",
-        );
+        return fault("a configuration ended before its calls, and is kept");
     }
     // SAFETY: `config_new` gave it, no call is under way, and Envoy uses it no more.
     unsafe { taken::<Config<M>>(config) }
@@ -150,11 +148,11 @@ pub unsafe fn config_destroy<M: Module>(config: Ours) {
 
 pub unsafe fn config_woken<M: Module>(config: Envoy, ours: Ours, _event: u64) {
     // SAFETY: `config_new` made it.
-    let Some(made) = (unsafe { ours.cast::<Config<M>>().as_ref() }) else {
-        return;
+    let made = unsafe { &*ours.cast::<Config<M>>() };
+    let outside = Outside {
+        config,
+        calls: &made.calls,
     };
-    // SAFETY: this hook runs on the main thread.
-    let outside = unsafe { Outside::new(config, &made.calls) };
     guarded(|| made.module.on_wake(&outside));
 }
 
@@ -170,9 +168,7 @@ pub unsafe fn answered<M: Module>(
     chunk_count: usize,
 ) {
     // SAFETY: `config_new` made it.
-    let Some(made) = (unsafe { ours.cast::<Config<M>>().as_ref() }) else {
-        return;
-    };
+    let made = unsafe { &*ours.cast::<Config<M>>() };
     // The configuration may end on another thread as soon as the call has.
     let calls = Arc::clone(&made.calls);
     // SAFETY: Envoy keeps headers and chunks for the hook; a call that failed has none.
@@ -199,8 +195,8 @@ pub unsafe fn answered<M: Module>(
 pub unsafe fn route_new<M: Module>(_name: Slice, text: Slice) -> Ours {
     // SAFETY: Envoy keeps the text for the hook.
     let text = unsafe { text.bytes() };
-    let config = loaded("a route's configuration", guarded(|| M::load_route(text)));
-    config.map_or(std::ptr::null(), given)
+    let config = loaded("a route's configuration", || M::load_route(text));
+    config.map_or(null(), given)
 }
 
 pub unsafe fn route_destroy<M: Module>(config: Ours) {
@@ -210,9 +206,9 @@ pub unsafe fn route_destroy<M: Module>(config: Ours) {
 
 pub unsafe fn filter_new<M: Module>(config: Ours, _stream: Envoy) -> Ours {
     // SAFETY: `config_new` made it.
-    let made = unsafe { config.cast::<Config<M>>().as_ref() };
+    let made = unsafe { &*config.cast::<Config<M>>() };
     given(Cell {
-        filter: made.and_then(|made| guarded(|| made.module.filter())),
+        filter: guarded(|| made.module.filter()),
         waker: None,
         state: State::Passes,
     })
@@ -220,7 +216,8 @@ pub unsafe fn filter_new<M: Module>(config: Ours, _stream: Envoy) -> Ours {
 
 pub unsafe fn destroy<M: Module>(filter: Ours) {
     // SAFETY: `filter_new` made it, and no other hook of the stream uses it.
-    if let Some(waker) = unsafe { cell::<M>(filter) }.and_then(|cell| cell.waker.take()) {
+    let cell = unsafe { cell::<M>(filter) };
+    if let Some(waker) = &cell.waker {
         waker.end();
     }
     // SAFETY: `filter_new` gave it, and Envoy uses it no more.
@@ -232,9 +229,9 @@ pub unsafe fn destroy<M: Module>(filter: Ours) {
 /// # Safety
 /// `filter_new` made it, and nothing else borrows it. Envoy runs one hook of a stream at a time, but for
 /// those within an answer or a continuation, which happen when the hook's own borrow has ended.
-unsafe fn cell<'a, M: Module>(filter: Ours) -> Option<&'a mut Cell<M::Filter>> {
+unsafe fn cell<'a, M: Module>(filter: Ours) -> &'a mut Cell<M::Filter> {
     // SAFETY: the caller's promise.
-    unsafe { filter.cast_mut().cast::<Cell<M::Filter>>().as_mut() }
+    unsafe { &mut *filter.cast_mut().cast::<Cell<M::Filter>>() }
 }
 
 /// Runs one hook of a filter if its request is in one of these states, and answers the client if the
@@ -249,39 +246,38 @@ unsafe fn run<M: Module>(
     hook: impl FnOnce(&mut M::Filter, &mut Stream<'_, M>) -> Step,
 ) -> Result<State, State> {
     // SAFETY: the last use is before the answer.
-    let cell = unsafe { cell::<M>(filter) }.ok_or(State::Over)?;
+    let cell = unsafe { cell::<M>(filter) };
     if !states.contains(&cell.state) {
         return Err(cell.state);
     }
     // SAFETY: this hook of the stream runs.
     let mut lent = unsafe { Stream::new(stream, &mut cell.waker) };
     let step = guarded(|| Some(hook(cell.filter.as_mut()?, &mut lent))).flatten();
-    let (state, answer) = match step {
-        Some(Step::Continue) => (State::Passes, None),
-        Some(Step::Hold) => (State::Waits, None),
-        Some(Step::ReadBody) => (State::ReadsBody, None),
-        Some(Step::Reply(answer)) => (State::Over, Some(answer)),
-        None => (State::Over, Some(guarded(M::panicked).unwrap_or_default())),
+    let error = Reply {
+        status: 500,
+        headers: Vec::new(),
+        body: Vec::new(),
+        details: String::new(),
+    };
+    let step = step.unwrap_or_else(|| Step::Reply(guarded(M::panicked).unwrap_or(error)));
+    let state = match step {
+        Step::Continue => State::Passes,
+        Step::Hold => State::Waits,
+        Step::ReadBody => State::ReadsBody,
+        Step::Reply(_) => State::Over,
     };
     cell.state = state;
-    if let Some(answer) = answer {
-        // SAFETY: the hook of this stream runs, and nothing of it or of the filter is borrowed.
-        unsafe { reply(stream, &answer) }
+    if let Step::Reply(answer) = &step {
+        let of = |(name, value): &(String, String)| Header::of(name, value);
+        let headers: Vec<Header> = answer.headers.iter().map(of).collect();
+        let (status, body) = (answer.status.into(), Slice::of(&answer.body));
+        let details = Slice::of(answer.details.as_bytes());
+        let (start, count) = (headers.as_ptr(), headers.len());
+        // SAFETY: the hook of this stream runs, and nothing of it or of the filter is borrowed. Envoy copies
+        // headers, body and details.
+        unsafe { raw::send_response(stream, status, start, count, body, details) }
     }
     Ok(state)
-}
-
-/// Answers the client. The stream may be gone afterwards.
-///
-/// # Safety
-/// A hook of `stream` runs, and nothing of it is borrowed.
-unsafe fn reply(stream: Envoy, reply: &Reply) {
-    let of = |(name, value): &(String, String)| Header::of(name, value);
-    let headers: Vec<Header> = reply.headers.iter().map(of).collect();
-    let (body, details) = (Slice::of(&reply.body), Slice::of(reply.details.as_bytes()));
-    let (status, start, count) = (u32::from(reply.status), headers.as_ptr(), headers.len());
-    // SAFETY: the caller's promise; Envoy copies headers, body and details.
-    unsafe { raw::send_response(stream, status, start, count, body, details) }
 }
 
 pub unsafe fn request_headers<M: Module>(stream: Envoy, filter: Ours, ends: bool) -> u32 {
@@ -296,38 +292,24 @@ pub unsafe fn request_headers<M: Module>(stream: Envoy, filter: Ours, ends: bool
 }
 
 pub unsafe fn request_body<M: Module>(stream: Envoy, filter: Ours, ends: bool) -> u32 {
-    let kind = raw::RECEIVED_REQUEST_BODY;
-    // SAFETY: the hook of this stream runs.
-    let count = unsafe { raw::get_body_chunks_size(stream, kind) };
-    let mut chunks = vec![Slice::EMPTY; count];
-    // SAFETY: there is room for `count` chunks.
-    if !unsafe { raw::get_body_chunks(stream, kind, chunks.as_mut_ptr()) } {
-        chunks.clear();
-    }
-    // SAFETY: Envoy keeps the chunks for the hook; they are not used after it.
-    let part = chunks.iter().map(|chunk| unsafe { chunk.bytes() });
-    let part: Vec<&[u8]> = part.collect();
+    let hook = |filter: &mut M::Filter, lent: &mut Stream<'_, M>| {
+        filter.on_request_body(&lent.body(), ends)
+    };
     // SAFETY: the caller's promise.
-    match unsafe { body_came::<M>(stream, filter, &part, ends) } {
-        State::Passes => CONTINUE,
+    match unsafe { run(stream, filter, &[State::ReadsBody], hook) } {
+        Ok(State::Passes) | Err(State::Passes) => CONTINUE,
         _ => STOP_NO_BUFFER,
     }
 }
 
 /// The end of a body with trailers.
 pub unsafe fn request_trailers<M: Module>(stream: Envoy, filter: Ours) -> u32 {
+    let hook = |filter: &mut M::Filter, _: &mut Stream<'_, M>| filter.on_request_body(&[], true);
     // SAFETY: the caller's promise.
-    match unsafe { body_came::<M>(stream, filter, &[], true) } {
-        State::Passes => CONTINUE,
+    match unsafe { run(stream, filter, &[State::ReadsBody], hook) } {
+        Ok(State::Passes) | Err(State::Passes) => CONTINUE,
         _ => STOP,
     }
-}
-
-unsafe fn body_came<M: Module>(stream: Envoy, filter: Ours, part: &[&[u8]], ends: bool) -> State {
-    let hook = |filter: &mut M::Filter, _: &mut Stream<'_, M>| filter.on_request_body(part, ends);
-    // SAFETY: the caller's promise.
-    let (Ok(state) | Err(state)) = unsafe { run(stream, filter, &[State::ReadsBody], hook) };
-    state
 }
 
 pub unsafe fn woken<M: Module>(stream: Envoy, filter: Ours, _event: u64) {
@@ -342,15 +324,12 @@ pub unsafe fn woken<M: Module>(stream: Envoy, filter: Ours, _event: u64) {
 
 pub unsafe fn response_headers<M: Module>(stream: Envoy, filter: Ours, _ends: bool) -> u32 {
     // SAFETY: no other hook of the stream uses it.
-    let Some(cell) = (unsafe { cell::<M>(filter) }) else {
-        return CONTINUE;
-    };
+    let cell = unsafe { cell::<M>(filter) };
     // SAFETY: this hook of the stream runs.
     let lent = unsafe { Stream::new(stream, &mut cell.waker) };
     let passes = cell.state == State::Passes;
-    if cell.state != State::Over
-        && let Some(filter) = &mut cell.filter
-    {
+    let filter = cell.filter.as_mut();
+    if let Some(filter) = filter.filter(|_| cell.state != State::Over) {
         let done = guarded(|| filter.on_response_headers(&lent));
         // Where Envoy itself answered a request that waits, the filter cannot any more.
         if done.is_none() || !passes {

@@ -11,7 +11,7 @@
 //!   [`Step`], and this crate performs it last, when nothing is borrowed any more.
 //! - A [`Waker`] may be used by any thread at any time. It does nothing once its stream or
 //!   configuration is gone.
-//! - A panic ends at the border: the request is refused.
+//! - A panic ends at the border: the request is refused. The module has to be built with unwinding.
 
 mod config;
 #[doc(hidden)]
@@ -52,7 +52,8 @@ pub trait Module: Send + Sync + Sized + 'static {
     /// The answer to a call came, or none. Runs on the main thread.
     fn on_answer(&self, call: u64, answer: Option<Answer<'_>>);
 
-    /// The configuration ends: no call is answered any more, and no filter is made.
+    /// The configuration ends: no filter is made any more. On a worker thread, where the last stream of a
+    /// listener may end it, the calls under way are still answered, on the main thread.
     fn on_end(&self);
 
     /// The answer to a request whose hook panicked.
@@ -70,7 +71,8 @@ pub trait Filter: 'static {
     /// A part of the body came, after [`Step::ReadBody`]. `ends`: it is the last.
     fn on_request_body(&mut self, part: &[&[u8]], ends: bool) -> Step;
 
-    /// The stream's [`Waker`] was used.
+    /// The stream's [`Waker`] was used while the request waited. One that went on, or that Envoy answered,
+    /// is not woken.
     fn on_wake(&mut self, stream: &mut Stream<'_, Self::Module>) -> Step;
 
     /// The response's headers came.
@@ -82,9 +84,11 @@ pub trait Filter: 'static {
 pub enum Step {
     /// The request goes on.
     Continue,
-    /// The request waits, with its body, for the waker.
+    /// The request waits, with its body, for the waker. What came of the body after [`Step::ReadBody`] is
+    /// gone, and so is what still comes.
     Hold,
-    /// The request waits, and the filter takes its body.
+    /// The request waits, and the filter takes its body, which goes no further. Not the step of a request
+    /// that holds its body.
     ReadBody,
     /// The client gets this answer.
     Reply(Reply),

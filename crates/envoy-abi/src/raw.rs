@@ -1,7 +1,7 @@
 //! The C interface, as `abi.h` of Envoy 1.38 to 1.40 declares it
 //! (`source/extensions/dynamic_modules/abi/abi.h`). Names are Envoy's without their prefix.
 
-use std::ffi::c_void;
+use std::ffi::{c_char, c_void};
 
 /// Bytes of Envoy or of the module. The receiver of a slice may read it until the call or the hook ends.
 #[repr(C)]
@@ -69,27 +69,22 @@ callbacks! {
     stream_set_gauge = "http_filter_set_gauge" (stream: Envoy, id: usize, labels: *mut Slice, count: usize, value: u64) -> u32;
 }
 
+unsafe extern "C" {
+    /// Miri has no dynamic linker: there, the fake Envoy stands in.
+    #[cfg_attr(miri, link_name = "envoy_abi_dlsym")]
+    fn dlsym(handle: *mut c_void, symbol: *const c_char) -> *mut c_void;
+}
+
 /// Callbacks that older versions lack. Rust binds the symbols above at load, and one that is missing
 /// keeps the module from loading; these are looked up by name, and may be none.
 macro_rules! newer {
     ($($name:ident = $symbol:literal ($($arg:ident: $type:ty),*) -> $out:ty;)*) => {$(
-        #[cfg(not(miri))]
         pub(crate) fn $name() -> Option<unsafe extern "C" fn($($type),*) -> $out> {
             let symbol = concat!("envoy_dynamic_module_callback_", $symbol, "\0");
             // SAFETY: dlsym only reads the name, which ends in a zero byte.
-            let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, symbol.as_ptr().cast()) };
+            let found = unsafe { dlsym(libc::RTLD_DEFAULT, symbol.as_ptr().cast()) };
             // SAFETY: each Envoy that has a callback of this name has it with this type; null is none.
-            unsafe { std::mem::transmute::<*mut c_void, Option<unsafe extern "C" fn($($type),*) -> $out>>(found) }
-        }
-
-        /// Miri has no dynamic linker: there, all are bound.
-        #[cfg(miri)]
-        pub(crate) fn $name() -> Option<unsafe extern "C" fn($($type),*) -> $out> {
-            unsafe extern "C" {
-                #[link_name = concat!("envoy_dynamic_module_callback_", $symbol)]
-                fn bound($($arg: $type),*) -> $out;
-            }
-            Some(bound)
+            unsafe { std::mem::transmute::<*mut c_void, Option<_>>(found) }
         }
     )*};
 }
@@ -138,7 +133,7 @@ impl Slice {
 /// `start` must be null, or lead to `count` values that stay readable and do not change for as long as
 /// `'a` lasts.
 pub(crate) const unsafe fn array<'a, T>(start: *const T, count: usize) -> &'a [T] {
-    if start.is_null() || count == 0 {
+    if start.is_null() {
         return &[];
     }
     // SAFETY: the caller's promise.

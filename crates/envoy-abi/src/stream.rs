@@ -1,10 +1,13 @@
 //! A stream, as its hooks see it.
 
 use std::marker::PhantomData;
+use std::ptr::null_mut;
 
 use crate::Module;
 use crate::config::MetricId;
-use crate::raw::{self, Envoy, Header, REQUEST_HEADERS, RESPONSE_HEADERS, Slice};
+use crate::raw::{
+    self, Envoy, Header, RECEIVED_REQUEST_BODY, REQUEST_HEADERS, RESPONSE_HEADERS, Slice,
+};
 use crate::waker::Waker;
 
 /// A stream, for the time of one hook, on its thread.
@@ -52,19 +55,32 @@ impl<'a, M: Module> Stream<'a, M> {
         if !unsafe { raw::get_headers(self.stream, REQUEST_HEADERS, all.as_mut_ptr()) } {
             return Vec::new();
         }
-        let bytes = |slice: Slice| {
-            // SAFETY: Envoy keeps the bytes until the hook ends or a header changes; the borrow of
-            // `self` ends before both.
-            unsafe { slice.bytes() }
-        };
+        // SAFETY: Envoy keeps the bytes until the hook ends or a header changes; the borrow of `self`
+        // ends before both.
+        let bytes = |slice: Slice| unsafe { slice.bytes() };
         let pair = |header: Header| (bytes(header.name), bytes(header.value));
         all.into_iter().map(pair).collect()
+    }
+
+    /// The part of the body that just came.
+    pub(crate) fn body(&self) -> Vec<&[u8]> {
+        // SAFETY: the hook of this stream runs.
+        let count = unsafe { raw::get_body_chunks_size(self.stream, RECEIVED_REQUEST_BODY) };
+        let mut all = vec![Slice::EMPTY; count];
+        // SAFETY: there is room for `count` chunks.
+        if !unsafe { raw::get_body_chunks(self.stream, RECEIVED_REQUEST_BODY, all.as_mut_ptr()) } {
+            return Vec::new();
+        }
+        // SAFETY: Envoy keeps the bytes until the hook ends; the borrow of `self` ends before.
+        all.into_iter()
+            .map(|chunk| unsafe { chunk.bytes() })
+            .collect()
     }
 
     /// The status of the response, in a response's hook.
     #[must_use]
     pub fn response_status(&self) -> Option<u16> {
-        let (name, mut value, count) = (Slice::of(b":status"), Slice::EMPTY, std::ptr::null_mut());
+        let (name, mut value, count) = (Slice::of(b":status"), Slice::EMPTY, null_mut());
         // SAFETY: the hook of this stream runs; Envoy writes the value, and takes a null count.
         let found = unsafe {
             raw::get_header(
@@ -145,23 +161,25 @@ impl<'a, M: Module> Stream<'a, M> {
     /// The stream's waker.
     pub fn waker(&mut self) -> Waker {
         let stream = self.stream;
-        // SAFETY: the hook of this stream runs.
-        let made = || unsafe { Waker::of_stream(stream) };
+        let made = || {
+            // SAFETY: the hook of this stream runs.
+            let scheduler = unsafe { raw::scheduler_new(stream) };
+            // SAFETY: it is new.
+            unsafe { Waker::new(scheduler, raw::scheduler_commit, raw::scheduler_delete) }
+        };
         self.waker.get_or_insert_with(made).clone()
     }
 
     /// Adds to a counter.
     pub fn increment(&self, counter: MetricId, by: u64) {
-        let labels = std::ptr::null_mut();
         // SAFETY: the hook of this stream runs; without labels, Envoy reads none. An unknown id is an error
         // that Envoy returns, and then the count is lost.
-        unsafe { raw::stream_increment(self.stream, counter.0, labels, 0, by) };
+        unsafe { raw::stream_increment(self.stream, counter.0, null_mut(), 0, by) };
     }
 
     /// Sets a gauge.
     pub fn set_gauge(&self, gauge: MetricId, value: u64) {
-        let labels = std::ptr::null_mut();
         // SAFETY: as for `increment`.
-        unsafe { raw::stream_set_gauge(self.stream, gauge.0, labels, 0, value) };
+        unsafe { raw::stream_set_gauge(self.stream, gauge.0, null_mut(), 0, value) };
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::raw::{self, Envoy};
+use crate::raw::Envoy;
 
 /// Wakes a stream on its worker thread, or a configuration on the main thread.
 ///
@@ -12,11 +12,14 @@ use crate::raw::{self, Envoy};
 #[derive(Debug, Clone)]
 pub struct Waker(Arc<Mutex<Option<Scheduler>>>);
 
+type Commit = unsafe extern "C" fn(Envoy, u64);
+type Delete = unsafe extern "C" fn(Envoy);
+
 #[derive(Debug)]
 struct Scheduler {
     envoy: Envoy,
-    commit: unsafe extern "C" fn(Envoy, u64),
-    delete: unsafe extern "C" fn(Envoy),
+    commit: Commit,
+    delete: Delete,
 }
 
 // SAFETY: Envoy lets any thread use and delete a scheduler; the mutex keeps these apart.
@@ -24,30 +27,14 @@ unsafe impl Send for Scheduler {}
 
 impl Waker {
     /// # Safety
-    /// A hook of this stream runs.
-    pub(crate) unsafe fn of_stream(stream: Envoy) -> Self {
-        Self::new(Scheduler {
-            // SAFETY: the caller's promise.
-            envoy: unsafe { raw::scheduler_new(stream) },
-            commit: raw::scheduler_commit,
-            delete: raw::scheduler_delete,
-        })
-    }
-
-    /// # Safety
-    /// A hook of this configuration runs.
-    pub(crate) unsafe fn of_config(config: Envoy) -> Self {
-        Self::new(Scheduler {
-            // SAFETY: the caller's promise.
-            envoy: unsafe { raw::config_scheduler_new(config) },
-            commit: raw::config_scheduler_commit,
-            delete: raw::config_scheduler_delete,
-        })
-    }
-
-    fn new(scheduler: Scheduler) -> Self {
-        let known = !scheduler.envoy.is_null();
-        Self(Arc::new(Mutex::new(known.then_some(scheduler))))
+    /// `envoy` is null, or a new scheduler of these two functions.
+    pub(crate) unsafe fn new(envoy: Envoy, commit: Commit, delete: Delete) -> Self {
+        let scheduler = (!envoy.is_null()).then_some(Scheduler {
+            envoy,
+            commit,
+            delete,
+        });
+        Self(Arc::new(Mutex::new(scheduler)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Scheduler>> {

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 /// A configuration, read and checked.
 pub(crate) struct Configuration {
     pub(crate) config: Arc<Config>,
-    /// SHA-256 of its text: configurations with the same text share their state.
+    /// SHA-256 of its fields: configurations with the same fields share their state.
     pub(crate) digest: [u8; 32],
     gateway: KeySource,
     management: Option<KeySource>,
@@ -53,6 +53,8 @@ impl Configuration {
                 fault.column()
             )
         })?;
+        // Sorted by name: Envoy writes the fields of a Struct in another order each time.
+        let digest = Sha256::digest(fields.to_string()).into();
         let Value::Object(mut fields) = fields else {
             return Err("filter_config is no JSON object".to_owned());
         };
@@ -85,7 +87,7 @@ impl Configuration {
         };
         Ok(Self {
             config: Arc::new(config),
-            digest: Sha256::digest(text).into(),
+            digest,
             gateway,
             management,
         })

@@ -7,7 +7,7 @@ use apikeys_core::manage::body::BODY_BYTES_MAX;
 use apikeys_core::rejection::Rejection;
 use apikeys_native::exchange::{Begun, Ended, Removal, Verdict, begin};
 use apikeys_native::management::{self, Answered};
-use apikeys_native::{Facts, Request, lock};
+use apikeys_native::{Facts, Request, Route, lock};
 use envoy_abi::{Reply, Step, Stream, Waker};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
@@ -30,6 +30,10 @@ pub(crate) struct Filter {
     state: State,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most requests get to the large one, and a box would be an allocation more for each"
+)]
 enum State {
     New,
     /// A task drives the exchange.
@@ -136,40 +140,41 @@ impl Filter {
             }
             Verdict::Passed { remove } => remove.iter().all(|name| stream.remove_header(name)),
             Verdict::Refused { rejection, body } => {
-                let realm = &self.ticket.config().realm.name;
-                let reply = answer(*rejection, realm, body.clone());
-                return Step::Reply(reply);
+                return Step::Reply(answer(*rejection, self.realm(), body.clone()));
             }
         };
         if !is_written {
-            return self.unavailable(ended.request());
+            return Step::Reply(self.unavailable());
         }
         let exchanged = matches!(ended.verdict, Verdict::Exchanged { .. });
         self.state = State::Over(exchanged.then_some(ended));
         Step::Continue
     }
 
-    fn unavailable(&self, request: &Request) -> Step {
-        let config = self.ticket.config();
-        let reply = refusal(
-            Rejection::IdentityProviderUnavailable,
-            &config.realm.name,
-            &request.id(config),
-        );
-        Step::Reply(reply)
+    fn realm(&self) -> &str {
+        &self.ticket.config().realm.name
+    }
+
+    fn unavailable(&self) -> Reply {
+        refusal(Rejection::IdentityProviderUnavailable, self.realm(), "-")
     }
 
     /// Begins a request of the management API.
     fn manage(
         &mut self,
+        route: Arc<Route<Envoy>>,
         stream: &mut Stream<'_, Exchange>,
-        mut request: Request,
         ends: bool,
     ) -> Step {
-        let Some(route) = self.ticket.route().cloned() else {
-            return self.unavailable(&request);
+        let headers = stream.request_headers();
+        let headers = headers.iter().map(|(name, value)| {
+            let name = String::from_utf8_lossy(name).into_owned();
+            (name, value.to_vec())
+        });
+        let request = Request {
+            headers: headers.collect(),
+            facts: facts_of(stream),
         };
-        request.facts = facts_of(stream);
         let pseudo = |wanted: &str| {
             let found = request.headers.iter().find(|(name, _)| name == wanted);
             let value = found.map(|(_, value)| String::from_utf8_lossy(value).into_owned());
@@ -197,6 +202,11 @@ impl Filter {
     }
 }
 
+/// A header as lent by Envoy; none if its name is no text, which no client can send.
+fn as_text<'a>((name, value): &(&'a [u8], &'a [u8])) -> Option<(&'a str, &'a [u8])> {
+    Some((std::str::from_utf8(name).ok()?, value))
+}
+
 impl envoy_abi::Filter for Filter {
     type Module = Exchange;
 
@@ -205,23 +215,20 @@ impl envoy_abi::Filter for Filter {
             self.ticket = Arc::clone(&own.ticket);
         }
         self.ticket.tell_through(&self.outlet, stream);
-        let headers = stream.request_headers().into_iter();
-        let headers = headers.map(|(name, value)| {
-            let name = String::from_utf8_lossy(name).into_owned();
-            (name, value.to_vec())
-        });
-        let request = Request {
-            headers: headers.collect(),
-            facts: Facts::default(),
-        };
         let Some(route) = self.ticket.route() else {
-            return self.unavailable(&request);
+            return Step::Reply(self.unavailable());
         };
         if self.ticket.manages() {
-            return self.manage(stream, request, ends);
+            return self.manage(Arc::clone(route), stream, ends);
         }
-        let late = || facts_of(stream);
-        match begin(route, request, Removal::Listed, Some(&late)) {
+        let begun = {
+            let headers = stream.request_headers();
+            let Some(headers) = headers.iter().map(as_text).collect::<Option<Vec<_>>>() else {
+                return Step::Reply(refusal(Rejection::AmbiguousCredentials, self.realm(), "-"));
+            };
+            begin(route, &headers, Removal::Listed, &|| facts_of(stream))
+        };
+        match begun {
             Begun::Ended(ended) => self.finish(stream, ended),
             Begun::Waits(waiting) => {
                 let work = waiting.finish();

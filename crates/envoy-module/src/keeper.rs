@@ -327,7 +327,7 @@ async fn keep_up(keep: Weak<Keep>, outlets: Arc<Outlets>) {
         let Some(keep) = keep.upgrade() else {
             return;
         };
-        if now % SETTLES == 0 || keep.waits_for_keys() {
+        if now.is_multiple_of(SETTLES) || keep.waits_for_keys() {
             keep.settle();
         }
         now = now.wrapping_add(1);

@@ -7,6 +7,7 @@ use apikeys_core::api_key::hash::{BcryptJob, ROUNDS_PER_SLICE};
 use apikeys_core::audit::{self, Line};
 use apikeys_core::clock::UnixMillis;
 use apikeys_core::config::Config;
+use apikeys_core::exchange::credentials::Header;
 use apikeys_core::exchange::{Env, Exchange, Forward, Output, Pass, Source, identity};
 use apikeys_core::keycloak::{Endpoint, loggable};
 use apikeys_core::machine::{Effect, Event};
@@ -98,12 +99,6 @@ impl<H: Host> Ended<H> {
         self.under_way.exchange.key_id()
     }
 
-    /// The request.
-    #[must_use]
-    pub const fn request(&self) -> &Request {
-        &self.under_way.request
-    }
-
     /// Keycloak's id of the owner, if it is known.
     #[must_use]
     pub fn owner_id(&self) -> Option<&str> {
@@ -185,19 +180,25 @@ impl<H: Host> UnderWay<H> {
     }
 }
 
-/// Begins to judge a request. `late` asks for facts that the request does not have.
+/// Begins to judge a request with these headers, the client's `:method` among them. `facts` asks for the
+/// gateway's facts about it. A warm request is judged by the headers as they are lent; any other has them
+/// copied.
 pub fn begin<H: Host>(
     route: &Arc<Route<H>>,
-    request: Request,
+    headers: &[impl Header],
     removal: Removal,
-    late: Option<AskFacts<'_>>,
+    facts: AskFacts<'_>,
 ) -> Begun<H> {
-    if request.facts.source.is_none() && late.is_none() {
-        route.has_no_address();
-    }
+    let copy = || Request {
+        headers: headers
+            .iter()
+            .map(|header| (header.name().to_owned(), header.value().to_vec()))
+            .collect(),
+        facts: facts(),
+    };
     let mut under_way = UnderWay {
         route: Arc::clone(route),
-        request,
+        request: Request::default(),
         state: route.state(),
         exchange: Exchange::new(),
         began: clock::instant(),
@@ -207,12 +208,13 @@ pub fn begin<H: Host>(
     };
     if under_way.state.is_broken() {
         let reason = "the state of the exchange is broken, and a new one follows";
+        under_way.request = copy();
         return Begun::Ended(under_way.refuse(Rejection::IdentityProviderUnavailable, reason));
     }
-    let claims = match identity::claims(&under_way.request.headers) {
+    let claims = match identity::claims(headers) {
         Ok(claims) => claims,
         Err(reason) => {
-            under_way.learn_facts(late);
+            under_way.request = copy();
             return Begun::Ended(under_way.refuse(reason.rejection(), &reason.to_string()));
         }
     };
@@ -220,26 +222,24 @@ pub fn begin<H: Host>(
     if removal != Removal::Listed {
         claimed.extend(identity::NAMES.map(str::to_owned));
     }
-    let claims = claims
-        .iter()
-        .filter(|name| !claimed.iter().any(|known| known == *name));
-    let claims: Vec<String> = claims.map(|name| (*name).to_owned()).collect();
-    claimed.extend(claims);
+    for name in claims {
+        if !claimed.iter().any(|known| known == name) {
+            claimed.push(name.to_owned());
+        }
+    }
     if let Some(name) = beyond_reach(&route.config, &claimed, removal) {
         let reason = format!("the gateway cannot remove the header {}", loggable(name));
-        under_way.learn_facts(late);
+        under_way.request = copy();
         return Begun::Ended(under_way.refuse(Rejection::AmbiguousCredentials, &reason));
     }
     if !route.config.enabled {
         let verdict = Verdict::Passed { remove: claimed };
         return Begun::Ended(Ended { verdict, under_way });
     }
-    let headers = std::mem::take(&mut under_way.request.headers);
-    let output = under_way.ask(late, |exchange, env| exchange.begin(&headers, env));
-    under_way.request.headers = headers;
+    let output = under_way.ask(Some(facts), |exchange, env| exchange.begin(headers, env));
     match output {
         Output::Await(effect) => {
-            under_way.learn_facts(late);
+            under_way.request = copy();
             Begun::Waits(Waiting {
                 under_way,
                 effect,
@@ -247,13 +247,20 @@ pub fn begin<H: Host>(
                 claimed,
             })
         }
-        output => Begun::Ended(under_way.end(output, removal, claimed, late)),
+        output => Begun::Ended(under_way.end(output, removal, claimed, Some(&copy))),
     }
 }
 
 /// Judges a request.
-pub async fn judge<H: Host>(route: &Arc<Route<H>>, request: Request, removal: Removal) -> Ended<H> {
-    match begin(route, request, removal, None) {
+pub async fn judge<H: Host>(
+    route: &Arc<Route<H>>,
+    request: &Request,
+    removal: Removal,
+) -> Ended<H> {
+    if request.facts.source.is_none() {
+        route.has_no_address();
+    }
+    match begin(route, &request.headers, removal, &|| request.facts.clone()) {
         Begun::Ended(ended) => ended,
         Begun::Waits(waiting) => waiting.finish().await,
     }
@@ -352,6 +359,9 @@ pub(crate) async fn carry_out<H: Host>(
     }
 }
 
+/// The priority of threads that compute bcrypt: about a tenth of the others' time on a busy core.
+const NICE: i32 = 10;
+
 /// Runs a verification on its own thread, once a permit is free. If the caller stops waiting, the
 /// verification stops after the current slice. It holds its permit until then.
 async fn compute(permits: Arc<Semaphore>, mut job: Box<BcryptJob>) -> Option<bool> {
@@ -360,6 +370,8 @@ async fn compute(permits: Arc<Semaphore>, mut job: Box<BcryptJob>) -> Option<boo
     let waited_for = Arc::downgrade(&waiting);
     let computing = task::spawn_blocking(move || {
         let _permit = permit;
+        // Threads that serve warm requests go first. It fails where the system forbids it.
+        let _ = rustix::process::setpriority_process(None, NICE);
         while waited_for.strong_count() > 0 {
             let done = job.run(ROUNDS_PER_SLICE);
             if done.is_some() {
@@ -390,20 +402,13 @@ impl<H: Host> UnderWay<H> {
         done
     }
 
-    /// Asks for the gateway's facts while it can be asked.
-    fn learn_facts(&mut self, late: Option<AskFacts<'_>>) {
-        if let Some(ask) = late {
-            self.request.facts = ask();
-        }
-    }
-
     /// Reports the end to the metrics and the audit log, and gives the verdict.
     fn end(
         mut self,
         output: Output,
         removal: Removal,
         claimed: Vec<String>,
-        late: Option<AskFacts<'_>>,
+        copy: Option<&dyn Fn() -> Request>,
     ) -> Ended<H> {
         let is_warm = |forward: &Forward| matches!(forward.source, Source::L1 | Source::L2);
         match output {
@@ -414,20 +419,27 @@ impl<H: Host> UnderWay<H> {
                 }
                 let audited = !is_warm(&forward) || self.route.samples_hit();
                 if audited {
-                    self.learn_facts(late);
+                    self.learn(copy);
                 }
                 self.forward(forward, claimed, audited)
             }
             Output::Pass(why) => {
-                self.learn_facts(late);
+                self.learn(copy);
                 self.pass(why, claimed)
             }
             Output::Reject { rejection, reason } => {
-                self.learn_facts(late);
+                self.learn(copy);
                 self.refuse(rejection, &reason.to_string())
             }
             // Unreachable: only another output ends an exchange.
             Output::Await(_) => self.refuse(Rejection::IdentityProviderUnavailable, "not finished"),
+        }
+    }
+
+    /// Learns the request while the gateway lends it.
+    fn learn(&mut self, copy: Option<&dyn Fn() -> Request>) {
+        if let Some(copy) = copy {
+            self.request = copy();
         }
     }
 

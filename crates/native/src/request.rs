@@ -7,6 +7,7 @@ use apikeys_core::exchange::throttle::parse_address;
 use apikeys_core::trace::TraceContext;
 
 /// The head of a client's request.
+#[derive(Default)]
 pub struct Request {
     /// The headers, with names in lower case. `:method` is one of them.
     pub headers: Vec<(String, Vec<u8>)>,

@@ -40,8 +40,9 @@ pub(crate) async fn answer(
         *answer.status_mut() = StatusCode::NOT_FOUND;
         return Ok(answer);
     };
-    let ended = judge(route, read(&asked), service.removal).await;
-    Ok(tell(route, &ended))
+    let request = read(&asked);
+    let ended = judge(route, &request, service.removal).await;
+    Ok(tell(route, &request, &ended))
 }
 
 /// The client's request, as the gateway describes it.
@@ -55,7 +56,7 @@ fn read(asked: &http::Request<Incoming>) -> Request {
 }
 
 /// The answer to the gateway.
-fn tell(route: &Route, ended: &Ended<Outside>) -> Response<Body> {
+fn tell(route: &Route, request: &Request, ended: &Ended<Outside>) -> Response<Body> {
     match &ended.verdict {
         Verdict::Exchanged {
             authorization,
@@ -88,7 +89,7 @@ fn tell(route: &Route, ended: &Ended<Outside>) -> Response<Body> {
             let read = route.config.headers.iter().map(String::as_str);
             let names = read.filter(|name| *name != AUTHORIZATION);
             for wanted in [AUTHORIZATION].into_iter().chain(names) {
-                for (name, value) in &ended.request().headers {
+                for (name, value) in &request.headers {
                     let pair = (HeaderName::try_from(wanted), HeaderValue::from_bytes(value));
                     if let (true, (Ok(name), Ok(value))) = (name == wanted, pair) {
                         answer.headers_mut().append(name, value);

@@ -176,7 +176,7 @@ impl Authorization {
             ));
         };
         // Envoy removes each header that the answer names, but it may hold headers that it does not send.
-        let ended = judge(route, read(attributes), Removal::ListedUnseen).await;
+        let ended = judge(route, &read(attributes), Removal::ListedUnseen).await;
         Ok(tell(route, &ended))
     }
 }

@@ -14,6 +14,24 @@ use crate::rejection::Reason;
 /// be among them.
 pub type Headers = [(String, Vec<u8>)];
 
+/// A header of a request: a copy, or where a host lends its memory, the host's own bytes.
+pub trait Header {
+    /// Its name, in lower case as HTTP/2 has it.
+    fn name(&self) -> &str;
+    /// Its value.
+    fn value(&self) -> &[u8];
+}
+
+impl<N: AsRef<str>, V: AsRef<[u8]>> Header for (N, V) {
+    fn name(&self) -> &str {
+        self.0.as_ref()
+    }
+
+    fn value(&self) -> &[u8] {
+        self.1.as_ref()
+    }
+}
+
 /// The step for a request, by its credentials.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Credentials {
@@ -46,7 +64,7 @@ pub const HEADERS_MAX: usize = 100;
 ///
 /// # Errors
 /// The reason of the refusal.
-pub fn extract(config: &Config, headers: &Headers) -> Result<Credentials, Reason> {
+pub fn extract(config: &Config, headers: &[impl Header]) -> Result<Credentials, Reason> {
     if headers.len() > HEADERS_MAX {
         return Err(Reason::TooManyHeaders);
     }
@@ -87,11 +105,9 @@ pub fn extract(config: &Config, headers: &Headers) -> Result<Credentials, Reason
                 };
                 return Err(reason);
             }
-            match headers
-                .iter()
-                .find(|(name, value)| hides_key(config, name, value))
-            {
-                Some((name, _)) => Err(key_elsewhere(name)),
+            let mut headers = headers.iter();
+            match headers.find(|header| hides_key(config, header.name(), header.value())) {
+                Some(header) => Err(key_elsewhere(header.name())),
                 None => Ok(Credentials::Pass),
             }
         }
@@ -100,12 +116,12 @@ pub fn extract(config: &Config, headers: &Headers) -> Result<Credentials, Reason
 
 /// Whether this is the head of a CORS preflight (Fetch, 3.2.2): `OPTIONS`, from an origin,
 /// that asks for a method.
-fn is_preflight(headers: &Headers) -> bool {
+fn is_preflight(headers: &[impl Header]) -> bool {
     let one = |name: &str| {
         let mut values = headers
             .iter()
-            .filter(|(known, _)| known.eq_ignore_ascii_case(name));
-        let value = values.next().map(|(_, value)| value.as_slice());
+            .filter(|header| header.name().eq_ignore_ascii_case(name));
+        let value = values.next().map(Header::value);
         value.filter(|value| !value.is_empty() && values.next().is_none())
     };
     one(":method") == Some(b"OPTIONS")
@@ -119,13 +135,13 @@ pub const AUTHORIZATION: &str = "authorization";
 /// The value of a header that may come once; none if it is absent or empty.
 fn only_value<'a>(
     config: &Config,
-    headers: &'a Headers,
+    headers: &'a [impl Header],
     name: &str,
 ) -> Result<Option<&'a [u8]>, Reason> {
     let mut values = headers
         .iter()
-        .filter(|(header, _)| header.eq_ignore_ascii_case(name))
-        .map(|(_, value)| value.trim_ascii());
+        .filter(|header| header.name().eq_ignore_ascii_case(name))
+        .map(|header| header.value().trim_ascii());
     let Some(value) = values.next() else {
         return Ok(None);
     };
@@ -269,7 +285,7 @@ fn is_joined(config: &Config, name: &str, value: &[u8]) -> bool {
 /// the filter ran. Or another header holds another key.
 fn headers_to_remove(
     config: &Config,
-    headers: &Headers,
+    headers: &[impl Header],
     key: &[u8],
 ) -> Result<Vec<String>, Reason> {
     let format = &config.key_format;
@@ -282,7 +298,8 @@ fn headers_to_remove(
         }
     };
     let mut remove: Vec<String> = Vec::new();
-    for (name, value) in headers {
+    for header in headers {
+        let (name, value) = (header.name(), header.value());
         let replaced = name.eq_ignore_ascii_case(AUTHORIZATION);
         let ours = is_read(config, name);
         if replaced || !is_looked_at(name) {
@@ -304,12 +321,12 @@ fn headers_to_remove(
         }
         let same = headers
             .iter()
-            .filter(|(other, _)| other.eq_ignore_ascii_case(name));
+            .filter(|other| other.name().eq_ignore_ascii_case(name));
         if same.count() > 1 {
             let reason = Reason::HeaderTwice(loggable(name));
             return Err(reason);
         }
-        remove.push(name.clone());
+        remove.push(name.to_owned());
     }
     Ok(remove)
 }

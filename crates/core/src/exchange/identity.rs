@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::credentials::Headers;
+use super::credentials::Header;
 use crate::config::IDENTITY;
 use crate::keycloak::loggable;
 use crate::rejection::Reason;
@@ -54,9 +54,9 @@ pub fn is_identity(name: &str) -> bool {
 ///
 /// # Errors
 /// One of them came twice: Kong would take out only one of the two.
-pub fn claims(headers: &Headers) -> Result<Vec<&str>, Reason> {
+pub fn claims(headers: &[impl Header]) -> Result<Vec<&str>, Reason> {
     let mut claims: Vec<&str> = Vec::new();
-    for (name, _) in headers {
+    for name in headers.iter().map(Header::name) {
         if !is_identity(name) {
             continue;
         }

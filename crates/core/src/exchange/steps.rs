@@ -8,7 +8,7 @@ use core::net::IpAddr;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::credentials::{AUTHORIZATION, Credentials, Headers, extract};
+use super::credentials::{AUTHORIZATION, Credentials, Header, extract};
 use super::env::Env;
 use super::flight::Claim;
 use super::gate::{Ticket, Turn};
@@ -386,7 +386,7 @@ impl Exchange {
     }
 
     /// Takes the request's head and gives the next step.
-    pub fn begin(&mut self, headers: &Headers, env: &mut Env<'_>) -> Output {
+    pub fn begin(&mut self, headers: &[impl Header], env: &mut Env<'_>) -> Output {
         env.worker.cache.keep_up(false, env.now, env.store);
         let output = match std::mem::replace(&mut self.state, State::Over) {
             State::New => self.start(headers, env),
@@ -525,7 +525,7 @@ impl Exchange {
 
 impl Exchange {
     /// The request's head came.
-    fn start(&mut self, headers: &Headers, env: &mut Env<'_>) -> Output {
+    fn start(&mut self, headers: &[impl Header], env: &mut Env<'_>) -> Output {
         let config = Arc::clone(&env.worker.config);
         if !config.enabled {
             return Output::Pass(Pass::Disabled);

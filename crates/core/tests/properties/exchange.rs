@@ -16,6 +16,7 @@ use apikeys_core::api_key::hash::{StoredHash, hash_bcrypt, hash_sha256};
 use apikeys_core::api_key::record::{index_value, key_value};
 use apikeys_core::clock::UnixMillis;
 use apikeys_core::config::Config;
+use apikeys_core::exchange::credentials::Headers;
 use apikeys_core::exchange::gate::Gate;
 use apikeys_core::exchange::{Env, Exchange, Forward, Output, Pass, Worker};
 use apikeys_core::keycloak::Call;
@@ -28,6 +29,8 @@ use serde_json::{Value, json};
 
 use super::outgoing::SIGNING_KEY;
 use super::{contains, oracle, strict_json, users};
+
+const NO_HEADERS: &Headers = &[];
 
 const START: UnixMillis = UnixMillis(1_800_000_000_000);
 const STEPS_MAX: usize = 300;
@@ -224,7 +227,7 @@ impl World {
     /// A head where none is waited for.
     fn begin_again(&mut self, request: &mut Request) {
         let exchange = &mut request.exchange;
-        request.output = self.with_env(request.worker, |env| exchange.begin(&[], env));
+        request.output = self.with_env(request.worker, |env| exchange.begin(NO_HEADERS, env));
     }
 
     fn abort(&mut self, request: &mut Request) {

@@ -317,7 +317,7 @@ impl Config {
     }
 
     /// Answers a call.
-    pub fn answer(&self, call: u64, headers: &[(&str, &str)], body: &[&str]) {
+    pub fn answer(&self, call: u64, result: u32, headers: &[(&str, &str)], body: &[&str]) {
         let lend = |text: &str| self.place.lend(text.as_bytes());
         let header = |(name, value): &(&str, &str)| Header {
             name: lend(name),
@@ -325,23 +325,30 @@ impl Config {
         };
         let headers: Vec<Header> = headers.iter().map(header).collect();
         let body: Vec<Slice> = body.iter().map(|part| lend(part)).collect();
-        self.answered(call, 0, &headers, &body);
+        self.answered(
+            call,
+            result,
+            (headers.as_ptr(), headers.len()),
+            (body.as_ptr(), body.len()),
+        );
     }
 
     /// Says that a call failed, as Envoy does: without addresses.
     pub fn fail(&self, call: u64) {
-        self.answered(call, 1, &[], &[]);
+        self.answered(call, 1, (std::ptr::null(), 0), (std::ptr::null(), 0));
     }
 
-    fn answered(&self, call: u64, result: u32, headers: &[Header], body: &[Slice]) {
+    fn answered(
+        &self,
+        call: u64,
+        result: u32,
+        headers: (*const Header, usize),
+        body: (*const Slice, usize),
+    ) {
         let (at, ours) = (self.envoy(), self.ours.get());
-        let (mut start, mut first) = (headers.as_ptr(), body.as_ptr());
-        if result != 0 {
-            (start, first) = (std::ptr::null(), std::ptr::null());
-        }
-        let (count, parts) = (headers.len(), body.len());
         // SAFETY: as Envoy does.
-        let run = || unsafe { on_answered(at, ours, call, result, start, count, first, parts) };
+        let run =
+            || unsafe { on_answered(at, ours, call, result, headers.0, headers.1, body.0, body.1) };
         self.place.hook(run);
     }
 

@@ -79,3 +79,25 @@ extern "C" fn envoy_dynamic_module_callback_http_filter_config_get_generic_secre
     write(value, config.place.lend(config.secret.borrow().as_bytes()));
     id == 7
 }
+
+/// Miri looks the callbacks up here.
+#[cfg(miri)]
+#[unsafe(no_mangle)]
+extern "C" fn envoy_abi_dlsym(_handle: Envoy, symbol: *const std::ffi::c_char) -> Envoy {
+    // SAFETY: the module promises so; Miri checks it.
+    let symbol = unsafe { std::ffi::CStr::from_ptr(symbol) }.to_string_lossy();
+    match symbol.trim_start_matches("envoy_dynamic_module_callback_http_filter_config_") {
+        "http_callout" => envoy_dynamic_module_callback_http_filter_config_http_callout as Envoy,
+        "increment_counter" => {
+            envoy_dynamic_module_callback_http_filter_config_increment_counter as Envoy
+        }
+        "set_gauge" => envoy_dynamic_module_callback_http_filter_config_set_gauge as Envoy,
+        "generic_secret_subscribe" => {
+            envoy_dynamic_module_callback_http_filter_config_generic_secret_subscribe as Envoy
+        }
+        "get_generic_secret" => {
+            envoy_dynamic_module_callback_http_filter_config_get_generic_secret as Envoy
+        }
+        _ => std::ptr::null_mut(),
+    }
+}

@@ -143,6 +143,10 @@ fn in_terms_of(host: Host, block: &Value) -> Value {
                 "DYNAMIC_METADATA(apikey-jwt-exchange:owner_id)",
             ),
             (
+                "FILTER_STATE(wasm.x-api-key-name:PLAIN)",
+                "DYNAMIC_METADATA(apikey-jwt-exchange:key_name)",
+            ),
+            (
                 r#"{"filter_state":{"key":"wasm.x-api-key-id","string_match":{"exact":"k7x2m9p4q8r1"}}}"#,
                 r#"{"metadata":{"filter":"apikey-jwt-exchange","path":[{"key":"key_id"}],"value":{"string_match":{"exact":"k7x2m9p4q8r1"}}}}"#,
             ),
@@ -183,11 +187,11 @@ fn logged(world: &World) {
         })
     };
     let (with_a_key, with_none) = (line("/with-a-key"), line("/with-none"));
-    let mut told = vec![("key_id", key.id.as_str()), ("key_owner", &owner.id)];
-    if world.host == Host::Envoy {
-        told.push(("key_name", "Nightly%20report"));
-    }
-    for (name, value) in told {
+    for (name, value) in [
+        ("key_id", key.id.as_str()),
+        ("key_owner", &owner.id),
+        ("key_name", "Nightly%20report"),
+    ] {
         assert_eq!(with_a_key[name], value, "{name}");
         assert_eq!(with_none[name], Value::Null, "{name}");
     }

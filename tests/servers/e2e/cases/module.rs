@@ -540,10 +540,8 @@ fn key_by_sds(world: &World) {
             "name": "apikeys", "generic_secret": {"secret": {"inline_string": pem}},
         });
         let version = wait::now_ms().to_string();
-        put(
-            &file,
-            &json!({"version_info": version, "resources": [secret]}).to_string(),
-        );
+        let text = json!({"version_info": version, "resources": [secret]});
+        put(&file, &text.to_string());
     });
 }
 
@@ -551,7 +549,12 @@ fn key_by_sds(world: &World) {
 fn new_key_is_used(world: &World, spec: Spec, give: impl Fn(&str)) {
     let (owner, key) = world.owner();
     give(&foreign_pem());
-    let gateway = world.start_gateway(&spec.field("signing_key_property", Value::Null));
+    let spec = spec.field("signing_key_property", Value::Null);
+    let (mut config, port) = envoy_of(world.stack(), &spec);
+    // Envoy asks for secrets by its own name.
+    config["node"] = json!({"id": "e2e", "cluster": "e2e"});
+    let started = Gateway::try_start_as(world.stack(), &config, port, 1);
+    let gateway = started.unwrap_or_else(|said| panic!("no gateway: {said}"));
     let request_id = gateway.target.orders(&key.text).unavailable();
     gateway.log.expect(&[&request_id, "invalid_client"]);
     let pid = gateway.pid();
@@ -611,6 +614,7 @@ fn route(world: &World) {
     let open = Request::orders().at("/open");
     assert_eq!(gateway.target.send(&open).status, 200);
     let answer = gateway.target.send(&open.api_key(&world.api_key));
+    assert_eq!(answer.status, 200, "{}", answer.describe());
     let seen = answer.json()["headers"]["authorization"].clone();
     assert!(seen.as_str().unwrap_or_default().starts_with("Bearer eyJ"));
 }
