@@ -124,7 +124,7 @@ const PROMISES: [Promise; 31] = [
     ),
     row(
         "module_100k_keys_vs_1k",
-        "the same with 100,000 keys in use, over 1,000",
+        "warm with 100,000 keys in use, over warm with 1,000",
         Bound::AtLeast(0.97),
     ),
     row(
