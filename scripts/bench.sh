@@ -4,7 +4,8 @@
 # busy machine must not turn a test red.
 #
 # usage: bench.sh
-#   BENCH_GROUPS   the groups to measure, of: warm serve cold capacity caches store hit_rate; default all;
+#   BENCH_GROUPS   the groups to measure, of: warm serve module cold capacity caches store hit_rate;
+#                  default all;
 #                  page makes plots and page anew from the last measurements
 #
 # Prints a table, and writes crates/bench/results.json and the plots beside it. Takes 19 minutes on
@@ -23,6 +24,8 @@ scripts/fetch.sh all >/dev/null
 KEYCLOAK_DB=postgres scripts/fetch.sh keycloak >/dev/null
 scripts/build-wasm.sh >/dev/null
 scripts/build-wasm.sh --noop >/dev/null
+scripts/build-module.sh >/dev/null
+scripts/build-module.sh --noop >/dev/null
 scripts/build-tool.sh >/dev/null
 # The demo's Keycloak starts with the quick compiler only; measure with the full one.
 export JAVA_OPTS_APPEND=${JAVA_OPTS_APPEND:--Dnone=}

@@ -12,6 +12,7 @@ use crate::bench::Bench;
 use crate::client::{Connection, Request};
 use crate::load::open;
 use crate::owner::{Key, Owner, Record};
+use crate::rates::ratios;
 use crate::report::{Report, median};
 use crate::targets::{Filter, Targets};
 use crate::wait;
@@ -26,7 +27,7 @@ const FIRST_USES: usize = 20;
 const FIRST_USES_A_ROUND: usize = 4;
 /// The bcrypt cost of keys that are used for the first time: the default of `apikeys create`.
 const COST: u32 = 10;
-const STALL_ROUNDS: usize = 5;
+pub(crate) const STALL_ROUNDS: usize = 5;
 const STALL: Duration = Duration::from_secs(8);
 /// The duration of warm requests without first uses.
 const ALONE: Duration = Duration::from_secs(4);
@@ -72,7 +73,7 @@ fn start(bench: &Bench, report: &mut Report) {
 }
 
 /// Envoy's own figure for its start, in milliseconds.
-fn ready_after(targets: &Targets) -> f64 {
+pub(crate) fn ready_after(targets: &Targets) -> f64 {
     let look = || {
         let stats = targets
             .gateway
@@ -161,7 +162,7 @@ pub(crate) fn refreshes(
 }
 
 /// Milliseconds of a served request.
-fn ask(gateway: &mut Connection, key: &str) -> f64 {
+pub(crate) fn ask(gateway: &mut Connection, key: &str) -> f64 {
     let answer = gateway.send(&Request::orders().api_key(key));
     assert_eq!(answer.status, 200, "{}", answer.describe());
     answer.took.as_secs_f64() * 1000.0
@@ -242,40 +243,68 @@ fn slices(bench: &Bench, report: &mut Report) {
     owned.owner.delete();
 }
 
-/// Warm requests alone, and while new keys are verified in the same worker, all at once and
-/// one after the other.
 fn stall(bench: &Bench, report: &mut Report) {
-    let (mut alone, mut beside, mut ratios, mut took) = (vec![], vec![], vec![], vec![]);
-    for _ in 0..STALL_ROUNDS {
-        let owned = Owned::new(bench, COLD_KEYS, bcrypt_record);
-        let targets = Targets::start(bench, &[("exchange", Filter::Exchange(vec![]))]);
-        let target = targets.target("exchange");
-        ask(&mut target.connect(), &bench.key);
-        let port = targets.port("exchange");
-        open(port, WARM_PER_SECOND, CONNECTIONS, WARM_UP);
-        let quiet = open(port, WARM_PER_SECOND, CONNECTIONS, ALONE);
-        let (crowded, cold) = thread::scope(|scope| {
-            let warm = scope.spawn(|| open(port, WARM_PER_SECOND, CONNECTIONS, STALL));
-            targets.wait_for_requests();
-            let cold = owned.keys.iter().map(|key| {
-                let mut gateway = target.connect();
-                scope.spawn(move || ask(&mut gateway, &key.text))
+    let stalls = Stalls::measure(bench, &Filter::Exchange(vec![]), STALL_ROUNDS, |_| {});
+    report.fact("stall_alone_p99_us", &stalls.alone_us);
+    report.fact("stall_beside_p99_us", &stalls.beside_us);
+    report.fact("stall_cold_keys_s", &stalls.cold_keys_s);
+    report.row("stall_p99_ratio", &stalls.ratios());
+}
+
+/// Warm requests alone, and while new keys are verified in the same gateway, all at once: the 99th
+/// percentile of each round, and the time until the last new key had its answer.
+#[derive(Default)]
+pub(crate) struct Stalls {
+    pub(crate) alone_us: Vec<f64>,
+    pub(crate) beside_us: Vec<f64>,
+    pub(crate) cold_keys_s: Vec<f64>,
+}
+
+impl Stalls {
+    /// `place` gives the threads of each Envoy their places, by its process.
+    pub(crate) fn measure(
+        bench: &Bench,
+        filter: &Filter,
+        rounds: usize,
+        place: impl Fn(&str),
+    ) -> Self {
+        let mut stalls = Self::default();
+        for _ in 0..rounds {
+            let owned = Owned::new(bench, COLD_KEYS + 1, bcrypt_record);
+            let (first, cold_keys) = owned.keys.split_first().expect("keys");
+            let targets = Targets::start(bench, &[("exchange", filter.clone())]);
+            let target = targets.target("exchange");
+            ask(&mut target.connect(), &bench.key);
+            // The module starts its threads for bcrypt with the first one.
+            ask(&mut target.connect(), &first.text);
+            place(&targets.gateway.pid());
+            let port = targets.port("exchange");
+            open(port, WARM_PER_SECOND, CONNECTIONS, WARM_UP);
+            let quiet = open(port, WARM_PER_SECOND, CONNECTIONS, ALONE);
+            let (crowded, cold) = thread::scope(|scope| {
+                let warm = scope.spawn(|| open(port, WARM_PER_SECOND, CONNECTIONS, STALL));
+                targets.wait_for_requests();
+                let cold = cold_keys.iter().map(|key| {
+                    let mut gateway = target.connect();
+                    scope.spawn(move || ask(&mut gateway, &key.text))
+                });
+                let cold: Vec<_> = cold.collect();
+                let cold: Vec<f64> = cold
+                    .into_iter()
+                    .map(|one| one.join().expect("an answer"))
+                    .collect();
+                (warm.join().expect("figures"), cold)
             });
-            let cold: Vec<_> = cold.collect();
-            let cold: Vec<f64> = cold
-                .into_iter()
-                .map(|one| one.join().expect("an answer"))
-                .collect();
-            (warm.join().expect("figures"), cold)
-        });
-        alone.push(quiet.p99);
-        beside.push(crowded.p99);
-        ratios.push(crowded.p99 / quiet.p99);
-        took.push(cold.iter().copied().fold(0.0, f64::max) / 1000.0);
-        owned.owner.delete();
+            stalls.alone_us.push(quiet.p99);
+            stalls.beside_us.push(crowded.p99);
+            let longest = cold.iter().copied().fold(0.0, f64::max);
+            stalls.cold_keys_s.push(longest / 1000.0);
+            owned.owner.delete();
+        }
+        stalls
     }
-    report.fact("stall_alone_p99_us", &alone);
-    report.fact("stall_beside_p99_us", &beside);
-    report.fact("stall_cold_keys_s", &took);
-    report.row("stall_p99_ratio", &ratios);
+
+    pub(crate) fn ratios(&self) -> Vec<f64> {
+        ratios(&self.beside_us, &self.alone_us)
+    }
 }

@@ -34,9 +34,31 @@ impl Cores {
     /// cores.
     pub(crate) fn give_gateway(&self, pid: &str) {
         self.give_rest(pid);
-        for worker in workers(pid) {
-            let thread = worker.file_name().expect("a number").to_string_lossy();
-            self.set(&["--cpu-list", "--pid", GATEWAY, &thread]);
+        self.give_threads_gateways_core(&workers(pid));
+    }
+
+    /// Moves the threads of an Envoy's module to the gateway's core as well.
+    pub(crate) fn give_module_gateways_core(&self, pid: &str) {
+        self.give_threads_gateways_core(&module_threads(pid));
+    }
+
+    /// Lets the threads on which an Envoy's module computes bcrypt give way to all others on their core.
+    /// No other thread of the module: it may hold a lock that a worker waits for.
+    pub(crate) fn let_bcrypt_give_way(self, pid: &str) {
+        let bcrypt = module_threads(pid).into_iter();
+        let bcrypt: Vec<PathBuf> = bcrypt.filter(|thread| is_nice(thread)).collect();
+        assert!(
+            !bcrypt.is_empty(),
+            "Envoy {pid} has not computed bcrypt yet"
+        );
+        for thread in bcrypt {
+            run("chrt", &["--idle", "--pid", "0", &number_of(&thread)]);
+        }
+    }
+
+    fn give_threads_gateways_core(&self, threads: &[PathBuf]) {
+        for thread in threads {
+            self.set(&["--cpu-list", "--pid", GATEWAY, &number_of(thread)]);
         }
     }
 
@@ -91,13 +113,42 @@ fn run(program: &str, arguments: &[&str]) {
 
 /// The folders of an Envoy's worker threads in /proc (proc(5)).
 pub(crate) fn workers(pid: &str) -> Vec<PathBuf> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
-    let threads = threads.flatten().map(|thread| thread.path());
-    let is_worker = |thread: &PathBuf| {
-        let name = fs::read_to_string(thread.join("comm"));
-        name.is_ok_and(|name| name.starts_with("wrk:worker_"))
-    };
-    let workers: Vec<PathBuf> = threads.filter(is_worker).collect();
+    let workers = threads(pid, "wrk:worker_");
     assert!(!workers.is_empty(), "Envoy {pid} has no workers");
     workers
+}
+
+/// Those of the module's own threads. A thread that one of them starts later has its core and its rank.
+fn module_threads(pid: &str) -> Vec<PathBuf> {
+    let threads = threads(pid, "apikeys");
+    assert!(!threads.is_empty(), "Envoy {pid} has no module");
+    threads
+}
+
+/// Whether a thread's priority was lowered.
+fn is_nice(thread: &Path) -> bool {
+    let stat = fs::read_to_string(thread.join("stat")).expect("its state");
+    // The name may have spaces. The fields after it begin with the third (proc(5)).
+    let (_, fields) = stat.rsplit_once(") ").expect("a name");
+    let nice = fields
+        .split(' ')
+        .nth(19 - 3)
+        .and_then(|nice| nice.parse().ok());
+    nice.is_some_and(|nice: i32| nice > 0)
+}
+
+fn number_of(thread: &Path) -> String {
+    let number = thread.file_name().expect("a number");
+    number.to_string_lossy().into_owned()
+}
+
+/// The folders of a process's threads whose names begin so.
+fn threads(pid: &str, name: &str) -> Vec<PathBuf> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
+    let threads = threads.flatten().map(|thread| thread.path());
+    let is_named = |thread: &PathBuf| {
+        let comm = fs::read_to_string(thread.join("comm"));
+        comm.is_ok_and(|comm| comm.starts_with(name))
+    };
+    threads.filter(is_named).collect()
 }

@@ -38,7 +38,9 @@ mod cores;
 mod hit_rate;
 mod load;
 mod lull;
+mod module;
 mod plots;
+mod rates;
 mod report;
 mod serve;
 mod service;
@@ -63,9 +65,10 @@ type Group = (&'static str, fn(&Bench, &mut Report));
 
 /// In this order: the store is filled after all measurements that need a small one, and the
 /// simulations run beside the parts that are not timed.
-const GROUPS: [Group; 7] = [
+const GROUPS: [Group; 8] = [
     ("warm", warm::measure),
     ("serve", serve::measure),
+    ("module", module::measure),
     ("cold", cold::measure),
     ("capacity", capacity::measure),
     ("caches", caches::measure),

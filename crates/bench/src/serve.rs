@@ -19,6 +19,7 @@ use crate::cold::{first_uses, refreshes};
 use crate::gateway::memory;
 use crate::load::{Keys, Order, Until, closed_at, open, program};
 use crate::owner::Key;
+use crate::rates::ratios;
 use crate::report::{Report, median};
 use crate::stack::free_ports;
 use crate::stand_in::StandIn;
@@ -183,11 +184,6 @@ fn compare<const N: usize>(places: [(u16, &str); N], keys: &Keys) -> [Vec<f64>; 
         }
     }
     rates
-}
-
-fn ratios(ours: &[f64], theirs: &[f64]) -> Vec<f64> {
-    let pairs = ours.iter().zip(theirs);
-    pairs.map(|(ours, theirs)| ours / theirs).collect()
 }
 
 /// A process that ends when it is dropped, and with its parent.

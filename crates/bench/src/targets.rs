@@ -38,8 +38,16 @@ pub(crate) enum Filter {
     /// `ext_authz` over gRPC as in `deploy/gateways`, with the exchange `normal` of the `apikeys serve`
     /// at this port.
     ExtAuthz(u16),
+    /// Envoy's own filter that changes headers: sets `authorization` to a token's length.
+    HeaderMutation,
+    /// A dynamic module that does nothing.
+    NoopModule,
+    /// The same with the calls of our module to Envoy, and nothing else.
+    ModuleCalls,
     /// Our filter, with these fields changed.
     Exchange(Vec<(&'static str, Value)>),
+    /// The same as a dynamic module.
+    Module(Vec<(&'static str, Value)>),
     /// Several filters of one kind, each for a share of the keys.
     Shared(Box<Filter>),
 }
@@ -250,12 +258,44 @@ fn listener(example: &Value, name: &str, filter: &Filter, port: u16, bench: &Ben
                 "check_settings": {"context_extensions": {"exchange": "normal"}},
             }});
         }
-        Filter::Exchange(fields) => {
-            let fields = fields.iter();
-            let fields: Vec<_> = fields
-                .map(|(name, value)| ((*name).to_owned(), value.clone()))
-                .collect();
-            edit_fields(&mut filters[0], &fields);
+        Filter::HeaderMutation => {
+            filters[0] = json!({
+                "name": "envoy.filters.http.header_mutation",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+                    "mutations": {"request_mutations": [{"append": {
+                        "header": {"key": "authorization", "value": "x".repeat(TOKEN_BYTES)},
+                        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+                    }}]},
+                },
+            });
+        }
+        Filter::NoopModule | Filter::ModuleCalls => {
+            let calls = matches!(filter, Filter::ModuleCalls);
+            let text = if calls {
+                TOKEN_BYTES.to_string()
+            } else {
+                String::new()
+            };
+            filters[0] = module(
+                "noop_module",
+                json!({
+                    "@type": "type.googleapis.com/google.protobuf.StringValue", "value": text,
+                }),
+            );
+        }
+        Filter::Exchange(fields) => change(&mut filters[0], fields),
+        Filter::Module(fields) => {
+            let text = member(&mut filters[0], "/typed_config/config/configuration/value");
+            let text = text.as_str().expect("a text");
+            let value: Value = serde_json::from_str(text).expect("JSON");
+            filters[0] = module(
+                "apikeys_envoy",
+                json!({
+                    "@type": "type.googleapis.com/google.protobuf.Struct", "value": value,
+                }),
+            );
+            change(&mut filters[0], fields);
         }
     }
     listener
@@ -278,4 +318,25 @@ fn ext_authz(bench: &Bench, port: u16) -> (Value, Value) {
         manager["http_filters"][0].clone(),
         resources["clusters"][0].clone(),
     )
+}
+
+/// A filter that is this dynamic module, in the folder that scripts/envoy.sh names.
+fn module(name: &str, config: Value) -> Value {
+    json!({
+        "name": name,
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter",
+            "dynamic_module_config": {"name": name},
+            "filter_name": name,
+            "filter_config": config,
+        },
+    })
+}
+
+fn change(filter: &mut Value, fields: &[(&'static str, Value)]) {
+    let fields = fields.iter();
+    let fields: Vec<_> = fields
+        .map(|(name, value)| ((*name).to_owned(), value.clone()))
+        .collect();
+    edit_fields(filter, &fields);
 }

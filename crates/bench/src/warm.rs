@@ -6,17 +6,13 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::bench::Bench;
-use crate::load::{Keys, Order, Until, closed, open};
+use crate::load::{Keys, open};
 use crate::owner::{Key, Owner, Record};
-use crate::report::{Report, median};
+use crate::rates::{Load, ROUNDS, Rates};
+use crate::report::Report;
 use crate::targets::{Filter, Targets};
 
-/// The best turn of a round counts: other work of the machine can only slow a turn down. Turns
-/// are short and many, so that such work spoils some of them and not all.
-const ROUNDS: usize = 6;
-const TURNS: usize = 12;
 const REQUESTS: u64 = 500;
-const CONNECTIONS: u32 = 16;
 /// Windows of a round of latency; the quietest window counts.
 const WINDOWS: usize = 14;
 const WINDOW: Duration = Duration::from_millis(250);
@@ -35,10 +31,15 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) {
     let owner = Owner::with(&bench.admin, &owners);
     let one = Keys::new(bench, [bench.key.as_str()]);
     let several = Keys::new(bench, keys.iter().map(|key| key.text.as_str()));
-    let mut rates = Rates::default();
-    let capacity = rates.measure(&targets, &one, &several);
-    rates.report(report);
-    latency(&targets, capacity / 2.0, report);
+    let loads = filters().into_iter().map(|(name, _)| match name {
+        "l2" => Load::new(name, &several),
+        _ => Load::new(name, &one),
+    });
+    let loads: Vec<Load<'_>> = loads.collect();
+    let rates = Rates::measure(&targets, &loads, REQUESTS);
+    rates.report("", report);
+    compare(&rates, report);
+    latency(&targets, rates.usual("noop") / 2.0, report);
     drop(targets);
     owner.delete();
 }
@@ -58,81 +59,24 @@ fn filters() -> Vec<(&'static str, Filter)> {
     ]
 }
 
-/// Requests a second of each listener, round by round.
-#[derive(Default)]
-struct Rates {
-    per_second: Vec<(&'static str, Vec<f64>)>,
-    /// Microseconds of a processor for each request, of the same rounds.
-    processor_us: Vec<(&'static str, Vec<f64>)>,
-}
-
-impl Rates {
-    /// All listeners in turn, after one uncounted request to each. Returns the rate of the
-    /// no-op, by all of its turns and not its best ones.
-    fn measure(&mut self, targets: &Targets, one: &Keys, several: &Keys) -> f64 {
-        let names = filters().into_iter().map(|(name, _)| name);
-        let turn = |name: &str| {
-            let keys = if name == "l2" { several } else { one };
-            let until = Until::Requests(REQUESTS);
-            let before = targets.processor_seconds();
-            let done = closed(targets.port(name), keys, Order::Turn, CONNECTIONS, until);
-            let spent = targets.processor_seconds() - before;
-            (done.per_second, spent * 1e6 / done.requests)
-        };
-        self.per_second = names.map(|name| (name, Vec::new())).collect();
-        self.processor_us = self.per_second.clone();
-        for (name, _) in &self.per_second {
-            turn(name);
-        }
-        let mut noop = Vec::new();
-        for _ in 0..ROUNDS {
-            let mut best = vec![(0.0_f64, f64::MAX); self.per_second.len()];
-            for _ in 0..TURNS {
-                for ((name, _), best) in self.per_second.iter().zip(&mut best) {
-                    let (per_second, processor) = turn(name);
-                    *best = (best.0.max(per_second), best.1.min(processor));
-                    if *name == "noop" {
-                        noop.push(per_second);
-                    }
-                }
-            }
-            let columns = self.per_second.iter_mut().zip(&mut self.processor_us);
-            for (((_, rates), (_, processor)), best) in columns.zip(best) {
-                rates.push(best.0);
-                processor.push(best.1);
-            }
-        }
-        median(&noop)
+fn compare(rates: &Rates, report: &mut Report) {
+    for (row, name, other) in [
+        ("warm_vs_host_calls", "l1", "host_calls"),
+        ("warm_vs_noop", "l1", "noop"),
+        ("warm_vs_api_key_auth", "l1", "api_key_auth"),
+        ("warm_l2_vs_noop", "l2", "noop"),
+        ("audited_vs_noop", "audited", "noop"),
+    ] {
+        report.row(row, &rates.over(name, other));
     }
-
-    fn of(&self, name: &str) -> &[f64] {
-        let found = self.per_second.iter().find(|(known, _)| *known == name);
-        &found.expect("a listener").1
-    }
-
-    /// One listener's rates over another's, round by round.
-    fn over(&self, name: &str, other: &str) -> Vec<f64> {
-        let pairs = self.of(name).iter().zip(self.of(other));
-        pairs.map(|(ours, theirs)| ours / theirs).collect()
-    }
-
-    fn report(&self, report: &mut Report) {
-        for (name, rates) in &self.per_second {
-            report.fact(&format!("{name}_requests_per_second"), rates);
-        }
-        for (name, processor) in &self.processor_us {
-            report.fact(&format!("{name}_processor_us"), processor);
-        }
-        report.row("warm_vs_noop", &self.over("l1", "noop"));
-        report.row("warm_vs_api_key_auth", &self.over("l1", "api_key_auth"));
-        report.row("warm_l2_vs_noop", &self.over("l2", "noop"));
-        report.row("audited_vs_noop", &self.over("audited", "noop"));
-        report.fact("noop_vs_none", &self.over("noop", "none"));
-        report.fact("noop_vs_api_key_auth", &self.over("noop", "api_key_auth"));
-        report.fact("host_calls_vs_noop", &self.over("host_calls", "noop"));
-        report.fact("warm_vs_host_calls", &self.over("l1", "host_calls"));
-        report.fact("l2_host_calls_vs_noop", &self.over("l2_host_calls", "noop"));
-        report.fact("l2_vs_host_calls", &self.over("l2", "l2_host_calls"));
+    for (fact, name, other) in [
+        ("noop_vs_none", "noop", "none"),
+        ("noop_vs_api_key_auth", "noop", "api_key_auth"),
+        ("host_calls_vs_noop", "host_calls", "noop"),
+        ("l2_host_calls_vs_noop", "l2_host_calls", "noop"),
+        ("l2_vs_host_calls", "l2", "l2_host_calls"),
+    ] {
+        report.fact(fact, &rates.over(name, other));
     }
 }
 
