@@ -6,7 +6,7 @@ use crate::client::{Request, Target};
 use crate::gateway::Spec;
 use crate::owner::Key;
 use crate::portal::{expect_problem, post};
-use crate::world::{Case, Need, World};
+use crate::world::{Case, Host, Need, World};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
