@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `make dist`: puts a release into one folder: the filter and its schema for Kong, the filter as an OCI
-# image that Istio and Envoy Gateway pull, the command-line tool, the SBOM of filter and tool, and
-# checksums of all files.
+# image that Istio and Envoy Gateway pull, Envoy's module and the command-line tool for this machine, the
+# SBOM of filter and tool, and checksums of all files.
 #
 # usage: dist.sh
 #
@@ -28,6 +28,7 @@ grep -qF "## [$version]" CHANGELOG.md || warn "CHANGELOG.md has no entry [$versi
 step "Building $NAME $version"
 wasm=$(scripts/build-wasm.sh)
 tool=$(scripts/build-tool.sh)
+module=$(scripts/build-module.sh)
 
 step "Putting it together"
 umask 022
@@ -37,6 +38,7 @@ mkdir -p "$DIST"
 install -m 0644 "$wasm" "$DIST/$NAME.wasm"
 install -m 0644 kong/apikey_jwt_exchange.meta.json "$DIST/$NAME.meta.json"
 install -m 0755 "$tool" "$DIST/apikeys-linux-$(uname -m)"
+install -m 0644 "$module" "$DIST/libapikeys_envoy-linux-$(uname -m).so"
 install -m 0644 LICENSE CHANGELOG.md "$DIST/"
 scripts/sbom.sh >&2
 install -m 0644 "$TARGET_DIR"/sbom/*.json "$DIST/"
@@ -49,7 +51,9 @@ step "Looking at it as who downloads it does"
 said=$("$DIST/apikeys-linux-$(uname -m)" --version)
 [ "$said" = "apikeys $version (commit $revision)" ] ||
   die "the tool calls itself: $said" "it should name $version and $revision"
-grep -qaF "$revision" "$DIST/$NAME.wasm" || die "the filter does not name commit $revision"
+for file in "$DIST/$NAME.wasm" "$DIST"/libapikeys_envoy-*.so; do
+  grep -qaF "$revision" "$file" || die "${file##*/} does not name commit $revision"
+done
 tar -xOf "$DIST/$NAME-$version.oci.tar" index.json | grep -qF "\"$version\"" ||
   die "the image does not name $version"
 note "$said"

@@ -205,7 +205,7 @@ export_source_commit() {
     top=$(git -C "$PROJECT_ROOT" rev-parse --show-toplevel 2>/dev/null) || top=
     [ "$top" = "$PROJECT_ROOT" ] || return 0
     commit=$(git -C "$PROJECT_ROOT" rev-parse HEAD 2>/dev/null) || return 0
-    [ -z "$(git -C "$PROJECT_ROOT" status --porcelain -- src Cargo.toml Cargo.lock)" ] ||
+    [ -z "$(git -C "$PROJECT_ROOT" status --porcelain -- src crates Cargo.toml Cargo.lock)" ] ||
       commit=$commit-modified
     APIKEYS_COMMIT=$commit
   fi

@@ -42,20 +42,6 @@ impl Cores {
         self.give_threads_gateways_core(&module_threads(pid));
     }
 
-    /// Lets the threads on which an Envoy's module computes bcrypt give way to all others on their core.
-    /// No other thread of the module: it may hold a lock that a worker waits for.
-    pub(crate) fn let_bcrypt_give_way(self, pid: &str) {
-        let bcrypt = module_threads(pid).into_iter();
-        let bcrypt: Vec<PathBuf> = bcrypt.filter(|thread| is_nice(thread)).collect();
-        assert!(
-            !bcrypt.is_empty(),
-            "Envoy {pid} has not computed bcrypt yet"
-        );
-        for thread in bcrypt {
-            run("chrt", &["--idle", "--pid", "0", &number_of(&thread)]);
-        }
-    }
-
     fn give_threads_gateways_core(&self, threads: &[PathBuf]) {
         for thread in threads {
             self.set(&["--cpu-list", "--pid", GATEWAY, &number_of(thread)]);
@@ -123,18 +109,6 @@ fn module_threads(pid: &str) -> Vec<PathBuf> {
     let threads = threads(pid, "apikeys");
     assert!(!threads.is_empty(), "Envoy {pid} has no module");
     threads
-}
-
-/// Whether a thread's priority was lowered.
-fn is_nice(thread: &Path) -> bool {
-    let stat = fs::read_to_string(thread.join("stat")).expect("its state");
-    // The name may have spaces. The fields after it begin with the third (proc(5)).
-    let (_, fields) = stat.rsplit_once(") ").expect("a name");
-    let nice = fields
-        .split(' ')
-        .nth(19 - 3)
-        .and_then(|nice| nice.parse().ok());
-    nice.is_some_and(|nice: i32| nice > 0)
 }
 
 fn number_of(thread: &Path) -> String {

@@ -121,13 +121,10 @@ fn first_use(bench: &Bench, report: &mut Report) {
     report.row("module_first_use_vs_bcrypt", &ratios);
 }
 
-/// Warm requests while new keys are verified: on the core of the load, to which bcrypt gives way, and on the
-/// worker's core.
+/// Warm requests while new keys are verified: on the core of the load, and on the worker's core.
 fn stall(bench: &Bench, report: &mut Report) {
     let filter = Filter::Module(vec![]);
-    let stalls = Stalls::measure(bench, &filter, STALL_ROUNDS, |pid| {
-        bench.cores.let_bcrypt_give_way(pid);
-    });
+    let stalls = Stalls::measure(bench, &filter, STALL_ROUNDS, |_| {});
     report.fact("module_stall_alone_p99_us", &stalls.alone_us);
     report.fact("module_stall_beside_p99_us", &stalls.beside_us);
     report.fact("module_stall_cold_keys_s", &stalls.cold_keys_s);

@@ -5,10 +5,11 @@
 //! All hooks: the objects must be those that Envoy and this crate made for each other, alive, on the
 //! thread that Envoy uses for them. Slices and arrays must stay readable until the hook ends.
 
+use std::collections::BTreeSet;
 use std::ffi::c_char;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::null;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, ThreadId};
 
 use crate::config::{Answer, Calls, Loading, Outside};
@@ -196,10 +197,28 @@ pub unsafe fn route_new<M: Module>(_name: Slice, text: Slice) -> Ours {
     // SAFETY: Envoy keeps the text for the hook.
     let text = unsafe { text.bytes() };
     let config = loaded("a route's configuration", || M::load_route(text));
-    config.map_or(null(), given)
+    let Some(config) = config else {
+        return null();
+    };
+    let config = given(config);
+    let mut routes = ROUTES.write().unwrap_or_else(PoisonError::into_inner);
+    routes.insert(config.addr());
+    config
+}
+
+/// The routes' configurations that Envoy holds.
+static ROUTES: RwLock<BTreeSet<usize>> = RwLock::new(BTreeSet::new());
+
+/// Whether `route_new` gave this.
+pub(crate) fn is_route(config: Ours) -> bool {
+    let routes = ROUTES.read().unwrap_or_else(PoisonError::into_inner);
+    routes.contains(&config.addr())
 }
 
 pub unsafe fn route_destroy<M: Module>(config: Ours) {
+    let mut routes = ROUTES.write().unwrap_or_else(PoisonError::into_inner);
+    routes.remove(&config.addr());
+    drop(routes);
     // SAFETY: `route_new` gave it, and Envoy uses it no more.
     unsafe { taken::<M::RouteConfig>(config) }
 }

@@ -119,6 +119,10 @@ impl Default for Reply {
     }
 }
 
+/// A route's configuration is another module's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Foreign;
+
 /// The importance of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]

@@ -3,12 +3,12 @@
 use std::marker::PhantomData;
 use std::ptr::null_mut;
 
-use crate::Module;
 use crate::config::MetricId;
 use crate::raw::{
     self, Envoy, Header, RECEIVED_REQUEST_BODY, REQUEST_HEADERS, RESPONSE_HEADERS, Slice,
 };
 use crate::waker::Waker;
+use crate::{Foreign, Module, hooks};
 
 /// A stream, for the time of one hook, on its thread.
 ///
@@ -149,13 +149,18 @@ impl<'a, M: Module> Stream<'a, M> {
     }
 
     /// The configuration of the stream's route, if it has one of its own.
-    #[must_use]
-    pub fn route_config(&self) -> Option<&M::RouteConfig> {
+    ///
+    /// # Errors
+    /// It is another module's: Envoy does not compare the modules of a filter and a route.
+    pub fn route_config(&self) -> Result<Option<&M::RouteConfig>, Foreign> {
         // SAFETY: the hook of this stream runs.
         let config = unsafe { raw::get_route_config(self.stream) };
-        // SAFETY: `hooks::route_new` made it from a box of this type; the stream's route, which Envoy
-        // keeps for the hook, keeps it.
-        unsafe { config.cast::<M::RouteConfig>().as_ref() }
+        if !config.is_null() && !hooks::is_route(config) {
+            return Err(Foreign);
+        }
+        // SAFETY: null, or `hooks::route_new` made it from a box of this type; the stream's route, which
+        // Envoy keeps for the hook, keeps it.
+        Ok(unsafe { config.cast::<M::RouteConfig>().as_ref() })
     }
 
     /// The stream's waker.

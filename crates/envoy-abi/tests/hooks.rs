@@ -75,7 +75,7 @@ fn a_filter_reads_its_stream_and_changes_it() {
             note(text(stream.request_headers()));
             note(stream.source_address().expect("an address"));
             stream.set_metadata("keys", "owner", "me");
-            assert!(stream.route_config().is_none());
+            assert!(matches!(stream.route_config(), Ok(None)));
             Step::Continue
         });
         script.response = Box::new(|stream| note(format!("{:?}", stream.response_status())));
@@ -103,7 +103,7 @@ fn a_filter_reads_its_stream_and_changes_it() {
 fn a_filter_reads_the_configuration_of_its_route() {
     script(|script| {
         script.headers = Box::new(|stream| {
-            note(&stream.route_config().expect("one").0);
+            note(&stream.route_config().expect("ours").expect("one").0);
             Step::Continue
         });
     });
@@ -113,6 +113,24 @@ fn a_filter_reads_the_configuration_of_its_route() {
     stream.route.set(route.0);
     stream.request(true);
     assert_eq!(notes(), ["headers", "of a route"]);
+    stream.destroy();
+    config.destroy();
+}
+
+#[test]
+fn the_configuration_of_another_module_is_not_read() {
+    script(|script| {
+        script.headers = Box::new(|stream| {
+            note(format!("{:?}", stream.route_config().err()));
+            Step::Continue
+        });
+    });
+    let config = config();
+    let stream = config.stream(&[]);
+    let foreign = [0_usize; 4];
+    stream.route.set(foreign.as_ptr().cast());
+    stream.request(true);
+    assert_eq!(notes(), ["headers", "Some(Foreign)"]);
     stream.destroy();
     config.destroy();
 }

@@ -31,6 +31,7 @@ enum KeySource {
 }
 
 /// A generic secret of Envoy.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Secret {
     pub(crate) name: String,
     /// An `envoy.config.core.v3.ConfigSource` as JSON; empty for a secret of the bootstrap
@@ -39,7 +40,7 @@ pub(crate) struct Secret {
 }
 
 /// Gives the text of a secret, once Envoy has delivered it.
-pub(crate) type Secrets<'a> = &'a dyn Fn(&str) -> Option<Zeroizing<String>>;
+pub(crate) type Secrets<'a> = &'a dyn Fn(&Secret) -> Option<Zeroizing<String>>;
 
 impl Configuration {
     /// Reads a configuration.
@@ -196,7 +197,7 @@ impl KeySource {
                     Zeroizing::new(text.map_err(|fault| format!("{named}: {fault}"))?),
                 )
             }
-            Self::Secret(secret) => match secrets(&secret.name) {
+            Self::Secret(secret) => match secrets(secret) {
                 None => return Ok(None),
                 Some(text) => (format!("{field}_secret {}", secret.name), text),
             },

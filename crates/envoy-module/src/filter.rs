@@ -1,6 +1,7 @@
 //! The filter of one stream.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use apikeys_core::exchange::credentials::AUTHORIZATION;
 use apikeys_core::manage::body::BODY_BYTES_MAX;
@@ -8,9 +9,10 @@ use apikeys_core::rejection::Rejection;
 use apikeys_native::exchange::{Begun, Ended, Removal, Verdict, begin};
 use apikeys_native::management::{self, Answered};
 use apikeys_native::{Facts, Request, Route, lock};
-use envoy_abi::{Reply, Step, Stream, Waker};
+use envoy_abi::{Foreign, Level, Reply, Step, Stream, Waker, log};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
+use tokio::time::interval;
 use zeroize::Zeroizing;
 
 use crate::Exchange;
@@ -22,6 +24,10 @@ const METADATA: &str = "apikey-jwt-exchange";
 
 /// The keys there for the three identity headers, in their order.
 const METADATA_KEYS: [&str; 3] = ["key_id", "owner_id", "key_name"];
+
+/// The time between two looks for the signing key, and the most looks.
+const KEY_TICK: Duration = Duration::from_millis(50);
+const KEY_TICKS: u32 = 100;
 
 /// The filter of one stream.
 pub(crate) struct Filter {
@@ -36,6 +42,11 @@ pub(crate) struct Filter {
 )]
 enum State {
     New,
+    /// Waits for the signing key. `ends`: the request has no body.
+    Unready {
+        task: Task<()>,
+        ends: bool,
+    },
     /// A task drives the exchange.
     Waiting(Task<Ended<Envoy>>),
     /// A task drives a request of the management API.
@@ -151,6 +162,60 @@ impl Filter {
         Step::Continue
     }
 
+    /// Waits for the signing key: a secret may come a moment after the first request. A request of the
+    /// management API does not wait, because it may have a body.
+    fn wait_for_key(&mut self, stream: &mut Stream<'_, Exchange>, ends: bool) -> Step {
+        if self.ticket.manages() {
+            return Step::Reply(self.no_key());
+        }
+        let ticket = Arc::clone(&self.ticket);
+        let wait = async move {
+            let mut ticks = interval(KEY_TICK);
+            for _ in 0..KEY_TICKS {
+                ticks.tick().await;
+                if ticket.route().is_some() {
+                    return;
+                }
+            }
+        };
+        let task = Task::spawn(&self.ticket, stream.waker(), wait);
+        self.state = State::Unready { task, ends };
+        Step::Hold
+    }
+
+    fn no_key(&self) -> Reply {
+        log(
+            Level::Error,
+            "a request is refused: Envoy has not delivered the signing key",
+        );
+        self.unavailable()
+    }
+
+    /// Begins the exchange.
+    fn begin(&mut self, stream: &mut Stream<'_, Exchange>, ends: bool) -> Step {
+        let Some(route) = self.ticket.route() else {
+            return Step::Reply(self.no_key());
+        };
+        if self.ticket.manages() && self.ticket.config().enabled {
+            return self.manage(Arc::clone(route), stream, ends);
+        }
+        let begun = {
+            let headers = stream.request_headers();
+            let Some(headers) = headers.iter().map(as_text).collect::<Option<Vec<_>>>() else {
+                return Step::Reply(refusal(Rejection::AmbiguousCredentials, self.realm(), "-"));
+            };
+            begin(route, &headers, Removal::Listed, &|| facts_of(stream))
+        };
+        match begun {
+            Begun::Ended(ended) => self.finish(stream, ended),
+            Begun::Waits(waiting) => {
+                let work = waiting.finish();
+                self.state = State::Waiting(Task::spawn(&self.ticket, stream.waker(), work));
+                Step::Hold
+            }
+        }
+    }
+
     fn realm(&self) -> &str {
         &self.ticket.config().realm.name
     }
@@ -203,31 +268,22 @@ impl envoy_abi::Filter for Filter {
     type Module = Exchange;
 
     fn on_request_headers(&mut self, stream: &mut Stream<'_, Exchange>, ends: bool) -> Step {
-        if let Some(own) = stream.route_config() {
-            self.ticket = Arc::clone(&own.ticket);
-        }
-        self.ticket.tell_through(&self.outlet, stream);
-        let Some(route) = self.ticket.route() else {
-            return Step::Reply(self.unavailable());
-        };
-        if self.ticket.manages() {
-            return self.manage(Arc::clone(route), stream, ends);
-        }
-        let begun = {
-            let headers = stream.request_headers();
-            let Some(headers) = headers.iter().map(as_text).collect::<Option<Vec<_>>>() else {
-                return Step::Reply(refusal(Rejection::AmbiguousCredentials, self.realm(), "-"));
-            };
-            begin(route, &headers, Removal::Listed, &|| facts_of(stream))
-        };
-        match begun {
-            Begun::Ended(ended) => self.finish(stream, ended),
-            Begun::Waits(waiting) => {
-                let work = waiting.finish();
-                self.state = State::Waiting(Task::spawn(&self.ticket, stream.waker(), work));
-                Step::Hold
+        match stream.route_config() {
+            Ok(None) => {}
+            Ok(Some(own)) => self.ticket = Arc::clone(&own.ticket),
+            Err(Foreign) => {
+                log(
+                    Level::Error,
+                    "a route has a configuration of another module",
+                );
+                return Step::Reply(self.unavailable());
             }
         }
+        self.ticket.tell_through(&self.outlet, stream);
+        if self.ticket.route().is_none() {
+            return self.wait_for_key(stream, ends);
+        }
+        self.begin(stream, ends)
     }
 
     fn on_request_body(&mut self, part: &[&[u8]], ends: bool) -> Step {
@@ -269,12 +325,21 @@ impl envoy_abi::Filter for Filter {
                 }),
                 Outcome::Lost => Step::Reply(<Exchange as envoy_abi::Module>::panicked()),
             },
+            State::Unready { task, ends } => {
+                let ends = *ends;
+                match task.take() {
+                    Outcome::Pending => Step::Hold,
+                    Outcome::Done(()) | Outcome::Lost => self.begin(stream, ends),
+                }
+            }
             State::New | State::Over(_) => Step::Hold,
         }
     }
 
     fn on_response_headers(&mut self, stream: &Stream<'_, Exchange>) {
-        if let State::Over(Some(ended)) = &mut self.state
+        // Not kept for a long response: it holds the state that the request began with.
+        if let State::Over(over) = &mut self.state
+            && let Some(mut ended) = over.take()
             && stream.response_status() == Some(401)
         {
             ended.token_refused(|| request_of(stream));

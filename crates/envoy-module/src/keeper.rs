@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use apikeys_core::build_info::BuildInfo;
 use apikeys_core::config::Config;
 use apikeys_native::{Keys, Memory, Route, Shared, State, background, lock, threads};
 use envoy_abi::{Level, MetricId, Outside, Stream, log};
@@ -14,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use zeroize::Zeroizing;
 
 use crate::Exchange;
-use crate::config::Configuration;
+use crate::config::{Configuration, Secret};
 use crate::outlets::{Envoy, Outlet, Outlets};
 
 /// The time between two looks at keys, secrets and metrics.
@@ -43,10 +44,10 @@ struct Keep {
     memory: Mutex<Arc<Memory>>,
     tickets: Mutex<HashMap<[u8; 32], Weak<Ticket>>>,
     /// The texts of secrets, as Envoy has delivered them.
-    secrets: Mutex<HashMap<String, Zeroizing<String>>>,
+    secrets: Mutex<HashMap<Secret, Zeroizing<String>>>,
     /// Faults of keys that were logged.
     told: Mutex<Vec<String>>,
-    /// Envoy takes metrics from streams alone, as 1.38 does, and has not taken the latest.
+    /// This Envoy (1.38) takes metrics only from streams, and the latest values wait for one.
     waits_for_stream: AtomicBool,
 }
 
@@ -126,7 +127,8 @@ impl Keeper {
             told: Mutex::default(),
             waits_for_stream: AtomicBool::new(false),
         });
-        runtime.spawn(keep_up(Arc::downgrade(&keep), Arc::clone(&outlets)));
+        let (weak, all) = (Arc::downgrade(&keep), Arc::clone(&outlets));
+        runtime.spawn(again(move || keep_up(weak.clone(), Arc::clone(&all))));
         let keeper = Arc::new(Self {
             outlets,
             keep,
@@ -147,7 +149,7 @@ impl Keeper {
         if let Some(known) = tickets.get(&configuration.digest).and_then(Weak::upgrade) {
             return Ok(known);
         }
-        let keys = configuration.read_keys(&|name| keep.secret(name))?;
+        let keys = configuration.read_keys(&|secret| keep.secret(secret))?;
         if !configuration.config.enabled {
             log(
                 Level::Warn,
@@ -170,14 +172,17 @@ impl Keeper {
     /// Looks at the secrets, and tells the metrics through the latest configuration. Runs on the main thread.
     pub(crate) fn look(&self, outlet: &Outlet, outside: &Outside<'_>) {
         let keep = &self.keep;
-        for (name, id) in &outlet.secrets {
+        for (secret, id) in &outlet.secrets {
             let text = outside.secret(*id).map(std::str::from_utf8);
             let Some(Ok(text)) = text else {
                 continue;
             };
             let mut secrets = lock(&keep.secrets);
-            if secrets.get(name).is_none_or(|known| known.as_str() != text) {
-                secrets.insert(name.clone(), Zeroizing::new(text.to_owned()));
+            if secrets
+                .get(secret)
+                .is_none_or(|known| known.as_str() != text)
+            {
+                secrets.insert(secret.clone(), Zeroizing::new(text.to_owned()));
             }
         }
         if !self.outlets.is_latest(outlet) {
@@ -203,8 +208,8 @@ impl Drop for Keeper {
 }
 
 impl Keep {
-    fn secret(&self, name: &str) -> Option<Zeroizing<String>> {
-        lock(&self.secrets).get(name).cloned()
+    fn secret(&self, secret: &Secret) -> Option<Zeroizing<String>> {
+        lock(&self.secrets).get(secret).cloned()
     }
 
     fn routes(&self) -> Vec<Arc<Route<Envoy>>> {
@@ -236,7 +241,8 @@ impl Keep {
                 taken &= tell(id, Change::Gauge(value));
             }
         }
-        // Growth that is told is gone: so the gauges show first whether Envoy takes any.
+        // Reading a counter's growth resets it. So the gauges go first: they show whether Envoy takes
+        // metrics here.
         if taken {
             self.shared.count(|metrics| {
                 metrics.grown(|at, by| {
@@ -256,10 +262,20 @@ impl Keep {
             None => "exchange",
             Some(_) => "management",
         };
+        let realm = &config.realm;
+        log(
+            Level::Info,
+            &format!(
+                "{BuildInfo}: {name}, realm {} at {}",
+                realm.name, realm.issuer
+            ),
+        );
         let memory = Arc::clone(&lock(&self.memory));
         let state = State::new(config, keys, &memory);
         let route = Route::new(name, config, state, &self.shared, self.envoy.clone());
-        self.threads.spawn(background::work(Arc::downgrade(&route)));
+        let weak = Arc::downgrade(&route);
+        self.threads
+            .spawn(again(move || background::work(weak.clone())));
         // Set once: only this function sets it, under the lock of the tickets or on one task.
         let _ = ticket.route.set(route);
     }
@@ -267,38 +283,52 @@ impl Keep {
     /// Starts routes whose key has come, and gives all routes a new state when a key has changed, or
     /// when a panic has broken one.
     fn settle(&self) {
-        let mut changed = false;
+        let (mut changed, mut broken, mut faults) = (false, false, Vec::new());
         let mut keys_of: HashMap<[u8; 32], Keys> = HashMap::new();
         let tickets = self.tickets();
         for ticket in &tickets {
-            let read = ticket.configuration.read_keys(&|name| self.secret(name));
+            let is_broken = |route: &Arc<Route<Envoy>>| route.state().is_broken();
+            broken |= ticket.route().is_some_and(is_broken);
+            let read = ticket
+                .configuration
+                .read_keys(&|secret| self.secret(secret));
             let keys = match read {
                 Ok(Some(keys)) => keys,
                 Ok(None) => continue,
                 Err(fault) => {
-                    self.tell_fault(fault);
+                    faults.push(fault);
                     continue;
                 }
             };
             match ticket.route() {
                 None => self.start(ticket, keys),
                 Some(route) => {
-                    let state = route.state();
-                    changed |= state.is_broken() || !state.has_keys(&keys);
+                    changed |= !route.state().has_keys(&keys);
                     keys_of.insert(ticket.configuration.digest, keys);
                 }
             }
         }
-        if !changed {
+        self.tell_faults(faults);
+        if changed {
+            log(
+                Level::Warn,
+                "the signing key has changed: all caches begin anew",
+            );
+        }
+        if broken {
+            log(
+                Level::Error,
+                "a panic has broken a state: all caches begin anew",
+            );
+        }
+        if !changed && !broken {
             return;
         }
-        log(
-            Level::Warn,
-            "the signing key has changed: the caches begin anew",
-        );
+        // Under this lock, no route starts with the old memory.
+        let tickets = lock(&self.tickets);
         let memory: Arc<Memory> = Arc::default();
         *lock(&self.memory) = Arc::clone(&memory);
-        for ticket in &tickets {
+        for ticket in tickets.values().filter_map(Weak::upgrade) {
             if let Some(route) = ticket.route() {
                 let keys = keys_of.get(&ticket.configuration.digest).cloned();
                 let keys = keys.unwrap_or_else(|| route.state().keys().clone());
@@ -307,17 +337,23 @@ impl Keep {
         }
     }
 
-    /// Logs a fault of a key once.
-    fn tell_fault(&self, fault: String) {
+    /// Logs the faults of keys that are new.
+    fn tell_faults(&self, faults: Vec<String>) {
         let mut told = lock(&self.told);
-        if !told.contains(&fault) {
+        for fault in faults.iter().filter(|fault| !told.contains(fault)) {
             log(
                 Level::Error,
                 &format!("{fault}; a key before it stays in use"),
             );
-            told.truncate(8);
-            told.insert(0, fault);
         }
+        *told = faults;
+    }
+}
+
+/// Runs work again after each panic, until it ends by itself.
+async fn again<W: Future<Output = ()> + Send + 'static>(work: impl Fn() -> W) {
+    while tokio::spawn(work()).await.is_err_and(|end| end.is_panic()) {
+        tokio::time::sleep(TICK).await;
     }
 }
 

@@ -19,7 +19,7 @@ use apikeys_core::metrics;
 use apikeys_core::rejection::Rejection;
 use envoy_abi::{Answer, Loading, Module, Outside, Reply};
 
-use config::{Configuration, Secret};
+use config::Configuration;
 use filter::Filter;
 use keeper::{Keeper, Ticket};
 use outlets::Outlet;
@@ -49,11 +49,10 @@ impl Module for Exchange {
         let configuration = Configuration::read(text)?;
         let mut secrets = Vec::new();
         for secret in configuration.secrets() {
-            let Secret { name, source } = secret;
             let id = loading
-                .subscribe(name, source)
-                .map_err(|fault| format!("signing_key_secret {name}: {fault}"))?;
-            secrets.push((name.clone(), id));
+                .subscribe(&secret.name, &secret.source)
+                .map_err(|fault| format!("signing_key_secret {}: {fault}", secret.name))?;
+            secrets.push((secret.clone(), id));
         }
         let names = metrics::names();
         let counters = names.iter().map(|name| loading.define_counter(name));

@@ -12,6 +12,8 @@ use envoy_abi::{MetricId, Outside, SecretId, Waker};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
+use crate::config::Secret;
+
 /// The time that a call may take longer than its own limit: Envoy's main thread may be busy.
 const LATE: Duration = Duration::from_secs(2);
 
@@ -26,7 +28,7 @@ pub(crate) struct Outlet {
     asked: Mutex<Vec<Asked>>,
     /// Calls under way, by Envoy's id.
     under_way: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
-    pub(crate) secrets: Vec<(String, SecretId)>,
+    pub(crate) secrets: Vec<(Secret, SecretId)>,
     pub(crate) counters: Vec<Option<MetricId>>,
     pub(crate) gauges: Vec<Option<MetricId>>,
 }
@@ -51,12 +53,14 @@ impl Outlets {
         let next = {
             let mut all = lock(&self.0);
             all.retain(|known| !Arc::ptr_eq(known, outlet));
+            let asked = std::mem::take(&mut *lock(&outlet.asked));
+            if let Some(next) = all.last() {
+                lock(&next.asked).extend(asked);
+            }
             all.last().cloned()
         };
-        let asked = std::mem::take(&mut *lock(&outlet.asked));
         lock(&outlet.under_way).clear();
         if let Some(next) = next {
-            lock(&next.asked).extend(asked);
             next.waker.wake();
         }
     }
@@ -100,7 +104,7 @@ impl Outlets {
 impl Outlet {
     pub(crate) fn new(
         waker: Waker,
-        secrets: Vec<(String, SecretId)>,
+        secrets: Vec<(Secret, SecretId)>,
         counters: Vec<Option<MetricId>>,
         gauges: Vec<Option<MetricId>>,
     ) -> Self {
@@ -218,7 +222,7 @@ impl Host for Envoy {
         envoy_abi::log(level, line);
     }
 
-    fn audit(&self, line: &str) {
-        envoy_abi::log(envoy_abi::Level::Info, line);
+    fn audit(&self, level: Level, line: &str) {
+        self.log(level, line);
     }
 }

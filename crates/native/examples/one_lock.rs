@@ -50,7 +50,7 @@ impl Host for MadeUp {
 
     fn log(&self, _: Level, _: &str) {}
 
-    fn audit(&self, _: &str) {}
+    fn audit(&self, _: Level, _: &str) {}
 }
 
 /// The headers that Envoy shows of a request of wrk.

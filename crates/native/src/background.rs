@@ -83,7 +83,7 @@ fn tick<H: Host>(route: &Route<H>, state: &State) {
             .log(Level::Warning, &format!("realm {realm}: {notice}"));
     }
     for used in used {
-        route.host.audit(&audit::usage(&used, realm));
+        route.host.audit(Level::Info, &audit::usage(&used, realm));
     }
     let (revoked, lost) = {
         let mut inner = state.lock();
@@ -103,6 +103,9 @@ async fn carry_on<H: Host>(route: &Route<H>, state: &State, jobs: &Mutex<Jobs>, 
     let mut next = Some(first);
     while let Some(effect) = next {
         let done: Done = carry_out(route, effect, None).await;
+        if state.is_broken() {
+            return;
+        }
         let mut held = jobs.lock().await;
         next = state.with_env(&|| None, |env, watch, _| {
             held.background.handle_event(done.event(), watch, env)

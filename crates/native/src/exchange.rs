@@ -14,11 +14,10 @@ use apikeys_core::machine::{Effect, Event};
 use apikeys_core::metrics::{CallResult, Way};
 use apikeys_core::rejection::{Reason, Rejection};
 use apikeys_core::trace::TraceContext;
-use tokio::sync::Semaphore;
 use tokio::task;
 
 use crate::request::{Facts, Request};
-use crate::route::Route;
+use crate::route::{Route, Shared};
 use crate::state::State;
 use crate::{Answer, Host, Level, clock};
 
@@ -45,6 +44,9 @@ pub enum Verdict {
         body: String,
     },
 }
+
+/// The reason for a refusal after a panic.
+const BROKEN: &str = "the state of the exchange is broken, and a new one follows";
 
 /// How a gateway removes the headers that a verdict names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +126,7 @@ impl<H: Host> Ended<H> {
     pub fn token_refused(&mut self, request: impl FnOnce() -> Request) {
         let under_way = &mut self.under_way;
         if !under_way.exchange.has_forwarded()
+            || under_way.state.is_broken()
             || !under_way.ask(None, |exchange, env| exchange.token_refused(env))
         {
             return;
@@ -148,7 +151,8 @@ struct UnderWay<H: Host> {
 
 impl<H: Host> Drop for UnderWay<H> {
     fn drop(&mut self) {
-        if self.exchange.is_pending() {
+        // In a broken state, a second panic could end the process.
+        if self.exchange.is_pending() && !self.state.is_broken() {
             self.ask(None, |exchange, env| exchange.abort(env));
         }
     }
@@ -212,9 +216,8 @@ pub fn begin<H: Host>(
         fetched_token: false,
     };
     if under_way.state.is_broken() {
-        let reason = "the state of the exchange is broken, and a new one follows";
         under_way.request = copy();
-        return Begun::Ended(under_way.refuse(Rejection::IdentityProviderUnavailable, reason));
+        return Begun::Ended(under_way.refuse(Rejection::IdentityProviderUnavailable, BROKEN));
     }
     let claims = match identity::claims(headers) {
         Ok(claims) => claims,
@@ -285,6 +288,9 @@ impl<H: Host> Waiting<H> {
         let mut output = Output::Await(effect);
         while let Output::Await(effect) = output {
             let done = under_way.perform(effect, trace.as_ref()).await;
+            if under_way.state.is_broken() {
+                return under_way.refuse(Rejection::IdentityProviderUnavailable, BROKEN);
+            }
             output = under_way.ask(None, |exchange, env| {
                 exchange.handle_event(done.event(), env)
             });
@@ -355,7 +361,7 @@ pub(crate) async fn carry_out<H: Host>(
         }
         Effect::Compute { job, timeout_ms } => {
             let limit = Duration::from_millis(timeout_ms);
-            let computing = compute(Arc::clone(&route.shared.computing), job);
+            let computing = compute(Arc::clone(&route.shared), job);
             match tokio::time::timeout(limit, computing).await {
                 Ok(Some(same)) => Done::Computed(same),
                 _ => Done::Answered(Answer::Failed("not computed in time".to_owned())),
@@ -369,7 +375,8 @@ const NICE: i32 = 10;
 
 /// Runs a verification on its own thread, once a permit is free. If the caller stops waiting, the
 /// verification stops after the current slice. It holds its permit until then.
-async fn compute(permits: Arc<Semaphore>, mut job: Box<BcryptJob>) -> Option<bool> {
+async fn compute(shared: Arc<Shared>, mut job: Box<BcryptJob>) -> Option<bool> {
+    let permits = Arc::clone(&shared.computing);
     let permit = permits.acquire_owned().await.ok()?;
     let waiting = Arc::new(());
     let waited_for = Arc::downgrade(&waiting);
@@ -378,7 +385,9 @@ async fn compute(permits: Arc<Semaphore>, mut job: Box<BcryptJob>) -> Option<boo
         // Threads that serve warm requests go first. It fails where the system forbids it.
         let _ = rustix::process::setpriority_process(None, NICE);
         while waited_for.strong_count() > 0 {
+            let began = clock::instant();
             let done = job.run(ROUNDS_PER_SLICE);
+            shared.count(|metrics| metrics.slice_took(clock::since_us(began)));
             if done.is_some() {
                 return done;
             }
@@ -458,7 +467,9 @@ impl<H: Host> UnderWay<H> {
         });
         if audited {
             let token_bytes = forward.authorization.len().saturating_sub("Bearer ".len());
-            self.audit(|request, now| Line::exchanged(request, source, token_bytes, now));
+            self.audit(Level::Info, |request, now| {
+                Line::exchanged(request, source, token_bytes, now)
+            });
         }
         let mut remove = claimed;
         remove.extend(forward.remove);
@@ -477,7 +488,7 @@ impl<H: Host> UnderWay<H> {
     fn pass(self, why: Pass, remove: Vec<String>) -> Ended<H> {
         self.route.shared.count(|metrics| metrics.passed(why));
         if why == Pass::Fallback {
-            self.audit(|request, now| {
+            self.audit(Level::Info, |request, now| {
                 Line::passed(request, "unknown key, before fallback_until", now)
             });
         }
@@ -491,7 +502,13 @@ impl<H: Host> UnderWay<H> {
         self.route
             .shared
             .count(|metrics| metrics.refused(rejection));
-        self.audit(|request, now| Line::refused(request, rejection.code(), reason, now));
+        let level = match rejection.status() {
+            500.. => Level::Warning,
+            _ => Level::Info,
+        };
+        self.audit(level, |request, now| {
+            Line::refused(request, rejection.code(), reason, now)
+        });
         let body = rejection.body(&self.request.id(&self.route.config));
         Ended {
             verdict: Verdict::Refused { rejection, body },
@@ -499,7 +516,7 @@ impl<H: Host> UnderWay<H> {
         }
     }
 
-    fn audit(&self, line: impl FnOnce(audit::Request<'_>, UnixMillis) -> Line) {
+    fn audit(&self, level: Level, line: impl FnOnce(audit::Request<'_>, UnixMillis) -> Line) {
         let Self {
             route,
             request,
@@ -519,7 +536,7 @@ impl<H: Host> UnderWay<H> {
             duration_ms: clock::since_us(self.began) / 1000,
             keycloak_ms: self.keycloak_us / 1000,
         };
-        route.host.audit(&line(facts, clock::now()).json());
+        route.host.audit(level, &line(facts, clock::now()).json());
     }
 }
 
@@ -538,17 +555,17 @@ mod tests {
 
     #[tokio::test]
     async fn verifications_that_nobody_waits_for_end_and_the_next_one_has_its_turn() {
-        let permits = Arc::new(Semaphore::new(1));
-        assert_eq!(compute(Arc::clone(&permits), job(4)).await, Some(false));
+        let shared = Arc::new(Shared::with_threads(1));
+        assert_eq!(compute(Arc::clone(&shared), job(4)).await, Some(false));
         // Run to their end one after the other, they would take more than a minute.
         for _ in 0..60 {
-            let long = compute(Arc::clone(&permits), job(14));
+            let long = compute(Arc::clone(&shared), job(14));
             let soon = Duration::from_millis(20);
             assert!(tokio::time::timeout(soon, long).await.is_err());
         }
-        let next = compute(Arc::clone(&permits), job(4));
+        let next = compute(Arc::clone(&shared), job(4));
         let next = tokio::time::timeout(Duration::from_secs(30), next).await;
         assert_eq!(next.unwrap(), Some(false));
-        assert_eq!(permits.available_permits(), 1);
+        assert_eq!(shared.computing.available_permits(), 1);
     }
 }

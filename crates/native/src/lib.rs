@@ -43,7 +43,7 @@ pub trait Host: Send + Sync + 'static {
     fn log(&self, level: Level, line: &str);
 
     /// Writes a line to the audit log. It is JSON.
-    fn audit(&self, line: &str);
+    fn audit(&self, level: Level, line: &str);
 }
 
 /// The importance of a log line.

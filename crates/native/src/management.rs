@@ -127,9 +127,11 @@ pub async fn answer<H: Host>(
             None => {
                 let problem = Problem::unavailable();
                 let body = problem.body(&request.id(&route.config));
+                let mut headers = problem.headers(&route.config.realm.name);
+                headers.push(("cache-control", "no-store".to_owned()));
                 return Answered {
                     status: problem.code.status(),
-                    headers: problem.headers(&route.config.realm.name),
+                    headers,
                     body: Zeroizing::new(body.into_bytes()),
                 };
             }

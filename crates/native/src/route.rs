@@ -21,14 +21,19 @@ pub struct Shared {
 
 impl Default for Shared {
     fn default() -> Self {
-        Self {
-            metrics: Mutex::default(),
-            computing: Arc::new(Semaphore::new(threads())),
-        }
+        Self::with_threads(threads())
     }
 }
 
 impl Shared {
+    /// With so many threads for bcrypt.
+    pub(crate) fn with_threads(count: usize) -> Self {
+        Self {
+            metrics: Mutex::default(),
+            computing: Arc::new(Semaphore::new(count)),
+        }
+    }
+
     /// Reads or changes the metrics.
     pub fn count<T>(&self, act: impl FnOnce(&mut Metrics) -> T) -> T {
         act(&mut lock(&self.metrics))

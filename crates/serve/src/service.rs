@@ -49,7 +49,7 @@ impl Host for Outside {
         }
     }
 
-    fn audit(&self, line: &str) {
+    fn audit(&self, _: Level, line: &str) {
         log::audit(line);
     }
 }
