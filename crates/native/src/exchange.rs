@@ -370,8 +370,8 @@ pub(crate) async fn carry_out<H: Host>(
     }
 }
 
-/// The priority of threads that compute bcrypt: about a tenth of the others' time on a busy core.
-const NICE: i32 = 10;
+/// The priority of threads that compute bcrypt: about a third of the others' time on a busy core.
+const NICE: i32 = 5;
 
 /// Runs a verification on its own thread, once a permit is free. If the caller stops waiting, the
 /// verification stops after the current slice. It holds its permit until then.
