@@ -171,7 +171,7 @@ pub const MUTATIONS: &[Mutation] = &[
         invariant: 6,
         edits: &[edit(
             "exchange/credentials.rs",
-            "remove.push(name.clone());",
+            "remove.push(name.to_owned());",
             "",
         )],
     },
