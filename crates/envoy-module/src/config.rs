@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use apikeys_core::config::{Config, SigningKeySource};
 use apikeys_core::signing_key::SigningKey;
+use apikeys_native::Keys;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -128,8 +129,6 @@ impl Configuration {
         }))
     }
 }
-
-use apikeys_native::Keys;
 
 /// Takes the module's own fields of a key out of a configuration.
 fn take_source(fields: &mut Map<String, Value>, key: &str) -> Result<Option<KeySource>, String> {

@@ -30,7 +30,6 @@ static HERE: Mutex<Weak<Keeper>> = Mutex::new(Weak::new());
 
 /// The parts that exist once in the process.
 pub(crate) struct Keeper {
-    pub(crate) outlets: Arc<Outlets>,
     keep: Arc<Keep>,
     /// Its threads end with it.
     runtime: Option<Runtime>,
@@ -116,10 +115,9 @@ impl Keeper {
             .enable_time()
             .build()
             .map_err(|fault| format!("cannot start threads: {fault}"))?;
-        let outlets: Arc<Outlets> = Arc::default();
         let keep = Arc::new(Keep {
             shared: Arc::default(),
-            envoy: Envoy(Arc::clone(&outlets)),
+            envoy: Envoy::default(),
             threads: runtime.handle().clone(),
             memory: Mutex::default(),
             tickets: Mutex::default(),
@@ -127,15 +125,19 @@ impl Keeper {
             told: Mutex::default(),
             waits_for_stream: AtomicBool::new(false),
         });
-        let (weak, all) = (Arc::downgrade(&keep), Arc::clone(&outlets));
-        runtime.spawn(again(move || keep_up(weak.clone(), Arc::clone(&all))));
+        let weak = Arc::downgrade(&keep);
+        runtime.spawn(again(move || keep_up(weak.clone())));
         let keeper = Arc::new(Self {
-            outlets,
             keep,
             runtime: Some(runtime),
         });
         *here = Arc::downgrade(&keeper);
         Ok(keeper)
+    }
+
+    /// The configurations through which calls can go.
+    pub(crate) fn outlets(&self) -> &Outlets {
+        &self.keep.envoy.0
     }
 
     /// The ticket of a configuration: that of another one with the same text, which so keeps its caches
@@ -185,7 +187,7 @@ impl Keeper {
                 secrets.insert(secret.clone(), Zeroizing::new(text.to_owned()));
             }
         }
-        if !self.outlets.is_latest(outlet) {
+        if !self.outlets().is_latest(outlet) {
             return;
         }
         keep.tell(outlet, |metric, change| match change {
@@ -258,9 +260,9 @@ impl Keep {
     /// Starts the route of a ticket with these keys.
     fn start(&self, ticket: &Ticket, keys: Keys) {
         let config = &ticket.configuration.config;
-        let name = match config.management {
-            None => "exchange",
-            Some(_) => "management",
+        let name = match ticket.manages() {
+            false => "exchange",
+            true => "management",
         };
         let realm = &config.realm;
         log(
@@ -358,7 +360,7 @@ async fn again<W: Future<Output = ()> + Send + 'static>(work: impl Fn() -> W) {
 }
 
 /// Looks after keys, secrets and metrics until the keeper is gone.
-async fn keep_up(keep: Weak<Keep>, outlets: Arc<Outlets>) {
+async fn keep_up(keep: Weak<Keep>) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut now = 0_u32;
@@ -371,6 +373,6 @@ async fn keep_up(keep: Weak<Keep>, outlets: Arc<Outlets>) {
             keep.settle();
         }
         now = now.wrapping_add(1);
-        outlets.wake();
+        keep.envoy.0.wake();
     }
 }

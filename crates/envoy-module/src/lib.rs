@@ -63,7 +63,7 @@ impl Module for Exchange {
         let outlet = Arc::new(Outlet::new(loading.waker(), secrets, counters, gauges));
         let keeper = Keeper::here()?;
         let ticket = keeper.admit(configuration)?;
-        keeper.outlets.open(&outlet);
+        keeper.outlets().open(&outlet);
         Ok(Self {
             keeper,
             ticket,
@@ -95,7 +95,7 @@ impl Module for Exchange {
     }
 
     fn on_end(&self) {
-        self.keeper.outlets.close(&self.outlet);
+        self.keeper.outlets().close(&self.outlet);
     }
 
     fn panicked() -> Reply {

@@ -165,7 +165,7 @@ impl Outlet {
 }
 
 /// The process around a route: Envoy.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Envoy(pub(crate) Arc<Outlets>);
 
 impl Host for Envoy {

@@ -107,12 +107,6 @@ impl<H: Host> Ended<H> {
         self.under_way.exchange.owner_id()
     }
 
-    /// The key's name, if it is known and has one.
-    #[must_use]
-    pub fn key_name(&self) -> Option<&str> {
-        self.under_way.exchange.terms()?.name.as_deref()
-    }
-
     /// The identity headers for the service behind the gateway, if the configuration sets them.
     #[must_use]
     pub fn identity(&self) -> Vec<(&'static str, String)> {

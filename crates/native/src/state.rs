@@ -92,13 +92,8 @@ impl State {
     /// Whether its keys are these.
     #[must_use]
     pub fn has_keys(&self, keys: &Keys) -> bool {
-        let ids = |keys: &Keys| {
-            [
-                keys.gateway.kid().to_owned(),
-                keys.management.kid().to_owned(),
-            ]
-        };
-        ids(&self.0.keys) == ids(keys)
+        let own = &self.0.keys;
+        own.gateway.kid() == keys.gateway.kid() && own.management.kid() == keys.management.kid()
     }
 
     /// Its keys.
