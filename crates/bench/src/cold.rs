@@ -34,6 +34,8 @@ const ALONE: Duration = Duration::from_secs(4);
 /// The time in which a new Envoy compiles its hot code.
 const WARM_UP: Duration = Duration::from_secs(3);
 const COLD_KEYS: usize = 50;
+/// The most requests for one of them.
+const TRIES: u32 = 30;
 /// For warm requests; some wait while a slice is computed.
 const CONNECTIONS: u32 = 32;
 /// Warm requests a second beside them: at most a quarter of a worker's capacity.
@@ -168,6 +170,24 @@ pub(crate) fn ask(gateway: &mut Connection, key: &str) -> f64 {
     answer.took.as_secs_f64() * 1000.0
 }
 
+/// Sends a request again for as long as the gateway tells it to come again. Gives the number of these
+/// answers.
+fn ask_until_served(gateway: &mut Connection, key: &str) -> u32 {
+    for refused in 0..TRIES {
+        let answer = gateway.send(&Request::orders().api_key(key));
+        if answer.status == 200 {
+            return refused;
+        }
+        let again = answer
+            .header("retry-after")
+            .and_then(|text| text.parse().ok());
+        let again = again.filter(|_| answer.status == 503);
+        let seconds = again.unwrap_or_else(|| panic!("{}", answer.describe()));
+        thread::sleep(Duration::from_secs(seconds));
+    }
+    panic!("the gateway tells a client to come again {TRIES} times");
+}
+
 /// A new key each time; beside it bcrypt in a native program, and the two calls.
 fn first_use(bench: &Bench, targets: &Targets, bare: &mut Bare, report: &mut Report) {
     let mut gateway = targets.target("exchange").connect();
@@ -248,6 +268,7 @@ fn stall(bench: &Bench, report: &mut Report) {
     report.fact("stall_alone_p99_us", &stalls.alone_us);
     report.fact("stall_beside_p99_us", &stalls.beside_us);
     report.fact("stall_cold_keys_s", &stalls.cold_keys_s);
+    report.fact("stall_refused", &stalls.refused);
     report.row("stall_p99_ratio", &stalls.ratios());
 }
 
@@ -258,6 +279,8 @@ pub(crate) struct Stalls {
     pub(crate) alone_us: Vec<f64>,
     pub(crate) beside_us: Vec<f64>,
     pub(crate) cold_keys_s: Vec<f64>,
+    /// Answers that told a client to come again.
+    pub(crate) refused: Vec<f64>,
 }
 
 impl Stalls {
@@ -284,21 +307,21 @@ impl Stalls {
             let (crowded, cold) = thread::scope(|scope| {
                 let warm = scope.spawn(|| open(port, WARM_PER_SECOND, CONNECTIONS, STALL));
                 targets.wait_for_requests();
+                let began = Instant::now();
                 let cold = cold_keys.iter().map(|key| {
                     let mut gateway = target.connect();
-                    scope.spawn(move || ask(&mut gateway, &key.text))
+                    scope.spawn(move || ask_until_served(&mut gateway, &key.text))
                 });
                 let cold: Vec<_> = cold.collect();
-                let cold: Vec<f64> = cold
-                    .into_iter()
-                    .map(|one| one.join().expect("an answer"))
-                    .collect();
+                let refused = cold.into_iter().map(|one| one.join().expect("an answer"));
+                let refused: u32 = refused.sum();
+                let cold = (began.elapsed().as_secs_f64(), f64::from(refused));
                 (warm.join().expect("figures"), cold)
             });
             stalls.alone_us.push(quiet.p99);
             stalls.beside_us.push(crowded.p99);
-            let longest = cold.iter().copied().fold(0.0, f64::max);
-            stalls.cold_keys_s.push(longest / 1000.0);
+            stalls.cold_keys_s.push(cold.0);
+            stalls.refused.push(cold.1);
             owned.owner.delete();
         }
         stalls

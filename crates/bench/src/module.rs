@@ -128,6 +128,7 @@ fn stall(bench: &Bench, report: &mut Report) {
     report.fact("module_stall_alone_p99_us", &stalls.alone_us);
     report.fact("module_stall_beside_p99_us", &stalls.beside_us);
     report.fact("module_stall_cold_keys_s", &stalls.cold_keys_s);
+    report.fact("module_stall_refused", &stalls.refused);
     report.row("module_stall_p99_ratio", &stalls.ratios());
     let shared = Stalls::measure(bench, &filter, SHARED_ROUNDS, |pid| {
         bench.cores.give_module_gateways_core(pid);
