@@ -117,20 +117,12 @@ fn send(
     trace: Option<&TraceContext>,
     left_ms: u64,
 ) -> Result<u32, String> {
-    let authorization = call.bearer.as_ref().map(|token| format!("Bearer {token}"));
-    let mut headers = vec![("accept", "application/json")];
-    headers.extend(
-        authorization
-            .as_deref()
-            .map(|value| ("authorization", value)),
-    );
-    if call.form.is_some() {
-        headers.push(("content-type", "application/x-www-form-urlencoded"));
-    } else if call.json.is_some() {
-        headers.push(("content-type", "application/json"));
-    }
-    headers.extend(trace.into_iter().flat_map(TraceContext::headers));
-    let body = call.form.as_deref().or(call.json.as_deref());
+    let headers = call.headers(trace);
+    let headers: Vec<(&str, &str)> = headers
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let body = Some(call.body().as_bytes()).filter(|body| !body.is_empty());
     let target = Target {
         upstream: &config.keycloak_upstream,
         authority: &config.realm.authority,
@@ -138,7 +130,7 @@ fn send(
         path: &call.path,
     };
     let timeout_ms = Gateway::here().call_timeout_ms(config, left_ms);
-    target.dispatch(&headers, body.map(str::as_bytes), timeout_ms)
+    target.dispatch(&headers, body, timeout_ms)
 }
 
 /// Sends a yield that ends at once, or after about `wait_ms`.

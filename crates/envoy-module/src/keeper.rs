@@ -126,7 +126,7 @@ impl Keeper {
             waits_for_stream: AtomicBool::new(false),
         });
         let weak = Arc::downgrade(&keep);
-        runtime.spawn(again(move || keep_up(weak.clone())));
+        runtime.spawn(background::again(move || keep_up(weak.clone())));
         let keeper = Arc::new(Self {
             keep,
             runtime: Some(runtime),
@@ -277,7 +277,7 @@ impl Keep {
         let route = Route::new(name, config, state, &self.shared, self.envoy.clone());
         let weak = Arc::downgrade(&route);
         self.threads
-            .spawn(again(move || background::work(weak.clone())));
+            .spawn(background::again(move || background::work(weak.clone())));
         // Set once: only this function sets it, under the lock of the tickets or on one task.
         let _ = ticket.route.set(route);
     }
@@ -349,13 +349,6 @@ impl Keep {
             );
         }
         *told = faults;
-    }
-}
-
-/// Runs work again after each panic, until it ends by itself.
-async fn again<W: Future<Output = ()> + Send + 'static>(work: impl Fn() -> W) {
-    while tokio::spawn(work()).await.is_err_and(|end| end.is_panic()) {
-        tokio::time::sleep(TICK).await;
     }
 }
 

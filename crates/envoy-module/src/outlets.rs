@@ -183,26 +183,14 @@ impl Host for Envoy {
             (":path", text(&call.path)),
             (":authority", text(&config.realm.authority)),
             (":scheme", text(if upstream.tls { "https" } else { "http" })),
-            ("accept", text("application/json")),
         ];
-        if let Some(token) = &call.bearer {
-            headers.push(("authorization", Zeroizing::new(format!("Bearer {token}"))));
-        }
-        if call.form.is_some() {
-            headers.push(("content-type", text("application/x-www-form-urlencoded")));
-        } else if call.json.is_some() {
-            headers.push(("content-type", text("application/json")));
-        }
-        for (name, value) in trace.into_iter().flat_map(TraceContext::headers) {
-            headers.push((name, text(value)));
-        }
-        let body = call.form.as_deref().or(call.json.as_deref());
+        headers.extend(call.headers(trace));
         let timeout = Duration::from_millis(timeout_ms.max(1));
         let (answer, answered) = oneshot::channel();
         self.0.ask(Asked {
             cluster: upstream.name.clone(),
             headers,
-            body: text(body.map_or("", |body| body)),
+            body: text(call.body()),
             timeout,
             answer,
         });

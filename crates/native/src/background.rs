@@ -66,6 +66,13 @@ pub async fn work<H: Host>(route: Weak<Route<H>>) {
     }
 }
 
+/// Runs work again after each panic, until it ends by itself. For a process that a panic does not end.
+pub async fn again<W: Future<Output = ()> + Send + 'static>(work: impl Fn() -> W) {
+    while tokio::spawn(work()).await.is_err_and(|end| end.is_panic()) {
+        tokio::time::sleep(TICK).await;
+    }
+}
+
 fn new_jobs() -> Vec<Arc<Mutex<Jobs>>> {
     (0..JOBS).map(|_| Arc::default()).collect()
 }
@@ -177,4 +184,25 @@ fn has_passed(findings: &Findings) -> bool {
     [Check::ServiceToken, Check::Roles]
         .into_iter()
         .all(|check| matches!(findings.of(check), Found::Good | Found::Warning(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_panics_begins_again_until_it_ends_by_itself() {
+        let begun = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&begun);
+        again(move || {
+            let count = Arc::clone(&count);
+            async move {
+                assert!(count.fetch_add(1, Ordering::Relaxed) == 2, "on purpose");
+            }
+        })
+        .await;
+        assert_eq!(begun.load(Ordering::Relaxed), 3);
+    }
 }

@@ -182,23 +182,13 @@ fn request(
     let mut request = http::Request::builder()
         .method(call.method)
         .uri(format!("{url}{}", call.path))
-        .header("host", &config.realm.authority)
-        .header("accept", "application/json");
-    if let Some(token) = &call.bearer {
-        let mut value = http::HeaderValue::try_from(format!("Bearer {token}"))?;
-        value.set_sensitive(true);
-        request = request.header("authorization", value);
-    }
-    if call.form.is_some() {
-        request = request.header("content-type", "application/x-www-form-urlencoded");
-    } else if call.json.is_some() {
-        request = request.header("content-type", "application/json");
-    }
-    for (name, value) in trace.into_iter().flat_map(TraceContext::headers) {
+        .header("host", &config.realm.authority);
+    for (name, value) in call.headers(trace) {
+        let mut value = http::HeaderValue::try_from(value.as_str())?;
+        value.set_sensitive(name == "authorization");
         request = request.header(name, value);
     }
-    let body = call.form.as_deref().or(call.json.as_deref());
-    request.body(Full::from(body.unwrap_or_default().to_owned()))
+    request.body(Full::from(call.body().to_owned()))
 }
 
 /// The certificates to trust: the file's, or the system's without a file.

@@ -18,6 +18,9 @@ pub mod user_events;
 pub mod users;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use zeroize::Zeroizing;
+
+use crate::trace::TraceContext;
 
 /// Bytes of an answer that are read; a larger one is refused unread, since reading
 /// it would hold the worker. An owner with a hundred keys takes about half of it.
@@ -79,6 +82,31 @@ impl Call {
             json: Some(body.to_string()),
             ..Self::get(endpoint, path, bearer)
         }
+    }
+
+    /// The headers to send beside the host's own, those of the trace among them. One may hold a token.
+    #[must_use]
+    pub fn headers(&self, trace: Option<&TraceContext>) -> Vec<(&'static str, Zeroizing<String>)> {
+        let own = |text: &str| Zeroizing::new(text.to_owned());
+        let mut headers = vec![("accept", own("application/json"))];
+        if let Some(token) = &self.bearer {
+            headers.push(("authorization", Zeroizing::new(format!("Bearer {token}"))));
+        }
+        if self.form.is_some() {
+            headers.push(("content-type", own("application/x-www-form-urlencoded")));
+        } else if self.json.is_some() {
+            headers.push(("content-type", own("application/json")));
+        }
+        let trace = trace.into_iter().flat_map(TraceContext::headers);
+        headers.extend(trace.map(|(name, value)| (name, own(value))));
+        headers
+    }
+
+    /// The body to send; empty if it has none.
+    #[must_use]
+    pub fn body(&self) -> &str {
+        let body = self.form.as_deref().or(self.json.as_deref());
+        body.unwrap_or_default()
     }
 }
 

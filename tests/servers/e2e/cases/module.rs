@@ -50,6 +50,10 @@ pub(crate) fn cases() -> Vec<Case> {
             key_by_sds,
         ),
         Case::new(
+            "module::a_request_waits_for_the_first_signing_key_and_is_refused_if_none_comes",
+            first_key,
+        ),
+        Case::new(
             "module::a_signing_key_may_be_a_secret_of_the_bootstrap",
             key_in_the_bootstrap,
         ),
@@ -540,32 +544,68 @@ fn key_in_a_file(world: &World) {
 }
 
 fn key_by_sds(world: &World) {
-    let file = folder(world, "key-by-sds").join("sds.json");
+    let (spec, file) = by_sds(world, "key-by-sds");
+    new_key_is_used(world, spec, |pem| deliver(&file, &[pem]));
+}
+
+/// The signing key comes by SDS, from this file.
+fn by_sds(world: &World, name: &str) -> (Spec, PathBuf) {
+    let file = folder(world, name).join("sds.json");
     let source = json!({"path_config_source": {"path": file}, "resource_api_version": "V3"});
     let spec = Spec::default()
         .field("signing_key_secret", "apikeys")
         .field("signing_key_secret_source", source);
-    new_key_is_used(world, spec, |pem| {
-        let secret = json!({
+    (spec, file)
+}
+
+/// Delivers the secret by SDS, or no secret.
+fn deliver(file: &PathBuf, pems: &[&str]) {
+    let secrets = pems.iter().map(|pem| {
+        json!({
             "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
             "name": "apikeys", "generic_secret": {"secret": {"inline_string": pem}},
-        });
-        let version = wait::now_ms().to_string();
-        let text = json!({"version_info": version, "resources": [secret]});
-        put(&file, &text.to_string());
+        })
     });
+    let secrets: Vec<Value> = secrets.collect();
+    let version = wait::now_ms().to_string();
+    let text = json!({"version_info": version, "resources": secrets});
+    put(file, &text.to_string());
+}
+
+fn first_key(world: &World) {
+    let (spec, file) = by_sds(world, "first-key");
+    deliver(&file, &[]);
+    let gateway = start_with_secret(world, spec);
+    gateway.target.orders(&world.api_key).unavailable();
+    gateway
+        .log
+        .expect(&["Envoy has not delivered the signing key"]);
+    let pem = right_pem(world);
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| gateway.target.orders(&world.api_key));
+        wait::until("a request waits", Duration::from_secs(4), || {
+            let text = gateway.admin("/stats?filter=^http.gateway.downstream_rq_active$");
+            text.trim().ends_with(" 1").then_some(()).ok_or(text)
+        });
+        deliver(&file, &[&pem]);
+        waits.join().expect("an answer").orders();
+    });
+}
+
+fn start_with_secret<'a>(world: &'a World, spec: Spec) -> Gateway<'a> {
+    let spec = spec.field("signing_key_property", Value::Null);
+    let (mut config, port) = envoy_of(world.stack(), &spec);
+    // Envoy asks for secrets by its own name.
+    config["node"] = json!({"id": "e2e", "cluster": "e2e"});
+    let started = Gateway::try_start_as(world.stack(), &config, port, 1);
+    started.unwrap_or_else(|said| panic!("no gateway: {said}"))
 }
 
 /// A key that Keycloak does not know, and then the right one, without a restart.
 fn new_key_is_used(world: &World, spec: Spec, give: impl Fn(&str)) {
     let (owner, key) = world.owner();
     give(&foreign_pem());
-    let spec = spec.field("signing_key_property", Value::Null);
-    let (mut config, port) = envoy_of(world.stack(), &spec);
-    // Envoy asks for secrets by its own name.
-    config["node"] = json!({"id": "e2e", "cluster": "e2e"});
-    let started = Gateway::try_start_as(world.stack(), &config, port, 1);
-    let gateway = started.unwrap_or_else(|said| panic!("no gateway: {said}"));
+    let gateway = start_with_secret(world, spec);
     // A secret comes some milliseconds after the listener, and until then each request is refused.
     wait::until("Keycloak refuses", Duration::from_secs(10), || {
         let request_id = gateway.target.orders(&key.text).unavailable();
