@@ -38,10 +38,6 @@ impl SharedStore for View<'_> {
         values.insert(name.to_owned(), (value.to_vec(), next));
         true
     }
-
-    fn has_one_worker(&self) -> bool {
-        true
-    }
 }
 
 #[cfg(test)]

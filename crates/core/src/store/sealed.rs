@@ -37,14 +37,6 @@ pub enum Kind {
     Usage = 7,
 }
 
-impl Kind {
-    /// Whether it is a copy, for other workers of the same configuration, of an entry in the worker's
-    /// own memory.
-    pub(super) const fn is_copy(self) -> bool {
-        matches!(self, Self::Token | Self::Verified | Self::Refused)
-    }
-}
-
 /// An entry that was opened, or is to be sealed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Entry<P> {

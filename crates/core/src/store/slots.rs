@@ -18,11 +18,6 @@ pub trait SharedStore {
     /// Stores a value if the version is still the one that was read; none means that there was no
     /// value. False if the host says that it did not.
     fn set(&mut self, name: &str, value: &[u8], version: Option<u32>) -> bool;
-    /// Whether each configuration has one worker here. Then nobody reads copies of the entries in its
-    /// memory, and none is stored.
-    fn has_one_worker(&self) -> bool {
-        false
-    }
 }
 
 /// One region of slots, for one kind of entry.
@@ -50,9 +45,6 @@ impl Slots {
         digest: &KeyDigest,
         read: impl Fn(Entry<&[u8]>) -> Option<T>,
     ) -> Option<T> {
-        if !self.is_kept_in(store) {
-            return None;
-        }
         self.names(digest).find_map(|name| {
             let (value, _) = store.get(&name)?;
             read(sealer.open(self.kind, digest, &value)?)
@@ -69,9 +61,6 @@ impl Slots {
         entry: &Entry<&[u8]>,
         now: UnixMillis,
     ) {
-        if !self.is_kept_in(store) {
-            return;
-        }
         let sealed = sealer.seal(self.kind, digest, entry);
         if sealed.len() > ENTRY_BYTES_MAX {
             return;
@@ -94,10 +83,6 @@ impl Slots {
         if let Some((_, name, version)) = best {
             store.set(&name, &sealed, version);
         }
-    }
-
-    fn is_kept_in(&self, store: &dyn SharedStore) -> bool {
-        !(self.kind.is_copy() && store.has_one_worker())
     }
 
     /// The names of the slots where a key may lie.
@@ -306,34 +291,6 @@ pub(crate) mod tests {
         let mut shared = Shared::default();
         slots.store(&mut shared, &sealer, &[1; 32], &entry(50), UnixMillis(10));
         assert!(shared.0.is_empty());
-    }
-
-    #[test]
-    fn where_each_configuration_has_one_worker_no_copy_of_its_memory_is_stored() {
-        struct OneWorker(Shared);
-        impl SharedStore for OneWorker {
-            fn get(&mut self, name: &str) -> Option<(Vec<u8>, Option<u32>)> {
-                self.0.get(name)
-            }
-            fn set(&mut self, name: &str, value: &[u8], version: Option<u32>) -> bool {
-                self.0.set(name, value, version)
-            }
-            fn has_one_worker(&self) -> bool {
-                true
-            }
-        }
-        let (sealer, mut store) = (Sealer::new(&[1; 32]), OneWorker(Shared::default()));
-        let mut is_kept = |kind| {
-            let slots = Slots::new(kind, 4);
-            slots.store(&mut store, &sealer, &[1; 32], &entry(50), UnixMillis(10));
-            let found = slots.find(&mut store, &sealer, &[1; 32], |_| Some(()));
-            found.is_some()
-        };
-        let copies = [Kind::Token, Kind::Verified, Kind::Refused];
-        assert_eq!(copies.map(&mut is_kept), [false; 3]);
-        let others = [Kind::Failures, Kind::Renewal, Kind::Usage];
-        assert_eq!(others.map(&mut is_kept), [true; 3]);
-        assert_eq!(store.0.0.len(), 3);
     }
 
     #[test]
