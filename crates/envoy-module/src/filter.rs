@@ -12,7 +12,7 @@ use apikeys_native::{Facts, Request, Route, lock};
 use envoy_abi::{Foreign, Level, Reply, Step, Stream, Waker, log};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
-use tokio::time::interval;
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::Exchange;
@@ -25,9 +25,8 @@ const METADATA: &str = "apikey-jwt-exchange";
 /// The keys there for the three identity headers, in their order.
 const METADATA_KEYS: [&str; 3] = ["key_id", "owner_id", "key_name"];
 
-/// The time between two looks for the signing key, and the most looks.
-const KEY_TICK: Duration = Duration::from_millis(50);
-const KEY_TICKS: u32 = 100;
+/// The longest wait for the signing key.
+const KEY_WAIT: Duration = Duration::from_secs(5);
 
 /// The filter of one stream.
 pub(crate) struct Filter {
@@ -168,15 +167,14 @@ impl Filter {
         if self.ticket.manages() {
             return Step::Reply(self.no_key());
         }
+        let Some(waits) = self.ticket.admit_waiting() else {
+            return Step::Reply(self.unavailable());
+        };
         let ticket = Arc::clone(&self.ticket);
         let wait = async move {
-            let mut ticks = interval(KEY_TICK);
-            for _ in 0..KEY_TICKS {
-                ticks.tick().await;
-                if ticket.route().is_some() {
-                    return;
-                }
-            }
+            let _waits = waits;
+            // The request is refused if the key does not come.
+            let _ = timeout(KEY_WAIT, ticket.started()).await;
         };
         let task = Task::spawn(&self.ticket, stream.waker(), wait);
         self.state = State::Unready { task, ends };

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use apikeys_core::build_info::BuildInfo;
 use apikeys_core::config::Config;
+use apikeys_core::exchange::PENDING_MAX;
 use apikeys_native::{Keys, Memory, Route, Shared, State, background, lock, threads};
 use envoy_abi::{Level, MetricId, Outside, Stream, log};
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{MissedTickBehavior, interval};
 use zeroize::Zeroizing;
 
@@ -60,6 +62,10 @@ enum Change {
 pub(crate) struct Ticket {
     configuration: Configuration,
     route: OnceLock<Arc<Route<Envoy>>>,
+    /// Told when it has its route.
+    starts: Notify,
+    /// One permit for each request that may wait for it.
+    waiting: Arc<Semaphore>,
     keep: Arc<Keep>,
 }
 
@@ -67,6 +73,19 @@ impl Ticket {
     /// The route; none before its signing key is there.
     pub(crate) fn route(&self) -> Option<&Arc<Route<Envoy>>> {
         self.route.get()
+    }
+
+    /// Waits until it has a route.
+    pub(crate) async fn started(&self) {
+        let starts = self.starts.notified();
+        if self.route().is_none() {
+            starts.await;
+        }
+    }
+
+    /// Admits a request that waits for the route, unless too many wait.
+    pub(crate) fn admit_waiting(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.waiting).try_acquire_owned().ok()
     }
 
     /// The module's threads.
@@ -160,6 +179,8 @@ impl Keeper {
         }
         let ticket = Arc::new(Ticket {
             route: OnceLock::new(),
+            starts: Notify::new(),
+            waiting: Arc::new(Semaphore::new(PENDING_MAX)),
             keep: Arc::clone(keep),
             configuration,
         });
@@ -280,6 +301,7 @@ impl Keep {
             .spawn(background::again(move || background::work(weak.clone())));
         // Set once: only this function sets it, under the lock of the tickets or on one task.
         let _ = ticket.route.set(route);
+        ticket.starts.notify_waiters();
     }
 
     /// Starts routes whose key has come, and gives all routes a new state when a key has changed, or

@@ -259,12 +259,17 @@ pub async fn judge<H: Host>(
     request: &Request,
     removal: Removal,
 ) -> Ended<H> {
-    if request.facts.source.is_none() {
-        route.has_no_address();
-    }
-    match begin(route, &request.headers, removal, &|| request.facts.clone()) {
-        Begun::Ended(ended) => ended,
-        Begun::Waits(waiting) => waiting.finish().await,
+    let begun = begin(route, &request.headers, removal, &|| request.facts.clone());
+    begun.ended().await
+}
+
+impl<H: Host> Begun<H> {
+    /// Waits for the verdict, if there is none yet.
+    pub async fn ended(self) -> Ended<H> {
+        match self {
+            Self::Ended(ended) => ended,
+            Self::Waits(waiting) => waiting.finish().await,
+        }
     }
 }
 
@@ -364,8 +369,8 @@ pub(crate) async fn carry_out<H: Host>(
     }
 }
 
-/// The priority of threads that compute bcrypt: about a third of the others' time on a busy core.
-const NICE: i32 = 5;
+/// The priority of threads that compute bcrypt: about a tenth of the others' time on a busy core.
+const NICE: i32 = 10;
 
 /// Runs a verification on its own thread, once a permit is free. If the caller stops waiting, the
 /// verification stops after the current slice. It holds its permit until then.

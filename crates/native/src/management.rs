@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use apikeys_core::machine::Event;
 use apikeys_core::manage::problem::Problem;
-use apikeys_core::manage::{Answer, Manage, ManageEnv, Output, RequestHead};
+use apikeys_core::manage::{Answer, Manage, ManageEnv, Output, RequestHead, SETTLE_MS};
 use zeroize::Zeroizing;
 
 use crate::exchange::carry_out;
@@ -60,6 +60,23 @@ impl<H: Host> UnderWay<'_, H> {
     }
 }
 
+impl<H: Host> UnderWay<'_, H> {
+    /// A new signing key gave all routes a new state and a new memory while the request was under way. They
+    /// did not hear of its change of an owner. So all tokens that they have cached meanwhile end.
+    async fn tell_a_new_state(&self) {
+        let state = self.route.state();
+        if state.is(&self.state) || state.is_broken() {
+            return;
+        }
+        state.with_env(&|| None, |env, _, _| {
+            let revocations = env.worker.cache.revocations_mut();
+            // Where nothing is shared, each worker learns of changes by its own polls.
+            let _ = revocations.revoke_all(env.now, env.store);
+        });
+        tokio::time::sleep(Duration::from_millis(SETTLE_MS)).await;
+    }
+}
+
 impl<H: Host> Drop for UnderWay<'_, H> {
     fn drop(&mut self) {
         if self.manage.is_pending() {
@@ -95,6 +112,7 @@ pub async fn answer<H: Host>(
     loop {
         output = match output {
             Some(Output::Respond(answer)) => {
+                under_way.tell_a_new_state().await;
                 report(&under_way, &answer);
                 let body = answer.body(&request.id(&route.config));
                 let bytes = body.map(|body| body.as_bytes().to_vec());

@@ -116,7 +116,7 @@ impl<H: Host> Route<H> {
 
     /// Logs once that a request came without a client address. Failures of such requests are not
     /// counted, and keys with `allowedAddresses` are refused.
-    pub(crate) fn has_no_address(&self) {
+    pub fn has_no_address(&self) {
         let counts = self.config.throttle_failures_per_minute > 0;
         if counts && !self.told_of_no_address.swap(true, Ordering::Relaxed) {
             let line = format!(

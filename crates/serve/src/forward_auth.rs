@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use apikeys_core::exchange::credentials::AUTHORIZATION;
 use apikeys_core::rejection::Rejection;
-use apikeys_native::Request;
-use apikeys_native::exchange::{Ended, Verdict, judge};
+use apikeys_native::exchange::{Ended, Verdict, begin};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use hyper::body::Incoming;
@@ -34,29 +33,35 @@ pub(crate) async fn answer(
     service: Arc<Service>,
     asked: http::Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let rest = asked.uri().path().strip_prefix(PATH);
+    // Dropped last: a body that is dropped unread closes the connection.
+    let (parts, _body) = asked.into_parts();
+    let rest = parts.uri.path().strip_prefix(PATH);
     let Some(route) = rest.and_then(|rest| service.exchange_of_path(rest)) else {
         let mut answer = Response::new(Body::from("there is no such exchange\n"));
         *answer.status_mut() = StatusCode::NOT_FOUND;
         return Ok(answer);
     };
-    let request = read(&asked, service.trusted_hops);
-    let ended = judge(route, &request, service.removal).await;
-    Ok(tell(route, &request, &ended))
-}
-
-/// The client's request, as the gateway describes it.
-fn read(asked: &http::Request<Incoming>, trusted_hops: usize) -> Request {
-    let mut request = request::read(asked.headers(), trusted_hops);
-    let told = asked.headers().get("x-forwarded-method");
-    let method = told.map_or(asked.method().as_str().as_bytes(), HeaderValue::as_bytes);
-    let method = (":method".to_owned(), method.to_vec());
-    request.headers.push(method);
-    request
+    let told = parts.headers.get("x-forwarded-method");
+    let method = told.map_or(parts.method.as_str().as_bytes(), HeaderValue::as_bytes);
+    let pairs = parts.headers.iter();
+    let headers: Vec<(&str, &[u8])> = pairs
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
+        .chain([(":method", method)])
+        .collect();
+    let facts = || {
+        let facts = request::facts(&parts.headers, service.trusted_hops);
+        if facts.source.is_none() {
+            route.has_no_address();
+        }
+        facts
+    };
+    let begun = begin(route, &headers, service.removal, &facts);
+    let ended = begun.ended().await;
+    Ok(tell(route, &headers, &ended))
 }
 
 /// The answer to the gateway.
-fn tell(route: &Route, request: &Request, ended: &Ended<Outside>) -> Response<Body> {
+fn tell(route: &Route, headers: &[(&str, &[u8])], ended: &Ended<Outside>) -> Response<Body> {
     match &ended.verdict {
         Verdict::Exchanged {
             authorization,
@@ -89,9 +94,9 @@ fn tell(route: &Route, request: &Request, ended: &Ended<Outside>) -> Response<Bo
             let read = route.config.headers.iter().map(String::as_str);
             let names = read.filter(|name| *name != AUTHORIZATION);
             for wanted in [AUTHORIZATION].into_iter().chain(names) {
-                for (name, value) in &request.headers {
+                for (name, value) in headers {
                     let pair = (HeaderName::try_from(wanted), HeaderValue::from_bytes(value));
-                    if let (true, (Ok(name), Ok(value))) = (name == wanted, pair) {
+                    if let (true, (Ok(name), Ok(value))) = (*name == wanted, pair) {
                         answer.headers_mut().append(name, value);
                     }
                 }

@@ -177,6 +177,9 @@ impl Authorization {
             ));
         };
         let request = read(attributes, self.service.trusted_hops);
+        if request.facts.source.is_none() {
+            route.has_no_address();
+        }
         // Envoy removes each header that the answer names, but it may hold headers that it does not send.
         let ended = judge(route, &request, Removal::ListedUnseen).await;
         Ok(tell(route, &ended))

@@ -153,7 +153,7 @@ pub(crate) async fn serve<S, B>(
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         // The peer is a gateway and passes on the resets of its clients. Closing the connection for
         // them would cancel the requests of all other clients.
-        .max_pending_accept_reset_streams(None)
+        .max_pending_accept_reset_streams(usize::MAX)
         .max_local_error_reset_streams(None)
         .keep_alive_interval(HEAD_TIMEOUT);
     let builder = Arc::new(builder);

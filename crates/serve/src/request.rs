@@ -10,13 +10,18 @@ pub(crate) const FORWARDED_FOR: &str = "x-forwarded-for";
 pub(crate) fn read(map: &HeaderMap, trusted_hops: usize) -> Request {
     let pairs = map.iter();
     let headers = pairs.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
-    let forwarded = map.get_all(FORWARDED_FOR).into_iter();
     Request {
         headers: headers.collect(),
-        facts: Facts {
-            source: forwarded_for(forwarded.map(HeaderValue::as_bytes), trusted_hops),
-            route: None,
-        },
+        facts: facts(map, trusted_hops),
+    }
+}
+
+/// The facts in these headers.
+pub(crate) fn facts(map: &HeaderMap, trusted_hops: usize) -> Facts {
+    let forwarded = map.get_all(FORWARDED_FOR).into_iter();
+    Facts {
+        source: forwarded_for(forwarded.map(HeaderValue::as_bytes), trusted_hops),
+        route: None,
     }
 }
 

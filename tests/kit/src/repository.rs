@@ -10,8 +10,11 @@ pub fn root() -> &'static Path {
 
 /// A new folder for a test's files, beside the build's.
 pub fn scratch(name: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let folder = test.ancestors().nth(3).unwrap().join("tmp").join(name);
+    let program = std::env::current_exe().unwrap();
+    // A test's program is in the folder `deps` of its profile, the bench's is beside that folder.
+    let mut folders = program.ancestors().skip(1);
+    let target = folders.find(|folder| !folder.ends_with("deps")).unwrap();
+    let folder = target.parent().unwrap().join("tmp").join(name);
     std::fs::create_dir_all(&folder).unwrap();
     folder
 }

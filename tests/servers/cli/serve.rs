@@ -238,6 +238,8 @@ fn a_key_is_exchanged_over_tcp_and_the_socket_and_refused_once_it_is_revoked() {
         .filter(|line| line["outcome"] == "refused")
         .collect();
     assert_eq!(refused[0]["key_id"], id.as_str());
+    let told = "a request came without the client's address";
+    assert_eq!(log.matches(told).count(), 1);
     assert!(!log.contains(&key));
 }
 
@@ -357,6 +359,45 @@ fn half_heads_and_ten_thousand_idle_connections_hold_nobody_up() {
     served.expect_exchanged(&key);
     drop(idle);
     served.expect_exchanged(&key);
+}
+
+/// A frame of HTTP/2 (RFC 9113, 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let [_, length @ ..] = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let head = [&length[..], &[kind, flags], &stream.to_be_bytes()];
+    [head.concat(), payload.to_vec()].concat()
+}
+
+#[test]
+fn a_gateway_may_end_many_checks_at_once_and_keeps_its_connection() {
+    let realm = Realm::prepared();
+    let port = free_ports(1)[0];
+    let more = format!("listen_grpc: ['127.0.0.1:{port}']\n");
+    let _served = Served::start(&realm, &more, "");
+    let mut gateway = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    gateway.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (headers, reset, settings, ping, go_away) = (1, 3, 4, 6, 7);
+    // POST http://a/ (RFC 7541, appendix A), and the reset of a client that went away.
+    let check = |stream| {
+        let head = frame(headers, 0x4, stream, &[0x83, 0x86, 0x84, 0x41, 1, b'a']);
+        [head, frame(reset, 0, stream, &8_u32.to_be_bytes())].concat()
+    };
+    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    sent.extend(frame(settings, 0, 0, &[]));
+    sent.extend((0..200).flat_map(|at| check(2 * at + 1)));
+    sent.extend(frame(ping, 0, 0, b"are you?"));
+    gateway.write_all(&sent).unwrap();
+    loop {
+        let mut head = [0; 9];
+        gateway.read_exact(&mut head).unwrap();
+        let [a, b, c, kind, flags, ..] = head;
+        let length = usize::try_from(u32::from_be_bytes([0, a, b, c])).unwrap();
+        gateway.read_exact(&mut vec![0; length]).unwrap();
+        assert_ne!(kind, go_away, "the connection ends, and all checks with it");
+        if (kind, flags) == (ping, 1) {
+            return;
+        }
+    }
 }
 
 /// Raises this process's soft limit of open files to the hard limit, and returns both.
