@@ -106,7 +106,7 @@ impl<'a> Owned<'a> {
     }
 }
 
-fn bcrypt_record(key: &Key) -> Record {
+pub(crate) fn bcrypt_record(key: &Key) -> Record {
     Record::bcrypt(key, "2b", COST)
 }
 
@@ -264,7 +264,8 @@ fn slices(bench: &Bench, report: &mut Report) {
 }
 
 fn stall(bench: &Bench, report: &mut Report) {
-    let stalls = Stalls::measure(bench, &Filter::Exchange(vec![]), STALL_ROUNDS, |_| {});
+    let filter = Filter::Exchange(vec![]);
+    let stalls = Stalls::measure(bench, &filter, bcrypt_record, STALL_ROUNDS, |_| {});
     report.fact("stall_alone_p99_us", &stalls.alone_us);
     report.fact("stall_beside_p99_us", &stalls.beside_us);
     report.fact("stall_cold_keys_s", &stalls.cold_keys_s);
@@ -284,16 +285,17 @@ pub(crate) struct Stalls {
 }
 
 impl Stalls {
-    /// `place` gives the threads of each Envoy their places, by its process.
+    /// `record` hashes the new keys; `place` gives the threads of each Envoy their places, by its process.
     pub(crate) fn measure(
         bench: &Bench,
         filter: &Filter,
+        record: fn(&Key) -> Record,
         rounds: usize,
         place: impl Fn(&str),
     ) -> Self {
         let mut stalls = Self::default();
         for _ in 0..rounds {
-            let owned = Owned::new(bench, COLD_KEYS + 1, bcrypt_record);
+            let owned = Owned::new(bench, COLD_KEYS + 1, record);
             let (first, cold_keys) = owned.keys.split_first().expect("keys");
             let targets = Targets::start(bench, &[("exchange", filter.clone())]);
             let target = targets.target("exchange");

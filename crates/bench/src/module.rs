@@ -5,9 +5,9 @@ use serde_json::json;
 
 use crate::bare::Bare;
 use crate::bench::Bench;
-use crate::cold::{STALL_ROUNDS, Stalls, ask, first_uses, ready_after};
+use crate::cold::{STALL_ROUNDS, Stalls, ask, bcrypt_record, first_uses, ready_after};
 use crate::load::{Keys, Order, Until, closed};
-use crate::owner::Key;
+use crate::owner::{Key, Record};
 use crate::rates::{Load, Rates, ratios};
 use crate::report::Report;
 use crate::stand_in::StandIn;
@@ -121,16 +121,19 @@ fn first_use(bench: &Bench, report: &mut Report) {
     report.row("module_first_use_vs_bcrypt", &ratios);
 }
 
-/// Warm requests while new keys are verified: on the core of the load, and on the worker's core.
+/// Warm requests while new keys are verified: on the core of the load, on the worker's core, and keys
+/// without bcrypt, whose first use is the calls alone.
 fn stall(bench: &Bench, report: &mut Report) {
     let filter = Filter::Module(vec![]);
-    let stalls = Stalls::measure(bench, &filter, STALL_ROUNDS, |_| {});
+    let stalls = Stalls::measure(bench, &filter, bcrypt_record, STALL_ROUNDS, |_| {});
     report.fact("module_stall_alone_p99_us", &stalls.alone_us);
     report.fact("module_stall_beside_p99_us", &stalls.beside_us);
     report.fact("module_stall_cold_keys_s", &stalls.cold_keys_s);
     report.fact("module_stall_refused", &stalls.refused);
     report.row("module_stall_p99_ratio", &stalls.ratios());
-    let shared = Stalls::measure(bench, &filter, SHARED_ROUNDS, |pid| {
+    let calls = Stalls::measure(bench, &filter, Record::sha256, STALL_ROUNDS, |_| {});
+    report.fact("module_stall_without_bcrypt_p99_ratio", &calls.ratios());
+    let shared = Stalls::measure(bench, &filter, bcrypt_record, SHARED_ROUNDS, |pid| {
         bench.cores.give_module_gateways_core(pid);
     });
     report.fact("module_stall_shared_core_p99_ratio", &shared.ratios());
