@@ -395,7 +395,7 @@ impl Drop for HttpFilter {
         let Ok(mut worker) = worker.worker.try_borrow_mut() else {
             return;
         };
-        // No decision depends on the time any more.
+        // If the clock cannot be read, only the pause after this disconnect is lost.
         let now = system::now().unwrap_or_default();
         let exchange = &mut self.exchange;
         with_env(now, &mut worker, |env| exchange.abort(env));

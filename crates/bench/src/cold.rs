@@ -34,7 +34,7 @@ const ALONE: Duration = Duration::from_secs(4);
 /// The time in which a new Envoy compiles its hot code.
 const WARM_UP: Duration = Duration::from_secs(3);
 const COLD_KEYS: usize = 50;
-/// The most requests for one of them.
+/// The most tries for one of them.
 const TRIES: u32 = 30;
 /// For warm requests; some wait while a slice is computed.
 const CONNECTIONS: u32 = 32;

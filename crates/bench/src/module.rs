@@ -121,7 +121,7 @@ fn first_use(bench: &Bench, report: &mut Report) {
     report.row("module_first_use_vs_bcrypt", &ratios);
 }
 
-/// Warm requests while new keys are verified: on the core of the load, on the worker's core, and keys
+/// Warm requests during first uses: bcrypt on the load's core, bcrypt on the worker's core, and keys
 /// without bcrypt, whose first use is the calls alone.
 fn stall(bench: &Bench, report: &mut Report) {
     let filter = Filter::Module(vec![]);

@@ -62,7 +62,7 @@ enum Change {
 pub(crate) struct Ticket {
     configuration: Configuration,
     route: OnceLock<Arc<Route<Envoy>>>,
-    /// Told when it has its route.
+    /// Notified once `route` is set.
     starts: Notify,
     /// One permit for each request that may wait for it.
     waiting: Arc<Semaphore>,

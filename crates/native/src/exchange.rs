@@ -1,5 +1,6 @@
 //! One exchange: drives the core's machine with this process's clock, threads and connections.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,12 +31,12 @@ pub enum Verdict {
         /// The value for `Authorization`.
         authorization: Arc<str>,
         /// The headers that the gateway must remove.
-        remove: Vec<String>,
+        remove: Vec<Cow<'static, str>>,
     },
     /// The gateway forwards it as it came, except for these headers.
     Passed {
         /// The headers that the gateway must remove.
-        remove: Vec<String>,
+        remove: Vec<Cow<'static, str>>,
     },
     /// The gateway refuses it with this answer.
     Refused {
@@ -81,7 +82,7 @@ pub struct Waiting<H: Host> {
     under_way: UnderWay<H>,
     effect: Effect,
     removal: Removal,
-    claimed: Vec<String>,
+    claimed: Vec<Cow<'static, str>>,
 }
 
 /// The end of an exchange.
@@ -176,7 +177,7 @@ impl<H: Host> UnderWay<H> {
         state.with_env(&source, |env, _, _| act(exchange, env))
     }
 
-    fn identity(&self) -> Vec<(&'static str, std::borrow::Cow<'_, str>)> {
+    fn identity(&self) -> Vec<(&'static str, Cow<'_, str>)> {
         match self.route.config.identity_headers {
             true => self.exchange.identity(),
             false => Vec::new(),
@@ -221,13 +222,13 @@ pub fn begin<H: Host>(
             return Begun::Ended(under_way.refuse(reason.rejection(), &reason.to_string()));
         }
     };
-    let mut claimed: Vec<String> = Vec::new();
+    let mut claimed: Vec<Cow<'static, str>> = Vec::new();
     if removal != Removal::Listed {
-        claimed.extend(identity::NAMES.map(str::to_owned));
+        claimed.extend(identity::NAMES.map(Cow::Borrowed));
     }
     for name in claims {
         if !claimed.iter().any(|known| known == name) {
-            claimed.push(name.to_owned());
+            claimed.push(Cow::Owned(name.to_owned()));
         }
     }
     if let Some(name) = beyond_reach(&route.config, &claimed, removal) {
@@ -300,16 +301,19 @@ impl<H: Host> Waiting<H> {
 }
 
 /// The first of these headers that the gateway does not remove.
-fn beyond_reach<'a>(config: &Config, names: &'a [String], removal: Removal) -> Option<&'a str> {
+fn beyond_reach<'a>(
+    config: &Config,
+    names: &'a [impl AsRef<str>],
+    removal: Removal,
+) -> Option<&'a str> {
     if removal != Removal::Configured {
         return None;
     }
-    let is_known = |name: &&String| {
+    let is_known = |name: &&str| {
         let same = |known: &str| known.eq_ignore_ascii_case(name);
         config.headers.iter().any(|known| same(known)) || identity::NAMES.into_iter().any(same)
     };
-    let unknown = names.iter().find(|name| !is_known(name));
-    unknown.map(String::as_str)
+    names.iter().map(AsRef::as_ref).find(|name| !is_known(name))
 }
 
 /// The outcome of an effect.
@@ -361,7 +365,7 @@ pub(crate) async fn carry_out<H: Host>(
         }
         Effect::Compute { job, timeout_ms } => {
             let limit = Duration::from_millis(timeout_ms);
-            let computing = compute(Arc::clone(&route.shared), job);
+            let computing = compute(Arc::clone(&route.shared), job, limit);
             match tokio::time::timeout(limit, computing).await {
                 Ok(Some(same)) => Done::Computed(same),
                 _ => Done::Answered(Answer::Failed("not computed in time".to_owned())),
@@ -370,16 +374,17 @@ pub(crate) async fn carry_out<H: Host>(
     }
 }
 
-/// The priority of threads that compute bcrypt: about a third of the others' time on a busy core.
+/// The priority of threads that compute bcrypt: about a third of another thread's time on a busy core.
 const NICE: i32 = 5;
 
-/// The rounds of bcrypt between two offers of the core to other threads: 0.15 ms. Linux lets a thread
-/// that has begun run for 3 ms, whatever its priority.
+/// The rounds of bcrypt between two yields of the core: 0.15 ms. Without a yield, Linux lets a running
+/// thread continue for 3 ms, whatever its priority. But on a busy core, a thread that yields gets little
+/// time (4 % on Linux 6.18). So a verification stops yielding after a quarter of its time limit.
 const ROUNDS: u32 = 2;
 
 /// Runs a verification on its own thread, once a permit is free. If the caller stops waiting, the
-/// verification stops soon. It holds its permit until then.
-async fn compute(shared: Arc<Shared>, mut job: Box<BcryptJob>) -> Option<bool> {
+/// verification stops after its current rounds, and then frees its permit.
+async fn compute(shared: Arc<Shared>, mut job: Box<BcryptJob>, limit: Duration) -> Option<bool> {
     let permits = Arc::clone(&shared.computing);
     let permit = permits.acquire_owned().await.ok()?;
     let waiting = Arc::new(());
@@ -389,12 +394,15 @@ async fn compute(shared: Arc<Shared>, mut job: Box<BcryptJob>) -> Option<bool> {
         // Threads that serve warm requests go first. It fails where the system forbids it.
         let _ = rustix::process::setpriority_process(None, NICE);
         let began = clock::instant();
+        let yields_until = began + limit / 4;
         while waited_for.strong_count() > 0 {
             if let Some(same) = job.run(ROUNDS) {
                 shared.count(|metrics| metrics.slice_took(clock::since_us(began)));
                 return Some(same);
             }
-            thread::yield_now();
+            if clock::instant() < yields_until {
+                thread::yield_now();
+            }
         }
         None
     });
@@ -425,7 +433,7 @@ impl<H: Host> UnderWay<H> {
         mut self,
         output: Output,
         removal: Removal,
-        claimed: Vec<String>,
+        claimed: Vec<Cow<'static, str>>,
         copy: Option<&dyn Fn() -> Request>,
     ) -> Ended<H> {
         let is_warm = |forward: &Forward| matches!(forward.source, Source::L1 | Source::L2);
@@ -461,7 +469,7 @@ impl<H: Host> UnderWay<H> {
         }
     }
 
-    fn forward(self, forward: Forward, claimed: Vec<String>, audited: bool) -> Ended<H> {
+    fn forward(self, forward: Forward, claimed: Vec<Cow<'static, str>>, audited: bool) -> Ended<H> {
         let source = forward.source;
         let took_us = clock::since_us(self.began);
         self.route.shared.count(|metrics| {
@@ -476,7 +484,7 @@ impl<H: Host> UnderWay<H> {
             });
         }
         let mut remove = claimed;
-        remove.extend(forward.remove);
+        remove.extend(forward.remove.into_iter().map(Cow::Owned));
         let set = self.identity();
         remove.retain(|name| !set.iter().any(|(known, _)| known == name));
         let verdict = Verdict::Exchanged {
@@ -489,7 +497,7 @@ impl<H: Host> UnderWay<H> {
         }
     }
 
-    fn pass(self, why: Pass, remove: Vec<String>) -> Ended<H> {
+    fn pass(self, why: Pass, remove: Vec<Cow<'static, str>>) -> Ended<H> {
         self.route.shared.count(|metrics| metrics.passed(why));
         if why == Pass::Fallback {
             self.audit(Level::Info, |request, now| {
@@ -549,6 +557,8 @@ mod tests {
     use super::*;
     use apikeys_core::api_key::hash::{StoredHash, Verification};
 
+    const PATIENCE: Duration = Duration::from_secs(30);
+
     fn job(cost: u32) -> Box<BcryptJob> {
         let hash = format!("$2b${cost:02}${}", ".".repeat(53));
         match StoredHash::parse(&hash).unwrap().verify(b"a key") {
@@ -560,15 +570,18 @@ mod tests {
     #[tokio::test]
     async fn verifications_that_nobody_waits_for_end_and_the_next_one_has_its_turn() {
         let shared = Arc::new(Shared::with_threads(1));
-        assert_eq!(compute(Arc::clone(&shared), job(4)).await, Some(false));
+        assert_eq!(
+            compute(Arc::clone(&shared), job(4), PATIENCE).await,
+            Some(false)
+        );
         // Run to their end one after the other, they would take more than a minute.
         for _ in 0..60 {
-            let long = compute(Arc::clone(&shared), job(14));
+            let long = compute(Arc::clone(&shared), job(14), PATIENCE);
             let soon = Duration::from_millis(20);
             assert!(tokio::time::timeout(soon, long).await.is_err());
         }
-        let next = compute(Arc::clone(&shared), job(4));
-        let next = tokio::time::timeout(Duration::from_secs(30), next).await;
+        let next = compute(Arc::clone(&shared), job(4), PATIENCE);
+        let next = tokio::time::timeout(PATIENCE, next).await;
         assert_eq!(next.unwrap(), Some(false));
         assert_eq!(shared.computing.available_permits(), 1);
     }

@@ -61,16 +61,16 @@ impl<H: Host> UnderWay<'_, H> {
 }
 
 impl<H: Host> UnderWay<'_, H> {
-    /// A new signing key gave all routes a new state and a new memory while the request was under way. They
-    /// did not hear of its change of an owner. So all tokens that they have cached meanwhile end.
-    async fn tell_a_new_state(&self) {
+    /// If the signing key changed during this request, all routes now have a new state and a new memory. The
+    /// request's revocation reached only the old ones. So this ends all tokens in the new memory.
+    async fn revoke_in_new_state(&self) {
         let state = self.route.state();
-        if state.is(&self.state) || state.is_broken() {
+        if !self.manage.has_revoked() || state.is(&self.state) || state.is_broken() {
             return;
         }
         state.with_env(&|| None, |env, _, _| {
             let revocations = env.worker.cache.revocations_mut();
-            // Where nothing is shared, each worker learns of changes by its own polls.
+            // Without shared data, each worker learns of the change by its own polls.
             let _ = revocations.revoke_all(env.now, env.store);
         });
         tokio::time::sleep(Duration::from_millis(SETTLE_MS)).await;
@@ -112,7 +112,7 @@ pub async fn answer<H: Host>(
     loop {
         output = match output {
             Some(Output::Respond(answer)) => {
-                under_way.tell_a_new_state().await;
+                under_way.revoke_in_new_state().await;
                 report(&under_way, &answer);
                 let body = answer.body(&request.id(&route.config));
                 let bytes = body.map(|body| body.as_bytes().to_vec());

@@ -21,12 +21,12 @@ use crate::service::{Outside, Route, Service};
 /// The prefix of all paths.
 const PATH: &str = "/exchange";
 /// Lists the headers to remove from the request. Envoy defines this name.
-const TO_REMOVE: &str = "x-envoy-auth-headers-to-remove";
+const TO_REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");
 /// Repeats the answer's body, for gateways that can read only an answer's headers.
-const PROBLEM: &str = "apikeys-problem";
+const PROBLEM: HeaderName = HeaderName::from_static("apikeys-problem");
 /// The key's id and its owner's id, for the gateway only.
-const KEY_ID: &str = "apikeys-key-id";
-const OWNER_ID: &str = "apikeys-owner-id";
+const KEY_ID: HeaderName = HeaderName::from_static("apikeys-key-id");
+const OWNER_ID: HeaderName = HeaderName::from_static("apikeys-owner-id");
 
 /// Answers a gateway.
 pub(crate) async fn answer(
@@ -68,7 +68,7 @@ fn tell(route: &Route, headers: &[(&str, &[u8])], ended: &Ended<Outside>) -> Res
             remove,
         } => {
             let mut answer = Response::new(Body::default());
-            let mut set = |name: &'static str, text: &str| {
+            let mut set = |name: HeaderName, text: &str| {
                 if let Ok(value) = HeaderValue::from_str(text) {
                     answer.headers_mut().insert(name, value);
                 }
@@ -76,7 +76,7 @@ fn tell(route: &Route, headers: &[(&str, &[u8])], ended: &Ended<Outside>) -> Res
             set(KEY_ID, ended.key_id().unwrap_or_default());
             set(OWNER_ID, ended.owner_id().unwrap_or_default());
             for (name, value) in ended.identity() {
-                set(name, &value);
+                set(HeaderName::from_static(name), &value);
             }
             set(TO_REMOVE, &remove.join(","));
             match HeaderValue::from_str(authorization) {

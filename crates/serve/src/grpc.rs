@@ -278,7 +278,7 @@ fn tell(route: &Route, ended: &Ended<Outside>) -> CheckResponse {
                 status: Some(RpcStatus { code: 0 }),
                 ok_response: Some(OkResponse {
                     headers,
-                    headers_to_remove: remove.clone(),
+                    headers_to_remove: remove.iter().map(ToString::to_string).collect(),
                 }),
                 dynamic_metadata: Some(Struct {
                     fields: HashMap::from([
@@ -293,7 +293,7 @@ fn tell(route: &Route, ended: &Ended<Outside>) -> CheckResponse {
             status: Some(RpcStatus { code: 0 }),
             ok_response: Some(OkResponse {
                 headers: Vec::new(),
-                headers_to_remove: remove.clone(),
+                headers_to_remove: remove.iter().map(ToString::to_string).collect(),
             }),
             ..CheckResponse::default()
         },

@@ -92,7 +92,7 @@ async fn run(settings: Settings) -> Result<()> {
             ending.clone(),
         ));
     }
-    for listener in open(&management, "the management API", false).await? {
+    for listener in open(&management, "the management API", true).await? {
         let Some(route) = service.management.clone() else {
             continue;
         };

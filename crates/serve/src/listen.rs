@@ -16,7 +16,7 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use rustix::fs::Mode;
 use rustix::process::umask;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, join};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 
@@ -28,6 +28,8 @@ const HEADERS_MAX: usize = 512;
 /// The limit for a request's head to arrive, and for an idle connection. Gateways keep idle
 /// connections for less (nginx 60 s, lua-resty-http 60 s), so they close them first.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+/// The length of the HTTP/2 client preface (RFC 9113, 3.4).
+const PREFACE_BYTES: usize = 24;
 /// The pause after an accept that failed, for example without free file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -169,12 +171,17 @@ pub(crate) async fn serve<S, B>(
                 told = false;
                 let watcher = graceful.watcher();
                 let (builder, service) = (Arc::clone(&builder), service.clone());
+                let mut ends = ending.clone();
                 tokio::spawn(async move {
-                    // Closes a connection that sends nothing.
-                    let first = tokio::time::timeout(HEAD_TIMEOUT, stream.readable()).await;
-                    if !first.is_ok_and(|readable| readable.is_ok()) {
+                    let begun = tokio::select! {
+                        biased;
+                        begun = tokio::time::timeout(HEAD_TIMEOUT, begin(stream, version)) => begun,
+                        () = ends.wait() => return,
+                    };
+                    // Closes a connection that sends nothing, or only a part of the preface.
+                    let Ok(Ok(stream)) = begun else {
                         return;
-                    }
+                    };
                     let connection = builder.serve_connection(TokioIo::new(stream), service);
                     // The gateway handles a connection that failed.
                     let _ = watcher.watch(connection.into_owned()).await;
@@ -192,20 +199,44 @@ pub(crate) async fn serve<S, B>(
     graceful.shutdown().await;
 }
 
+/// Waits for the client's first byte (HTTP/1) or its whole preface (HTTP/2). hyper has no limit for these,
+/// so the caller sets one.
+async fn begin(mut stream: Box<dyn Stream>, version: Version) -> io::Result<Box<dyn Connection>> {
+    match version {
+        Version::Http1 => {
+            stream.readable().await?;
+            Ok(stream)
+        }
+        Version::Http2 => {
+            let mut preface = vec![0; PREFACE_BYTES];
+            stream.read_exact(&mut preface).await?;
+            let (rest, writer) = tokio::io::split(stream);
+            Ok(Box::new(join(io::Cursor::new(preface).chain(rest), writer)))
+        }
+    }
+}
+
+/// A byte stream in both directions.
+trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<C: AsyncRead + AsyncWrite + Send + Unpin> Connection for C {}
+
+type Readable<'a> = Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>>;
+
 /// A TCP or Unix stream.
-trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {
+trait Stream: Connection {
     /// Waits for the first byte.
-    fn readable(&self) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + '_>>;
+    fn readable(&self) -> Readable<'_>;
 }
 
 impl Stream for TcpStream {
-    fn readable(&self) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + '_>> {
+    fn readable(&self) -> Readable<'_> {
         Box::pin(Self::readable(self))
     }
 }
 
 impl Stream for UnixStream {
-    fn readable(&self) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + '_>> {
+    fn readable(&self) -> Readable<'_> {
         Box::pin(Self::readable(self))
     }
 }

@@ -369,7 +369,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_gateway_may_end_many_checks_at_once_and_keeps_its_connection() {
+fn many_cancelled_checks_do_not_close_the_gateways_connection() {
     let realm = Realm::prepared();
     let port = free_ports(1)[0];
     let more = format!("listen_grpc: ['127.0.0.1:{port}']\n");
@@ -470,6 +470,23 @@ fn sigterm_ends_the_service_after_the_request_that_is_under_way() {
 }
 
 #[test]
+fn sigterm_does_not_wait_for_connections_without_a_request() {
+    let realm = Realm::prepared();
+    let grpc = free_ports(1)[0];
+    let listen = format!("listen_grpc: ['127.0.0.1:{grpc}']\n");
+    let mut served = Served::start(&realm, &listen, "");
+    let connect = |port| TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let _silent = [grpc, served.exchange.port()].map(connect);
+    let mut half = connect(grpc);
+    half.write_all(b"PRI * HTTP").unwrap();
+    served.expect_exchanged(&key(&realm).0);
+    served.signal("TERM");
+    assert_eq!(served.ended(), 0, "{}", served.log());
+    let log = served.log();
+    assert!(!log.contains("ended with requests under way"), "{log}");
+}
+
+#[test]
 fn a_socket_that_cannot_be_made_ends_the_service_with_the_reason() {
     let realm = Realm::prepared();
     fs::write(realm.file("exchange.sock"), "a file").unwrap();
@@ -499,16 +516,19 @@ fn an_address_that_other_machines_may_reach_is_told_of_and_one_that_is_not_ours_
     let realm = Realm::prepared();
     // For documents alone (RFC 5737): no machine has it, so nothing is opened to the network.
     let address = format!("192.0.2.1:{}", free_ports(1)[0]);
-    let mut served = Served::begin(&realm, &format!("listen_grpc: ['{address}']\n"), "");
-    assert_eq!(served.ended(), 1);
-    let log = served.log();
-    let warning = "is not a loopback address: each caller that reaches it gets tokens";
-    assert!(log.contains(&format!("{address} {warning}")), "{log}");
-    assert_eq!(log.matches(warning).count(), 1, "{log}");
-    assert!(
-        log.contains(&format!("cannot listen at {address}")),
-        "{log}"
-    );
+    let expect_warning = |more: &str, shell: &str| {
+        let mut served = Served::begin(&realm, more, shell);
+        assert_eq!(served.ended(), 1);
+        let log = served.log();
+        let warning = "is not a loopback address: each caller that reaches it gets tokens";
+        assert!(log.contains(&format!("{address} {warning}")), "{log}");
+        assert_eq!(log.matches(warning).count(), 1, "{log}");
+        let cannot = format!("cannot listen at {address}");
+        assert!(log.contains(&cannot), "{log}");
+    };
+    expect_warning(&format!("listen_grpc: ['{address}']\n"), "");
+    let change = format!("s/^(listen_management:).*/\\1 ['{address}']/");
+    expect_warning("", &format!("sed -i -E \"{change}\" \"$1\";"));
 }
 
 #[test]

@@ -2,7 +2,9 @@
 //!
 //! The first request with a key that no cache knows leads. Requests that come with the same key
 //! meanwhile follow: they check the caches again after a while. A leader that fails leaves its
-//! refusal for its followers, so that not each of them in turn asks a dead Keycloak.
+//! refusal for its followers, so that not each of them in turn asks a dead Keycloak. If the
+//! client of a leader with a verified key disconnects, the next request leads after a pause. Otherwise a
+//! client could cause look-ups of a good key as fast as it can reconnect.
 
 use std::collections::HashMap;
 
@@ -13,8 +15,11 @@ use crate::clock::UnixMillis;
 use crate::rejection::Reason;
 use crate::store::sealed::KeyDigest;
 
-/// Failures that are kept for followers.
-pub const FAILURES_MAX: usize = 1024;
+/// The most failures that are kept for followers, and the most pauses.
+pub const KEPT_MAX: usize = 1024;
+
+/// The pause between a disconnect of a leader's client and the next leader.
+pub const PAUSE_MS: u64 = 100;
 
 /// The part of a request in the exchange of its key.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,6 +29,11 @@ pub enum Claim {
     /// Wait and check again; the leader is done, or given up, by this instant.
     Follow {
         /// The leader's deadline.
+        until: UnixMillis,
+    },
+    /// Wait until this instant and claim again: the leader's client has disconnected.
+    Pause {
+        /// The end of the pause.
         until: UnixMillis,
     },
     /// The leader failed while this request waited.
@@ -41,6 +51,8 @@ struct Flight {
 pub struct Flights {
     under_way: HashMap<KeyDigest, Flight>,
     failures: LruCache<KeyDigest, (UnixMillis, Reason)>,
+    /// The pauses, each with its beginning.
+    pauses: LruCache<KeyDigest, UnixMillis>,
 }
 
 impl Default for Flights {
@@ -48,6 +60,7 @@ impl Default for Flights {
         Self {
             under_way: HashMap::new(),
             failures: LruCache::unbounded(),
+            pauses: LruCache::unbounded(),
         }
     }
 }
@@ -69,6 +82,9 @@ impl Flights {
         {
             return Claim::Failed(Box::new(reason.clone()));
         }
+        if let Some(until) = self.pause(digest, now) {
+            return Claim::Pause { until };
+        }
         match self.under_way.get(digest) {
             Some(flight) if flight.leader != id && now < flight.until => Claim::Follow {
                 until: flight.until,
@@ -84,6 +100,20 @@ impl Flights {
                 Claim::Lead
             }
         }
+    }
+
+    /// Whether a renewal must leave this key alone: a request leads, or the key has a pause.
+    #[must_use]
+    pub fn is_taken(&self, digest: &KeyDigest, now: UnixMillis) -> bool {
+        let flight = self.under_way.get(digest);
+        flight.is_some_and(|flight| now < flight.until) || self.pause(digest, now).is_some()
+    }
+
+    /// The end of the key's pause, while it lasts.
+    fn pause(&self, digest: &KeyDigest, now: UnixMillis) -> Option<UnixMillis> {
+        let began = *self.pauses.peek(digest)?;
+        let end = began.plus_ms(PAUSE_MS);
+        (began..end).contains(&now).then_some(end)
     }
 
     /// The number of keys under way, and of failures kept.
@@ -103,13 +133,25 @@ impl Flights {
 
     /// Ends a leader's exchange; does nothing if the request no longer leads.
     pub fn land(&mut self, digest: &KeyDigest, id: ExchangeId) {
-        if self
-            .under_way
-            .get(digest)
-            .is_some_and(|flight| flight.leader == id)
-        {
+        if self.leads(digest, id) {
             self.under_way.remove(digest);
         }
+    }
+
+    /// Begins the key's pause, because its leader's client has disconnected. Does nothing if the request
+    /// does not lead.
+    pub fn pause_if_leading(&mut self, digest: &KeyDigest, id: ExchangeId, now: UnixMillis) {
+        if self.leads(digest, id) {
+            self.pauses.put(*digest, now);
+            while self.pauses.len() > KEPT_MAX {
+                self.pauses.pop_lru();
+            }
+        }
+    }
+
+    fn leads(&self, digest: &KeyDigest, id: ExchangeId) -> bool {
+        let flight = self.under_way.get(digest);
+        flight.is_some_and(|flight| flight.leader == id)
     }
 
     /// Leaves a leader's failure for the requests that wait now. A request that does not lead
@@ -121,15 +163,11 @@ impl Flights {
         now: UnixMillis,
         reason: &Reason,
     ) {
-        if self
-            .under_way
-            .get(digest)
-            .is_none_or(|flight| flight.leader != id)
-        {
+        if !self.leads(digest, id) {
             return;
         }
         self.failures.put(*digest, (now, reason.clone()));
-        while self.failures.len() > FAILURES_MAX {
+        while self.failures.len() > KEPT_MAX {
             self.failures.pop_lru();
         }
     }
@@ -206,14 +244,37 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_bounded() {
+    fn after_a_leaders_client_disconnects_the_next_request_leads_after_a_pause() {
+        let mut flights = Flights::default();
+        let claim =
+            |flights: &mut Flights, id, now| flights.claim(&DIGEST, id, at(0), at(9000), at(now));
+        assert_eq!(claim(&mut flights, 1, 0), Claim::Lead);
+        flights.pause_if_leading(&DIGEST, 2, at(5));
+        flights.pause_if_leading(&DIGEST, 1, at(10));
+        flights.land(&DIGEST, 1);
+        let pause = Claim::Pause { until: at(110) };
+        assert_eq!(claim(&mut flights, 2, 10), pause);
+        assert_eq!(claim(&mut flights, 2, 109), pause);
+        assert!(flights.is_taken(&DIGEST, at(109)));
+        assert!(!flights.is_taken(&DIGEST, at(110)));
+        assert_eq!(claim(&mut flights, 2, 110), Claim::Lead);
+        assert!(flights.is_taken(&DIGEST, at(110)));
+        flights.land(&DIGEST, 2);
+        // A clock that is set back holds nobody up.
+        assert_eq!(claim(&mut flights, 3, 9), Claim::Lead);
+    }
+
+    #[test]
+    fn failures_and_pauses_are_bounded() {
         let mut flights = Flights::default();
         for at_ms in 0..5000_u64 {
             let mut digest = [0; 32];
             digest[..8].copy_from_slice(&at_ms.to_be_bytes());
             flights.claim(&digest, 1, at(0), at(9000), at(at_ms));
             flights.fail_if_leading(&digest, 1, at(at_ms), &Reason::QueueFull);
+            flights.pause_if_leading(&digest, 1, at(at_ms));
         }
-        assert_eq!(flights.failures.len(), FAILURES_MAX);
+        assert_eq!(flights.failures.len(), KEPT_MAX);
+        assert_eq!(flights.pauses.len(), KEPT_MAX);
     }
 }

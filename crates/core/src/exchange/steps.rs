@@ -425,8 +425,10 @@ impl Exchange {
             let timeout_ms = env.worker.config.callout_timeout_ms;
             let until = env.now.plus_ms(timeout_ms + 2 * RENEWAL_CALLOUT_MS_MAX);
             let cache = &mut env.worker.cache;
-            // A key that was not verified yet needs a request to bring it.
+            // A key that was not verified yet needs a request to bring it. Skips a key whose exchange is
+            // under way, or has a pause.
             if !cache.was_verified(&due.digest, env.store)
+                || env.worker.flights.is_taken(&due.digest, env.now)
                 || !cache.take_renewal(&due.digest, until, env.now, env.store)
             {
                 continue;
@@ -457,10 +459,15 @@ impl Exchange {
     /// Gives back the claims of the exchange. Call it at the end of every exchange, also when the
     /// request went away; it does nothing when no claim is held.
     pub fn abort(&mut self, env: &mut Env<'_>) {
-        // Without this, a client that hangs up before the verdict on a new key could try any
-        // number of made-up keys.
-        if self.pending.as_ref().is_some_and(|pending| !pending.known) {
-            self.count_failure(env);
+        // Without this, a client that disconnects before the verdict on a new key could try any number of
+        // made-up keys, and one that disconnects with a known key could cause any number of look-ups.
+        if let Some(Pending { digest, id, .. }) = &self.pending {
+            if env.worker.cache.was_verified(digest, env.store) {
+                let flights = &mut env.worker.flights;
+                flights.pause_if_leading(digest, *id, env.now);
+            } else {
+                self.count_failure(env);
+            }
         }
         self.give_back(env);
     }
@@ -738,6 +745,12 @@ impl Pending {
                     self.deadline.extend(until);
                 }
                 self.wait(State::Following { wait_ms }, wait_ms, env)
+            }
+            Claim::Pause { until } => {
+                let following = State::Following {
+                    wait_ms: WAIT_MS_MIN,
+                };
+                self.wait(following, until.since_ms(env.now), env)
             }
             Claim::Failed(reason) if *reason == Reason::Unknown => Err(unknown(*reason, env)),
             Claim::Failed(reason) => Err(End::refused(*reason)),
@@ -1320,7 +1333,7 @@ impl Pending {
         let flights = &mut env.worker.flights;
         match flights.claim(&self.digest, self.id, started_at, until, env.now) {
             Claim::Lead => self.need_service_token(WAIT_MS_MIN, env),
-            Claim::Follow { .. } => Err(End::refused(Reason::Deadline)),
+            Claim::Follow { .. } | Claim::Pause { .. } => Err(End::refused(Reason::Deadline)),
             Claim::Failed(reason) => Err(End::refused(*reason)),
         }
     }

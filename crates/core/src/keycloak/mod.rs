@@ -84,7 +84,7 @@ impl Call {
         }
     }
 
-    /// The headers to send beside the host's own, those of the trace among them. One may hold a token.
+    /// The call's headers, with the trace's. The host adds its own. `authorization` holds a token.
     #[must_use]
     pub fn headers(&self, trace: Option<&TraceContext>) -> Vec<(&'static str, Zeroizing<String>)> {
         let own = |text: &str| Zeroizing::new(text.to_owned());

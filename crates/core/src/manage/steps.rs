@@ -99,6 +99,8 @@ pub struct Manage {
     task: Option<Task>,
     report: Report,
     cors: Option<String>,
+    /// The node was told to drop the owner's tokens.
+    revoked: bool,
 }
 
 /// A request's data for the log. Holds no secret.
@@ -299,6 +301,12 @@ impl Manage {
     #[must_use]
     pub const fn report(&self) -> &Report {
         &self.report
+    }
+
+    /// Whether the request has ended tokens of an owner on this node.
+    #[must_use]
+    pub const fn has_revoked(&self) -> bool {
+        self.revoked
     }
 
     /// Whether the request holds something that must be given back.
@@ -1107,6 +1115,7 @@ impl Manage {
         if let Some(kept) = &changed.records_kept {
             self.report.reason = Some(format!("the records stay: {}", kept.loggable()));
         }
+        self.revoked = true;
         let (worker, store) = (&mut *env.exchange.worker, &mut *env.exchange.store);
         if worker.revoke_owner(&owner_id, now, store).is_err() {
             // Other workers learn of the change by their polls, as of any change in Keycloak.

@@ -106,7 +106,10 @@ const EXCHANGE_US: &[u64] = &[
 const ANSWER_US: &[u64] = &[
     5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
 ];
-const SLICE_US: &[u64] = &[250, 500, 1_000, 1_500, 2_000, 3_000, 5_000, 10_000];
+/// The ends above 10 ms are for the module and the service, where a slice is a whole verification.
+const SLICE_US: &[u64] = &[
+    250, 500, 1_000, 1_500, 2_000, 3_000, 5_000, 10_000, 50_000, 100_000, 250_000, 1_000_000,
+];
 
 pub(super) const EXCHANGES: usize = 0;
 pub(super) const REFUSALS: usize = 1;

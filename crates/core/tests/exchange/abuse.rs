@@ -194,6 +194,40 @@ fn who_hangs_up_with_a_key_that_was_verified_has_not() {
 }
 
 #[test]
+fn a_client_that_keeps_disconnecting_with_a_verified_key_causes_ten_calls_a_second() {
+    let mut world = world(vec![plain_owner("alice", 1), plain_owner("bob", 2)]);
+    world.expect_source(&key(1), Source::FirstUse, "alice");
+    world.now = world.now.plus_ms(301_000);
+    let mut calls = 0;
+    for _ in 0..1000 {
+        let mut client = Client::send(&mut world, 1);
+        calls += u32::from(matches!(client.output, Output::Await(Effect::Call { .. })));
+        world.abort(&mut client.exchange);
+        world.now = world.now.plus_ms(1);
+    }
+    assert_eq!(calls, 10);
+    // None of them is a failure of the address.
+    world.expect_source(&key(2), Source::FirstUse, "bob");
+    world.expect_source(&key(1), Source::Refresh, "alice");
+}
+
+#[test]
+fn a_request_that_waits_leads_at_the_end_of_the_pause() {
+    let mut world = world(vec![plain_owner("alice", 1)]);
+    world.expect_source(&key(1), Source::FirstUse, "alice");
+    world.now = world.now.plus_ms(301_000);
+    let mut gone = Client::send(&mut world, 1);
+    let mut waiting = Client::send(&mut world, 1);
+    world.now = world.now.plus_ms(70);
+    world.abort(&mut gone.exchange);
+    waiting.answer(&mut world);
+    assert_eq!(waiting.wait_ms(), Some(100));
+    world.now = world.now.plus_ms(100);
+    waiting.answer(&mut world);
+    assert!(matches!(waiting.output, Output::Await(Effect::Call { .. })));
+}
+
+#[test]
 fn a_flood_of_new_keys_is_looked_up_at_a_fixed_rate() {
     // From many addresses, so that none of them fails too often.
     let mut world = world(vec![]);

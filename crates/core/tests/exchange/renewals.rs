@@ -134,6 +134,36 @@ fn due() -> (World, Background) {
     (world, Background::default())
 }
 
+/// Without shared data there is no lease, so a renewal does not see that another one runs.
+#[test]
+fn a_key_that_is_being_renewed_does_not_hold_up_the_renewal_of_others() {
+    let users = vec![plain_owner("alice", 1), plain_owner("bob", 2)];
+    let without = json!({ "revocation_poll_seconds": 0, "l2_slots": 0 });
+    let mut world = World::with(users, &without);
+    world.keycloak.token_life_seconds = 300;
+    for number in [1, 2] {
+        source(&mut world, number);
+    }
+    while world.worker.sizes().renewing < 2 {
+        world.now = world.now.plus_ms(1000);
+        for number in [1, 2] {
+            assert_eq!(source(&mut world, number), Source::L1);
+        }
+    }
+    let _first = world.with_env(Exchange::renew).unwrap();
+    let (mut second, _) = world.with_env(Exchange::renew).unwrap();
+    // Both tokens are due, so these requests schedule both keys again.
+    for number in [1, 2] {
+        source(&mut world, number);
+    }
+    assert!(world.with_env(Exchange::renew).is_none());
+    world.abort(&mut second);
+    world.now = world.now.plus_ms(100);
+    source(&mut world, 2);
+    let (again, _) = world.with_env(Exchange::renew).unwrap();
+    assert_eq!(again.key_id(), second.key_id());
+}
+
 #[test]
 fn a_token_that_is_due_is_used_to_its_end_while_keycloak_fails() {
     let (mut world, mut background) = due();
