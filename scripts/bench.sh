@@ -16,6 +16,9 @@ cd "$PROJECT_ROOT"
 need taskset "apt-get install util-linux"
 # Programs that may be missing come first, and builds of minutes after them.
 WRK=$(scripts/debian-program.sh wrk)/wrk
+# Libraries that this system lacks are beside wrk.
+LD_LIBRARY_PATH=$(echo "${WRK%/*}"/../lib/*-linux-gnu)${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+export LD_LIBRARY_PATH
 # Not as NGINX: nginx reads that variable for sockets to inherit.
 NGINX_PROGRAM=$(scripts/debian-program.sh nginx)/nginx
 OHA=$(scripts/cargo-tool.sh oha)
