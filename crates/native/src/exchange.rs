@@ -23,6 +23,9 @@ use crate::route::{Route, Shared};
 use crate::state::State;
 use crate::{Answer, Host, Level, clock};
 
+/// Names of headers.
+pub type Names = Vec<Cow<'static, str>>;
+
 /// The verdict on a request, for its gateway.
 #[derive(Debug)]
 pub enum Verdict {
@@ -31,12 +34,12 @@ pub enum Verdict {
         /// The value for `Authorization`.
         authorization: Arc<str>,
         /// The headers that the gateway must remove.
-        remove: Vec<Cow<'static, str>>,
+        remove: Names,
     },
     /// The gateway forwards it as it came, except for these headers.
     Passed {
         /// The headers that the gateway must remove.
-        remove: Vec<Cow<'static, str>>,
+        remove: Names,
     },
     /// The gateway refuses it with this answer.
     Refused {
@@ -82,7 +85,7 @@ pub struct Waiting<H: Host> {
     under_way: UnderWay<H>,
     effect: Effect,
     removal: Removal,
-    claimed: Vec<Cow<'static, str>>,
+    claimed: Names,
 }
 
 /// The end of an exchange.
@@ -222,7 +225,7 @@ pub fn begin<H: Host>(
             return Begun::Ended(under_way.refuse(reason.rejection(), &reason.to_string()));
         }
     };
-    let mut claimed: Vec<Cow<'static, str>> = Vec::new();
+    let mut claimed: Names = Vec::new();
     if removal != Removal::Listed {
         claimed.extend(identity::NAMES.map(Cow::Borrowed));
     }
@@ -433,7 +436,7 @@ impl<H: Host> UnderWay<H> {
         mut self,
         output: Output,
         removal: Removal,
-        claimed: Vec<Cow<'static, str>>,
+        claimed: Names,
         copy: Option<&dyn Fn() -> Request>,
     ) -> Ended<H> {
         let is_warm = |forward: &Forward| matches!(forward.source, Source::L1 | Source::L2);
@@ -469,7 +472,7 @@ impl<H: Host> UnderWay<H> {
         }
     }
 
-    fn forward(self, forward: Forward, claimed: Vec<Cow<'static, str>>, audited: bool) -> Ended<H> {
+    fn forward(self, forward: Forward, claimed: Names, audited: bool) -> Ended<H> {
         let source = forward.source;
         let took_us = clock::since_us(self.began);
         self.route.shared.count(|metrics| {
@@ -497,7 +500,7 @@ impl<H: Host> UnderWay<H> {
         }
     }
 
-    fn pass(self, why: Pass, remove: Vec<Cow<'static, str>>) -> Ended<H> {
+    fn pass(self, why: Pass, remove: Names) -> Ended<H> {
         self.route.shared.count(|metrics| metrics.passed(why));
         if why == Pass::Fallback {
             self.audit(Level::Info, |request, now| {

@@ -58,9 +58,7 @@ impl<H: Host> UnderWay<'_, H> {
             Some(act(manage, &mut ManageEnv { exchange, manager }))
         })
     }
-}
 
-impl<H: Host> UnderWay<'_, H> {
     /// If the signing key changed during this request, all routes now have a new state and a new memory. The
     /// request's revocation reached only the old ones. So this ends all tokens in the new memory.
     async fn revoke_in_new_state(&self) {

@@ -10,6 +10,8 @@
 mod payload;
 pub mod renewal;
 
+use core::hash::Hash;
+
 use lru::LruCache;
 
 pub use self::payload::{CachedRefusal, CachedToken};
@@ -420,8 +422,13 @@ fn is_valid<P>(entry: &Entry<P>, ttl_ms: u64, now: UnixMillis) -> bool {
 }
 
 /// Puts an entry into worker memory; the least recently used entries leave.
-fn put<V>(cache: &mut LruCache<KeyDigest, V>, entries_max: usize, digest: KeyDigest, value: V) {
-    cache.put(digest, value);
+pub(crate) fn put<K: Hash + Eq, V>(
+    cache: &mut LruCache<K, V>,
+    entries_max: usize,
+    key: K,
+    value: V,
+) {
+    cache.put(key, value);
     while cache.len() > entries_max {
         cache.pop_lru();
     }

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 
 use lru::LruCache;
 
+use crate::cache::put;
 use crate::calls::ExchangeId;
 use crate::clock::UnixMillis;
 use crate::rejection::Reason;
@@ -142,10 +143,7 @@ impl Flights {
     /// does not lead.
     pub fn pause_if_leading(&mut self, digest: &KeyDigest, id: ExchangeId, now: UnixMillis) {
         if self.leads(digest, id) {
-            self.pauses.put(*digest, now);
-            while self.pauses.len() > KEPT_MAX {
-                self.pauses.pop_lru();
-            }
+            put(&mut self.pauses, KEPT_MAX, *digest, now);
         }
     }
 
@@ -163,12 +161,8 @@ impl Flights {
         now: UnixMillis,
         reason: &Reason,
     ) {
-        if !self.leads(digest, id) {
-            return;
-        }
-        self.failures.put(*digest, (now, reason.clone()));
-        while self.failures.len() > KEPT_MAX {
-            self.failures.pop_lru();
+        if self.leads(digest, id) {
+            put(&mut self.failures, KEPT_MAX, *digest, (now, reason.clone()));
         }
     }
 }

@@ -14,6 +14,7 @@ use core::net::{IpAddr, SocketAddr};
 use lru::LruCache;
 
 use super::bucket::{Bucket, FullAt};
+use crate::cache::put;
 use crate::clock::UnixMillis;
 use crate::config::Config;
 use crate::mac::MacKey;
@@ -138,10 +139,7 @@ impl Throttle {
         let known = self.addresses.get(&source).copied().unwrap_or_default();
         let mut full_at = known.max(self.read_shared(&digest, store));
         bucket.spend(&mut full_at, now);
-        self.addresses.put(source, full_at);
-        while self.addresses.len() > ADDRESSES_MAX {
-            self.addresses.pop_lru();
-        }
+        put(&mut self.addresses, ADDRESSES_MAX, source, full_at);
         let entry = Entry {
             cached_at: now,
             ends_at: UnixMillis(full_at.0.div_ceil(1000)),
